@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Everything that can go wrong, once.
+
+One class per cause.  The class carries what each surface shows: the D-Bus error name, the exit
+status of the command, and the abort cause, which is Ksplice's own word where Ksplice had one.
+A message says what was refused, where, and what to do next.  A fault of ours is an assertion,
+never one of these.
+"""
+
+from typing import ClassVar, Final
+
+ERROR_PREFIX: Final = "org.ksplice.Ksplicd1.Error."
+
+
+class KspliceError(Exception):
+    """Base of every error that is raised on purpose."""
+
+    exit_status: ClassVar[int] = 1
+    abort_cause: ClassVar[str | None] = None
+
+    @classmethod
+    def dbus_name(cls) -> str:
+        """Return the D-Bus error name: the class name without ``Error``."""
+        return ERROR_PREFIX + cls.__name__.removesuffix("Error")
+
+
+class ToolError(KspliceError):
+    """A program that we started failed; the message carries the end of its output."""
+
+
+# --- create -------------------------------------------------------------------------------------
+
+
+class CreateError(KspliceError):
+    """No bundle can be made from this input."""
+
+
+class NoChangesError(CreateError):
+    """The diff changes no object code."""
+
+    exit_status = 66
+
+
+class ConfigDirError(CreateError):
+    """``--config DIR`` lacks a part, or its parts do not belong together."""
+
+
+class SourceTreeError(CreateError):
+    """The source tree cannot be used, or is in use."""
+
+
+class PatchError(CreateError):
+    """The patch does not apply."""
+
+
+class BuildError(CreateError):
+    """A touched unit does not compile."""
+
+
+class UnsupportedChangeError(CreateError):
+    """The change cannot be made in a running kernel; names each symbol and the way out."""
+
+
+class ElfError(CreateError):
+    """An object file is damaged or of a kind that we do not read."""
+
+
+class ImageMismatchError(CreateError):
+    """The pre objects are not what the stock image was built from."""
+
+    abort_cause = "no_match"
+
+
+# --- the bundle ---------------------------------------------------------------------------------
+
+
+class BundleError(KspliceError):
+    """The bundle itself is at fault."""
+
+    exit_status = 2
+
+
+class BadBundleError(BundleError):
+    """The archive, its contents file or its manifest breaks the format."""
+
+
+class BadSignatureError(BundleError):
+    """No trusted key signed these bytes."""
+
+    exit_status = 3
+
+
+class KeyFileError(KspliceError):
+    """A minisign key file cannot be read or used."""
+
+
+# --- the host -----------------------------------------------------------------------------------
+
+
+class HostError(KspliceError):
+    """This host cannot do what was asked, and nothing was changed."""
+
+
+class WrongKernelError(HostError):
+    """The update was built for another kernel release or build id."""
+
+    exit_status = 4
+    abort_cause = "bad_system_map"
+
+
+class NoSuchUpdateError(HostError):
+    """No update has this id."""
+
+
+class AlreadyAppliedError(HostError):
+    """The update is applied."""
+
+
+class AlreadyReversedError(HostError):
+    """The update is not applied any more."""
+
+    abort_cause = "already_reversed"
+
+
+class AlreadyStagedError(HostError):
+    """An update of this id but other content is staged."""
+
+
+class ModulePresentError(HostError):
+    """/sys/module has a module of this name that we did not load."""
+
+
+class InUseError(HostError):
+    """Something else needs this update, or works on it now."""
+
+
+class MissingDependencyError(HostError):
+    """An update that this one depends on is not applied."""
+
+
+class UnknownFlagsError(HostError):
+    """A call carries flags or options that this version does not know."""
+
+
+class PermissionDeniedError(HostError):
+    """The policy does not allow it."""
+
+
+class ConfigFileError(HostError):
+    """ksplicd.conf is wrong; the message names line and reason."""
+
+
+class StoreError(HostError):
+    """The store under /var/lib/ksplice cannot be read or written."""
+
+
+# --- the kernel said no -------------------------------------------------------------------------
+
+
+class ApplyError(KspliceError):
+    """The kernel refused; everything that was loaded for this update has been unloaded."""
+
+    exit_status = 5
+
+
+class NoMatchError(ApplyError):
+    """The running code is not the code that the update was built from."""
+
+    abort_cause = "no_match"
+
+
+class FailedToFindError(ApplyError):
+    """A symbol that the update needs is not in the running kernel."""
+
+    abort_cause = "failed_to_find"
+
+
+class CodeBusyError(ApplyError):
+    """A task stayed inside a function to be replaced until the limit."""
+
+    exit_status = 6
+    abort_cause = "code_busy"
+
+
+class TargetNotLoadedError(ApplyError):
+    """A module to be patched is not loaded."""
+
+    abort_cause = "target_not_loaded"
+
+
+class OutOfMemoryError(ApplyError):
+    """The kernel had no memory for it."""
+
+    abort_cause = "out_of_memory"
+
+
+class CallFailedError(ApplyError):
+    """A hook of the update returned an error."""
+
+    abort_cause = "call_failed"
+
+
+class ModuleRefusedError(ApplyError):
+    """finit_module failed: lockdown, signature enforcement, vermagic or a missing symbol."""
+
+    abort_cause = "module_refused"
+
+
+class UnexpectedError(ApplyError):
+    """The kernel failed in a way that no other cause describes."""
+
+    abort_cause = "unexpected"
+
+
+class CancelledError(ApplyError):
+    """The job was cancelled; the kernel is as it was before."""
+
+    exit_status = 7
+    abort_cause = "cancelled"
+
+
+# --- the lab ------------------------------------------------------------------------------------
+
+
+class LabError(KspliceError):
+    """The throwaway machine cannot be made or did not do what was asked."""
+
+
+class GuestPanicError(LabError):
+    """The guest's kernel panicked; the message carries the end of its console."""
+
+
+def walk(cls: type[KspliceError] = KspliceError) -> list[type[KspliceError]]:
+    """Return ``cls`` and every error below it, parents first."""
+    return [cls, *(leaf for child in cls.__subclasses__() for leaf in walk(child))]
+
+
+def by_abort_cause(cause: str) -> type[ApplyError]:
+    """Return the error class for an abort cause that the kernel part reports."""
+    for cls in walk(ApplyError):
+        if cls.abort_cause == cause:
+            assert issubclass(cls, ApplyError)
+            return cls
+    return UnexpectedError

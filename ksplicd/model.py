@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The nouns that both halves share: kid, target, manifest, stage.
+
+Frozen data only; nothing here reads a file or asks the kernel.
+"""
+
+import re
+import secrets
+import string
+from dataclasses import dataclass, field
+from enum import StrEnum, auto
+from typing import Final
+
+KID_ALPHABET: Final = string.ascii_lowercase + string.digits
+KID_LENGTH: Final = 8
+_KID = re.compile(rf"[a-z0-9]{{{KID_LENGTH}}}")
+
+API_VERSION: Final = "1"
+"""What a bundle's ``api-version`` file says: the version of the kernel part's tables and sysfs."""
+
+MANIFEST_SCHEMA: Final = 1
+
+
+def new_kid() -> str:
+    """Return a fresh update id."""
+    return "".join(secrets.choice(KID_ALPHABET) for _ in range(KID_LENGTH))
+
+
+def is_kid(text: str) -> bool:
+    """Tell whether ``text`` is an update id: eight of a-z0-9, such as ``8c4o6ucj``."""
+    return _KID.fullmatch(text) is not None
+
+
+def core_module(kid: str) -> str:
+    """Return the name of the update's core module, as /sys/module shows it."""
+    return f"ksplice_{kid}"
+
+
+def new_module(kid: str) -> str:
+    """Return the name of the update's new-code module, also its name in /sys/kernel/livepatch."""
+    return f"ksplice_{kid}_new"
+
+
+def old_module(kid: str, target: str) -> str:
+    """Return the name of the old-code module for ``target``."""
+    return f"ksplice_{kid}_{target.replace('-', '_')}_old"
+
+
+class Stage(StrEnum):
+    """Where an update is.  The values are public: D-Bus property, history, journal."""
+
+    DROPPED = auto()
+    STAGED = auto()
+    LOADING = auto()
+    MATCHED = auto()
+    TRANSITIONING = auto()
+    APPLIED = auto()
+    REVERSING = auto()
+    REVERSED = auto()
+    REJECTED = auto()
+    FAILED = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """Which kernel an update is for."""
+
+    release: str
+    """``uname -r``, such as ``6.1.0-50-cloud-amd64``."""
+    build_id: str
+    """GNU build id in hex, as in /sys/kernel/notes."""
+    version: str = ""
+    """``uname -v``, for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchedFunction:
+    """One function that an update replaces."""
+
+    name: str
+    sympos: int
+    """Position among equal names in kallsyms, from 1; 0 when the name is unique."""
+    unit: str
+    """Source file, such as ``fs/fcntl.c``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What is patched: ``vmlinux`` or a module, with its part of the update."""
+
+    name: str
+    new_file: str
+    """File in the bundle; every target of an update names the same new-code module."""
+    old_file: str
+    functions: tuple[PatchedFunction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileDigest:
+    """Size in bytes and SHA-256 in hex of one file of a bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What ``manifest.json`` of a bundle says."""
+
+    kid: str
+    kernel: Kernel
+    core_file: str
+    targets: tuple[Target, ...]
+    description: str = ""
+    cves: tuple[str, ...] = ()
+    depends: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    tool: str = ""
+    compiler: str = ""
+    files: dict[str, FileDigest] = field(default_factory=dict)
+    """Every file of the bundle but the manifest itself, by name."""
