@@ -29,8 +29,8 @@ def run(
 ) -> bytes:
     """Run ``argv`` and return what it wrote to standard output.
 
-    ``env`` is added to our own environment.  Raises ``ToolError`` with the last lines of output when
-    the exit status is not in ``ok``, the program is missing, or ``timeout`` seconds have passed.
+    ``env`` is added to our own environment.  Raises ``ToolError`` with the last lines of output
+    when the exit status is not in ``ok``, the program is missing, or ``timeout`` seconds passed.
     """
     status, out, err = run_any(argv, cwd=cwd, env=env, stdin=stdin, timeout=timeout)
     if status not in ok:

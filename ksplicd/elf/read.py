@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Bytes to graph.  Format: System V gABI, chapter 4.
+
+Reads what compilers, objtool and ``ld -r`` write for x86-64; anything else is refused with the
+object's name and the header that is wrong.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from ksplicd.elf.model import (
+    SHF_RELA_LIVEPATCH,
+    SHN_LORESERVE,
+    SHN_UNDEF,
+    SHN_XINDEX,
+    SHT_GROUP,
+    SHT_NOBITS,
+    SHT_NULL,
+    SHT_RELA,
+    SHT_STRTAB,
+    SHT_SYMTAB,
+    SHT_SYMTAB_SHNDX,
+    Layout,
+    LivepatchRelocations,
+    Object,
+    Relocation,
+    Section,
+    Symbol,
+)
+from ksplicd.elf.x86_64 import EM_X86_64
+from ksplicd.errors import ElfError
+
+EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
+SHDR: Final = struct.Struct("<IIQQQQIIQQ")
+SYM: Final = struct.Struct("<IBBHQQ")
+RELA: Final = struct.Struct("<QQq")
+ET_REL: Final = 1
+MAX_SECTIONS: Final = SHN_LORESERVE - 1
+
+
+@dataclass(slots=True)
+class _Header:
+    """A section header with the content it points to."""
+
+    name: str
+    name_offset: int
+    type: int
+    flags: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    align: int
+    entsize: int
+    data: bytes
+
+
+def read_object(data: bytes, name: str = "object") -> Object:
+    """Return the graph of a relocatable object; ``name`` is used in messages.
+
+    Raises ``ElfError``.
+    """
+    try:
+        return _Reader(data, name).read()
+    except (struct.error, IndexError, UnicodeDecodeError, ValueError) as e:
+        raise ElfError(f"{name}: damaged ELF object: {e}") from e
+
+
+def _string(table: bytes, offset: int) -> str:
+    return table[offset : table.index(b"\0", offset)].decode()
+
+
+class _Reader:
+    def __init__(self, data: bytes, name: str) -> None:
+        self.data = data
+        self.name = name
+
+    def refuse(self, why: str) -> ElfError:
+        return ElfError(f"{self.name}: {why}")
+
+    def read(self) -> Object:
+        headers = self.read_headers()
+        symtabs = [i for i, h in enumerate(headers) if h.type == SHT_SYMTAB]
+        if len(symtabs) != 1:
+            raise self.refuse(f"{len(symtabs)} symbol tables instead of one")
+        symtab = headers[symtabs[0]]
+        shstrndx = self.shstrndx
+        content = self.make_sections(headers, skip={symtabs[0], symtab.link, shstrndx})
+        strtab = headers[symtab.link].data
+        name_offsets: dict[Symbol | Section | tuple[str, Section | None], int] = {}
+        symbols = self.read_symbols(symtab.data, strtab, content, name_offsets)
+        by_index = [Symbol(""), *symbols]
+
+        obj = Object(self.name, [s for s in content if s is not None], symbols)
+        kinds: list[tuple[str, Section | None]] = [("null", None)]
+        rela_headers: dict[Section, tuple[str, int, int]] = {}
+        for i, header in enumerate(headers[1:], 1):
+            section = content[i]
+            if i == symtabs[0]:
+                kinds.append(("symtab", None))
+            elif i == shstrndx:
+                kinds.append(("shstrtab", None))
+            elif i == symtab.link:
+                kinds.append(("strtab", None))
+            elif section is not None:
+                self.link_section(section, header, content, by_index)
+                kinds.append(("content", section))
+                name_offsets[section] = header.name_offset
+            else:
+                target = content[header.info]
+                if target is None:
+                    raise self.refuse(f"{header.name}: relocates no section")
+                relocations = self.read_relocations(header, target, by_index)
+                if header.flags & SHF_RELA_LIVEPATCH:
+                    obj.livepatch.append(LivepatchRelocations(header.name, target, relocations))
+                    kinds.append(("livepatch", None))
+                    continue
+                if target.relocations:
+                    raise self.refuse(f"{header.name}: second relocation section of {target.name}")
+                target.relocations = relocations
+                rela_headers[target] = (header.name, header.flags, header.align)
+                kinds.append(("rela", target))
+            if kinds[-1][0] != "content":
+                name_offsets[kinds[-1]] = header.name_offset
+        by_offset = sorted(range(1, len(headers)), key=lambda i: (headers[i].offset, i))
+        obj.layout = Layout(
+            header=self.data[: EHDR.size],
+            index_order=kinds[1:],
+            file_order=[kinds[i] for i in by_offset],
+            rela_headers=rela_headers,
+            strtab=strtab,
+            shstrtab=headers[shstrndx].data,
+            name_offsets=name_offsets,
+            symtab_align=symtab.align,
+        )
+        return obj
+
+    def read_headers(self) -> list[_Header]:
+        if len(self.data) < EHDR.size or self.data[:6] != b"\x7fELF\x02\x01":
+            raise self.refuse("not a little-endian 64-bit ELF file")
+        (_, e_type, machine, _, _, _, shoff, _, _, _, _, shentsize, shnum, shstrndx) = (
+            EHDR.unpack_from(self.data)
+        )
+        if e_type != ET_REL or machine != EM_X86_64:
+            raise self.refuse(
+                f"not an x86-64 relocatable object (type {e_type}, machine {machine})"
+            )
+        if shentsize != SHDR.size or not shnum or shstrndx in (SHN_UNDEF, SHN_XINDEX):
+            raise self.refuse("section headers of a kind that is not read here")
+        raw = [SHDR.unpack_from(self.data, shoff + i * SHDR.size) for i in range(shnum)]
+        self.shstrndx = shstrndx
+        names = self.data[raw[shstrndx][4] : raw[shstrndx][4] + raw[shstrndx][5]]
+        headers = []
+        for n, t, flags, _addr, offset, size, link, info, align, entsize in raw:
+            data = b""
+            if t not in (SHT_NOBITS, SHT_NULL):
+                data = self.data[offset : offset + size]
+                if len(data) != size:
+                    raise self.refuse(f"{_string(names, n)}: ends behind the end of the file")
+            headers.append(
+                _Header(
+                    _string(names, n), n, t, flags, offset, size, link, info, align, entsize, data
+                )
+            )
+        return headers
+
+    def make_sections(self, headers: list[_Header], skip: set[int]) -> list[Section | None]:
+        content: list[Section | None] = []
+        for i, h in enumerate(headers):
+            if h.type == SHT_SYMTAB_SHNDX:
+                raise self.refuse(f"more than {MAX_SECTIONS} sections")
+            if h.type in (SHT_NULL, SHT_RELA) or i in skip:
+                content.append(None)
+                continue
+            section = Section(
+                h.name, h.type, h.flags, h.data, h.align, h.entsize,
+                nobits_size=h.size if h.type == SHT_NOBITS else 0,
+            )  # fmt: skip
+            content.append(section)
+        return content
+
+    def link_section(
+        self,
+        section: Section,
+        header: _Header,
+        content: list[Section | None],
+        symbols: list[Symbol],
+    ) -> None:
+        if section.type == SHT_GROUP:
+            section.signature = symbols[header.info]
+            words = struct.unpack(f"<{len(section.data) // 4}I", section.data)
+            members = [content[i] for i in words[1:]]
+            section.members = [m for m in members if m is not None]
+        elif header.link and section.type not in (SHT_STRTAB,):
+            section.link = content[header.link]
+
+    def read_symbols(
+        self,
+        table: bytes,
+        strtab: bytes,
+        content: list[Section | None],
+        name_offsets: dict[Symbol | Section | tuple[str, Section | None], int],
+    ) -> list[Symbol]:
+        symbols = []
+        for name, info, other, shndx, value, size in list(SYM.iter_unpack(table))[1:]:
+            if shndx == SHN_XINDEX:
+                raise self.refuse(f"more than {MAX_SECTIONS} sections")
+            section = content[shndx] if 0 < shndx < SHN_LORESERVE else None
+            symbol = Symbol(
+                _string(strtab, name), value, size, info >> 4, info & 15, other, section,
+                SHN_UNDEF if section else shndx,
+            )  # fmt: skip
+            if section is None and 0 < shndx < SHN_LORESERVE:
+                raise self.refuse(f"symbol {symbol.name}: lies in no content section")
+            name_offsets[symbol] = name
+            symbols.append(symbol)
+        return symbols
+
+    def read_relocations(
+        self, header: _Header, target: Section, symbols: list[Symbol]
+    ) -> list[Relocation]:
+        relocations = [
+            Relocation(offset, info & 0xFFFFFFFF, symbols[info >> 32], addend)
+            for offset, info, addend in RELA.iter_unpack(header.data)
+        ]
+        for r in relocations:
+            if r.offset > target.size:
+                raise self.refuse(f"{header.name}: offset {r.offset:#x} behind the section's end")
+        return relocations
