@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is called what on the bus: names, paths, interfaces, polkit actions, flags."""
+
+from enum import StrEnum
+from typing import Final
+
+BUS_NAME: Final = "org.ksplice.Ksplicd1"
+ROOT_PATH: Final = "/org/ksplice/Ksplicd1"
+
+MANAGER: Final = BUS_NAME + ".Manager"
+UPDATE: Final = BUS_NAME + ".Update"
+JOB: Final = BUS_NAME + ".Job"
+
+OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
+PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+
+INTERNAL_ERROR: Final = BUS_NAME + ".Error.Internal"
+"""The one error that is no ``KspliceError``: a fault of ours.  Its cause stands in the journal."""
+
+
+class Action(StrEnum):
+    """The polkit actions, from ``units/org.ksplice.ksplicd1.policy``."""
+
+    INSPECT = "org.ksplice.ksplicd1.inspect"
+    STAGE = "org.ksplice.ksplicd1.stage"
+    APPLY = "org.ksplice.ksplicd1.apply"
+    UNDO = "org.ksplice.ksplicd1.undo"
+
+
+def update_path(kid: str) -> str:
+    """Return the object path of an update; a kid is a valid path element as it is."""
+    return f"{ROOT_PATH}/update/{kid}"
+
+
+def job_path(number: int) -> str:
+    """Return the object path of a job."""
+    return f"{ROOT_PATH}/job/{number}"

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Who may: ask polkit, on the bus that the call came from.
+
+The details that are passed on show up in the password dialog and in polkit's rules, so that a rule
+can allow one update and refuse another.  Without polkit on the bus everyone may look and only root
+may do more.
+"""
+
+from concurrent.futures import Future
+from typing import Final
+
+from gi.repository import Gio, GLib
+
+from ksplicd.bus.names import Action
+from ksplicd.bus.tasks import Wait
+from ksplicd.bus.wrapper import Call
+from ksplicd.errors import PermissionDeniedError
+
+_ALLOW_USER_INTERACTION: Final = 1
+_POLKIT: Final = "org.freedesktop.PolicyKit1"
+_WITHOUT_DIALOG_MS: Final = 25_000
+_ABSENT: Final = (
+    Gio.DBusError.SERVICE_UNKNOWN,
+    Gio.DBusError.NAME_HAS_NO_OWNER,
+    Gio.DBusError.SPAWN_SERVICE_NOT_FOUND,
+    Gio.DBusError.SPAWN_EXEC_FAILED,
+    Gio.DBusError.SPAWN_CHILD_EXITED,
+)
+
+
+class Polkit:
+    """polkit as seen over one bus connection."""
+
+    def __init__(self, connection: Gio.DBusConnection) -> None:
+        self._connection = connection
+
+    async def check(self, call: Call, action: Action, **details: str) -> None:
+        """Raise ``PermissionDeniedError`` unless ``call.sender`` may do ``action``."""
+        try:
+            is_allowed, is_challenge = await self._ask(call, action, details)
+        except GLib.Error as e:
+            if not any(e.matches(Gio.dbus_error_quark(), code) for code in _ABSENT):
+                raise
+            is_allowed, is_challenge = await self._is_allowed_without(call, action), False
+        if is_allowed:
+            return
+        hint = (
+            "; it needs a password: call again with interactive authorization, or as root"
+            if is_challenge
+            else "; call as root, or allow it in a polkit rule"
+        )
+        raise PermissionDeniedError(f"{action} is refused for {call.sender}{hint}")
+
+    async def _ask(self, call: Call, action: Action, details: dict[str, str]) -> tuple[bool, bool]:
+        """Return polkit's (is authorized, is challenge)."""
+        subject = ("system-bus-name", {"name": GLib.Variant("s", call.sender)})
+        flags = _ALLOW_USER_INTERACTION if call.is_interactive else 0
+        reply = await call_bus(
+            self._connection,
+            (_POLKIT, "/org/freedesktop/PolicyKit1/Authority", f"{_POLKIT}.Authority"),
+            "CheckAuthorization",
+            GLib.Variant("((sa{sv})sa{ss}us)", (subject, action.value, details, flags, "")),
+            timeout_ms=GLib.MAXINT if call.is_interactive else _WITHOUT_DIALOG_MS,
+        )
+        is_authorized, is_challenge, _ = reply.unpack()[0]
+        return is_authorized, is_challenge
+
+    async def _is_allowed_without(self, call: Call, action: Action) -> bool:
+        if action is Action.INSPECT:
+            return True
+        return await read_uid(self._connection, call.sender) == 0
+
+
+async def read_uid(connection: Gio.DBusConnection, sender: str) -> int:
+    """Return the user of the bus client with unique name ``sender``."""
+    reply = await call_bus(
+        connection,
+        ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus"),
+        "GetConnectionUnixUser",
+        GLib.Variant("(s)", (sender,)),
+    )
+    return int(reply.unpack()[0])
+
+
+async def call_bus(
+    connection: Gio.DBusConnection,
+    where: tuple[str, str, str],
+    method: str,
+    args: GLib.Variant,
+    *,
+    timeout_ms: int = -1,
+) -> GLib.Variant:
+    """Call a method of ``where`` (bus name, path, interface); raises ``GLib.Error``."""
+    future: Future[GLib.Variant] = Future()
+
+    def complete(_source: Gio.DBusConnection, result: Gio.AsyncResult) -> None:
+        try:
+            future.set_result(connection.call_finish(result))
+        except GLib.Error as e:
+            future.set_exception(e)
+
+    flags = Gio.DBusCallFlags.NONE
+    connection.call(*where, method, args, None, flags, timeout_ms, None, complete)
+    return await Wait(future)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Coroutines on the GLib loop.
+
+A coroutine that awaits leaves the loop free: this is how a D-Bus method answers later.  What it
+awaits is a ``concurrent.futures.Future``, which any thread or GLib callback may complete; the
+coroutine always goes on in the loop's thread.  ``Worker`` is the one thread for slow calls;
+``Turn`` lets one coroutine at a time through, in order of arrival.
+
+GLib 2.74's Python binding has no asyncio loop, and asyncio beside GLib would be a second loop.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from gi.repository import GLib
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class Wait(Generic[_T]):
+    """``await Wait(future)`` gives the future's result or raises its exception."""
+
+    def __init__(self, future: "Future[_T]") -> None:
+        self._future = future
+
+    def __await__(self) -> "Generator[Future[_T], None, _T]":
+        if not self._future.done():
+            yield self._future
+        return self._future.result()
+
+
+def spawn(coroutine: Coroutine[Any, None, None]) -> None:
+    """Run ``coroutine`` until it first waits; the loop runs the rest of it."""
+    try:
+        future = coroutine.send(None)
+    except StopIteration:
+        return
+    except Exception:
+        _log.exception("a task ended in an error that it should have handled")
+        return
+    future.add_done_callback(lambda _: GLib.idle_add(_go_on, coroutine))
+
+
+def _go_on(coroutine: Coroutine[Any, None, None]) -> bool:
+    spawn(coroutine)
+    return False  # once
+
+
+async def sleep(seconds: float) -> None:
+    """Wait without holding the loop."""
+    future: Future[None] = Future()
+    GLib.timeout_add(round(seconds * 1000), _complete, future)
+    await Wait(future)
+
+
+def _complete(future: "Future[None]") -> bool:
+    future.set_result(None)
+    return False  # once
+
+
+class Worker:
+    """One thread; what it is given is done in order."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ksplicd-worker")
+
+    async def run(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        """Call ``function`` on the thread and return what it returns, or raise what it raises."""
+        return await Wait(self._pool.submit(function, *args, **kwargs))
+
+    def stop(self) -> None:
+        """Finish the call that runs now, drop those that wait, and end the thread."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Turn:
+    """``async with turn:`` one coroutine at a time, first come, first served."""
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: deque[Future[None]] = deque()
+
+    async def __aenter__(self) -> None:
+        if self._taken:
+            future: Future[None] = Future()
+            self._waiting.append(future)
+            await Wait(future)
+        self._taken = True
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._waiting:
+            self._waiting.popleft().set_result(None)  # stays taken: it passes to the next in line
+        else:
+            self._taken = False

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""pydbus's object wrapper, with what pydbus 0.6 lacks.
+
+Methods are coroutines and so may answer later; descriptors pass both ways; reading a property is
+put before the guard like a call; an error keeps its D-Bus name, and an error that nobody foresaw
+tells its text to the journal only.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gi.repository import Gio, GLib
+from pydbus import registration
+
+from ksplicd.bus import names, tasks
+from ksplicd.bus.interface import Args, BusObject, Signal
+from ksplicd.errors import KspliceError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Who called, and how."""
+
+    sender: str
+    """Unique bus name, such as ``:1.42``."""
+    is_interactive: bool
+    """Whether polkit may ask the user for a password."""
+    fds: Gio.UnixFDList | None
+
+    def take_fd(self, index: int) -> int:
+        """Return an own copy of the descriptor that argument ``h`` points at; the caller closes it.
+
+        Raises ``GLib.Error`` when the message carries no such descriptor.
+        """
+        if self.fds is None:
+            raise GLib.Error("the message carries no descriptor")
+        return int(self.fds.get(index))
+
+
+Guard = Callable[[Call], Awaitable[None]]
+"""Raises ``PermissionDeniedError`` when this caller may not look."""
+
+
+class ObjectWrapper(registration.ObjectWrapper):  # type: ignore[misc]
+    """Carries calls from GDBus to a ``BusObject``."""
+
+    SignalEmitted = Signal()
+
+    def __init__(self, subject: BusObject, interfaces: list[Any], guard: Guard) -> None:
+        super().__init__(subject, interfaces)
+        self._guard = guard
+
+    def call_method(
+        self,
+        _connection: Gio.DBusConnection,
+        sender: str,
+        _path: str,
+        interface: str,
+        name: str,
+        parameters: GLib.Variant,
+        invocation: Gio.DBusMethodInvocation,
+    ) -> None:
+        """Start the call; GDBus calls this."""
+        message = invocation.get_message()
+        interactive = Gio.DBusMessageFlags.ALLOW_INTERACTIVE_AUTHORIZATION
+        call = Call(
+            sender=sender,
+            is_interactive=bool(message.get_flags() & interactive),
+            fds=message.get_unix_fd_list(),
+        )
+        args = [_open(parameters.get_child_value(i)) for i in range(parameters.n_children())]
+        tasks.spawn(self._answer(invocation, self._perform(call, interface, name, args)))
+
+    async def _perform(self, call: Call, interface: str, name: str, args: list[Any]) -> Any:
+        """Return the reply as a variant."""
+        if interface == names.PROPERTIES:
+            await self._guard(call)
+            if name == "Get":
+                return GLib.Variant("(v)", (self.object.get(args[1]),))
+            return GLib.Variant("(a{sv})", (self.object.get_all(),))
+        function, outs = self.object.find_method(name)
+        return _reply(outs, await function(call, *args))
+
+    async def _answer(
+        self, invocation: Gio.DBusMethodInvocation, reply: Awaitable[GLib.Variant]
+    ) -> None:
+        try:
+            invocation.return_value(await reply)
+        except KspliceError as e:
+            invocation.return_dbus_error(e.dbus_name(), str(e))
+        except Exception:
+            _log.exception("%s failed", invocation.get_method_name())
+            invocation.return_dbus_error(
+                names.INTERNAL_ERROR, "internal error; see the journal: journalctl -u ksplicd"
+            )
+
+
+def _reply(outs: Args, value: Any) -> GLib.Variant:
+    """Return what a method returned as the body of its reply."""
+    signature = "(" + "".join(sig for sig, _ in outs) + ")"
+    match len(outs):
+        case 0:
+            return GLib.Variant("()", ())
+        case 1:
+            return GLib.Variant(signature, (value,))
+        case _:
+            return GLib.Variant(signature, value)
+
+
+def _open(value: GLib.Variant) -> Any:
+    """Return an argument as Python data; the values of an ``a{sv}`` keep their type."""
+    if value.get_type_string() == "a{sv}":
+        entries = [value.get_child_value(i) for i in range(value.n_children())]
+        return {
+            entry.get_child_value(0).get_string(): entry.get_child_value(1).get_variant()
+            for entry in entries
+        }
+    return value.unpack()
+
+
+def register(bus: Any, path: str, subject: BusObject, guard: Guard) -> Any:
+    """Put ``subject`` on the bus at ``path``; the result's ``unregister()`` takes it off."""
+    interfaces = Gio.DBusNodeInfo.new_for_xml(subject.xml()).interfaces
+    wrapper = ObjectWrapper(subject, interfaces, guard)
+    return registration.ObjectRegistration(bus, path, interfaces, wrapper, own_wrapper=True)
