@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What an administrator sets in ksplicd.conf.
+
+One section ``[ksplicd]``, ``key = value`` lines, ``#`` or ``;`` before a comment.  A key that we do
+not know is refused: a misspelt ``require-signature`` must not pass unseen.
+"""
+
+import configparser
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum, auto
+from pathlib import Path
+from typing import Any, Final
+
+from ksplicd.errors import ConfigFileError
+
+CONFIG_FILE: Final = Path("/etc/ksplicd/ksplicd.conf")
+KEYS_DIR: Final = Path("/etc/ksplicd/keys.d")
+
+_SECTION = "ksplicd"
+_MAX_LIMIT = 24 * 60 * 60
+
+
+class OnDrop(StrEnum):
+    """What happens to a bundle that was dropped and verified."""
+
+    STAGE = auto()
+    APPLY = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole of ksplicd.conf; the defaults are those of a missing file."""
+
+    on_drop: OnDrop = OnDrop.STAGE
+    require_signature: bool = True
+    transition_limit: int = 60
+    """Seconds after which a transition that does not end is turned around."""
+    apply_at_boot: bool = True
+
+
+def read_settings(path: Path = CONFIG_FILE) -> Settings:
+    """Read ``path``; without such a file, the defaults.
+
+    Raises ``ConfigFileError`` with file, line and reason.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Settings()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigFileError(f"{path}: cannot be read: {e}") from e
+    return parse_settings(text, str(path))
+
+
+def parse_settings(text: str, name: str = "ksplicd.conf") -> Settings:
+    """Return the settings in ``text``; ``name`` is what messages call the file."""
+    values: dict[str, Any] = {}
+    for key, value in _read_section(text, name).items():
+        if key not in _READERS:
+            known = ", ".join(_READERS)
+            raise _error(text, name, key, f"unknown key {key!r}; the known ones are {known}")
+        try:
+            values[key.replace("-", "_")] = _READERS[key](value)
+        except ValueError as e:
+            raise _error(text, name, key, f"{key} = {value!r}: {e}") from None
+    return Settings(**values)
+
+
+def _read_yes_no(value: str) -> bool:
+    if value not in {"yes", "no"}:
+        raise ValueError("say yes or no")
+    return value == "yes"
+
+
+def _read_on_drop(value: str) -> OnDrop:
+    if value not in set(OnDrop):
+        raise ValueError(f"say {' or '.join(OnDrop)}")
+    return OnDrop(value)
+
+
+def _read_limit(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", value) or not 1 <= int(value) <= _MAX_LIMIT:
+        raise ValueError(f"say a whole number of seconds from 1 to {_MAX_LIMIT}")
+    return int(value)
+
+
+_READERS: Final[dict[str, Callable[[str], Any]]] = {
+    "on-drop": _read_on_drop,
+    "require-signature": _read_yes_no,
+    "transition-limit": _read_limit,
+    "apply-at-boot": _read_yes_no,
+}
+
+
+def _read_section(text: str, name: str) -> dict[str, str]:
+    """Return the keys and values of the one section."""
+    parser = configparser.ConfigParser(
+        strict=True,
+        interpolation=None,
+        delimiters=("=",),
+        comment_prefixes=("#", ";"),
+        default_section="",  # no section may lend its keys to ours
+        empty_lines_in_values=False,
+    )
+    try:
+        parser.read_string(text, name)
+    except configparser.DuplicateOptionError as e:
+        raise ConfigFileError(f"{name}:{e.lineno}: {e.option} is set twice") from None
+    except configparser.DuplicateSectionError as e:
+        raise ConfigFileError(f"{name}:{e.lineno}: a second section [{e.section}]") from None
+    except configparser.MissingSectionHeaderError as e:
+        raise ConfigFileError(f"{name}:{e.lineno}: begin with the line [{_SECTION}]") from None
+    except configparser.ParsingError as e:
+        line, what = e.errors[0]
+        raise ConfigFileError(f"{name}:{line}: {what} is not a line `key = value`") from None
+    for section in parser.sections():
+        if section != _SECTION:
+            line = _find_line(text, rf"\[{re.escape(section)}\]")
+            raise ConfigFileError(f"{name}:{line}: unknown section [{section}], not [{_SECTION}]")
+    return dict(parser[_SECTION]) if parser.has_section(_SECTION) else {}
+
+
+def _error(text: str, name: str, key: str, reason: str) -> ConfigFileError:
+    line = _find_line(text, rf"{re.escape(key)}\s*=")
+    return ConfigFileError(f"{name}:{line}: {reason}")
+
+
+def _find_line(text: str, pattern: str) -> int:
+    """Return the number of the first line that begins with ``pattern``, whatever its case."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if re.match(rf"\s*{pattern}", line, re.IGNORECASE):
+            return number
+    return 1

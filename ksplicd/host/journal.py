@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the journal is told: one MESSAGE_ID per outcome.
+
+``units/ksplicd.catalog`` explains each of them and says what to do (``journalctl -x``).  Fields:
+``KSPLICE_KID``, ``KSPLICE_STAGE``, ``KSPLICE_CAUSE``, ``KSPLICE_UID`` (who asked), and for a
+mismatch ``KSPLICE_FUNCTION``, ``KSPLICE_OFFSET``, ``KSPLICE_EXPECTED``, ``KSPLICE_FOUND``.
+"""
+
+import syslog
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from ksplicd.host.state import Conflict, Event
+from ksplicd.model import Stage
+
+
+class Outcome(StrEnum):
+    """The MESSAGE_ID of each outcome; a number that was given once is never given again."""
+
+    STARTED = "5bfffad47c714a48881ca8c737097e35"
+    STAGED = "eb407aeaa93d47939c98560ba487dd34"
+    REJECTED = "4b892d90788048e0abd4be83d1f9ed44"
+    LOADING = "ed3ec9dfc0134568bdd33b382e120f91"
+    MATCHED = "deadf5af34924d888b81f655e9289400"
+    TRANSITIONING = "1956bad62d1a4d7184bd9d8375f08be4"
+    APPLIED = "cbf8f9d9af4846ab8545f8e0da82ddb9"
+    REVERSING = "f7a9793bc32e4514b4df1a94847eb149"
+    REVERSED = "fc01e77262ae44d39c59901d35e8d287"
+    HELD_UP = "050807e62f5f4d3481351c7b9963d065"
+    NO_MATCH = "1ab7658b4b364effaa932e569edc2599"
+    CODE_BUSY = "a6176fb2435c44ab993a9afe2642dd16"
+    FAILED = "36f21a83ef234951be24671bb34734be"
+    KEPT = "27b332f9d95e49d1bdff0c555f4e9247"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry of the journal."""
+
+    message_id: Outcome
+    priority: int
+    message: str
+    fields: Mapping[str, str]
+
+
+class Journal(Protocol):
+    """Where entries go."""
+
+    def write(self, entry: Entry) -> None:
+        """Write one entry; called from any thread."""
+
+
+class SystemJournal:
+    """systemd's journal; without one, entries are lost as sd_journal_send(3) has it."""
+
+    def write(self, entry: Entry) -> None:
+        """Write one entry."""
+        from systemd import journal
+
+        journal.send(
+            entry.message,
+            MESSAGE_ID=entry.message_id.value,
+            PRIORITY=str(entry.priority),
+            SYSLOG_IDENTIFIER="ksplicd",
+            **entry.fields,
+        )
+
+
+_BY_STAGE: Mapping[Stage, tuple[Outcome, int, str]] = {
+    Stage.STAGED: (Outcome.STAGED, syslog.LOG_NOTICE, "is staged"),
+    Stage.REJECTED: (Outcome.REJECTED, syslog.LOG_ERR, "is rejected"),
+    Stage.LOADING: (Outcome.LOADING, syslog.LOG_INFO, "is being loaded"),
+    Stage.MATCHED: (Outcome.MATCHED, syslog.LOG_INFO, "matches the running kernel"),
+    Stage.TRANSITIONING: (Outcome.TRANSITIONING, syslog.LOG_INFO, "is being switched to"),
+    Stage.APPLIED: (Outcome.APPLIED, syslog.LOG_NOTICE, "is applied"),
+    Stage.REVERSING: (Outcome.REVERSING, syslog.LOG_INFO, "is being taken back"),
+    Stage.REVERSED: (Outcome.REVERSED, syslog.LOG_NOTICE, "is reversed"),
+    Stage.FAILED: (Outcome.FAILED, syslog.LOG_ERR, "could not be applied"),
+}
+_FAILURES: Mapping[str, Outcome] = {
+    "no_match": Outcome.NO_MATCH,
+    "code_busy": Outcome.CODE_BUSY,
+}
+
+
+def about_event(event: Event) -> Entry | None:
+    """Return the entry for a stage that an update reached; None for one not worth telling."""
+    if event.stage not in _BY_STAGE:
+        return None
+    outcome, priority, words = _BY_STAGE[event.stage]
+    if event.stage is Stage.FAILED:
+        outcome = _FAILURES.get(event.cause, outcome)
+    if event.stage is Stage.APPLIED and event.cause:
+        outcome, priority, words = Outcome.KEPT, syslog.LOG_ERR, "could not be undone and stays"
+    subject = f"Update {event.kid}" if event.kid else "A dropped file"
+    reason = ": ".join(text for text in (event.cause, event.detail) if text)
+    return Entry(
+        message_id=outcome,
+        priority=priority,
+        message=f"{subject} {words}" + (f": {reason}" if reason else ""),
+        fields={
+            "KSPLICE_KID": event.kid,
+            "KSPLICE_STAGE": event.stage.value,
+            "KSPLICE_CAUSE": event.cause,
+            "KSPLICE_UID": str(event.actor.uid),
+        },
+    )
+
+
+def about_conflicts(kid: str, stage: Stage, conflicts: Sequence[Conflict]) -> Entry:
+    """Return the entry that names the tasks which hold a transition up."""
+    blockers = "; ".join(
+        f"{c.command}[{c.pid}]" + (f" in {c.stack}" if c.stack else "") for c in conflicts
+    )
+    return Entry(
+        message_id=Outcome.HELD_UP,
+        priority=syslog.LOG_WARNING,
+        message=f"Update {kid} is held up by {blockers or 'no task that can be seen'}",
+        fields={
+            "KSPLICE_KID": kid,
+            "KSPLICE_STAGE": stage.value,
+            "KSPLICE_CAUSE": "code_busy",
+            "KSPLICE_PIDS": " ".join(str(c.pid) for c in conflicts),
+        },
+    )
+
+
+def about_start(release: str, applied: Sequence[str]) -> Entry:
+    """Return the entry that a started daemon writes."""
+    count = f"updates applied: {' '.join(applied)}" if applied else "no update is applied"
+    return Entry(
+        message_id=Outcome.STARTED,
+        priority=syslog.LOG_INFO,
+        message=f"ksplicd runs on {release}; {count}",
+        fields={"KSPLICE_KID": " ".join(applied)},
+    )

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The one door to the kernel: modules in and out, sysfs and procfs.
+
+``KernelDoor`` is what the host half needs of a kernel; ``LinuxKernel`` is the running one, and
+tests/unit/host/simulator.py another.  The door knows names and errnos, not updates: what to load,
+when, and what a failure means for an update is the engine's.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from ksplicd.errors import (
+    InUseError,
+    KspliceError,
+    ModulePresentError,
+    ModuleRefusedError,
+    OutOfMemoryError,
+    UnexpectedError,
+)
+from ksplicd.host.state import Conflict
+from ksplicd.model import core_module
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedTarget:
+    """One line of the core's ``matched``."""
+
+    target: str
+    functions: int
+    bytes: int
+    microseconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreState:
+    """What /sys/module/ksplice_KID/ksplice/ shows."""
+
+    stage: str
+    """``preparing``, ``applied`` or ``reversed``."""
+    abort_cause: str
+    """``ok``, or an abort cause (``errors``)."""
+    matched: tuple[MatchedTarget, ...] = ()
+    mismatch: str = ""
+    """Empty, or key=value pairs on one line (kmodsrc/core.c)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivepatchState:
+    """What /sys/kernel/livepatch/NAME/ shows (Documentation/livepatch in the kernel)."""
+
+    enabled: bool
+    transition: bool
+
+
+class KernelDoor(Protocol):
+    """A kernel, as far as live patching needs one."""
+
+    def release(self) -> str:
+        """Return ``uname -r``."""
+
+    def version(self) -> str:
+        """Return ``uname -v``."""
+
+    def build_id(self) -> str:
+        """Return the GNU build id in hex.  Raises ``UnexpectedError``."""
+
+    def boot_id(self) -> str:
+        """Return the id of this boot, 32 hex digits."""
+
+    def modules(self) -> frozenset[str]:
+        """Return the names of the loaded modules."""
+
+    def livepatches(self) -> frozenset[str]:
+        """Return the names of the livepatches that the kernel knows."""
+
+    def load_module(self, data: bytes, name: str) -> None:
+        """Load the module in ``data``; ``name`` is for messages.
+
+        Raises ``ModulePresentError``, ``ModuleRefusedError``, ``OutOfMemoryError``, ``InUseError``
+        (a transition runs), ``UnexpectedError``.
+        """
+
+    def unload_module(self, name: str) -> None:
+        """Unload a module; one that is not loaded is no error.
+
+        Raises ``InUseError`` when it is still in use after some tries, ``UnexpectedError``.
+        """
+
+    def core(self, kid: str) -> CoreState | None:
+        """Return what the core module of ``kid`` shows, or None when it is not loaded."""
+
+    def livepatch(self, name: str) -> LivepatchState | None:
+        """Return the state of a livepatch, or None when the kernel does not know it."""
+
+    def set_enabled(self, name: str, *, enabled: bool) -> None:
+        """Start, or turn around, the transition of a livepatch.
+
+        Raises ``InUseError`` when another transition runs, ``UnexpectedError``.
+        """
+
+    def blockers(self, *, patched: bool) -> tuple[Conflict, ...]:
+        """Return the tasks whose state is ``patched``: those that hold up a way to its opposite.
+
+        Outside a transition no task has a state.
+        """
+
+
+# --- the running kernel -------------------------------------------------------------------------
+
+_SYS_FINIT_MODULE: Final = 313  # arch/x86/entry/syscalls/syscall_64.tbl
+_SYS_DELETE_MODULE: Final = 176
+_NT_GNU_BUILD_ID: Final = 3  # <linux/elf.h>, name "GNU"
+
+_UNLOAD_TRIES: Final = 100
+_UNLOAD_PAUSE: Final = 0.05
+"""Seconds; after a transition the kernel drops its last reference from a work queue."""
+
+_STACK_DEPTH: Final = 16
+
+_MEANINGS: Final[dict[int, tuple[type[KspliceError], str]]] = {
+    errno.EEXIST: (ModulePresentError, "a module of this name is loaded; unload it first"),
+    errno.EBUSY: (InUseError, "another transition runs; try again when it has ended"),
+    errno.ENOMEM: (OutOfMemoryError, "the kernel has no memory for it"),
+    errno.EPERM: (ModuleRefusedError, "not permitted: kernel.modules_disabled, or lockdown"),
+    errno.EKEYREJECTED: (ModuleRefusedError, "this kernel loads signed modules only"),
+    errno.ENOKEY: (ModuleRefusedError, "its signature is by a key that this kernel does not have"),
+    errno.ENOEXEC: (ModuleRefusedError, "not a module for this kernel; dmesg tells more"),
+    errno.ENOENT: (ModuleRefusedError, "it needs a symbol that is not there; dmesg tells which"),
+}
+"""What an errno of finit_module means, and what to do (man finit_module, kernel/module/main.c)."""
+
+
+class SystemCalls:
+    """The two system calls that Python lacks; each returns 0 or an errno."""
+
+    def __init__(self) -> None:
+        """Find libc."""
+        self._syscall = ctypes.CDLL(None, use_errno=True).syscall
+        self._syscall.restype = ctypes.c_long
+
+    def finit_module(self, fd: int, params: bytes, flags: int) -> int:
+        """Load the module that ``fd`` holds."""
+        return self._call(
+            _SYS_FINIT_MODULE, ctypes.c_int(fd), ctypes.c_char_p(params), ctypes.c_int(flags)
+        )
+
+    def delete_module(self, name: bytes, flags: int) -> int:
+        """Unload the module ``name``."""
+        return self._call(_SYS_DELETE_MODULE, ctypes.c_char_p(name), ctypes.c_uint(flags))
+
+    def _call(self, number: int, *args: object) -> int:
+        if self._syscall(ctypes.c_long(number), *args) == 0:
+            return 0
+        return ctypes.get_errno()
+
+
+class LinuxKernel:
+    """The running kernel."""
+
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        calls: SystemCalls | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Use ``root``/sys and ``root``/proc."""
+        self._sys = root / "sys"
+        self._proc = root / "proc"
+        self._calls = calls or SystemCalls()
+        self._sleep = sleep
+
+    def release(self) -> str:
+        """Return ``uname -r``."""
+        return platform.uname().release
+
+    def version(self) -> str:
+        """Return ``uname -v``."""
+        return platform.uname().version
+
+    def build_id(self) -> str:
+        """Return the GNU build id in hex, from /sys/kernel/notes."""
+        path = self._sys / "kernel/notes"
+        try:
+            notes = path.read_bytes()
+        except OSError as e:
+            raise UnexpectedError(f"{path}: {e.strerror}: is this kernel's sysfs mounted?") from e
+        for name, kind, desc in _read_notes(notes):
+            if name == b"GNU" and kind == _NT_GNU_BUILD_ID:
+                return desc.hex()
+        raise UnexpectedError(f"{path}: this kernel has no GNU build id")
+
+    def boot_id(self) -> str:
+        """Return the id of this boot, 32 hex digits."""
+        text = (self._proc / "sys/kernel/random/boot_id").read_text()
+        return text.strip().replace("-", "")
+
+    def modules(self) -> frozenset[str]:
+        """Return the names in /sys/module that are loaded modules, not built-in ones.
+
+        Only a loaded module has ``initstate`` (kernel/module/main.c).
+        """
+        return frozenset(p.parent.name for p in self._sys.glob("module/*/initstate"))
+
+    def livepatches(self) -> frozenset[str]:
+        """Return the names in /sys/kernel/livepatch."""
+        return frozenset(p.parent.name for p in self._sys.glob("kernel/livepatch/*/enabled"))
+
+    def load_module(self, data: bytes, name: str) -> None:
+        """Load ``data`` from a memfd that nothing can change any more."""
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            with open(fd, "wb", closefd=False) as f:
+                f.write(data)
+            fcntl.fcntl(
+                fd,
+                fcntl.F_ADD_SEALS,
+                fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL,
+            )
+            error = self._calls.finit_module(fd, b"", 0)
+        finally:
+            os.close(fd)
+        if error:
+            cls, meaning = _MEANINGS.get(error, (UnexpectedError, "dmesg tells more"))
+            raise cls(f"{name}: cannot be loaded: {os.strerror(error)}: {meaning}")
+
+    def unload_module(self, name: str) -> None:
+        """Unload ``name``, trying for five seconds while it is in use."""
+        for attempt in range(_UNLOAD_TRIES):
+            if attempt:
+                self._sleep(_UNLOAD_PAUSE)
+            error = self._calls.delete_module(name.encode(), os.O_NONBLOCK)
+            if error in {0, errno.ENOENT}:
+                return
+            if error not in {errno.EAGAIN, errno.EBUSY}:
+                raise UnexpectedError(f"{name}: cannot be unloaded: {os.strerror(error)}")
+        raise InUseError(f"{name}: cannot be unloaded: it is in use; `lsmod` shows by what")
+
+    def core(self, kid: str) -> CoreState | None:
+        """Read /sys/module/ksplice_KID/ksplice/."""
+        folder = self._sys / "module" / core_module(kid) / "ksplice"
+        stage, cause = _read(folder / "stage"), _read(folder / "abort_cause")
+        if stage is None or cause is None:
+            return None
+        return CoreState(
+            stage=stage,
+            abort_cause=cause,
+            matched=tuple(_read_matched(_read(folder / "matched") or "", folder / "matched")),
+            mismatch=_read(folder / "mismatch") or "",
+        )
+
+    def livepatch(self, name: str) -> LivepatchState | None:
+        """Read /sys/kernel/livepatch/NAME/."""
+        folder = self._sys / "kernel/livepatch" / name
+        enabled, transition = _read(folder / "enabled"), _read(folder / "transition")
+        if enabled is None or transition is None:
+            return None
+        return LivepatchState(enabled=enabled == "1", transition=transition == "1")
+
+    def set_enabled(self, name: str, *, enabled: bool) -> None:
+        """Write /sys/kernel/livepatch/NAME/enabled."""
+        path = self._sys / "kernel/livepatch" / name / "enabled"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"1" if enabled else b"0")
+            finally:
+                os.close(fd)
+        except OSError as e:
+            if e.errno == errno.EBUSY:
+                _, meaning = _MEANINGS[errno.EBUSY]
+                raise InUseError(f"{path}: {meaning}") from e
+            raise UnexpectedError(f"{path}: writing {enabled:d}: {e.strerror}") from e
+
+    def blockers(self, *, patched: bool) -> tuple[Conflict, ...]:
+        """Read /proc/PID/task/TID/{patch_state,comm,stack}."""
+        wanted = "1" if patched else "0"
+        found = []
+        for path in self._proc.glob("[0-9]*/task/[0-9]*/patch_state"):
+            if _read(path) == wanted:
+                task = path.parent
+                found.append(
+                    Conflict(
+                        pid=int(task.name),
+                        command=_read(task / "comm") or "",
+                        stack=_read_stack(_read(task / "stack") or ""),
+                    )
+                )
+        return tuple(sorted(found, key=lambda conflict: conflict.pid))
+
+
+def _read(path: Path) -> str | None:
+    """Return what a small file of sysfs or procfs says, or None when it is gone."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return None  # the module, the livepatch or the task has ended meanwhile
+
+
+def _read_notes(data: bytes) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield (name, type, description) of ELF notes (gABI, "Note Section"; 4-byte alignment)."""
+    pos = 0
+    with contextlib.suppress(struct.error):
+        while pos < len(data):
+            name_size, desc_size, kind = struct.unpack_from("<III", data, pos)
+            name_at = pos + 12
+            desc_at = name_at + (name_size + 3) // 4 * 4
+            yield (
+                data[name_at : name_at + name_size].rstrip(b"\0"),
+                kind,
+                data[desc_at:][:desc_size],
+            )
+            pos = desc_at + (desc_size + 3) // 4 * 4
+
+
+def _read_matched(text: str, path: Path) -> Iterator[MatchedTarget]:
+    for line in text.splitlines():
+        try:
+            target, functions, size, microseconds = line.split()
+            yield MatchedTarget(
+                target=target,
+                functions=int(functions),
+                bytes=int(size),
+                microseconds=int(microseconds),
+            )
+        except ValueError:
+            raise UnexpectedError(f"{path}: not a line of ours: {line!r}") from None
+
+
+def _read_stack(text: str) -> str:
+    """Return ``a < b < c`` of /proc/PID/stack's ``[<0>] a+0x1/0x2`` lines."""
+    names = [line.rpartition("] ")[2].partition("+")[0] for line in text.splitlines()]
+    return " < ".join(names[:_STACK_DEPTH])
