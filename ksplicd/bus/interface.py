@@ -89,6 +89,9 @@ class BusObject:
         found = getattr(self, self.methods[name])
         return found, found.dbus_method[1]
 
+    async def refresh(self) -> None:
+        """Ask for the truth; called before properties are read.  May raise ``KspliceError``."""
+
     def get(self, name: str) -> GLib.Variant:
         """Return the value of D-Bus property ``name`` now."""
         getter = getattr(self, self.properties[name])

@@ -7,6 +7,7 @@ may do more.
 """
 
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Final
 
 from gi.repository import Gio, GLib
@@ -15,6 +16,7 @@ from ksplicd.bus.names import Action
 from ksplicd.bus.tasks import Wait
 from ksplicd.bus.wrapper import Call
 from ksplicd.errors import PermissionDeniedError
+from ksplicd.host.state import Actor, Via
 
 _ALLOW_USER_INTERACTION: Final = 1
 _POLKIT: Final = "org.freedesktop.PolicyKit1"
@@ -68,18 +70,32 @@ class Polkit:
     async def _is_allowed_without(self, call: Call, action: Action) -> bool:
         if action is Action.INSPECT:
             return True
-        return await read_uid(self._connection, call.sender) == 0
+        return (await self.read_actor(call)).uid == 0
+
+    async def read_actor(self, call: Call) -> Actor:
+        """Return who called, as the bus knows it."""
+        reply = await call_bus(
+            self._connection,
+            ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus"),
+            "GetConnectionCredentials",
+            GLib.Variant("(s)", (call.sender,)),
+        )
+        known = reply.unpack()[0]
+        pid = known.get("ProcessID", 0)
+        return Actor(uid=known["UnixUserID"], pid=pid, unit=_read_unit(pid), via=Via.DBUS)
 
 
-async def read_uid(connection: Gio.DBusConnection, sender: str) -> int:
-    """Return the user of the bus client with unique name ``sender``."""
-    reply = await call_bus(
-        connection,
-        ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus"),
-        "GetConnectionUnixUser",
-        GLib.Variant("(s)", (sender,)),
-    )
-    return int(reply.unpack()[0])
+def _read_unit(pid: int) -> str:
+    """Return the systemd unit of a process, such as ``ssh.service``; empty when it has none.
+
+    The last path element of its cgroup that names a unit counts (systemd.unit(5), cgroups(7)).
+    """
+    try:
+        group = Path(f"/proc/{pid}/cgroup").read_text().rpartition("::")[2].strip()
+    except OSError:
+        return ""  # it has ended
+    units = [p for p in group.split("/") if p.endswith((".service", ".scope"))]
+    return units[-1] if units else ""
 
 
 async def call_bus(

@@ -13,7 +13,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from gi.repository import GLib
@@ -79,26 +78,28 @@ class Worker:
 
 
 class Turn:
-    """``async with turn:`` one coroutine at a time, first come, first served."""
+    """One at a time, first come, first served."""
 
     def __init__(self) -> None:
         self._taken = False
         self._waiting: deque[Future[None]] = deque()
 
-    async def __aenter__(self) -> None:
+    async def take(self) -> None:
+        """Wait until it is our turn."""
         if self._taken:
             future: Future[None] = Future()
             self._waiting.append(future)
             await Wait(future)
         self._taken = True
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def give(self) -> None:
+        """Let the next one in."""
         if self._waiting:
-            self._waiting.popleft().set_result(None)  # stays taken: it passes to the next in line
+            self._waiting.popleft().set_result(None)  # stays taken: it passes on
         else:
             self._taken = False
+
+    @property
+    def is_taken(self) -> bool:
+        """Tell whether somebody's turn is on."""
+        return self._taken

@@ -79,6 +79,7 @@ class ObjectWrapper(registration.ObjectWrapper):  # type: ignore[misc]
         """Return the reply as a variant."""
         if interface == names.PROPERTIES:
             await self._guard(call)
+            await self.object.refresh()
             if name == "Get":
                 return GLib.Variant("(v)", (self.object.get(args[1]),))
             return GLib.Variant("(a{sv})", (self.object.get_all(),))

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The root object: what can be asked of the daemon."""
+
+import os
+import stat
+from typing import Final
+
+from gi.repository import GLib
+
+from ksplicd.bus import names
+from ksplicd.bus.errors import refuse_unknown_flags, refuse_unknown_options
+from ksplicd.bus.interface import BusObject, Signal, method
+from ksplicd.bus.names import Action
+from ksplicd.bus.runner import Runner
+from ksplicd.bus.wrapper import Call
+from ksplicd.errors import BadBundleError
+from ksplicd.host.state import Direction, Event
+
+STAGE_OPTIONS: Final = {"signature": "ay"}
+
+_MAX_BUNDLE: Final = 256 << 20
+"""Bytes; what a caller may make us read.  Real bundles have well under one megabyte."""
+
+
+class Manager(BusObject, interface=names.MANAGER):
+    """Updates of this host."""
+
+    JobNew = Signal("t job, o path")
+    JobRemoved = Signal("t job, o path, s kid, s result")
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        runner.on_job_new = self.JobNew
+        runner.on_job_removed = self.JobRemoved
+
+    @method("t flags", "a(sso) updates")
+    async def list_updates(self, call: Call, flags: int) -> list[tuple[str, str, str]]:
+        """Return (kid, stage, path) of every update."""
+        refuse_unknown_flags(flags)
+        await self._runner.polkit.check(call, Action.INSPECT)
+        infos = await self._runner.list_updates()
+        return [(info.kid, info.stage.value, names.update_path(info.kid)) for info in infos]
+
+    @method("h bundle, a{sv} options", "s kid, o path")
+    async def stage(
+        self, call: Call, bundle: int, options: dict[str, GLib.Variant]
+    ) -> tuple[str, str]:
+        """Verify a bundle and keep it; option ``signature`` (``ay``) is its minisign signature."""
+        refuse_unknown_options(options, STAGE_OPTIONS)
+        await self._runner.polkit.check(call, Action.STAGE)
+        actor = await self._runner.polkit.read_actor(call)
+        worker = self._runner.worker
+        data = await worker.run(_read_bundle, call.take_fd(bundle))
+        signature = bytes(options["signature"].unpack()) if "signature" in options else None
+        info = await worker.run(self._runner.engine.stage, data, signature, actor)
+        await self._runner.show_updates()
+        return info.kid, names.update_path(info.kid)
+
+    @method("s kid", "a{sv} description")
+    async def describe(self, call: Call, kid: str) -> dict[str, GLib.Variant]:
+        """Return all that is known of an update."""
+        await self._runner.polkit.check(call, Action.INSPECT)
+        known = await self._runner.worker.run(self._runner.engine.describe, kid)
+        return {key: _to_variant(value) for key, value in known.items()}
+
+    @method("s kid, t flags", "t job, o path")
+    async def apply(self, call: Call, kid: str, flags: int) -> tuple[int, str]:
+        """Verify, load, match and start to switch; the job ends with the transition."""
+        return await self._runner.serve(call, Direction.APPLY, kid, flags)
+
+    @method("s kid, t flags", "t job, o path")
+    async def undo(self, call: Call, kid: str, flags: int) -> tuple[int, str]:
+        """Start to switch back; the job ends when the old code runs and all is unloaded."""
+        return await self._runner.serve(call, Direction.UNDO, kid, flags)
+
+    @method("s kid, t flags")
+    async def remove(self, call: Call, kid: str, flags: int) -> None:
+        """Forget an update that is not applied."""
+        refuse_unknown_flags(flags)
+        await self._runner.polkit.check(call, Action.STAGE, kid=kid)
+        actor = await self._runner.polkit.read_actor(call)
+        await self._runner.worker.run(self._runner.engine.remove, kid, actor)
+        await self._runner.show_updates()
+
+    @method("t flags, u limit", "aa{sv} events")
+    async def list_history(
+        self, call: Call, flags: int, limit: int
+    ) -> list[dict[str, GLib.Variant]]:
+        """Return the last ``limit`` events (0: all), newest first."""
+        refuse_unknown_flags(flags)
+        await self._runner.polkit.check(call, Action.INSPECT)
+        events = await self._runner.worker.run(self._runner.engine.history, limit)
+        return [_describe_event(event) for event in events]
+
+
+def _describe_event(event: Event) -> dict[str, GLib.Variant]:
+    """Return an event as the bus shows it; ``time`` is in microseconds since 1970, UTC."""
+    return {
+        "time": GLib.Variant("t", round(event.time * 1_000_000)),
+        "boot_id": GLib.Variant("s", event.boot_id),
+        "kid": GLib.Variant("s", event.kid),
+        "stage": GLib.Variant("s", event.stage.value),
+        "cause": GLib.Variant("s", event.cause),
+        "detail": GLib.Variant("s", event.detail),
+        "uid": GLib.Variant("u", event.actor.uid),
+        "pid": GLib.Variant("u", event.actor.pid),
+        "unit": GLib.Variant("s", event.actor.unit),
+        "via": GLib.Variant("s", event.actor.via.value),
+    }
+
+
+def _to_variant(value: str | int | list[str]) -> GLib.Variant:
+    match value:
+        case str():
+            return GLib.Variant("s", value)
+        case int():
+            return GLib.Variant("x", value)
+        case list():
+            return GLib.Variant("as", value)
+
+
+def _read_bundle(fd: int) -> bytes:
+    """Return the whole file behind ``fd`` and close it.
+
+    Raises ``BadBundleError`` for what is no regular file (a pipe could keep us waiting) or is too
+    large.  Its owner may write to the file meanwhile: the bytes that are returned are what counts.
+    """
+    with open(fd, "rb", buffering=0):
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
+            raise BadBundleError("the descriptor is no regular file; pass an open bundle file")
+        if about.st_size > _MAX_BUNDLE:
+            raise BadBundleError(f"the file has {about.st_size} bytes; at most {_MAX_BUNDLE}")
+        parts, pos = [], 0
+        while pos <= _MAX_BUNDLE and (part := os.pread(fd, 1 << 20, pos)):
+            parts.append(part)
+            pos += len(part)
+    if pos > _MAX_BUNDLE:
+        raise BadBundleError(f"the file has more than {_MAX_BUNDLE} bytes")
+    return b"".join(parts)

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which objects are on the bus now, and ``org.freedesktop.DBus.ObjectManager`` over them."""
+
+from typing import Any
+
+from gi.repository import GLib
+
+from ksplicd.bus import names, wrapper
+from ksplicd.bus.interface import BusObject, Signal, method
+from ksplicd.bus.wrapper import Call, Guard
+
+
+class Objects(BusObject, interface=names.OBJECT_MANAGER):
+    """The objects below the root path; the root itself is the Manager's."""
+
+    InterfacesAdded = Signal("o path, a{sa{sv}} interfaces")
+    InterfacesRemoved = Signal("o path, as interfaces")
+
+    def __init__(self, bus: Any, guard: Guard) -> None:
+        self._bus = bus
+        self._guard = guard
+        self._below: dict[str, tuple[BusObject, Any]] = {}
+        self._root = [wrapper.register(bus, names.ROOT_PATH, self, guard)]
+
+    def add_root(self, subject: BusObject) -> None:
+        """Put a further interface on the root path."""
+        self._root.append(wrapper.register(self._bus, names.ROOT_PATH, subject, self._guard))
+
+    def add(self, path: str, subject: BusObject) -> None:
+        """Put ``subject`` on the bus and tell who listens."""
+        registration = wrapper.register(self._bus, path, subject, self._guard)
+        self._below[path] = (subject, registration)
+        self.InterfacesAdded(path, {subject.interface: subject.get_all()})
+
+    def remove(self, path: str) -> None:
+        """Take the object at ``path`` off the bus and tell who listens."""
+        subject, registration = self._below.pop(path)
+        registration.unregister()
+        self.InterfacesRemoved(path, [subject.interface])
+
+    def clear(self) -> None:
+        """Take everything off the bus."""
+        for path in list(self._below):
+            self.remove(path)
+        while self._root:
+            self._root.pop().unregister()
+
+    @method("", "a{oa{sa{sv}}} objects")
+    async def get_managed_objects(
+        self, call: Call
+    ) -> dict[str, dict[str, dict[str, GLib.Variant]]]:
+        """Return every object with the properties that it has now."""
+        await self._guard(call)
+        for subject, _ in list(self._below.values()):
+            await subject.refresh()
+        return {path: {o.interface: o.get_all()} for path, (o, _) in self._below.items()}

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Carry out what is asked for: one update at a time, in the order of asking.
+
+The engine blocks, so every call to it runs on the worker's thread.  A turn lasts from the start of
+an apply or undo to the end of its transition; questions and staging pass in between.  What goes
+wrong before the transition is an error of the call; from then on there is a job.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from gi.repository import GLib
+
+from ksplicd.bus import names, tasks
+from ksplicd.bus.errors import refuse_unknown_flags
+from ksplicd.bus.job import ACTIONS, DONE, Job, Progress
+from ksplicd.bus.objects import Objects
+from ksplicd.bus.polkit import Polkit
+from ksplicd.bus.update import Update
+from ksplicd.bus.watch import StageWatch
+from ksplicd.bus.wrapper import Call
+from ksplicd.errors import CancelledError, CodeBusyError, KspliceError
+from ksplicd.host import journal
+from ksplicd.host.engine import Engine
+from ksplicd.host.state import Actor, Direction, Event, Reconciliation, Transition, UpdateInfo
+from ksplicd.model import Stage, core_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+
+_GOALS: Final = {Direction.APPLY: Stage.APPLIED, Direction.UNDO: Stage.REVERSED}
+_MOVING: Final = {Direction.APPLY: Stage.TRANSITIONING, Direction.UNDO: Stage.REVERSING}
+
+SYSFS_MODULES: Final = Path("/sys/module")
+
+
+class Runner:
+    """The engine, its thread, and the jobs."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        worker: tasks.Worker,
+        objects: Objects,
+        polkit: Polkit,
+        book: journal.Journal,
+        modules: Path = SYSFS_MODULES,
+    ) -> None:
+        self.engine = engine
+        self.worker = worker
+        self.polkit = polkit
+        self.on_job_new: Callable[[int, str], None] = lambda number, path: None
+        self.on_job_removed: Callable[[int, str, str, str], None] = lambda *args: None
+        self._objects = objects
+        self._journal = book
+        self._modules = modules
+        self._turn = tasks.Turn()
+        self._updates: dict[str, Update] = {}
+        self._number = 0
+        self._job: Job | None = None
+        self._watch: StageWatch | None = None
+        self._is_cancelled = False
+        engine.on_event = self._on_event
+
+    # --- what the daemon asks for ---------------------------------------------------------------
+
+    async def reconcile(self) -> Reconciliation:
+        """Learn the kernel's truth, show it, and watch what still moves."""
+        await self._turn.take()
+        try:
+            found = await self.worker.run(self.engine.reconcile)
+        finally:
+            self._turn.give()
+        await self.show_updates()
+        for transition in found.transitions:
+            tasks.spawn(self._adopt(transition))
+        return found
+
+    async def start(self, direction: Direction, kid: str, actor: Actor) -> Job:
+        """Start to apply or undo when it is our turn; the turn ends with the job."""
+        begin = {
+            Direction.APPLY: self.engine.start_apply,
+            Direction.UNDO: self.engine.start_undo,
+        }[direction]
+        await self._turn.take()
+        try:
+            job = self._new_job(await self.worker.run(begin, kid, actor))
+        except BaseException:
+            self._turn.give()
+            raise
+        finally:
+            await self.show_updates()
+        tasks.spawn(self._follow(job))
+        return job
+
+    # --- what the bus asks for ------------------------------------------------------------------
+
+    async def serve(
+        self, call: Call, direction: Direction, kid: str, flags: int
+    ) -> tuple[int, str]:
+        """Apply or undo for a caller; returns the job's number and path."""
+        refuse_unknown_flags(flags)
+        await self.polkit.check(call, ACTIONS[direction], kid=kid)
+        job = await self.start(direction, kid, await self.polkit.read_actor(call))
+        return job.number, job.path
+
+    async def get_update(self, kid: str) -> UpdateInfo:
+        """Return an update as the kernel shows it now.  Raises ``NoSuchUpdateError``."""
+        return await self.worker.run(self.engine.get_update, kid)
+
+    async def list_updates(self) -> list[UpdateInfo]:
+        """Return every update as the kernel shows it now."""
+        return await self.worker.run(self.engine.list_updates)
+
+    async def show_updates(self) -> None:
+        """Make the objects on the bus agree with the store and the kernel."""
+        infos = {info.kid: info for info in await self.list_updates()}
+        for kid in self._updates.keys() - infos.keys():
+            del self._updates[kid]
+            self._objects.remove(names.update_path(kid))
+        for kid, info in infos.items():
+            if kid in self._updates:
+                self._updates[kid].show(info)
+            else:
+                self._updates[kid] = Update(self, info)
+                self._objects.add(names.update_path(kid), self._updates[kid])
+
+    async def look_for_conflicts(self, job: Job) -> None:
+        """Ask the kernel who holds ``job`` up."""
+        job.blockers = await self.worker.run(self.engine.conflicts, job.transition)
+
+    def cancel(self, job: Job) -> None:
+        """Have the transition of ``job`` turned around; a job that has ended stays as it is."""
+        if job is self._job and self._watch is not None:
+            self._is_cancelled = True
+            self._watch.wake()
+
+    # --- the way of a job -----------------------------------------------------------------------
+
+    def _new_job(self, transition: Transition) -> Job:
+        self._number += 1
+        self._job = job = Job(self, self._number, transition)
+        self._is_cancelled = False
+        self._watch = StageWatch(self._modules / core_module(transition.kid) / "ksplice/stage")
+        self._objects.add(job.path, job)
+        self.on_job_new(job.number, job.path)
+        return job
+
+    async def _adopt(self, transition: Transition) -> None:
+        """Watch a transition that we did not start in this life."""
+        await self._turn.take()
+        await self._follow(self._new_job(transition))
+
+    async def _follow(self, job: Job) -> None:
+        """Stay with ``job`` to its end; then the next one's turn begins."""
+        result = "unexpected"
+        try:
+            result = await self._finish(job)
+        except KspliceError as e:
+            _log.error("update %s: %s", job.transition.kid, e)
+            result = e.abort_cause or result
+        except Exception:
+            _log.exception("update %s: the job went wrong", job.transition.kid)
+        await self._show()
+        self._turn.give()
+        self._objects.remove(job.path)
+        self.on_job_removed(job.number, job.path, job.transition.kid, result)
+
+    async def _finish(self, job: Job) -> str:
+        """Return the result of ``job``: ``done``, or the abort cause."""
+        assert self._watch is not None
+        direction = job.transition.direction
+        try:
+            while not await self.worker.run(self.engine.is_finished, job.transition):
+                await self._turn_around_if_needed(job)
+                await self._watch.wait(self._seconds_left(job.transition))
+        finally:
+            self._watch.close()
+            self._watch = None
+        job.set_progress(Progress.FINISHING)
+        info = await self.worker.run(self.engine.finish, job.transition)
+        return DONE if info.stage is _GOALS[direction] else info.abort_cause or "unexpected"
+
+    async def _turn_around_if_needed(self, job: Job) -> None:
+        """Cancel a transition that shall not, or cannot, go on."""
+        if job.transition.cancelled:
+            return
+        if self._is_cancelled:
+            cause = CancelledError.abort_cause
+        elif self._seconds_left(job.transition) <= 0:
+            cause = CodeBusyError.abort_cause
+            await self.look_for_conflicts(job)
+            stage = _MOVING[job.transition.direction]
+            self._journal.write(journal.about_conflicts(job.transition.kid, stage, job.blockers))
+        else:
+            return
+        job.transition = await self.worker.run(self.engine.cancel, job.transition, cause)
+        job.set_progress(Progress.TURNING_BACK)
+
+    def _seconds_left(self, transition: Transition) -> float:
+        """Return the seconds until the limit; no limit holds on the way back."""
+        if transition.cancelled:
+            return float("inf")
+        age = self.engine.clock.monotonic() - transition.started
+        return max(0.0, self.engine.settings.transition_limit - age)
+
+    # --- what the engine tells ------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        """Take an event from the engine; this is the worker's thread."""
+        if entry := journal.about_event(event):
+            self._journal.write(entry)
+        GLib.idle_add(self._show_event, event)
+
+    def _show_event(self, event: Event) -> bool:
+        if event.kid in self._updates:
+            self._updates[event.kid].show_stage(event.stage, event.cause)
+        elif event.kid:
+            tasks.spawn(self._show())
+        return False  # once
+
+    async def _show(self) -> None:
+        """Show the updates; nobody waits for it, so an error goes to the journal."""
+        try:
+            await self.show_updates()
+        except KspliceError as e:
+            _log.error("the updates cannot be shown: %s", e)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""An update as an object on the bus; its stage is the kernel's truth at each reading."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from ksplicd.bus import names
+from ksplicd.bus.interface import BusObject, method, readable
+from ksplicd.host.state import Direction, UpdateInfo
+from ksplicd.model import Stage
+
+if TYPE_CHECKING:
+    from ksplicd.bus.runner import Runner
+    from ksplicd.bus.wrapper import Call
+
+
+class Update(BusObject, interface=names.UPDATE):
+    """One update, whatever its stage."""
+
+    def __init__(self, runner: "Runner", info: UpdateInfo) -> None:
+        self._runner = runner
+        self._info = info
+
+    async def refresh(self) -> None:
+        """Ask the kernel where the update is.  Raises ``NoSuchUpdateError``."""
+        self.show(await self._runner.get_update(self._info.kid))
+
+    def show(self, info: UpdateInfo) -> None:
+        """Be ``info`` from now on, and tell who listens what is new in it."""
+        before, self._info = self.get_all(), info
+        changed = {name: v for name, v in self.get_all().items() if not v.equal(before[name])}
+        if changed:
+            self.PropertiesChanged(self.interface, changed, [])
+
+    def show_stage(self, stage: Stage, cause: str) -> None:
+        """Show a stage that was just reached, while the engine is still at work."""
+        self.show(dataclasses.replace(self._info, stage=stage, abort_cause=cause))
+
+    @method("t flags", "t job, o path")
+    async def apply(self, call: "Call", flags: int) -> tuple[int, str]:
+        """Apply it, as the Manager's method does."""
+        return await self._runner.serve(call, Direction.APPLY, self._info.kid, flags)
+
+    @method("t flags", "t job, o path")
+    async def undo(self, call: "Call", flags: int) -> tuple[int, str]:
+        """Undo it, as the Manager's method does."""
+        return await self._runner.serve(call, Direction.UNDO, self._info.kid, flags)
+
+    @readable("s")
+    def kid(self) -> str:
+        """Return the update's id."""
+        return self._info.kid
+
+    @readable("s")
+    def stage(self) -> str:
+        """Return a ``model.Stage``."""
+        return self._info.stage.value
+
+    @readable("s")
+    def abort_cause(self) -> str:
+        """Return why it failed last, or the empty string."""
+        return self._info.abort_cause
+
+    @readable("s")
+    def detail(self) -> str:
+        """Return the same for people."""
+        return self._info.detail
+
+    @readable("s")
+    def description(self) -> str:
+        """Return what its author says about it."""
+        return self._info.manifest.description
+
+    @readable("as")
+    def targets(self) -> list[str]:
+        """Return ``vmlinux`` and the modules that it patches."""
+        return [target.name for target in self._info.manifest.targets]
+
+    @readable("as")
+    def cves(self) -> list[str]:
+        """Return the CVE ids that it fixes."""
+        return list(self._info.manifest.cves)
+
+    @readable("s")
+    def kernel(self) -> str:
+        """Return the kernel release that it was built for."""
+        return self._info.manifest.kernel.release
