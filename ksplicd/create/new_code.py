@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The new code: what the changed functions need, cut out of the post object.
+
+Kept are the changed and new functions with their cold parts, the strings and constants that they
+use, new data, and their entries of the special sections.  Everything else is reached in the running
+kernel: exported symbols by name, all others by livepatch relocations
+(Documentation/livepatch/module-elf-format.rst).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ksplicd.create.correlate import code_section_of
+from ksplicd.create.diff import Difference, Refusal
+from ksplicd.create.place import (
+    Place,
+    is_cold_part,
+    is_literal,
+    is_once_flag,
+    parent_name,
+)
+from ksplicd.create.special import (
+    REPLACEMENTS,
+    TABLE_BY_SECTION,
+    EntrySizes,
+    is_special_section,
+    read_entries,
+    replacement_of,
+)
+from ksplicd.elf import Object, Relocation, Section, Symbol
+from ksplicd.elf.model import (
+    SHF_GROUP,
+    SHF_LINK_ORDER,
+    STB_GLOBAL,
+    STB_LOCAL,
+    STT_FUNC,
+    STT_SECTION,
+)
+from ksplicd.elf.x86_64 import is_branch
+from ksplicd.errors import UnsupportedChangeError
+
+ALIAS = "ksplice_new_"
+"""Prefix of the global names by which the new-code module's klp_patch finds its functions."""
+
+
+class Kernel(Protocol):
+    """What the running kernel offers to new code."""
+
+    def is_exported(self, name: str) -> bool:
+        """Tell whether modules may link to ``name``."""
+        ...
+
+    def livepatch_symbol(self, unit: str, name: str, *, is_local: bool) -> str | None:
+        """Return ``.klp.sym.OBJECT.NAME,POS`` for a symbol of the running kernel.
+
+        ``is_local``: the symbol that ``unit`` itself defines; otherwise the global one.  None when
+        the kernel has no such symbol.
+        """
+        ...
+
+    def sympos(self, unit: str, name: str) -> int:
+        """Return the position in kallsyms of a function that ``unit`` defines; 0 when unique."""
+        ...
+
+    def is_traceable(self, unit: str, name: str) -> bool:
+        """Tell whether livepatch can redirect the function: whether it starts with fentry."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """One function to redirect."""
+
+    name: str
+    sympos: int
+    alias: str
+    """Global symbol of the new code's object."""
+    reason: str
+    """Why it is in."""
+
+
+@dataclass(slots=True, kw_only=True)
+class NewCode:
+    """The new code of one unit."""
+
+    unit: str
+    obj: Object
+    replacements: list[Replacement] = field(default_factory=list)
+    new_functions: list[str] = field(default_factory=list)
+
+
+def extract(
+    unit: str, difference: Difference, sizes: EntrySizes, kernel: Kernel, aliases: Callable[[], str]
+) -> NewCode:
+    """Return the new code of ``unit``; ``aliases`` deals out global names.
+
+    Raises ``UnsupportedChangeError`` naming every symbol that stands in the way.
+    """
+    return _Extractor(unit, difference, sizes, kernel, aliases).extract()
+
+
+class _Extractor:
+    def __init__(
+        self,
+        unit: str,
+        difference: Difference,
+        sizes: EntrySizes,
+        kernel: Kernel,
+        aliases: Callable[[], str],
+    ) -> None:
+        self.unit = unit
+        self.difference = difference
+        self.post, self.twins = difference.post, difference.twins
+        self.sizes, self.kernel, self.aliases = sizes, kernel, aliases
+        self.refusals: list[Refusal] = list(difference.refusals)
+        self.kept: dict[Section, None] = {}
+        self.new_symbols: dict[Symbol, Symbol] = {}
+        self.obj = Object(unit)
+        self.cold: dict[str, list[Symbol]] = {}
+        for s in self.post.obj.functions():
+            if is_cold_part(s.name):
+                self.cold.setdefault(parent_name(s.name), []).append(s)
+
+    def extract(self) -> NewCode:
+        self.check_changed()
+        for s in self.difference.changed:
+            self.keep_function(s)
+        self.follow_references()
+        self.raise_refusals()
+        copies = {s: self.copy(s) for s in self.kept}
+        for section in self.post.obj.sections:
+            if is_special_section(section) and section.name != ".orc_unwind":
+                self.keep_entries(section, copies)
+        self.obj.sections = list(copies.values())
+        for old, new in copies.items():
+            new.relocations = [self.convert(old, r, copies) for r in new.relocations]
+        self.raise_refusals()
+        result = NewCode(unit=self.unit, obj=self.obj)
+        for s, why in self.difference.changed.items():
+            result.replacements.append(self.replace(s, why, copies))
+        result.new_functions = [s.name for s in self.difference.new if s.section in self.kept]
+        self.obj.symbols = list(dict.fromkeys([*self.new_symbols.values(), *self.obj.symbols]))
+        return result
+
+    # --- what is refused ------------------------------------------------------------------------
+
+    def refuse(self, symbol: str, section: Section | None, reason: str, hint: str) -> None:
+        name = section.name if section else "undefined"
+        self.refusals.append(Refusal(symbol=symbol, section=name, reason=reason, hint=hint))
+
+    def raise_refusals(self) -> None:
+        if self.refusals:
+            lines = "\n".join(f"  {r}" for r in dict.fromkeys(self.refusals))
+            raise UnsupportedChangeError(
+                f"{self.unit}: cannot be changed in a running kernel:\n{lines}"
+            )
+
+    def check_changed(self) -> None:
+        for s in self.difference.changed:
+            twin = self.twins.pre_of[s]
+            section = code_section_of(s)
+            if len({f.value for f in self.post.symbols_in(section) if f.is_function}) > 1:
+                self.refuse(
+                    s.name, section, "the function shares an explicit section with others",
+                    "move the change to a caller outside that section",
+                )  # fmt: skip
+            elif not self.kernel.is_traceable(self.unit, twin.name):
+                self.refuse(
+                    s.name, section, "livepatch cannot redirect a function without fentry",
+                    "change its callers instead",
+                )  # fmt: skip
+
+    # --- what is kept ---------------------------------------------------------------------------
+
+    def keep_function(self, s: Symbol) -> None:
+        self.kept[code_section_of(s)] = None
+        for part in self.cold.get(s.name, []):
+            self.kept[code_section_of(part)] = None
+
+    def follow_references(self) -> None:
+        done: set[Section] = set()
+        while todo := [s for s in self.kept if s not in done]:
+            for owner in todo:
+                done.add(owner)
+                for r in owner.relocations:
+                    self.follow(self.post.locate(owner, r))
+        # A table's entry may need a string or a flag that no instruction names (__bug_table).
+        for section in self.post.obj.sections:
+            if is_special_section(section):
+                for entry in read_entries(section, self.sizes):
+                    if entry.owner in self.kept:
+                        for r in entry.relocations:
+                            self.follow(self.post.locate(section, r))
+
+    def follow(self, place: Place) -> None:
+        section, symbol = place.section, place.symbol
+        if section is None or section in self.kept:
+            return
+        if section.is_text:
+            if symbol is not None and symbol.is_function and symbol not in self.twins.pre_of:
+                self.keep_function(symbol)
+        elif self.is_copied(section, symbol):
+            self.kept[section] = None
+        elif symbol is not None and symbol not in self.twins.pre_of:
+            if self.post.symbols_in(section) == [symbol]:
+                self.kept[section] = None
+            else:
+                self.refuse(
+                    symbol.name, section, "new data in a section shared with old data",
+                    "define it without a section attribute",
+                )  # fmt: skip
+
+    @staticmethod
+    def is_copied(section: Section, symbol: Symbol | None) -> bool:
+        """Tell whether new code carries its own copy: content without identity."""
+        if section.is_strings or section.is_merged_constants or is_once_flag(section):
+            return True
+        return is_literal(symbol) if symbol is not None else section.name.startswith(".rodata")
+
+    def copy(self, s: Section) -> Section:
+        return Section(
+            s.name, s.type, s.flags & ~(SHF_LINK_ORDER | SHF_GROUP), s.data, s.align, s.entsize,
+            s.nobits_size, relocations=list(s.relocations),
+        )  # fmt: skip
+
+    def keep_entries(self, section: Section, copies: dict[Section, Section]) -> None:
+        """Add the part of a special section that belongs to kept code to ``copies``."""
+        entries = read_entries(section, self.sizes)
+        kept = [e for e in entries if e.owner in self.kept]
+        if not kept:
+            return
+        new = self.copy(section)
+        new.data = b"".join(e.data for e in kept)
+        new.relocations = []
+        for i, e in enumerate(kept):
+            shift = i * e.size - e.start
+            new.relocations += [
+                Relocation(r.offset + shift, r.type, r.symbol, r.addend) for r in e.relocations
+            ]
+        copies[section] = new
+        companion = TABLE_BY_SECTION[section.name].companion
+        other = self.post.obj.find_section(companion) if companion else None
+        if other is not None:
+            rows = read_entries(other, self.sizes)
+            copies[other] = self.copy(other)
+            copies[other].data = b"".join(rows[e.index].data for e in kept)
+        if section.name == ".altinstructions":
+            self.keep_replacements([r for e in kept if (r := replacement_of(e))], copies)
+
+    def keep_replacements(
+        self, used: Iterable[tuple[Section, int, int]], copies: dict[Section, Section]
+    ) -> None:
+        """Keep the replacement code whole, but only the relocations of what is used."""
+        for section, offset, length in used:
+            if section not in copies:
+                copies[section] = self.copy(section)
+                copies[section].relocations = []
+            copies[section].relocations += [
+                r for r in section.relocations if offset <= r.offset < offset + length
+            ]
+            assert section.name == REPLACEMENTS
+
+    # --- symbols --------------------------------------------------------------------------------
+
+    def convert(self, owner: Section, r: Relocation, copies: dict[Section, Section]) -> Relocation:
+        """Return ``r`` with a symbol of the new object."""
+        place = self.post.locate(owner, r)
+        symbol = place.symbol
+        if place.section in copies and not self.is_address_of_old(owner, r, place):
+            target = self.local_symbol(r.symbol, copies)
+            return Relocation(r.offset, r.type, target, r.addend)
+        if symbol is None:
+            name = place.section.name if place.section else r.symbol.name
+            self.refuse(
+                name, place.section, f"{owner.name}+{r.offset:#x} refers to data without a name",
+                "give the object a name",
+            )  # fmt: skip
+            return r
+        start = symbol.value if r.symbol.type == STT_SECTION else 0
+        return Relocation(r.offset, r.type, self.external_symbol(symbol), r.addend - start)
+
+    def is_address_of_old(self, owner: Section, r: Relocation, place: Place) -> bool:
+        """Tell whether the address of a replaced function is taken rather than called.
+
+        Such a pointer may be compared, or outlive the update, so it must be the old function's.
+        """
+        s = place.symbol
+        if s is None or not s.is_function or place.offset or s not in self.twins.pre_of:
+            return False
+        if is_special_section(owner) or owner.name == REPLACEMENTS or is_cold_part(s.name):
+            return False
+        return not (owner.is_text and is_branch(owner.data, r.offset))
+
+    def local_symbol(self, s: Symbol, copies: dict[Section, Section]) -> Symbol:
+        if s not in self.new_symbols:
+            assert s.section is not None
+            new = Symbol(
+                "" if s.type == STT_SECTION else s.name, s.value, s.size, STB_LOCAL, s.type,
+                section=copies[s.section],
+            )  # fmt: skip
+            self.new_symbols[s] = new
+        return self.new_symbols[s]
+
+    def external_symbol(self, s: Symbol) -> Symbol:
+        """Return the undefined symbol by which the new code reaches ``s`` in the kernel."""
+        twin = self.twins.pre_of.get(s)
+        name = twin.name if twin is not None else s.name
+        is_local = s.section is not None and s.bind == STB_LOCAL
+        if not is_local and self.kernel.is_exported(name):
+            wanted: str | None = name
+        else:
+            wanted = self.kernel.livepatch_symbol(self.unit, name, is_local=is_local)
+        if wanted is None:
+            self.refuse(
+                name, s.section, "the new code needs it, but the kernel's kallsyms lack it",
+                "do not refer to it from the changed functions",
+            )  # fmt: skip
+            wanted = name
+        for known in self.obj.symbols:
+            if known.name == wanted:
+                return known
+        new = Symbol(wanted, bind=STB_GLOBAL)
+        self.obj.symbols.append(new)
+        return new
+
+    def replace(self, s: Symbol, why: str, copies: dict[Section, Section]) -> Replacement:
+        section = code_section_of(s)
+        self.local_symbol(s, copies)
+        alias = self.aliases()
+        self.obj.symbols.append(
+            Symbol(alias, s.value, s.size, STB_GLOBAL, STT_FUNC, section=copies[section])
+        )
+        name = self.twins.pre_of[s].name
+        return Replacement(
+            name=name, sympos=self.kernel.sympos(self.unit, name), alias=alias, reason=why
+        )

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The special sections: tables whose entries belong to code.
+
+One row a table.  Each entry's first relocation names the code it belongs to, so the entries of a
+function can be found, compared and carried along.  Entry sizes are never written down here: they
+differ between kernels and are read from the kernel's own source (``kbuild.read_entry_sizes``).
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ksplicd.elf import Object, Relocation, Section
+from ksplicd.errors import ElfError
+
+EntrySizes = Mapping[str, int]
+"""Bytes an entry, by section name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialTable:
+    """One kind of table."""
+
+    section: str
+    c_type: str
+    """C expression whose sizeof is the entry's size."""
+    headers: tuple[str, ...] = ()
+    """Kernel headers that declare it."""
+    is_compared: bool = True
+    """Whether a function with other entries is a changed function.  Unwind data is not compared:
+    it follows from the code."""
+    companion: str | None = None
+    """A section with one entry for each of ours, without relocations of its own."""
+
+
+TABLES: Final = (
+    SpecialTable(section="__mcount_loc", c_type="unsigned long"),
+    SpecialTable(
+        section=".altinstructions", c_type="struct alt_instr", headers=("asm/alternative.h",)
+    ),
+    SpecialTable(
+        section="__jump_table", c_type="struct jump_entry", headers=("linux/jump_label.h",)
+    ),
+    SpecialTable(section=".smp_locks", c_type="int"),
+    SpecialTable(section=".return_sites", c_type="int"),
+    SpecialTable(section=".retpoline_sites", c_type="int"),
+    SpecialTable(section=".call_sites", c_type="int"),
+    SpecialTable(
+        section=".static_call_sites",
+        c_type="struct static_call_site",
+        headers=("linux/static_call_types.h",),
+    ),
+    SpecialTable(
+        section=".parainstructions",
+        c_type="struct paravirt_patch_site",
+        headers=("asm/paravirt_types.h",),
+    ),
+    SpecialTable(section="__bug_table", c_type="struct bug_entry", headers=("linux/bug.h",)),
+    SpecialTable(
+        section="__ex_table", c_type="struct exception_table_entry", headers=("asm/extable.h",)
+    ),
+    SpecialTable(
+        section=".orc_unwind_ip", c_type="int", is_compared=False, companion=".orc_unwind"
+    ),
+    SpecialTable(
+        section=".orc_unwind",
+        c_type="struct orc_entry",
+        headers=("asm/orc_types.h",),
+        is_compared=False,
+    ),
+)
+
+TABLE_BY_SECTION: Final = {table.section: table for table in TABLES}
+
+REPLACEMENTS: Final = ".altinstr_replacement"
+"""Code that ``.altinstructions`` may copy over its sites."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry: its bytes and its relocations, whose offsets count from the section's start."""
+
+    table: SpecialTable
+    section: Section
+    index: int
+    size: int
+    relocations: tuple[Relocation, ...]
+
+    @property
+    def data(self) -> bytes:
+        """The entry's bytes."""
+        return self.section.data[self.index * self.size : (self.index + 1) * self.size]
+
+    @property
+    def start(self) -> int:
+        """Offset of the entry in its section."""
+        return self.index * self.size
+
+    @property
+    def owner(self) -> Section | None:
+        """The section of the code that the entry belongs to."""
+        return self.relocations[0].symbol.section if self.relocations else None
+
+
+def is_special_section(section: Section) -> bool:
+    """Tell whether a section is a table about code, such as ``__bug_table``."""
+    return section.name in TABLE_BY_SECTION
+
+
+def read_entries(section: Section, sizes: EntrySizes) -> list[Entry]:
+    """Return the entries of a special section.
+
+    Raises ``ElfError`` when the section's size is no multiple of the entry's.
+    """
+    table = TABLE_BY_SECTION[section.name]
+    size = sizes[section.name]
+    count, rest = divmod(section.size, size)
+    if rest:
+        raise ElfError(
+            f"{section.name}: {section.size} bytes are no multiple of {size} bytes, the size of"
+            f" {table.c_type}; the object comes from another kernel version"
+        )
+    by_entry: dict[int, list[Relocation]] = defaultdict(list)
+    for r in sorted(section.relocations, key=lambda r: r.offset):
+        by_entry[r.offset // size].append(r)
+    return [Entry(table, section, i, size, tuple(by_entry[i])) for i in range(count)]
+
+
+def entries_by_code(obj: Object, sizes: EntrySizes) -> dict[Section, list[Entry]]:
+    """Return the entries of every table that is found by its code, by the code's section."""
+    found: dict[Section, list[Entry]] = defaultdict(list)
+    for section in obj.sections:
+        if not is_special_section(section) or section.name == ".orc_unwind":
+            continue
+        for entry in read_entries(section, sizes):
+            if entry.owner is not None:
+                found[entry.owner].append(entry)
+    return found
+
+
+def replacement_of(entry: Entry) -> tuple[Section, int, int] | None:
+    """Return (section, offset, length) of an alternative's replacement code, None when empty.
+
+    Layout of struct alt_instr (arch/x86/include/asm/alternative.h): two 32-bit offsets, the feature
+    word, then the lengths of the original and of the replacement as the last two bytes.
+    """
+    length = entry.data[-1]
+    for r in entry.relocations:
+        if r.offset == entry.start + 4 and r.symbol.section is not None and length:
+            return r.symbol.section, r.symbol.value + r.addend, length
+    return None
+
+
+def bug_line_offset(size: int) -> int:
+    """Return the offset of ``line`` in a struct bug_entry of ``size`` bytes.
+
+    include/asm-generic/bug.h: relative address, relative file name, line, flags.
+    """
+    return size - 4
+
+
+def masked_data(entry: Entry) -> bytes:
+    """Return the entry's bytes with everything zero that may differ though the code is the same.
+
+    Relocated fields are compared by what they mean, and a BUG's line number moves with the source.
+    """
+    data = bytearray(entry.data)
+    if entry.table.section == "__bug_table":
+        at = bug_line_offset(entry.size)
+        data[at : at + 2] = bytes(2)
+    for r in entry.relocations:
+        at = r.offset - entry.start
+        data[at : at + 4] = bytes(min(4, entry.size - at))
+    return bytes(data)
