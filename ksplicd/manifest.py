@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``manifest.json`` ⇄ ``Manifest``: the schema of a bundle, and nothing about its other files."""
+
+import json
+import re
+from typing import Final
+
+from ksplicd.errors import BadBundleError
+from ksplicd.fields import MANY_LINES, ONE_LINE, Fields
+from ksplicd.model import (
+    MANIFEST_SCHEMA,
+    FileDigest,
+    Kernel,
+    Manifest,
+    PatchedFunction,
+    Target,
+    old_module,
+)
+
+NAME: Final = "manifest.json"
+
+FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,79}")
+"""A file of a bundle: no folder, nothing hidden, nothing a shell or a header line trips over."""
+
+MAX_FILE_SIZE: Final = 256 << 20
+
+_MODULE_NAME_SIZE: Final = 56  # MODULE_NAME_LEN with its NUL, <linux/moduleparam.h>
+
+_KID = re.compile(r"[a-z0-9]{8}")
+_CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
+_RELEASE = re.compile(r"[A-Za-z0-9_.+~-]{1,64}")
+_BUILD_ID = re.compile(r"(?:[0-9a-f]{2}){8,32}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_TARGET = re.compile(r"[A-Za-z0-9_-]{1,55}")
+_SYMBOL = re.compile(r"[A-Za-z0-9_.$]{1,511}")  # KSYM_NAME_LEN is 512
+_UNIT = re.compile(r"[\x21-\x7e]{1,1023}")
+
+
+def write_manifest(manifest: Manifest) -> bytes:
+    """Return the bytes of ``manifest.json``; equal manifests give equal bytes."""
+    value = {
+        "schema": MANIFEST_SCHEMA,
+        "kid": manifest.kid,
+        "description": manifest.description,
+        "kernel": {
+            "release": manifest.kernel.release,
+            "build-id": manifest.kernel.build_id,
+            "version": manifest.kernel.version,
+        },
+        "core-file": manifest.core_file,
+        "targets": [_target_value(target) for target in manifest.targets],
+        "cves": list(manifest.cves),
+        "depends": list(manifest.depends),
+        "replaces": list(manifest.replaces),
+        "tool": manifest.tool,
+        "compiler": manifest.compiler,
+        "files": {
+            name: {"size": digest.size, "sha256": digest.sha256}
+            for name, digest in sorted(manifest.files.items())
+        },
+    }
+    return json.dumps(value, indent=1).encode() + b"\n"
+
+
+def read_manifest(data: bytes) -> Manifest:
+    """Return what ``manifest.json`` says.
+
+    Every field must be there and no other; raises ``BadBundleError`` naming the field.
+    """
+    top = Fields.parse(data, NAME, BadBundleError)
+    schema = top.number("schema", 0, 1 << 31)
+    if schema != MANIFEST_SCHEMA:
+        top.refuse("schema", f"{schema} is not {MANIFEST_SCHEMA}, the one that this version knows")
+    manifest = Manifest(
+        kid=top.text("kid", _KID, "an update id (8 of a-z0-9)"),
+        description=top.text("description", MANY_LINES),
+        kernel=_read_kernel(top.group("kernel")),
+        core_file=top.text("core-file", FILE_NAME, "a file name"),
+        targets=tuple(_read_target(fields) for fields in top.groups("targets")),
+        cves=top.texts("cves", _CVE, "a CVE id"),
+        depends=top.texts("depends", _KID, "an update id"),
+        replaces=top.texts("replaces", _KID, "an update id"),
+        tool=top.text("tool"),
+        compiler=top.text("compiler"),
+        files=_read_files(top.group("files")),
+    )
+    top.close()
+    _check_targets(manifest, top)
+    return manifest
+
+
+def _target_value(target: Target) -> dict[str, object]:
+    return {
+        "name": target.name,
+        "new-file": target.new_file,
+        "old-file": target.old_file,
+        "functions": [
+            {"name": function.name, "sympos": function.sympos, "unit": function.unit}
+            for function in target.functions
+        ],
+    }
+
+
+def _read_kernel(fields: Fields) -> Kernel:
+    kernel = Kernel(
+        release=fields.text("release", _RELEASE, "a kernel release"),
+        build_id=fields.text("build-id", _BUILD_ID, "a build id in lower-case hex"),
+        version=fields.text("version", ONE_LINE),
+    )
+    fields.close()
+    return kernel
+
+
+def _read_target(fields: Fields) -> Target:
+    target = Target(
+        name=fields.text("name", _TARGET, "vmlinux or a module's name"),
+        new_file=fields.text("new-file", FILE_NAME, "a file name"),
+        old_file=fields.text("old-file", FILE_NAME, "a file name"),
+        functions=tuple(_read_function(entry) for entry in fields.groups("functions")),
+    )
+    fields.close()
+    return target
+
+
+def _read_function(fields: Fields) -> PatchedFunction:
+    function = PatchedFunction(
+        name=fields.text("name", _SYMBOL, "a symbol"),
+        sympos=fields.number("sympos", 0, 1 << 20),
+        unit=fields.text("unit", _UNIT, "a source file"),
+    )
+    fields.close()
+    return function
+
+
+def _read_files(fields: Fields) -> dict[str, FileDigest]:
+    found = {}
+    for name in fields.names():
+        if not FILE_NAME.fullmatch(name) or name == NAME:
+            fields.refuse(ascii(name), "is not the name of a file to list")
+        entry = fields.group(name)
+        found[name] = FileDigest(
+            size=entry.number("size", 0, MAX_FILE_SIZE),
+            sha256=entry.text("sha256", _SHA256, "a SHA-256 in lower-case hex"),
+        )
+        entry.close()
+    return found
+
+
+def _check_targets(manifest: Manifest, top: Fields) -> None:
+    """Refuse targets that no set of modules could serve."""
+    if not manifest.targets:
+        top.refuse("targets", "empty: an update patches something")
+    if manifest.kid in manifest.depends + manifest.replaces:
+        top.refuse("depends", "the update names itself")
+    first = manifest.targets[0]
+    seen: set[str] = set()
+    for i, target in enumerate(manifest.targets):
+        module = old_module(manifest.kid, target.name)
+        if module in seen:
+            top.refuse(f"targets[{i}].name", f"{target.name} is there twice")
+        if len(module) >= _MODULE_NAME_SIZE:
+            top.refuse(f"targets[{i}].name", f"too long: {module} is no name for a module")
+        if target.new_file != first.new_file:
+            top.refuse(f"targets[{i}].new-file", f"not {first.new_file}: one new code serves all")
+        seen.add(module)
