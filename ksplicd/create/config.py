@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``--config DIR``: what is known about the kernel that an update is for.
+
+``System.map``, ``.config`` and ``build`` (the headers' folder, or a link to it) are needed;
+``vmlinuz`` lets the objects be checked against the stock image, ``flags`` holds further arguments
+for make, one a line.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ksplicd.errors import ConfigDirError
+
+_COMPILER_TEXT: Final = re.compile(r'^CONFIG_CC_VERSION_TEXT="(.*)"$', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigDir:
+    """A configuration directory that has been checked."""
+
+    path: Path
+    text: str
+    """``.config``."""
+    release: str
+    """``uname -r`` of the kernel."""
+    compiler: str
+    """The program, such as ``gcc-12``."""
+    compiler_text: str
+    """First line of its ``--version`` when the kernel was built."""
+    flags: tuple[str, ...]
+
+    @property
+    def system_map(self) -> Path:
+        """The kernel's symbols at their link-time addresses, in the form of nm(1)."""
+        return self.path / "System.map"
+
+    @property
+    def build(self) -> Path:
+        """The folder against which modules are built."""
+        return self.path / "build"
+
+    @property
+    def vmlinuz(self) -> Path | None:
+        """The stock image, None when it was not given."""
+        path = self.path / "vmlinuz"
+        return path if path.exists() else None
+
+
+def read_config_dir(path: Path) -> ConfigDir:
+    """Check a configuration directory and return it.
+
+    Raises ``ConfigDirError`` naming the part that is missing or does not belong to the others.
+    """
+    for name, what in (
+        ("System.map", "the kernel's symbol table"),
+        (".config", "the kernel's configuration"),
+        ("build", "a link to the kernel's headers"),
+    ):
+        if not (path / name).exists():
+            raise ConfigDirError(
+                f"{path}/{name}: missing; it must be {what}. `ksplice fetch-config RELEASE DIR`"
+                " fills such a directory"
+            )
+    text = (path / ".config").read_text()
+    release_file = path / "build/include/config/kernel.release"
+    if not release_file.exists():
+        raise ConfigDirError(
+            f"{release_file}: missing; {path}/build must be the headers' folder, such as"
+            " /usr/src/linux-headers-6.1.0-50-cloud-amd64"
+        )
+    headers_config = path / "build/.config"
+    if headers_config.exists() and headers_config.read_text() != text:
+        raise ConfigDirError(
+            f"{path}/.config differs from {headers_config}; take both from the same kernel"
+            " (Debian's /boot/config-* lacks lines that the headers' .config has)"
+        )
+    m = _COMPILER_TEXT.search(text)
+    if m is None:
+        raise ConfigDirError(f"{path}/.config: no CONFIG_CC_VERSION_TEXT in it")
+    flags = path / "flags"
+    return ConfigDir(
+        path=path,
+        text=text,
+        release=release_file.read_text().strip(),
+        compiler=m[1].split()[0],
+        compiler_text=m[1],
+        flags=tuple(flags.read_text().split()) if flags.exists() else (),
+    )
