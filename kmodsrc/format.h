@@ -3,8 +3,9 @@
  * The tables of the old code: what ksplicd/create/old_code.py writes and
  * match.c reads.
  *
- * One blob per target, little endian, read-only.  Every offset counts from
- * the first byte of the blob.  The kernel part trusts nothing in it: each
+ * One blob per target, little endian, read-only, 8-byte aligned.  Every offset
+ * counts from the first byte of the blob, whose last byte is 0.  Names are
+ * printable ASCII without blanks.  The kernel part trusts nothing in it: each
  * offset, count and index is checked against the blob's size before use.
  *
  * Changing anything here changes KSPLICE_OLD_VERSION and a bundle's
@@ -35,8 +36,8 @@ struct ksplice_table {
  * @size:	size of the whole blob in bytes
  * @target:	offset of the target's name, "vmlinux" or a module
  * @nr_slots:	number of learned bases (KSPLICE_REF_SLOT)
- * @nr_names:	reserved, 0
- * @syms:	struct ksplice_sym[], sorted by name (strcmp), then pos
+ * @reserved:	0
+ * @syms:	struct ksplice_sym[], ascending by name (strcmp), then pos
  * @funcs:	struct ksplice_func[]
  * @relocs:	struct ksplice_reloc[]
  * @sites:	struct ksplice_site[]
@@ -47,14 +48,15 @@ struct ksplice_old_header {
 	__u32 size;
 	__u32 target;
 	__u32 nr_slots;
-	__u32 nr_names;
+	__u32 reserved;
 	struct ksplice_table syms;
 	struct ksplice_table funcs;
 	struct ksplice_table relocs;
 	struct ksplice_table sites;
 };
 
-#define KSPLICE_SYM_IN_TARGET	(1U << 31)
+#define KSPLICE_SYM_IN_TARGET	0x80000000U
+#define KSPLICE_NO_SYM		(~0U)
 
 /**
  * struct ksplice_sym - a symbol of the running kernel
@@ -74,7 +76,7 @@ struct ksplice_sym {
  * @sym:	index into syms: where it runs
  * @bytes:	offset of its code as the compiler wrote it
  * @size:	its size in bytes
- * @reloc:	index of its first relocation, ascending by offset
+ * @reloc:	index of its first relocation, ascending by offset, no overlap
  * @nr_relocs:	number of relocations
  * @site:	index of its first patch site, ascending by (offset, kind)
  * @nr_sites:	number of patch sites
@@ -139,7 +141,7 @@ struct ksplice_reloc {
  * @KSPLICE_SITE_LOCK:		.smp_locks
  * @KSPLICE_SITE_RETURN:	.return_sites
  * @KSPLICE_SITE_RETPOLINE:	.retpoline_sites
- * @KSPLICE_SITE_STATIC_CALL:	.static_call_sites
+ * @KSPLICE_SITE_STATIC_CALL:	.static_call_sites; the key is syms[sym] + add
  * @KSPLICE_SITE_PARAVIRT:	.parainstructions
  */
 enum ksplice_site_kind {
@@ -163,9 +165,11 @@ enum ksplice_site_kind {
  * @alt:	ALT: offset of the replacement's bytes
  * @reloc:	ALT: index of its first relocation (offsets count from the
  *		replacement's first byte)
- * @sym:	JUMP_LABEL: index into syms
- * @feature:	ALT: the entry's CPU feature word with its flags
- * @add:	JUMP_LABEL: added to the symbol
+ * @sym:	JUMP_LABEL, STATIC_CALL: index into syms, or KSPLICE_NO_SYM for a
+ *		static call whose key has no symbol
+ * @feature:	ALT: the entry's CPU feature word with its flags (not read yet:
+ *		every replacement is legal on every CPU)
+ * @add:	JUMP_LABEL, STATIC_CALL: added to the symbol
  */
 struct ksplice_site {
 	__u32 off;

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Everything that differs between kernel versions, each with its commit.
+ *
+ * Features are probed where C can see them (the types of declarations, macros
+ * of headers); no other file knows a version.
+ */
+#ifndef KSPLICE_COMPAT_H
+#define KSPLICE_COMPAT_H
+
+#include <linux/kallsyms.h>
+#include <linux/module.h>
+#include <asm/nops.h>
+
+/*
+ * Reach an unexported symbol of vmlinux: the name makes the reference a
+ * livepatch relocation once the bundle's builder has marked it.  Since 6.1
+ * walks all of kallsyms for each relocation entry, every such symbol has one
+ * reference only.
+ */
+#define KSPLICE_VMLINUX_SYMBOL(name)	asm("\".klp.sym.vmlinux." #name ",0\"")
+
+typedef int ksplice_visit_fn(void *data, const char *name, unsigned long addr);
+typedef int ksplice_visit_mod_fn(void *data, const char *name, struct module *mod,
+				 unsigned long addr);
+
+/*
+ * 3703bd54cd37 ("kallsyms: Delete an unused parameter related to
+ * {module_}kallsyms_on_each_symbol()"), 6.4: the callback loses @mod.
+ */
+#define KSPLICE_VISIT_HAS_MOD							\
+	__builtin_types_compatible_p(typeof(kallsyms_on_each_symbol),		\
+				     int(ksplice_visit_mod_fn *, void *))
+
+/*
+ * 07cc2c931e8e ("livepatch: Improve the search performance of
+ * module_kallsyms_on_each_symbol()"), 6.3: walks one module by name.
+ */
+#define KSPLICE_WALK_IS_BY_NAME							\
+	(!__builtin_types_compatible_p(typeof(module_kallsyms_on_each_symbol),	\
+				       int(ksplice_visit_mod_fn *, void *)))
+
+typedef int ksplice_walk_fn(void *visit, void *data);
+typedef int ksplice_walk_by_name_fn(const char *modname, void *visit, void *data);
+
+/*
+ * x86_nops[] as one row of bytes: nops of 1, 2, 3 ... bytes.
+ * df25edbac3df ("x86/alternatives: Add longer 64-bit NOPs"), 6.4: up to 11.
+ */
+#if ASM_NOP_MAX > 8
+#define KSPLICE_ALL_NOPS								\
+	{ BYTES_NOP1, BYTES_NOP2, BYTES_NOP3, BYTES_NOP4, BYTES_NOP5, BYTES_NOP6,	\
+	  BYTES_NOP7, BYTES_NOP8, BYTES_NOP9, BYTES_NOP10, BYTES_NOP11 }
+#else
+#define KSPLICE_ALL_NOPS								\
+	{ BYTES_NOP1, BYTES_NOP2, BYTES_NOP3, BYTES_NOP4, BYTES_NOP5, BYTES_NOP6,	\
+	  BYTES_NOP7, BYTES_NOP8 }
+#endif
+
+#endif /* KSPLICE_COMPAT_H */

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the three modules of one update say to each other.
+ *
+ * KSPLICE_KID comes from the command line.  Exported names carry it, because
+ * the cores of several updates are loaded together.
+ */
+#ifndef KSPLICE_H
+#define KSPLICE_H
+
+#include <linux/stringify.h>
+#include <linux/types.h>
+
+#define KSPLICE_PASTE_(kid, name)	ksplice_##kid##_##name
+#define KSPLICE_PASTE(kid, name)	KSPLICE_PASTE_(kid, name)
+
+#define ksplice_match		KSPLICE_PASTE(KSPLICE_KID, match)
+#define ksplice_is_matched	KSPLICE_PASTE(KSPLICE_KID, is_matched)
+#define ksplice_set_stage	KSPLICE_PASTE(KSPLICE_KID, set_stage)
+#define ksplice_abort		KSPLICE_PASTE(KSPLICE_KID, abort)
+
+/**
+ * enum ksplice_stage - where the update is; the names are those in sysfs
+ * @KSPLICE_PREPARING:	not in effect yet
+ * @KSPLICE_APPLIED:	every task runs the new code
+ * @KSPLICE_REVERSED:	every task is back on the old code
+ */
+enum ksplice_stage {
+	KSPLICE_PREPARING,
+	KSPLICE_APPLIED,
+	KSPLICE_REVERSED,
+};
+
+/**
+ * enum ksplice_cause - why the update was refused; Ksplice's own words
+ * @KSPLICE_OK:			it was not
+ * @KSPLICE_NO_MATCH:		the running code is not the old code
+ * @KSPLICE_FAILED_TO_FIND:	a symbol is missing
+ * @KSPLICE_BAD_SYSTEM_MAP:	a symbol is there, but not as often as expected
+ * @KSPLICE_TARGET_NOT_LOADED:	the module to be patched is not loaded
+ * @KSPLICE_OUT_OF_MEMORY:	no memory for the tables
+ * @KSPLICE_CALL_FAILED:	livepatch or a hook returned an error
+ * @KSPLICE_UNEXPECTED:		anything else, such as damaged tables
+ */
+enum ksplice_cause {
+	KSPLICE_OK,
+	KSPLICE_NO_MATCH,
+	KSPLICE_FAILED_TO_FIND,
+	KSPLICE_BAD_SYSTEM_MAP,
+	KSPLICE_TARGET_NOT_LOADED,
+	KSPLICE_OUT_OF_MEMORY,
+	KSPLICE_CALL_FAILED,
+	KSPLICE_UNEXPECTED,
+};
+
+/**
+ * struct ksplice_old - the old code of one target, as its module holds it
+ * @blob:	the tables, see format.h
+ * @size:	their size in bytes
+ * @walk_modules: module_kallsyms_on_each_symbol, or NULL for vmlinux
+ */
+struct ksplice_old {
+	const void *blob;
+	size_t size;
+	void *walk_modules;
+};
+
+int ksplice_match(const struct ksplice_old *old);
+bool ksplice_is_matched(const char *target);
+void ksplice_set_stage(enum ksplice_stage stage);
+void ksplice_abort(enum ksplice_cause cause);
+
+#endif /* KSPLICE_H */

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Run-pre matching: proves that the running kernel is the one that the update
+ * was built from.
+ *
+ *	tables checked -> symbols found -> every function compared
+ *
+ * Reads the kernel, writes nothing but its own memory.  No locks: the run
+ * belongs to the caller, who holds the core's lock so that runs do not mix.
+ */
+#include <linux/delay.h>
+#include <linux/kernel.h>
+#include <linux/mm.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include "match.h"
+
+/*
+ * A site may be looked at while static keys, static calls or ftrace rewrite
+ * it (text_poke_bp() first writes an int3): look again before complaining.
+ */
+#define TRIES		5
+#define TRY_DELAY_US	2000
+
+static int compare_patiently(struct ksplice_matching *m, const struct ksplice_func *f)
+{
+	int try, err = 0;
+
+	for (try = 0; try < TRIES; try++) {
+		if (try)
+			usleep_range(TRY_DELAY_US, 2 * TRY_DELAY_US);
+		err = ksplice_compare(m, f);
+		if (!err) {
+			m->report = (struct ksplice_report) { .cause = KSPLICE_OK };
+			break;
+		}
+	}
+	return err;
+}
+
+static u32 largest_function(const struct ksplice_matching *m)
+{
+	u32 i, size = 0;
+
+	for (i = 0; i < m->head->funcs.nr; i++)
+		size = max(size, m->funcs[i].size);
+	return size;
+}
+
+static bool get_memory(struct ksplice_matching *m)
+{
+	u32 largest = largest_function(m);
+
+	m->addr = kvcalloc(m->head->syms.nr, sizeof(*m->addr), GFP_KERNEL);
+	m->seen = kvcalloc(m->head->syms.nr, sizeof(*m->seen), GFP_KERNEL);
+	m->slots = kvcalloc(m->head->nr_slots, sizeof(*m->slots), GFP_KERNEL);
+	m->run = kvmalloc(largest, GFP_KERNEL);
+	m->cover = kvmalloc(largest, GFP_KERNEL);
+	return m->addr && m->seen && m->slots && m->run && m->cover;
+}
+
+static void put_memory(struct ksplice_matching *m)
+{
+	kvfree(m->addr);
+	kvfree(m->seen);
+	kvfree(m->slots);
+	kvfree(m->run);
+	kvfree(m->cover);
+}
+
+/**
+ * ksplice_run_match - match the old code of one target
+ * @old: the old code
+ * @m: zeroed; filled in.  After a failure @m->report says why; its strings,
+ *     like @m->target, point into the blob.
+ *
+ * Context: process context, sleeps.
+ * Return: 0 or a negative error.
+ */
+int ksplice_run_match(const struct ksplice_old *old, struct ksplice_matching *m)
+{
+	int err;
+	u32 i;
+
+	m->blob = old->blob;
+	m->size = old->size;
+	m->walk_modules = old->walk_modules;
+
+	err = ksplice_check_tables(m);
+	if (err)
+		return err;
+
+	if (get_memory(m)) {
+		err = ksplice_resolve(m);
+		for (i = 0; !err && i < m->head->funcs.nr; i++) {
+			err = compare_patiently(m, &m->funcs[i]);
+			cond_resched();
+		}
+	} else {
+		m->report.cause = KSPLICE_OUT_OF_MEMORY;
+		err = -ENOMEM;
+	}
+	put_memory(m);
+	return err;
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Old code of one target: read-only tables and no code of their own.
+ *
+ * KSPLICE_BLOB, from the command line, is the file that old_code.py wrote.
+ * Loading this module is the match: it fails when the running code differs.
+ * No locks: everything here is constant.
+ */
+#include <linux/module.h>
+#include "compat.h"
+#include "ksplice.h"
+
+extern const char ksplice_blob[], ksplice_blob_end[];
+
+asm(".pushsection .rodata.ksplice_blob, \"a\"\n"
+	".balign 8\n"
+	"ksplice_blob:\n"
+	".incbin " __stringify(KSPLICE_BLOB) "\n"
+	"ksplice_blob_end:\n"
+	".popsection\n");
+
+#ifdef KSPLICE_TARGET_IS_MODULE
+extern typeof(module_kallsyms_on_each_symbol)
+	ksplice_walk_modules KSPLICE_VMLINUX_SYMBOL(module_kallsyms_on_each_symbol);
+static void *const walk_modules = ksplice_walk_modules;
+#else
+static void *const walk_modules;
+#endif
+
+static int __init old_init(void)
+{
+	const struct ksplice_old old = {
+		.blob = ksplice_blob,
+		.size = ksplice_blob_end - ksplice_blob,
+		.walk_modules = walk_modules,
+	};
+
+	return ksplice_match(&old);
+}
+
+static void __exit old_exit(void)
+{
+}
+
+module_init(old_init);
+module_exit(old_exit);
+MODULE_DESCRIPTION("Ksplice update " __stringify(KSPLICE_KID) ": old code");
+MODULE_LICENSE("GPL");
+#ifdef KSPLICE_TARGET_IS_MODULE
+MODULE_INFO(livepatch, "Y");
+#endif

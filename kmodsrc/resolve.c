@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Finds every symbol that matching needs in one pass over kallsyms.
+ *
+ * No locks of our own: kallsyms of vmlinux never changes, and that of modules
+ * is walked under the kernel's module_mutex.
+ */
+#include <linux/kernel.h>
+#include <linux/module.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+#include "compat.h"
+#include "match.h"
+
+extern typeof(kallsyms_on_each_symbol)
+	walk_vmlinux KSPLICE_VMLINUX_SYMBOL(kallsyms_on_each_symbol);
+
+/* Ascending, in the order of enum ksplice_own_sym. */
+static const char *const own_names[KSPLICE_NR_OWN_SYMS] = {
+	[KSPLICE_STATIC_CALL_RETURN] = "__static_call_return",
+	[KSPLICE_INDIRECT_THUNKS] = "__x86_indirect_thunk_array",
+	[KSPLICE_ETEXT] = "_etext",
+	[KSPLICE_STEXT] = "_stext",
+	[KSPLICE_RETURN_THUNK] = "x86_return_thunk",
+};
+
+static void note_own(struct ksplice_matching *m, const char *name, u64 addr)
+{
+	u32 i;
+
+	if (*name != '_' && *name != 'x')
+		return;
+	for (i = 0; i < KSPLICE_NR_OWN_SYMS; i++)
+		if (!strcmp(own_names[i], name))
+			m->own[i] = addr;
+}
+
+static void note_symbol(struct ksplice_matching *m, const char *name, u64 addr, u32 in_target)
+{
+	u32 low = 0, high = m->head->syms.nr;
+
+	while (low < high) {
+		u32 middle = low + (high - low) / 2;
+
+		if (strcmp(ksplice_name(m, m->syms[middle].name), name) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	for (; low < m->head->syms.nr && !strcmp(ksplice_name(m, m->syms[low].name), name); low++) {
+		u32 pos = m->syms[low].pos;
+
+		if ((pos & KSPLICE_SYM_IN_TARGET) != in_target)
+			continue;
+		pos &= ~KSPLICE_SYM_IN_TARGET;
+		m->seen[low]++;
+		if (m->seen[low] == max(pos, 1U))
+			m->addr[low] = addr;
+	}
+}
+
+static int __maybe_unused visit_vmlinux(void *data, const char *name, unsigned long addr)
+{
+	note_own(data, name, addr);
+	note_symbol(data, name, addr, 0);
+	return 0;
+}
+
+static int __maybe_unused visit_vmlinux_mod(void *data, const char *name, struct module *mod,
+					    unsigned long addr)
+{
+	return visit_vmlinux(data, name, addr);
+}
+
+static int __maybe_unused visit_target(void *data, const char *name, unsigned long addr)
+{
+	note_symbol(data, name, addr, KSPLICE_SYM_IN_TARGET);
+	return 0;
+}
+
+static int __maybe_unused visit_target_mod(void *data, const char *name, struct module *mod,
+					   unsigned long addr)
+{
+	struct ksplice_matching *m = data;
+
+	if (!mod || strcmp(mod->name, m->target))
+		return 0;
+	return visit_target(data, name, addr);
+}
+
+static int walk_target(struct ksplice_matching *m)
+{
+	void *visit = KSPLICE_VISIT_HAS_MOD ? (void *)visit_target_mod : (void *)visit_target;
+
+	if (KSPLICE_WALK_IS_BY_NAME)
+		return ((ksplice_walk_by_name_fn *)m->walk_modules)(m->target, visit, m);
+	return ((ksplice_walk_fn *)m->walk_modules)(visit, m);
+}
+
+/* Complain about the first symbol that is not where it should be. */
+static int check_found(struct ksplice_matching *m)
+{
+	bool is_target_there = !m->walk_modules;
+	u32 i;
+
+	for (i = 0; i < m->head->syms.nr; i++)
+		if (m->seen[i] && m->syms[i].pos & KSPLICE_SYM_IN_TARGET)
+			is_target_there = true;
+	if (!is_target_there) {
+		m->report.cause = KSPLICE_TARGET_NOT_LOADED;
+		return -ENOENT;
+	}
+
+	for (i = 0; i < m->head->syms.nr; i++) {
+		u32 pos = m->syms[i].pos & ~KSPLICE_SYM_IN_TARGET;
+
+		if (pos ? m->seen[i] >= pos : m->seen[i] == 1)
+			continue;
+		m->report.symbol = ksplice_name(m, m->syms[i].name);
+		m->report.kind = m->seen[i] > pos ? "ambiguous" : "missing";
+		m->report.cause = m->seen[i] ? KSPLICE_BAD_SYSTEM_MAP : KSPLICE_FAILED_TO_FIND;
+		return -ENOENT;
+	}
+	return 0;
+}
+
+/**
+ * ksplice_resolve - find the address of every symbol of the tables
+ * @m: a run with checked tables and zeroed @addr and @seen
+ *
+ * Return: 0, or a negative error with the report filled in.
+ */
+int ksplice_resolve(struct ksplice_matching *m)
+{
+	int err;
+
+	err = walk_vmlinux(__builtin_choose_expr(KSPLICE_VISIT_HAS_MOD, visit_vmlinux_mod,
+						 visit_vmlinux), m);
+	if (!err && m->walk_modules)
+		err = walk_target(m);
+	if (err) {
+		m->report.cause = KSPLICE_UNEXPECTED;
+		return err;
+	}
+
+	/* Where apply_returns() let returns jump to: a variable of arch/x86/kernel/cpu/bugs.c. */
+	if (m->own[KSPLICE_RETURN_THUNK] &&
+	    copy_from_kernel_nofault(&m->return_thunk, (void *)m->own[KSPLICE_RETURN_THUNK],
+				     sizeof(m->return_thunk)))
+		m->return_thunk = 0;
+	return check_found(m);
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The legal run-time forms of patch sites.
+ *
+ * One function per kind, each after the kernel function that rewrites the site.
+ * A check looks only at the running bytes, the old code and the tables.  No
+ * locks: a site that is being rewritten looks illegal and is looked at again
+ * by the caller.
+ */
+#include <linux/kernel.h>
+#include <linux/static_call.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+#include <asm/nops.h>
+#include <asm/nospec-branch.h>
+#include <asm/text-patching.h>
+#include <asm/unaligned.h>
+#include "compat.h"
+#include "match.h"
+
+#define LOCK_PREFIX_BYTE	0xf0
+#define DS_PREFIX_BYTE		0x3e
+#define CS_PREFIX_BYTE		0x2e
+#define REX_B_BYTE		0x41
+#define TWO_BYTE_ESCAPE		0x0f
+#define JCC8_OPCODE		0x70
+#define ILLEGAL			(-1)
+
+static const u8 nops[] = KSPLICE_ALL_NOPS;
+
+/* Length of the kernel's nop that begins here, 0: none. */
+static u32 nop_length(const u8 *bytes, u32 room)
+{
+	const u8 *nop = nops;
+	u32 len;
+
+	for (len = 1; len <= min_t(u32, ASM_NOP_MAX, room); nop += len++)
+		if (!memcmp(bytes, nop, len))
+			return len;
+	return 0;
+}
+
+/* Are these bytes nothing but the kernel's nops?  True for none at all. */
+bool ksplice_is_nops(const u8 *bytes, u32 len)
+{
+	while (len) {
+		u32 n = nop_length(bytes, len);
+
+		if (!n)
+			return false;
+		bytes += n;
+		len -= n;
+	}
+	return true;
+}
+
+/* Where a running branch goes whose 32-bit displacement ends at @end. */
+static u64 branch_target(const struct ksplice_place *p, u32 end)
+{
+	return p->addr + end + (s64)(s32)get_unaligned_le32(p->run + end - sizeof(s32));
+}
+
+static u64 short_branch_target(const struct ksplice_place *p)
+{
+	return p->addr + JMP8_INSN_SIZE + (s64)(s8)p->run[1];
+}
+
+static bool is_jcc32(const u8 *insn)
+{
+	return insn[0] == TWO_BYTE_ESCAPE && (insn[1] & 0xf0) == 0x80;
+}
+
+static bool is_single_nop(const u8 *bytes, u32 len)
+{
+	return nop_length(bytes, len) == len;
+}
+
+static u64 symbol_value(const struct ksplice_place *p)
+{
+	return p->m->addr[p->site->sym] + p->site->add;
+}
+
+/* ftrace: a nop, or a call when a tracer, kprobe or live patch sits here. */
+static int check_fentry(const struct ksplice_place *p)
+{
+	if (is_single_nop(p->run, p->site->len) || p->run[0] == CALL_INSN_OPCODE)
+		return p->site->len;
+	return ILLEGAL;
+}
+
+/* __jump_label_patch() */
+static int check_jump_label(const struct ksplice_place *p)
+{
+	u32 len = p->site->len;
+
+	if (is_single_nop(p->run, len))
+		return len;
+	if (len == JMP8_INSN_SIZE && p->run[0] == JMP8_INSN_OPCODE &&
+	    short_branch_target(p) == symbol_value(p))
+		return len;
+	if (len == JMP32_INSN_SIZE && p->run[0] == JMP32_INSN_OPCODE &&
+	    branch_target(p, len) == symbol_value(p))
+		return len;
+	return ILLEGAL;
+}
+
+/* alternatives_smp_unlock() */
+static int check_lock(const struct ksplice_place *p)
+{
+	return p->run[0] == LOCK_PREFIX_BYTE || p->run[0] == DS_PREFIX_BYTE ? 1 : ILLEGAL;
+}
+
+static bool is_return(const struct ksplice_place *p)
+{
+	static const u8 ret[] = { RET_INSN_OPCODE, INT3_INSN_OPCODE, INT3_INSN_OPCODE,
+				  INT3_INSN_OPCODE, INT3_INSN_OPCODE };
+
+	return !memcmp(p->run, ret, sizeof(ret)) ||
+	       (p->run[0] == JMP32_INSN_OPCODE && p->m->return_thunk &&
+		branch_target(p, JMP32_INSN_SIZE) == p->m->return_thunk);
+}
+
+/* patch_return() */
+static int check_return(const struct ksplice_place *p)
+{
+	return is_return(p) || ksplice_is_as_compiled(p) ? p->site->len : ILLEGAL;
+}
+
+/* "[REX.B] call/jmp *%reg", as emit_indirect() writes it; returns its length. */
+static u32 put_indirect(u8 *bytes, bool is_call, u32 reg)
+{
+	u32 n = 0;
+
+	if (reg >= 8)
+		bytes[n++] = REX_B_BYTE;
+	bytes[n++] = 0xff;
+	bytes[n++] = (is_call ? 0xd0 : 0xe0) + (reg & 7);
+	return n;
+}
+
+/* its_init_thunk() and ITS_THUNK: "jmp *%reg; int3" */
+static bool is_its_thunk(u64 addr, u32 reg)
+{
+	u8 want[4], have[4];
+	u32 n = put_indirect(want, false, reg);
+
+	want[n++] = INT3_INSN_OPCODE;
+	return !copy_from_kernel_nofault(have, (void *)addr, n) && !memcmp(want, have, n);
+}
+
+/* patch_retpoline() */
+static int check_retpoline(const struct ksplice_place *p)
+{
+	u64 thunk = ksplice_compiled_target(p), thunks = p->m->own[KSPLICE_INDIRECT_THUNKS];
+	bool is_jcc = is_jcc32(p->pre), is_call;
+	u32 len = p->site->len, reg, lfence;
+
+	if (ksplice_is_as_compiled(p))
+		return len;
+	if (!thunks || thunk < thunks || (thunk - thunks) / RETPOLINE_THUNK_SIZE > 15)
+		return ILLEGAL;
+	reg = (thunk - thunks) / RETPOLINE_THUNK_SIZE;
+	is_call = p->pre[p->pre[0] == CS_PREFIX_BYTE] == CALL_INSN_OPCODE;
+
+	/* The same branch through a thunk that is safe from ITS. */
+	if (!memcmp(p->run, p->pre, len - sizeof(s32)) && is_its_thunk(branch_target(p, len), reg))
+		return len;
+
+	for (lfence = 0; lfence < 2; lfence++) {
+		u8 form[16];
+		u32 n = 0;
+
+		if (is_jcc) {
+			form[n++] = JCC8_OPCODE + ((p->pre[1] & 0xf) ^ 1);
+			form[n++] = len - JMP8_INSN_SIZE;
+		}
+		if (lfence) {
+			form[n++] = 0x0f;
+			form[n++] = 0xae;
+			form[n++] = 0xe8;
+		}
+		n += put_indirect(form + n, is_call, reg);
+		if (!is_call && n < len)
+			form[n++] = INT3_INSN_OPCODE;
+		if (n <= len && !memcmp(p->run, form, n))
+			return n;
+	}
+	return ILLEGAL;
+}
+
+/* Does the key's function pointer allow a branch to @target?  0: to nothing. */
+static bool is_static_callee(const struct ksplice_place *p, u64 target)
+{
+	u64 func;
+
+	if (p->site->sym == KSPLICE_NO_SYM)
+		return !target || (target >= p->m->own[KSPLICE_STEXT] &&
+				   target < p->m->own[KSPLICE_ETEXT]);
+	/* struct static_call_key begins with its function */
+	return !copy_from_kernel_nofault(&func, (void *)symbol_value(p), sizeof(func)) &&
+	       func == target;
+}
+
+/* __static_call_transform() */
+static int check_static_call(const struct ksplice_place *p)
+{
+	static const u8 xor5rax[] = { 0x2e, 0x2e, 0x2e, 0x31, 0xc0 };
+	u32 len = p->site->len;
+
+	if (ksplice_is_as_compiled(p))
+		return len;
+
+	if (is_jcc32(p->pre)) {
+		if (len != 6 || memcmp(p->run, p->pre, 2))
+			return ILLEGAL;
+		if (is_static_callee(p, branch_target(p, len)))
+			return len;
+		if (is_static_callee(p, 0) &&
+		    (branch_target(p, len) == p->m->return_thunk ||
+		     branch_target(p, len) == p->m->own[KSPLICE_STATIC_CALL_RETURN]))
+			return len;
+		return ILLEGAL;
+	}
+
+	if (p->run[0] == p->pre[0] && is_static_callee(p, branch_target(p, CALL_INSN_SIZE)))
+		return CALL_INSN_SIZE;
+	if (p->pre[0] == JMP32_INSN_OPCODE)
+		return is_return(p) && is_static_callee(p, 0) ? JMP32_INSN_SIZE : ILLEGAL;
+	if (is_single_nop(p->run, CALL_INSN_SIZE) && is_static_callee(p, 0))
+		return CALL_INSN_SIZE;
+	if (!memcmp(p->run, xor5rax, sizeof(xor5rax)) &&
+	    (p->site->sym == KSPLICE_NO_SYM ||
+	     is_static_callee(p, (unsigned long)&__static_call_return0)))
+		return CALL_INSN_SIZE;
+	return ILLEGAL;
+}
+
+/* apply_paravirt(): a direct call and nops, or nothing but nops. */
+static int check_paravirt(const struct ksplice_place *p)
+{
+	u64 target = branch_target(p, CALL_INSN_SIZE);
+
+	if (ksplice_is_nops(p->run, p->site->len))
+		return p->site->len;
+	if (p->run[0] == CALL_INSN_OPCODE && target >= p->m->own[KSPLICE_STEXT] &&
+	    target < p->m->own[KSPLICE_ETEXT])
+		return CALL_INSN_SIZE;
+	return ILLEGAL;
+}
+
+/* recompute_jump() shortens a replacement that is one "jmp rel32", if it can. */
+static bool is_shortened_jump(const struct ksplice_place *p)
+{
+	const struct ksplice_reloc *r = p->m->relocs + p->site->reloc;
+	const u8 *replacement = p->m->blob + p->site->alt;
+
+	return p->site->alt_len == JMP32_INSN_SIZE && replacement[0] == JMP32_INSN_OPCODE &&
+	       p->site->nr_relocs == 1 && r->off == 1 && r->kind == KSPLICE_REF_SYM &&
+	       p->run[0] == JMP8_INSN_OPCODE &&
+	       short_branch_target(p) == p->m->addr[r->ref] + r->add + sizeof(s32) &&
+	       ksplice_is_nops(p->run + JMP8_INSN_SIZE, p->site->len - JMP8_INSN_SIZE);
+}
+
+/**
+ * ksplice_is_replaced - does an alternative run with its replacement?
+ * @p: a site of kind KSPLICE_SITE_ALT
+ *
+ * apply_alternatives() copies the replacement, makes its branch relative to
+ * the new place and fills up with nops.
+ */
+bool ksplice_is_replaced(const struct ksplice_place *p)
+{
+	const struct ksplice_reloc *r = p->m->relocs + p->site->reloc;
+	const u8 *replacement = p->m->blob + p->site->alt;
+	u32 i, done = 0, nr = p->site->nr_relocs, len = p->site->alt_len;
+
+	if (is_shortened_jump(p))
+		return true;
+
+	/* Plain bytes first: a slot must not learn from another alternative. */
+	for (i = 0; i <= nr; i++) {
+		u32 end = i < nr ? r[i].off : len;
+
+		if (memcmp(p->run + done, replacement + done, end - done))
+			return false;
+		if (i < nr)
+			done = end + ksplice_reloc_width(r[i].type);
+	}
+	if (!ksplice_is_nops(p->run + len, p->site->len - len))
+		return false;
+	for (i = 0; i < nr; i++)
+		if (!ksplice_is_reloc_ok(p->m, &r[i], p->run + r[i].off, p->addr + r[i].off))
+			return false;
+	return true;
+}
+
+static const struct {
+	const char *name;
+	int (*check)(const struct ksplice_place *p);
+} kinds[] = {
+	[KSPLICE_SITE_FENTRY] = { "fentry", check_fentry },
+	[KSPLICE_SITE_ALT] = { "alternative", NULL },
+	[KSPLICE_SITE_JUMP_LABEL] = { "jump_label", check_jump_label },
+	[KSPLICE_SITE_LOCK] = { "lock", check_lock },
+	[KSPLICE_SITE_RETURN] = { "return", check_return },
+	[KSPLICE_SITE_RETPOLINE] = { "retpoline", check_retpoline },
+	[KSPLICE_SITE_STATIC_CALL] = { "static_call", check_static_call },
+	[KSPLICE_SITE_PARAVIRT] = { "paravirt", check_paravirt },
+};
+
+const char *ksplice_site_name(u8 kind)
+{
+	return kinds[kind].name;
+}
+
+/**
+ * ksplice_check_site - check a site that is not an alternative
+ * @p: the site
+ *
+ * Return: the number of bytes that its instruction takes; nops must follow up
+ * to the site's end.  Negative: no legal form.
+ */
+int ksplice_check_site(const struct ksplice_place *p)
+{
+	return kinds[p->site->kind].check(p);
+}
