@@ -150,6 +150,10 @@ class ConfigFileError(HostError):
     """ksplicd.conf is wrong; the message names line and reason."""
 
 
+class NoDaemonError(HostError):
+    """ksplicd cannot be reached on the bus, or went away."""
+
+
 class StoreError(HostError):
     """The store under /var/lib/ksplice cannot be read or written."""
 
