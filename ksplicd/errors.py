@@ -94,6 +94,10 @@ class KeyFileError(KspliceError):
     """A minisign key file cannot be read or used."""
 
 
+class PasswordNeededError(KeyFileError):
+    """The secret key is encrypted and no password was given."""
+
+
 # --- the host -----------------------------------------------------------------------------------
 
 

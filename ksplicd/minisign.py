@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ksplicd.errors import BadSignatureError, KeyFileError
+from ksplicd.errors import BadSignatureError, KeyFileError, PasswordNeededError
 
 _LEGACY: Final = b"Ed"  # the signature covers the data
 _PREHASHED: Final = b"ED"  # it covers the data's BLAKE2b-512
@@ -111,7 +111,7 @@ def read_secret_key(text: str, password: str = "", name: str = "secret key") -> 
         raise KeyFileError(f"{name}: not a secret key file that minisign 0.11 writes")
     if kdf == _KDF_SCRYPT:
         if not password:
-            raise KeyFileError(f"{name}: is encrypted and needs its password")
+            raise PasswordNeededError(f"{name}: is encrypted and needs its password")
         body = _xor(body, _derive(password, salt, ops, mem, name))
     key_id, seed, public, found = body[:8], body[8:40], body[40:72], body[72:]
     unchecked = kdf == _KDF_NONE and not any(found)  # `minisign -G -W` leaves it empty
