@@ -11,9 +11,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from ksplicd.errors import ToolError
+
+Process: TypeAlias = subprocess.Popen[bytes]
 
 _TAIL_LINES = 20
 
@@ -99,3 +101,12 @@ def spawn(
         )
     except FileNotFoundError as e:
         raise ToolError(f"{argv[0]}: not found; install the package that has it") from e
+
+
+def wait(process: Process, timeout: float) -> bool:
+    """Tell whether ``process`` has ended within ``timeout`` seconds."""
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The host's own apt: where its packages come from, which versions there are, downloads.
+
+Nothing here knows a mirror: what the machine is configured with is what is used.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ksplicd.errors import LabError, ToolError
+from ksplicd.lab.cache import Cache
+from ksplicd.run import run, run_any
+
+SUITE: Final = "bookworm"
+"""The guest is Debian 12, whatever the host is."""
+
+_SUITES: Final = frozenset({SUITE, f"{SUITE}-updates", f"{SUITE}-security"})
+_AREAS: Final = frozenset({"main", "contrib", "non-free", "non-free-firmware"})
+_ETC: Final = Path("/etc/apt")
+
+# sources.list(5), one-line style: deb [ option=value … ] uri suite component …
+_ONE_LINE: Final = re.compile(r"deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)\s+(?P<rest>\S.*)")
+
+
+def debian_sources(etc: Path = _ETC) -> str:
+    """Return the host's sources of Debian 12 in deb822 style, other vendors' left out.
+
+    Reads both styles of sources.list(5).  Raises ``LabError`` when none is left.
+    """
+    stanzas: list[dict[str, str]] = []
+    for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*.list"))]:
+        if path.is_file():
+            stanzas += parse_one_line(path.read_text())
+    for path in sorted((etc / "sources.list.d").glob("*.sources")):
+        stanzas += parse_deb822(path.read_text())
+    kept = [s for s in map(_restrict_to_debian, stanzas) if s is not None]
+    if not any(SUITE in s["Suites"].split() for s in kept):
+        raise LabError(
+            f"{etc}: no source of Debian's {SUITE} suite; add one to sources.list.d to build guests"
+        )
+    return "\n".join("".join(f"{k}: {v}\n" for k, v in s.items()) for s in kept)
+
+
+def parse_one_line(text: str) -> list[dict[str, str]]:
+    """Return the entries of a ``*.list`` file as deb822 fields."""
+    stanzas = []
+    for line in text.splitlines():
+        match = _ONE_LINE.fullmatch(line.split("#")[0].strip())
+        if match is None:
+            continue
+        suite, *components = match["rest"].split()
+        stanza = {
+            "Types": "deb",
+            "URIs": match["uri"],
+            "Suites": suite,
+            "Components": " ".join(components),
+        }
+        for option in (match["options"] or "").split():
+            name, _, value = option.partition("=")
+            if name == "signed-by":
+                stanza["Signed-By"] = value
+        stanzas.append(stanza)
+    return stanzas
+
+
+def parse_deb822(text: str) -> list[dict[str, str]]:
+    """Return the stanzas of a ``*.sources`` file; continued values keep their line breaks."""
+    stanzas: list[dict[str, str]] = []
+    fields: dict[str, str] = {}
+    last = ""
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("#"):
+            continue
+        if not line.strip():
+            if fields:
+                stanzas.append(fields)
+            fields, last = {}, ""
+        elif line[0] in " \t" and last:
+            fields[last] += f"\n{line}"
+        else:
+            name, _, value = line.partition(":")
+            last = name.strip()
+            fields[last] = value.strip()
+    return stanzas
+
+
+def _restrict_to_debian(stanza: dict[str, str]) -> dict[str, str] | None:
+    """Return the stanza with binary packages of Debian 12's suites only, None if none are in it."""
+    suites = [s for s in stanza.get("Suites", "").split() if s in _SUITES]
+    if (
+        not suites
+        or "deb" not in stanza.get("Types", "").split()
+        or stanza.get("Enabled", "yes").lower() in {"no", "false", "without", "off", "disable"}
+        or not _AREAS.issuperset(stanza.get("Components", "").split())
+        or not _is_debian_key(stanza.get("Signed-By", ""))
+    ):
+        return None
+    return {**stanza, "Types": "deb", "Suites": " ".join(suites)}
+
+
+def _is_debian_key(signed_by: str) -> bool:
+    """Tell other vendors' keyrings, such as /usr/share/keyrings/nodesource.gpg, from Debian's."""
+    return not signed_by.startswith("/") or "debian" in Path(signed_by).name
+
+
+def transport_options() -> list[str]:
+    """Return apt.conf lines for how the host reaches its sources: proxies, certificates."""
+    lines = run(["apt-config", "dump"]).decode().splitlines()
+    wanted = ("Acquire::http::", "Acquire::https::", "Acquire::Retries")
+    return [line for line in lines if line.startswith(wanted) and not line.endswith('"";')]
+
+
+def package_names(prefix: str) -> list[str]:
+    """Return the names of all packages that start with ``prefix``."""
+    return sorted(run(["apt-cache", "pkgnames", prefix]).decode().split())
+
+
+def versions(package: str) -> list[str]:
+    """Return the versions of ``package`` that the host's sources offer, newest first."""
+    lines = run(["apt-cache", "madison", package]).decode().splitlines()
+    return list(dict.fromkeys(line.split("|")[1].strip() for line in lines if line.count("|") >= 2))
+
+
+def download(cache: Cache, package: str, version: str) -> Path:
+    """Return the .deb of exactly this version, from the cache or from the host's sources.
+
+    Raises ``LabError`` when the sources do not have it.
+    """
+    folder = cache.root / "dl"
+    with cache.lock(f"dl-{package}-{version}"):
+        for path in _matching(folder, package, version):
+            return path
+        cache.progress(f"downloading {package} {version}")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as new:
+            # apt's sandbox user cannot enter the cache of another user
+            sandbox = ["-o", f"APT::Sandbox::User={'root' if os.geteuid() == 0 else ''}"]
+            try:
+                run(["apt-get", *sandbox, "-qq", "download", f"{package}={version}"], cwd=Path(new))
+            except ToolError as e:
+                raise LabError(_why_absent(package, version)) from e
+            for path in _matching(Path(new), package, version):
+                return path.rename(folder / path.name)
+    raise LabError(f"apt-get download left no file for {package} {version}")
+
+
+def _matching(folder: Path, package: str, version: str) -> Iterator[Path]:
+    yield from sorted(folder.glob(f"{package}_{version.replace(':', '%3a')}_*.deb"))
+
+
+def _why_absent(package: str, version: str) -> str:
+    offered = versions(package)
+    if version in offered:
+        return f"{package} {version} could not be downloaded from this machine's apt sources"
+    there = f"they have {', '.join(offered)}" if offered else "they have none (apt-get update?)"
+    return f"{package} {version} is not in this machine's apt sources; {there}"
+
+
+def installed_version(package: str) -> str | None:
+    """Return the installed version of ``package``, or None."""
+    query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", package]
+    status, out, _ = run_any(query)
+    state, _, version = out.decode().partition(" ")
+    return version if status == 0 and state == "installed" else None
+
+
+def install(cache: Cache, package: str, version: str) -> None:
+    """Install exactly this version on the host, as root or through sudo.
+
+    Raises ``LabError`` when that fails.
+    """
+    if installed_version(package) == version:
+        return
+    cache.progress(f"installing {package} {version}")
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    apt = [
+        *("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq"),
+        *("--no-install-recommends", "--allow-downgrades", "-o", "DPkg::Lock::Timeout=300"),
+    ]
+    with cache.lock("apt-install"):
+        try:
+            run([*sudo, *apt, f"{package}={version}"])
+        except ToolError as e:
+            if version not in versions(package):
+                raise LabError(_why_absent(package, version)) from e
+            raise LabError(f"{package} {version} could not be installed: {e}") from e

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A guest to be used: run commands in it, copy files, look at it, throw it away.
+
+```python
+with Guest(snapshot) as guest:
+    guest.put("/root/x.ko", Path("x.ko"))
+    guest.run("insmod /root/x.ko")
+    assert "x" in guest.run(["lsmod"]).out
+    guest.reset()
+```
+
+Commands run one at a time, as root, without a terminal.  One that leaves something running must
+not leave it our pipes: use ``systemd-run``, or redirect its output.
+"""
+
+import io
+import secrets
+import shlex
+import socket
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from ksplicd.errors import GuestPanicError, LabError
+from ksplicd.lab import agent
+from ksplicd.lab.qemu import Machine, Qemu, make_overlay
+
+if TYPE_CHECKING:
+    from ksplicd.lab.snapshot import Snapshot
+
+_RUN_TIMEOUT: Final = 120.0
+_BOOT_TIMEOUT: Final = 240.0
+_GRACE: Final = 20.0
+"""How much longer than the agent itself we wait, in seconds; the host may be busy."""
+_TAIL: Final = 2000
+_RECEIVE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a command ended."""
+
+    status: int
+    """Exit status; negative for a signal."""
+    out: str
+    err: str
+
+
+class RunningGuest:
+    """A guest that answers, whatever started it.  Every method raises ``LabError``, and
+    ``GuestPanicError`` as soon as the guest's kernel has panicked.
+    """
+
+    def __init__(self, qemu: Qemu) -> None:
+        self._qemu = qemu
+        self._last_id = 0
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float = _RUN_TIMEOUT,
+        stdin: bytes = b"",
+    ) -> Result:
+        """Run a command, or a line for the shell, and return how it ended.
+
+        ``check``: an exit status other than 0 is an error.  After ``timeout`` seconds the command
+        is killed, which is an error too.
+        """
+        argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+        shown = command if isinstance(command, str) else shlex.join(command)
+        head, body = self._call(
+            {"op": "exec", "argv": argv, "timeout": timeout}, stdin, timeout=timeout + _GRACE
+        )
+        out = body[: head["out"]].decode(errors="replace")
+        err = body[head["out"] :].decode(errors="replace")
+        if head["status"] is None:
+            raise LabError(f"guest: {shown}: no end after {timeout:g} s\n{(out + err)[-_TAIL:]}")
+        if check and head["status"] != 0:
+            said = (out + err)[-_TAIL:]
+            raise LabError(f"guest: {shown}: exit status {head['status']}\n{said}")
+        return Result(status=head["status"], out=out, err=err)
+
+    def put(self, path: str, content: bytes | Path, *, mode: int | None = None) -> None:
+        """Write a file; the mode is that of the file given, or 0644.  Makes its folder."""
+        if isinstance(content, Path):
+            mode = content.stat().st_mode & 0o7777 if mode is None else mode
+            content = content.read_bytes()
+        self._call({"op": "put", "path": path, "mode": 0o644 if mode is None else mode}, content)
+
+    def put_tree(self, root: Path) -> None:
+        """Copy everything below ``root`` over the guest's ``/``, owned by root."""
+        self.run(["tar", "-x", "-C", "/", "--no-same-owner"], stdin=pack_tree(root))
+
+    def get(self, path: str) -> bytes:
+        """Return the contents of a file."""
+        return self._call({"op": "get", "path": path})[1]
+
+    def console(self) -> str:
+        """Return what came over the serial console since this guest was started or restored."""
+        return self._qemu.console()
+
+    def kernel_log(self) -> str:
+        """Return the kernel's messages, without times, since the guest was restored."""
+        return self.run(["dmesg", "--notime"]).out
+
+    def wait_booted(self) -> None:
+        """Wait until systemd has nothing left to do; a failed unit is an error."""
+        self._call({"op": "hello", "time": time.time()}, _seed(), timeout=_BOOT_TIMEOUT)
+        wait = ["systemctl", "is-system-running", "--wait"]
+        state = self.run(wait, check=False, timeout=_BOOT_TIMEOUT).out.strip()
+        if state != "running":
+            failed = self.run(["systemctl", "--failed", "--no-pager"], check=False).out
+            raise LabError(f"the guest booted to the state {state!r}\n{failed}")
+
+    def greet(self) -> None:
+        """Set the clock, and make the random numbers differ from those of other guests."""
+        self._call({"op": "hello", "time": time.time()}, _seed())
+
+    def _call(
+        self, head: dict[str, Any], body: bytes = b"", *, timeout: float = _RUN_TIMEOUT
+    ) -> tuple[dict[str, Any], bytes]:
+        self._last_id += 1
+        deadline = time.monotonic() + timeout
+        connection = _Connection(self._qemu.agent, deadline)
+        try:
+            connection.send(agent.pack_frame({**head, "id": self._last_id}, body))
+            reply, data = agent.read_frame(connection.read_exactly)
+            # the answer to a request that we gave up on may come first
+            while reply["id"] != self._last_id:
+                reply, data = agent.read_frame(connection.read_exactly)
+        except TimeoutError as e:
+            tail = self._qemu.console_tail()
+            raise LabError(f"the guest did not answer within {timeout:g} s\n{tail}") from e
+        except OSError as e:
+            raise self._why_ended() from e
+        if "error" in reply:
+            raise LabError(f"guest: {head['op']} {head.get('path', '')}: {reply['error']}")
+        return reply, data
+
+    def _why_ended(self) -> LabError:
+        reasons = [e.data.get("reason") for e in self._qemu.qmp.take_events()]
+        tail = self._qemu.console_tail()
+        if "Kernel panic" in self._qemu.console():
+            return GuestPanicError(f"the guest's kernel panicked\n{tail}")
+        return LabError(f"the guest ended by itself ({reasons or 'QEMU is gone'})\n{tail}")
+
+
+class Guest(RunningGuest):
+    """A guest restored from a snapshot, for use as a context; everything in it is forgotten."""
+
+    def __init__(self, snapshot: "Snapshot") -> None:
+        self._snapshot: Final = snapshot
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        assert self._scratch is None, "a guest is entered once"
+        self._scratch = tempfile.TemporaryDirectory(prefix="ksplice-disk-")
+        try:
+            self._restore()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the guest."""
+        if qemu := getattr(self, "_qemu", None):
+            qemu.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def reset(self) -> None:
+        """Go back to the snapshot, also after a panic."""
+        self._qemu.close()
+        self._restore()
+
+    def reboot(self, *, crash: bool = False) -> None:
+        """Boot the guest again with its disk as it is now; ``crash``: as if the power had failed.
+
+        The kernel log then starts at boot.
+        """
+        if crash:
+            self._qemu.close()
+        else:
+            self.run(["systemctl", "--no-block", "reboot"])
+            self._qemu.wait(_BOOT_TIMEOUT)
+            self._qemu.close()
+        machine, disk = self._snapshot.machine, self._disk
+        ram = disk.with_name("ram")
+        ram.unlink(missing_ok=True)
+        super().__init__(Qemu(machine, disk=disk, ram=ram, share=True))
+        self.wait_booted()
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that runs this guest."""
+        return self._snapshot.machine
+
+    @property
+    def _disk(self) -> Path:
+        assert self._scratch is not None
+        return Path(self._scratch.name) / "disk.qcow2"
+
+    def _restore(self) -> None:
+        snapshot = self._snapshot
+        self._disk.unlink(missing_ok=True)
+        make_overlay(self._disk, snapshot.disk, "qcow2")
+        super().__init__(
+            Qemu(
+                snapshot.machine,
+                disk=self._disk,
+                ram=snapshot.ram,
+                share=False,
+                state=snapshot.state,
+            )
+        )
+        self.greet()
+
+
+class _Connection:
+    """The socket to the agent until a deadline; raises ``TimeoutError`` and ``OSError``."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self._socket = connection
+        self._deadline = deadline
+
+    def send(self, data: bytes) -> None:
+        self._socket.settimeout(self._left())
+        self._socket.sendall(data)
+
+    def read_exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            self._socket.settimeout(self._left())
+            chunk = self._socket.recv(min(size - len(data), _RECEIVE))
+            if not chunk:
+                raise ConnectionResetError("QEMU closed the agent's socket")
+            data += chunk
+        return bytes(data)
+
+    def _left(self) -> float:
+        return max(self._deadline - time.monotonic(), 0.001)
+
+
+def pack_tree(root: Path) -> bytes:
+    """Return a tar archive of the files below ``root``, owned by root.
+
+    It has no entries for folders, so that those that the guest has keep their modes.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path in sorted(root.rglob("*")):
+            if path.is_symlink() or path.is_file():
+                info = archive.gettarinfo(path, arcname=str(path.relative_to(root)))
+                info.uid = info.gid = 0
+                info.uname = info.gname = "root"
+                if info.isreg():
+                    with path.open("rb") as f:
+                        archive.addfile(info, f)
+                else:
+                    archive.addfile(info)
+    return buffer.getvalue()
+
+
+def _seed() -> bytes:
+    return secrets.token_bytes(64)

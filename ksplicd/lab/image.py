@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The guest's disk, initrd and kernel: Debian 12 with systemd and ksplicd's dependencies.
+
+```
+host's apt sources ─mmdebstrap▸ root.tar ─┐
+kernel package     ─dpkg-deb▸ modules  ───┼─▸ tree ─mkfs.ext4▸ root.ext4
+agent, units masked ──────────────────────┘    busybox + virtio modules ─cpio▸ initrd
+```
+
+The root archive does not depend on the kernel and the image not on ksplicd: that is laid over a
+booted guest (``snapshot.py``).  Making either needs root.
+"""
+
+import gzip
+import os
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ksplicd.errors import LabError
+from ksplicd.lab import agent, apt
+from ksplicd.lab.cache import Cache, digest_of, digest_of_file
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.run import run
+
+PACKAGES: Final = (
+    *("systemd-sysv", "systemd", "udev", "dbus", "polkitd", "kmod", "procps", "less", "busybox"),
+    *("python3", "python3-gi", "python3-pydbus", "python3-systemd", "python3-pyudev"),
+    *("python3-pyroute2", "python3-pyelftools", "python3-cryptography", "gir1.2-glib-2.0"),
+)
+
+_ROOT_VERSION: Final = 1
+_IMAGE_VERSION: Final = 1
+"""To be raised when this module makes something else of the same parts."""
+
+_DISK_SIZE: Final = "1200M"
+_NO_DOCS: Final = ("doc", "man", "locale", "info")
+
+# What a guest without network, screen and long life has no use for; it boots in half the time.
+_MASKED_UNITS: Final = (
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer"),
+    *("e2scrub_all.timer", "e2scrub_reap.service", "systemd-tmpfiles-clean.timer"),
+    *("systemd-pstore.service", "systemd-random-seed.service", "systemd-update-utmp.service"),
+    *("systemd-update-utmp-runlevel.service", "systemd-firstboot.service"),
+    *("systemd-machine-id-commit.service", "systemd-repart.service", "systemd-binfmt.service"),
+    *("systemd-pcrphase.service", "systemd-pcrphase-sysinit.service"),
+    *("systemd-ask-password-console.path", "systemd-ask-password-wall.path"),
+    *("systemd-hwdb-update.service", "systemd-journal-flush.service"),
+    *("systemd-boot-system-token.service", "systemd-network-generator.service"),
+    *("proc-sys-fs-binfmt_misc.automount", "dev-hugepages.mount", "dev-mqueue.mount"),
+    *("sys-kernel-config.mount", "sys-fs-fuse-connections.mount"),
+    *("modprobe@drm.service", "modprobe@efi_pstore.service", "modprobe@fuse.service"),
+    *("modprobe@configfs.service", "modprobe@loop.service", "modprobe@dm_mod.service"),
+    *("getty@tty1.service", "getty-static.service", "serial-getty@ttyS0.service"),
+    *("cryptsetup.target", "veritysetup.target", "integritysetup.target", "remote-fs.target"),
+    *("rc-local.service",),
+)
+
+# Drivers that udev would load for devices which nothing in the guest uses.
+_BLOCKED_MODULES: Final = (
+    *("kvm", "kvm_amd", "kvm_intel", "evdev", "serio_raw", "qemu_fw_cfg", "button", "psmouse"),
+    *("pcspkr", "crct10dif_pclmul", "crc32_pclmul", "crc32c_intel", "ghash_clmulni_intel"),
+    *("sha512_ssse3", "sha256_ssse3", "sha1_ssse3", "aesni_intel"),
+)
+
+# What the initrd needs to reach the disk, in the order of loading.
+_DISK_MODULES: Final = (
+    *("virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"),
+    "virtio_blk",
+)
+
+_INIT: Final = """\
+#!/bin/sh
+b=/bin/busybox
+$b mount -t proc proc /proc
+$b mount -t sysfs sys /sys
+$b mount -t devtmpfs dev /dev
+for m in {modules}; do
+    if [ -e /modules/$m.ko ]; then $b insmod /modules/$m.ko; fi
+done
+n=0
+while [ ! -e /dev/vda ] && [ $n -lt 200 ]; do $b usleep 20000; n=$((n + 1)); done
+$b mount -t ext4 -o noatime /dev/vda /new
+for d in dev sys proc; do $b mount --move /$d /new/$d; done
+exec $b switch_root /new /sbin/init
+"""
+
+_AGENT_PATH: Final = "usr/lib/ksplice-lab/agent.py"
+_AGENT_UNIT: Final = f"""\
+[Unit]
+Description=Agent of the ksplice lab
+BindsTo=dev-virtio\\x2dports-{agent.PORT_NAME}.device
+After=dev-virtio\\x2dports-{agent.PORT_NAME}.device
+
+[Service]
+ExecStart=/usr/bin/python3 -I -S /{_AGENT_PATH}
+Environment=HOME=/root LC_ALL=C.UTF-8
+WorkingDirectory=/root
+OOMScoreAdjust=-1000
+LimitNOFILE=65536
+TasksMax=infinity
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_FILES: Final = {
+    "etc/hostname": "ksplice-lab\n",
+    "etc/hosts": "127.0.0.1 localhost ksplice-lab\n",
+    "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
+    "etc/fstab": "",
+    "etc/systemd/journald.conf.d/lab.conf": "[Journal]\nStorage=volatile\nRateLimitIntervalSec=0\n",
+    "etc/systemd/system/ksplice-lab-agent.service": _AGENT_UNIT,
+    "etc/modprobe.d/lab.conf": "".join(f"blacklist {m}\n" for m in _BLOCKED_MODULES),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """What QEMU boots."""
+
+    folder: Path
+    release: str
+    """The kernel's release."""
+
+    @property
+    def identity(self) -> str:
+        """Names this very image: one made again of the same parts has other block addresses."""
+        return (self.folder / "identity").read_text()
+
+    @property
+    def disk(self) -> Path:
+        """The root file system, raw ext4; not to be written to."""
+        return self.folder / "root.ext4"
+
+    @property
+    def kernel(self) -> Path:
+        """The stock kernel."""
+        return self.folder / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        """The initrd, which only mounts the disk."""
+        return self.folder / "initrd"
+
+
+def build_root(cache: Cache) -> Path:
+    """Return the archive of a Debian 12 root without kernel, made on first use (45 s)."""
+    sources = apt.debian_sources()
+
+    def make(new: Path) -> None:
+        _check_root_user()
+        cache.progress("building the guest's Debian 12 root with mmdebstrap (about a minute)")
+        options = ['Acquire::Languages "none";', *apt.transport_options()]
+        run(
+            [
+                *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar"),
+                *(f"--aptopt={option}" for option in options),
+                *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _NO_DOCS),
+                f"--include={','.join(PACKAGES)}",
+                *(apt.SUITE, new / "root.tar", "-"),
+            ],
+            stdin=sources.encode(),
+        )
+
+    return cache.entry("root", digest_of(_ROOT_VERSION, PACKAGES, sources), make) / "root.tar"
+
+
+def build_image(kernel: KernelPackages) -> Image:
+    """Return the image that boots ``kernel``, made on first use."""
+    cache = kernel.cache
+    parts = [_IMAGE_VERSION, PACKAGES, apt.debian_sources(), kernel.release, kernel.version]
+    parts += [_MASKED_UNITS, _DISK_MODULES, _INIT, _FILES, _DISK_SIZE]
+    parts += [digest_of_file(Path(agent.__file__))]
+
+    def make(new: Path) -> None:
+        _check_root_user()
+        archive, modules = build_root(cache), kernel.modules()
+        cache.progress(f"making the guest's disk with kernel {kernel.release}")
+        (new / "identity").write_text(secrets.token_hex())
+        shutil.copyfile(kernel.vmlinuz(), new / "vmlinuz")
+        (new / "initrd").write_bytes(_make_initrd(modules))
+        with tempfile.TemporaryDirectory(prefix=".tree-", dir=new) as scratch:
+            tree = Path(scratch) / "root"
+            tree.mkdir()
+            run(["tar", "-x", "-p", "--numeric-owner", "-C", tree, "-f", archive])
+            _configure(tree)
+            shutil.copytree(modules, tree / "usr/lib/modules" / kernel.release, symlinks=True)
+            run(["depmod", "-b", tree, kernel.release])
+            _make_disk(tree, new / "root.ext4")
+
+    return Image(folder=cache.entry("image", digest_of(parts), make), release=kernel.release)
+
+
+def _check_root_user() -> None:
+    if os.geteuid() != 0:
+        raise LabError("making a guest image needs root for file owners; run this once with sudo")
+
+
+def _configure(tree: Path) -> None:
+    """Turn a bare root into one that boots quickly, keeps its journal in memory and obeys us."""
+    for name, text in _FILES.items():
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    script = tree / _AGENT_PATH
+    script.parent.mkdir(parents=True)
+    shutil.copyfile(agent.__file__, script)
+    units = tree / "etc/systemd/system"
+    for unit in _MASKED_UNITS:
+        (units / unit).unlink(missing_ok=True)
+        (units / unit).symlink_to("/dev/null")
+    (units / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
+    wants = units / "multi-user.target.wants"
+    wants.mkdir(exist_ok=True)
+    (wants / "ksplice-lab-agent.service").symlink_to("../ksplice-lab-agent.service")
+
+
+def _make_disk(tree: Path, disk: Path) -> None:
+    # No journal and no checksums: the disk never survives a crash, and TCG computes slowly.
+    features = "^has_journal,^metadata_csum"
+    extended = "lazy_itable_init=0,root_owner=0:0"
+    run(
+        [
+            *("mkfs.ext4", "-q", "-F", "-O", features, "-E", extended, "-m", "0"),
+            *("-d", tree, disk, _DISK_SIZE),
+        ]
+    )
+
+
+def _make_initrd(modules: Path) -> bytes:
+    """Return a gzip cpio archive: busybox, the drivers of the disk, and a script."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        raise LabError("busybox: not found; install busybox-static")
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        for name in ("bin", "modules", "proc", "sys", "dev", "new"):
+            (root / name).mkdir()
+        shutil.copy(busybox, root / "bin/busybox")
+        (root / "bin/sh").symlink_to("busybox")
+        for name in _DISK_MODULES:
+            # built in where it is not found
+            for path in modules.rglob(f"{name}.ko"):
+                shutil.copyfile(path, root / "modules" / path.name)
+        init = root / "init"
+        init.write_text(_INIT.format(modules=" ".join(_DISK_MODULES)))
+        init.chmod(0o755)
+        names = "\n".join(str(p.relative_to(root)) for p in sorted(root.rglob("*")))
+        owner = ["-R", "0:0"]
+        cpio = run(["cpio", "-o", "-H", "newc", "--quiet", *owner], cwd=root, stdin=names.encode())
+    return gzip.compress(cpio, compresslevel=1, mtime=0)

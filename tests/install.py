@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Install this source tree into a guest, the way a package does."""
+
+from pathlib import Path
+from typing import Final
+
+from ksplicd.lab.snapshot import PACKAGE_COMMANDS, Layer
+from ksplicd.run import run
+
+SOURCE: Final = Path(__file__).parent.parent
+
+
+def package_layer(tree: Path) -> Layer:
+    """Return the layer with ksplicd, installed below ``tree`` first (an empty folder)."""
+    run(["make", "--no-print-directory", "-C", SOURCE, "install", f"DESTDIR={tree}"])
+    # dpkg's trigger does this in the guest; the same Python does it faster here
+    modules = tree / "usr/lib/python3/dist-packages"
+    strip = ["-s", tree, "-p", "/", "--invalidation-mode", "unchecked-hash"]
+    run(["/usr/bin/python3", "-m", "compileall", "-q", *strip, modules])
+    return Layer(tree=tree, commands=PACKAGE_COMMANDS)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Fixtures of the tests that need a guest.
+
+``guest`` is a fresh guest for each test, restored in a moment.  Tests of ksplicd on a host take
+``installed_guest``, where it is installed as its package would install it.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ksplicd.lab.cache import Cache, to_stderr
+from ksplicd.lab.guest import Guest
+from ksplicd.lab.image import build_image
+from ksplicd.lab.qemu import Machine, probe_accelerator
+from ksplicd.lab.snapshot import Snapshot, take_snapshot
+from tests.install import package_layer
+from tests.stock import stock_kernel
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything in this folder."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.vm)
+
+
+@pytest.fixture(scope="session")
+def lab_cache() -> Cache:
+    if os.geteuid() != 0:
+        pytest.skip("making a guest's image needs root")
+    return Cache(progress=to_stderr)
+
+
+@pytest.fixture(scope="session")
+def machine(lab_cache: Cache) -> Machine:
+    image = build_image(stock_kernel(lab_cache))
+    return Machine(image=image, accelerator=probe_accelerator(lab_cache, image.kernel))
+
+
+@pytest.fixture(scope="session")
+def snapshot(lab_cache: Cache, machine: Machine) -> Snapshot:
+    return take_snapshot(lab_cache, machine)
+
+
+@pytest.fixture
+def guest(snapshot: Snapshot) -> Iterator[Guest]:
+    with Guest(snapshot) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def installed_snapshot(
+    lab_cache: Cache, machine: Machine, tmp_path_factory: pytest.TempPathFactory
+) -> Snapshot:
+    layer = package_layer(tmp_path_factory.mktemp("install"))
+    return take_snapshot(lab_cache, machine, layer)
+
+
+@pytest.fixture
+def installed_guest(installed_snapshot: Snapshot) -> Iterator[Guest]:
+    with Guest(installed_snapshot) as running:
+        yield running
