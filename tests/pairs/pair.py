@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Object pairs: two versions of a source, compiled on the fly as the kernel's units are."""
+
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ksplicd.create.diff import Difference, diff
+from ksplicd.create.new_code import NewCode, extract
+from ksplicd.create.special import TABLES
+from tests.compile import SPLIT, compile_object
+
+SIZES = dict.fromkeys((t.section for t in TABLES), 4) | {
+    "__mcount_loc": 8,
+    ".altinstructions": 12,
+    "__jump_table": 16,
+    ".static_call_sites": 8,
+    ".parainstructions": 16,
+    "__bug_table": 12,
+    "__ex_table": 12,
+    ".orc_unwind": 6,
+}
+"""Linux 6.1."""
+
+PRELUDE = """
+#define noinline __attribute__((__noinline__))
+#define WARN_ONCE_FLAG __attribute__((section(".data.once")))
+extern int printk(const char *, ...);
+extern int exported(int);
+extern int hidden(int);
+#define BUG_ENTRY(line) asm volatile("1: ud2\\n" \\
+    ".pushsection __bug_table,\\"aw\\"\\n" \\
+    ".long 1b - .\\n.long %c0 - .\\n.word %c1\\n.word 0\\n.popsection" \\
+    :: "i" (__FILE__), "i" (line))
+"""
+
+
+@dataclass
+class FakeKernel:
+    """A kernel with one exported function, and positions as given."""
+
+    exports: frozenset[str] = frozenset({"exported", "printk"})
+    positions: dict[str, int] = field(default_factory=dict)
+    missing: frozenset[str] = frozenset()
+    untraceable: frozenset[str] = frozenset()
+
+    def is_exported(self, name: str) -> bool:
+        return name in self.exports
+
+    def livepatch_symbol(self, unit: str, name: str, *, is_local: bool) -> str | None:
+        if name in self.missing:
+            return None
+        return f".klp.sym.vmlinux.{name},{self.positions.get(name, 0) if is_local else 0}"
+
+    def sympos(self, unit: str, name: str) -> int:
+        return self.positions.get(name, 0)
+
+    def is_traceable(self, unit: str, name: str) -> bool:
+        return name not in self.untraceable
+
+
+def compare(tmp_path: Path, pre: str, post: str, *flags: str) -> Difference:
+    """Compile both sources one section a symbol and compare them."""
+    a = compile_object(tmp_path, PRELUDE + pre, *SPLIT, *flags, name="unit")
+    b = compile_object(tmp_path, PRELUDE + post, *SPLIT, *flags, name="unit")
+    return diff(a, b, SIZES)
+
+
+def changed(difference: Difference) -> list[str]:
+    """Return the names of the changed functions."""
+    return sorted(s.name for s in difference.changed)
+
+
+def cut(difference: Difference, kernel: FakeKernel | None = None) -> NewCode:
+    """Extract the new code of a difference."""
+    numbers = itertools.count()
+    return extract(
+        "unit.c", difference, SIZES, kernel or FakeKernel(),
+        lambda: f"ksplice_new_{next(numbers)}",
+    )  # fmt: skip
+
+
+def undefined(code: NewCode) -> set[str]:
+    """Return the names that the new code needs from the kernel."""
+    return {s.name for s in code.obj.symbols if s.is_undefined}
+
+
+def kept(code: NewCode) -> set[str]:
+    """Return the names of the new code's sections."""
+    return {s.name for s in code.obj.sections}

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What counts as a change, shown on object pairs."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.pairs.pair import changed, compare
+
+WIDE = """
+static int table[3] = {1, 2, 3};
+static const char *const names[] = {"one", "two"};
+int state = 5;
+noinline int leaf(int x) { static int count; count += x; return count + table[x & 1]; }
+int user(int x) { return exported(leaf(x)) + printk("%s %s", names[x & 1], __func__); }
+int other(int x) { static int count; count -= x; return count + hidden(x) + state; }
+"""
+
+
+def test_the_same_source_has_no_difference(tmp_path: Path) -> None:
+    d = compare(tmp_path, WIDE, WIDE)
+    assert d.is_empty
+    assert not d.new
+    assert not d.removed
+
+
+def test_changed_body(tmp_path: Path) -> None:
+    d = compare(tmp_path, WIDE, WIDE.replace("count += x", "count += 2 * x"))
+    assert changed(d) == ["leaf"]
+
+
+def test_another_callee_of_the_same_size(tmp_path: Path) -> None:
+    d = compare(tmp_path, "int f(int x) { return exported(x) + 1; }",
+                "int f(int x) { return hidden(x) + 1; }")  # fmt: skip
+    assert changed(d) == ["f"]
+    assert "refers to hidden instead of exported" in next(iter(d.changed.values()))
+
+
+def test_changed_string(tmp_path: Path) -> None:
+    d = compare(tmp_path, 'int f(void) { return printk("old"); }',
+                'int f(void) { return printk("new"); }')  # fmt: skip
+    assert changed(d) == ["f"]
+
+
+def test_shared_strings_may_move(tmp_path: Path) -> None:
+    pre = 'int f(void) { return printk("tail"); }'
+    post = 'int g(void) { return printk("a long head and tail"); }' + pre
+    d = compare(tmp_path, pre, post)
+    assert changed(d) == []
+    assert [s.name for s in d.new] == ["g"]
+
+
+def test_renumbered_static_locals_are_no_change(tmp_path: Path) -> None:
+    """A new static local before others renumbers them: count.1 becomes count.2."""
+    extra = "noinline int early(int x) { static int count = 7; count ^= x; return count; }"
+    d = compare(tmp_path, extra.replace("static int count = 7; count ^= x; return count",
+                                        "return x") + WIDE, extra + WIDE)  # fmt: skip
+    assert changed(d) == ["early"]
+    assert d.refusals == []
+
+
+def test_static_locals_pair_by_use(tmp_path: Path) -> None:
+    swapped = WIDE.replace("static int count; count += x;", "static int count; count += x + 1;")
+    d = compare(tmp_path, WIDE, swapped)
+    for post, pre in d.twins.pre_of.items():
+        if post.name.startswith("count"):
+            users = {
+                name for name in ("leaf", "other") for s in d.post.obj.functions()
+                if s.name == name and s.section and any(
+                    d.post.locate(s.section, r).symbol is post for r in s.section.relocations)
+            }  # fmt: skip
+            pre_users = {
+                name for name in ("leaf", "other") for s in d.pre.obj.functions()
+                if s.name == name and s.section and any(
+                    d.pre.locate(s.section, r).symbol is pre for r in s.section.relocations)
+            }  # fmt: skip
+            assert users == pre_users
+            assert len(users) == 1
+
+
+def test_line_number_of_a_bug_is_no_change(tmp_path: Path) -> None:
+    source = "int f(int x) {{ if (x) BUG_ENTRY({line}); return x; }}"
+    d = compare(tmp_path, source.format(line=10), source.format(line=13))
+    assert d.is_empty
+
+
+def test_once_flags_are_no_change(tmp_path: Path) -> None:
+    source = """
+void {0}(void) {{
+    static WARN_ONCE_FLAG char __already_done;
+    if (!__already_done) {{ __already_done = 1; printk("{0}"); }}
+}}
+"""
+    f, g = source.format("f"), source.format("g")
+    d = compare(tmp_path, g, f + g)
+    assert changed(d) == []
+
+
+def test_constant_in_a_merged_section(tmp_path: Path) -> None:
+    source = "double f(double x) {{ return x * {}; }}"
+    d = compare(tmp_path, source.format("1.5"), source.format("2.5"))
+    assert changed(d) == ["f"]
+    assert compare(tmp_path, source.format("1.5"), source.format("1.5")).is_empty
+
+
+def test_cold_part_brings_its_function(tmp_path: Path) -> None:
+    source = """
+__attribute__((cold)) noinline void report(int x) {{ printk("cold %d", x); }}
+int f(int x) {{ if (__builtin_expect(x > 100, 0)) {{ report({}); report(x); }} return x; }}
+"""
+    d = compare(tmp_path, source.format(1), source.format(2))
+    assert changed(d) == ["f"]
+
+
+def test_clone_that_is_renumbered(tmp_path: Path) -> None:
+    source = """
+static noinline int helper(int x, int y) {{ return hidden(x) + exported(y); }}
+int a(int x) {{ return helper(x, 7) + {}; }}
+int b(int x) {{ return helper(x + 1, 7); }}
+"""
+    d = compare(tmp_path, source.format(1), source.format(2))
+    assert changed(d) == ["a"]
+
+
+def test_inlined_callee_changes_its_caller(tmp_path: Path) -> None:
+    source = "static inline int step(int x) {{ return x + {}; }} int f(int x) {{ return step(x); }}"
+    d = compare(tmp_path, source.format(1), source.format(2))
+    assert changed(d) == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("pre", "post", "symbol", "reason"),
+    [
+        ("int x = 1; int f(void) { return x; }", "int x = 2; int f(void) { return x; }",
+         "x", "initialised data changes"),
+        ("char b[4]; char f(void) { return b[1]; }", "char b[8]; char f(void) { return b[1]; }",
+         "b", "size 4 → 8"),
+        ("int x; int f(void) { return x; }", "int x = 3; int f(void) { return x; }",
+         "x", "moved between"),
+        ('__attribute__((section(".init.text"))) int f(void) { return 1; }',
+         '__attribute__((section(".init.text"))) int f(void) { return 2; }',
+         "f", "runs only at boot"),
+    ],
+)  # fmt: skip
+def test_refused_by_name(tmp_path: Path, pre: str, post: str, symbol: str, reason: str) -> None:
+    d = compare(tmp_path, pre, post)
+    assert [r.symbol for r in d.refusals] == [symbol]
+    assert reason in d.refusals[0].reason
+    assert d.refusals[0].hint

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What new code takes along and what it reaches in the kernel, shown on object pairs."""
+
+from pathlib import Path
+
+import pytest
+
+from ksplicd.elf import read_object, write_object
+from ksplicd.elf.model import STB_GLOBAL
+from ksplicd.errors import UnsupportedChangeError
+from ksplicd.run import run
+from tests.pairs.pair import FakeKernel, compare, cut, kept, undefined
+
+SOURCE = """
+static int counter;
+extern int visible;
+static noinline int unchanged(int x) {{ counter += x; return hidden(counter); }}
+int f(int x) {{ return unchanged(x) + exported(x) + visible + printk("text %d", {}); }}
+int quiet(int x) {{ return printk("not taken along") + x; }}
+"""
+
+
+def test_references(tmp_path: Path) -> None:
+    code = cut(compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1")))
+    assert [(r.name, r.alias) for r in code.replacements] == [("f", "ksplice_new_0")]
+    assert undefined(code) == {
+        ".klp.sym.vmlinux.unchanged,0", "exported", "printk", ".klp.sym.vmlinux.visible,0",
+    }  # fmt: skip
+    text = {s.name for s in code.obj.sections if s.is_text}
+    assert text == {".text.f"}
+    assert not any(b"not taken along" in s.data for s in code.obj.sections)
+
+
+def test_alias_is_global_and_the_function_keeps_its_name(tmp_path: Path) -> None:
+    code = cut(compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1")))
+    symbols = {s.name: s for s in code.obj.symbols}
+    assert symbols["ksplice_new_0"].bind == STB_GLOBAL
+    assert symbols["f"].bind != STB_GLOBAL
+    assert symbols["f"].value == symbols["ksplice_new_0"].value
+
+
+def test_it_links(tmp_path: Path) -> None:
+    code = cut(compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1")))
+    (tmp_path / "new.o").write_bytes(write_object(code.obj))
+    run(["ld", "-r", "-o", tmp_path / "linked.o", tmp_path / "new.o"])
+    linked = read_object((tmp_path / "linked.o").read_bytes())
+    assert "ksplice_new_0" in {s.name for s in linked.symbols}
+
+
+def test_ambiguous_local_name_gets_its_position(tmp_path: Path) -> None:
+    d = compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1"))
+    code = cut(d, FakeKernel(positions={"unchanged": 3, "f": 2}))
+    assert ".klp.sym.vmlinux.unchanged,3" in undefined(code)
+    assert code.replacements[0].sympos == 2
+
+
+def test_new_function_and_new_data_come_along(tmp_path: Path) -> None:
+    post = SOURCE.format("fresh(x)").replace(
+        "int f(int x)", "static int memory;\n"
+        "static noinline int fresh(int x) { memory += x; return memory; }\nint f(int x)",
+    )  # fmt: skip
+    code = cut(compare(tmp_path, SOURCE.format("x"), post))
+    assert code.new_functions == ["fresh"]
+    assert {".text.f", ".text.fresh", ".bss.memory"} <= kept(code)
+
+
+def test_static_local_of_old_code_is_shared_not_copied(tmp_path: Path) -> None:
+    source = "int f(int x) {{ static int total = 9; total += {}; return total; }}"
+    code = cut(compare(tmp_path, source.format("x"), source.format("x * 2")))
+    assert any(name.startswith(".klp.sym.vmlinux.total.") for name in undefined(code))
+    assert not any(name.startswith(".data") for name in kept(code))
+
+
+def test_renumbered_static_local_goes_by_its_old_name(tmp_path: Path) -> None:
+    pre = "int f(int x) { static int total = 9; total += x; return total; }"
+    post = (
+        "int f(int x) { static int fresh = 1; static int total = 9;"
+        " total += x; fresh ^= x; return total + fresh; }"
+    )
+    d = compare(tmp_path, pre, post)
+    old = next(s.name for s in d.pre.obj.symbols if s.name.startswith("total."))
+    code = cut(d)
+    assert f".klp.sym.vmlinux.{old},0" in undefined(code)
+    assert any(name.startswith(".data.fresh") for name in kept(code))
+
+
+def test_cold_part_comes_along(tmp_path: Path) -> None:
+    source = """
+__attribute__((cold)) noinline void report(int x) {{ printk("cold %d", x); }}
+int f(int x) {{ if (__builtin_expect(x > 100, 0)) {{ report(1); report(x); }} return x + {}; }}
+"""
+    code = cut(compare(tmp_path, source.format(1), source.format(2)))
+    assert {".text.f", ".text.unlikely.f"} <= kept(code)
+
+
+def test_only_own_entries_of_special_sections(tmp_path: Path) -> None:
+    source = """
+int g(int x) {{ if (x == 5) BUG_ENTRY(1); return x; }}
+int f(int x) {{ if (x == 6) BUG_ENTRY(2); return x + {}; }}
+"""
+    code = cut(compare(tmp_path, source.format(1), source.format(2)))
+    table = code.obj.find_section("__bug_table")
+    assert table is not None
+    assert table.size == 12
+    assert table.relocations[0].symbol.section is code.obj.find_section(".text.f")
+    assert int.from_bytes(table.data[8:10], "little") == 2
+
+
+def test_address_of_a_replaced_function_stays_the_old_one(tmp_path: Path) -> None:
+    """A pointer may be compared with an old one, and it may outlive the update."""
+    source = """
+extern void keep(int (*)(int));
+noinline int f(int x) {{ return hidden(x) + {0}; }}
+int g(int x) {{ keep(f); return f(x) + {0}; }}
+"""
+    code = cut(compare(tmp_path, source.format(1), source.format(2)))
+    assert {r.name for r in code.replacements} == {"f", "g"}
+    assert ".klp.sym.vmlinux.f,0" in undefined(code)
+    calls = [
+        r for s in code.obj.sections if s.name == ".text.g" for r in s.relocations
+        if r.symbol.section is not None and r.symbol.section.name == ".text.f"
+    ]  # fmt: skip
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("kernel", "words"),
+    [
+        (FakeKernel(untraceable=frozenset({"f"})), "f .*without fentry; change its callers"),
+        (FakeKernel(missing=frozenset({"unchanged"})), "unchanged .*kallsyms lack it"),
+    ],
+)
+def test_refused_by_name(tmp_path: Path, kernel: FakeKernel, words: str) -> None:
+    d = compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1"))
+    with pytest.raises(UnsupportedChangeError, match=words):
+        cut(d, kernel)
+
+
+def test_shared_explicit_section_is_refused(tmp_path: Path) -> None:
+    s = '__attribute__((section(".sched.text"), __noinline__)) '
+    source = f"{s}int a(int x) {{{{ return x + {{}}; }}}} {s}int b(int x) {{{{ return a(x); }}}}"
+    d = compare(tmp_path, source.format(1), source.format(200))
+    with pytest.raises(UnsupportedChangeError, match="shares an explicit section"):
+        cut(d)
