@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create.source import PRESRC, PatchedFile, SourceTree, keep_line_numbers
+from ksplicd.errors import PatchError, SourceTreeError, UnsupportedChangeError
+from ksplicd.run import run
+
+FIRST = "".join(f"int line{i};\n" for i in range(1, 30))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> SourceTree:
+    root = tmp_path / "linux"
+    (root / "fs").mkdir(parents=True)
+    (root / "Kbuild").touch()
+    (root / "Makefile").write_text("VERSION = 6\nPATCHLEVEL = 1\nSUBLEVEL = 176\n")
+    (root / "fs/a.c").write_text(FIRST)
+    (root / "fs/b.c").write_text("int b;\n")
+    os.utime(root / "fs/a.c", (1_000_000, 1_000_000))
+    return SourceTree(root)
+
+
+def make_patch(tree: SourceTree, tmp_path: Path, path: str, content: str) -> Path:
+    """Write a patch that gives ``path`` another content."""
+    old, new = tmp_path / "a" / path, tmp_path / "b" / path
+    for p, text in ((old, (tree.root / path).read_text()), (new, content)):
+        p.parent.mkdir(parents=True, exist_ok=True)
+        p.write_text(text)
+    out = run(["diff", "-u", f"a/{path}", f"b/{path}"], cwd=tmp_path, ok=(1,))
+    patch = tmp_path / "change.patch"
+    patch.write_bytes(out)
+    return patch
+
+
+def snapshot(tree: SourceTree) -> dict[str, tuple[bytes, int, int]]:
+    return {
+        str(p.relative_to(tree.root)): (p.read_bytes(), p.stat().st_mtime_ns, p.stat().st_ino)
+        for p in sorted(tree.root.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_version(tree: SourceTree) -> None:
+    assert tree.version() == "6.1.176"
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceTreeError, match="not a kernel source tree"):
+        SourceTree(tmp_path)
+
+
+def test_patch_is_applied_beside_the_tree(tree: SourceTree, tmp_path: Path) -> None:
+    before = snapshot(tree)
+    patch = make_patch(tree, tmp_path, "fs/b.c", "int b = 2;\n")
+    files = tree.apply([patch])
+    assert [f.path for f in files] == [Path("fs/b.c")]
+    assert files[0].content == b"int b = 2;\n"
+    assert snapshot(tree) == before
+
+
+def test_tree_is_given_back_with_its_times(tree: SourceTree, tmp_path: Path) -> None:
+    before = snapshot(tree)
+    patch = make_patch(tree, tmp_path, "fs/a.c", FIRST.replace("line7", "seven"))
+    with tree.patched(tree.apply([patch])):
+        assert b"seven" in (tree.root / "fs/a.c").read_bytes()
+        assert (tree.root / f"fs/a.c{PRESRC}").read_text() == FIRST
+    assert snapshot(tree) == before
+
+
+def test_tree_is_given_back_after_an_error(tree: SourceTree) -> None:
+    before = snapshot(tree)
+    new = [PatchedFile(Path("fs/a.c"), b"x"), PatchedFile(Path("fs/new.c"), b"y")]
+
+    def fail() -> None:
+        with tree.patched(new):
+            assert (tree.root / "fs/new.c").exists()
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        fail()
+    assert snapshot(tree) == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ksplicd.create.source import PatchedFile, SourceTree
+calls = 0
+def trace(frame, event, arg):
+    global calls
+    if frame.f_code.co_name in ("_switch", "_restore", "patched"):
+        calls += 1
+        if calls == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return trace
+tree = SourceTree(Path(sys.argv[1]))
+sys.settrace(trace)
+files = [PatchedFile(Path("fs/a.c"), b"x"), PatchedFile(Path("fs/new.c"), b"y")]
+with tree.patched(files):
+    pass
+"""
+
+
+def test_kill_at_every_line_is_reverted_later(tree: SourceTree) -> None:
+    before = snapshot(tree)
+    killed = 0
+    for step in range(1, 100):
+        done = subprocess.run([sys.executable, "-c", KILLED, tree.root, str(step)], check=False)
+        tree.revert()
+        assert snapshot(tree) == before, f"killed at traced line {step}"
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+        killed += 1
+    assert killed > 20
+
+
+def test_leftovers_are_reverted_and_named(tree: SourceTree) -> None:
+    before = snapshot(tree)
+    (tree.root / "fs/a.c").rename(tree.root / f"fs/a.c{PRESRC}")
+    (tree.root / "fs/a.c").write_text("patched")
+    assert tree.revert() == [Path(f"fs/a.c{PRESRC}")]
+    assert snapshot(tree) == before
+
+
+def test_patch_that_does_not_apply(tree: SourceTree, tmp_path: Path) -> None:
+    patch = make_patch(tree, tmp_path, "fs/a.c", FIRST.replace("line7", "seven"))
+    (tree.root / "fs/a.c").write_text("something else\n")
+    with pytest.raises(PatchError, match=r"change\.patch: does not apply to .*\n(.*\n)*.*FAILED"):
+        tree.apply([patch])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no diff\n",
+        "--- /etc/passwd\n+++ /etc/passwd\n",
+        "--- a/../../x\n+++ b/../../x\n@@ -1 +1 @@\n-a\n+b\n",
+    ],
+)
+def test_what_is_no_patch_of_the_tree(tree: SourceTree, tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.patch").write_text(text)
+    with pytest.raises(PatchError, match=r"bad\.patch: "):
+        tree.apply([tmp_path / "bad.patch"])
+
+
+def test_patch_that_changes_nothing(tree: SourceTree, tmp_path: Path) -> None:
+    forth = make_patch(tree, tmp_path, "fs/b.c", "int c;\n")
+    back = tmp_path / "back.patch"
+    back.write_bytes(run(["diff", "-u", "b/fs/b.c", "a/fs/b.c"], cwd=tmp_path, ok=(1,)))
+    assert tree.apply([forth, back]) == []
+
+
+def test_removed_file_is_refused(tree: SourceTree, tmp_path: Path) -> None:
+    patch = tmp_path / "rm.patch"
+    patch.write_text("--- a/fs/b.c\n+++ /dev/null\n@@ -1 +0,0 @@\n-int b;\n")
+    with pytest.raises(UnsupportedChangeError, match=r"fs/b\.c: the patch removes the file"):
+        tree.apply([patch])
+
+
+def test_tree_in_use(tree: SourceTree) -> None:
+    other = SourceTree(tree.root)
+    with tree.lock(), pytest.raises(SourceTreeError, match="another ksplice-create"), other.lock():
+        pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.replace("int line3;\n", "int line3;\nint x;\nint y;\n"),
+        lambda t: t.replace("int line3;\nint line4;\n", ""),
+        lambda t: "int first;\n" + t,
+        lambda t: t.replace("int line3;", "int three;").replace("int line20;\n", "\n\n\n"),
+    ],
+)
+def test_lines_behind_hunks_keep_their_numbers(tmp_path: Path, change: object) -> None:
+    """The compiler sees every unchanged line under its old number."""
+    assert callable(change)
+    before, after = tmp_path / "before.c", tmp_path / "after.c"
+    text = FIRST.replace(";\n", " = __LINE__;\n")
+    before.write_text(text)
+    after.write_text(change(FIRST).replace(";\n", " = __LINE__;\n"))
+    after.write_bytes(keep_line_numbers(before, after))
+    numbers = []
+    for path in (before, after):
+        out = run(["gcc", "-E", "-P", path]).decode()
+        numbers.append({x for x in out.splitlines() if x.startswith("int line")})
+    assert numbers[1] <= numbers[0]
+    assert len(numbers[1]) >= 27
+
+
+def test_line_directive_waits_for_a_safe_place(tmp_path: Path) -> None:
+    before, after = tmp_path / "before.c", tmp_path / "after.c"
+    macro = (
+        "#define M(a, b) a \\\n  b\nint z = M(\n  1 +,\n  2);\n"
+        "/* a\n comment */\nint last = __LINE__;\n"
+    )
+    before.write_text("int a;\n" + macro)
+    after.write_text("int a;\nint added;\n" + macro)
+    after.write_bytes(keep_line_numbers(before, after))
+    out = run(["gcc", "-E", "-P", after]).decode()
+    assert "int last = 9;" in out
