@@ -31,6 +31,12 @@ Args = tuple[tuple[str, str], ...]
 """(signature, name) of each argument."""
 
 
+def _read_args(text: str) -> Args:
+    """Read ``"s kid, t flags"`` into ``(("s", "kid"), ("t", "flags"))``."""
+    words = [item.split() for item in text.split(",") if item.strip()]
+    return tuple((signature, name) for signature, name in words)
+
+
 def method(ins: str = "", outs: str = "") -> Callable[[_F], _F]:
     """Mark an ``async def`` as a D-Bus method.
 
@@ -131,12 +137,6 @@ def _element(tag: str, name: str, args: list[tuple[str, str, str]]) -> list[str]
         for signature, arg, direction in args
     ]
     return [f"    <{tag} name={quoteattr(name)}>", *inner, f"    </{tag}>"]
-
-
-def _read_args(text: str) -> Args:
-    """Read ``"s kid, t flags"`` into ``(("s", "kid"), ("t", "flags"))``."""
-    words = [item.split() for item in text.split(",") if item.strip()]
-    return tuple((signature, name) for signature, name in words)
 
 
 def _camel(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 
 from gi.repository import GLib
 
+from ksplicd.bundle import MAX_BUNDLE_SIZE
 from ksplicd.bus import names
 from ksplicd.bus.errors import refuse_unknown_flags, refuse_unknown_options
 from ksplicd.bus.interface import BusObject, Signal, method
@@ -17,9 +18,6 @@ from ksplicd.errors import BadBundleError
 from ksplicd.host.state import Direction, Event
 
 STAGE_OPTIONS: Final = {"signature": "ay"}
-
-_MAX_BUNDLE: Final = 256 << 20
-"""Bytes; what a caller may make us read.  Real bundles have well under one megabyte."""
 
 
 class Manager(BusObject, interface=names.MANAGER):
@@ -129,12 +127,12 @@ def _read_bundle(fd: int) -> bytes:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
             raise BadBundleError("the descriptor is no regular file; pass an open bundle file")
-        if about.st_size > _MAX_BUNDLE:
-            raise BadBundleError(f"the file has {about.st_size} bytes; at most {_MAX_BUNDLE}")
+        if about.st_size > MAX_BUNDLE_SIZE:
+            raise BadBundleError(f"the file has {about.st_size} bytes; at most {MAX_BUNDLE_SIZE}")
         parts, pos = [], 0
-        while pos <= _MAX_BUNDLE and (part := os.pread(fd, 1 << 20, pos)):
+        while pos <= MAX_BUNDLE_SIZE and (part := os.pread(fd, 1 << 20, pos)):
             parts.append(part)
             pos += len(part)
-    if pos > _MAX_BUNDLE:
-        raise BadBundleError(f"the file has more than {_MAX_BUNDLE} bytes")
+    if pos > MAX_BUNDLE_SIZE:
+        raise BadBundleError(f"the file has more than {MAX_BUNDLE_SIZE} bytes")
     return b"".join(parts)

@@ -53,6 +53,10 @@ class Polkit:
         )
         raise PermissionDeniedError(f"{action} is refused for {call.sender}{hint}")
 
+    async def check_inspect(self, call: Call) -> None:
+        """Raise ``PermissionDeniedError`` unless ``call.sender`` may look."""
+        await self.check(call, Action.INSPECT)
+
     async def _ask(self, call: Call, action: Action, details: dict[str, str]) -> tuple[bool, bool]:
         """Return polkit's (is authorized, is challenge)."""
         subject = ("system-bus-name", {"name": GLib.Variant("s", call.sender)})

@@ -65,6 +65,11 @@ class Runner:
         self._is_cancelled = False
         engine.on_event = self._on_event
 
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether something is being applied or undone."""
+        return self._turn.is_taken
+
     # --- what the daemon asks for ---------------------------------------------------------------
 
     async def reconcile(self) -> Reconciliation:

@@ -3,7 +3,8 @@
 
 ``units/ksplicd.catalog`` explains each of them and says what to do (``journalctl -x``).  Fields:
 ``KSPLICE_KID``, ``KSPLICE_STAGE``, ``KSPLICE_CAUSE``, ``KSPLICE_UID`` (who asked), and for a
-mismatch ``KSPLICE_FUNCTION``, ``KSPLICE_OFFSET``, ``KSPLICE_EXPECTED``, ``KSPLICE_FOUND``.
+mismatch ``KSPLICE_TARGET``, ``KSPLICE_FUNCTION`` or ``KSPLICE_SYMBOL``, ``KSPLICE_OFFSET``,
+``KSPLICE_EXPECTED``, ``KSPLICE_FOUND``.
 """
 
 import syslog
@@ -85,6 +86,16 @@ _FAILURES: Mapping[str, Outcome] = {
 }
 
 
+_MISMATCH: Mapping[str, str] = {
+    "target": "KSPLICE_TARGET",
+    "function": "KSPLICE_FUNCTION",
+    "symbol": "KSPLICE_SYMBOL",
+    "offset": "KSPLICE_OFFSET",
+    "expected": "KSPLICE_EXPECTED",
+    "found": "KSPLICE_FOUND",
+}
+
+
 def about_event(event: Event) -> Entry | None:
     """Return the entry for a stage that an update reached; None for one not worth telling."""
     if event.stage not in _BY_STAGE:
@@ -105,6 +116,7 @@ def about_event(event: Event) -> Entry | None:
             "KSPLICE_STAGE": event.stage.value,
             "KSPLICE_CAUSE": event.cause,
             "KSPLICE_UID": str(event.actor.uid),
+            **{_MISMATCH[key]: text for key, text in event.mismatch.items() if key in _MISMATCH},
         },
     )
 

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The daemon, as the command sees it."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gi.repository import Gio, GLib
+
+from ksplicd.bus import names
+from ksplicd.bus.errors import class_of, text_of
+from ksplicd.errors import KspliceError, NoDaemonError, by_abort_cause
+
+_NO_TIMEOUT: Final = GLib.MAXINT
+_INTERACTIVE: Final = Gio.DBusCallFlags.ALLOW_INTERACTIVE_AUTHORIZATION
+_DONE: Final = "done"
+
+Properties = dict[str, Any]
+"""The properties of an object on the bus, values as plain Python data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a job ended."""
+
+    job: int
+    kid: str
+    result: str
+    """``done`` or an abort cause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What is on the bus now."""
+
+    updates: tuple[Properties, ...] = ()
+    """By kid."""
+    jobs: tuple[Properties, ...] = field(default=())
+
+
+class Client:
+    """A connection to the bus that the daemon is on."""
+
+    def __init__(self, connection: Gio.DBusConnection) -> None:
+        self._connection = connection
+
+    # --- what can be asked ----------------------------------------------------------------------
+
+    def stage(self, bundle: bytes, signature: bytes | None) -> str:
+        """Hand the daemon a bundle; returns its kid."""
+        options = {} if signature is None else {"signature": GLib.Variant("ay", signature)}
+        fd = os.memfd_create("ksplice-bundle", os.MFD_CLOEXEC)
+        with os.fdopen(fd, "w+b") as f:
+            f.write(bundle)
+            f.flush()
+            fds = Gio.UnixFDList.new()
+            args = GLib.Variant("(ha{sv})", (fds.append(fd), options))
+            kid, _ = self._call("Stage", args, fds=fds)
+        return str(kid)
+
+    def apply(self, kid: str) -> Outcome:
+        """Apply an update and wait for the end of the transition."""
+        return self._do("Apply", kid)
+
+    def undo(self, kid: str) -> Outcome:
+        """Undo an update and wait for the end of the transition."""
+        return self._do("Undo", kid)
+
+    def remove(self, kid: str) -> None:
+        """Have the daemon forget an update."""
+        self._call("Remove", GLib.Variant("(st)", (kid, 0)))
+
+    def describe(self, kid: str) -> Properties:
+        """Return all that is known of an update."""
+        (known,) = self._call("Describe", GLib.Variant("(s)", (kid,)))
+        return dict(known)
+
+    def history(self, limit: int = 0) -> list[Properties]:
+        """Return the last ``limit`` events (0: all), newest first."""
+        (events,) = self._call("ListHistory", GLib.Variant("(tu)", (0, limit)))
+        return list(events)
+
+    def look(self) -> Snapshot:
+        """Return every update and job."""
+        (objects,) = self._call("GetManagedObjects", None, interface=names.OBJECT_MANAGER)
+        updates = [o[names.UPDATE] for o in objects.values() if names.UPDATE in o]
+        jobs = [o[names.JOB] for o in objects.values() if names.JOB in o]
+        return Snapshot(
+            updates=tuple(sorted(updates, key=lambda update: str(update["Kid"]))),
+            jobs=tuple(sorted(jobs, key=lambda job: int(job["Id"]))),
+        )
+
+    # --- how it is asked ------------------------------------------------------------------------
+
+    def _call(
+        self,
+        method: str,
+        args: GLib.Variant | None,
+        *,
+        path: str = names.ROOT_PATH,
+        interface: str = names.MANAGER,
+        fds: Gio.UnixFDList | None = None,
+    ) -> tuple[Any, ...]:
+        """Call the daemon; raises the ``KspliceError`` that it raised, or ``NoDaemonError``."""
+        call = self._connection.call_with_unix_fd_list_sync
+        where = (names.BUS_NAME, path, interface, method)
+        try:
+            reply, _ = call(*where, args, None, _INTERACTIVE, _NO_TIMEOUT, fds, None)
+        except GLib.Error as e:
+            raise _translate(e) from e
+        return tuple(reply.unpack())
+
+    def _do(self, method: str, kid: str) -> Outcome:
+        """Start a job and wait for its end; Ctrl-C cancels it.
+
+        Raises the ``ApplyError`` of the result when the goal is not reached.
+        """
+        loop = GLib.MainLoop()
+        ended: dict[int, Outcome] = {}
+
+        def on_removed(*signal_args: Any) -> None:
+            job, _path, of_kid, result = signal_args[-1].unpack()
+            ended[job] = Outcome(job=job, kid=of_kid, result=result)
+            loop.quit()
+
+        with self._listening(on_removed, loop) as is_gone:
+            job, path = self._call(method, GLib.Variant("(st)", (kid, 0)))
+            cancel = GLib.unix_signal_add(GLib.PRIORITY_HIGH, signal.SIGINT, self._cancel, path)
+            while job not in ended and not is_gone():
+                loop.run()
+            GLib.source_remove(cancel)
+        if job not in ended:
+            raise NoDaemonError(
+                f"{kid}: ksplicd went away; the kernel carries on. See `ksplice status`"
+            )
+        return self._judge(ended[job], method)
+
+    def _judge(self, outcome: Outcome, method: str) -> Outcome:
+        """Return an outcome that is good, and raise the others."""
+        if outcome.result == _DONE:
+            return outcome
+        detail = next((u["Detail"] for u in self.look().updates if u["Kid"] == outcome.kid), "")
+        failed = "not applied" if method == "Apply" else "not undone"
+        raise by_abort_cause(outcome.result)(
+            f"{outcome.kid}: {failed}: {outcome.result}" + (f": {detail}" if detail else "")
+        )
+
+    def _cancel(self, path: str) -> bool:
+        self._call("Cancel", None, path=path, interface=names.JOB)
+        return True  # stay: a second Ctrl-C does no harm
+
+    @contextmanager
+    def _listening(
+        self, on_removed: Callable[..., None], loop: GLib.MainLoop
+    ) -> Iterator[Callable[[], bool]]:
+        """Hear of jobs that end, and of the daemon's end; yields "has it gone"."""
+        bus, gone = self._connection, []
+
+        def on_owner(*signal_args: Any) -> None:
+            if not signal_args[-1].unpack()[2]:
+                gone.append(True)
+                loop.quit()
+
+        dbus = "org.freedesktop.DBus"
+        none = Gio.DBusSignalFlags.NONE
+        heard = [
+            bus.signal_subscribe(
+                names.BUS_NAME, names.MANAGER, "JobRemoved", None, None, none, on_removed
+            ),
+            bus.signal_subscribe(
+                dbus, dbus, "NameOwnerChanged", None, names.BUS_NAME, none, on_owner
+            ),
+        ]
+        try:
+            yield lambda: bool(gone)
+        finally:
+            for subscription in heard:
+                bus.signal_unsubscribe(subscription)
+
+
+def connect() -> Client:
+    """Return a client on the system bus; ``DBUS_SYSTEM_BUS_ADDRESS`` names another one."""
+    try:
+        return Client(Gio.bus_get_sync(Gio.BusType.SYSTEM, None))
+    except GLib.Error as e:
+        raise NoDaemonError(f"the system bus cannot be reached: {text_of(e)}") from e
+
+
+def _translate(error: GLib.Error) -> KspliceError:
+    """Return the error of ours for what came over the bus."""
+    if cls := class_of(error):
+        return cls(text_of(error))
+    if error.matches(Gio.dbus_error_quark(), Gio.DBusError.SERVICE_UNKNOWN):
+        return NoDaemonError("ksplicd does not run; start it: systemctl start ksplicd")
+    return NoDaemonError(f"ksplicd: {text_of(error)}")

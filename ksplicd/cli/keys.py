@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ksplice keygen``, ``sign`` and ``verify``: minisign's files, for machines without minisign.
+
+JSON: keygen ``{"key_id", "secret", "public"}``, sign ``{"key_id", "signature"}``, verify
+``{"key_id", "trusted_comment"}``, each with ``"schema": 1``.
+"""
+
+import argparse
+import getpass
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ksplicd.cli import output
+from ksplicd.config import KEYS_DIR
+from ksplicd.errors import BadSignatureError, KeyFileError
+
+if TYPE_CHECKING:
+    from ksplicd.minisign import PublicKey, SecretKey
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verbs of this module."""
+    keygen = verbs.add_parser("keygen", help="make a key pair for signing updates")
+    keygen.add_argument(
+        "name", metavar="NAME", type=Path, help="writes NAME.key (secret) and NAME.pub"
+    )
+    keygen.add_argument(
+        "--password", action="store_true", help="ask for a password that encrypts NAME.key"
+    )
+    keygen.set_defaults(run=run_keygen)
+    sign = verbs.add_parser("sign", help="sign a bundle: writes FILE.minisig")
+    sign.add_argument("file", metavar="FILE", type=Path)
+    sign.add_argument("--key", metavar="FILE", type=Path, required=True, help="the secret key")
+    sign.add_argument("--comment", default="", help="one line that is signed too")
+    sign.set_defaults(run=run_sign)
+    verify = verbs.add_parser("verify", help="check FILE against FILE.minisig")
+    verify.add_argument("file", metavar="FILE", type=Path)
+    verify.add_argument(
+        "--key",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        help=f"a trusted public key; default: each in {KEYS_DIR}",
+    )
+    verify.set_defaults(run=run_verify)
+    for verb in (keygen, sign, verify):
+        verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_keygen(args: argparse.Namespace) -> int:
+    """Write a fresh key pair; existing files stay."""
+    from ksplicd.minisign import new_secret_key, write_public_key, write_secret_key
+
+    password = ""
+    if args.password:
+        password = getpass.getpass("Password: ")
+        if not password or getpass.getpass("Again: ") != password:
+            raise KeyFileError("the two passwords differ, or are empty; nothing was written")
+    key = new_secret_key()
+    secret = args.name.with_name(args.name.name + ".key")
+    public = args.name.with_name(args.name.name + ".pub")
+    _write_new(secret, write_secret_key(key, password), 0o600)
+    _write_new(public, write_public_key(key.public), 0o644)
+    if args.json:
+        output.say_json(key_id=key.public.name, secret=str(secret), public=str(public))
+    else:
+        output.say(f"{secret}: keep it secret.\n{public}: copy it to {KEYS_DIR}/ on the hosts.")
+    return 0
+
+
+def run_sign(args: argparse.Namespace) -> int:
+    """Write the signature beside the file."""
+    from ksplicd.minisign import sign
+
+    key = read_secret(args.key)
+    comment = args.comment or f"file:{args.file.name}"
+    if "\n" in comment:
+        raise KeyFileError("--comment: must be one line")
+    signature = args.file.with_name(args.file.name + ".minisig")
+    try:
+        signature.write_text(sign(args.file.read_bytes(), key, trusted_comment=comment))
+    except OSError as e:
+        raise KeyFileError(f"{e.filename}: {e.strerror}") from e
+    if args.json:
+        output.say_json(key_id=key.public.name, signature=str(signature))
+    else:
+        output.say(f"{signature}: signed with key {key.public.name}")
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Say whether the signature holds."""
+    from ksplicd.minisign import verify
+
+    signature = args.file.with_name(args.file.name + ".minisig")
+    keys = [_read_public(path) for path in args.key or sorted(KEYS_DIR.glob("*.pub"))]
+    try:
+        data, text = args.file.read_bytes(), signature.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadSignatureError(f"{args.file}: cannot be verified: {e}") from e
+    verified = verify(data, text, keys)
+    if args.json:
+        output.say_json(key_id=verified.key.name, trusted_comment=verified.trusted_comment)
+    else:
+        output.say(f"{args.file}: signed by key {verified.key.name}: {verified.trusted_comment}")
+    return 0
+
+
+def read_secret(path: Path) -> "SecretKey":
+    """Read a secret key file, asking for its password when it has one.  ``KeyFileError``."""
+    from ksplicd.minisign import read_secret_key
+
+    text = _read_key_text(path)
+    encrypted = "encrypted" in text.partition("\n")[0]
+    return read_secret_key(
+        text, getpass.getpass(f"Password of {path}: ") if encrypted else "", str(path)
+    )
+
+
+def _read_public(path: Path) -> "PublicKey":
+    from ksplicd.minisign import read_public_key
+
+    return read_public_key(_read_key_text(path), str(path))
+
+
+def _read_key_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise KeyFileError(f"{path}: cannot be read: {e}") from e
+
+
+def _write_new(path: Path, text: str, mode: int) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    except OSError as e:
+        raise KeyFileError(f"{path}: {e.strerror}; choose another name") from e
+    with os.fdopen(fd, "w", encoding="utf-8") as f:
+        f.write(text)

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ksplice view``, ``status`` and ``history``: what is so.
+
+JSON, all with ``"schema": 1``::
+
+    view     {"updates": [UPDATE]}
+    status   {"kernel": "6.1.0-50-cloud-amd64", "applied": 1, "updates": [UPDATE], "jobs": [JOB]}
+    history  {"events": [EVENT]}
+
+    UPDATE   {"kid", "stage", "abort_cause", "detail", "description", "targets": [], "cves": [],
+              "kernel"}
+    JOB      {"id", "type": "apply" | "undo", "kid", "progress",
+              "conflicts": [{"pid", "command", "stack"}]}
+    EVENT    {"time": "2026-01-31T12:00:00.000000+00:00", "boot_id", "kid", "stage", "cause",
+              "detail", "uid", "pid", "unit", "via"}
+
+``stage`` is a ``ksplicd.model.Stage``.
+"""
+
+import argparse
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from ksplicd.cli import output
+from ksplicd.cli.host import read_kid, read_tarball
+from ksplicd.errors import NoSuchUpdateError
+from ksplicd.model import Manifest
+
+_IN_KERNEL: Final = ("applied", "transitioning", "reversing")
+_UPDATE_KEYS: Final = {
+    "kid": "Kid",
+    "stage": "Stage",
+    "abort_cause": "AbortCause",
+    "detail": "Detail",
+    "description": "Description",
+    "targets": "Targets",
+    "cves": "Cves",
+    "kernel": "Kernel",
+}
+_NOT_STAGED: Final = ""
+"""``stage`` of a bundle that is looked at as a file."""
+
+Document = dict[str, Any]
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verbs of this module."""
+    view = verbs.add_parser("view", help="list the updates in the running kernel")
+    which = view.add_mutually_exclusive_group()
+    which.add_argument("--id", metavar="ID", type=read_kid, help="show one update, in full")
+    which.add_argument("--file", metavar="TARBALL", type=Path, help="show a bundle, in full")
+    view.add_argument("-q", "--quiet", action="store_true", help="print ids only")
+    view.set_defaults(run=run_view)
+    status = verbs.add_parser("status", help="show every update, and what holds up a job")
+    status.set_defaults(run=run_status)
+    history = verbs.add_parser("history", help="show what happened, newest first")
+    history.add_argument(
+        "-n", "--lines", metavar="N", type=int, default=0, help="at most N events (0: all)"
+    )
+    history.add_argument("--id", metavar="ID", type=read_kid, help="of one update")
+    history.set_defaults(run=run_history)
+    for verb in (view, status, history):
+        verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_view(args: argparse.Namespace) -> int:
+    """List what is in the kernel, or show one update or bundle."""
+    if args.file:
+        updates = [_read_bundle(args.file)]
+    else:
+        from ksplicd.cli.client import connect
+
+        found = [to_update(properties) for properties in connect().look().updates]
+        updates = [
+            u for u in found if (u["kid"] == args.id if args.id else u["stage"] in _IN_KERNEL)
+        ]
+        if args.id and not updates:
+            raise NoSuchUpdateError(f"{args.id}: no such update; `ksplice status` lists them")
+    if args.json:
+        output.say_json(updates=updates)
+    elif args.quiet:
+        for update in updates:
+            output.say(update["kid"])
+    elif args.id or args.file:
+        output.say(format_update(updates[0]))
+    else:
+        for update in updates:
+            output.say(format_line(update))
+    return 0
+
+
+def run_status(args: argparse.Namespace) -> int:
+    """Show the whole host."""
+    from ksplicd.cli.client import connect
+
+    now = connect().look()
+    updates, jobs = [to_update(u) for u in now.updates], [to_job(j) for j in now.jobs]
+    applied = sum(update["stage"] == "applied" for update in updates)
+    release = platform.uname().release
+    if args.json:
+        output.say_json(kernel=release, applied=applied, updates=updates, jobs=jobs)
+        return 0
+    output.say(f"Kernel {release}: {applied} of {len(updates)} updates applied")
+    for update in updates:
+        output.say(format_line(update))
+        if update["abort_cause"]:
+            output.say(f"  {update['abort_cause']}: {update['detail']}")
+    for job in jobs:
+        output.say(f"Job {job['id']}: {job['type']} of {job['kid']}: {job['progress']}")
+        for conflict in job["conflicts"]:
+            output.say("  held up by {command}[{pid}] in {stack}".format(**conflict))
+    return 0
+
+
+def run_history(args: argparse.Namespace) -> int:
+    """Show the history."""
+    from ksplicd.cli.client import connect
+
+    events = connect().history(0 if args.id else args.lines)
+    if args.id:
+        events = [event for event in events if event["kid"] == args.id]
+    if args.lines:
+        events = events[: args.lines]
+    if args.json:
+        output.say_json(events=[{**e, "time": _format_time(e["time"])} for e in events])
+        return 0
+    for event in events:
+        output.say(format_event(event))
+    return 0
+
+
+# --- documents ----------------------------------------------------------------------------------
+
+
+def to_update(properties: Document) -> Document:
+    """Return an Update object's properties under the keys of our JSON."""
+    return {key: properties[name] for key, name in _UPDATE_KEYS.items()}
+
+
+def to_job(properties: Document) -> Document:
+    """Return a Job object's properties under the keys of our JSON."""
+    return {
+        "id": properties["Id"],
+        "type": properties["Type"],
+        "kid": str(properties["Update"]).rpartition("/")[2],
+        "progress": properties["Progress"],
+        "conflicts": [
+            {"pid": pid, "command": command, "stack": stack}
+            for pid, command, stack in properties["Conflicts"]
+        ],
+    }
+
+
+def from_manifest(manifest: Manifest) -> Document:
+    """Return a bundle as our JSON shows it."""
+    return {
+        "kid": manifest.kid,
+        "stage": _NOT_STAGED,
+        "abort_cause": "",
+        "detail": "",
+        "description": manifest.description,
+        "targets": [target.name for target in manifest.targets],
+        "cves": list(manifest.cves),
+        "kernel": manifest.kernel.release,
+    }
+
+
+def _read_bundle(path: Path) -> Document:
+    from ksplicd.bundle import unpack
+
+    data, _ = read_tarball(path)
+    return from_manifest(unpack(data).manifest)
+
+
+# --- text ---------------------------------------------------------------------------------------
+
+
+def format_line(update: Document) -> str:
+    """Return ``8c4o6ucj  applied  vmlinux  fcntl: check for immutable inodes  CVE-…``."""
+    first_line = str(update["description"]).partition("\n")[0]
+    parts = [update["kid"], update["stage"], ",".join(update["targets"]), first_line]
+    return "  ".join(part for part in (*parts, " ".join(update["cves"])) if part)
+
+
+def format_update(update: Document) -> str:
+    """Return an update in full, a line for each thing known."""
+    rows = (
+        ("Id", update["kid"]),
+        ("Stage", update["stage"]),
+        ("Cause", ": ".join(t for t in (update["abort_cause"], update["detail"]) if t)),
+        ("Kernel", update["kernel"]),
+        ("Targets", " ".join(update["targets"])),
+        ("CVEs", " ".join(update["cves"])),
+        ("Description", update["description"]),
+    )
+    return "\n".join(f"{name + ':':12} {value}" for name, value in rows if value)
+
+
+def format_event(event: Document) -> str:
+    """Return one line for an event of the history."""
+    who = event["unit"] or event["via"]
+    reason = ": ".join(text for text in (event["cause"], event["detail"]) if text)
+    parts = [_format_time(event["time"]), event["kid"] or "-", event["stage"]]
+    return "  ".join([*parts, f"uid {event['uid']} ({who})", *([reason] if reason else [])])
+
+
+def _format_time(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1_000_000, UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The daemon: one GLib loop, one worker thread, and what wakes them.
+
+::
+
+    D-Bus calls ──────────────▸ bus.manager ─▸ bus.runner ─▸ worker: host.engine ─▸ kernel
+    /var/lib/ksplice (inotify) ─▸ host.dropdir ──┘   ▴
+    kernel: stage notices, module uevents ───────────┘
+
+Idle, it wakes for the watchdog only.  It is ready when its records agree with the kernel.  Killing
+it loses nothing: a transition goes on in the kernel and is found again at the next start.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from gi.repository import Gio, GLib
+
+from ksplicd.bus import names, tasks
+from ksplicd.bus.job import Job
+from ksplicd.bus.manager import Manager
+from ksplicd.bus.objects import Objects
+from ksplicd.bus.polkit import Polkit, call_bus
+from ksplicd.bus.runner import SYSFS_MODULES, Runner
+from ksplicd.bus.update import Update
+from ksplicd.config import CONFIG_FILE, KEYS_DIR, OnDrop, read_settings
+from ksplicd.errors import HostError, KspliceError
+from ksplicd.host import journal
+from ksplicd.host.clock import SystemClock
+from ksplicd.host.dropdir import DropDir
+from ksplicd.host.engine import Engine
+from ksplicd.host.kernel import LinuxKernel
+from ksplicd.host.keyring import Keyring
+from ksplicd.host.state import Actor, Direction, UpdateInfo, Via
+from ksplicd.host.store import STORE_DIR, Store
+from ksplicd.model import Stage
+
+_log = logging.getLogger(__name__)
+
+_DO_NOT_QUEUE: Final = 4
+_PRIMARY_OWNER: Final = 1
+"""Flag and answer of RequestName (D-Bus specification, "Message Bus Messages")."""
+
+
+class Daemon:
+    """What runs between start and stop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        bus: Any,
+        *,
+        book: journal.Journal,
+        config: Path = CONFIG_FILE,
+        notify: Callable[[str], object] = lambda state: None,
+        modules: Path = SYSFS_MODULES,
+    ) -> None:
+        """Use ``bus``, a pydbus bus; ``notify`` is sd_notify(3); ``modules`` is /sys/module.
+
+        ``config`` is read again at SIGHUP; what holds at start is in ``engine.settings``.
+        """
+        self._engine = engine
+        self._bus = bus
+        self._book = book
+        self._config = config
+        self._notify = notify
+        self._loop = GLib.MainLoop()
+        self._status = 0
+        self._worker = tasks.Worker()
+        self._polkit = Polkit(bus.con)
+        self._objects = Objects(bus, self._polkit.check_inspect)
+        self._runner = Runner(engine, self._worker, self._objects, self._polkit, book, modules)
+        self._objects.add_root(Manager(self._runner))
+        self._drops = DropDir(
+            engine.store.root, require_signature=engine.settings.require_signature
+        )
+        self._keep: list[object] = []
+        """What would end when nobody held it: monitors."""
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; returns the exit status."""
+        sources = [
+            GLib.unix_signal_add(GLib.PRIORITY_HIGH, signal.SIGTERM, self._stop, 0),
+            GLib.unix_signal_add(GLib.PRIORITY_HIGH, signal.SIGINT, self._stop, 0),
+            GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGHUP, self._on_hangup),
+        ]
+        closed = self._bus.con.connect("closed", lambda *_: self._stop(1))
+        if seconds := _watchdog_seconds():
+            sources.append(GLib.timeout_add_seconds(seconds, self._on_watchdog))
+        tasks.spawn(self._start())
+        try:
+            self._loop.run()
+        finally:
+            self._notify("STOPPING=1")
+            for source in sources:
+                GLib.source_remove(source)
+            self._bus.con.disconnect(closed)
+            self._worker.stop()
+            self._objects.clear()
+        return self._status
+
+    # --- start and stop -------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        """Find out what is so, then take calls."""
+        try:
+            found = await self._runner.reconcile()
+            await self._take_name()
+            self._watch_modules()
+            self._watch_drops()
+        except KspliceError as e:
+            _log.critical("%s", e)
+            self._stop(1)
+            return
+        except Exception:
+            _log.exception("the daemon cannot start")
+            self._stop(1)
+            return
+        infos = await self._runner.list_updates()
+        applied = [info.kid for info in infos if info.stage is Stage.APPLIED]
+        self._book.write(journal.about_start(self._engine.kernel.release(), applied))
+        self._notify(f"READY=1\nSTATUS={len(applied)} of {len(infos)} updates applied")
+        await self._apply_again(found.reapply)
+        await self._scan_drops()
+
+    async def _take_name(self) -> None:
+        where = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+        args = GLib.Variant("(su)", (names.BUS_NAME, _DO_NOT_QUEUE))
+        reply = await call_bus(self._bus.con, where, "RequestName", args)
+        if reply.unpack() != (_PRIMARY_OWNER,):
+            raise HostError(f"{names.BUS_NAME} is taken on this bus: another ksplicd runs")
+
+    async def _apply_again(self, kids: tuple[str, ...]) -> None:
+        """Apply what was applied before the machine went down, oldest first."""
+        for kid in kids:
+            try:
+                await self._runner.start(Direction.APPLY, kid, Actor(uid=0, via=Via.BOOT))
+            except KspliceError as e:
+                _log.error("update %s is not applied again: %s", kid, e)
+
+    def _stop(self, status: int) -> bool:
+        self._status = status
+        self._loop.quit()
+        return True  # the source stays: run() removes it
+
+    def _on_hangup(self) -> bool:
+        self._notify("RELOADING=1")
+        try:
+            self._engine.settings = read_settings(self._config)
+            self._drops.require_signature = self._engine.settings.require_signature
+            tasks.spawn(self._scan_drops())
+        except KspliceError as e:
+            _log.error("the old configuration stays in force: %s", e)
+        self._notify("READY=1")
+        return True  # the next one counts too
+
+    def _on_watchdog(self) -> bool:
+        self._notify("WATCHDOG=1")
+        return True  # again
+
+    # --- what happens around us -----------------------------------------------------------------
+
+    def _watch_drops(self) -> None:
+        """Hear of files that were closed after writing, or renamed into place."""
+        folder = Gio.File.new_for_path(str(self._drops.root))
+        monitor = folder.monitor_directory(Gio.FileMonitorFlags.WATCH_MOVES, None)
+        monitor.connect("changed", self._on_file)
+        self._keep.append(monitor)
+
+    def _on_file(
+        self, _monitor: Any, file: Gio.File, other: Gio.File | None, kind: Gio.FileMonitorEvent
+    ) -> None:
+        kinds = Gio.FileMonitorEvent
+        if kind in {kinds.CHANGES_DONE_HINT, kinds.MOVED_IN, kinds.RENAMED}:
+            came = other if kind == kinds.RENAMED and other is not None else file
+            tasks.spawn(self._take_drop(came.get_basename()))
+
+    async def _scan_drops(self) -> None:
+        try:
+            drops = await self._worker.run(self._drops.scan)
+        except KspliceError as e:
+            _log.error("%s", e)
+            return
+        for drop in drops:
+            await self._take_drop(drop.bundle.name)
+
+    async def _take_drop(self, name: str) -> None:
+        """Stage the bundle that file ``name`` completes, and apply it where that is the policy."""
+        try:
+            info = await self._worker.run(self._stage_drop, name)
+            if info is None:
+                return
+            await self._runner.show_updates()
+            if self._engine.settings.on_drop is OnDrop.APPLY:
+                actor = Actor(uid=os.geteuid(), via=Via.DROP)
+                await self._runner.start(Direction.APPLY, info.kid, actor)
+        except KspliceError as e:
+            _log.info("%s: %s", name, e)  # the engine's event says it louder
+
+    def _stage_drop(self, name: str) -> UpdateInfo | None:
+        """Take in what ``name`` completes, if anything; this is the worker's thread."""
+        drop = self._drops.consider(name)
+        if drop is None:
+            return None
+        actor = Actor(uid=os.geteuid(), via=Via.DROP)
+        return self._engine.stage_file(drop.bundle, drop.signature, actor)
+
+    def _watch_modules(self) -> None:
+        """Hear of modules of ours that others load or unload."""
+        try:
+            import pyudev
+
+            monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+            monitor.filter_by("module")
+            monitor.start()
+        except (ImportError, OSError) as e:
+            _log.warning("module events are not heard: %s", e)
+            return
+        self._keep.append(monitor)
+        fd = monitor.fileno()
+        GLib.io_add_watch(fd, GLib.PRIORITY_DEFAULT, GLib.IOCondition.IN, self._on_uevent, monitor)
+
+    def _on_uevent(self, _fd: int, _condition: int, monitor: Any) -> bool:
+        heard = False
+        while (device := monitor.poll(timeout=0)) is not None:
+            heard |= device.sys_name.startswith("ksplice_")
+        if heard and not self._runner.is_busy:  # a busy runner makes these events itself
+            tasks.spawn(self._reconcile())
+        return True  # more will come
+
+    async def _reconcile(self) -> None:
+        try:
+            await self._runner.reconcile()
+        except KspliceError as e:
+            _log.error("our records do not agree with the kernel: %s", e)
+
+
+def _watchdog_seconds() -> int:
+    """Return how often the service manager wants to hear of us: twice in WatchdogSec=."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0
+    return int(os.environ.get("WATCHDOG_USEC", "0")) // 2_000_000
+
+
+def connect(address: str) -> Any:
+    """Return the pydbus bus at ``address``: ``system``, ``session``, or as in DBUS_*_ADDRESS."""
+    import pydbus
+
+    match address:
+        case "system":
+            return pydbus.SystemBus()
+        case "session":
+            return pydbus.SessionBus()
+        case _:
+            return pydbus.connect(address)
+
+
+def introspect(name: str) -> int:
+    """Print the XML of one of our interfaces, or the names of all."""
+    xml = {cls.interface: cls.xml() for cls in (Manager, Update, Job)}
+    if name != "list" and name not in xml:
+        sys.stderr.write(f"ksplicd: no interface {name}; there are {', '.join(xml)}\n")
+        return 1
+    sys.stdout.write(xml[name] if name in xml else "".join(f"{known}\n" for known in xml))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon on the system bus, or print its interfaces."""
+    parser = argparse.ArgumentParser(prog="ksplicd", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--bus", metavar="ADDRESS", default="system", help="system, session, or a D-Bus address"
+    )
+    parser.add_argument("--store", metavar="DIR", type=Path, default=STORE_DIR)
+    parser.add_argument("--config", metavar="FILE", type=Path, default=CONFIG_FILE)
+    parser.add_argument("--keys", metavar="DIR", type=Path, default=KEYS_DIR)
+    parser.add_argument(
+        "--bus-introspect", metavar="INTERFACE|list", nargs="?", const="list",
+        help="print the XML of an interface, or the names of all, and exit",
+    )  # fmt: skip
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    if args.bus_introspect:
+        return introspect(args.bus_introspect)
+    from systemd.daemon import notify
+
+    try:
+        engine = Engine(
+            Store(args.store),
+            LinuxKernel(),
+            Keyring(args.keys, os.geteuid()),
+            read_settings(args.config),
+            SystemClock(),
+        )
+        daemon = Daemon(
+            engine, connect(args.bus), book=journal.SystemJournal(), config=args.config,
+            notify=notify,
+        )  # fmt: skip
+    except (KspliceError, GLib.Error) as e:
+        _log.critical("%s", e)
+        return 1
+    return daemon.run()
