@@ -15,6 +15,6 @@ def package_layer(tree: Path) -> Layer:
     run(["make", "--no-print-directory", "-C", SOURCE, "install", f"DESTDIR={tree}"])
     # dpkg's trigger does this in the guest; the same Python does it faster here
     modules = tree / "usr/lib/python3/dist-packages"
-    strip = ["-s", tree, "-p", "/", "--invalidation-mode", "unchecked-hash"]
-    run(["/usr/bin/python3", "-m", "compileall", "-q", *strip, modules])
-    return Layer(tree=tree, commands=PACKAGE_COMMANDS)
+    compile_all = ["/usr/bin/python3", "-m", "compileall", "-q", "-p", "/", "-s", str(tree)]
+    run([*compile_all, "--invalidation-mode", "unchecked-hash", modules])
+    return Layer(tree=tree, commands=(*PACKAGE_COMMANDS, "systemctl enable -q ksplicd.service"))

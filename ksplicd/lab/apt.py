@@ -4,10 +4,11 @@
 Nothing here knows a mirror: what the machine is configured with is what is used.
 """
 
+import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -121,8 +122,18 @@ def package_names(prefix: str) -> list[str]:
 
 def versions(package: str) -> list[str]:
     """Return the versions of ``package`` that the host's sources offer, newest first."""
-    lines = run(["apt-cache", "madison", package]).decode().splitlines()
-    return list(dict.fromkeys(line.split("|")[1].strip() for line in lines if line.count("|") >= 2))
+    return versions_of([package])[package]
+
+
+def versions_of(packages: Sequence[str]) -> dict[str, list[str]]:
+    """Return the versions of each package that the host's sources offer, newest first."""
+    found: dict[str, list[str]] = {package: [] for package in packages}
+    if packages:
+        for line in run(["apt-cache", "madison", *packages]).decode().splitlines():
+            name, version, source = (part.strip() for part in line.split("|"))
+            if name in found and source.endswith(" Packages") and version not in found[name]:
+                found[name].append(version)
+    return found
 
 
 def download(cache: Cache, package: str, version: str) -> Path:
@@ -138,11 +149,9 @@ def download(cache: Cache, package: str, version: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=folder) as new:
             # apt's sandbox user cannot enter the cache of another user
-            sandbox = ["-o", f"APT::Sandbox::User={'root' if os.geteuid() == 0 else ''}"]
-            try:
-                run(["apt-get", *sandbox, "-qq", "download", f"{package}={version}"], cwd=Path(new))
-            except ToolError as e:
-                raise LabError(_why_absent(package, version)) from e
+            sandbox = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
+            argv = ["apt-get", *sandbox, "-qq", "download", f"{package}={version}"]
+            _retry_after_update(cache, argv, cwd=Path(new), why=lambda: _why(package, version))
             for path in _matching(Path(new), package, version):
                 return path.rename(folder / path.name)
     raise LabError(f"apt-get download left no file for {package} {version}")
@@ -152,12 +161,32 @@ def _matching(folder: Path, package: str, version: str) -> Iterator[Path]:
     yield from sorted(folder.glob(f"{package}_{version.replace(':', '%3a')}_*.deb"))
 
 
-def _why_absent(package: str, version: str) -> str:
+def _retry_after_update(
+    cache: Cache, argv: list[str], *, cwd: Path | None = None, why: Callable[[], str]
+) -> None:
+    """Run apt; when that fails, because its lists are old or missing, update them and try again."""
+    try:
+        run(argv, cwd=cwd)
+    except ToolError:
+        cache.progress("updating apt's lists")
+        with contextlib.suppress(ToolError):
+            run([*_sudo(), "apt-get", "update", "-qq", "-o", "DPkg::Lock::Timeout=300"])
+        try:
+            run(argv, cwd=cwd)
+        except ToolError as e:
+            raise LabError(f"{why()}: {str(e).splitlines()[-1]}") from e
+
+
+def _why(package: str, version: str) -> str:
     offered = versions(package)
     if version in offered:
-        return f"{package} {version} could not be downloaded from this machine's apt sources"
-    there = f"they have {', '.join(offered)}" if offered else "they have none (apt-get update?)"
-    return f"{package} {version} is not in this machine's apt sources; {there}"
+        return f"{package} {version} could not be had from this machine's apt sources"
+    there = f"they have {', '.join(offered)}" if offered else "they have no version of it"
+    return f"{package} {version} is not in this machine's apt sources ({there})"
+
+
+def _sudo() -> list[str]:
+    return [] if os.geteuid() == 0 else ["sudo", "-n"]
 
 
 def installed_version(package: str) -> str | None:
@@ -176,15 +205,10 @@ def install(cache: Cache, package: str, version: str) -> None:
     if installed_version(package) == version:
         return
     cache.progress(f"installing {package} {version}")
-    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    apt = [
-        *("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq"),
+    argv = [
+        *(*_sudo(), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq"),
         *("--no-install-recommends", "--allow-downgrades", "-o", "DPkg::Lock::Timeout=300"),
+        f"{package}={version}",
     ]
     with cache.lock("apt-install"):
-        try:
-            run([*sudo, *apt, f"{package}={version}"])
-        except ToolError as e:
-            if version not in versions(package):
-                raise LabError(_why_absent(package, version)) from e
-            raise LabError(f"{package} {version} could not be installed: {e}") from e
+        _retry_after_update(cache, argv, why=lambda: _why(package, version))

@@ -37,9 +37,8 @@ dpkg-deb --fsys-tarfile "$deb" 2>&- | tar -xO --wildcards './usr/src/linux-sourc
 """
 
 _READ_CHANGELOG: Final = """
-set -euo pipefail
 dpkg-deb --fsys-tarfile "$1" 2>&- |
-    tar -xO --occurrence=1 --wildcards './usr/share/doc/*/changelog*.gz' || test $? = 141
+    tar -xO --occurrence=1 --wildcards './usr/share/doc/*/changelog.Debian.gz'
 """
 
 
@@ -174,21 +173,19 @@ def stock_kernels(cache: Cache, kernel_series: str, flavour: str) -> list[Kernel
 
     ``flavour`` is such as ``cloud-amd64``.  Image, headers and source of each are there.
     """
-    sources = source_versions(kernel_series)
-    prefix, suffix = f"linux-image-{kernel_series}.0-", f"-{flavour}"
-    found = {}
-    for name in apt.package_names(prefix):
-        release = name.removeprefix("linux-image-")
-        if (
-            not name.endswith(suffix)
-            or not name.removeprefix(prefix).removesuffix(suffix).isdigit()
-        ):
-            continue
-        headers = apt.versions(f"linux-headers-{release}")
-        for version in apt.versions(name):
-            if version in sources and version in headers:
-                found[version] = KernelPackages(cache=cache, release=release, version=version)
-    return [found[version] for version in sources if version in found]
+    name = re.compile(rf"linux-image-({re.escape(kernel_series)}\.0-\d+-{re.escape(flavour)})")
+    names = apt.package_names(f"linux-image-{kernel_series}.")
+    releases = [match[1] for match in map(name.fullmatch, names) if match]
+    source = f"linux-source-{kernel_series}"
+    wanted = [f"linux-{kind}-{release}" for release in releases for kind in ("image", "headers")]
+    offered = apt.versions_of([source, *wanted])
+    return [
+        KernelPackages(cache=cache, release=release, version=version)
+        for version in offered[source]
+        for release in releases
+        if version in offered[f"linux-image-{release}"]
+        and version in offered[f"linux-headers-{release}"]
+    ]
 
 
 def parse_changelog(text: str) -> tuple[ChangelogEntry, ...]:

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+#   make demo      the main job, on a throwaway machine
+#   make test      every check
+#   make bench     measure, and write bench.json
+#   make install   as a package does: DESTDIR=, prefix=
+#
+# The first three install what is missing; see tests/tools/setup.sh.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules
+
+cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ksplice
+PYTHON ?= $(cache)/venv/bin/python
+
+prefix ?= /usr
+sysconfdir ?= /etc
+bindir = $(DESTDIR)$(prefix)/bin
+datadir = $(DESTDIR)$(prefix)/share
+libdir = $(DESTDIR)$(prefix)/lib
+libexecdir = $(DESTDIR)$(prefix)/libexec/ksplicd
+pythondir = $(libdir)/python3/dist-packages
+etcdir = $(DESTDIR)$(sysconfdir)/ksplicd
+
+# A fresh clone runs from its own tree.  Programs start make for kernel modules: it must not
+# believe to be part of this one.
+run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR) $(PYTHON)
+
+.PHONY: all setup demo test bench lint lint-c unit vm install
+all:
+	@sed -n '3,6s/^#//p' Makefile
+
+setup:
+	@tests/tools/setup.sh
+
+demo: setup
+	@$(run) -m tests.demo
+
+bench: setup
+	@$(run) -m tests.bench
+
+test: lint lint-c unit vm
+
+lint: setup
+	$(run) -m ruff check .
+	$(run) -m ruff format --check .
+	$(run) -m mypy
+	shellcheck .ci/run tests/tools/*.sh
+
+lint-c: setup
+	$(run) -m tests.tools.lint_c
+
+unit: setup
+	$(run) -m pytest -q -n 2 tests --ignore=tests/bus --ignore=tests/vm
+
+# One guest at a time: it has as many processors as the smallest machine.
+vm: setup
+	$(run) -m pytest -q --durations=10 tests/bus tests/vm
+
+# $(call entry,MODULE,FUNCTION,FILE): a program that calls it
+entry = printf '%s\n' '\#!/usr/bin/python3 -I' 'import sys' '' 'from $(1) import $(2)' '' \
+	'sys.exit($(2)())' > $(3) && chmod 755 $(3)
+
+# $(call data,FILES,FOLDER): installed as they are, if there are any
+data = $(if $(1),install -D -m 644 -t $(2) $(1))
+
+install:
+	for file in $$(find ksplicd -name '*.py'); do \
+		install -D -m 644 $$file $(pythondir)/$$file; \
+	done
+	install -d $(bindir) $(libexecdir)
+	$(call entry,ksplicd.daemon,main,$(libexecdir)/ksplicd)
+	$(call entry,ksplicd.cli.main,main,$(bindir)/ksplice)
+	$(call entry,ksplicd.cli.main,main_create,$(bindir)/ksplice-create)
+	$(call entry,ksplicd.cli.main,main_apply,$(bindir)/ksplice-apply)
+	$(call entry,ksplicd.cli.main,main_undo,$(bindir)/ksplice-undo)
+	$(call entry,ksplicd.cli.main,main_view,$(bindir)/ksplice-view)
+	$(call data,$(wildcard kmodsrc/*.[ch] kmodsrc/Kbuild),$(datadir)/ksplice/kmodsrc)
+	$(call data,$(filter-out units/org.%,$(wildcard units/*.service)),$(libdir)/systemd/system)
+	$(call data,$(wildcard units/*.catalog),$(libdir)/systemd/catalog)
+	$(call data,$(wildcard units/org.*.service),$(datadir)/dbus-1/system-services)
+	$(call data,$(wildcard units/org.*.conf),$(datadir)/dbus-1/system.d)
+	$(call data,$(wildcard units/org.*.xml),$(datadir)/dbus-1/interfaces)
+	$(call data,$(wildcard units/*.policy),$(datadir)/polkit-1/actions)
+	$(call data,$(wildcard docs/man/*.1),$(datadir)/man/man1)
+	$(call data,$(wildcard docs/man/*.5),$(datadir)/man/man5)
+	$(call data,$(wildcard docs/man/*.8),$(datadir)/man/man8)
+	for kind in tmpfiles sysusers; do \
+		if [ -e units/ksplicd.$$kind ]; then \
+			install -D -m 644 units/ksplicd.$$kind $(libdir)/$$kind.d/ksplicd.conf; \
+		fi; \
+	done
+	install -d $(etcdir)/keys.d
+	$(call data,etc/ksplicd.conf,$(etcdir))
+	$(call data,$(wildcard etc/keys.d/*),$(etcdir)/keys.d)
