@@ -33,7 +33,7 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def CheckAuthorization(  # noqa: N802 - the method's name on the bus
+    def CheckAuthorization(
         self,
         subject: tuple[str, dict[str, Any]],
         action: str,

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import threading
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import pytest
+from gi.repository import GLib
+
+from ksplicd.bus import tasks
+
+
+@pytest.fixture
+def worker() -> Iterator[tasks.Worker]:
+    worker = tasks.Worker()
+    yield worker
+    worker.stop()
+
+
+def run(coroutine: Coroutine[Any, None, None]) -> None:
+    """Run a loop until ``coroutine`` has ended."""
+    loop = GLib.MainLoop()
+    errors = []
+
+    async def whole() -> None:
+        try:
+            await coroutine
+        except Exception as e:
+            errors.append(e)
+        GLib.idle_add(loop.quit)
+
+    tasks.spawn(whole())
+    loop.run()
+    if errors:
+        raise errors[0]
+
+
+def test_worker_has_its_own_thread_and_the_coroutine_stays_in_ours(worker: tasks.Worker) -> None:
+    seen = []
+
+    async def task() -> None:
+        seen.append(await worker.run(threading.get_ident))
+        seen.append(threading.get_ident())
+
+    run(task())
+    assert seen[1] == threading.get_ident() != seen[0]
+
+
+def test_worker_hands_errors_on(worker: tasks.Worker) -> None:
+    async def task() -> None:
+        await worker.run(int, "no number")
+
+    with pytest.raises(ValueError, match="no number"):
+        run(task())
+
+
+def test_loop_is_free_while_the_worker_works(worker: tasks.Worker) -> None:
+    ticks: list[int] = []
+    go_on = threading.Event()
+
+    def tick() -> bool:
+        ticks.append(1)
+        if len(ticks) == 3:
+            go_on.set()
+        return len(ticks) < 3
+
+    async def task() -> None:
+        GLib.timeout_add(1, tick)
+        assert await worker.run(go_on.wait, 10)
+
+    run(task())
+    assert len(ticks) == 3
+
+
+def test_worker_keeps_the_order(worker: tasks.Worker) -> None:
+    done: list[int] = []
+
+    async def task() -> None:
+        for number in range(20):
+            tasks.spawn(append(number))
+        await worker.run(lambda: None)
+
+    async def append(number: int) -> None:
+        await worker.run(done.append, number)
+
+    run(task())
+    assert done == list(range(20))
+
+
+def test_turns_come_in_the_order_of_asking() -> None:
+    turn = tasks.Turn()
+    told: list[str] = []
+
+    async def take(name: str) -> None:
+        await turn.take()
+        told.append(f"{name} begins")
+        await tasks.sleep(0.005)
+        told.append(f"{name} ends")
+        turn.give()
+
+    async def all_of_them() -> None:
+        for name in "abc":
+            tasks.spawn(take(name))
+        while len(told) < 6:
+            await tasks.sleep(0.002)
+
+    run(all_of_them())
+    assert told == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
+    assert not turn.is_taken
+
+
+def test_an_error_that_nobody_handles_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def task() -> None:
+        raise RuntimeError("unforeseen")
+
+    tasks.spawn(task())
+    assert "unforeseen" in caplog.text
