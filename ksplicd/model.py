@@ -59,6 +59,8 @@ class Stage(StrEnum):
     REVERSED = auto()
     REJECTED = auto()
     FAILED = auto()
+    REMOVED = auto()
+    """Its bundle was deleted; only the history knows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,18 +13,54 @@ a time; every method may block for as long as the kernel takes to load or unload
 applied is asked of the kernel each time, never remembered.
 """
 
+import contextlib
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from ksplicd.config import Settings
+from ksplicd.errors import (
+    AlreadyAppliedError,
+    AlreadyReversedError,
+    AlreadyStagedError,
+    BundleError,
+    HostError,
+    InUseError,
+    KspliceError,
+    NoSuchUpdateError,
+    StoreError,
+    UnexpectedError,
+)
+from ksplicd.host import load, verify
+from ksplicd.host.book import Book
 from ksplicd.host.clock import Clock
+from ksplicd.host.dropdir import Drop, DropDir
 from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.keyring import Keyring
-from ksplicd.host.state import Actor, Conflict, Event, Reconciliation, Transition, UpdateInfo
-from ksplicd.host.store import Store
+from ksplicd.host.reconcile import reconcile
+from ksplicd.host.state import (
+    Actor,
+    Arrow,
+    Conflict,
+    Direction,
+    Event,
+    Reconciliation,
+    Transition,
+    UpdateInfo,
+    is_moving,
+    outcome,
+    step,
+)
+from ksplicd.host.store import Store, Stored
+from ksplicd.host.words import describe_conflicts, describe_match
+from ksplicd.model import Stage, new_module
 
 Value = str | int | list[str]
 """What ``describe`` tells; the bus makes ``s``, ``x`` and ``as`` of it."""
+
+_FILE_KID: Final = re.compile(r"ksplice-([a-z0-9]{8})\.tar\.gz")
 
 
 class Engine:
@@ -38,14 +74,18 @@ class Engine:
         settings: Settings,
         clock: Clock,
         on_event: Callable[[Event], None] = lambda event: None,
+        *,
+        owner: int = 0,
     ) -> None:
-        """Call ``reconcile`` before anything else."""
+        """Call ``reconcile`` before anything else; ``owner`` is the user who may drop bundles."""
         self.store = store
         self.kernel = kernel
         self.keyring = keyring
         self.settings = settings
         self.clock = clock
         self.on_event = on_event
+        self._owner = owner
+        self._book = Book(store, kernel, clock, lambda event: self.on_event(event))
 
     # --- at start -------------------------------------------------------------------------------
 
@@ -56,25 +96,60 @@ class Engine:
         when the machine went down is FAILED; one that was applied then is STAGED now.  Returns the
         transitions that still run and the kids to apply again at boot.  Raises ``StoreError``.
         """
-        raise NotImplementedError
+        self.store.prepare()
+        self._book.open()
+        for kid in self.store.kids():
+            try:
+                self._book.know(kid, self._check(self.store.read(kid)))
+            except StoreError:
+                raise
+            except KspliceError as e:
+                self._book.distrust(kid, e)
+        return reconcile(self._book, self.kernel, self.clock)
 
     # --- questions ------------------------------------------------------------------------------
 
     def list_updates(self) -> list[UpdateInfo]:
         """Return every update of the store and every one found in the kernel, by kid."""
-        raise NotImplementedError
+        return [self._book.info(kid) for kid in self._book.kids()]
 
     def get_update(self, kid: str) -> UpdateInfo:
         """Return one update, its stage as the kernel shows it.  Raises ``NoSuchUpdateError``."""
-        raise NotImplementedError
+        if kid not in self._book.kids():
+            raise NoSuchUpdateError(f"{kid}: no update of this id is known here")
+        return self._book.info(kid)
 
     def describe(self, kid: str) -> dict[str, Value]:
         """Return all that is known of an update, keys as on the bus.  ``NoSuchUpdateError``."""
-        raise NotImplementedError
+        info = self.get_update(kid)
+        manifest = info.manifest
+        trusted = self._book.trusted(kid)
+        functions = [f"{t.name}:{f.name} ({f.unit})" for t in manifest.targets for f in t.functions]
+        return {
+            "Kid": kid,
+            "Stage": info.stage.value,
+            "AbortCause": info.abort_cause,
+            "Detail": info.detail,
+            "Description": manifest.description,
+            "Targets": [target.name for target in manifest.targets],
+            "Functions": functions,
+            "Cves": list(manifest.cves),
+            "Depends": list(manifest.depends),
+            "Replaces": list(manifest.replaces),
+            "Kernel": manifest.kernel.release,
+            "KernelBuildId": manifest.kernel.build_id,
+            "KernelVersion": manifest.kernel.version,
+            "Tool": manifest.tool,
+            "Compiler": manifest.compiler,
+            "SignedBy": trusted.signer if trusted else "",
+            "TrustedComment": trusted.trusted_comment if trusted else "",
+            "Modules": load.modules_of(self.kernel, kid),
+        }
 
     def history(self, limit: int = 0) -> list[Event]:
         """Return the last ``limit`` events (0: all), newest first."""
-        raise NotImplementedError
+        events = self._book.history()[::-1]
+        return events[:limit] if limit else events
 
     # --- dropped ─verify▸ staged ----------------------------------------------------------------
 
@@ -85,7 +160,29 @@ class Engine:
         ``.reason`` beside them, the event is REJECTED, and the error is raised.  A ``StoreError``
         or ``KeyFileError`` (our fault, not the file's) leaves the drop where it is.
         """
-        raise NotImplementedError
+        drop = Drop(bundle=path, signature=sig_path)
+        folder = DropDir(path.parent, require_signature=self.settings.require_signature)
+        try:
+            data = verify.read_file(path, owner=self._owner)
+            signature = None
+            if sig_path is not None:
+                signature = verify.read_file(sig_path, verify.MAX_SIGNATURE_SIZE, self._owner)
+            info = self.stage(data, signature, actor)
+        except StoreError:
+            raise
+        except (BundleError, HostError) as e:
+            place = folder.reject(drop, e)
+            claimed = _FILE_KID.fullmatch(path.name)
+            self._book.record(
+                claimed[1] if claimed else "",
+                Stage.REJECTED,
+                actor,
+                cause=_cause_of(e),
+                detail=f"{e} (moved to {place})",
+            )
+            raise
+        folder.forget(drop)
+        return info
 
     def stage(self, bundle: bytes, signature: bytes | None, actor: Actor) -> UpdateInfo:
         """Verify a bundle and keep it; the same bytes again change nothing.
@@ -94,11 +191,41 @@ class Engine:
         ``ModulePresentError``, ``AlreadyStagedError`` (same kid, other bytes), ``KeyFileError``,
         ``StoreError``.
         """
-        raise NotImplementedError
+        stored = Stored(bundle=bundle, signature=signature)
+        trusted = self._check(stored)
+        manifest = trusted.bundle.manifest
+        kid = manifest.kid
+        verify.check_kernel(manifest, self.kernel)
+        if self.store.has(kid):
+            return self._stage_again(kid, stored, trusted)
+        if not self._book.is_in_kernel(kid):
+            verify.check_modules(manifest, self.kernel)
+        self.store.add(kid, stored)
+        self._book.know(kid, trusted)
+        if not self._book.is_in_kernel(kid):
+            self._book.record(kid, Stage.STAGED, actor, detail=manifest.description)
+        return self._book.info(kid)
+
+    def _stage_again(self, kid: str, stored: Stored, trusted: verify.Trusted) -> UpdateInfo:
+        before = self.store.read(kid)
+        if before.bundle != stored.bundle:
+            raise AlreadyStagedError(
+                f"{kid}: another bundle of this id is stored; `ksplice remove {kid}` first, "
+                "or build it with another id"
+            )
+        if stored.signature is not None and stored.signature != before.signature:
+            self.store.set_signature(kid, stored.signature)
+        self._book.know(kid, trusted)
+        return self._book.info(kid)
 
     def remove(self, kid: str, actor: Actor) -> None:
         """Forget an update that is not applied.  Raises ``InUseError``, ``NoSuchUpdateError``."""
-        raise NotImplementedError
+        info = self.get_update(kid)
+        if info.stage is Stage.APPLIED or is_moving(info.stage):
+            raise InUseError(f"{kid}: is {info.stage}; undo it before it is removed")
+        self.store.remove(kid)
+        self._book.forget(kid)
+        self._book.record(kid, Stage.REMOVED, actor)
 
     # --- staged ─load▸ loading ─match▸ matched ─enable▸ transitioning -----------------------------
 
@@ -110,7 +237,48 @@ class Engine:
         ``AlreadyAppliedError``, ``InUseError`` (it is on its way, or another transition runs), the
         errors of ``stage``, ``MissingDependencyError``, and the ``ApplyError`` that fits.
         """
-        raise NotImplementedError
+        info = self.get_update(kid)
+        if info.stage is Stage.APPLIED:
+            raise AlreadyAppliedError(f"{kid}: is applied")
+        self._check_nothing_moves()
+        trusted = self._check(self.store.read(kid))
+        bundle = trusted.bundle
+        self._book.know(kid, trusted)
+        stage = self._book.info(kid).stage
+        if stage in {Stage.FAILED, Stage.REVERSED}:
+            # what an earlier attempt of ours could not unload
+            load.unload(self.kernel, load.modules_of(self.kernel, kid))
+        verify.check_kernel(bundle.manifest, self.kernel)
+        verify.check_modules(bundle.manifest, self.kernel)
+        verify.check_dependencies(bundle.manifest, self._book.applied())
+        verify.check_targets(bundle.manifest, self.kernel)
+        try:
+            self._book.record(kid, step(stage, Arrow.LOAD), actor)
+            detail = describe_match(load.match(self.kernel, bundle))
+            self._book.record(kid, step(Stage.LOADING, Arrow.MATCH), actor, detail=detail)
+            started = self.clock.monotonic()
+            load.enable(self.kernel, bundle)
+        except Exception as e:
+            self._fail(kid, e, actor)
+            raise
+        with contextlib.suppress(StoreError):  # the kernel moves; the next start finds that out
+            self._book.record(kid, step(Stage.MATCHED, Arrow.ENABLE), actor)
+        return Transition(kid=kid, direction=Direction.APPLY, started=started, actor=actor)
+
+    def _fail(self, kid: str, error: Exception, actor: Actor) -> None:
+        """Leave nothing loaded, and record why."""
+        mismatch = load.read_core_mismatch(self.kernel, kid)
+        left = load.unload(self.kernel, load.modules_of(self.kernel, kid))
+        detail = "; ".join(text for text in (str(error), left) if text)
+        with contextlib.suppress(StoreError):  # the error that brought us here tells more
+            self._book.record(
+                kid,
+                step(Stage.LOADING, Arrow.FAIL),
+                actor,
+                cause=_cause_of(error),
+                detail=detail,
+                mismatch=mismatch,
+            )
 
     # --- applied ─undo▸ reversing ---------------------------------------------------------------
 
@@ -120,7 +288,18 @@ class Engine:
         Raises ``NoSuchUpdateError``, ``AlreadyReversedError`` (it is not applied), ``InUseError``
         (an applied update depends on it, it is on its way, or another transition runs).
         """
-        raise NotImplementedError
+        info = self.get_update(kid)
+        self._check_nothing_moves()
+        if info.stage is not Stage.APPLIED:
+            raise AlreadyReversedError(f"{kid}: is {info.stage}, not applied")
+        for other in self._book.applied():
+            if kid in self._book.info(other).manifest.depends:
+                raise InUseError(f"{kid}: update {other} depends on it; undo that one first")
+        started = self.clock.monotonic()
+        self.kernel.set_enabled(new_module(kid), enabled=False)
+        with contextlib.suppress(StoreError):  # the kernel moves; the next start finds that out
+            self._book.record(kid, step(info.stage, Arrow.UNDO), actor)
+        return Transition(kid=kid, direction=Direction.UNDO, started=started, actor=actor)
 
     # --- while the kernel works -----------------------------------------------------------------
 
@@ -129,11 +308,15 @@ class Engine:
 
         Poll it: POLLPRI on ``/sys/module/ksplice_KID/ksplice/stage`` may come a moment early.
         """
-        raise NotImplementedError
+        livepatch = self.kernel.livepatch(new_module(transition.kid))
+        return livepatch is None or not livepatch.transition
 
     def conflicts(self, transition: Transition) -> list[Conflict]:
         """Return the tasks that hold the transition up, by pid; empty when there is none."""
-        raise NotImplementedError
+        livepatch = self.kernel.livepatch(new_module(transition.kid))
+        if livepatch is None or not livepatch.transition:
+            return []
+        return list(self.kernel.blockers(patched=not livepatch.enabled))
 
     def cancel(self, transition: Transition, cause: str) -> Transition:
         """Turn the transition around (``cause``: ``code_busy`` or ``cancelled``).
@@ -141,7 +324,20 @@ class Engine:
         Returns the transition to watch and finish instead of the old one.  One that has ended, or
         was turned around before, is returned as it is.
         """
-        raise NotImplementedError
+        if transition.cancelled or self.is_finished(transition):
+            return transition
+        kid, is_undo = transition.kid, transition.direction is Direction.UNDO
+        detail = describe_conflicts(self.conflicts(transition))
+        try:
+            self.kernel.set_enabled(new_module(kid), enabled=is_undo)
+        except UnexpectedError:
+            if self.is_finished(transition):
+                return transition  # it ended just before
+            raise
+        stage = step(Stage.REVERSING if is_undo else Stage.TRANSITIONING, Arrow.CANCEL)
+        with contextlib.suppress(StoreError):  # the kernel moves; the next start finds that out
+            self._book.record(kid, stage, transition.actor, cause=cause, detail=detail)
+        return replace(transition, cancelled=cause)
 
     # --- transitioning ─▸ applied, reversing ─▸ reversed ----------------------------------------
 
@@ -149,6 +345,41 @@ class Engine:
         """Unload what is not needed any more and record where the update came to rest.
 
         APPLIED, or REVERSED, or (an apply that was cancelled) FAILED with the cause; an undo that
-        was cancelled is APPLIED with the cause.
+        was cancelled is APPLIED with the cause.  Raises ``StoreError``, with the work done.
         """
-        raise NotImplementedError
+        kid = transition.kid
+        assert self.is_finished(transition), f"{kid}: the transition still runs"
+        livepatch = self.kernel.livepatch(new_module(kid))
+        is_enabled = livepatch is not None and livepatch.enabled
+        stage, cause, detail = outcome(transition, is_enabled=is_enabled)
+        last = self._book.last(kid)
+        if cause and last is not None:
+            detail = last.detail  # who held it up
+        if is_enabled:
+            left = load.unload(self.kernel, load.old_modules_of(self.kernel, kid))
+        else:
+            left = load.unload(self.kernel, load.modules_of(self.kernel, kid))
+        seconds = self.clock.monotonic() - transition.started
+        detail = "; ".join(text for text in (detail, f"after {seconds:.1f} s", left) if text)
+        self._book.record(kid, stage, transition.actor, cause=cause, detail=detail)
+        return self._book.info(kid)
+
+    # --- detail ---------------------------------------------------------------------------------
+
+    def _check(self, stored: Stored) -> verify.Trusted:
+        return verify.check_bundle(
+            stored, self.keyring, require_signature=self.settings.require_signature
+        )
+
+    def _check_nothing_moves(self) -> None:
+        for info in self.list_updates():
+            if is_moving(info.stage):
+                raise InUseError(f"{info.kid}: is {info.stage}; one update at a time")
+
+
+def _cause_of(error: Exception) -> str:
+    """Return the abort cause, or for an error without one its name: ``InUseError`` → ``in_use``."""
+    if not isinstance(error, KspliceError):
+        return UnexpectedError.abort_cause or ""
+    name = type(error).__name__.removesuffix("Error")
+    return error.abort_cause or re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -13,7 +13,8 @@
 the engine, the history and the bus share are here too.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum, auto
 
 from ksplicd.model import Manifest, Stage
@@ -84,6 +85,8 @@ class Event:
     detail: str = ""
     """For people, one line."""
     actor: Actor = DAEMON
+    mismatch: Mapping[str, str] = field(default_factory=dict)
+    """What the core said of a mismatch: target, function, offset, kind, expected, found, …"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +139,6 @@ _NEXT = {
     (Stage.STAGED, Arrow.LOAD): Stage.LOADING,
     (Stage.FAILED, Arrow.LOAD): Stage.LOADING,
     (Stage.REVERSED, Arrow.LOAD): Stage.LOADING,
-    (Stage.REJECTED, Arrow.LOAD): Stage.LOADING,
     (Stage.LOADING, Arrow.MATCH): Stage.MATCHED,
     (Stage.LOADING, Arrow.FAIL): Stage.FAILED,
     (Stage.MATCHED, Arrow.ENABLE): Stage.TRANSITIONING,
@@ -148,6 +150,9 @@ _NEXT = {
     (Stage.REVERSING, Arrow.CANCEL): Stage.TRANSITIONING,
     (Stage.REVERSING, Arrow.FAIL): Stage.FAILED,
 }
+
+_UNEXPECTED = "unexpected"
+_SOMEBODY = "turned around by somebody else"
 
 
 def step(stage: Stage, arrow: Arrow) -> Stage:
@@ -161,3 +166,48 @@ def step(stage: Stage, arrow: Arrow) -> Stage:
 def is_moving(stage: Stage) -> bool:
     """Tell whether the update is on its way, so that no other work on it may start."""
     return stage in {Stage.LOADING, Stage.MATCHED, Stage.TRANSITIONING, Stage.REVERSING}
+
+
+def settle(last: Event | None, boot_id: str, *, is_enabled: bool) -> tuple[Stage, str, str]:
+    """Return (stage, cause, detail) of an update that no transition and no work of ours moves.
+
+    ``last`` is the last thing that the history knows, ``is_enabled`` what the kernel says.  The
+    kernel wins.
+    """
+    if is_enabled:
+        if last is not None and last.stage is Stage.APPLIED and last.boot_id == boot_id:
+            return last.stage, last.cause, last.detail
+        return Stage.APPLIED, "", "found applied in the kernel"
+    if last is None or last.stage in {Stage.REMOVED, Stage.REJECTED, Stage.DROPPED}:
+        return Stage.STAGED, "", ""
+    is_same_boot = last.boot_id == boot_id
+    match last.stage:
+        case Stage.LOADING | Stage.MATCHED | Stage.TRANSITIONING:
+            who = "ksplicd was stopped" if is_same_boot else "the machine went down"
+            return Stage.FAILED, _UNEXPECTED, f"{who} while it was being applied"
+        case Stage.REVERSING if last.cause:
+            return Stage.FAILED, last.cause, last.detail
+        case Stage.REVERSING:
+            return Stage.REVERSED, "", ""
+        case Stage.APPLIED if is_same_boot:
+            return Stage.REVERSED, "", "undone by somebody else"
+        case Stage.APPLIED:
+            return Stage.STAGED, "", "applied until the machine went down"
+        case _:
+            return last.stage, last.cause, last.detail
+
+
+def outcome(transition: Transition, *, is_enabled: bool) -> tuple[Stage, str, str]:
+    """Return (stage, cause, detail) at the end of a transition, whoever steered it."""
+    match transition.direction, is_enabled:
+        case Direction.APPLY, True:
+            return Stage.APPLIED, "", ""
+        case Direction.APPLY, False if transition.cancelled:
+            return Stage.FAILED, transition.cancelled, ""
+        case Direction.UNDO, True:
+            detail = "" if transition.cancelled else _SOMEBODY
+            return Stage.APPLIED, transition.cancelled, detail
+        case Direction.UNDO, False:
+            return Stage.REVERSED, "", ""
+        case _:
+            return Stage.REVERSED, "", _SOMEBODY

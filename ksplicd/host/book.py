@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is known of each update: its last event, its verified manifest, and what the kernel says.
+
+Only the history and the bundles are on disk.  Where an update *is* follows from the last event and
+the kernel, in that order of weakness (``state.settle``); it is worked out anew for each question.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from ksplicd.errors import KspliceError
+from ksplicd.host.clock import Clock
+from ksplicd.host.history import History
+from ksplicd.host.kernel import KernelDoor
+from ksplicd.host.state import Actor, Event, UpdateInfo, is_moving, settle
+from ksplicd.host.store import Store
+from ksplicd.host.verify import Trusted
+from ksplicd.model import Kernel, Manifest, Stage, new_module
+
+_NEW_MODULE: Final = re.compile(r"ksplice_([a-z0-9]{8})_new")
+
+
+class Book:
+    """Our records of the updates in ``store``, and of those in the kernel without a bundle."""
+
+    def __init__(
+        self, store: Store, kernel: KernelDoor, clock: Clock, on_event: Callable[[Event], None]
+    ) -> None:
+        """Nothing is read before ``open``."""
+        self._store = store
+        self._kernel = kernel
+        self._clock = clock
+        self._on_event = on_event
+        self._history = History(store.history_file)
+        self._last: dict[str, Event] = {}
+        self._trusted: dict[str, Trusted] = {}
+        self._distrusted: dict[str, str] = {}
+
+    def open(self) -> None:
+        """Read the history."""
+        self._last = {e.kid: e for e in self._history.read() if e.stage is not Stage.REJECTED}
+
+    # --- questions ------------------------------------------------------------------------------
+
+    def kids(self) -> list[str]:
+        """Return the updates that are stored, in the kernel, or on their way; sorted."""
+        names = map(_NEW_MODULE.fullmatch, self._kernel.livepatches())
+        in_kernel = {name[1] for name in names if name}
+        moving = {kid for kid, event in self._last.items() if self._is_moving(event)}
+        return sorted({*self._store.kids(), *in_kernel, *moving})
+
+    def info(self, kid: str) -> UpdateInfo:
+        """Return an update as it is now."""
+        stage, cause, detail = self._where(kid)
+        return UpdateInfo(
+            kid=kid, stage=stage, abort_cause=cause, detail=detail, manifest=self._manifest(kid)
+        )
+
+    def applied(self) -> list[str]:
+        """Return the updates that are applied."""
+        return [kid for kid in self.kids() if self._where(kid)[0] is Stage.APPLIED]
+
+    def is_in_kernel(self, kid: str) -> bool:
+        """Tell whether the kernel knows the livepatch of an update."""
+        return self._kernel.livepatch(new_module(kid)) is not None
+
+    def last(self, kid: str) -> Event | None:
+        """Return the last event of an update, from whatever boot."""
+        return self._last.get(kid)
+
+    def trusted(self, kid: str) -> Trusted | None:
+        """Return the bundle's parts but its files, when it was verified."""
+        return self._trusted.get(kid)
+
+    def history(self) -> list[Event]:
+        """Return all events, oldest first."""
+        return self._history.read()
+
+    # --- entries --------------------------------------------------------------------------------
+
+    def know(self, kid: str, trusted: Trusted) -> None:
+        """Remember what a verified bundle says, without its files: they are large."""
+        self._trusted[kid] = replace(trusted, bundle=replace(trusted.bundle, files={}))
+        self._distrusted.pop(kid, None)
+
+    def distrust(self, kid: str, why: KspliceError) -> None:
+        """Remember that the stored bundle does not verify any more."""
+        self._trusted.pop(kid, None)
+        self._distrusted[kid] = str(why)
+
+    def forget(self, kid: str) -> None:
+        """Drop what is known of a bundle that was deleted."""
+        self._trusted.pop(kid, None)
+        self._distrusted.pop(kid, None)
+
+    def record(
+        self,
+        kid: str,
+        stage: Stage,
+        actor: Actor,
+        *,
+        cause: str = "",
+        detail: str = "",
+        mismatch: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write an event down and report it.
+
+        It is reported, and in force for as long as we run, even when it can not be written
+        (``StoreError``).  A rejected file tells nothing about the update whose name it bears.
+        """
+        event = Event(
+            time=self._clock.time(),
+            boot_id=self._kernel.boot_id(),
+            kid=kid,
+            stage=stage,
+            cause=cause,
+            detail=detail,
+            actor=actor,
+            mismatch=mismatch or {},
+        )
+        if stage is not Stage.REJECTED:
+            self._last[kid] = event
+        try:
+            self._history.append(event)
+        finally:
+            self._on_event(event)
+
+    # --- detail ---------------------------------------------------------------------------------
+
+    def _is_moving(self, last: Event) -> bool:
+        return last.boot_id == self._kernel.boot_id() and is_moving(last.stage)
+
+    def _where(self, kid: str) -> tuple[Stage, str, str]:
+        """Return (stage, cause, detail)."""
+        last = self._last.get(kid)
+        if last is not None and self._is_moving(last):
+            return last.stage, last.cause, last.detail
+        livepatch = self._kernel.livepatch(new_module(kid))
+        if livepatch is not None and livepatch.transition:
+            stage = Stage.TRANSITIONING if livepatch.enabled else Stage.REVERSING
+            return stage, "", "moved by somebody else"
+        is_enabled = livepatch is not None and livepatch.enabled
+        if not is_enabled and kid in self._distrusted:
+            return Stage.REJECTED, "", self._distrusted[kid]
+        return settle(last, self._kernel.boot_id(), is_enabled=is_enabled)
+
+    def _manifest(self, kid: str) -> Manifest:
+        """Return the verified manifest, or one that says no more than the kid."""
+        if kid in self._trusted:
+            return self._trusted[kid].bundle.manifest
+        return Manifest(
+            kid=kid,
+            kernel=Kernel(release="", build_id=""),
+            core_file="",
+            targets=(),
+            description="(its bundle is not stored here, or does not verify)",
+        )

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The drop directory: which bundle is there whole, with its signature, to be looked at.
+
+A bundle is any ``NAME.tar.gz``, its signature ``NAME.tar.gz.minisig``, and they may come in either
+order.  Hidden names and other endings are left alone: copies under way often carry such.  Somebody
+else watches the directory and calls ``consider`` with the name of a file that was closed after
+writing or renamed into place, and ``scan`` once at start.  Nothing is read here; what was refused
+is moved to ``rejected/``.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ksplicd.errors import KspliceError
+from ksplicd.host.store import SIGNATURE_SUFFIX, replace_file, store_errors, sync_folder
+
+_BUNDLE_SUFFIX: Final = ".tar.gz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """A bundle to be verified."""
+
+    bundle: Path
+    signature: Path | None
+
+
+class DropDir:
+    """The directory ``root``."""
+
+    def __init__(self, root: Path, *, require_signature: bool) -> None:
+        """With ``require_signature`` a bundle waits for its signature."""
+        self.root = root
+        self.require_signature = require_signature
+
+    @property
+    def rejected(self) -> Path:
+        """Where refused files go."""
+        return self.root / "rejected"
+
+    def scan(self) -> list[Drop]:
+        """Return what is ready now, by name."""
+        with store_errors(self.root):
+            names = sorted(path.name for path in self.root.iterdir())
+        drops = (self.consider(name) for name in names if is_bundle_name(name))
+        return [drop for drop in drops if drop is not None]
+
+    def waiting(self) -> list[str]:
+        """Return the names of bundles without their signature."""
+        with store_errors(self.root):
+            names = sorted(path.name for path in self.root.iterdir())
+        return [name for name in names if is_bundle_name(name) and self.consider(name) is None]
+
+    def consider(self, name: str) -> Drop | None:
+        """Return the drop that is complete now that file ``name`` is, if one is."""
+        bundle = self.root / name.removesuffix(SIGNATURE_SUFFIX)
+        if not is_bundle_name(bundle.name) or not _is_whole(bundle):
+            return None
+        signature = bundle.with_name(bundle.name + SIGNATURE_SUFFIX)
+        if _is_whole(signature):
+            return Drop(bundle=bundle, signature=signature)
+        if self.require_signature or os.path.lexists(signature):
+            return None
+        return Drop(bundle=bundle, signature=None)
+
+    def forget(self, drop: Drop) -> None:
+        """Delete the files of a drop that was taken in."""
+        with store_errors(self.root):
+            for path in _files(drop):
+                path.unlink(missing_ok=True)
+            sync_folder(self.root)
+
+    def reject(self, drop: Drop, reason: KspliceError) -> Path:
+        """Move the files of a drop to ``rejected/``, with the reason beside them.
+
+        Returns the bundle's new place.  Earlier rejects of the same name are kept.
+        """
+        with store_errors(self.rejected):
+            self.rejected.mkdir(mode=0o700, exist_ok=True)
+            place = self._free_place(drop.bundle.name)
+            error = type(reason).__name__.removesuffix("Error")
+            text = f"{error}: {reason}\n".encode(errors="replace")
+            replace_file(place.with_name(place.name + ".reason"), text)
+            for path in _files(drop):
+                suffix = path.name.removeprefix(drop.bundle.name)
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(place.with_name(place.name + suffix))
+            sync_folder(self.rejected)
+            sync_folder(self.root)
+        return place
+
+    def _free_place(self, name: str) -> Path:
+        """Return a path in ``rejected/`` that is not taken: ``name``, ``name.1``, ``name.2``…"""
+        number, place = 0, self.rejected / name
+        while os.path.lexists(place):
+            number += 1
+            place = self.rejected / f"{name}.{number}"
+        return place
+
+
+def is_bundle_name(name: str) -> bool:
+    """Tell whether a file of this name is meant to be a bundle: ``ksplice-8c4o6ucj.tar.gz``."""
+    return name.endswith(_BUNDLE_SUFFIX) and not name.startswith(".") and "/" not in name
+
+
+def _files(drop: Drop) -> list[Path]:
+    return [path for path in (drop.bundle, drop.signature) if path is not None]
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether ``path`` is there and nobody is writing it.
+
+    The kernel grants a read lease only on a file that nobody has open for writing (fcntl(2)).
+    Should somebody open it while we hold the lease, SIGURG comes, which is ignored by default.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # a link, say: to be looked at, and refused
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # not a plain file, not ours, or a file system without leases
+    finally:
+        os.close(fd)
+    return True

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What happened on this host: ``history.jsonl``, one JSON object a line, only ever appended to.
+
+A line is on the disk before ``append`` returns.  A line that a power failure cut short is kept as
+it is, is no event, and does not harm the next one.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from ksplicd.errors import StoreError
+from ksplicd.fields import ONE_LINE, Fields
+from ksplicd.host.state import Actor, Event, Via
+from ksplicd.host.store import store_errors, sync_folder
+from ksplicd.model import Stage
+
+_MODE: Final = 0o600
+_NEWLINE: Final = b"\n"
+_ID_LIMIT: Final = 2**32
+
+_BOOT_ID = re.compile(r"[0-9a-f]{32}")
+_KID = re.compile(r"(?:[a-z0-9]{8})?")
+_STAGE = re.compile("|".join(Stage))
+_VIA = re.compile("|".join(Via))
+_CAUSE = re.compile(r"[a-z_]{0,40}")
+_MISMATCH_KEY = re.compile(r"[a-z_]{1,40}")
+
+
+class History:
+    """The history in the file ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        """The file is made by the first ``append``."""
+        self._path = path
+
+    def append(self, event: Event) -> None:
+        """Write ``event`` and wait until the disk has it.  Raises ``StoreError``."""
+        line = write_event(event)
+        with store_errors(self._path):
+            is_new = not self._path.exists()
+            fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+            try:
+                size = os.fstat(fd).st_size
+                if size and os.pread(fd, 1, size - 1) != _NEWLINE:
+                    line = _NEWLINE + line  # the one before was cut short
+                if os.write(fd, line) != len(line):
+                    raise StoreError(f"{self._path}: the disk is full")
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            if is_new:
+                sync_folder(self._path.parent)
+
+    def read(self) -> list[Event]:
+        """Return all events, oldest first.  Raises ``StoreError``."""
+        with store_errors(self._path):
+            if not self._path.exists():
+                return []
+            return read_events(self._path.read_bytes().split(_NEWLINE))
+
+
+def read_events(lines: Iterable[bytes]) -> list[Event]:
+    """Return the events of ``lines``; what is no event of ours is passed over."""
+    events = []
+    for line in lines:
+        try:
+            events.append(read_event(line))
+        except StoreError:
+            continue
+    return events
+
+
+def write_event(event: Event) -> bytes:
+    """Return the line for ``event``."""
+    actor = event.actor
+    value: dict[str, object] = {
+        "time": event.time,
+        "boot-id": event.boot_id,
+        "kid": event.kid,
+        "stage": event.stage.value,
+        "cause": event.cause,
+        "detail": _one_line(event.detail),
+        "actor": {
+            "uid": actor.uid,
+            "pid": actor.pid,
+            "unit": _one_line(actor.unit),
+            "via": actor.via.value,
+        },
+        "mismatch": {key: _one_line(value) for key, value in event.mismatch.items()},
+    }
+    return json.dumps(value, separators=(",", ":")).encode() + _NEWLINE
+
+
+def read_event(line: bytes) -> Event:
+    """Return the event in ``line``, or raise ``StoreError`` naming the field."""
+    top = Fields.parse(line, "history", StoreError)
+    actor = top.group("actor")
+    mismatch = top.group("mismatch")
+    event = Event(
+        time=top.seconds("time"),
+        boot_id=top.text("boot-id", _BOOT_ID, "a boot id"),
+        kid=top.text("kid", _KID, "an update id"),
+        stage=Stage(top.text("stage", _STAGE, "a stage")),
+        cause=top.text("cause", _CAUSE, "an abort cause"),
+        detail=top.text("detail"),
+        actor=Actor(
+            uid=actor.number("uid", 0, _ID_LIMIT),
+            pid=actor.number("pid", 0, _ID_LIMIT),
+            unit=actor.text("unit"),
+            via=Via(actor.text("via", _VIA, "a way")),
+        ),
+        mismatch={
+            key: mismatch.text(key) for key in mismatch.names() if _MISMATCH_KEY.fullmatch(key)
+        },
+    )
+    for fields in (actor, mismatch, top):
+        fields.close()
+    return event
+
+
+def _one_line(text: str) -> str:
+    """Return ``text`` with a blank for everything that would break or colour a line."""
+    return "".join(c if ONE_LINE.fullmatch(c) else " " for c in text)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""An update's modules into the kernel and out of it.
+
+::
+
+    load core ─▸ load old code (its load is the match) ─▸ unload old code ─▸ load new code (enables)
+
+Each step raises the error that says why the kernel refused; nobody cleans up here, that is
+``unload``.  Records and stages are the engine's.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from ksplicd.bundle import Bundle
+from ksplicd.errors import (
+    FailedToFindError,
+    InUseError,
+    KspliceError,
+    UnexpectedError,
+    by_abort_cause,
+)
+from ksplicd.host.kernel import KernelDoor, MatchedTarget
+from ksplicd.host.words import explain, read_mismatch
+from ksplicd.model import core_module, new_module
+
+_OK: Final = "ok"
+_BAD_SYSTEM_MAP: Final = "bad_system_map"
+
+
+def match(kernel: KernelDoor, bundle: Bundle) -> tuple[MatchedTarget, ...]:
+    """Load the core, have every target matched, and unload the old code again.
+
+    Returns what the core says of each target.  Raises the ``ApplyError`` for the core's abort
+    cause, or what ``load_module`` raises.
+    """
+    kid = bundle.manifest.kid
+    kernel.load_module(bundle.files[bundle.core.file], bundle.core.module)
+    for change in bundle.changes:
+        try:
+            kernel.load_module(bundle.files[change.old_file], change.old_module)
+        except KspliceError as e:
+            raise _explain(kernel, kid, e) from e
+    core = kernel.core(kid)
+    matched = core.matched if core is not None else ()
+    missing = {change.target for change in bundle.changes} - {entry.target for entry in matched}
+    if missing:
+        raise UnexpectedError(
+            f"{kid}: the kernel part does not report a match of {', '.join(sorted(missing))}; "
+            "dmesg tells more"
+        )
+    for change in bundle.changes:
+        kernel.unload_module(change.old_module)
+    return matched
+
+
+def enable(kernel: KernelDoor, bundle: Bundle) -> None:
+    """Load the new code, which starts the transition.  Raises as ``match`` does."""
+    change = bundle.changes[0]  # every target has the same new code
+    try:
+        kernel.load_module(bundle.files[change.new_file], change.new_module)
+    except InUseError:
+        raise  # livepatch carries one transition at a time; nothing is wrong with this update
+    except KspliceError as e:
+        raise _explain(kernel, bundle.manifest.kid, e) from e
+
+
+def modules_of(kernel: KernelDoor, kid: str) -> list[str]:
+    """Return the loaded modules of an update in the order in which they can be unloaded."""
+    new, core = new_module(kid), core_module(kid)
+    loaded = kernel.modules()
+    return [name for name in (new, *old_modules_of(kernel, kid), core) if name in loaded]
+
+
+def old_modules_of(kernel: KernelDoor, kid: str) -> list[str]:
+    """Return the loaded old-code modules of an update."""
+    begin = f"{core_module(kid)}_"
+    return sorted(n for n in kernel.modules() if n.startswith(begin) and n.endswith("_old"))
+
+
+def unload(kernel: KernelDoor, names: Iterable[str]) -> str:
+    """Unload as many of the modules ``names`` as possible, in this order.
+
+    Returns empty text, or what stays loaded and why.
+    """
+    failures = []
+    for name in names:
+        try:
+            kernel.unload_module(name)
+        except KspliceError as e:
+            failures.append(str(e))
+    return "; ".join(failures)
+
+
+def read_core_mismatch(kernel: KernelDoor, kid: str) -> dict[str, str]:
+    """Return what the core says of a mismatch, empty when there is none; ask before ``unload``."""
+    core = kernel.core(kid)
+    return {} if core is None else read_mismatch(core.mismatch)
+
+
+def _explain(kernel: KernelDoor, kid: str, error: KspliceError) -> KspliceError:
+    """Return the error for what the core says, or ``error`` itself when it says nothing."""
+    core = kernel.core(kid)
+    if core is None or core.abort_cause == _OK:
+        return error
+    cls = by_abort_cause(core.abort_cause)
+    if core.abort_cause == _BAD_SYSTEM_MAP:
+        cls = FailedToFindError
+    return cls(f"{kid}: {explain(core.abort_cause, read_mismatch(core.mismatch))}")

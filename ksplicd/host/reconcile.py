@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""At start: bring the records into line with the kernel, and tidy up after a killed apply.
+
+The kernel wins.  What still moves there is found again, what is half loaded is unloaded, and what
+was applied before the machine went down is named.
+"""
+
+from ksplicd.errors import CancelledError
+from ksplicd.host import load
+from ksplicd.host.book import Book
+from ksplicd.host.clock import Clock
+from ksplicd.host.kernel import KernelDoor, LivepatchState
+from ksplicd.host.state import (
+    DAEMON,
+    Direction,
+    Event,
+    Reconciliation,
+    Transition,
+    settle,
+)
+from ksplicd.model import Stage, new_module
+
+
+def reconcile(book: Book, kernel: KernelDoor, clock: Clock) -> Reconciliation:
+    """Return what has to be watched and what was applied before.  Raises ``StoreError``."""
+    boot_id = kernel.boot_id()
+    before = {kid: book.last(kid) for kid in book.kids()}
+    transitions = []
+    for kid in before:
+        livepatch = kernel.livepatch(new_module(kid))
+        if livepatch is not None and livepatch.transition:
+            transitions.append(_find_transition(book, kid, livepatch, clock.monotonic()))
+        else:
+            _settle(book, kernel, kid, is_enabled=livepatch is not None and livepatch.enabled)
+    reapply = [
+        last
+        for last in before.values()
+        if last is not None and last.boot_id != boot_id and _was_applied_here(book, kernel, last)
+    ]
+    reapply.sort(key=lambda event: event.time)
+    return Reconciliation(
+        transitions=tuple(transitions), reapply=tuple(event.kid for event in reapply)
+    )
+
+
+def _find_transition(book: Book, kid: str, livepatch: LivepatchState, started: float) -> Transition:
+    """Return the transition that runs, with what the history knows of it."""
+    last = book.last(kid)
+    stage = Stage.TRANSITIONING if livepatch.enabled else Stage.REVERSING
+    was = last.stage if last is not None else None
+    cause = last.cause if last is not None else ""
+    if livepatch.enabled:
+        is_way_back = was is Stage.REVERSING or (was is Stage.TRANSITIONING and bool(cause))
+        direction = Direction.UNDO if is_way_back else Direction.APPLY
+    else:
+        is_way_back = was is Stage.TRANSITIONING or (was is Stage.REVERSING and bool(cause))
+        direction = Direction.APPLY if is_way_back else Direction.UNDO
+    cancelled = (cause or CancelledError.abort_cause or "") if is_way_back else ""
+    if was is not stage:
+        book.record(kid, stage, DAEMON, cause=cancelled, detail="found on its way in the kernel")
+    return Transition(
+        kid=kid,
+        direction=direction,
+        started=started,
+        actor=last.actor if last is not None else DAEMON,
+        cancelled=cancelled,
+    )
+
+
+def _settle(book: Book, kernel: KernelDoor, kid: str, *, is_enabled: bool) -> None:
+    """Unload what is left over, and record where the update is when that is news."""
+    last = book.last(kid)
+    boot_id = kernel.boot_id()
+    stage, cause, detail = settle(last, boot_id, is_enabled=is_enabled)
+    is_this_boot = last is not None and last.boot_id == boot_id
+    # What was not loaded by us in this boot is not ours to unload, whatever its name.
+    is_ours = last is not None and is_this_boot and last.stage is not Stage.STAGED
+    left = ""
+    if is_enabled:
+        left = load.unload(kernel, load.old_modules_of(kernel, kid))
+    elif is_ours or book.is_in_kernel(kid):
+        left = load.unload(kernel, load.modules_of(kernel, kid))
+    if _is_news(last, stage, is_this_boot=is_this_boot, is_enabled=is_enabled):
+        actor = last.actor if last is not None and is_this_boot else DAEMON
+        detail = "; ".join(text for text in (detail, left) if text)
+        book.record(kid, stage, actor, cause=cause, detail=detail)
+
+
+def _is_news(last: Event | None, stage: Stage, *, is_this_boot: bool, is_enabled: bool) -> bool:
+    if is_enabled:
+        return last is None or not is_this_boot or last.stage is not stage
+    # APPLIED of another boot stays the last word until it is applied again: that is how the next
+    # start of the daemon knows what to apply, should this one not get to it.
+    was_applied = last is not None and last.stage is Stage.APPLIED and not is_this_boot
+    return last is not None and last.stage is not stage and not was_applied
+
+
+def _was_applied_here(book: Book, kernel: KernelDoor, last: Event) -> bool:
+    """Tell whether an update was applied in an earlier boot of this very kernel, and is not now."""
+    trusted = book.trusted(last.kid)
+    if last.stage is not Stage.APPLIED or trusted is None or book.is_in_kernel(last.kid):
+        return False
+    wanted = trusted.bundle.manifest.kernel
+    return (wanted.release, wanted.build_id) == (kernel.release(), kernel.build_id())

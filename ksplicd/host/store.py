@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the host keeps under /var/lib/ksplice: bundles, and how files get there and stay.
+
+::
+
+    /var/lib/ksplice/          the drop directory (dropdir)
+        updates/KID/           ksplice-KID.tar.gz and, when it has one, its .minisig
+        rejected/              what was refused, with a .reason (dropdir)
+        history.jsonl          (history)
+
+A file appears whole or not at all, also when the power fails.  What is read back is believed no
+more than what is dropped: ``verify`` sees it again.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ksplicd import bundle
+from ksplicd.errors import NoSuchUpdateError, StoreError
+from ksplicd.model import is_kid
+
+STORE_DIR: Final = Path("/var/lib/ksplice")
+SIGNATURE_SUFFIX: Final = ".minisig"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A bundle's bytes and its signature's, as they were verified when they came."""
+
+    bundle: bytes
+    signature: bytes | None
+
+
+class Store:
+    """The folder ``root``; every ``OSError`` in it is a ``StoreError``."""
+
+    def __init__(self, root: Path = STORE_DIR) -> None:
+        """Nothing is read or made before ``prepare``."""
+        self.root = root
+        self.updates = root / "updates"
+
+    @property
+    def history_file(self) -> Path:
+        """Where the history is."""
+        return self.root / "history.jsonl"
+
+    def prepare(self) -> None:
+        """Make what is missing, and delete what a killed daemon left half written."""
+        with store_errors(self.root):
+            for folder in (self.root, self.updates):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            for left in self.updates.glob(".*"):
+                shutil.rmtree(left)
+
+    def kids(self) -> list[str]:
+        """Return the ids of the stored updates, sorted."""
+        with store_errors(self.updates):
+            return sorted(path.name for path in self.updates.iterdir() if is_kid(path.name))
+
+    def has(self, kid: str) -> bool:
+        """Tell whether there is an update ``kid``."""
+        return is_kid(kid) and self._folder(kid).is_dir()
+
+    def read(self, kid: str) -> Stored:
+        """Return the stored bytes.  Raises ``NoSuchUpdateError``."""
+        if not self.has(kid):
+            raise NoSuchUpdateError(f"{kid}: no update of this id is stored here")
+        path = self._bundle(kid)
+        with store_errors(path):
+            data = path.read_bytes()
+            signature = None
+            with contextlib.suppress(FileNotFoundError):
+                signature = _signature_of(path).read_bytes()
+        return Stored(bundle=data, signature=signature)
+
+    def add(self, kid: str, stored: Stored) -> None:
+        """Keep an update that is not here yet."""
+        temporary = self.updates / f".{kid}.new"
+        with store_errors(self._folder(kid)):
+            temporary.mkdir(mode=0o700)
+            write_file(temporary / bundle.file_name(kid), stored.bundle)
+            if stored.signature is not None:
+                name = bundle.file_name(kid) + SIGNATURE_SUFFIX
+                write_file(temporary / name, stored.signature)
+            sync_folder(temporary)
+            temporary.rename(self._folder(kid))
+            sync_folder(self.updates)
+
+    def set_signature(self, kid: str, signature: bytes) -> None:
+        """Replace the signature of a stored update."""
+        path = _signature_of(self._bundle(kid))
+        with store_errors(path):
+            replace_file(path, signature)
+
+    def remove(self, kid: str) -> None:
+        """Delete an update; one that is not here is no error."""
+        if not self.has(kid):
+            return
+        gone = self.updates / f".{kid}.gone"
+        with store_errors(self._folder(kid)):
+            self._folder(kid).rename(gone)
+            sync_folder(self.updates)
+            shutil.rmtree(gone)
+
+    def _folder(self, kid: str) -> Path:
+        assert is_kid(kid)
+        return self.updates / kid
+
+    def _bundle(self, kid: str) -> Path:
+        return self._folder(kid) / bundle.file_name(kid)
+
+
+def _signature_of(path: Path) -> Path:
+    return path.with_name(path.name + SIGNATURE_SUFFIX)
+
+
+# --- files that stay ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` into a ``StoreError`` that names the file at fault, or ``path``."""
+    try:
+        yield
+    except OSError as e:
+        raise StoreError(f"{e.filename or path}: {e.strerror}") from e
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file and wait until the disk has it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put ``data`` in the place of ``path`` in one step."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    write_file(temporary, data)
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has the folder's entries."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What must hold before a bundle is kept, and again before it is loaded.
+
+In this order, each step on what the one before has let through::
+
+    owner and mode ─▸ a copy of our own ─▸ signature ─▸ archive ─▸ contents, manifest ─▸ kernel
+                   ─▸ /sys/module ─▸ what it depends on
+
+Nothing of a bundle is parsed before its signature holds, and what is loaded is what was verified:
+the bytes are read once, into memory that nobody else has, and the modules go from there into a
+sealed memfd (kernel.load_module).  Questions to the kernel only; nothing is changed here.
+"""
+
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ksplicd import minisign
+from ksplicd.bundle import MAX_BUNDLE_SIZE, Bundle, unpack
+from ksplicd.errors import (
+    BadBundleError,
+    BadSignatureError,
+    InUseError,
+    MissingDependencyError,
+    ModulePresentError,
+    TargetNotLoadedError,
+    WrongKernelError,
+)
+from ksplicd.host.kernel import KernelDoor
+from ksplicd.host.keyring import Keyring
+from ksplicd.host.store import Stored
+from ksplicd.model import Manifest, core_module, new_module, old_module
+
+MAX_SIGNATURE_SIZE: Final = 16384
+_VMLINUX: Final = "vmlinux"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trusted:
+    """A bundle whose signature holds and whose parts agree."""
+
+    bundle: Bundle
+    signer: str
+    """Key id as minisign prints it; empty for an unsigned bundle that the policy lets through."""
+    trusted_comment: str = ""
+
+
+# --- owner and mode, a copy of our own ----------------------------------------------------------
+
+
+def read_file(path: Path, limit: int = MAX_BUNDLE_SIZE, owner: int = 0) -> bytes:
+    """Return the bytes of a dropped file that ``owner`` alone could write.
+
+    Raises ``BadBundleError`` naming the file, also when it is missing.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except OSError as e:
+        raise BadBundleError(f"{path}: cannot be opened as a plain file: {e.strerror}") from None
+    with os.fdopen(fd, "rb") as f:
+        _check_status(path, os.fstat(fd), limit, owner)
+        data = f.read(limit + 1)
+    if len(data) > limit:
+        raise BadBundleError(f"{path}: over {limit} bytes")
+    return data
+
+
+def _check_status(path: Path, status: os.stat_result, limit: int, owner: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise BadBundleError(f"{path}: not a plain file")
+    if status.st_nlink != 1:
+        raise BadBundleError(f"{path}: has {status.st_nlink} names (hard links); copy it instead")
+    if status.st_uid != owner:
+        raise BadBundleError(f"{path}: belongs to uid {status.st_uid}, not to {owner}; chown it")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(status.st_mode)
+        raise BadBundleError(f"{path}: mode {mode:04o} lets others write; chmod it to 0644")
+    if status.st_size > limit:
+        raise BadBundleError(f"{path}: over {limit} bytes")
+
+
+# --- signature, archive, contents, manifest -----------------------------------------------------
+
+
+def check_bundle(stored: Stored, keyring: Keyring, *, require_signature: bool) -> Trusted:
+    """Return what a bundle holds once its signature does.
+
+    A signature that is there must hold even where none is required.  Raises ``BadSignatureError``,
+    ``BadBundleError``, ``KeyFileError``.
+    """
+    if stored.signature is None:
+        if require_signature:
+            raise BadSignatureError(
+                "signature: missing; put the bundle's .minisig file beside it, "
+                "or set require-signature = no in ksplicd.conf"
+            )
+        return Trusted(bundle=unpack(stored.bundle), signer="")
+    verified = check_signature(stored.bundle, stored.signature, keyring)
+    return Trusted(
+        bundle=unpack(stored.bundle),
+        signer=verified.key.name,
+        trusted_comment=verified.trusted_comment,
+    )
+
+
+def check_signature(data: bytes, signature: bytes, keyring: Keyring) -> minisign.Verified:
+    """Return who signed ``data``.  Raises ``BadSignatureError``, ``KeyFileError``."""
+    if len(signature) > MAX_SIGNATURE_SIZE:
+        raise BadSignatureError(f"signature: over {MAX_SIGNATURE_SIZE} bytes")
+    try:
+        text = signature.decode()
+    except UnicodeDecodeError:
+        raise BadSignatureError("signature: not a .minisig file: not text") from None
+    return minisign.verify(data, text, keyring.read())
+
+
+# --- kernel, /sys/module ------------------------------------------------------------------------
+
+
+def check_kernel(manifest: Manifest, kernel: KernelDoor) -> None:
+    """Raise ``WrongKernelError`` when the update is for another kernel than the running one."""
+    wanted = manifest.kernel
+    release = kernel.release()
+    if wanted.release != release:
+        raise WrongKernelError(
+            f"{manifest.kid}: is for kernel {wanted.release}, but {release} runs here"
+        )
+    build_id = kernel.build_id()
+    if wanted.build_id != build_id:
+        raise WrongKernelError(
+            f"{manifest.kid}: is for another build of {release}: build id {wanted.build_id}, "
+            f"but {build_id} runs here; build it from this kernel's own package version"
+        )
+
+
+def update_modules(manifest: Manifest) -> tuple[str, ...]:
+    """Return the names of the update's modules in the order in which they are loaded."""
+    kid = manifest.kid
+    olds = (old_module(kid, target.name) for target in manifest.targets)
+    return core_module(kid), *olds, new_module(kid)
+
+
+def check_modules(manifest: Manifest, kernel: KernelDoor) -> None:
+    """Raise ``ModulePresentError`` when a module of one of the update's names is loaded."""
+    loaded = kernel.modules()
+    for name in update_modules(manifest):
+        if name in loaded:
+            raise ModulePresentError(
+                f"/sys/module/{name}: is there, but was not loaded by ksplicd; `rmmod {name}` first"
+            )
+
+
+def check_targets(manifest: Manifest, kernel: KernelDoor) -> None:
+    """Raise ``TargetNotLoadedError`` when a module that the update patches is not loaded."""
+    loaded = kernel.modules() | {_VMLINUX}
+    for target in manifest.targets:
+        if target.name.replace("-", "_") not in loaded:
+            raise TargetNotLoadedError(
+                f"{manifest.kid}: patches module {target.name}, which is not loaded; "
+                f"`modprobe {target.name}` first"
+            )
+
+
+# --- what it depends on -------------------------------------------------------------------------
+
+
+def check_dependencies(manifest: Manifest, applied: Collection[str]) -> None:
+    """Raise ``MissingDependencyError`` or ``InUseError`` when other updates stand in the way."""
+    for kid in manifest.depends:
+        if kid not in applied:
+            raise MissingDependencyError(
+                f"{manifest.kid}: depends on update {kid}, which is not applied; apply it first"
+            )
+    for kid in manifest.replaces:
+        if kid in applied:
+            raise InUseError(
+                f"{manifest.kid}: replaces update {kid}, which is applied; undo that one first"
+            )

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel said, in words: a match, a mismatch, who holds a transition up.
+
+Of a mismatch the core (kmodsrc/core.c, ``describe()``) writes one line of key=value pairs, such as
+``target=vmlinux function=do_fcntl offset=0x1c kind=bytes expected=0f1f found=9090``.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from ksplicd.host.kernel import MatchedTarget
+from ksplicd.host.state import Conflict
+
+_OTHER_CODE: Final = (
+    "this is not the code that the update was built from; build it from the source package of "
+    "exactly this kernel"
+)
+_TRACER: Final = "a tracer, a kprobe or another live patch may hold it; stop that and apply again"
+_HINTS: Final[Mapping[str, str]] = {
+    "fentry": _TRACER,
+    "bytes": f"{_OTHER_CODE}, or stop the kprobe that is on it",
+    "unreadable": "the kernel has no code there; report it with the kernel's version",
+    "missing": "this kernel has no such symbol; " + _OTHER_CODE,
+    "ambiguous": "this kernel has more symbols of that name; " + _OTHER_CODE,
+}
+_GENERIC: Final[Mapping[str, str]] = {
+    "no_match": "the running code is not what the update was built from",
+    "failed_to_find": "a symbol that it needs is not in the running kernel",
+    "bad_system_map": "the running kernel's symbols are not those that it was built for",
+    "target_not_loaded": "a module that it patches is not loaded",
+    "out_of_memory": "the kernel has no memory for it",
+    "call_failed": "livepatch or a hook of the update refused; dmesg tells more",
+    "unexpected": "the kernel part failed; dmesg tells more",
+}
+
+
+def read_mismatch(line: str) -> dict[str, str]:
+    """Return the pairs of the core's ``mismatch``."""
+    pairs = (word.partition("=") for word in line.split())
+    return {key: value for key, is_pair, value in pairs if is_pair}
+
+
+def explain(cause: str, mismatch: Mapping[str, str]) -> str:
+    """Return the sentence for an abort cause of the core."""
+    target, kind = mismatch.get("target", "?"), mismatch.get("kind", "")
+    hint = _HINTS.get(kind, _OTHER_CODE)
+    match mismatch:
+        case {"function": function, "offset": offset}:
+            expected = mismatch.get("expected") or "other code"
+            found = mismatch.get("found") or "nothing"
+            place = f"{target}: {function}+{offset}"
+            return f"{place}: expected {expected}, found {found} ({kind}): {hint}"
+        case {"symbol": symbol}:
+            return f"{target}: {symbol}: {kind}: {hint}"
+        case _:
+            return _GENERIC.get(cause, f"{cause}; dmesg tells more")
+
+
+def describe_match(matched: Iterable[MatchedTarget]) -> str:
+    """Return how much was compared, such as ``2 functions, 812 bytes, 5.1 ms``."""
+    entries = list(matched)
+    functions = sum(entry.functions for entry in entries)
+    size = sum(entry.bytes for entry in entries)
+    milliseconds = sum(entry.microseconds for entry in entries) / 1000
+    return f"{functions} functions, {size} bytes, {milliseconds:.1f} ms"
+
+
+def describe_conflicts(conflicts: Iterable[Conflict]) -> str:
+    """Return who holds a transition up, such as ``held up by cat[812] in do_fcntl < …``."""
+    tasks = [
+        f"{conflict.command}[{conflict.pid}]" + (f" in {conflict.stack}" if conflict.stack else "")
+        for conflict in conflicts
+    ]
+    return f"held up by {'; '.join(tasks)}" if tasks else ""
