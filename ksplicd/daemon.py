@@ -126,7 +126,8 @@ class Daemon:
         applied = [info.kid for info in infos if info.stage is Stage.APPLIED]
         self._book.write(journal.about_start(self._engine.kernel.release(), applied))
         self._notify(f"READY=1\nSTATUS={len(applied)} of {len(infos)} updates applied")
-        await self._apply_again(found.reapply)
+        if self._engine.settings.apply_at_boot:
+            await self._apply_again(found.reapply)
         await self._scan_drops()
 
     async def _take_name(self) -> None:
@@ -297,6 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Keyring(args.keys, os.geteuid()),
             read_settings(args.config),
             SystemClock(),
+            owner=os.geteuid(),
         )
         daemon = Daemon(
             engine, connect(args.bus), book=journal.SystemJournal(), config=args.config,

@@ -221,6 +221,8 @@ class Runner:
         GLib.idle_add(self._show_event, event)
 
     def _show_event(self, event: Event) -> bool:
+        if event.stage is Stage.REJECTED:
+            return False  # a file was: it says nothing about an update of the same name
         if event.kid in self._updates:
             self._updates[event.kid].show_stage(event.stage, event.cause)
         elif event.kid:

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import json
+from pathlib import Path
+
+import pytest
+
+from ksplicd.cli.main import main
+
+
+@pytest.fixture
+def key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A key pair: ``k.key`` and ``k.pub``; returns the path without ending."""
+    assert main(["keygen", str(tmp_path / "k")]) == 0
+    capsys.readouterr()
+    return tmp_path / "k"
+
+
+def test_secret_key_is_ours_alone(key: Path) -> None:
+    assert key.with_name("k.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_keygen_overwrites_nothing(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = key.with_name("k.key").read_bytes()
+    assert main(["keygen", str(key)]) == 1
+    assert "File exists" in capsys.readouterr().err
+    assert key.with_name("k.key").read_bytes() == before
+
+
+def test_what_was_signed_verifies(
+    key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "ksplice-8c4o6ucj.tar.gz"
+    file.write_bytes(b"bytes")
+    assert main(["sign", str(file), "--key", f"{key}.key", "--json"]) == 0
+    signed = json.loads(capsys.readouterr().out)
+    assert main(["verify", str(file), "--key", f"{key}.pub", "--json"]) == 0
+    verified = json.loads(capsys.readouterr().out)
+    assert verified["key_id"] == signed["key_id"]
+    assert verified["trusted_comment"] == "file:ksplice-8c4o6ucj.tar.gz"
+
+
+def test_altered_file_does_not_verify(
+    key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"bytes")
+    assert main(["sign", str(file), "--key", f"{key}.key"]) == 0
+    file.write_bytes(b"bytez")
+    assert main(["verify", str(file), "--key", f"{key}.pub"]) == 3
+    assert "did not sign these bytes" in capsys.readouterr().err
+
+
+def test_file_without_signature(
+    key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"bytes")
+    assert main(["verify", str(file), "--key", f"{key}.pub"]) == 3
+    assert "f.minisig" in capsys.readouterr().err
+
+
+def test_missing_key_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sign", str(tmp_path), "--key", str(tmp_path / "none.key")]) == 1
+    assert "none.key: cannot be read" in capsys.readouterr().err
