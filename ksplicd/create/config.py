@@ -60,14 +60,16 @@ def read_config_dir(path: Path) -> ConfigDir:
     ):
         if not (path / name).exists():
             raise ConfigDirError(
-                f"{path}/{name}: missing; it must be {what}. `ksplice fetch-config RELEASE DIR`"
+                f"{path}/{name}: missing; it must be {what}. `ksplice config RELEASE DIR`"
                 " fills such a directory"
             )
     text = (path / ".config").read_text()
-    release_file = path / "build/include/config/kernel.release"
-    if not release_file.exists():
+    # Debian's headers hold the upstream version in include/config/kernel.release.
+    release_file = path / "build/include/generated/utsrelease.h"
+    release = re.search(r'^#define UTS_RELEASE "(\S+)"', _read(release_file), re.MULTILINE)
+    if release is None:
         raise ConfigDirError(
-            f"{release_file}: missing; {path}/build must be the headers' folder, such as"
+            f"{release_file}: no UTS_RELEASE; {path}/build must be the headers' folder, such as"
             " /usr/src/linux-headers-6.1.0-50-cloud-amd64"
         )
     headers_config = path / "build/.config"
@@ -83,8 +85,13 @@ def read_config_dir(path: Path) -> ConfigDir:
     return ConfigDir(
         path=path,
         text=text,
-        release=release_file.read_text().strip(),
+        release=release[1],
         compiler=m[1].split()[0],
         compiler_text=m[1],
         flags=tuple(flags.read_text().split()) if flags.exists() else (),
     )
+
+
+def _read(path: Path) -> str:
+    """Return the text of a file, empty when it is missing."""
+    return path.read_text() if path.exists() else ""

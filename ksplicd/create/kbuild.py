@@ -108,7 +108,7 @@ class Kbuild:
         ]  # fmt: skip
         status, out, err = run_any(list(map(str, argv)))
         if status:
-            raise BuildError(_compiler_words(" ".join(targets), out + err))
+            raise BuildError(compiler_words(" ".join(targets), out + err))
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -243,7 +243,7 @@ class Kbuild:
             status, printed, err = run_any(words, cwd=self.output)
             if status:
                 out.unlink(missing_ok=True)
-                raise BuildError(_compiler_words(unit.source, printed + err))
+                raise BuildError(compiler_words(unit.source, printed + err))
 
     # --- what the kernel's own headers say --------------------------------------------------------
 
@@ -267,7 +267,7 @@ class Kbuild:
             words = [str(probe) if w == unit.object else w for w in words if "-MMD" not in w]
             status, out, err = run_any([*words[:-1], str(source)], cwd=self.output)
             if status:
-                raise BuildError(_compiler_words("sizes of the special sections", out + err))
+                raise BuildError(compiler_words("sizes of the special sections", out + err))
         sizes = {s.name: s.size for s in read_object(probe.read_bytes(), str(probe)).symbols}
         return {t.section: sizes[f"ksplice_size_{i}"] for i, t in enumerate(TABLES)}
 
@@ -276,7 +276,7 @@ def _options(config: str) -> dict[str, str]:
     return dict(re.findall(r"^(CONFIG_\w+)=(.*)$", config, re.MULTILINE))
 
 
-def _compiler_words(what: str, output: bytes) -> str:
+def compiler_words(what: str, output: bytes) -> str:
     """Return a message with the lines of a failed compilation that tell something."""
     lines = output.decode(errors="replace").splitlines()
     telling = [x for x in lines if "error" in x.lower() or "***" in x or "No rule" in x]

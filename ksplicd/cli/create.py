@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ksplice create``, also installed as ``ksplice-create``: from a diff to a signed bundle."""
+
+import argparse
+import getpass
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from ksplicd import bundle, minisign
+from ksplicd.create.pipeline import Created, Request, create
+from ksplicd.errors import CreateError, KeyFileError, PasswordNeededError
+from ksplicd.model import KID_LENGTH, is_kid, new_kid
+
+DESCRIPTION: Final = """\
+Build an update for a running kernel from its source and a patch.  Only the files that the patch
+touches are compiled.  The source tree is left as it was found.
+"""
+
+EPILOG: Final = """\
+exit status: 0 the bundle was written; 66 the patch changes nothing that a running kernel uses;
+1 refused or failed, with the reason on standard error.
+
+example: ksplice-create --patch fix.patch --config ./config --sign-key updates.key \\
+                        linux-source-6.1
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.description, parser.epilog = DESCRIPTION, EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="the kernel's source tree")
+    parser.add_argument(
+        "--patch", metavar="FILE", type=Path, action="append", required=True,
+        help="unified diff against SOURCE; may be given several times, applied in order",
+    )  # fmt: skip
+    parser.add_argument(
+        "--patch-opt", metavar="OPT", action="append", default=[],
+        help="option for patch(1), such as --patch-opt=-p0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", metavar="DIR", type=Path, required=True,
+        help="folder with System.map, .config and build, optionally vmlinuz and flags",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, default=Path(),
+        help="where to put the bundle and its signature (default: here)",
+    )  # fmt: skip
+    parser.add_argument("--id", metavar="KID", help=f"the update's id, {KID_LENGTH} of a-z0-9")
+    parser.add_argument("--description", metavar="TEXT", default="", help="what the update is for")
+    parser.add_argument(
+        "--cve", metavar="CVE", action="append", default=[],
+        help="a vulnerability that the update fixes; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sign-key", metavar="FILE", type=Path,
+        help="minisign secret key; without it the bundle is not signed",
+    )  # fmt: skip
+    parser.add_argument(
+        "-j", "--jobs", metavar="N", type=int, default=os.cpu_count() or 1,
+        help="compilers to run at a time (default: one a processor)",
+    )  # fmt: skip
+    parser.add_argument("-v", "--verbose", action="store_true", help="say why each function is in")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the bundle; return the exit status.  Raises ``KspliceError``."""
+    kid = args.id or new_kid()
+    if not is_kid(kid):
+        raise CreateError(f"--id {kid}: an update's id is {KID_LENGTH} of a-z0-9")
+    key = read_key(args.sign_key) if args.sign_key else None
+    for patch in args.patch:
+        if not patch.is_file():
+            raise CreateError(f"--patch {patch}: no such file")
+    started = time.monotonic()
+
+    def progress(line: str) -> None:
+        if not args.quiet:
+            print(f"ksplice: [{time.monotonic() - started:5.1f} s] {line}", file=sys.stderr)
+
+    request = Request(
+        source=args.source,
+        config=args.config,
+        cache=cache_root(),
+        patches=tuple(args.patch),
+        patch_options=tuple(args.patch_opt),
+        kid=kid,
+        description=args.description,
+        cves=tuple(args.cve),
+        jobs=max(1, args.jobs),
+    )
+    created = create(request, progress)
+    path = write(created, args.output, key)
+    if args.verbose:
+        for name, why in created.reasons.items():
+            progress(f"replaces {name}: {why}")
+    report(created, path, signed=key is not None, as_json=args.json, quiet=args.quiet)
+    return 0
+
+
+def cache_root() -> Path:
+    """Return the folder for prepared trees."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ksplice"
+
+
+def read_key(path: Path) -> minisign.SecretKey:
+    """Read the signing key, asking for its password where it has one."""
+    try:
+        text = path.read_text()
+    except OSError as e:
+        raise KeyFileError(f"{path}: {e.strerror}; make one with `ksplice keygen`") from e
+    try:
+        return minisign.read_secret_key(text, name=str(path))
+    except PasswordNeededError:
+        return minisign.read_secret_key(text, getpass.getpass(f"Password of {path}: "), str(path))
+
+
+def write(created: Created, folder: Path, key: minisign.SecretKey | None) -> Path:
+    """Write the bundle, the signature first, so that a watcher never sees it unsigned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / bundle.file_name(created.manifest.kid)
+    outputs = [(path, created.data)]
+    if key is not None:
+        signature = minisign.sign(created.data, key, trusted_comment=path.name)
+        outputs.insert(0, (Path(f"{path}.minisig"), signature.encode()))
+    for target, data in outputs:
+        temporary = target.with_name(f".{target.name}.tmp")
+        temporary.write_bytes(data)
+        temporary.replace(target)
+    return path
+
+
+def report(created: Created, path: Path, *, signed: bool, as_json: bool, quiet: bool) -> None:
+    """Print what came out."""
+    m = created.manifest
+    if as_json:
+        out = {
+            "schema": 1,
+            "kid": m.kid,
+            "bundle": str(path),
+            "signed": signed,
+            "kernel": {"release": m.kernel.release, "build_id": m.kernel.build_id},
+            "targets": [
+                {
+                    "name": t.name,
+                    "functions": [
+                        {
+                            "name": f.name,
+                            "sympos": f.sympos,
+                            "unit": f.unit,
+                            "reason": created.reasons[f.name],
+                        }
+                        for f in t.functions
+                    ],
+                }
+                for t in m.targets
+            ],
+        }
+        print(json.dumps(out, indent=2))
+    elif not quiet:
+        names = ", ".join(f.name for t in m.targets for f in t.functions)
+        print(f"{path}: {names} for {m.kernel.release}{'' if signed else ' (not signed)'}")

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From a diff to a bundle: one call per arrow.
+
+::
+
+    patch ─▸ touched units ─▸ pre objects (plain and split)
+                          └─▸ post objects (split) ─▸ diff ─▸ check against the stock image
+             ─▸ old code · new code ─▸ modules (core, old, new) ─▸ bundle, signed
+"""
+
+import itertools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ksplicd import __version__, bundle
+from ksplicd.create.config import read_config_dir
+from ksplicd.create.diff import Difference, diff
+from ksplicd.create.kbuild import Kbuild, Progress, Unit
+from ksplicd.create.modules import build_modules
+from ksplicd.create.new_code import NewCode, extract
+from ksplicd.create.source import PatchedFile, SourceTree
+from ksplicd.create.special import EntrySizes
+from ksplicd.create.symbols import StockKernel
+from ksplicd.elf import Object, read_object
+from ksplicd.errors import NoChangesError, UnsupportedChangeError
+from ksplicd.model import Manifest, PatchedFunction, Target, new_kid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What ``ksplice create`` was asked to do."""
+
+    source: Path
+    config: Path
+    cache: Path
+    patches: tuple[Path, ...]
+    patch_options: tuple[str, ...] = ()
+    kid: str = field(default_factory=new_kid)
+    description: str = ""
+    cves: tuple[str, ...] = ()
+    jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """The update that came out."""
+
+    manifest: Manifest
+    data: bytes
+    """The bundle file."""
+    reasons: dict[str, str]
+    """By replaced function, why it is in."""
+
+
+def create(request: Request, progress: Progress = lambda _: None) -> Created:
+    """Make an update.  Raises ``CreateError`` and its leaves, ``ToolError``."""
+    config = read_config_dir(request.config)
+    source = SourceTree(request.source)
+    kbuild = Kbuild(source, config, request.cache, jobs=request.jobs, progress=progress)
+    with source.lock(), kbuild.prepared():
+        for path in source.revert():
+            progress(f"gave {path} its original back, which an earlier run had left patched")
+        files = source.apply(request.patches, request.patch_options)
+        units = touched_units(files, request.patches)
+        with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
+            plain, pre, post = compile_units(kbuild, source, files, units, Path(folder), progress)
+        sizes = kbuild.entry_sizes(units[0])
+    progress("comparing")
+    differences = compare(pre, post, sizes)
+    progress("checking against the stock image")
+    kernel = StockKernel(config, {u.source: plain[u] for u in differences}, sizes)
+    new_code = cut_new_code(differences, sizes, kernel)
+    old_code = kernel.old_code()
+    progress("building the update's modules")
+    modules = build_modules(request.kid, config, {"vmlinux": old_code}, new_code)
+    progress("packing")
+    manifest = Manifest(
+        kid=request.kid,
+        kernel=kernel.identity,
+        core_file=modules.core,
+        targets=(
+            Target(
+                name="vmlinux",
+                new_file=modules.new,
+                old_file=modules.old["vmlinux"],
+                functions=tuple(
+                    PatchedFunction(name=r.name, sympos=r.sympos, unit=unit.unit)
+                    for unit in new_code
+                    for r in unit.replacements
+                ),
+            ),
+        ),
+        description=request.description,
+        cves=request.cves,
+        tool=f"ksplice {__version__}",
+        compiler=config.compiler_text,
+    )
+    files_of_bundle = {
+        **modules.files,
+        "patch": b"".join(p.read_bytes() for p in request.patches),
+        "timestamp": timestamp(request.patches),
+    }
+    return Created(
+        manifest=manifest,
+        data=bundle.pack(manifest, files_of_bundle),
+        reasons={r.name: r.reason for unit in new_code for r in unit.replacements},
+    )
+
+
+def touched_units(files: Sequence[PatchedFile], patches: Sequence[Path]) -> list[Unit]:
+    """Return the units that the changed files are.
+
+    Raises ``NoChangesError`` when no file changes, ``UnsupportedChangeError`` for files that are
+    not compiled by themselves.
+    """
+    if not files:
+        names = ", ".join(map(str, patches))
+        raise NoChangesError(f"{names}: changes no file of the source tree")
+    other = [f.path for f in files if f.path.suffix != ".c"]
+    if other:
+        raise UnsupportedChangeError(
+            f"{', '.join(map(str, other))}: only changes to .c files are handled; move the change"
+            " into the .c files that need it"
+        )
+    return [Unit(str(f.path)) for f in files]
+
+
+def compile_units(
+    kbuild: Kbuild,
+    source: SourceTree,
+    files: Sequence[PatchedFile],
+    units: Sequence[Unit],
+    folder: Path,
+    progress: Progress,
+) -> tuple[dict[Unit, Object], dict[Unit, Object], dict[Unit, Object]]:
+    """Return the plain pre, the split pre and the split post objects."""
+    plain = kbuild.compile_plain(units)
+    for unit in units:
+        if module := kbuild.is_module_unit(unit):
+            raise UnsupportedChangeError(
+                f"{unit.source}: belongs to the module {module}; only built-in code can be changed"
+            )
+    pre = kbuild.compile_split_cached(units)
+    progress("compiling with the patch")
+    with source.patched(files):
+        post = kbuild.compile_split(units, folder)
+
+    def read(paths: dict[Unit, Path]) -> dict[Unit, Object]:
+        return {u: read_object(path.read_bytes(), u.object) for u, path in paths.items()}
+
+    return read(plain), read(pre), read(post)
+
+
+def compare(
+    pre: dict[Unit, Object], post: dict[Unit, Object], sizes: EntrySizes
+) -> dict[Unit, Difference]:
+    """Return the differences of the units that differ.  Raises ``NoChangesError``."""
+    differences = {u: diff(pre[u], post[u], sizes) for u in pre}
+    found = {u: d for u, d in differences.items() if not d.is_empty}
+    if not found:
+        names = ", ".join(u.source for u in pre)
+        raise NoChangesError(f"{names}: the patch changes no code that a running kernel uses")
+    return found
+
+
+def cut_new_code(
+    differences: dict[Unit, Difference], sizes: EntrySizes, kernel: StockKernel
+) -> list[NewCode]:
+    """Return the new code of each unit.  Raises ``UnsupportedChangeError``."""
+    numbers = itertools.count()
+    return [
+        extract(unit.source, d, sizes, kernel, lambda: f"ksplice_new_{next(numbers)}")
+        for unit, d in differences.items()
+    ]
+
+
+def timestamp(patches: Sequence[Path]) -> bytes:
+    """Return the time of the newest patch: the same input gives the same bundle."""
+    newest = max(p.stat().st_mtime for p in patches)
+    return f"{int(newest)}\n".encode()
