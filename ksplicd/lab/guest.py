@@ -14,6 +14,7 @@ not leave it our pipes: use ``systemd-run``, or redirect its output.
 """
 
 import io
+import re
 import secrets
 import shlex
 import socket
@@ -38,6 +39,10 @@ _BOOT_TIMEOUT: Final = 240.0
 _GRACE: Final = 20.0
 """How much longer than the agent itself we wait, in seconds; the host may be busy."""
 _TAIL: Final = 2000
+_PANIC_LINES: Final = 100
+# arch/x86/mm/fault.c, arch/x86/kernel/dumpstack.c and kernel/panic.c of the kernel
+_COMPLAINT: Final = re.compile(r"BUG: |Oops: |general protection fault|Kernel panic")
+_UNRELIABLE: Final = re.compile(r"\]  \? ")
 _RECEIVE: Final = 1 << 20
 
 
@@ -145,11 +150,12 @@ class RunningGuest:
         return reply, data
 
     def _why_ended(self) -> LabError:
-        reasons = [e.data.get("reason") for e in self._qemu.qmp.take_events()]
-        tail = self._qemu.console_tail()
-        if "Kernel panic" in self._qemu.console():
-            return GuestPanicError(f"the guest's kernel panicked\n{tail}")
-        return LabError(f"the guest ended by itself ({reasons or 'QEMU is gone'})\n{tail}")
+        events = self._qemu.qmp.take_events()
+        reasons = [event.data["reason"] for event in events if event.name == "SHUTDOWN"]
+        if panic := panic_report(self._qemu.console()):
+            return GuestPanicError(f"the guest's kernel panicked\n{panic}")
+        ended = f"by itself ({reasons[-1]})" if reasons else "with its QEMU"
+        return LabError(f"the guest ended {ended}\n{self._qemu.console_tail()}")
 
 
 class Guest(RunningGuest):
@@ -255,6 +261,18 @@ class _Connection:
 
     def _left(self) -> float:
         return max(self._deadline - time.monotonic(), 0.001)
+
+
+def panic_report(console: str) -> str:
+    """Return what a panicking kernel said, from its first complaint on; empty without a panic.
+
+    Stack entries that the kernel itself marks as unreliable are left out.
+    """
+    if "Kernel panic" not in console:
+        return ""
+    lines = [line for line in console.splitlines() if not _UNRELIABLE.search(line)]
+    first = next(i for i, line in enumerate(lines) if _COMPLAINT.search(line))
+    return "\n".join(lines[first:][:_PANIC_LINES])
 
 
 def pack_tree(root: Path) -> bytes:

@@ -90,8 +90,8 @@ class Qmp:
 
     def _read_object(self, deadline: float) -> dict[str, Any]:
         while b"\n" not in self._received:
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.0001))
             try:
+                self._socket.settimeout(max(deadline - time.monotonic(), 0.0001))
                 chunk = self._socket.recv(_CHUNK)
             except TimeoutError as e:
                 raise LabError("QEMU did not answer in time") from e

@@ -38,8 +38,8 @@ def main() -> int:
                 "--summary-file",
                 "--max-line-length=100",
             ]
-            checkpatch = ["perl", Path(scratch) / SCRIPTS[0], *options]
-            status, out, err = run_any([*checkpatch, "-f", *sources])
+            checkpatch = Path(scratch) / SCRIPTS[0]
+            status, out, err = run_any(["perl", checkpatch, *options, "-f", *sources])
     except KspliceError as e:
         sys.stderr.write(f"lint-c: {e}\n")
         return 1
