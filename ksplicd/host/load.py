@@ -43,7 +43,8 @@ def match(kernel: KernelDoor, bundle: Bundle) -> tuple[MatchedTarget, ...]:
             raise _explain(kernel, kid, e) from e
     core = kernel.core(kid)
     matched = core.matched if core is not None else ()
-    missing = {change.target for change in bundle.changes} - {entry.target for entry in matched}
+    wanted = {change.target.replace("-", "_") for change in bundle.changes}
+    missing = wanted - {entry.target.replace("-", "_") for entry in matched}
     if missing:
         raise UnexpectedError(
             f"{kid}: the kernel part does not report a match of {', '.join(sorted(missing))}; "

@@ -97,6 +97,11 @@ class Simulator:
         """Load a module behind the engine's back."""
         self._modules.add(name)
 
+    def start_foreign_transition(self, name: str) -> None:
+        """Enable a livepatch of somebody else."""
+        self.insert(name)
+        self._livepatches[name] = _Livepatch(enabled=True, transition=True)
+
     def leftovers(self) -> list[str]:
         """Return our modules that are loaded."""
         return sorted(name for name in self._modules if name.startswith("ksplice_"))
@@ -134,7 +139,9 @@ class Simulator:
 
     def livepatch(self, name: str) -> LivepatchState | None:
         found = self._livepatches.get(name)
-        return found and LivepatchState(enabled=found.enabled, transition=found.transition)
+        if found is None:
+            return None
+        return LivepatchState(enabled=found.enabled, transition=found.transition)
 
     def blockers(self, *, patched: bool) -> tuple[Conflict, ...]:
         running = [p for p in self._livepatches.values() if p.transition]
@@ -157,11 +164,11 @@ class Simulator:
         if self.fault and self.fault[0] == self._steps:
             raise self.fault[1]
         if self.kill == (self._steps, "before"):
-            raise Killed
+            raise Killed("SIGKILL")
         act()
         self.calls.append(call)
         if self.kill == (self._steps, "after"):
-            raise Killed
+            raise Killed("SIGKILL")
 
     def _load(self, name: str) -> None:
         if name in self._modules:

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A whole host for tests: store and keys in a folder, the simulator, and an engine on them."""
+
+import os
+from pathlib import Path
+
+from ksplicd import minisign
+from ksplicd.config import Settings
+from ksplicd.host.engine import Engine
+from ksplicd.host.keyring import Keyring
+from ksplicd.host.state import Actor, Event, UpdateInfo, Via
+from ksplicd.host.store import Store
+from tests.bundles import samples
+from tests.unit.host.simulator import Simulator, StoppedClock
+
+ALICE = Actor(uid=1000, pid=4711, unit="session-2.scope", via=Via.DBUS)
+ROOT = Actor(uid=0, via=Via.DROP)
+
+
+class Host:
+    """What a machine has; ``start`` is a start of the daemon on it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Trust ``samples.KEY``."""
+        self.root = folder / "ksplice"
+        self.keys = folder / "keys.d"
+        self.keys.mkdir(exist_ok=True)
+        (self.keys / "test.pub").write_text(minisign.write_public_key(samples.KEY.public))
+        (self.keys / "test.pub").chmod(0o644)
+        self.kernel = Simulator()
+        self.clock = StoppedClock()
+        self.events: list[Event] = []
+        self.settings = Settings()
+        self.engine = self.new_engine()
+        self.engine.reconcile()
+
+    def new_engine(self) -> Engine:
+        """Return what a daemon that has just been started has."""
+        return Engine(
+            Store(self.root),
+            self.kernel,
+            Keyring(self.keys, os.getuid()),
+            self.settings,
+            self.clock,
+            self.events.append,
+            owner=os.getuid(),
+        )
+
+    def stage(self, data: bytes = b"") -> UpdateInfo:
+        """Stage a signed bundle."""
+        data = data or samples.bundle()
+        return self.engine.stage(data, samples.signature(data), ALICE)
+
+    def apply(self, kid: str = samples.KID) -> UpdateInfo:
+        """Apply an update, the kernel being willing."""
+        transition = self.engine.start_apply(kid, ALICE)
+        self.kernel.complete()
+        return self.engine.finish(transition)
+
+    def undo(self, kid: str = samples.KID) -> UpdateInfo:
+        """Undo an update, the kernel being willing."""
+        transition = self.engine.start_undo(kid, ALICE)
+        self.kernel.complete()
+        return self.engine.finish(transition)
+
+    def stages(self) -> list[str]:
+        """Return the stages of the history, oldest first."""
+        return [event.stage.value for event in self.engine.history()[::-1]]

@@ -1,0 +1,555 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The engine's arrows on the simulator, and every way in which they end."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ksplicd.config import Settings
+from ksplicd.errors import (
+    AlreadyAppliedError,
+    AlreadyReversedError,
+    AlreadyStagedError,
+    BadBundleError,
+    BadSignatureError,
+    FailedToFindError,
+    InUseError,
+    KeyFileError,
+    KspliceError,
+    MissingDependencyError,
+    ModulePresentError,
+    ModuleRefusedError,
+    NoMatchError,
+    NoSuchUpdateError,
+    OutOfMemoryError,
+    StoreError,
+    TargetNotLoadedError,
+    UnexpectedError,
+    WrongKernelError,
+)
+from ksplicd.host.state import Conflict, Direction
+from ksplicd.model import Kernel, Stage
+from tests.bundles import samples
+from tests.bundles.samples import KID, OTHER_KID
+from tests.unit.host.host import ALICE, ROOT, Host
+from tests.unit.host.simulator import NO_MATCH
+
+CORE, OLD, NEW = f"ksplice_{KID}", f"ksplice_{KID}_vmlinux_old", f"ksplice_{KID}_new"
+
+
+# --- the way that everything goes well ----------------------------------------------------------
+
+
+def test_apply_and_undo(host: Host) -> None:
+    assert host.stage().stage is Stage.STAGED
+    transition = host.engine.start_apply(KID, ALICE)
+    assert transition.direction is Direction.APPLY
+    assert host.engine.get_update(KID).stage is Stage.TRANSITIONING
+    assert not host.engine.is_finished(transition)
+    assert host.kernel.leftovers() == [CORE, NEW]
+
+    host.clock.now += 1.2
+    host.kernel.complete()
+    assert host.engine.is_finished(transition)
+    info = host.engine.finish(transition)
+    assert (info.stage, info.abort_cause, info.detail) == (Stage.APPLIED, "", "after 1.2 s")
+    assert info.manifest.cves == ("CVE-2026-12345",)
+
+    transition = host.engine.start_undo(KID, ALICE)
+    assert host.engine.get_update(KID).stage is Stage.REVERSING
+    host.kernel.complete()
+    assert host.engine.finish(transition).stage is Stage.REVERSED
+    assert host.kernel.leftovers() == []
+    assert host.kernel.calls == [
+        *(f"load {CORE}", f"load {OLD}", f"unload {OLD}", f"load {NEW}"),
+        *(f"enable {NEW}=0", f"unload {NEW}", f"unload {CORE}"),
+    ]
+
+
+def test_history_tells_every_stage_with_time_and_actor(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.undo()
+    events = host.engine.history()[::-1]
+    assert [event.stage.value for event in events] == [
+        *("staged", "loading", "matched", "transitioning", "applied", "reversing", "reversed"),
+    ]
+    assert {event.actor for event in events} == {ALICE}
+    assert {event.boot_id for event in events} == {host.kernel.boot_id()}
+    assert {event.time for event in events} == {host.clock.now}
+    assert events[2].detail == "2 functions, 812 bytes, 5.1 ms"
+    assert events == host.events
+    assert host.engine.history(2) == [events[-1], events[-2]]
+
+
+def test_apply_again_after_undo(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.undo()
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_every_target_is_matched(host: Host) -> None:
+    host.kernel.insert("nf_tables")
+    host.stage(samples.bundle(targets=("vmlinux", "nf-tables")))
+    assert host.apply().stage is Stage.APPLIED
+    assert f"unload ksplice_{KID}_nf_tables_old" in host.kernel.calls
+
+
+def test_describe(host: Host) -> None:
+    host.stage()
+    host.apply()
+    told = host.engine.describe(KID)
+    assert told["Stage"] == "applied"
+    assert told["Functions"] == ["vmlinux:do_fcntl (fs/fcntl.c)"]
+    assert told["SignedBy"] == samples.KEY.public.name
+    assert told["Modules"] == [NEW, CORE]
+
+
+# --- staging ------------------------------------------------------------------------------------
+
+
+def test_staging_the_same_again_changes_nothing(host: Host) -> None:
+    host.stage()
+    host.apply()
+    assert host.stage().stage is Stage.APPLIED
+    assert host.stages()[-1] == "applied"
+
+
+def test_staging_another_bundle_of_the_same_id(host: Host) -> None:
+    host.stage()
+    with pytest.raises(AlreadyStagedError, match=f"{KID}: another bundle of this id is stored"):
+        host.stage(samples.bundle(description="another"))
+
+
+def test_signature_by_a_stranger(host: Host) -> None:
+    data = samples.bundle()
+    with pytest.raises(BadSignatureError, match=r"made by key .*, which is not trusted here"):
+        host.engine.stage(data, samples.signature(data, samples.STRANGER), ALICE)
+
+
+def test_nothing_is_parsed_before_the_signature_holds(host: Host) -> None:
+    with pytest.raises(BadSignatureError, match="did not sign these bytes"):
+        host.engine.stage(b"no archive at all", samples.signature(b"other"), ALICE)
+    with pytest.raises(BadBundleError, match=r"not a \.tar\.gz file"):
+        host.stage(b"no archive at all")
+
+
+def test_unsigned(host: Host) -> None:
+    with pytest.raises(BadSignatureError, match="signature: missing"):
+        host.engine.stage(samples.bundle(), None, ALICE)
+    host.engine.settings = Settings(require_signature=False)
+    assert host.engine.stage(samples.bundle(), None, ALICE).stage is Stage.STAGED
+    assert host.engine.describe(KID)["SignedBy"] == ""
+    host.engine.settings = Settings(require_signature=True)
+    with pytest.raises(BadSignatureError, match="signature: missing"):
+        host.engine.start_apply(KID, ALICE)
+
+
+def test_a_signature_that_comes_later(host: Host) -> None:
+    host.engine.settings = Settings(require_signature=False)
+    host.engine.stage(samples.bundle(), None, ALICE)
+    host.engine.settings = Settings()
+    host.stage()
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_bad_signature_is_refused_even_where_none_is_required(host: Host) -> None:
+    host.engine.settings = Settings(require_signature=False)
+    with pytest.raises(BadSignatureError, match="did not sign these bytes"):
+        host.engine.stage(samples.bundle(), samples.signature(b"other"), ALICE)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (replace(samples.KERNEL, release="6.1.0-51-amd64"), r"is for kernel 6\.1\.0-51-amd64, but"),
+        (replace(samples.KERNEL, build_id="00" * 20), r"is for another build of 6\.1.*id 0{40}, b"),
+    ],
+)
+def test_wrong_kernel(host: Host, kernel: Kernel, message: str) -> None:
+    with pytest.raises(WrongKernelError, match=message):
+        host.stage(samples.bundle(kernel=kernel))
+    assert host.engine.list_updates() == []
+
+
+@pytest.mark.parametrize("name", [CORE, OLD, NEW])
+def test_module_already_there(host: Host, name: str) -> None:
+    host.stage()
+    host.kernel.insert(name)
+    with pytest.raises(ModulePresentError, match=f"/sys/module/{name}: .* `rmmod {name}` first"):
+        host.engine.start_apply(KID, ALICE)
+    assert host.engine.get_update(KID).stage is Stage.STAGED
+    assert host.kernel.leftovers() == [name]
+    host.engine.remove(KID, ALICE)
+    with pytest.raises(ModulePresentError, match=f"/sys/module/{name}: is there"):
+        host.stage()
+
+
+def test_remove(host: Host) -> None:
+    host.stage()
+    host.apply()
+    with pytest.raises(InUseError, match="is applied; undo it before it is removed"):
+        host.engine.remove(KID, ALICE)
+    host.undo()
+    host.engine.remove(KID, ALICE)
+    assert host.engine.list_updates() == []
+    with pytest.raises(NoSuchUpdateError, match=KID):
+        host.engine.get_update(KID)
+    assert host.stages()[-1] == "removed"
+    assert host.stage().stage is Stage.STAGED
+
+
+# --- dropped files ------------------------------------------------------------------------------
+
+
+def drop(host: Host, data: bytes, signature: bytes) -> tuple[Path, Path]:
+    path = host.root / f"ksplice-{KID}.tar.gz"
+    sig = host.root / f"ksplice-{KID}.tar.gz.minisig"
+    path.write_bytes(data)
+    sig.write_bytes(signature)
+    path.chmod(0o644)
+    sig.chmod(0o644)
+    return path, sig
+
+
+def test_drop(host: Host) -> None:
+    data = samples.bundle()
+    path, sig = drop(host, data, samples.signature(data))
+    assert host.engine.stage_file(path, sig, ROOT).stage is Stage.STAGED
+    assert sorted(p.name for p in host.root.iterdir()) == ["history.jsonl", "updates"]
+    assert (host.root / "updates" / KID / path.name).read_bytes() == data
+
+
+def test_drop_refused(host: Host) -> None:
+    path, sig = drop(host, samples.bundle(), samples.signature(b"other"))
+    with pytest.raises(BadSignatureError, match="did not sign"):
+        host.engine.stage_file(path, sig, ROOT)
+    rejected = host.root / "rejected"
+    assert sorted(p.name.removeprefix(path.name) for p in rejected.iterdir()) == [
+        *("", ".minisig", ".reason"),
+    ]
+    assert "BadSignature: signature: key" in (rejected / f"{path.name}.reason").read_text()
+    assert not path.exists()
+    event = host.engine.history()[0]
+    assert (event.kid, event.stage, event.cause) == (KID, Stage.REJECTED, "bad_signature")
+    assert f"(moved to {rejected / path.name})" in event.detail
+    assert host.kernel.calls == []
+
+
+def test_refused_drop_tells_nothing_about_the_update_of_that_name(host: Host) -> None:
+    host.stage()
+    host.apply()
+    path, sig = drop(host, samples.bundle(), b"rubbish")
+    with pytest.raises(BadSignatureError, match="four"):
+        host.engine.stage_file(path, sig, ROOT)
+    assert host.engine.get_update(KID).stage is Stage.APPLIED
+    engine = host.new_engine()
+    engine.reconcile()
+    assert engine.get_update(KID).detail == "after 0.0 s"
+
+
+def test_drop_writable_by_others(host: Host) -> None:
+    data = samples.bundle()
+    path, sig = drop(host, data, samples.signature(data))
+    path.chmod(0o666)
+    with pytest.raises(BadBundleError, match="mode 0666 lets others write"):
+        host.engine.stage_file(path, sig, ROOT)
+
+
+def test_drop_stays_when_the_fault_is_ours(host: Host) -> None:
+    data = samples.bundle()
+    path, sig = drop(host, data, samples.signature(data))
+    (host.keys / "broken.pub").write_text("no key")
+    with pytest.raises(KeyFileError, match=r"broken\.pub: "):
+        host.engine.stage_file(path, sig, ROOT)
+    assert path.exists()
+    assert host.stages() == []
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_unknown_kid(host: Host) -> None:
+    for call in (host.engine.start_apply, host.engine.start_undo, host.engine.remove):
+        with pytest.raises(NoSuchUpdateError, match="nonesuch: no update of this id"):
+            call("nonesuch", ALICE)
+
+
+def test_already(host: Host) -> None:
+    host.stage()
+    with pytest.raises(AlreadyReversedError, match="is staged, not applied"):
+        host.engine.start_undo(KID, ALICE)
+    host.apply()
+    with pytest.raises(AlreadyAppliedError, match=f"{KID}: is applied"):
+        host.engine.start_apply(KID, ALICE)
+    host.undo()
+    with pytest.raises(AlreadyReversedError, match="is reversed, not applied"):
+        host.engine.start_undo(KID, ALICE)
+
+
+def test_one_update_at_a_time(host: Host) -> None:
+    host.stage()
+    host.stage(samples.bundle(OTHER_KID))
+    host.engine.start_apply(KID, ALICE)
+    with pytest.raises(InUseError, match=f"{KID}: is transitioning; one update at a time"):
+        host.engine.start_apply(OTHER_KID, ALICE)
+    with pytest.raises(InUseError, match=f"{KID}: is transitioning; one update at a time"):
+        host.engine.start_undo(KID, ALICE)
+
+
+def test_dependencies(host: Host) -> None:
+    host.stage()
+    host.stage(samples.bundle(OTHER_KID, depends=(KID,)))
+    with pytest.raises(MissingDependencyError, match=f"depends on update {KID}, which is not app"):
+        host.engine.start_apply(OTHER_KID, ALICE)
+    host.apply(KID)
+    host.apply(OTHER_KID)
+    with pytest.raises(InUseError, match=f"update {OTHER_KID} depends on it"):
+        host.engine.start_undo(KID, ALICE)
+    host.undo(OTHER_KID)
+    assert host.undo(KID).stage is Stage.REVERSED
+
+
+def test_replaced_update_is_applied(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.stage(samples.bundle(OTHER_KID, replaces=(KID,)))
+    with pytest.raises(InUseError, match=f"replaces update {KID}, which is applied; undo that"):
+        host.engine.start_apply(OTHER_KID, ALICE)
+
+
+def test_target_not_loaded(host: Host) -> None:
+    host.stage(samples.bundle(targets=("vmlinux", "nf_tables")))
+    with pytest.raises(TargetNotLoadedError, match="patches module nf_tables, which is not loaded"):
+        host.engine.start_apply(KID, ALICE)
+    assert host.kernel.calls == []
+
+
+def test_altered_in_the_store(host: Host) -> None:
+    host.stage()
+    path = host.root / "updates" / KID / f"ksplice-{KID}.tar.gz"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(BadSignatureError, match="did not sign"):
+        host.engine.start_apply(KID, ALICE)
+    assert host.kernel.calls == []
+
+
+def test_withdrawn_key(host: Host) -> None:
+    host.stage()
+    (host.keys / "test.pub").unlink()
+    with pytest.raises(BadSignatureError, match="not trusted here"):
+        host.engine.start_apply(KID, ALICE)
+    engine = host.new_engine()
+    engine.reconcile()
+    info = engine.get_update(KID)
+    assert info.stage is Stage.REJECTED
+    assert "not trusted here" in info.detail
+    assert info.manifest.targets == ()
+
+
+# --- the kernel says no -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cause", "line", "error", "message"),
+    [
+        (
+            *("no_match", NO_MATCH, NoMatchError),
+            r"vmlinux: do_fcntl\+0x1c: expected 0f1f4400, found 90909090 \(bytes\): .*; build it f",
+        ),
+        (
+            "no_match",
+            "target=vmlinux function=f offset=0x0 kind=fentry expected= found=",
+            NoMatchError,
+            r"vmlinux: f\+0x0: expected other code, found nothing \(fentry\): a tracer, a kprobe",
+        ),
+        (
+            *("failed_to_find", "target=vmlinux symbol=foo kind=missing", FailedToFindError),
+            "vmlinux: foo: missing: this kernel has no such symbol",
+        ),
+        (
+            *("bad_system_map", "target=vmlinux symbol=foo kind=ambiguous", FailedToFindError),
+            "vmlinux: foo: ambiguous: this kernel has more symbols",
+        ),
+        ("out_of_memory", "", OutOfMemoryError, "the kernel has no memory for it"),
+        ("unexpected", "", UnexpectedError, "the kernel part failed; dmesg tells more"),
+        ("something_new", "", UnexpectedError, "something_new; dmesg tells more"),
+    ],
+)
+def test_no_match(
+    host: Host, cause: str, line: str, error: type[KspliceError], message: str
+) -> None:
+    host.stage()
+    host.kernel.mismatches["vmlinux"] = (cause, line)
+    with pytest.raises(error, match=message):
+        host.engine.start_apply(KID, ALICE)
+    info = host.engine.get_update(KID)
+    assert (info.stage, info.abort_cause) == (Stage.FAILED, error.abort_cause)
+    assert host.kernel.leftovers() == []
+    assert host.stages() == ["staged", "loading", "failed"]
+    host.kernel.mismatches.clear()
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_mismatch_is_recorded_in_parts(host: Host) -> None:
+    host.stage()
+    host.kernel.mismatches["vmlinux"] = ("no_match", NO_MATCH)
+    with pytest.raises(NoMatchError, match="do_fcntl"):
+        host.engine.start_apply(KID, ALICE)
+    assert host.engine.history()[0].mismatch == {
+        "target": "vmlinux",
+        "function": "do_fcntl",
+        "offset": "0x1c",
+        "kind": "bytes",
+        "expected": "0f1f4400",
+        "found": "90909090",
+    }
+
+
+def test_one_of_two_targets_does_not_match(host: Host) -> None:
+    host.kernel.insert("loop")
+    host.stage(samples.bundle(targets=("vmlinux", "loop")))
+    host.kernel.mismatches["loop"] = ("no_match", NO_MATCH.replace("vmlinux", "loop"))
+    with pytest.raises(NoMatchError, match="loop: do_fcntl"):
+        host.engine.start_apply(KID, ALICE)
+    assert host.kernel.leftovers() == []
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+@pytest.mark.parametrize("error", [ModuleRefusedError, OutOfMemoryError, InUseError])
+def test_fault_at_every_call_of_apply(host: Host, call: int, error: type[KspliceError]) -> None:
+    host.stage()
+    host.kernel.fault = (call, error("not now"))
+    with pytest.raises(error, match="not now"):
+        host.engine.start_apply(KID, ALICE)
+    assert host.kernel.leftovers() == []
+    info = host.engine.get_update(KID)
+    assert info.stage is Stage.FAILED
+    assert info.abort_cause == (error.abort_cause or "in_use")
+    host.kernel.fault = None
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_fault_of_ours_leaves_nothing_loaded_either(host: Host) -> None:
+    host.stage()
+    host.kernel.mismatches["vmlinux"] = ("no_match", NO_MATCH)
+    host.kernel.fault = (3, InUseError("the core is in use"))
+    with pytest.raises(NoMatchError, match="do_fcntl"):
+        host.engine.start_apply(KID, ALICE)
+    assert host.kernel.leftovers() == [CORE]
+    assert "the core is in use" in host.engine.get_update(KID).detail
+    host.kernel.fault = None
+    host.kernel.mismatches.clear()
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_a_transition_of_somebody_else_runs(host: Host) -> None:
+    host.stage()
+    host.kernel.start_foreign_transition("kpatch_1")
+    with pytest.raises(InUseError, match="another transition runs"):
+        host.engine.start_apply(KID, ALICE)
+    assert host.engine.get_update(KID).abort_cause == "in_use"
+    assert host.kernel.leftovers() == []
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_fault_at_every_call_of_undo(host: Host, call: int) -> None:
+    host.stage()
+    host.apply()
+    host.kernel.fault = (4 + call, InUseError("not now"))
+    if call == 1:
+        with pytest.raises(InUseError, match="not now"):
+            host.engine.start_undo(KID, ALICE)
+        assert host.engine.get_update(KID).stage is Stage.APPLIED
+    else:
+        info = host.undo()
+        assert info.stage is Stage.REVERSED
+        assert "not now" in info.detail
+    host.kernel.fault = None
+    if call == 1:
+        assert host.undo().stage is Stage.REVERSED
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_full_disk_before_anything_is_loaded(host: Host) -> None:
+    host.stage()
+    history = host.root / "history.jsonl"
+    history.unlink()
+    history.mkdir()
+    with pytest.raises(StoreError, match=r"history\.jsonl: Is a directory"):
+        host.engine.start_apply(KID, ALICE)
+    assert host.kernel.calls == []
+    history.rmdir()
+    assert host.apply().stage is Stage.APPLIED
+
+
+# --- transitions that do not end ----------------------------------------------------------------
+
+CAT = Conflict(pid=812, command="cat", stack="do_fcntl < __x64_sys_fcntl")
+HELD_UP = "held up by cat[812] in do_fcntl < __x64_sys_fcntl"
+
+
+def test_apply_is_held_up_and_cancelled(host: Host) -> None:
+    host.stage()
+    host.kernel.holders = [CAT]
+    transition = host.engine.start_apply(KID, ALICE)
+    assert host.engine.conflicts(transition) == [CAT]
+    cancelled = host.engine.cancel(transition, "code_busy")
+    assert cancelled.cancelled == "code_busy"
+    assert host.engine.cancel(cancelled, "cancelled") is cancelled
+    assert host.engine.get_update(KID).stage is Stage.REVERSING
+    assert not host.engine.is_finished(cancelled)
+    host.kernel.complete()
+    info = host.engine.finish(cancelled)
+    assert (info.stage, info.abort_cause) == (Stage.FAILED, "code_busy")
+    assert HELD_UP in info.detail
+    assert host.kernel.leftovers() == []
+    assert host.engine.conflicts(cancelled) == []
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_undo_is_held_up_and_cancelled(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.kernel.holders = [CAT]
+    transition = host.engine.start_undo(KID, ALICE)
+    cancelled = host.engine.cancel(transition, "code_busy")
+    host.kernel.complete()
+    info = host.engine.finish(cancelled)
+    assert (info.stage, info.abort_cause) == (Stage.APPLIED, "code_busy")
+    assert HELD_UP in info.detail
+    assert host.undo().stage is Stage.REVERSED
+
+
+def test_cancel_comes_too_late(host: Host) -> None:
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    host.kernel.complete()
+    assert host.engine.cancel(transition, "cancelled") is transition
+    assert host.engine.finish(transition).stage is Stage.APPLIED
+
+
+def test_somebody_else_turns_it_around(host: Host) -> None:
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    host.kernel.set_enabled(NEW, enabled=False)
+    host.kernel.complete()
+    info = host.engine.finish(transition)
+    assert info.stage is Stage.REVERSED
+    assert "turned around by somebody else" in info.detail
+    assert host.kernel.leftovers() == []
+
+
+def test_the_kernels_truth_is_shown(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.kernel.set_enabled(NEW, enabled=False)
+    assert host.engine.get_update(KID).stage is Stage.REVERSING
+    with pytest.raises(InUseError, match="is reversing; one update at a time"):
+        host.engine.start_undo(KID, ALICE)
+    host.kernel.complete()
+    info = host.engine.get_update(KID)
+    assert (info.stage, info.detail) == (Stage.REVERSED, "undone by somebody else")
+    assert host.apply().stage is Stage.APPLIED

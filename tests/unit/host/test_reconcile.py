@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The daemon is killed, the machine goes down: the next start shows the kernel's truth."""
+
+import pytest
+
+from ksplicd.host.state import Direction, Reconciliation
+from ksplicd.model import Kernel, Stage
+from tests.bundles import samples
+from tests.bundles.samples import KID, OTHER_KID
+from tests.unit.host.host import ALICE, Host
+from tests.unit.host.simulator import Killed
+
+NEW = f"ksplice_{KID}_new"
+
+
+def restart(host: Host) -> Reconciliation:
+    host.kernel.kill = None
+    host.engine = host.new_engine()
+    return host.engine.reconcile()
+
+
+def stage_of(host: Host) -> tuple[str, str]:
+    info = host.engine.get_update(KID)
+    return info.stage.value, info.abort_cause
+
+
+def test_nothing_happened(host: Host) -> None:
+    host.stage()
+    assert restart(host) == Reconciliation()
+    assert stage_of(host) == ("staged", "")
+    assert host.stages() == ["staged"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_killed_while_applying(host: Host, call: int, when: str) -> None:
+    host.stage()
+    host.kernel.kill = (call, when)
+    with pytest.raises(Killed, match="SIGKILL"):
+        host.engine.start_apply(KID, ALICE)
+    found = restart(host)
+    if (call, when) == (4, "after"):  # the new code is in: it goes on
+        (transition,) = found.transitions
+        assert (transition.direction, transition.cancelled) == (Direction.APPLY, "")
+        assert transition.actor == ALICE
+        assert stage_of(host) == ("transitioning", "")
+        host.kernel.complete()
+        assert host.engine.finish(transition).stage is Stage.APPLIED
+        return
+    assert found == Reconciliation()
+    assert host.kernel.leftovers() == []
+    assert stage_of(host) == ("failed", "unexpected")
+    assert host.engine.history()[0].detail == "ksplicd was stopped while it was being applied"
+    assert host.apply().stage is Stage.APPLIED
+
+
+@pytest.mark.parametrize("now", ["ended", "running"])
+def test_killed_during_the_transition(host: Host, now: str) -> None:
+    host.stage()
+    host.engine.start_apply(KID, ALICE)
+    if now == "ended":
+        host.kernel.complete()
+    found = restart(host)
+    if now == "running":
+        (transition,) = found.transitions
+        host.kernel.complete()
+        host.engine.finish(transition)
+    assert stage_of(host) == ("applied", "")
+    assert host.stages()[-2:] == ["transitioning", "applied"]
+    assert restart(host) == Reconciliation()
+    assert host.stages()[-2:] == ["transitioning", "applied"]
+    assert host.undo().stage is Stage.REVERSED
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", [5, 6, 7])
+def test_killed_while_undoing(host: Host, call: int, when: str) -> None:
+    host.stage()
+    host.apply()
+    host.kernel.kill = (call, when)
+    with pytest.raises(Killed, match="SIGKILL"):
+        host.undo()
+    found = restart(host)
+    if (call, when) == (5, "before"):
+        assert found == Reconciliation()
+        assert stage_of(host) == ("applied", "")
+        return
+    if (call, when) == (5, "after"):
+        (transition,) = found.transitions
+        assert (transition.direction, transition.cancelled) == (Direction.UNDO, "")
+        assert stage_of(host) == ("reversing", "")
+        host.kernel.complete()
+        host.engine.finish(transition)
+    assert stage_of(host) == ("reversed", "")
+    assert host.kernel.leftovers() == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", [5, 6, 7])
+def test_killed_while_a_cancelled_apply_comes_back(host: Host, call: int, when: str) -> None:
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    host.kernel.kill = (call, when)
+    with pytest.raises(Killed, match="SIGKILL"):  # noqa: PT012
+        cancelled = host.engine.cancel(transition, "code_busy")
+        host.kernel.complete()
+        host.engine.finish(cancelled)
+    found = restart(host)
+    if call == 5:
+        (transition,) = found.transitions
+        assert transition.direction is Direction.APPLY
+        # what was never written down can not be known; that it was turned around can be seen
+        assert transition.cancelled == {"before": "", "after": "cancelled"}[when]
+        host.kernel.complete()
+        host.engine.finish(transition)
+        expected = {"before": ("applied", ""), "after": ("failed", "cancelled")}[when]
+        assert stage_of(host) == expected
+        return
+    assert stage_of(host) == ("failed", "code_busy")
+    assert host.kernel.leftovers() == []
+
+
+def test_killed_while_a_cancelled_undo_comes_back(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.engine.cancel(host.engine.start_undo(KID, ALICE), "code_busy")
+    (transition,) = restart(host).transitions
+    assert (transition.direction, transition.cancelled) == (Direction.UNDO, "code_busy")
+    host.kernel.complete()
+    assert host.engine.finish(transition).stage is Stage.APPLIED
+    assert stage_of(host) == ("applied", "code_busy")
+
+
+def test_reboot_while_applied(host: Host) -> None:
+    host.stage()
+    host.stage(samples.bundle(OTHER_KID))
+    host.apply(OTHER_KID)
+    host.clock.now += 60
+    host.apply(KID)
+    host.kernel.reboot()
+    assert restart(host).reapply == (OTHER_KID, KID)
+    assert stage_of(host) == ("staged", "")
+    assert restart(host).reapply == (OTHER_KID, KID)
+    host.apply(KID)
+    assert restart(host).reapply == (OTHER_KID,)
+    assert stage_of(host) == ("applied", "")
+
+
+def test_reboot_into_another_kernel(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.kernel.reboot()
+    host.kernel.kernel = Kernel(release="6.1.0-51-amd64", build_id="00" * 20)
+    assert restart(host) == Reconciliation()
+    assert stage_of(host) == ("staged", "")
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_machine_went_down_while_applying(host: Host, call: int) -> None:
+    host.stage()
+    host.kernel.kill = (call, "after")
+    with pytest.raises(Killed, match="SIGKILL"):
+        host.engine.start_apply(KID, ALICE)
+    host.kernel.reboot()
+    assert restart(host) == Reconciliation()
+    assert stage_of(host) == ("failed", "unexpected")
+    assert host.engine.history()[0].detail == "the machine went down while it was being applied"
+
+
+def test_machine_went_down_while_undoing(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.engine.start_undo(KID, ALICE)
+    host.kernel.reboot()
+    assert restart(host) == Reconciliation()
+    assert stage_of(host) == ("reversed", "")
+
+
+def test_lost_history(host: Host) -> None:
+    host.stage()
+    host.apply()
+    (host.root / "history.jsonl").unlink()
+    restart(host)
+    assert stage_of(host) == ("applied", "")
+    assert host.engine.get_update(KID).detail == "found applied in the kernel"
+    assert host.undo().stage is Stage.REVERSED
+
+
+def test_lost_bundle(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.engine.store.remove(KID)
+    restart(host)
+    info = host.engine.get_update(KID)
+    assert info.stage is Stage.APPLIED
+    assert info.manifest.description.startswith("(its bundle is not stored here")
+    assert host.stage().stage is Stage.APPLIED
+    assert host.undo().stage is Stage.REVERSED
+
+
+def test_modules_of_somebody_else_are_left_alone(host: Host) -> None:
+    host.stage()
+    host.kernel.insert(f"ksplice_{KID}")
+    restart(host)
+    assert host.kernel.leftovers() == [f"ksplice_{KID}"]
+
+
+def test_undone_while_the_daemon_did_not_run(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.kernel.set_enabled(NEW, enabled=False)
+    host.kernel.complete()
+    restart(host)
+    assert stage_of(host) == ("reversed", "")
+    assert host.kernel.leftovers() == []
+    assert host.stages()[-1] == "reversed"
