@@ -75,7 +75,8 @@ def probe_accelerator(cache: Cache, kernel: Path) -> str:
     A writable /dev/kvm proves nothing: inside some virtual machines QEMU aborts, or the guest
     never starts.  Without a disk the kernel panics in a moment, which ends QEMU with status 0.
     """
-    if not Path("/dev/kvm").exists():
+    flags = Path("/proc/cpuinfo").read_text().split()
+    if not Path("/dev/kvm").exists() or not {"vmx", "svm"}.intersection(flags):
         return TCG
     argv = [QEMU, "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "kvm"]
     argv += ["-m", "256", "-cpu", "qemu64", "-display", "none", "-no-reboot"]
