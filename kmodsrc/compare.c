@@ -133,6 +133,19 @@ u64 ksplice_compiled_target(const struct ksplice_place *p)
 	return p->m->addr[r->ref] + r->add + sizeof(s32);
 }
 
+/* Name what differs after the first site there, so that an alternative speaks for what is in it. */
+static const char *kind_at(const struct ksplice_matching *m, const struct ksplice_func *f, u32 off,
+			   const char *otherwise)
+{
+	const struct ksplice_site *s = m->sites + f->site;
+	u32 i;
+
+	for (i = 0; i < f->nr_sites; i++, s++)
+		if (s->off <= off && off < s->off + s->len)
+			return ksplice_site_name(s->kind);
+	return otherwise;
+}
+
 static int differ(struct ksplice_matching *m, const struct ksplice_func *f, u32 off, u32 len,
 		  const char *kind)
 {
@@ -141,7 +154,7 @@ static int differ(struct ksplice_matching *m, const struct ksplice_func *f, u32 
 	u32 i;
 
 	report->cause = KSPLICE_NO_MATCH;
-	report->kind = kind;
+	report->kind = len ? kind_at(m, f, off, kind) : kind;
 	report->function = ksplice_name(m, f->name);
 	report->off = off;
 	report->len = min3(len, f->size - off, (u32)KSPLICE_REPORT_BYTES);
@@ -226,17 +239,6 @@ static int compare_relocs(struct ksplice_matching *m, const struct ksplice_func 
 	return 0;
 }
 
-static const char *kind_at(const struct ksplice_matching *m, const struct ksplice_func *f, u32 off)
-{
-	const struct ksplice_site *s = m->sites + f->site;
-	u32 i;
-
-	for (i = 0; i < f->nr_sites; i++, s++)
-		if (s->off <= off && off < s->off + s->len)
-			return ksplice_site_name(s->kind);
-	return "bytes";
-}
-
 static int compare_bytes(struct ksplice_matching *m, const struct ksplice_func *f)
 {
 	const u8 *pre = m->blob + f->bytes;
@@ -249,14 +251,14 @@ static int compare_bytes(struct ksplice_matching *m, const struct ksplice_func *
 			continue;
 		if (m->cover[i] == KSPLICE_NOPS) {
 			if (!ksplice_is_nops(m->run + i, end - i))
-				return differ(m, f, i, end - i, kind_at(m, f, i));
+				return differ(m, f, i, end - i, "bytes");
 			continue;
 		}
 		if (!memcmp(m->run + i, pre + i, end - i))
 			continue;
 		while (m->run[i] == pre[i])
 			i++;
-		return differ(m, f, i, KSPLICE_REPORT_BYTES, kind_at(m, f, i));
+		return differ(m, f, i, KSPLICE_REPORT_BYTES, "bytes");
 	}
 	return 0;
 }

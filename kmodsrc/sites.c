@@ -3,9 +3,9 @@
  * The legal run-time forms of patch sites.
  *
  * One function per kind, each after the kernel function that rewrites the site.
- * A check looks only at the running bytes, the old code and the tables.  No
- * locks: a site that is being rewritten looks illegal and is looked at again
- * by the caller.
+ * A check looks only at the running bytes, the old code and the tables, and
+ * takes only old code that the kernel would rewrite so.  No locks: a site that
+ * is being rewritten looks illegal and is looked at again by the caller.
  */
 #include <linux/kernel.h>
 #include <linux/static_call.h>
@@ -75,6 +75,11 @@ static bool is_single_nop(const u8 *bytes, u32 len)
 	return nop_length(bytes, len) == len;
 }
 
+static bool is_nop_or(const u8 *bytes, u32 len, u8 opcode)
+{
+	return bytes[0] == opcode || is_single_nop(bytes, len);
+}
+
 static u64 symbol_value(const struct ksplice_place *p)
 {
 	return p->m->addr[p->site->sym] + p->site->add;
@@ -83,9 +88,9 @@ static u64 symbol_value(const struct ksplice_place *p)
 /* ftrace: a nop, or a call when a tracer, kprobe or live patch sits here. */
 static int check_fentry(const struct ksplice_place *p)
 {
-	if (is_single_nop(p->run, p->site->len) || p->run[0] == CALL_INSN_OPCODE)
-		return p->site->len;
-	return ILLEGAL;
+	if (!is_nop_or(p->pre, p->site->len, CALL_INSN_OPCODE))
+		return ILLEGAL;
+	return is_nop_or(p->run, p->site->len, CALL_INSN_OPCODE) ? p->site->len : ILLEGAL;
 }
 
 /* __jump_label_patch() */
@@ -93,6 +98,8 @@ static int check_jump_label(const struct ksplice_place *p)
 {
 	u32 len = p->site->len;
 
+	if (!is_nop_or(p->pre, len, len == JMP8_INSN_SIZE ? JMP8_INSN_OPCODE : JMP32_INSN_OPCODE))
+		return ILLEGAL;
 	if (is_single_nop(p->run, len))
 		return len;
 	if (len == JMP8_INSN_SIZE && p->run[0] == JMP8_INSN_OPCODE &&
@@ -107,6 +114,8 @@ static int check_jump_label(const struct ksplice_place *p)
 /* alternatives_smp_unlock() */
 static int check_lock(const struct ksplice_place *p)
 {
+	if (p->pre[0] != LOCK_PREFIX_BYTE)
+		return ILLEGAL;
 	return p->run[0] == LOCK_PREFIX_BYTE || p->run[0] == DS_PREFIX_BYTE ? 1 : ILLEGAL;
 }
 
@@ -123,6 +132,8 @@ static bool is_return(const struct ksplice_place *p)
 /* patch_return() */
 static int check_return(const struct ksplice_place *p)
 {
+	if (p->pre[0] != JMP32_INSN_OPCODE)
+		return ILLEGAL;
 	return is_return(p) || ksplice_is_as_compiled(p) ? p->site->len : ILLEGAL;
 }
 
@@ -154,13 +165,16 @@ static int check_retpoline(const struct ksplice_place *p)
 	u64 thunk = ksplice_compiled_target(p), thunks = p->m->own[KSPLICE_INDIRECT_THUNKS];
 	bool is_jcc = is_jcc32(p->pre), is_call;
 	u32 len = p->site->len, reg, lfence;
+	u8 opcode = p->pre[p->pre[0] == CS_PREFIX_BYTE];
 
+	if (!is_jcc && opcode != CALL_INSN_OPCODE && opcode != JMP32_INSN_OPCODE)
+		return ILLEGAL;
 	if (ksplice_is_as_compiled(p))
 		return len;
 	if (!thunks || thunk < thunks || (thunk - thunks) / RETPOLINE_THUNK_SIZE > 15)
 		return ILLEGAL;
 	reg = (thunk - thunks) / RETPOLINE_THUNK_SIZE;
-	is_call = p->pre[p->pre[0] == CS_PREFIX_BYTE] == CALL_INSN_OPCODE;
+	is_call = !is_jcc && opcode == CALL_INSN_OPCODE;
 
 	/* The same branch through a thunk that is safe from ITS. */
 	if (!memcmp(p->run, p->pre, len - sizeof(s32)) && is_its_thunk(branch_target(p, len), reg))
@@ -226,6 +240,8 @@ static int check_static_call(const struct ksplice_place *p)
 		return CALL_INSN_SIZE;
 	if (p->pre[0] == JMP32_INSN_OPCODE)
 		return is_return(p) && is_static_callee(p, 0) ? JMP32_INSN_SIZE : ILLEGAL;
+	if (p->pre[0] != CALL_INSN_OPCODE)
+		return ILLEGAL;
 	if (is_single_nop(p->run, CALL_INSN_SIZE) && is_static_callee(p, 0))
 		return CALL_INSN_SIZE;
 	if (!memcmp(p->run, xor5rax, sizeof(xor5rax)) &&
@@ -240,6 +256,9 @@ static int check_paravirt(const struct ksplice_place *p)
 {
 	u64 target = branch_target(p, CALL_INSN_SIZE);
 
+	/* "call *pv_ops+N", with an absolute or a %rip-relative address */
+	if (p->pre[0] != 0xff || (p->pre[1] != 0x14 && p->pre[1] != 0x15))
+		return ILLEGAL;
 	if (ksplice_is_nops(p->run, p->site->len))
 		return p->site->len;
 	if (p->run[0] == CALL_INSN_OPCODE && target >= p->m->own[KSPLICE_STEXT] &&
