@@ -189,11 +189,11 @@ def _read_tar(tar: bytes) -> tuple[str, dict[str, bytes]]:
             raise BadBundleError(f"archive: {path!a}: is not in a folder ksplice-KID")
         if not FILE_NAME.fullmatch(name):
             raise BadBundleError(f"archive: {path!a}: not a name for a file of a bundle")
-        if name in found:
-            raise BadBundleError(f"archive: {path}: is there twice")
         kids.add(kid)
         if len(kids) > 1:
             raise BadBundleError(f"archive: {path}: a second folder")
+        if name in found:
+            raise BadBundleError(f"archive: {path}: is there twice")
         if len(found) == _MAX_MEMBERS:
             raise BadBundleError(f"archive: over {_MAX_MEMBERS} files")
         found[name] = data

@@ -27,7 +27,7 @@ class Fields:
         self._where = where
         self._error = error
         if not isinstance(value, dict):
-            raise error(f"{where.rstrip('.')}: {_show(value)} is not an object")
+            raise error(f"{where.rstrip('.: ')}: {_show(value)} is not an object")
         self._left: dict[str, object] = {**value}
 
     @classmethod

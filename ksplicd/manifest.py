@@ -22,7 +22,7 @@ NAME: Final = "manifest.json"
 FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,79}")
 """A file of a bundle: no folder, nothing hidden, nothing a shell or a header line trips over."""
 
-MAX_FILE_SIZE: Final = 256 << 20
+MAX_FILE_SIZE: Final = 128 << 20
 
 _MODULE_NAME_SIZE: Final = 56  # MODULE_NAME_LEN with its NUL, <linux/moduleparam.h>
 

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ksplicd.config import OnDrop, Settings, parse_settings, read_settings
+from ksplicd.errors import ConfigFileError
+
+ETC = Path(__file__).parents[2] / "etc"
+
+
+def test_all_keys() -> None:
+    text = (
+        "[ksplicd]\non-drop = apply\nrequire-signature=no\ntransition-limit = 7\napply-at-boot=no\n"
+    )
+    assert parse_settings(text) == Settings(
+        on_drop=OnDrop.APPLY, require_signature=False, transition_limit=7, apply_at_boot=False
+    )
+
+
+def test_missing_file_means_defaults(tmp_path: Path) -> None:
+    assert read_settings(tmp_path / "none") == Settings()
+
+
+def test_the_file_that_we_ship_says_the_defaults() -> None:
+    text = (ETC / "ksplicd.conf").read_text()
+    assert parse_settings(text) == Settings()
+    keys = [line for line in text.splitlines() if line.startswith("#") and " = " in line]
+    assert parse_settings("[ksplicd]\n" + "\n".join(k[1:] for k in keys)) == Settings()
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("on-drop = apply", r"^f:1: begin with the line \[ksplicd\]$"),
+        ("[ksplicd]\non-drop = fry", r"^f:2: on-drop = 'fry': say stage or apply$"),
+        ("[ksplicd]\n\nrequire-signature = true", r"^f:3: .*: say yes or no$"),
+        ("[ksplicd]\ntransition-limit = 0", r"^f:2: .* seconds from 1 to 86400$"),
+        ("[ksplicd]\ntransition-limit = 1m", r"^f:2: .* seconds from 1 to 86400$"),
+        ("[ksplicd]\nrequire-signatur = no", r"^f:2: unknown key 'require-signatur'; the known"),
+        ("[ksplicd]\non-drop = apply\non-drop = stage", r"^f:3: on-drop is set twice$"),
+        ("[ksplicd]\n[ksplicd]", r"^f:2: a second section \[ksplicd\]$"),
+        ("[ksplicd]\n[other]\na = 1", r"^f:2: unknown section \[other\], not \[ksplicd\]$"),
+        ("[DEFAULT]\non-drop = apply", r"^f:1: unknown section \[DEFAULT\]"),
+        ("[ksplicd]\nsign", r"^f:2: 'sign' is not a line `key = value`$"),
+    ],
+)
+def test_refusals(text: str, message: str) -> None:
+    with pytest.raises(ConfigFileError, match=message):
+        parse_settings(text, "f")
+
+
+def test_unreadable_file(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"\xff")
+    with pytest.raises(ConfigFileError, match="f: cannot be read: "):
+        read_settings(tmp_path / "f")
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(ConfigFileError):
+        settings = parse_settings(f"[ksplicd]\n{text}")
+        assert 1 <= settings.transition_limit <= 86400
