@@ -170,7 +170,7 @@ def _retry_after_update(
     except ToolError:
         cache.progress("updating apt's lists")
         with contextlib.suppress(ToolError):
-            run([*_sudo(), "apt-get", "update", "-qq", "-o", "DPkg::Lock::Timeout=300"])
+            run([*sudo(), "apt-get", "update", "-qq", "-o", "DPkg::Lock::Timeout=300"])
         try:
             run(argv, cwd=cwd)
         except ToolError as e:
@@ -185,8 +185,9 @@ def _why(package: str, version: str) -> str:
     return f"{package} {version} is not in this machine's apt sources ({there})"
 
 
-def _sudo() -> list[str]:
-    return [] if os.geteuid() == 0 else ["sudo", "-n"]
+def sudo() -> list[str]:
+    """Return what a command needs in front to run as root; sudo asks on the terminal."""
+    return [] if os.geteuid() == 0 else ["sudo"]
 
 
 def installed_version(package: str) -> str | None:
@@ -206,7 +207,7 @@ def install(cache: Cache, package: str, version: str) -> None:
         return
     cache.progress(f"installing {package} {version}")
     argv = [
-        *(*_sudo(), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq"),
+        *(*sudo(), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq"),
         *("--no-install-recommends", "--allow-downgrades", "-o", "DPkg::Lock::Timeout=300"),
         f"{package}={version}",
     ]

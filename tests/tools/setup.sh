@@ -14,7 +14,7 @@ packages=(
     gcc-12 make flex bison bc libelf-dev libssl-dev dwarves dpkg-dev patch perl rsync
     lz4 xz-utils zstd kmod cpio
     # the guest
-    qemu-system-x86 qemu-utils mmdebstrap busybox-static e2fsprogs util-linux
+    qemu-system-x86 qemu-utils mmdebstrap busybox-static e2fsprogs util-linux fakeroot
     # the daemon
     dbus polkitd minisign
     python3-venv python3-gi python3-pydbus python3-systemd python3-pyudev python3-pyroute2
