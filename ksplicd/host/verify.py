@@ -61,9 +61,12 @@ def read_file(path: Path, limit: int = MAX_BUNDLE_SIZE, owner: int = 0) -> bytes
         fd = os.open(path, flags)
     except OSError as e:
         raise BadBundleError(f"{path}: cannot be opened as a plain file: {e.strerror}") from None
-    with os.fdopen(fd, "rb") as f:
+    try:
         _check_status(path, os.fstat(fd), limit, owner)
-        data = f.read(limit + 1)
+        with os.fdopen(fd, "rb", closefd=False) as f:
+            data = f.read(limit + 1)
+    finally:
+        os.close(fd)
     if len(data) > limit:
         raise BadBundleError(f"{path}: over {limit} bytes")
     return data

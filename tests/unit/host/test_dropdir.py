@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from pathlib import Path
+
+import pytest
+
+from ksplicd.errors import BadSignatureError, StoreError
+from ksplicd.host.dropdir import Drop, DropDir
+
+NAME = "ksplice-8c4o6ucj.tar.gz"
+SIGNATURE = f"{NAME}.minisig"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DropDir:
+    return DropDir(tmp_path, require_signature=True)
+
+
+def write(folder: DropDir, *names: str) -> None:
+    for name in names:
+        (folder.root / name).write_bytes(b"x")
+
+
+@pytest.mark.parametrize("order", [(NAME, SIGNATURE), (SIGNATURE, NAME)])
+def test_bundle_and_signature_in_either_order(folder: DropDir, order: tuple[str, str]) -> None:
+    write(folder, order[0])
+    assert folder.consider(order[0]) is None
+    write(folder, order[1])
+    drop = Drop(bundle=folder.root / NAME, signature=folder.root / SIGNATURE)
+    assert folder.consider(order[1]) == drop
+    assert folder.scan() == [drop]
+
+
+def test_bundle_that_waits(folder: DropDir) -> None:
+    write(folder, NAME)
+    assert folder.scan() == []
+    assert folder.waiting() == [NAME]
+    write(folder, SIGNATURE)
+    assert folder.waiting() == []
+
+
+def test_without_signatures(tmp_path: Path) -> None:
+    folder = DropDir(tmp_path, require_signature=False)
+    write(folder, NAME)
+    assert folder.consider(NAME) == Drop(bundle=tmp_path / NAME, signature=None)
+
+
+@pytest.mark.parametrize(
+    "name", [f".{NAME}", f".{NAME}.Xy3k", f"{NAME}.part", "history.jsonl", "x.tgz", "../x.tar.gz"]
+)
+def test_names_that_are_left_alone(folder: DropDir, name: str) -> None:
+    write(folder, f"a{name}" if "/" not in name else "b")
+    if "/" not in name:
+        write(folder, name)
+    assert folder.consider(name) is None
+    assert folder.scan() == []
+
+
+@pytest.mark.parametrize("late", [NAME, SIGNATURE])
+def test_half_a_copy_is_left_alone(folder: DropDir, late: str) -> None:
+    write(folder, NAME, SIGNATURE)
+    with (folder.root / late).open("ab") as f:
+        f.write(b"y")
+        f.flush()
+        assert folder.consider(late) is None
+        assert folder.scan() == []
+    assert folder.consider(late) is not None
+
+
+def test_unsigned_bundle_waits_for_a_signature_that_is_coming(tmp_path: Path) -> None:
+    folder = DropDir(tmp_path, require_signature=False)
+    write(folder, NAME, SIGNATURE)
+    with (tmp_path / SIGNATURE).open("ab"):
+        assert folder.consider(NAME) is None
+
+
+def test_link_is_to_be_looked_at(folder: DropDir) -> None:
+    (folder.root / NAME).symlink_to("/etc/shadow")
+    write(folder, SIGNATURE)
+    assert folder.consider(NAME) is not None
+
+
+def test_forget(folder: DropDir) -> None:
+    write(folder, NAME, SIGNATURE)
+    (drop,) = folder.scan()
+    folder.forget(drop)
+    assert list(folder.root.iterdir()) == []
+
+
+def test_reject_keeps_what_was_rejected_before(folder: DropDir) -> None:
+    for number in ("", ".1", ".2"):
+        write(folder, NAME, SIGNATURE)
+        (drop,) = folder.scan()
+        place = folder.reject(drop, BadSignatureError("signature: no"))
+        assert place == folder.rejected / f"{NAME}{number}"
+        assert place.read_bytes() == b"x"
+        assert place.with_name(f"{place.name}.minisig").exists()
+        reason = place.with_name(f"{place.name}.reason").read_text()
+        assert reason == "BadSignature: signature: no\n"
+    assert folder.scan() == []
+    assert len(list(folder.rejected.iterdir())) == 9
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="none: No such file or directory"):
+        DropDir(tmp_path / "none", require_signature=True).scan()
