@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Images and symbol maps."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create.image import (
+    MapSymbol,
+    SymbolMap,
+    build_id,
+    read_image,
+    read_system_map,
+    unpack_vmlinuz,
+    write_system_map,
+)
+from ksplicd.errors import ConfigDirError
+from ksplicd.run import has, run
+from tests.link import TEXT, Linked, link
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Linked:
+    return link(tmp_path, {"a": 'const char *text(void) { return "hello"; }'})
+
+
+def bzimage(payload: bytes) -> bytes:
+    """Return a bzImage with one setup sector."""
+    header = bytearray(2 * 512)
+    header[0x1F1] = 1
+    header[0x202:0x206] = b"HdrS"
+    struct.pack_into("<II", header, 0x248, 16, len(payload) + 4)
+    return bytes(header) + bytes(16) + payload + bytes(4) + b"signature"
+
+
+@pytest.mark.parametrize(
+    "argv", [("lz4", "-l", "-c"), ("zstd", "-c"), ("gzip", "-c"), ("xz", "--check=crc32", "-c")]
+)
+def test_unpacks_every_compression(linked: Linked, argv: tuple[str, ...]) -> None:
+    if not has(argv[0]):
+        pytest.skip(f"{argv[0]} is not installed")
+    assert unpack_vmlinuz(bzimage(run(argv, stdin=linked.elf))) == linked.elf
+
+
+def test_reads_an_elf_file_as_it_is(linked: Linked) -> None:
+    assert unpack_vmlinuz(linked.elf) is linked.elf
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"MZ" + bytes(2000), "neither a bzImage"),
+        (bzimage(b"\0" * 64), "unknown compression"),
+        (b"\x7fELF" + bytes(200), "not a 64-bit"),
+        (b"\x7fELF\2\1" + bytes(20), "truncated"),
+        (b"\x7fELF\2\1" + bytes(200), "no loadable segments"),
+    ],
+)
+def test_refuses_other_files(data: bytes, words: str) -> None:
+    with pytest.raises(ConfigDirError, match=words):
+        read_image(data)
+
+
+def test_image_gives_bytes_by_address(linked: Linked, tmp_path: Path) -> None:
+    image = linked.image
+    (unit,) = linked.objects.values()
+    text = unit.find_section(".text")
+    assert text is not None
+    assert image.read(TEXT, 1) == text.data[:1]
+    assert image.read(TEXT - 0x10000000, 1) is None
+    assert image.read(TEXT, 1 << 30) is None
+    rodata = next(s.address for s in image.segments if b"hello\0" in bytes(s.data))
+    data = next(bytes(s.data) for s in image.segments if s.address == rodata)
+    assert image.read_string(rodata + data.index(b"hello\0")) == b"hello\0"
+    assert image.read_string(0) is None
+    shown = run(["readelf", "-n", tmp_path / "image"]).decode()
+    assert f"Build ID: {build_id(image)}" in shown
+
+
+def test_map_survives_writing_and_reading() -> None:
+    symbols = [MapSymbol(0, "A", "percpu"), MapSymbol(TEXT, "T", "_stext")]
+    text = write_system_map(symbols)
+    assert text.splitlines()[1] == "ffffffff81000000 T _stext"
+    assert read_system_map(text) == symbols
+    assert read_system_map(text + "ffffffffc0000000 t x\t[ext4]\n") == symbols
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ffffffffffffffff B The real System.map is in the -dbg package\n", "System.map:1: not"),
+        ("0000000000000000 T _stext\n0000000000000000 T x\n", "read /proc/kallsyms as root"),
+        ("", "no addresses"),
+    ],
+)
+def test_refuses_maps_without_symbols(text: str, words: str) -> None:
+    with pytest.raises(ConfigDirError, match=words):
+        read_system_map(text)
+
+
+def test_symbol_map_counts_equal_names_in_order() -> None:
+    symbols = SymbolMap([
+        MapSymbol(TEXT, "t", "once"), MapSymbol(TEXT + 16, "t", "twice"),
+        MapSymbol(TEXT + 32, "d", "twice"),
+    ])  # fmt: skip
+    assert symbols.position("once", TEXT) == 0
+    assert [symbols.position("twice", TEXT + n) for n in (16, 32, 48)] == [1, 2, None]
+    assert symbols.position("never", TEXT) is None
+    assert symbols.is_unique("once")
+    assert not symbols.is_unique("twice")
+    assert symbols.nearest_unique(TEXT + 40) == ("once", TEXT)
+    assert symbols.nearest_unique(TEXT - 1) is None
