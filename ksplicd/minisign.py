@@ -49,7 +49,7 @@ class PublicKey:
 
     @property
     def name(self) -> str:
-        """The key id as minisign prints it: 16 upper-case hex digits, last byte first."""
+        """The key id as minisign prints it: a little-endian number in upper-case hex."""
         return _name(self.key_id)
 
 
@@ -216,7 +216,7 @@ def _read_signature(text: str) -> tuple[bytes, bytes, bytes, str, bytes]:
 
 
 def _name(key_id: bytes) -> str:
-    return key_id[::-1].hex().upper()
+    return f"{int.from_bytes(key_id, 'little'):X}"
 
 
 def _message(algorithm: bytes, data: bytes) -> bytes:
