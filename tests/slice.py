@@ -63,27 +63,6 @@ finally:
     after="refused",
 )
 
-TIME: Final = Fix(
-    file="kernel/time/time.c",
-    subject="settimeofday",
-    # A whole second in microseconds, through the 32-bit entry: mov ebx, timeval; xor ecx, ecx;
-    # mov eax, __NR_ia32_settimeofday; int 0x80.  Sets the clock to what it shows.
-    reproducer="""\
-import ctypes, mmap, os, struct, time
-MAP_32BIT = 0x40
-flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_32BIT
-page = mmap.mmap(-1, 4096, flags, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-base = ctypes.addressof(ctypes.c_char.from_buffer(page))
-page.write(struct.pack("ii", int(time.time()) - 1, 1000000))
-code = bytes.fromhex("53bb") + struct.pack("I", base) + bytes.fromhex("31c9b84f000000cd805bc3")
-page.write(code)
-error = -ctypes.CFUNCTYPE(ctypes.c_int)(base + 8)()
-print("refused: " + os.strerror(error) if error else "accepted")
-""",
-    before="accepted",
-    after="refused",
-)
-
 AUXV: Final = Fix(
     file="kernel/sys.c",
     subject="PR_SET_MM_AUXV",
@@ -104,8 +83,8 @@ print(f"left behind: {left} entries" if left > 0 else "replaced whole")
     after="replaced whole",
 )
 
-FIXES: Final = (FCNTL, TIME, AUXV)
-"""All of them, the simplest to explain first."""
+FIXES: Final = (FCNTL, AUXV)
+"""All of them; both were seen in the stock kernel: the fault, the cure, the fault again."""
 
 
 class Key(NamedTuple):
