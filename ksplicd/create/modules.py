@@ -10,7 +10,7 @@ would destroy them.
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -55,19 +55,10 @@ def build_modules(
     """
     with tempfile.TemporaryDirectory(prefix="ksplice-modules-") as folder:
         build = Path(folder)
-        for source in kmodsrc().iterdir():
-            if source.suffix in (".c", ".h") or source.name == "Kbuild":
-                shutil.copy(source, build / source.name)
-        for target, blob in old_code.items():
-            (build / f"{_flat(target)}.old").write_bytes(blob)
-        objects = []
-        for i, unit in enumerate(new_code):
-            name = f"unit{i}.o"
-            (build / f"{name}_shipped").write_bytes(write_object(unit.obj))
-            (build / f".{name}.cmd").touch()
-            objects.append(name)
-        (build / "update.h").write_text(_update_header(new_code))
-        _make(build, kid, config, [_flat(t) for t in old_code], objects)
+        write_sources(build, old_code, new_code)
+        status, out, err = run_any(make_command(build, kid, config, old_code, new_code))
+        if status:
+            raise BuildError(compiler_words("the update's modules", out + err))
         core, new = f"{core_module(kid)}.ko", f"{new_module(kid)}.ko"
         old = {target: f"{old_module(kid, target)}.ko" for target in old_code}
         return Modules(
@@ -81,6 +72,41 @@ def build_modules(
         )
 
 
+def write_sources(build: Path, old_code: Mapping[str, bytes], new_code: Sequence[NewCode]) -> None:
+    """Fill the folder ``build`` with what kbuild makes the modules from."""
+    for source in kmodsrc().iterdir():
+        if source.suffix in (".c", ".h") or source.name == "Kbuild":
+            shutil.copy(source, build / source.name)
+    for target, blob in old_code.items():
+        (build / f"{_flat(target)}.old").write_bytes(blob)
+    for name, unit in zip(_objects(new_code), new_code, strict=True):
+        (build / f"{name}_shipped").write_bytes(write_object(unit.obj))
+        (build / f".{name}.cmd").touch()
+    (build / "update.h").write_text(_update_header(new_code))
+
+
+def make_command(
+    build: Path,
+    kid: str,
+    config: ConfigDir,
+    targets: Iterable[str],
+    new_code: Sequence[NewCode],
+) -> list[str]:
+    """Return the command that builds the modules in the folder that ``write_sources`` filled."""
+    return [
+        "make", "-C", str(config.build.resolve()), f"M={build}", "-j2", f"CC={config.compiler}",
+        # No debug information, which would hold the build folder's path.
+        f"KCFLAGS=-g0 -fmacro-prefix-map={build}/=",
+        "KBUILD_MODPOST_WARN=1", f"KSPLICE_KID={kid}",
+        f"KSPLICE_TARGETS={' '.join(map(_flat, targets))}",
+        f"KSPLICE_NEW={' '.join(_objects(new_code))}", "modules",
+    ]  # fmt: skip
+
+
+def _objects(new_code: Sequence[NewCode]) -> list[str]:
+    return [f"unit{i}.o" for i in range(len(new_code))]
+
+
 def _flat(target: str) -> str:
     return target.replace("-", "_")
 
@@ -92,22 +118,6 @@ def _update_header(new_code: Sequence[NewCode]) -> str:
         lines.append(f"/* {unit.unit} */")
         lines += [f'KSPLICE_FUNC("{r.name}", {r.sympos}, {r.alias})' for r in unit.replacements]
     return "\n".join([*lines, "KSPLICE_OBJECT_END(0)", ""])
-
-
-def _make(
-    build: Path, kid: str, config: ConfigDir, targets: Sequence[str], objects: Sequence[str]
-) -> None:
-    status, out, err = run_any(
-        [
-            "make", "-C", config.build.resolve(), f"M={build}", "-j2", f"CC={config.compiler}",
-            # No debug information, which would hold the build folder's path.
-            f"KCFLAGS=-g0 -fmacro-prefix-map={build}/=",
-            "KBUILD_MODPOST_WARN=1", f"KSPLICE_KID={kid}",
-            f"KSPLICE_TARGETS={' '.join(targets)}", f"KSPLICE_NEW={' '.join(objects)}", "modules",
-        ]
-    )  # fmt: skip
-    if status:
-        raise BuildError(compiler_words("the update's modules", out + err))
 
 
 def write_livepatch_module(ko: bytes, name: str) -> bytes:
