@@ -85,6 +85,8 @@ class Engine:
         self.clock = clock
         self.on_event = on_event
         self._owner = owner
+        self._left: dict[str, list[str]] = {}
+        """Modules that we loaded and could not unload; tried again at the next apply."""
         self._book = Book(store, kernel, clock, lambda event: self.on_event(event))
 
     # --- at start -------------------------------------------------------------------------------
@@ -245,9 +247,7 @@ class Engine:
         bundle = trusted.bundle
         self._book.know(kid, trusted)
         stage = self._book.info(kid).stage
-        if stage in {Stage.FAILED, Stage.REVERSED}:
-            # what an earlier attempt of ours could not unload
-            load.unload(self.kernel, load.modules_of(self.kernel, kid))
+        self._unload_leftovers(kid)
         verify.check_kernel(bundle.manifest, self.kernel)
         verify.check_modules(bundle.manifest, self.kernel)
         verify.check_dependencies(bundle.manifest, self._book.applied())
@@ -268,8 +268,7 @@ class Engine:
     def _fail(self, kid: str, error: Exception, actor: Actor) -> None:
         """Leave nothing loaded, and record why."""
         mismatch = load.read_core_mismatch(self.kernel, kid)
-        left = load.unload(self.kernel, load.modules_of(self.kernel, kid))
-        detail = "; ".join(text for text in (str(error), left) if text)
+        detail = "; ".join(text for text in (str(error), self._unload_all(kid)) if text)
         with contextlib.suppress(StoreError):  # the error that brought us here tells more
             self._book.record(
                 kid,
@@ -358,13 +357,28 @@ class Engine:
         if is_enabled:
             left = load.unload(self.kernel, load.old_modules_of(self.kernel, kid))
         else:
-            left = load.unload(self.kernel, load.modules_of(self.kernel, kid))
+            left = self._unload_all(kid)
         seconds = self.clock.monotonic() - transition.started
         detail = "; ".join(text for text in (detail, f"after {seconds:.1f} s", left) if text)
         self._book.record(kid, stage, transition.actor, cause=cause, detail=detail)
         return self._book.info(kid)
 
     # --- detail ---------------------------------------------------------------------------------
+
+    def _unload_leftovers(self, kid: str) -> None:
+        """Unload what is still there of an apply of ours, and nothing that others loaded."""
+        last = self._book.last(kid)
+        left = self._left.pop(kid, [])
+        if last is not None and last.stage is Stage.APPLIED:  # somebody else undid it
+            is_ours = last.boot_id == self.kernel.boot_id()
+            left = load.modules_of(self.kernel, kid) if is_ours else []
+        load.unload(self.kernel, left)
+
+    def _unload_all(self, kid: str) -> str:
+        """Unload an update's modules; returns what stays loaded and why, or empty text."""
+        text = load.unload(self.kernel, load.modules_of(self.kernel, kid))
+        self._left[kid] = load.modules_of(self.kernel, kid)
+        return text
 
     def _check(self, stored: Stored) -> verify.Trusted:
         return verify.check_bundle(

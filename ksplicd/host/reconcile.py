@@ -16,6 +16,7 @@ from ksplicd.host.state import (
     Event,
     Reconciliation,
     Transition,
+    is_moving,
     settle,
 )
 from ksplicd.model import Stage, new_module
@@ -73,8 +74,10 @@ def _settle(book: Book, kernel: KernelDoor, kid: str, *, is_enabled: bool) -> No
     boot_id = kernel.boot_id()
     stage, cause, detail = settle(last, boot_id, is_enabled=is_enabled)
     is_this_boot = last is not None and last.boot_id == boot_id
-    # What was not loaded by us in this boot is not ours to unload, whatever its name.
-    is_ours = last is not None and is_this_boot and last.stage is not Stage.STAGED
+    # What we were not at work on in this boot is not ours to unload, whatever its name.
+    is_ours = (
+        last is not None and is_this_boot and (is_moving(last.stage) or last.stage is Stage.APPLIED)
+    )
     left = ""
     if is_enabled:
         left = load.unload(kernel, load.old_modules_of(kernel, kid))

@@ -187,6 +187,24 @@ def test_module_already_there(host: Host, name: str) -> None:
         host.stage()
 
 
+@pytest.mark.parametrize("stage", [Stage.FAILED, Stage.REVERSED])
+def test_module_of_somebody_else_after_we_were_there(host: Host, stage: Stage) -> None:
+    host.stage()
+    if stage is Stage.FAILED:
+        host.kernel.mismatches["vmlinux"] = ("no_match", NO_MATCH)
+        with pytest.raises(NoMatchError, match="do_fcntl"):
+            host.engine.start_apply(KID, ALICE)
+    else:
+        host.apply()
+        host.undo()
+    host.kernel.insert(CORE)
+    with pytest.raises(ModulePresentError, match=f"/sys/module/{CORE}: is there"):
+        host.engine.start_apply(KID, ALICE)
+    host.engine.reconcile()
+    assert host.kernel.leftovers() == [CORE]
+    assert host.engine.get_update(KID).stage is stage
+
+
 def test_remove(host: Host) -> None:
     host.stage()
     host.apply()
