@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,7 +91,7 @@ class Daemon:
             GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGHUP, self._on_hangup),
         ]
         closed = self._bus.con.connect("closed", lambda *_: self._stop(1))
-        if seconds := _watchdog_seconds():
+        if seconds := watchdog_seconds(os.environ, os.getpid()):
             sources.append(GLib.timeout_add_seconds(seconds, self._on_watchdog))
         tasks.spawn(self._start())
         try:
@@ -242,11 +242,14 @@ class Daemon:
             _log.error("our records do not agree with the kernel: %s", e)
 
 
-def _watchdog_seconds() -> int:
-    """Return how often the service manager wants to hear of us: twice in WatchdogSec=."""
-    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+def watchdog_seconds(environment: Mapping[str, str], pid: int) -> int:
+    """Return how often the service manager wants to hear of us: twice in WatchdogSec=.
+
+    0 when it does not, or means another process (sd_watchdog_enabled(3)).
+    """
+    if environment.get("WATCHDOG_PID", str(pid)) != str(pid):
         return 0
-    return int(os.environ.get("WATCHDOG_USEC", "0")) // 2_000_000
+    return int(environment.get("WATCHDOG_USEC", "0")) // 2_000_000
 
 
 def connect(address: str) -> Any:

@@ -18,7 +18,7 @@ method call carries a caller whom polkit can be asked about.
 """
 
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 from xml.sax.saxutils import quoteattr
 
@@ -106,6 +106,12 @@ class BusObject:
     def get_all(self) -> dict[str, GLib.Variant]:
         """Return the values of all properties now."""
         return {name: self.get(name) for name in self.properties}
+
+    def tell(self, names: Iterable[str]) -> None:
+        """Tell who listens that the properties ``names`` have changed."""
+        changed = {name: getattr(self, self.properties[name])() for name in names}
+        if changed:
+            self.PropertiesChanged(self.interface, changed, [])
 
     @classmethod
     def xml(cls) -> str:

@@ -47,7 +47,7 @@ class Job(BusObject, interface=names.JOB):
         """Remember ``value`` and tell who listens."""
         if value is not self._progress:
             self._progress = value
-            self.PropertiesChanged(self.interface, {"Progress": self.get("Progress")}, [])
+            self.tell(["Progress"])
 
     async def refresh(self) -> None:
         """Look who holds the transition up now."""

@@ -92,18 +92,18 @@ class Manager(BusObject, interface=names.MANAGER):
 
 
 def _describe_event(event: Event) -> dict[str, GLib.Variant]:
-    """Return an event as the bus shows it; ``time`` is in microseconds since 1970, UTC."""
+    """Return an event as the bus shows it; ``Time`` is in microseconds since 1970, UTC."""
     return {
-        "time": GLib.Variant("t", round(event.time * 1_000_000)),
-        "boot_id": GLib.Variant("s", event.boot_id),
-        "kid": GLib.Variant("s", event.kid),
-        "stage": GLib.Variant("s", event.stage.value),
-        "cause": GLib.Variant("s", event.cause),
-        "detail": GLib.Variant("s", event.detail),
-        "uid": GLib.Variant("u", event.actor.uid),
-        "pid": GLib.Variant("u", event.actor.pid),
-        "unit": GLib.Variant("s", event.actor.unit),
-        "via": GLib.Variant("s", event.actor.via.value),
+        "Time": GLib.Variant("t", round(event.time * 1_000_000)),
+        "BootId": GLib.Variant("s", event.boot_id),
+        "Kid": GLib.Variant("s", event.kid),
+        "Stage": GLib.Variant("s", event.stage.value),
+        "Cause": GLib.Variant("s", event.cause),
+        "Detail": GLib.Variant("s", event.detail),
+        "Uid": GLib.Variant("u", event.actor.uid),
+        "Pid": GLib.Variant("u", event.actor.pid),
+        "Unit": GLib.Variant("s", event.actor.unit),
+        "Via": GLib.Variant("s", event.actor.via.value),
     }
 
 

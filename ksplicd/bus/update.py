@@ -28,9 +28,7 @@ class Update(BusObject, interface=names.UPDATE):
     def show(self, info: UpdateInfo) -> None:
         """Be ``info`` from now on, and tell who listens what is new in it."""
         before, self._info = self.get_all(), info
-        changed = {name: v for name, v in self.get_all().items() if not v.equal(before[name])}
-        if changed:
-            self.PropertiesChanged(self.interface, changed, [])
+        self.tell(name for name, v in self.get_all().items() if not v.equal(before[name]))
 
     def show_stage(self, stage: Stage, cause: str) -> None:
         """Show a stage that was just reached, while the engine is still at work."""

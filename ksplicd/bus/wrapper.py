@@ -16,7 +16,8 @@ from pydbus import registration
 
 from ksplicd.bus import names, tasks
 from ksplicd.bus.interface import Args, BusObject, Signal
-from ksplicd.errors import KspliceError
+from ksplicd.bus.invocation import release_later
+from ksplicd.errors import BadBundleError, KspliceError
 
 _log = logging.getLogger(__name__)
 
@@ -34,10 +35,10 @@ class Call:
     def take_fd(self, index: int) -> int:
         """Return an own copy of the descriptor that argument ``h`` points at; the caller closes it.
 
-        Raises ``GLib.Error`` when the message carries no such descriptor.
+        Raises ``BadBundleError`` when the message carries no such descriptor.
         """
-        if self.fds is None:
-            raise GLib.Error("the message carries no descriptor")
+        if self.fds is None or index >= self.fds.get_length():
+            raise BadBundleError("the message carries no such descriptor; pass an open bundle file")
         return int(self.fds.get(index))
 
 
@@ -98,6 +99,7 @@ class ObjectWrapper(registration.ObjectWrapper):  # type: ignore[misc]
             invocation.return_dbus_error(
                 names.INTERNAL_ERROR, "internal error; see the journal: journalctl -u ksplicd"
             )
+        release_later(invocation)
 
 
 def _reply(outs: Args, value: Any) -> GLib.Variant:

@@ -156,12 +156,12 @@ def _tell_stages(args: argparse.Namespace, client: Any, kid: str) -> None:
     if not args.debug and not args.debugfile:
         return
     try:
-        events = [event for event in client.history(50) if event["kid"] == kid]
+        events = [event for event in client.history(50) if event["Kid"] == kid]
     except KspliceError:
         return  # the error that is on its way says more
-    from ksplicd.cli.show import format_event
+    from ksplicd.cli.show import format_event, to_event
 
-    text = "".join(f"{format_event(event)}\n" for event in reversed(events))
+    text = "".join(f"{format_event(to_event(event))}\n" for event in reversed(events))
     if args.debugfile:
         args.debugfile.write_text(text, encoding="utf-8")
     else:

@@ -11,7 +11,7 @@ JSON, all with ``"schema": 1``::
               "kernel"}
     JOB      {"id", "type": "apply" | "undo", "kid", "progress",
               "conflicts": [{"pid", "command", "stack"}]}
-    EVENT    {"time": "2026-01-31T12:00:00.000000+00:00", "boot_id", "kid", "stage", "cause",
+    EVENT    {"time": "2026-01-31T12:00:00.000+00:00", "boot_id", "kid", "stage", "cause",
               "detail", "uid", "pid", "unit", "via"}
 
 ``stage`` is a ``ksplicd.model.Stage``.
@@ -38,6 +38,18 @@ _UPDATE_KEYS: Final = {
     "targets": "Targets",
     "cves": "Cves",
     "kernel": "Kernel",
+}
+_EVENT_KEYS: Final = {
+    "time": "Time",
+    "boot_id": "BootId",
+    "kid": "Kid",
+    "stage": "Stage",
+    "cause": "Cause",
+    "detail": "Detail",
+    "uid": "Uid",
+    "pid": "Pid",
+    "unit": "Unit",
+    "via": "Via",
 }
 _NOT_STAGED: Final = ""
 """``stage`` of a bundle that is looked at as a file."""
@@ -118,13 +130,13 @@ def run_history(args: argparse.Namespace) -> int:
     """Show the history."""
     from ksplicd.cli.client import connect
 
-    events = connect().history(0 if args.id else args.lines)
+    events = [to_event(event) for event in connect().history(0 if args.id else args.lines)]
     if args.id:
         events = [event for event in events if event["kid"] == args.id]
     if args.lines:
         events = events[: args.lines]
     if args.json:
-        output.say_json(events=[{**e, "time": _format_time(e["time"])} for e in events])
+        output.say_json(events=events)
         return 0
     for event in events:
         output.say(format_event(event))
@@ -151,6 +163,14 @@ def to_job(properties: Document) -> Document:
             for pid, command, stack in properties["Conflicts"]
         ],
     }
+
+
+def to_event(properties: Document) -> Document:
+    """Return an entry of ListHistory under the keys of our JSON, its time in ISO 8601."""
+    event = {key: properties[name] for key, name in _EVENT_KEYS.items()}
+    seconds = event["time"] / 1_000_000
+    when = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return {**event, "time": when}
 
 
 def from_manifest(manifest: Manifest) -> Document:
@@ -202,9 +222,5 @@ def format_event(event: Document) -> str:
     """Return one line for an event of the history."""
     who = event["unit"] or event["via"]
     reason = ": ".join(text for text in (event["cause"], event["detail"]) if text)
-    parts = [_format_time(event["time"]), event["kid"] or "-", event["stage"]]
+    parts = [event["time"], event["kid"] or "-", event["stage"]]
     return "  ".join([*parts, f"uid {event['uid']} ({who})", *([reason] if reason else [])])
-
-
-def _format_time(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1_000_000, UTC).isoformat(timespec="microseconds")

@@ -15,16 +15,16 @@ UPDATE: dict[str, Any] = {
     "Kernel": "6.1.0-50-cloud-amd64",
 }
 EVENT: dict[str, Any] = {
-    "time": 1_767_225_600_000_001,
-    "boot_id": "0" * 32,
-    "kid": "8c4o6ucj",
-    "stage": "failed",
-    "cause": "no_match",
-    "detail": "do_fcntl+0x1c",
-    "uid": 0,
-    "pid": 4,
-    "unit": "ssh.service",
-    "via": "dbus",
+    "Time": 1_767_225_600_001_000,
+    "BootId": "0" * 32,
+    "Kid": "8c4o6ucj",
+    "Stage": "failed",
+    "Cause": "no_match",
+    "Detail": "do_fcntl+0x1c",
+    "Uid": 0,
+    "Pid": 4,
+    "Unit": "ssh.service",
+    "Via": "dbus",
 }
 
 
@@ -89,13 +89,35 @@ def test_update_in_full_leaves_out_what_is_not_known() -> None:
     assert "Cause" not in text
 
 
+def test_event_document() -> None:
+    assert show.to_event(EVENT) == {
+        "time": "2026-01-01T00:00:00.001+00:00",
+        "boot_id": "0" * 32,
+        "kid": "8c4o6ucj",
+        "stage": "failed",
+        "cause": "no_match",
+        "detail": "do_fcntl+0x1c",
+        "uid": 0,
+        "pid": 4,
+        "unit": "ssh.service",
+        "via": "dbus",
+    }
+
+
 def test_event_line() -> None:
-    assert show.format_event(EVENT) == (
-        "2026-01-01T00:00:00.000001+00:00  8c4o6ucj  failed  uid 0 (ssh.service)  "
+    assert show.format_event(show.to_event(EVENT)) == (
+        "2026-01-01T00:00:00.001+00:00  8c4o6ucj  failed  uid 0 (ssh.service)  "
         "no_match: do_fcntl+0x1c"
     )
 
 
 def test_event_of_no_update_and_no_unit() -> None:
-    event = {**EVENT, "kid": "", "unit": "", "via": "drop", "cause": "", "detail": ""}
+    event = {
+        **show.to_event(EVENT),
+        "kid": "",
+        "unit": "",
+        "via": "drop",
+        "cause": "",
+        "detail": "",
+    }
     assert show.format_event(event).endswith("  -  failed  uid 0 (drop)")

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Let go of a method call that was answered; nobody else does.
+
+GDBus gives the handler of ``register_object`` a reference to the invocation, which
+``return_value()`` is to consume.  PyGObject adds one of its own for ``return_value()`` to consume,
+so GDBus's stays: each call leaks its whole message, descriptors too (GLib 2.84 added
+``register_object_with_closures2`` because of it).  An invocation that is over has one reference,
+Python's; a second one is the leak.
+"""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+from gi.repository import GLib
+
+_PYTHONS_OWN = 1
+
+
+def release_later(invocation: Any) -> None:
+    """Drop the leaked reference to ``invocation`` once its handler and reply are done with it."""
+    GLib.idle_add(_release, invocation)
+
+
+def _release(invocation: Any) -> bool:
+    if invocation.__grefcount__ == _PYTHONS_OWN + 1:
+        _unref()(_pointer()(invocation.__gpointer__, None))
+    return False  # once
+
+
+@cache
+def _unref() -> Any:
+    unref = ctypes.CDLL("libgobject-2.0.so.0").g_object_unref
+    unref.argtypes, unref.restype = [ctypes.c_void_p], None
+    return unref
+
+
+@cache
+def _pointer() -> Any:
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.argtypes, get.restype = [ctypes.py_object, ctypes.c_char_p], ctypes.c_void_p
+    return get

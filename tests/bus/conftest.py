@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A host without a kernel: a private bus with our policy, a polkit, and the daemon."""
+
+import getpass
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from gi.repository import Gio, GLib
+
+from ksplicd import minisign
+from ksplicd.bus import names
+from ksplicd.cli.client import Client
+from tests.bundles import samples
+from tests.bus.serve import KernelFile
+
+ROOT: Final = Path(__file__).parents[2]
+PATIENCE: Final = 20.0
+"""Seconds for what takes a fraction of one on an idle machine."""
+
+BUS: Final = """<busconfig>
+  <type>system</type>
+  <listen>unix:path={folder}/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>
+    <allow own="org.freedesktop.PolicyKit1"/>
+    <allow send_destination="org.freedesktop.PolicyKit1"/>
+  </policy>
+  <include>{folder}/policy.conf</include>
+</busconfig>
+"""
+
+
+def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """Return what ``what`` returns, as soon as that is true."""
+    end = time.monotonic() + seconds
+    while not (answer := what()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return answer
+
+
+class Host:
+    """The private bus, and what runs on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address = f"unix:path={folder}/bus"
+        self.kernel = KernelFile(folder / "kernel")
+        self.store = folder / "store"
+        self.env = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": self.address}
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._connections: list[Gio.DBusConnection] = []
+        self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notices.bind(str(folder / "notify"))
+        self._notices.settimeout(PATIENCE)
+        self.daemon: subprocess.Popen[bytes]
+
+    # --- processes ------------------------------------------------------------------------------
+
+    def start_bus(self) -> None:
+        policy = (ROOT / "units" / f"{names.BUS_NAME}.conf").read_text()
+        mine = policy.replace('user="root"', f'user="{getpass.getuser()}"')
+        (self.folder / "policy.conf").write_text(mine)
+        (self.folder / "bus.conf").write_text(BUS.format(folder=self.folder))
+        self._spawn(["dbus-daemon", f"--config-file={self.folder}/bus.conf", "--nofork"])
+        wait_for((self.folder / "bus").exists)
+
+    def start_polkit(self) -> subprocess.Popen[bytes]:
+        process = self._spawn_module("tests.bus.polkit", self.address, str(self.folder))
+        wait_for((self.folder / "ready").exists)
+        return process
+
+    def start(self, **env: str) -> None:
+        """Start the daemon and wait until it is ready."""
+        self.start_unready(**env)
+        self.hear("READY=1")
+
+    def start_unready(self, **env: str) -> None:
+        self.daemon = self._spawn_module(
+            "tests.bus.serve",
+            self.address,
+            str(self.folder),
+            NOTIFY_SOCKET=str(self.folder / "notify"),
+            **env,
+        )
+
+    def hear(self, state: str) -> None:
+        """Wait until the daemon notifies ``state``."""
+        while state not in self._notices.recv(4096).decode().split("\n"):
+            pass
+
+    def stop(self) -> int:
+        self.daemon.terminate()
+        return self.daemon.wait(PATIENCE)
+
+    def kill(self) -> None:
+        self.daemon.send_signal(signal.SIGKILL)
+        self.daemon.wait(PATIENCE)
+
+    def _spawn_module(self, *argv: str, **env: str) -> subprocess.Popen[bytes]:
+        return self._spawn([sys.executable, "-m", *argv], **env)
+
+    def _spawn(self, argv: list[str], **env: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                argv, cwd=ROOT, stdout=log, stderr=log, env={**self.env, **env}
+            )
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close_sync(None)
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait(PATIENCE)
+        self._notices.close()
+
+    # --- callers --------------------------------------------------------------------------------
+
+    def connect(self) -> Gio.DBusConnection:
+        flags = Gio.DBusConnectionFlags
+        connection = Gio.DBusConnection.new_for_address_sync(
+            self.address,
+            flags.AUTHENTICATION_CLIENT | flags.MESSAGE_BUS_CONNECTION,
+            None,
+            None,
+        )
+        self._connections.append(connection)
+        return connection
+
+    def client(self) -> Client:
+        return Client(self.connect())
+
+    def busctl(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["busctl", f"--address={self.address}", *argv],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+
+    def ksplice(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        program = "import sys; from ksplicd.cli.main import main; sys.exit(main())"
+        return subprocess.run(
+            [sys.executable, "-c", program, *argv],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            env=self.env,
+            timeout=PATIENCE,
+        )
+
+    # --- what is so -----------------------------------------------------------------------------
+
+    def stage_of(self, kid: str = samples.KID) -> str:
+        """Return the Stage property."""
+        reply = self.connect().call_sync(
+            names.BUS_NAME,
+            names.update_path(kid),
+            names.PROPERTIES,
+            "Get",
+            GLib.Variant("(ss)", (names.UPDATE, "Stage")),
+            None,
+            Gio.DBusCallFlags.NONE,
+            -1,
+            None,
+        )
+        return str(reply.unpack()[0])
+
+    def journal(self) -> list[dict[str, Any]]:
+        return _read_lines(self.folder / "journal.jsonl")
+
+    def outcomes(self) -> list[str]:
+        """Return the names of the journal's messages, but for that of the start."""
+        return [entry["name"] for entry in self.journal() if entry["name"] != "STARTED"]
+
+    def asked(self) -> list[dict[str, Any]]:
+        """Return what polkit was asked."""
+        return _read_lines(self.folder / "asked.jsonl")
+
+    def answer(self, **answers: str) -> None:
+        """Have polkit say ``yes``, ``no`` or ``challenge`` to each action, named by its end."""
+        known = {f"org.ksplice.ksplicd1.{name}": answer for name, answer in answers.items()}
+        (self.folder / "answers.json").write_text(json.dumps(known))
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def configure(self, **settings: str) -> None:
+        lines = [f"{key.replace('_', '-')} = {value}" for key, value in settings.items()]
+        (self.folder / "ksplicd.conf").write_text("\n".join(["[ksplicd]", *lines, ""]))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def bare_host(tmp_path: Path) -> Iterator[Host]:
+    """A host whose bus runs, and nothing else."""
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/test.pub").write_text(minisign.write_public_key(samples.KEY.public))
+    host = Host(tmp_path)
+    host.kernel.boot()
+    try:
+        host.start_bus()
+        yield host
+    finally:
+        host.close()
+
+
+@pytest.fixture
+def host(bare_host: Host) -> Host:
+    """A host with polkit and the daemon."""
+    bare_host.start_polkit()
+    bare_host.start()
+    return bare_host

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The daemon over a simulated kernel: ``python -m tests.bus.serve ADDRESS DIR``.
+
+The kernel is the file ``DIR/kernel``, so that it outlives the daemon and the test can reach into
+it.  All else is the real daemon; its journal is ``DIR/journal.jsonl``.
+"""
+
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import pickle
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from systemd.daemon import notify
+
+from ksplicd.config import read_settings
+from ksplicd.daemon import Daemon, connect
+from ksplicd.errors import KspliceError
+from ksplicd.host.clock import SystemClock
+from ksplicd.host.engine import Engine
+from ksplicd.host.journal import Entry
+from ksplicd.host.kernel import KernelDoor
+from ksplicd.host.keyring import Keyring
+from ksplicd.host.store import Store
+from tests.unit.host.simulator import Simulator
+
+
+class KernelFile:
+    """A ``KernelDoor``: a ``Simulator`` kept in a file, shared by processes.
+
+    A transition ends when it is looked at, unless ``hold()`` was called.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._hold = path.with_suffix(".hold")
+        self._slow = path.with_suffix(".slow")
+
+    def boot(self) -> None:
+        self.path.write_bytes(pickle.dumps(Simulator()))
+
+    def hold(self, *, on: bool = True) -> None:
+        """Let transitions wait for ``complete()``."""
+        self._hold.touch() if on else self._hold.unlink()
+
+    def slow(self, *, on: bool = True) -> None:
+        """Let every load and unload take half a second, the first half of it before the deed."""
+        self._slow.touch() if on else self._slow.unlink()
+
+    @contextmanager
+    def open(self) -> Iterator[Simulator]:
+        """Change the kernel."""
+        with self.path.open("r+b") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            simulator = pickle.load(f)
+            try:
+                yield simulator
+            finally:
+                f.seek(0)
+                f.truncate()
+                f.write(pickle.dumps(simulator))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the engine calls."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            is_slow = name in {"load_module", "unload_module"} and self._slow.exists()
+            if is_slow:
+                time.sleep(0.25)
+            with self.open() as simulator:
+                answer = getattr(simulator, name)(*args, **kwargs)
+                if name == "livepatch" and not self._hold.exists():
+                    simulator.complete()
+            if is_slow:
+                time.sleep(0.25)
+            return answer
+
+        return call
+
+
+class FileJournal:
+    """One JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, entry: Entry) -> None:
+        with self._path.open("a") as f:
+            f.write(json.dumps({**dataclasses.asdict(entry), "name": entry.message_id.name}) + "\n")
+
+
+def main(address: str, folder: Path) -> int:
+    logging.basicConfig(level=logging.INFO)
+    try:
+        engine = Engine(
+            Store(folder / "store"),
+            cast(KernelDoor, KernelFile(folder / "kernel")),
+            Keyring(folder / "keys", os.geteuid()),
+            read_settings(folder / "ksplicd.conf"),
+            SystemClock(),
+            owner=os.geteuid(),
+        )
+    except KspliceError as e:
+        logging.critical("%s", e)
+        return 1
+    return Daemon(
+        engine,
+        connect(address),
+        book=FileJournal(folder / "journal.jsonl"),
+        config=folder / "ksplicd.conf",
+        notify=notify,
+        modules=folder / "modules",
+    ).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

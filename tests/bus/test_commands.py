@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ksplice`` against the daemon."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bundles import samples
+from tests.bus.conftest import Host
+from tests.unit.host.simulator import NO_MATCH
+
+BUNDLE = samples.bundle()
+KID = samples.KID
+
+
+@pytest.fixture
+def tarball(tmp_path: Path) -> str:
+    path = tmp_path / f"ksplice-{KID}.tar.gz"
+    path.write_bytes(BUNDLE)
+    path.with_name(path.name + ".minisig").write_bytes(samples.signature(BUNDLE))
+    return str(path)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """An unpacked bundle."""
+    with tarfile.open(fileobj=io.BytesIO(BUNDLE)) as tar:
+        members = {m.name: tar.extractfile(m) for m in tar.getmembers()}
+        folder = tmp_path / f"ksplice-{KID}"
+        folder.mkdir()
+        for name, content in members.items():
+            assert content is not None
+            (tmp_path / name).write_bytes(content.read())
+    return folder
+
+
+def run_json(host: Host, *argv: str) -> Any:
+    done = host.ksplice(*argv, "--json")
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_apply_view_undo(host: Host, tarball: str) -> None:
+    applied = host.ksplice("apply", tarball)
+    assert (applied.returncode, applied.stderr) == (0, "")
+    assert applied.stdout == f"Update {KID} is applied. Undo it with: ksplice undo {KID}\n"
+    assert host.ksplice("view", "-q").stdout == f"{KID}\n"
+    assert host.ksplice("view").stdout == (
+        f"{KID}  applied  vmlinux  fcntl: refuse F_SET_RW_HINT on an immutable inode  "
+        "CVE-2026-12345\n"
+    )
+    undone = host.ksplice("undo", f"ksplice_{KID}")
+    assert (undone.returncode, undone.stdout) == (0, f"Update {KID} is undone.\n")
+    assert host.ksplice("view").stdout == ""
+    assert "0 of 1 updates applied" in host.ksplice("status").stdout
+
+
+def test_applied_already_is_a_success(host: Host, tarball: str) -> None:
+    host.ksplice("apply", tarball)
+    again = host.ksplice("apply", tarball)
+    assert (again.returncode, again.stdout) == (0, f"Update {KID} is applied already.\n")
+
+
+def test_apply_by_id(host: Host, tarball: str) -> None:
+    host.ksplice("apply", tarball)
+    host.ksplice("undo", KID)
+    assert run_json(host, "apply", KID) == {"schema": 1, "kid": KID, "result": "done", "job": 3}
+
+
+def test_undo_twice_is_refused_with_the_cause_first(host: Host, tarball: str) -> None:
+    host.ksplice("apply", tarball)
+    host.ksplice("undo", KID)
+    done = host.ksplice("undo", "--raw-errors", KID)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "already_reversed"
+    assert KID in done.stderr.splitlines()[1]
+
+
+def test_mismatch_has_its_cause_and_status(host: Host, tarball: str) -> None:
+    with host.kernel.open() as kernel:
+        kernel.mismatches["vmlinux"] = ("no_match", NO_MATCH)
+    done = host.ksplice("apply", "--raw-errors", "--debug", tarball)
+    assert done.returncode == 5
+    stages = [line.split("  ")[2] for line in done.stderr.splitlines()[:-2]]
+    assert stages == ["staged", "loading", "failed"]
+    cause, message = done.stderr.splitlines()[-2:]
+    assert cause == "no_match"
+    assert "do_fcntl+0x1c" in message
+
+
+def test_debugfile(host: Host, tarball: str, tmp_path: Path) -> None:
+    file = tmp_path / "debug"
+    done = host.ksplice("apply", "--debugfile", str(file), tarball)
+    assert (done.returncode, done.stderr) == (0, "")
+    stages = [line.split("  ")[2] for line in file.read_text().splitlines()]
+    assert stages == ["staged", "loading", "matched", "transitioning", "applied"]
+
+
+def test_unpacked_tree_needs_a_policy_that_allows_it(bare_host: Host, tree: Path) -> None:
+    bare_host.start()
+    done = bare_host.ksplice("apply", str(tree))
+    assert done.returncode == 3
+    assert "signature" in done.stderr
+
+
+def test_unpacked_tree_is_the_same_bundle(bare_host: Host, tree: Path) -> None:
+    bare_host.configure(require_signature="no")
+    bare_host.start()
+    assert run_json(bare_host, "apply", str(tree))["result"] == "done"
+    kept = bare_host.store / "updates" / KID / f"ksplice-{KID}.tar.gz"
+    assert kept.read_bytes() == BUNDLE
+
+
+def test_altered_tree_is_refused(bare_host: Host, tree: Path) -> None:
+    bare_host.configure(require_signature="no")
+    bare_host.start()
+    (tree / "patch").write_text("another patch\n")
+    done = bare_host.ksplice("apply", str(tree))
+    assert done.returncode == 2
+    assert f"{tree}/patch: is not the file that manifest.json describes" in done.stderr
+
+
+def test_json_documents(host: Host, tarball: str) -> None:
+    run_json(host, "apply", tarball)
+    update = {
+        "kid": KID,
+        "stage": "applied",
+        "abort_cause": "",
+        "detail": "",
+        "description": "fcntl: refuse F_SET_RW_HINT on an immutable inode",
+        "targets": ["vmlinux"],
+        "cves": ["CVE-2026-12345"],
+        "kernel": samples.KERNEL.release,
+    }
+    status = run_json(host, "status")
+    assert status.keys() == {"schema", "kernel", "applied", "updates", "jobs"}
+    assert (status["schema"], status["applied"], status["jobs"]) == (1, 1, [])
+    assert status["updates"] == [{**update, "detail": status["updates"][0]["detail"]}]
+    assert run_json(host, "view")["updates"] == status["updates"]
+    assert run_json(host, "view", f"--id={KID}")["updates"] == status["updates"]
+    assert run_json(host, "view", f"--file={tarball}")["updates"] == [{**update, "stage": ""}]
+    events = run_json(host, "history", "-n", "2")["events"]
+    assert [event["stage"] for event in events] == ["applied", "transitioning"]
+    assert run_json(host, "history", f"--id={samples.OTHER_KID}")["events"] == []
+
+
+def test_view_of_an_unknown_id(host: Host) -> None:
+    done = host.ksplice("view", f"--id={samples.OTHER_KID}")
+    assert done.returncode == 1
+    assert samples.OTHER_KID in done.stderr
+
+
+def test_remove(host: Host, tarball: str) -> None:
+    host.ksplice("apply", tarball)
+    refused = host.ksplice("remove", KID)
+    assert refused.returncode == 1
+    host.ksplice("undo", KID)
+    assert run_json(host, "remove", KID)["result"] == "removed"
+    assert run_json(host, "status")["updates"] == []
+
+
+def test_without_a_daemon(bare_host: Host) -> None:
+    done = bare_host.ksplice("status")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "ksplice: ksplicd does not run; start it: systemctl start ksplicd\n",
+    )
+
+
+def test_status_names_who_holds_a_job_up(host: Host, tarball: str) -> None:
+    from ksplicd.host.state import Conflict
+    from tests.bus.test_calls import begin
+
+    begin(host)
+    with host.kernel.open() as kernel:
+        kernel.holders.append(Conflict(pid=17, command="sleeper", stack="do_fcntl < schedule"))
+    status = host.ksplice("status").stdout
+    assert f"Job 1: apply of {KID}: transitioning\n" in status
+    assert "  held up by sleeper[17] in do_fcntl < schedule\n" in status
+    host.kernel.hold(on=False)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The daemon as a process: start, stop, signals, death and the truth after it."""
+
+import signal
+
+import pytest
+from gi.repository import Gio, GLib
+
+from ksplicd.bus import names
+from ksplicd.daemon import watchdog_seconds
+from ksplicd.errors import AlreadyAppliedError, NoDaemonError
+from ksplicd.model import core_module, new_module
+from tests.bundles import samples
+from tests.bus.conftest import PATIENCE, Host, wait_for
+
+BUNDLE = samples.bundle()
+SIGNATURE = samples.signature(BUNDLE)
+KID = samples.KID
+MANAGER = (names.BUS_NAME, names.ROOT_PATH, names.MANAGER)
+
+
+def test_sigterm_is_a_clean_end(host: Host) -> None:
+    assert host.stop() == 0
+    host.hear("STOPPING=1")
+    assert "Traceback" not in host.log()
+
+
+def test_watchdog_hears_of_us(bare_host: Host) -> None:
+    bare_host.start(WATCHDOG_USEC="2000000")
+    bare_host.hear("WATCHDOG=1")
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"),
+    [
+        ({}, 0),
+        ({"WATCHDOG_USEC": "60000000"}, 30),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "77"}, 30),
+        ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}, 0),
+    ],
+)
+def test_watchdog_interval(environment: dict[str, str], seconds: int) -> None:
+    assert watchdog_seconds(environment, 77) == seconds
+
+
+def test_second_daemon_on_a_bus_gives_up(host: Host) -> None:
+    first = host.daemon
+    host.start_unready()
+    assert host.daemon.wait(PATIENCE) == 1
+    assert "another ksplicd runs" in host.log()
+    assert first.poll() is None
+
+
+def test_lost_bus_ends_the_daemon(bare_host: Host) -> None:
+    bus = bare_host._processes[0]
+    bare_host.start()
+    bus.kill()
+    assert bare_host.daemon.wait(PATIENCE) == 1
+
+
+def test_bad_configuration_stops_the_start(bare_host: Host) -> None:
+    bare_host.configure(require_signatur="no")
+    bare_host.start_unready()
+    assert bare_host.daemon.wait(PATIENCE) == 1
+    assert "ksplicd.conf:2: unknown key 'require-signatur'" in bare_host.log()
+
+
+def test_sighup_reads_the_configuration(host: Host) -> None:
+    host.configure(on_drop="apply")
+    host.daemon.send_signal(signal.SIGHUP)
+    host.hear("RELOADING=1")
+    host.hear("READY=1")
+    drop = host.store / "ksplice-8c4o6ucj.tar.gz"
+    drop.write_bytes(BUNDLE)
+    drop.with_name(drop.name + ".minisig").write_bytes(SIGNATURE)
+    wait_for(lambda: "APPLIED" in host.outcomes())
+
+
+def test_sighup_with_a_bad_configuration_keeps_the_old_one(host: Host) -> None:
+    host.configure(on_drop="perhaps")
+    host.daemon.send_signal(signal.SIGHUP)
+    host.hear("READY=1")
+    assert "the old configuration stays in force" in host.log()
+    assert host.client().stage(BUNDLE, SIGNATURE) == KID
+
+
+def test_start_is_told(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.stop()
+    host.start()
+    entries = [e for e in host.journal() if e["name"] == "STARTED"]
+    assert [e["fields"]["KSPLICE_KID"] for e in entries] == ["", KID]
+    assert samples.KERNEL.release in entries[0]["message"]
+
+
+def test_killed_when_idle_it_knows_what_is_applied(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.kill()
+    host.start()
+    assert host.stage_of() == "applied"
+    with pytest.raises(AlreadyAppliedError, match=KID):
+        host.client().apply(KID)
+
+
+def test_killed_during_a_transition_it_watches_on(host: Host) -> None:
+    host.kernel.hold()
+    client = host.client()
+    client.stage(BUNDLE, SIGNATURE)
+    assert host.busctl("call", *MANAGER, "Apply", "st", KID, "0").returncode == 0
+    assert host.stage_of() == "transitioning"
+    host.kill()
+    host.start()
+    assert host.stage_of() == "transitioning"
+    (job,) = host.client().look().jobs
+    assert job["Type"] == "apply"
+    host.kernel.hold(on=False)
+    wait_for(lambda: host.stage_of() == "applied")
+    wait_for(lambda: not host.client().look().jobs)
+
+
+def test_killed_while_it_loads_nothing_is_left(host: Host) -> None:
+    client = host.client()
+    client.stage(BUNDLE, SIGNATURE)
+    host.kernel.slow()
+    connection = host.connect()
+    args = GLib.Variant("(st)", (KID, 0))
+    connection.call(*MANAGER, "Apply", args, None, Gio.DBusCallFlags.NONE, -1, None, None)
+    connection.flush_sync(None)
+    wait_for(lambda: _is_loaded(host, core_module(KID)))
+    host.kill()
+    host.kernel.slow(on=False)
+    assert not _is_loaded(host, new_module(KID))
+    host.start()
+    assert host.stage_of() == "failed"
+    with host.kernel.open() as kernel:
+        assert kernel.leftovers() == []
+
+
+def test_killed_during_an_undo_it_watches_on(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.kernel.hold()
+    assert host.busctl("call", *MANAGER, "Undo", "st", KID, "0").returncode == 0
+    host.kill()
+    host.kernel.hold(on=False)
+    host.start()
+    wait_for(lambda: host.stage_of() == "reversed")
+    with host.kernel.open() as kernel:
+        assert kernel.leftovers() == []
+
+
+def test_reboot_applies_again(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.kill()
+    with host.kernel.open() as kernel:
+        kernel.reboot()
+    host.start()
+    wait_for(lambda: host.stage_of() == "applied")
+    assert host.client().history(1)[0]["Via"] == "boot"
+
+
+def test_reboot_applies_nothing_where_that_is_the_policy(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.kill()
+    with host.kernel.open() as kernel:
+        kernel.reboot()
+    host.configure(apply_at_boot="no")
+    host.start()
+    assert host.stage_of() == "staged"
+
+
+def test_client_hears_that_the_daemon_went_away(host: Host) -> None:
+    host.kernel.hold()
+    client = host.client()
+    client.stage(BUNDLE, SIGNATURE)
+    GLib.timeout_add(300, host.daemon.kill)
+    with pytest.raises(NoDaemonError, match="went away"):
+        client.apply(KID)
+
+
+def _is_loaded(host: Host, name: str) -> bool:
+    with host.kernel.open() as kernel:
+        return name in kernel.modules()
