@@ -5,10 +5,11 @@ import argparse
 import getpass
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from ksplicd import bundle, minisign
 from ksplicd.create.pipeline import Created, Request, create
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     for patch in args.patch:
         if not patch.is_file():
             raise CreateError(f"--patch {patch}: no such file")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
     started = time.monotonic()
 
     def progress(line: str) -> None:
@@ -102,6 +105,11 @@ def run(args: argparse.Namespace) -> int:
             progress(f"replaces {name}: {why}")
     report(created, path, signed=key is not None, as_json=args.json, quiet=args.quiet)
     return 0
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    """Leave by an exception, so that the source tree is given back."""
+    raise SystemExit(128 + number)
 
 
 def cache_root() -> Path:
