@@ -5,7 +5,6 @@ Frozen data only; nothing here reads a file or asks the kernel.
 """
 
 import re
-import secrets
 import string
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
@@ -23,6 +22,8 @@ MANIFEST_SCHEMA: Final = 1
 
 def new_kid() -> str:
     """Return a fresh update id."""
+    import secrets  # large, and the daemon makes no ids
+
     return "".join(secrets.choice(KID_ALPHABET) for _ in range(KID_LENGTH))
 
 
