@@ -2,9 +2,8 @@
 """minisign's files: public keys, secret keys, detached signatures.
 
 The formats are those of https://jedisct1.github.io/minisign/ (minisign 0.11, src/minisign.h) and
-the ``minisign`` program reads what is written here, and the other way round.  Ed25519 is
-python3-cryptography's; it is imported where it is used, because it is large and the daemon is
-small.  Nothing here reads or writes a file.
+the ``minisign`` program reads what is written here, and the other way round.  Nothing here reads or
+writes a file.
 """
 
 import base64
@@ -17,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from ksplicd import ed25519
 from ksplicd.errors import BadSignatureError, KeyFileError, PasswordNeededError
 
 _LEGACY: Final = b"Ed"  # the signature covers the data
@@ -63,7 +63,7 @@ class SecretKey:
     @property
     def public(self) -> PublicKey:
         """The public half."""
-        return PublicKey(key_id=self.key_id, key=_public_of(self.seed))
+        return PublicKey(key_id=self.key_id, key=ed25519.public_key(self.seed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,7 @@ def read_secret_key(text: str, password: str = "", name: str = "secret key") -> 
     if not unchecked and not hmac.compare_digest(found, _checksum(key_id, seed + public)):
         why = "wrong password" if kdf == _KDF_SCRYPT else "its checksum is wrong"
         raise KeyFileError(f"{name}: {why}, or a damaged file")
-    if _public_of(seed) != public:
+    if ed25519.public_key(seed) != public:
         raise KeyFileError(f"{name}: its two halves do not belong together")
     return SecretKey(key_id=key_id, seed=seed)
 
@@ -156,8 +156,8 @@ def sign(
     """Return the text of the ``.minisig`` file for ``data``."""
     assert "\n" not in trusted_comment + untrusted_comment
     algorithm = _PREHASHED if prehashed else _LEGACY
-    signature = _sign(key.seed, _message(algorithm, data))
-    whole = _sign(key.seed, signature + trusted_comment.encode())
+    signature = ed25519.sign(key.seed, _message(algorithm, data))
+    whole = ed25519.sign(key.seed, signature + trusted_comment.encode())
     return (
         f"{_UNTRUSTED}{untrusted_comment}\n{_encode(algorithm + key.key_id + signature)}\n"
         f"{_TRUSTED}{trusted_comment}\n{_encode(whole)}\n"
@@ -179,8 +179,8 @@ def verify(data: bytes, text: str, keys: Iterable[PublicKey]) -> Verified:
         )
     message = _message(algorithm, data)
     for key in candidates:
-        if _verify(key.key, signature, message):
-            if not _verify(key.key, whole, signature + comment.encode()):
+        if ed25519.is_signature(key.key, signature, message):
+            if not ed25519.is_signature(key.key, whole, signature + comment.encode()):
                 raise BadSignatureError("signature: its trusted comment was altered")
             return Verified(key=key, trusted_comment=comment)
     raise BadSignatureError(
@@ -272,31 +272,3 @@ def _derive(password: str, salt: bytes, ops: int, mem: int, name: str) -> bytes:
         raise KeyFileError(f"{name}: scrypt limits out of range (ops {ops}, memory {mem})")
     room = 128 * r * (n + p + 2) + (1 << 20)
     return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=room, dklen=104)
-
-
-def _public_of(seed: bytes) -> bytes:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    return (
-        Ed25519PrivateKey.from_private_bytes(seed)
-        .public_key()
-        .public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    )
-
-
-def _sign(seed: bytes, message: bytes) -> bytes:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    return Ed25519PrivateKey.from_private_bytes(seed).sign(message)
-
-
-def _verify(key: bytes, signature: bytes, message: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
-    except InvalidSignature:
-        return False
-    return True

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Ed25519 (RFC 8032) by libcrypto: the one door to it.
+
+This is the very libcrypto that Python's own hashlib has loaded already, so that it costs neither
+memory nor a dependency: python3-cryptography would add 6 MB to an idle daemon of 31.
+"""
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Iterator
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_void_p, create_string_buffer
+from typing import Final
+
+KEY_SIZE: Final = 32
+SIGNATURE_SIZE: Final = 64
+
+_EVP_PKEY_ED25519: Final = 1087  # NID_ED25519, <openssl/obj_mac.h>
+
+_PROTOTYPES: Final = {
+    # <openssl/evp.h>, OpenSSL 1.1.1 and later
+    "EVP_PKEY_new_raw_public_key": (c_void_p, [c_int, c_void_p, c_char_p, c_size_t]),
+    "EVP_PKEY_new_raw_private_key": (c_void_p, [c_int, c_void_p, c_char_p, c_size_t]),
+    "EVP_PKEY_get_raw_public_key": (c_int, [c_void_p, c_char_p, POINTER(c_size_t)]),
+    "EVP_PKEY_free": (None, [c_void_p]),
+    "EVP_MD_CTX_new": (c_void_p, []),
+    "EVP_MD_CTX_free": (None, [c_void_p]),
+    "EVP_DigestSignInit": (c_int, [c_void_p] * 5),
+    "EVP_DigestSign": (c_int, [c_void_p, c_char_p, POINTER(c_size_t), c_char_p, c_size_t]),
+    "EVP_DigestVerifyInit": (c_int, [c_void_p] * 5),
+    "EVP_DigestVerify": (c_int, [c_void_p, c_char_p, c_size_t, c_char_p, c_size_t]),
+    "ERR_clear_error": (None, []),
+}
+
+
+def public_key(seed: bytes) -> bytes:
+    """Return the public key of the secret ``seed``; both are 32 bytes."""
+    public, size = create_string_buffer(KEY_SIZE), c_size_t(KEY_SIZE)
+    with _key("EVP_PKEY_new_raw_private_key", seed) as key:
+        _check(_libcrypto().EVP_PKEY_get_raw_public_key(key, public, byref(size)))
+    assert size.value == KEY_SIZE
+    return public.raw
+
+
+def sign(seed: bytes, message: bytes) -> bytes:
+    """Return the 64 bytes of the signature of ``message``."""
+    crypto = _libcrypto()
+    signature, size = create_string_buffer(SIGNATURE_SIZE), c_size_t(SIGNATURE_SIZE)
+    with _key("EVP_PKEY_new_raw_private_key", seed) as key, _context() as context:
+        _check(crypto.EVP_DigestSignInit(context, None, None, None, key))
+        _check(crypto.EVP_DigestSign(context, signature, byref(size), message, len(message)))
+    assert size.value == SIGNATURE_SIZE
+    return signature.raw
+
+
+def is_signature(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Tell whether ``signature`` is one of ``message`` by the key ``public``."""
+    crypto = _libcrypto()
+    assert len(signature) == SIGNATURE_SIZE
+    with _key("EVP_PKEY_new_raw_public_key", public) as key, _context() as context:
+        _check(crypto.EVP_DigestVerifyInit(context, None, None, None, key))
+        answer = crypto.EVP_DigestVerify(context, signature, SIGNATURE_SIZE, message, len(message))
+    crypto.ERR_clear_error()  # what a refusal leaves would puzzle hashlib
+    return bool(answer == 1)  # 0 is a refusal, below 0 an error
+
+
+@functools.cache
+def _libcrypto() -> ctypes.CDLL:
+    """Return the library behind hashlib, its functions declared.
+
+    dlsym(3) on a library looks in those that it needs, too.
+    """
+    import _hashlib
+
+    crypto = ctypes.CDLL(_hashlib.__file__)
+    for name, (result, arguments) in _PROTOTYPES.items():
+        function = getattr(crypto, name)
+        function.restype, function.argtypes = result, arguments
+    return crypto
+
+
+@contextlib.contextmanager
+def _key(constructor: str, data: bytes) -> Iterator[c_void_p]:
+    assert len(data) == KEY_SIZE
+    crypto = _libcrypto()
+    key = getattr(crypto, constructor)(_EVP_PKEY_ED25519, None, data, KEY_SIZE)
+    _check(key is not None)
+    try:
+        yield c_void_p(key)
+    finally:
+        crypto.EVP_PKEY_free(key)
+
+
+@contextlib.contextmanager
+def _context() -> Iterator[c_void_p]:
+    crypto = _libcrypto()
+    context = crypto.EVP_MD_CTX_new()
+    _check(context is not None)
+    try:
+        yield c_void_p(context)
+    finally:
+        crypto.EVP_MD_CTX_free(context)
+
+
+def _check(answer: int) -> None:
+    """Any 32 bytes are a key, so that only a lack of memory gets here."""
+    if answer != 1:
+        raise MemoryError("libcrypto")
