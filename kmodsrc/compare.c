@@ -163,17 +163,16 @@ static int differ(struct ksplice_matching *m, const struct ksplice_func *f, u32 
 
 	/* The old code has 0 in its fields; show what belongs there, where a symbol tells. */
 	for (i = first_reloc(m, f, off); i < f->nr_relocs; i++) {
-		u32 width = ksplice_reloc_width(r[i].type);
-		u8 field[8];
+		u8 field[8] = {};
 
-		if (r[i].off + width > off + report->len)
+		if (r[i].off >= off + report->len)
 			break;
 		if (r[i].kind != KSPLICE_REF_SYM)
 			continue;
-		memset(field, 0, sizeof(field));
 		put_unaligned_le64(m->addr[r[i].ref] + r[i].add -
 				   reloc_value(&r[i], field, m->addr[f->sym] + r[i].off), field);
-		memcpy(report->expected + r[i].off - off, field, width);
+		memcpy(report->expected + r[i].off - off, field,
+		       min(ksplice_reloc_width(r[i].type), off + report->len - r[i].off));
 	}
 	return -EINVAL;
 }

@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Run-pre matching in the stock kernel: what must match does, and nothing else.
+
+The old code is that of a dozen of the kernel's own units, compiled here.
+"""
+
+import contextlib
+import random
+import re
+import shutil
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create.config import read_config_dir
+from ksplicd.create.image import SymbolMap, read_image, read_system_map
+from ksplicd.create.kbuild import Kbuild, Unit
+from ksplicd.create.match import match_unit
+from ksplicd.create.modules import kmodsrc, write_livepatch_module
+from ksplicd.create.old_code import REF_BYTES, REF_SYM, SYM, OldUnit, write_old_code
+from ksplicd.create.sites import SiteKind, read_sites
+from ksplicd.create.source import SourceTree
+from ksplicd.elf import read_object
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.guest import Guest, RunningGuest
+from ksplicd.lab.qemu import Machine, Qemu, make_overlay
+from ksplicd.run import run
+from tests.blob import Blob, Function, Reloc, Site
+from tests.slice import config_folder, source_tree
+from tests.stock import stock_kernel
+
+KID = "match001"
+CORE, OLD = f"ksplice_{KID}", f"ksplice_{KID}_vmlinux_old"
+STATE = f"/sys/module/{CORE}/ksplice"
+UNITS = (
+    "fs/fcntl.c", "fs/fsopen.c", "fs/namei.c", "fs/read_write.c", "kernel/fork.c", "kernel/sys.c",
+    "kernel/time/time.c", "mm/memory.c", "net/ipv4/tcp_input.c", "block/bio.c", "block/ioprio.c",
+    "arch/x86/kernel/process.c", "arch/x86/kernel/alternative.c",
+)  # fmt: skip
+HOSTILE = 120
+
+
+class Update:
+    """Core and old-code module, and the tables inside the latter."""
+
+    def __init__(self, folder: Path, headers: Path, tables: bytes) -> None:
+        for source in kmodsrc().iterdir():
+            if source.suffix in (".c", ".h") or source.name == "Kbuild":
+                shutil.copy(source, folder / source.name)
+        (folder / "vmlinux.old").write_bytes(tables)
+        made = {"M": folder, "KSPLICE_KID": KID, "KSPLICE_TARGETS": "vmlinux", "KCFLAGS": "-g0"}
+        arguments = [f"{name}={value}" for name, value in made.items()]
+        run(["make", "-C", headers, "KBUILD_MODPOST_WARN=1", *arguments, "modules"])
+        self.core, self.old = (
+            write_livepatch_module((folder / f"{name}.ko").read_bytes(), name)
+            for name in (CORE, OLD)
+        )
+        self.tables = tables
+        self._at = self.old.index(tables)
+
+    def with_tables(self, tables: bytes) -> bytes:
+        """Return the old-code module with other tables of the same size."""
+        assert len(tables) == len(self.tables)
+        return self.old[: self._at] + tables + self.old[self._at + len(tables) :]
+
+
+@pytest.fixture(scope="session")
+def old_units(lab_cache: Cache) -> tuple[list[OldUnit], SymbolMap, Path]:
+    kernel = stock_kernel(lab_cache)
+    config = read_config_dir(config_folder(lab_cache, kernel))
+    kbuild = Kbuild(
+        SourceTree(source_tree(lab_cache, kernel)), config, lab_cache.root, jobs=2,
+        progress=lab_cache.progress,
+    )  # fmt: skip
+    units = [Unit(source) for source in UNITS]
+    with kbuild.prepared():
+        paths = kbuild.compile_plain(units)
+        objects = [read_object(paths[u].read_bytes(), u.object) for u in units]
+        sizes = kbuild.entry_sizes(units[0])
+    assert config.vmlinuz is not None
+    image = read_image(config.vmlinuz.read_bytes())
+    symbols = SymbolMap(read_system_map(config.system_map.read_text()))
+    matched = [
+        OldUnit(match=match_unit(o, image, symbols), sites=read_sites(o, sizes)) for o in objects
+    ]
+    return matched, symbols, config.build
+
+
+@pytest.fixture(scope="session")
+def update(
+    old_units: tuple[list[OldUnit], SymbolMap, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Update:
+    units, symbols, headers = old_units
+    tables = write_old_code("vmlinux", units, symbols)
+    return Update(tmp_path_factory.mktemp("update"), headers, tables)
+
+
+@pytest.fixture(scope="session")
+def small_update(
+    old_units: tuple[list[OldUnit], SymbolMap, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Update:
+    units, symbols, headers = old_units
+    tables = write_old_code("vmlinux", units[:2], symbols)
+    return Update(tmp_path_factory.mktemp("small"), headers, tables)
+
+
+def load_core(guest: RunningGuest, update: Update) -> None:
+    guest.put("/root/core.ko", update.core)
+    guest.run("insmod /root/core.ko")
+
+
+def match(guest: RunningGuest, old: bytes) -> int:
+    """Load an old-code module; return insmod's exit status."""
+    guest.put("/root/old.ko", old)
+    return guest.run("insmod /root/old.ko", check=False).status
+
+
+def state(guest: RunningGuest, name: str) -> str:
+    return guest.run(["cat", f"{STATE}/{name}"]).out.strip()
+
+
+def mismatch(guest: RunningGuest) -> dict[str, str]:
+    """Return the mismatch's keys and values."""
+    return dict(word.split("=", 1) for word in state(guest, "mismatch").split())
+
+
+def assert_matches(guest: RunningGuest, update: Update) -> None:
+    load_core(guest, update)
+    assert match(guest, update.old) == 0, state(guest, "mismatch")
+    assert state(guest, "abort_cause") == "ok"
+    assert state(guest, "mismatch") == ""
+    assert state(guest, "stage") == "preparing"
+    target, functions, size, took = state(guest, "matched").split()
+    blob = Blob(update.tables)
+    assert (target, int(functions)) == ("vmlinux", blob.nr_funcs)
+    assert int(size) == sum(len(f.code) for f in blob.functions())
+    assert "Call Trace" not in guest.kernel_log()
+    sys.stdout.write(f"{functions} functions, {blob.nr_syms} symbols: {int(took) / 1000:.1f} ms\n")
+
+
+def test_enough_is_compared(update: Update) -> None:
+    functions = list(Blob(update.tables).functions())
+    assert len(functions) >= 500
+    assert {s.kind for f in functions for s in f.sites} == set(SiteKind)
+    assert {r.kind for f in functions for r in f.relocs} == {REF_SYM, REF_BYTES}
+
+
+def test_stock_kernel_matches(guest: Guest, update: Update) -> None:
+    assert_matches(guest, update)
+    guest.run(["rmmod", OLD])
+    assert state(guest, "matched").startswith("vmlinux "), "the core remembers"
+    guest.run(["rmmod", CORE])
+
+
+@contextlib.contextmanager
+def booted(machine: Machine, folder: Path) -> Iterator[RunningGuest]:
+    """Boot a machine that no snapshot is kept of."""
+    disk = folder / "disk.qcow2"
+    make_overlay(disk, machine.image.disk, "raw")
+    qemu = Qemu(machine, disk=disk, ram=folder / "ram", share=True)
+    try:
+        guest = RunningGuest(qemu)
+        guest.wait_booted()
+        yield guest
+    finally:
+        qemu.close()
+
+
+@pytest.mark.parametrize(
+    ("cpu", "smp", "arguments"),
+    [
+        ("max", 2, ()),
+        ("max", 1, ("mitigations=off",)),
+        ("qemu64", 2, ("spectre_v2=retpoline,lfence",)),
+        ("EPYC", 2, ("spectre_v2=retpoline", "retbleed=unret")),
+        ("max", 2, ("spectre_v2=off", "indirect_target_selection=force")),
+    ],
+)
+def test_other_machines_match(
+    machine: Machine,
+    update: Update,
+    tmp_path: Path,
+    cpu: str,
+    smp: int,
+    arguments: tuple[str, ...],
+) -> None:
+    other = Machine(
+        image=machine.image, accelerator=machine.accelerator, cpu=cpu, smp=smp, arguments=arguments
+    )
+    with booted(other, tmp_path) as guest:
+        assert_matches(guest, update)
+
+
+# --- what must not match ------------------------------------------------------------------------
+
+
+Damage = Callable[[Blob], None]
+
+
+def outside_sites(f: Function) -> Iterator[Reloc]:
+    return (r for r in f.relocs if not any(0 <= r.offset - s.offset < s.size for s in f.sites))
+
+
+def of_kind(blob: Blob, kind: SiteKind) -> Iterator[tuple[Function, Site]]:
+    return ((f, s) for f in blob.functions() for s in f.sites if s.kind == kind)
+
+
+def move_reference(blob: Blob) -> None:
+    """Let a reference to data be to the byte behind it."""
+    f = blob.function("do_fcntl")
+    data = next(r for r in outside_sites(f) if r.kind == REF_SYM and f.code[r.offset - 1] != 0xE8)
+    blob.set_addend(data, data.addend + 1)
+
+
+def move_call(blob: Blob) -> None:
+    f = blob.function("do_fcntl")
+    call = next(r for r in outside_sites(f) if f.code[r.offset - 1] == 0xE8)
+    blob.set_addend(call, call.addend + 16)
+
+
+def change_string(blob: Blob) -> None:
+    string = next(r for f in blob.functions() for r in outside_sites(f) if r.kind == REF_BYTES)
+    blob.data[string.ref] ^= 1
+
+
+def move_jump_labels(blob: Blob) -> None:
+    """All of them, since only those that jump now can be told."""
+    for _, s in of_kind(blob, SiteKind.JUMP_LABEL):
+        blob.set_addend(s, s.addend + 1)
+
+
+def change_replacements(blob: Blob) -> None:
+    for at in {s.alt for _, s in of_kind(blob, SiteKind.ALT) if s.alt_size}:
+        blob.data[at] ^= 1
+
+
+def move_static_call_keys(blob: Blob) -> None:
+    for _, s in of_kind(blob, SiteKind.STATIC_CALL):
+        blob.set_addend(s, s.addend + 8)
+
+
+def change_site(kind: SiteKind) -> Damage:
+    def damage(blob: Blob) -> None:
+        for f, s in of_kind(blob, kind):
+            blob.data[f.at + s.offset] ^= 0x10
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (move_reference, "relocation"),
+        (move_call, "relocation"),
+        (change_string, "content"),
+        (move_jump_labels, "jump_label"),
+        (change_replacements, "alternative"),
+        (move_static_call_keys, "static_call"),
+        (change_site(SiteKind.FENTRY), "fentry"),
+        (change_site(SiteKind.LOCK), "lock"),
+        (change_site(SiteKind.RETURN), "return"),
+        (change_site(SiteKind.RETPOLINE), "retpoline"),
+        (change_site(SiteKind.STATIC_CALL), "static_call"),
+    ],
+)
+def test_old_code_that_differs_is_refused(
+    guest: Guest, update: Update, damage: Damage, kind: str
+) -> None:
+    blob = Blob(update.tables)
+    damage(blob)
+    load_core(guest, update)
+    assert match(guest, update.with_tables(bytes(blob.data))) != 0
+    assert state(guest, "abort_cause") == "no_match"
+    found = mismatch(guest)
+    assert found["kind"] == kind
+    assert found["target"] == "vmlinux"
+    assert found["function"] in {f.name for f in blob.functions()}
+    assert OLD not in guest.run(["lsmod"]).out
+    assert state(guest, "matched") == ""
+
+
+def test_one_byte_is_named_exactly(guest: Guest, update: Update) -> None:
+    blob = Blob(update.tables)
+    f = blob.function("do_fcntl")
+    offset = next(i for i in range(len(f.code) // 2, len(f.code)) if f.is_plain(i))
+    blob.data[f.at + offset] ^= 0x40
+    load_core(guest, update)
+    assert match(guest, update.with_tables(bytes(blob.data))) != 0
+    found = mismatch(guest)
+    assert found["function"] == "do_fcntl"
+    assert int(found["offset"], 16) == offset
+    assert found["kind"] == "bytes"
+    expected, seen = bytes.fromhex(found["expected"]), bytes.fromhex(found["found"])
+    assert expected[0] == seen[0] ^ 0x40 == f.code[offset] ^ 0x40
+    assert expected[1:] == seen[1:]
+    assert state(guest, "mismatch") in guest.kernel_log()
+    # ... and the whole old code still matches afterwards.
+    assert match(guest, update.old) == 0
+
+
+def test_a_running_kernel_that_was_changed_is_refused(guest: Guest, update: Update) -> None:
+    load_core(guest, update)
+    guest.run(
+        "cd /sys/kernel/tracing && echo 'p:probe do_fcntl+0x20' >kprobe_events"
+        " && echo 1 >events/kprobes/probe/enable"
+    )
+    assert match(guest, update.old) != 0
+    found = mismatch(guest)
+    assert (found["function"], found["offset"]) == ("do_fcntl", "0x20")
+    guest.run(
+        "cd /sys/kernel/tracing && echo 0 >events/kprobes/probe/enable && echo >kprobe_events"
+    )
+    guest.run("echo do_fcntl >/sys/kernel/tracing/set_ftrace_filter")
+    guest.run("echo function >/sys/kernel/tracing/current_tracer")
+    assert match(guest, update.old) == 0, "a tracer's call of fentry changes nothing"
+
+
+# --- symbols ------------------------------------------------------------------------------------
+
+
+def rename_last(blob: Blob) -> None:
+    name = struct.unpack_from("<I", blob.data, blob.syms_at + (blob.nr_syms - 1) * SYM.size)[0]
+    blob.data[blob.data.index(b"\0", name) - 1] = ord("~")
+
+
+def ambiguous_index(blob: Blob) -> int:
+    names = [blob.sym(i)[0] for i in range(blob.nr_syms)]
+    return next(i for i, name in enumerate(names) if blob.sym(i)[1] > 0 and names.count(name) == 1)
+
+
+def forget_position(blob: Blob) -> None:
+    struct.pack_into("<I", blob.data, blob.syms_at + ambiguous_index(blob) * SYM.size + 4, 0)
+
+
+def raise_position(blob: Blob) -> None:
+    struct.pack_into("<I", blob.data, blob.syms_at + ambiguous_index(blob) * SYM.size + 4, 60000)
+
+
+@pytest.mark.parametrize(
+    ("damage", "cause", "kind"),
+    [
+        (rename_last, "failed_to_find", "missing"),
+        (forget_position, "bad_system_map", "ambiguous"),
+        (raise_position, "bad_system_map", "missing"),
+    ],
+)
+def test_symbols_must_be_where_the_map_says(
+    guest: Guest, update: Update, damage: Damage, cause: str, kind: str
+) -> None:
+    blob = Blob(update.tables)
+    damage(blob)
+    load_core(guest, update)
+    assert match(guest, update.with_tables(bytes(blob.data))) != 0
+    assert state(guest, "abort_cause") == cause
+    assert mismatch(guest).keys() == {"target", "symbol", "kind"}
+    assert mismatch(guest)["kind"] == kind
+
+
+# --- hostile tables -----------------------------------------------------------------------------
+
+
+def hostile(tables: bytes, random_: random.Random) -> bytes:
+    """Return tables with damage somewhere."""
+    blob = Blob(tables)
+    data, size = blob.data, blob.size
+    end = blob.sites_at + blob.nr_sites * 32
+    words = [0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, size, size - 1, random_.randrange(1 << 32)]
+    match random_.randrange(5):
+        case 0:  # a word of the header
+            struct.pack_into("<I", data, 4 * random_.randrange(2, 14), random_.choice(words))
+        case 1:  # a word of a table
+            at = 4 * random_.randrange(14, end // 4)
+            struct.pack_into("<I", data, at, random_.choice([*words, random_.randrange(size)]))
+        case 2:  # noise in the tables
+            for _ in range(random_.randrange(1, 20)):
+                data[random_.randrange(56, end)] = random_.randrange(256)
+        case 3:  # noise anywhere
+            for _ in range(random_.randrange(1, 60)):
+                data[random_.randrange(size)] = random_.randrange(256)
+        case _:  # truncated, with the size that fits
+            cut = random_.randrange(size)
+            data[cut:] = bytes(size - cut)
+            struct.pack_into("<I", data, 8, cut)
+    return bytes(data)
+
+
+def test_hostile_tables_never_fault(guest: Guest, small_update: Update, tmp_path: Path) -> None:
+    random_ = random.Random(20110)
+    folder = tmp_path / "root" / "hostile"
+    folder.mkdir(parents=True)
+    for i in range(HOSTILE):
+        tables = hostile(small_update.tables, random_)
+        (folder / f"{i}.ko").write_bytes(small_update.with_tables(tables))
+    load_core(guest, small_update)
+    guest.put_tree(tmp_path)
+    causes = guest.run(
+        f"for ko in /root/hostile/*; do if insmod $ko 2>/dev/null; then echo loaded; rmmod {OLD};"
+        f" else cat {STATE}/abort_cause; fi; done",
+        timeout=300,
+    ).out.split()
+    assert len(causes) == HOSTILE
+    assert causes.count("unexpected") > HOSTILE / 2, "most damage is found before anything is read"
+    assert set(causes) <= {"loaded", "unexpected", "no_match", "failed_to_find", "bad_system_map"}
+    assert not re.search(r"BUG|WARNING|Call Trace", guest.kernel_log())
+    assert match(guest, small_update.old) == 0
