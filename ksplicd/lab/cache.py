@@ -87,6 +87,8 @@ class Cache:
         with self.lock(f"{kind}-{digest}"):
             if not final.is_dir():
                 final.parent.mkdir(parents=True, exist_ok=True)
+                for stale in final.parent.glob(f".{digest}-*"):  # its maker was killed
+                    shutil.rmtree(stale, ignore_errors=True)
                 new = Path(tempfile.mkdtemp(prefix=f".{digest}-", dir=final.parent))
                 try:
                     make(new)

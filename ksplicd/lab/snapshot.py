@@ -24,7 +24,8 @@ from ksplicd.run import run
 _VERSION: Final = 2
 """To be raised when this module makes something else of the same parts."""
 
-_KEPT_LAYERED: Final = 4
+_KEPT: Final = {"snapshot": 6, "snapshot-layered": 4}
+"""How many of each are not deleted, 200 MB each; those used last."""
 
 # What every use of the guest needs is in its page cache then, and systemd is at rest.
 _IMPORTS: Final = (
@@ -92,15 +93,16 @@ class Snapshot:
 def take_snapshot(cache: Cache, machine: Machine, *layers: Layer) -> Snapshot:
     """Return the snapshot of ``machine`` with ``layers``, made on first use (15 s; a layer 4 s)."""
     digest = digest_of(_VERSION, machine.digest(), _WARM_UP, _SETTLE, [x.digest() for x in layers])
-    if not layers:
-        folder = cache.entry("snapshot", digest, lambda new: _boot(cache, machine, new))
-        return Snapshot(machine=machine, folder=folder)
 
     def make(new: Path) -> None:
-        _lay_over(cache, take_snapshot(cache, machine, *layers[:-1]), layers[-1], new)
+        if layers:
+            _lay_over(cache, take_snapshot(cache, machine, *layers[:-1]), layers[-1], new)
+        else:
+            _boot(cache, machine, new)
 
-    folder = cache.entry("snapshot-layered", digest, make)
-    cache.prune("snapshot-layered", keep=_KEPT_LAYERED)
+    kind = "snapshot-layered" if layers else "snapshot"
+    folder = cache.entry(kind, digest, make)
+    cache.prune(kind, keep=_KEPT[kind])
     return Snapshot(machine=machine, folder=folder)
 
 

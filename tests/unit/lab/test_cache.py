@@ -39,6 +39,13 @@ def test_failed_make_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
     assert list(cache.entry("kind", "abc", lambda new: None).iterdir()) == []
 
 
+def test_remains_of_a_killed_maker_are_removed(tmp_path: Path) -> None:
+    remains = tmp_path / "kind/.abc-half"
+    remains.mkdir(parents=True)
+    Cache(tmp_path).entry("kind", "abc", lambda new: None)
+    assert [path.name for path in (tmp_path / "kind").iterdir()] == ["abc"]
+
+
 def test_two_threads_make_one_entry(tmp_path: Path) -> None:
     lines = list[str]()
     cache, made = Cache(tmp_path, progress=lines.append), list[Path]()
