@@ -118,7 +118,6 @@ static void note_mismatch(const struct ksplice_matching *m)
 		list_del(&t->list);
 		kfree(t);
 	}
-	kfree(mismatch);
 	mismatch = describe(m);
 	abort_cause = m->report.cause;
 	pr_err("%s: %s\n", cause_names[abort_cause], mismatch ?: m->target ?: "");
@@ -130,7 +129,7 @@ static void note_mismatch(const struct ksplice_matching *m)
  *
  * Context: process context, sleeps.
  * Return: 0 when every byte is as it should be; a negative error otherwise,
- * with abort_cause and mismatch set.
+ * with abort_cause and mismatch set.  They speak of the last call.
  */
 int ksplice_match(const struct ksplice_old *old)
 {
@@ -139,6 +138,9 @@ int ksplice_match(const struct ksplice_old *old)
 	int err;
 
 	mutex_lock(&core_lock);
+	kfree(mismatch);
+	mismatch = NULL;
+	abort_cause = KSPLICE_OK;
 	begin = ktime_get();
 	err = ksplice_run_match(old, &m);
 	if (!err) {

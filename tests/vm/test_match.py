@@ -299,6 +299,8 @@ def test_one_byte_is_named_exactly(guest: Guest, update: Update) -> None:
     assert state(guest, "mismatch") in guest.kernel_log()
     # ... and the whole old code still matches afterwards.
     assert match(guest, update.old) == 0
+    assert state(guest, "abort_cause") == "ok"
+    assert state(guest, "mismatch") == ""
 
 
 def test_a_running_kernel_that_was_changed_is_refused(guest: Guest, update: Update) -> None:
