@@ -95,7 +95,10 @@ def unload(kernel: KernelDoor, names: Iterable[str]) -> str:
 
 def read_core_mismatch(kernel: KernelDoor, kid: str) -> dict[str, str]:
     """Return what the core says of a mismatch, empty when there is none; ask before ``unload``."""
-    core = kernel.core(kid)
+    try:
+        core = kernel.core(kid)
+    except KspliceError:
+        return {}  # it says nothing that we understand
     return {} if core is None else read_mismatch(core.mismatch)
 
 

@@ -68,6 +68,8 @@ class Simulator:
         self.holders: list[Conflict] = []
         """Tasks that hold any transition up."""
         self.fault: tuple[int, KspliceError] | None = None
+        self.core_error: KspliceError | None = None
+        """Raised when the core's sysfs is read."""
         self.kill: tuple[int, str] | None = None
         """(n, ``before`` or ``after``)"""
         self._boots = 0
@@ -127,6 +129,8 @@ class Simulator:
         return frozenset(self._livepatches)
 
     def core(self, kid: str) -> CoreState | None:
+        if self.core_error is not None:
+            raise self.core_error
         core = self._cores.get(core_module(kid))
         if core is None:
             return None

@@ -463,6 +463,14 @@ def test_fault_of_ours_leaves_nothing_loaded_either(host: Host) -> None:
     assert host.apply().stage is Stage.APPLIED
 
 
+def test_core_that_talks_nonsense(host: Host) -> None:
+    host.stage()
+    host.kernel.core_error = UnexpectedError("matched: not a line of ours")
+    with pytest.raises(UnexpectedError, match="not a line of ours"):
+        host.engine.start_apply(KID, ALICE)
+    assert host.kernel.leftovers() == []
+
+
 def test_a_transition_of_somebody_else_runs(host: Host) -> None:
     host.stage()
     host.kernel.start_foreign_transition("kpatch_1")
