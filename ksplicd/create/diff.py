@@ -13,11 +13,13 @@ from ksplicd.create.place import (
     Place,
     Places,
     is_cold_part,
+    is_debug_descriptor,
     is_literal,
     is_once_flag,
     parent_name,
     string_at,
 )
+from ksplicd.create.separate import separate_data
 from ksplicd.create.special import (
     Entry,
     EntrySizes,
@@ -65,12 +67,14 @@ class Difference:
 
 
 def diff(pre: Object, post: Object, sizes: EntrySizes) -> Difference:
-    """Compare the two objects of a unit.  Raises ``ElfError``."""
+    """Compare the two objects of a unit, which are taken apart.  Raises ``ElfError``."""
     return _Differ(pre, post, sizes).run()
 
 
 class _Differ:
     def __init__(self, pre: Object, post: Object, sizes: EntrySizes) -> None:
+        separate_data(pre)
+        separate_data(post)
         self.pre, self.post = Places(pre), Places(post)
         self.twins = correlate(self.pre, self.post)
         self.pre_entries = entries_by_code(pre, sizes)
@@ -168,12 +172,25 @@ class _Differ:
             text = string_at(a.section, a.offset)
             return text is not None and text == string_at(b.section, b.offset)
         if a.symbol is not None and b.symbol is not None:
+            if is_debug_descriptor(a.section) and is_debug_descriptor(b.section):
+                return a.offset == b.offset and self.same_descriptor(a.symbol, b.symbol)
+            if is_once_flag(a.section) and is_once_flag(b.section):
+                return a.offset == b.offset
             if is_literal(a.symbol) and is_literal(b.symbol):
                 return a.offset == b.offset and self.compare_bytes(a.symbol, b.symbol) is None
             return a.offset == b.offset and self.twins.are_twins(a.symbol, b.symbol)
         if a.symbol is not None or b.symbol is not None:
             return False
         return self.same_anonymous(a, b)
+
+    def same_descriptor(self, a: Symbol, b: Symbol) -> bool:
+        """Compare what two descriptors say, which their strings are; the line may differ."""
+        assert a.section is not None
+        assert b.section is not None
+        why = self.compare_relocations(
+            a.section, relocations_in(a), a.value, b.section, relocations_in(b), b.value
+        )
+        return why is None
 
     def same_anonymous(self, a: Place, b: Place) -> bool:
         """Compare places without a symbol: merged constants, and sections without a name inside."""

@@ -16,6 +16,7 @@ from ksplicd.create.diff import Difference, Refusal
 from ksplicd.create.place import (
     Place,
     is_cold_part,
+    is_debug_descriptor,
     is_literal,
     is_once_flag,
     parent_name,
@@ -214,7 +215,9 @@ class _Extractor:
     @staticmethod
     def is_copied(section: Section, symbol: Symbol | None) -> bool:
         """Tell whether new code carries its own copy: content without identity."""
-        if section.is_strings or section.is_merged_constants or is_once_flag(section):
+        if section.is_strings or section.is_merged_constants:
+            return True
+        if is_once_flag(section) or is_debug_descriptor(section):
             return True
         return is_literal(symbol) if symbol is not None else section.name.startswith(".rodata")
 

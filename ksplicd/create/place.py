@@ -47,6 +47,14 @@ def is_literal(symbol: Symbol) -> bool:
     return _LITERAL.match(symbol.name) is not None
 
 
+def is_debug_descriptor(section: Section) -> bool:
+    """Tell whether a section holds dynamic debug's descriptors, such as ``__UNIQUE_ID_ddebug3.1``.
+
+    Each belongs to one pr_debug(): new code brings its own, with the static key in it.
+    """
+    return section.name == "__dyndbg"
+
+
 def is_once_flag(section: Section) -> bool:
     """Tell whether a section holds WARN_ONCE's flags, such as ``__already_done.7``.
 

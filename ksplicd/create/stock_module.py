@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A stock module as an image: its sections laid out and relocated, its symbols by name.
+
+A .ko is relocatable, so every address here is made up: sections lie far apart, and what the module
+imports gets an address of its own.  That is enough to match objects against it, as against vmlinux.
+"""
+
+import lzma
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ksplicd.create.image import Image, MapSymbol, Segment, SymbolMap
+from ksplicd.elf import Object, Section, read_object
+from ksplicd.elf.model import SHT_NOBITS, STT_FILE, STT_SECTION
+from ksplicd.elf.x86_64 import RELOCATION_TYPES
+from ksplicd.errors import ConfigDirError
+from ksplicd.run import run
+
+IN_TARGET: Final = 1 << 31
+"""KSPLICE_SYM_IN_TARGET of kmodsrc/format.h: the symbol is the target module's."""
+
+_FIRST_SECTION: Final = 0xFFFF_FFFF_C000_0000
+_FIRST_IMPORT: Final = 0xFFFF_FFFF_8100_0000
+_GAP: Final = 1 << 16
+_ADDRESS_BITS: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StockModule:
+    """A module of the distribution's kernel."""
+
+    name: str
+    """As /sys/module has it, such as ``nf_conntrack``."""
+    image: Image
+    symbols: "ModuleSymbols"
+
+
+class ModuleSymbols(SymbolMap):
+    """The symbols that a module defines and imports, at their made-up addresses.
+
+    ``position`` marks the module's own symbols with ``IN_TARGET``; imports from vmlinux have the
+    position that they have there, and imports from other modules none.
+    """
+
+    def __init__(
+        self,
+        own: Iterable[MapSymbol],
+        imports: dict[str, int],
+        sections: list[range],
+        vmlinux: SymbolMap,
+    ) -> None:
+        super().__init__(own)
+        self._imports = imports
+        self._sections = sections
+        self._vmlinux = vmlinux
+
+    def addresses(self, name: str) -> list[int]:
+        """Return every address that ``name`` has in or for the module."""
+        own = super().addresses(name)
+        return own or ([self._imports[name]] if name in self._imports else [])
+
+    def is_own(self, name: str) -> bool:
+        """Tell whether the module defines ``name``."""
+        return bool(super().addresses(name))
+
+    def is_import(self, name: str) -> bool:
+        """Tell whether the module needs ``name`` from elsewhere."""
+        return name in self._imports and not self.is_own(name)
+
+    def own_position(self, name: str, address: int) -> int | None:
+        """Return livepatch's sympos of one of the module's own symbols."""
+        return super().position(name, address)
+
+    def position(self, name: str, address: int) -> int | None:
+        """Return the position of ``name`` at ``address`` as the old code's tables want it."""
+        own = super().position(name, address) if self.is_own(name) else None
+        if own is not None:
+            return own | IN_TARGET
+        if self._imports.get(name) == address and self._vmlinux.is_unique(name):
+            return 0
+        return None
+
+    def nearest_unique(self, address: int) -> tuple[str, int] | None:
+        """Return the last uniquely named own symbol before ``address`` in the same section."""
+        found = super().nearest_unique(address)
+        i = bisect_right([s.start for s in self._sections], address) - 1
+        if found is None or i < 0 or found[1] not in self._sections[i]:
+            return None
+        return found
+
+
+def read_stock_module(data: bytes, name: str, vmlinux: SymbolMap) -> StockModule:
+    """Lay out a .ko.  Raises ``ElfError``."""
+    obj = read_object(data, f"{name}.ko")
+    sections: dict[Section, int] = {}
+    ranges = []
+    at = _FIRST_SECTION
+    for section in obj.sections:
+        if section.is_alloc and section.size:
+            at += -at % max(section.align, 1)
+            sections[section] = at
+            ranges.append(range(at, at + section.size + 1))
+            at += section.size + _GAP
+    imports = {
+        s.name: _FIRST_IMPORT + i * 64
+        for i, s in enumerate(s for s in obj.symbols if s.is_undefined and s.name)
+    }
+    segments = tuple(
+        Segment(address, memoryview(_relocated(obj, section, sections, imports)))
+        for section, address in sections.items()
+    )
+    own = [
+        MapSymbol(sections[s.section] + s.value, "t", s.name)
+        for s in obj.symbols
+        if s.section in sections and s.name and s.type not in (STT_SECTION, STT_FILE)
+        and not s.section.name.startswith(".init")
+    ]  # fmt: skip
+    return StockModule(
+        name=name,
+        image=Image(data, segments, ""),
+        symbols=ModuleSymbols(own, imports, ranges, vmlinux),
+    )
+
+
+def _relocated(
+    obj: Object, section: Section, sections: dict[Section, int], imports: dict[str, int]
+) -> bytes:
+    """Return the section's bytes as the module loader would make them."""
+    if section.type == SHT_NOBITS:
+        return bytes(section.size)
+    data = bytearray(section.data)
+    for r in section.relocations:
+        kind = RELOCATION_TYPES.get(r.type)
+        if kind is None or not kind.size:
+            continue
+        if r.symbol.section is not None:
+            value = sections.get(r.symbol.section, 0) + r.symbol.value
+        else:
+            value = imports.get(r.symbol.name, r.symbol.value)
+        value += r.addend - (sections[section] + r.offset if kind.is_pc_relative else 0)
+        field = (value & _ADDRESS_BITS).to_bytes(8, "little")[: kind.size]
+        data[r.offset : r.offset + kind.size] = field
+    return bytes(data)
+
+
+def find_stock_module(folder: Path, modfile: str) -> tuple[str, bytes]:
+    """Return (name, bytes) of the stock module that kbuild calls ``modfile``.
+
+    ``folder`` is the kernel's /lib/modules/RELEASE; ``modfile`` such as ``net/key/af_key``.  Raises
+    ``ConfigDirError`` when it is not there.
+    """
+    name = Path(modfile).name.replace("-", "_")
+    path = folder / "kernel" / f"{modfile}.ko"
+    for suffix, unpack in (("", _as_is), (".xz", lzma.decompress), (".zst", _unzstd)):
+        packed = path.with_name(path.name + suffix)
+        if packed.exists():
+            return name, unpack(packed.read_bytes())
+    raise ConfigDirError(
+        f"{path}: missing; the old code of a module is checked against the stock module, so"
+        f" {folder} must be the kernel's folder in /lib/modules"
+    )
+
+
+def _as_is(data: bytes) -> bytes:
+    return data
+
+
+def _unzstd(data: bytes) -> bytes:
+    return run(["zstd", "-dc"], stdin=data)
