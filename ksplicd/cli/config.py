@@ -64,9 +64,9 @@ def fill(folder: Path, kernel: KernelPackages) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(vmlinuz, folder / "vmlinuz")
     shutil.copyfile(headers / ".config", folder / ".config")
-    build = folder / "build"
-    build.unlink(missing_ok=True)
-    build.symlink_to(headers)
+    for link, to in ((folder / "build", headers), (folder / "modules", kernel.modules())):
+        link.unlink(missing_ok=True)
+        link.symlink_to(to)
     symbols = recover_symbols(unpack_vmlinuz(vmlinuz.read_bytes()))
     (folder / "System.map").write_text(write_system_map(symbols))
     read_config_dir(folder)

@@ -2,8 +2,8 @@
 """``--config DIR``: what is known about the kernel that an update is for.
 
 ``System.map``, ``.config`` and ``build`` (the headers' folder, or a link to it) are needed;
-``vmlinuz`` lets the objects be checked against the stock image, ``flags`` holds further arguments
-for make, one a line.
+``vmlinuz`` lets the objects be checked against the stock image, ``modules`` (/lib/modules/RELEASE
+or a link to it) against the stock modules; ``flags`` holds further arguments for make.
 """
 
 import re
@@ -40,6 +40,11 @@ class ConfigDir:
     def build(self) -> Path:
         """The folder against which modules are built."""
         return self.path / "build"
+
+    @property
+    def modules(self) -> Path:
+        """The kernel's folder of modules, or a link to it; needed to change a module."""
+        return self.path / "modules"
 
     @property
     def vmlinuz(self) -> Path | None:

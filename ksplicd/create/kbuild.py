@@ -194,13 +194,17 @@ class Kbuild:
         self.compile_split([u for u in units if u not in fresh], folder)
         return known
 
-    def is_module_unit(self, unit: Unit) -> str | None:
-        """Return the module that a compiled unit belongs to, None when it is built in."""
+    def module_of(self, unit: Unit) -> str | None:
+        """Return the module that a compiled unit belongs to, as /sys/module has it.
+
+        None when the unit is built in.
+        """
         words = shlex.split(self._recorded(unit))
         if "-DMODULE" not in words:
             return None
-        name = next((w for w in words if w.startswith("-DKBUILD_MODNAME=")), "")
-        return name.partition("=")[2].strip('"') or unit.source
+        prefix = "-DKBUILD_MODNAME="
+        name = next(w for w in words if w.startswith(prefix))
+        return name.removeprefix(prefix).strip('"')
 
     def _record(self, unit: Unit) -> Path:
         path = Path(unit.object)

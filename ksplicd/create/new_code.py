@@ -48,8 +48,12 @@ ALIAS = "ksplice_new_"
 class Kernel(Protocol):
     """What the running kernel offers to new code."""
 
+    def target_of(self, unit: str) -> str:
+        """Return what the unit is part of: ``vmlinux`` or a module."""
+        ...
+
     def is_exported(self, name: str) -> bool:
-        """Tell whether modules may link to ``name``."""
+        """Tell whether every module may link to ``name``."""
         ...
 
     def livepatch_symbol(self, unit: str, name: str, *, is_local: bool) -> str | None:
@@ -86,6 +90,7 @@ class NewCode:
     """The new code of one unit."""
 
     unit: str
+    target: str
     obj: Object
     replacements: list[Replacement] = field(default_factory=list)
     new_functions: list[str] = field(default_factory=list)
@@ -137,7 +142,8 @@ class _Extractor:
         for old, new in copies.items():
             new.relocations = [self.convert(old, r, copies) for r in new.relocations]
         self.raise_refusals()
-        result = NewCode(unit=self.unit, obj=self.obj)
+        target = self.kernel.target_of(self.unit)
+        result = NewCode(unit=self.unit, target=target, obj=self.obj)
         for s, why in self.difference.changed.items():
             result.replacements.append(self.replace(s, why, copies))
         result.new_functions = [s.name for s in self.difference.new if s.section in self.kept]
@@ -281,7 +287,27 @@ class _Extractor:
             )  # fmt: skip
             return r
         start = symbol.value if r.symbol.type == STT_SECTION else 0
-        return Relocation(r.offset, r.type, self.external_symbol(symbol), r.addend - start)
+        external = self.external_symbol(symbol)
+        self.check_early_use(owner, symbol, external)
+        return Relocation(r.offset, r.type, external, r.addend - start)
+
+    def check_early_use(self, owner: Section, symbol: Symbol, external: Symbol) -> None:
+        """Refuse what the module loader uses before a target module's symbols are filled in."""
+        if external.name.startswith((".klp.sym.vmlinux.", ".klp.sym@")):
+            return
+        if not external.name.startswith(".klp.sym."):
+            return
+        if owner.name in ("__jump_table", ".static_call_sites"):
+            what = "static key" if owner.name == "__jump_table" else "static call"
+            self.refuse(
+                symbol.name, owner, f"a {what} of a patched module is used before it is there",
+                f"test the {what} in a function that the patch leaves alone, and call that",
+            )  # fmt: skip
+        elif owner.name == REPLACEMENTS:
+            self.refuse(
+                symbol.name, owner, "an alternative calls a function of the patched module",
+                "move the call out of the alternative",
+            )  # fmt: skip
 
     def is_address_of_old(self, owner: Section, r: Relocation, place: Place) -> bool:
         """Tell whether the address of a replaced function is taken rather than called.

@@ -67,30 +67,34 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
             plain, pre, post = compile_units(kbuild, source, files, units, Path(folder), progress)
         sizes = kbuild.entry_sizes(units[0])
+        modules_of = {unit: kbuild.module_of(unit) for unit in units}
     progress("comparing")
     differences = compare(pre, post, sizes)
-    progress("checking against the stock image")
-    kernel = StockKernel(config, {u.source: plain[u] for u in differences}, sizes)
+    progress("checking against the stock kernel")
+    kernel = StockKernel(config, sizes)
+    for unit in differences:
+        kernel.add_unit(unit.source, plain[unit], modules_of[unit])
     new_code = cut_new_code(differences, sizes, kernel)
-    old_code = kernel.old_code()
     progress("building the update's modules")
-    modules = build_modules(request.kid, config, {"vmlinux": old_code}, new_code)
+    modules = build_modules(request.kid, config, kernel.old_code(), new_code)
     progress("packing")
     manifest = Manifest(
         kid=request.kid,
         kernel=kernel.identity,
         core_file=modules.core,
-        targets=(
+        targets=tuple(
             Target(
-                name="vmlinux",
+                name=target,
                 new_file=modules.new,
-                old_file=modules.old["vmlinux"],
+                old_file=old_file,
                 functions=tuple(
                     PatchedFunction(name=r.name, sympos=r.sympos, unit=unit.unit)
                     for unit in new_code
+                    if unit.target == target
                     for r in unit.replacements
                 ),
-            ),
+            )
+            for target, old_file in modules.old.items()
         ),
         description=request.description,
         cves=request.cves,
@@ -137,11 +141,6 @@ def compile_units(
 ) -> tuple[dict[Unit, Object], dict[Unit, Object], dict[Unit, Object]]:
     """Return the plain pre, the split pre and the split post objects."""
     plain = kbuild.compile_plain(units)
-    for unit in units:
-        if module := kbuild.is_module_unit(unit):
-            raise UnsupportedChangeError(
-                f"{unit.source}: belongs to the module {module}; only built-in code can be changed"
-            )
     pre = kbuild.compile_split_cached(units)
     progress("compiling with the patch")
     with source.patched(files):

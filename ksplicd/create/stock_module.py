@@ -146,21 +146,18 @@ def _relocated(
     return bytes(data)
 
 
-def find_stock_module(folder: Path, modfile: str) -> tuple[str, bytes]:
-    """Return (name, bytes) of the stock module that kbuild calls ``modfile``.
+def find_stock_module(folder: Path, name: str) -> bytes:
+    """Return the stock module ``name``, uncompressed.
 
-    ``folder`` is the kernel's /lib/modules/RELEASE; ``modfile`` such as ``net/key/af_key``.  Raises
-    ``ConfigDirError`` when it is not there.
+    ``folder`` is the kernel's /lib/modules/RELEASE.  Raises ``ConfigDirError`` when it has none.
     """
-    name = Path(modfile).name.replace("-", "_")
-    path = folder / "kernel" / f"{modfile}.ko"
-    for suffix, unpack in (("", _as_is), (".xz", lzma.decompress), (".zst", _unzstd)):
-        packed = path.with_name(path.name + suffix)
-        if packed.exists():
-            return name, unpack(packed.read_bytes())
+    for path in (folder / "kernel").rglob("*.ko*"):
+        stem, _, suffix = path.name.partition(".ko")
+        if stem.replace("-", "_") == name and suffix in _UNPACK:
+            return _UNPACK[suffix](path.read_bytes())
     raise ConfigDirError(
-        f"{path}: missing; the old code of a module is checked against the stock module, so"
-        f" {folder} must be the kernel's folder in /lib/modules"
+        f"{folder}/kernel/…/{name}.ko: missing; the old code of a module is checked against the"
+        f" stock module, so {folder} must be the kernel's folder in /lib/modules"
     )
 
 
@@ -170,3 +167,7 @@ def _as_is(data: bytes) -> bytes:
 
 def _unzstd(data: bytes) -> bytes:
     return run(["zstd", "-dc"], stdin=data)
+
+
+_UNPACK: Final = {"": _as_is, ".xz": lzma.decompress, ".zst": _unzstd}
+"""How modules are compressed (CONFIG_MODULE_COMPRESS), by suffix."""

@@ -5,33 +5,55 @@ New code links exported symbols by name, which the kernel checks by CRC.  All ot
 livepatch symbols, whose position among equal names comes from where the stock image has them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from ksplicd.create.config import ConfigDir
 from ksplicd.create.image import Image, SymbolMap, read_image, read_system_map
-from ksplicd.create.match import match_unit
+from ksplicd.create.match import UnitMatch, match_unit
 from ksplicd.create.old_code import OldUnit, write_old_code
 from ksplicd.create.sites import read_sites
 from ksplicd.create.special import TABLE_BY_SECTION, EntrySizes, read_entries
-from ksplicd.elf import Object
-from ksplicd.errors import ConfigDirError, ImageMismatchError
+from ksplicd.create.stock_module import (
+    ModuleSymbols,
+    StockModule,
+    find_stock_module,
+    read_stock_module,
+)
+from ksplicd.elf import Object, Symbol
+from ksplicd.errors import ConfigDirError, ImageMismatchError, UnsupportedChangeError
 from ksplicd.model import Kernel
+
+VMLINUX: Final = "vmlinux"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unit:
+    """One touched unit in the stock kernel."""
+
+    target: str
+    obj: Object
+    match: UnitMatch
+    traceable: frozenset[str]
+    by_name: dict[str, Symbol]
 
 
 class StockKernel:
-    """What new code can reach, and where the touched units lie in the image."""
+    """What new code can reach, and where the touched units lie in the stock image and modules."""
 
-    def __init__(self, config: ConfigDir, units: Mapping[str, Object], sizes: EntrySizes) -> None:
-        """Match the plain pre objects of the touched ``units``, by source file.
+    def __init__(self, config: ConfigDir, sizes: EntrySizes) -> None:
+        """Read the image.
 
-        Raises ``ConfigDirError`` when the parts of ``config`` do not belong together,
-        ``ImageMismatchError`` when an object is not what the image was built from.
+        Raises ``ConfigDirError`` when the parts of ``config`` do not belong together.
         """
         if config.vmlinuz is None:
             raise ConfigDirError(
                 f"{config.path}/vmlinuz: missing; the objects are checked against the stock image"
             )
+        self._config, self._sizes = config, sizes
         self.image = read_image(config.vmlinuz.read_bytes())
         symbols = read_system_map(config.system_map.read_text(), str(config.system_map))
         self.symbols = SymbolMap(symbols)
@@ -42,56 +64,129 @@ class StockKernel:
             version=check_banner(config, self.image, self.symbols),
         )
         self._exports = read_exports(config.build / "Module.symvers")
-        self.matches = {
-            unit: match_unit(obj, self.image, self.symbols) for unit, obj in units.items()
-        }
-        self._sizes = sizes
-        self._traceable = {unit: traceable_functions(obj, sizes) for unit, obj in units.items()}
-        self._by_name = {
-            unit: {s.name: s for s in obj.symbols if s.name} for unit, obj in units.items()
-        }
+        self._modules: dict[str, StockModule] = {}
+        self._units: dict[str, _Unit] = {}
+
+    def add_unit(self, unit: str, obj: Object, module_name: str | None) -> None:
+        """Match the plain pre object of ``unit``.
+
+        ``module_name``: the module that it belongs to, None when it is built in.  Raises
+        ``ImageMismatchError`` when the object is not what the stock image or module was built
+        from, ``UnsupportedChangeError`` when neither has any of it, ``ConfigDirError`` when the
+        module is not there.
+        """
+        target, image, symbols = VMLINUX, self.image, self.symbols
+        if module_name is not None:
+            module = self._module(module_name)
+            target, image, symbols = module.name, module.image, module.symbols
+        if not any(symbols.addresses(f.name) for f in obj.functions()):
+            raise UnsupportedChangeError(
+                f"{unit}: {target} has none of its functions, so this kernel is configured without"
+                " the file; leave it out of the patch"
+            )
+        self._units[unit] = _Unit(
+            target=target,
+            obj=obj,
+            match=match_unit(obj, image, symbols),
+            traceable=traceable_functions(obj, self._sizes),
+            by_name={s.name: s for s in obj.symbols if s.name},
+        )
+
+    def _module(self, name: str) -> StockModule:
+        if name not in self._modules:
+            data = find_stock_module(self._config.modules, name)
+            self._modules[name] = read_stock_module(data, name, self.symbols)
+        return self._modules[name]
+
+    def target_of(self, unit: str) -> str:
+        """Return what a unit is part of: ``vmlinux`` or a module."""
+        return self._units[unit].target
 
     def is_exported(self, name: str) -> bool:
-        """Tell whether modules may link to ``name``."""
+        """Tell whether every module may link to ``name``."""
         return name in self._exports
 
     def livepatch_symbol(self, unit: str, name: str, *, is_local: bool) -> str | None:
-        """Return ``.klp.sym.vmlinux.NAME,POS``, None when the kernel has no such symbol.
+        """Return the livepatch symbol for ``name``, None when the kernel has no such symbol.
 
         ``is_local``: the symbol that ``unit`` defines for itself; otherwise the global one.
         """
+        target = self._units[unit].target
+        if target != VMLINUX and (found := self._module_symbol(unit, name)) is not None:
+            return found
         position = self._position(unit, name, is_local=is_local)
         return None if position is None else f".klp.sym.vmlinux.{name},{position}"
 
-    def sympos(self, unit: str, name: str) -> int:
-        """Return the position in kallsyms of a function of ``unit``; 0 when the name is unique.
+    def _module_symbol(self, unit: str, name: str) -> str | None:
+        """Return the livepatch symbol of what the unit's module defines or has from another one."""
+        target = self._units[unit].target
+        symbols = self._symbols_of(target)
+        assert isinstance(symbols, ModuleSymbols)
+        if symbols.is_own(name):
+            position = self.sympos(unit, name)
+            return f".klp.sym.{target}.{name},{position}"
+        owner = self._module_exports.get(name)
+        if symbols.is_import(name) and owner is not None:
+            # Of a module that ours depends on: found when ours is patched, so it goes with ours.
+            return f".klp.sym@{target}@{owner}.{name},0"
+        return None
 
-        Raises ``ImageMismatchError`` when the image has no such function.
+    @cached_property
+    def _module_exports(self) -> dict[str, str]:
+        return read_module_exports(self._config.build / "Module.symvers")
+
+    def _symbols_of(self, target: str) -> SymbolMap:
+        if target == VMLINUX:
+            return self.symbols
+        return self._modules[target].symbols
+
+    def sympos(self, unit: str, name: str) -> int:
+        """Return the position in kallsyms of a symbol of ``unit``'s target; 0 when unique.
+
+        Raises ``ImageMismatchError`` when the target has no such symbol.
         """
-        position = self._position(unit, name, is_local=True)
+        target = self._units[unit].target
+        symbols = self._symbols_of(target)
+        if isinstance(symbols, ModuleSymbols):
+            addresses = symbols.addresses(name)
+            address = self._address(unit, name)
+            if address is None and len(addresses) == 1:
+                address = addresses[0]
+            position = None if address is None else symbols.own_position(name, address)
+        else:
+            position = self._position(unit, name, is_local=True)
         if position is None:
-            raise ImageMismatchError(f"{unit}: {name}: not in the image's kallsyms")
+            raise ImageMismatchError(
+                f"{unit}: {name}: kallsyms of {target} do not tell where it is"
+            )
         return position
 
     def is_traceable(self, unit: str, name: str) -> bool:
         """Tell whether the function starts with a call of fentry, as livepatch needs it."""
-        return name in self._traceable[unit]
+        return name in self._units[unit].traceable
 
-    def old_code(self) -> bytes:
-        """Return the tables of the old-code module: every function of the touched units."""
-        units = [
-            OldUnit(match=m, sites=read_sites(m.obj, self._sizes)) for m in self.matches.values()
-        ]
-        return write_old_code("vmlinux", units, self.symbols)
+    def _address(self, unit: str, name: str) -> int | None:
+        symbol = self._units[unit].by_name.get(name)
+        return self._units[unit].match.address_of(symbol) if symbol is not None else None
 
     def _position(self, unit: str, name: str, *, is_local: bool) -> int | None:
         if self.symbols.is_unique(name):
             return 0
-        symbol = self._by_name[unit].get(name)
-        address = self.matches[unit].address_of(symbol) if symbol is not None else None
+        address = self._address(unit, name) if self._units[unit].target == VMLINUX else None
         if address is None and not is_local:
             address = self._globals.get(name)
         return None if address is None else self.symbols.position(name, address)
+
+    def old_code(self) -> dict[str, bytes]:
+        """Return the tables of each target's old-code module: all functions of its units."""
+        units: dict[str, list[OldUnit]] = {}
+        for unit in self._units.values():
+            sites = read_sites(unit.obj, self._sizes)
+            units.setdefault(unit.target, []).append(OldUnit(match=unit.match, sites=sites))
+        return {
+            target: write_old_code(target, found, self._symbols_of(target))
+            for target, found in units.items()
+        }
 
 
 def check_banner(config: ConfigDir, image: Image, symbols: SymbolMap) -> str:
@@ -118,21 +213,40 @@ def check_banner(config: ConfigDir, image: Image, symbols: SymbolMap) -> str:
 def read_exports(symvers: Path) -> frozenset[str]:
     """Return what vmlinux exports to every module, from ``Module.symvers``.
 
-    Lines are CRC, name, owner, kind, namespace (Documentation/kbuild/modules.rst).  Symbols in a
-    namespace are left out: they are reached like unexported ones.  Raises ``ConfigDirError``.
+    Symbols in a namespace are left out: they are reached like unexported ones.  Raises
+    ``ConfigDirError``.
+    """
+    return frozenset(
+        name for name, owner, space in _read_symvers(symvers) if owner == VMLINUX and not space
+    )
+
+
+def read_module_exports(symvers: Path) -> dict[str, str]:
+    """Return the module that exports each symbol that vmlinux does not.
+
+    Raises ``ConfigDirError``.
+    """
+    return {
+        name: Path(owner).name.replace("-", "_")
+        for name, owner, _ in _read_symvers(symvers)
+        if owner != VMLINUX
+    }
+
+
+def _read_symvers(symvers: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield (symbol, owner, namespace).
+
+    Lines are CRC, symbol, owner, kind, namespace (Documentation/kbuild/modules.rst).
     """
     try:
         lines = symvers.read_text().splitlines()
     except OSError as e:
         raise ConfigDirError(f"{symvers}: {e.strerror}; the headers package has it") from e
-    exports = set()
     for number, line in enumerate(lines, 1):
         fields = line.split("\t")
         if len(fields) < 4:
             raise ConfigDirError(f"{symvers}:{number}: not a line of Module.symvers: {line!r}")
-        if fields[2] == "vmlinux" and not (len(fields) > 4 and fields[4]):
-            exports.add(fields[1])
-    return frozenset(exports)
+        yield fields[1], fields[2], fields[4] if len(fields) > 4 else ""
 
 
 def traceable_functions(obj: Object, sizes: EntrySizes) -> frozenset[str]:

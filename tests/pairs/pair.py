@@ -44,6 +44,9 @@ class FakeKernel:
     missing: frozenset[str] = frozenset()
     untraceable: frozenset[str] = frozenset()
 
+    def target_of(self, unit: str) -> str:
+        return "vmlinux"
+
     def is_exported(self, name: str) -> bool:
         return name in self.exports
 

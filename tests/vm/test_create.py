@@ -123,9 +123,20 @@ def test_header_is_refused_by_name(request_: Request, tree: Path, tmp_path: Path
         create(replace(request_, patches=(patch,)))
 
 
-def test_module_is_refused_by_name(request_: Request, tree: Path, tmp_path: Path) -> None:
-    patch = edit(tree, tmp_path, "fs/romfs/super.c", "return -EINVAL;", "return -EIO;")
-    with pytest.raises(UnsupportedChangeError, match=r"fs/romfs/super\.c: .* module romfs"):
+def test_module_and_vmlinux_in_one_update(
+    lab_cache: Cache, request_: Request, tree: Path, tmp_path: Path
+) -> None:
+    module = edit(tree, tmp_path, "fs/romfs/super.c", "return -EINVAL;", "return -EIO;")
+    made = create(replace(request_, patches=(module, fcntl_patch(lab_cache))))
+    functions = {t.name: {f.name for f in t.functions} for t in made.manifest.targets}
+    assert functions == {"romfs": {"romfs_fill_super"}, "vmlinux": {"do_fcntl"}}
+
+
+def test_file_that_the_kernel_is_configured_without(
+    request_: Request, tree: Path, tmp_path: Path
+) -> None:
+    patch = edit(tree, tmp_path, "fs/bfs/dir.c", "return -ENOSPC;", "return -EIO;")
+    with pytest.raises(UnsupportedChangeError, match=r"fs/bfs/dir\.c: .* configured without"):
         create(replace(request_, patches=(patch,)))
 
 
