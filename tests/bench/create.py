@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How long ``ksplice-create`` takes, against make alone.
+
+The floor is what nobody can leave out: the unit compiled without and with the patch by the kernel's
+own make, in a prepared tree, and the three modules built from sources that lie there.
+"""
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from ksplicd import errors
+from ksplicd.create.config import ConfigDir, read_config_dir
+from ksplicd.create.kbuild import Kbuild, Unit
+from ksplicd.create.modules import make_command, write_sources
+from ksplicd.create.new_code import NewCode
+from ksplicd.create.pipeline import Request, compare, compile_units, cut_new_code
+from ksplicd.create.source import SourceTree
+from ksplicd.create.symbols import StockKernel
+from ksplicd.elf import read_object
+from ksplicd.lab.cache import Cache, to_stderr
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.model import new_kid
+from ksplicd.run import run
+from tests.bench.figures import Figure, median, seconds
+from tests.slice import FCNTL, cut_patch, request_for
+
+_ROUNDS: Final = 5
+_COMMAND: Final = "import sys; from ksplicd.cli.main import main_create; sys.exit(main_create())"
+
+
+class Floor:
+    """The same update by make alone."""
+
+    def __init__(self, request: Request, cache: Cache) -> None:
+        self.source = SourceTree(request.source)
+        self.config = read_config_dir(request.config)
+        # a tree of its own: what is compiled here would pass for the other's pre objects
+        self.kbuild = Kbuild(
+            self.source, self.config, cache.root / "bench", jobs=2, progress=cache.progress
+        )
+        self.request, self.unit = request, Unit(FCNTL.file)
+        with self.kbuild.prepared(), self.source.lock():
+            self.make(self.unit)  # the first run in a fresh tree makes more than the unit
+
+    def make(self, unit: Unit) -> None:
+        """Compile a unit as `make X.o` does, from nothing."""
+        (self.kbuild.output / unit.object).unlink(missing_ok=True)
+        words = ("ARCH=x86", f"CC={self.config.compiler}", f"KERNELRELEASE={self.config.release}")
+        output = f"O={self.kbuild.output}"
+        run(["make", "-C", self.source.root, output, *words, "LOCALVERSION=", unit.object])
+
+    def pre(self) -> float:
+        """Return the seconds for the unit as it is."""
+        return seconds(lambda: self.make(self.unit))
+
+    def post(self) -> float:
+        """Return the seconds for the unit with the patch."""
+        files = self.source.apply(self.request.patches, ())
+        with self.source.lock(), self.source.patched(files):
+            return seconds(lambda: self.make(self.unit))
+
+    def modules(self, old_code: Mapping[str, bytes], new_code: list[NewCode]) -> float:
+        """Return the seconds for the modules' build."""
+        with tempfile.TemporaryDirectory(prefix="ksplice-bench-") as folder:
+            build = Path(folder)
+            write_sources(build, old_code, new_code)
+            kid = self.request.kid
+            return seconds(lambda: run(make_command(build, kid, self.config, old_code, new_code)))
+
+
+def codes_of(
+    request: Request, more: Sequence[str] = ()
+) -> tuple[Mapping[str, bytes], list[NewCode]]:
+    """Return old code and new code of an update, as the pipeline makes them.
+
+    The old code also holds all functions of the source files ``more``.
+    """
+    with opened(request) as (config, source, kbuild):
+        files, unit = source.apply(request.patches, ()), Unit(FCNTL.file)
+        with tempfile.TemporaryDirectory() as folder:
+            plain, pre, post = compile_units(
+                kbuild, source, files, [unit], Path(folder), lambda _: None
+            )
+        sizes = kbuild.entry_sizes(unit)
+        for other, path in kbuild.compile_plain([Unit(source) for source in more]).items():
+            plain[other] = read_object(path.read_bytes(), other.object)
+    kernel = StockKernel(config, sizes)
+    for u, obj in plain.items():
+        kernel.add_unit(u.source, obj, None)
+    new_code = cut_new_code(compare(pre, post, sizes), sizes, kernel)
+    return kernel.old_code(), new_code
+
+
+@contextlib.contextmanager
+def opened(request: Request) -> Iterator[tuple[ConfigDir, SourceTree, Kbuild]]:
+    """Have the trees of ``request`` to ourselves."""
+    config, source = read_config_dir(request.config), SourceTree(request.source)
+    kbuild = Kbuild(source, config, request.cache, jobs=request.jobs)
+    with source.lock(), kbuild.prepared():
+        yield config, source, kbuild
+
+
+def forget_objects(request: Request) -> None:
+    """Make the next run a cold one: the tree prepared, no object of the unit in it."""
+    unit = Unit(FCNTL.file)
+    with opened(request) as (_, _, kbuild):
+        record = Path(unit.object).with_name(f".{Path(unit.object).name}.cmd")
+        for path in (unit.object, record, f"ksplice-split/{unit.flat_name}.o"):
+            (kbuild.output / path).unlink(missing_ok=True)
+
+
+def run_command(request: Request) -> float:
+    """Return the seconds of one ``ksplice-create``, the start of Python included."""
+    with tempfile.TemporaryDirectory(prefix="ksplice-bench-") as out:
+        argv: list[str | Path] = [sys.executable, "-c", _COMMAND, "-q", "-o", out]
+        argv += ["--patch", *request.patches, "--config", request.config, request.source]
+        return seconds(lambda: run(argv, env={"XDG_CACHE_HOME": str(request.cache.parent)}))
+
+
+def measure(cache: Cache, kernel: KernelPackages) -> list[Figure]:
+    """Return the figures about create."""
+    if cache.root.name != "ksplice":
+        raise errors.LabError(f"{cache.root}: the command's own cache is named ksplice")
+    patch = cut_patch(cache, FCNTL.old, FCNTL.new, [FCNTL.file])
+    request = request_for(cache, kernel, patch, kid=new_kid())
+    codes = codes_of(request)
+    floor = Floor(request, cache)
+    to_stderr(f"create: {FCNTL.file}, {_ROUNDS} rounds of floor, cold, warm")
+    pres, posts, modules, colds, warms = ([] for _ in range(5))
+    for _ in range(_ROUNDS):
+        pres.append(floor.pre())
+        posts.append(floor.post())
+        modules.append(floor.modules(*codes))
+        forget_objects(request)
+        colds.append(run_command(request))
+        warms.append(run_command(request))
+    floors = [sum(parts) for parts in zip(pres, posts, modules, strict=True)]
+    least = median(floors)
+    cold, warm = median(colds), median(warms)
+    parts = [f"{median(p):.2f}" for p in (pres, posts, modules)]
+    about = f"make X.o pre {parts[0]}, post {parts[1]}, modules {parts[2]}"
+    return [
+        Figure(name="create, cold", value=cold, unit="s", floor=least, about=about),
+        Figure(name="create, warm", value=warm, unit="s", floor=least, about="the same"),
+        ratio("create, cold, over floor", cold, least),
+        ratio("create, warm, over floor", warm, least),
+    ]
+
+
+def ratio(name: str, value: float, floor: float) -> Figure:
+    """Return a figure to be held against the goal of 1.5."""
+    return Figure(name=name, value=round(value / floor, 2), unit="x", floor=1.5, about="goal")

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the benchmarks do inside the guest; runs there alone, on Debian's Python.
+
+    drop FILE KID        put a bundle into the drop directory, wait until the kernel has applied it
+    undo KID             ask the daemon to undo, wait until the livepatch is gone
+    plain CORE OLD NEW   load the same three modules with insmod, wait for the transition's end
+    take-out CORE OLD NEW
+    idle PID SECONDS     count how often a process wakes meanwhile
+    start                restart the daemon; what it takes until it is ready
+    imports PROGRAM      start Python with PROGRAM
+
+Prints JSON; times are CLOCK_MONOTONIC, in seconds, as the journal's are in microseconds.
+"""
+
+import functools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+STORE = Path("/var/lib/ksplice")
+LIVEPATCH = Path("/sys/kernel/livepatch")
+MANAGER = ("org.ksplice.Ksplicd1", "/org/ksplice/Ksplicd1", "org.ksplice.Ksplicd1.Manager")
+PAUSE = 0.01
+LIMIT = 60
+
+
+def wait_for(condition: Callable[[], bool]) -> float:
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        if time.monotonic() > deadline:
+            sys.exit(f"no end after {LIMIT} s")
+        time.sleep(PAUSE)
+    return time.monotonic()
+
+
+def is_done(name: str) -> bool:
+    try:
+        return (LIVEPATCH / name / "transition").read_text() == "0\n"
+    except OSError:
+        return False
+
+
+def drop(file: str, kid: str) -> dict[str, float]:
+    name = f"ksplice-{kid}.tar.gz"
+    (STORE / f"{name}.minisig").write_bytes(Path(f"{file}.minisig").read_bytes())
+    new = STORE / ".new"
+    new.write_bytes(Path(file).read_bytes())
+    begin = time.monotonic()
+    new.rename(STORE / name)
+    return {"begin": begin, "done": wait_for(lambda: is_done(f"ksplice_{kid}_new"))}
+
+
+def undo(kid: str) -> dict[str, float]:
+    begin = time.monotonic()
+    subprocess.run(["busctl", "-q", "call", *MANAGER, "Undo", "st", kid, "0"], check=True)
+    return {
+        "begin": begin,
+        "done": wait_for(lambda: not (LIVEPATCH / f"ksplice_{kid}_new").exists()),
+    }
+
+
+def plain(core: str, old: str, new: str) -> dict[str, float]:
+    begin = time.monotonic()
+    for file in (core, old, new):
+        subprocess.run(["insmod", file], check=True)
+    loaded = time.monotonic()
+    name = Path(new).stem
+    return {"begin": begin, "loaded": loaded, "done": wait_for(lambda: is_done(name))}
+
+
+def take_out(*files: str) -> dict[str, float]:
+    begin = time.monotonic()
+    new = Path(files[-1]).stem
+    (LIVEPATCH / new / "enabled").write_text("0")
+    wait_for(lambda: not (LIVEPATCH / new).exists())
+    for file in reversed(files):
+        wait_for(functools.partial(is_unloaded, Path(file).stem))
+    return {"begin": begin, "done": time.monotonic()}
+
+
+def is_unloaded(module: str) -> bool:
+    quiet = subprocess.DEVNULL  # it is in use for a moment after the transition
+    subprocess.run(["rmmod", module], check=False, stderr=quiet)
+    return not Path("/sys/module", module).exists()
+
+
+def switches(pid: str) -> int:
+    count = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/status"):
+        for line in path.read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches:"):
+                count += int(line.split()[1])
+    return count
+
+
+def idle(pid: str, seconds: str) -> dict[str, float]:
+    before = switches(pid)
+    time.sleep(float(seconds))
+    return {"wakeups": switches(pid) - before}
+
+
+def start() -> dict[str, float]:
+    subprocess.run(["systemctl", "reset-failed", "ksplicd"], check=True)  # forgets the start limit
+    subprocess.run(["systemctl", "restart", "ksplicd"], check=True)
+    names = ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    times = []
+    for name in names:
+        shown = subprocess.run(
+            ["systemctl", "show", "-P", name, "ksplicd"], check=True, capture_output=True
+        )
+        times.append(int(shown.stdout) / 1e6)
+    return {"begin": times[0], "done": times[1]}
+
+
+def imports(program: str) -> dict[str, float]:
+    begin = time.monotonic()
+    subprocess.run(["/usr/bin/python3", "-I", "-c", program], check=True)
+    return {"begin": begin, "done": time.monotonic()}
+
+
+ACTIONS: dict[str, Callable[..., dict[str, float]]] = {
+    "start": start,
+    "imports": imports,
+    "drop": drop,
+    "undo": undo,
+    "plain": plain,
+    "take-out": take_out,
+    "idle": idle,
+}
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(ACTIONS[sys.argv[1]](*sys.argv[2:])))
