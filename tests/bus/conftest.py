@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A host without a kernel: a private bus with our policy, a polkit, and the daemon."""
 
-import getpass
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -79,7 +79,7 @@ class Host:
 
     def start_bus(self) -> None:
         policy = (ROOT / "units" / f"{names.BUS_NAME}.conf").read_text()
-        mine = policy.replace('user="root"', f'user="{getpass.getuser()}"')
+        mine = policy.replace('user="root"', f'user="{pwd.getpwuid(os.getuid()).pw_name}"')
         (self.folder / "policy.conf").write_text(mine)
         (self.folder / "bus.conf").write_text(BUS.format(folder=self.folder))
         self._spawn(["dbus-daemon", f"--config-file={self.folder}/bus.conf", "--nofork"])

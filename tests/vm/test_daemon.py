@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""ksplicd as it is installed: systemd, the system bus, polkit, the journal, a stock kernel."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from ksplicd import bundle
+from ksplicd.host.journal import Outcome
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.guest import Guest, Result
+from tests import slice as sample
+from tests.stock import stock_kernel
+
+KID: Final = "8c4o6ucj"
+BUS: Final = "org.ksplice.Ksplicd1"
+MANAGER: Final = f"{BUS} /org/ksplice/Ksplicd1 {BUS}.Manager"
+UPDATE: Final = f"{BUS} /org/ksplice/Ksplicd1/update/{KID} {BUS}.Update"
+NAME: Final = bundle.file_name(KID)
+PATIENCE: Final = 60.0
+
+BLOCKER: Final = """\
+import fcntl, os, time
+f = open("/root/lock", "w")
+fcntl.lockf(f, fcntl.LOCK_EX)
+if os.fork() == 0:
+    fcntl.lockf(open("/root/lock", "w"), fcntl.LOCK_EX)  # sleeps in do_fcntl
+time.sleep(1000)
+"""
+
+LISTENER: Final = f"""\
+import select, time
+with open("/sys/module/ksplice_{KID}/ksplice/stage") as f:
+    f.read()
+    poll = select.poll()
+    poll.register(f, select.POLLPRI)
+    print("listening", flush=True)
+    print("heard" if poll.poll(30000) else "nothing", flush=True)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """A bundle for the stock kernel."""
+
+    file: Path
+    public_key: Path
+
+
+@pytest.fixture(scope="module")
+def signed(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    folder = tmp_path_factory.mktemp("update")
+    key = sample.throwaway_key(folder)
+    fix = sample.FCNTL
+    patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
+    kernel = stock_kernel(lab_cache)
+    file = sample.make_update(lab_cache, kernel, patch, key.secret, out=folder, kid=KID)
+    return Signed(file=file, public_key=key.public)
+
+
+class Host:
+    """The guest, with our key and the bundle."""
+
+    def __init__(self, guest: Guest, signed: Signed) -> None:
+        self.guest = guest
+        guest.put("/etc/ksplicd/keys.d/test.pub", signed.public_key, mode=0o644)
+        guest.put(f"/root/{NAME}", signed.file)
+        guest.put(f"/root/{NAME}.minisig", sample.signature_of(signed.file))
+        guest.run("systemctl start ksplicd")
+
+    def run(self, command: str, *, check: bool = True) -> Result:
+        return self.guest.run(command, check=check)
+
+    def out(self, command: str) -> str:
+        return self.run(command).out.strip()
+
+    def configure(self, *lines: str) -> None:
+        self.guest.put("/etc/ksplicd/ksplicd.conf", "\n".join(["[ksplicd]", *lines, ""]).encode())
+        self.run("systemctl reload ksplicd")
+
+    def stage(self) -> str:
+        found = self.run(f"busctl get-property {UPDATE} Stage", check=False).out
+        return found.removeprefix("s ").strip('"\n')
+
+    def pid(self) -> int:
+        return int(self.out("systemctl show --value -p MainPID ksplicd"))
+
+    def wait_for(self, what: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not what():
+            assert time.monotonic() < end, self.out("journalctl -u ksplicd --no-pager | tail -30")
+            time.sleep(0.2)
+
+    def is_clean(self) -> bool:
+        """Tell whether nothing of the update is left in the kernel."""
+        return not self.run("ls -d /sys/module/ksplice_* /sys/kernel/livepatch/*", check=False).out
+
+
+@pytest.fixture
+def host(installed_guest: Guest, signed: Signed) -> Iterator[Host]:
+    host = Host(installed_guest, signed)
+    yield host
+    assert "WARNING:" not in host.guest.kernel_log()
+
+
+def start_blocker(host: Host) -> None:
+    """Let a task sleep in do_fcntl, which the update replaces."""
+    host.guest.put("/root/blocker.py", BLOCKER.encode())
+    host.run("systemd-run -u blocker -q /usr/bin/python3 /root/blocker.py")
+    host.wait_for(lambda: "do_fcntl" in host.run("cat /proc/*/stack", check=False).out)
+
+
+def test_drop_apply_die_undo(host: Host) -> None:
+    host.configure("on-drop = apply")
+    host.run(f"cp /root/{NAME}.minisig /root/{NAME} /var/lib/ksplice/")
+    host.wait_for(lambda: host.stage() == "applied")
+
+    before = host.pid()
+    host.run(f"kill -9 {before}")
+    host.wait_for(lambda: host.pid() not in {0, before} and host.stage() == "applied")
+    status = "systemctl show --value -p StatusText ksplicd"
+    host.wait_for(lambda: host.out(status) == "1 of 1 updates applied")
+
+    host.run(f"busctl call {MANAGER} Undo st {KID} 0")
+    host.wait_for(lambda: host.stage() == "reversed")
+    assert host.is_clean()
+    seen = re.findall(r"MESSAGE_ID=(\w+)", host.out(f"journalctl -o verbose KSPLICE_KID={KID}"))
+    assert [Outcome(i).name for i in seen if i != Outcome.STARTED] == [
+        *("STAGED", "LOADING", "MATCHED", "TRANSITIONING", "APPLIED", "REVERSING", "REVERSED")
+    ]
+    explained = host.out("journalctl -x -u ksplicd")
+    assert f'Take it back with "ksplice undo {KID}"' in explained
+
+
+def test_blocked_transition_is_turned_around(host: Host) -> None:
+    host.configure("transition-limit = 4")
+    start_blocker(host)
+    done = host.run(f"ksplice apply --raw-errors /root/{NAME}", check=False)
+    assert (done.status, done.err.splitlines()[0]) == (6, "code_busy")
+    assert host.is_clean()
+    assert host.stage() == "failed"
+    entry = json.loads(host.out(f"journalctl -o json MESSAGE_ID={Outcome.HELD_UP.value}"))
+    assert "python3[" in entry["MESSAGE"]
+    assert "do_fcntl" in entry["MESSAGE"]
+    assert host.out(f"cat /proc/{entry['KSPLICE_PIDS'].split()[0]}/comm") == "python3"
+    host.run("systemctl stop blocker")
+    assert host.run(f"ksplice apply {KID}").status == 0
+    assert host.stage() == "applied"
+
+
+def test_kernel_notifies_the_stage(host: Host) -> None:
+    host.run(f"ksplice apply /root/{NAME}")
+    host.guest.put("/root/listener.py", LISTENER.encode())
+    to_file = "-p StandardOutput=file:/root/heard"
+    host.run(f"systemd-run -u listener -q {to_file} /usr/bin/python3 /root/listener.py")
+    host.wait_for(lambda: "listening" in host.run("cat /root/heard", check=False).out)
+    host.run(f"ksplice undo {KID}")
+    host.wait_for(lambda: host.out("cat /root/heard") == "listening\nheard")
+
+
+def test_anyone_may_look_and_root_alone_may_act(host: Host) -> None:
+    host.run(f"ksplice apply /root/{NAME}")
+    as_nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+    assert KID in host.out(f"{as_nobody} busctl call {MANAGER} ListUpdates t 0")
+    refused = host.run(f"{as_nobody} busctl call {MANAGER} Undo st {KID} 0", check=False)
+    assert refused.status == 1
+    assert "org.ksplice.ksplicd1.undo is refused" in refused.err
+    named = host.run(
+        f"{as_nobody} dbus-send --system --print-reply --dest={BUS} "
+        f"/org/ksplice/Ksplicd1 {BUS}.Manager.Undo string:{KID} uint64:0",
+        check=False,
+    )
+    assert f"{BUS}.Error.PermissionDenied" in named.err
+    owned = host.run(
+        f"{as_nobody} busctl call {BUS} / org.freedesktop.DBus.Peer Ping; "
+        f"{as_nobody} dbus-send --system --print-reply "
+        "--dest=org.freedesktop.DBus / org.freedesktop.DBus.RequestName "
+        "string:org.ksplice.Ksplicd1.Mine uint32:0",
+        check=False,
+    )
+    assert "AccessDenied" in owned.err
+    assert host.stage() == "applied"
+
+
+def test_first_call_starts_the_daemon(host: Host) -> None:
+    host.run("systemctl stop ksplicd")
+    assert host.out(f"busctl call {MANAGER} ListUpdates t 0") == "a(sso) 0"
+    assert host.out("systemctl is-active ksplicd") == "active"
+
+
+def test_applied_again_at_boot(host: Host) -> None:
+    host.run(f"ksplice apply /root/{NAME}")
+    host.guest.reboot()
+    host.wait_for(lambda: host.stage() == "applied")
+    assert host.out("ksplice history -n 1").split("  ")[3] == "uid 0 (boot)"
+
+
+def test_what_was_under_way_in_a_crash_is_not_applied_again(host: Host) -> None:
+    start_blocker(host)
+    host.configure("on-drop = apply")
+    host.run(f"cp /root/{NAME}.minisig /root/{NAME} /var/lib/ksplice/")
+    host.wait_for(lambda: host.stage() == "transitioning")
+    host.guest.reboot(crash=True)
+    host.run("systemctl start ksplicd")
+    assert host.stage() == "failed"
+    assert host.is_clean()
+
+
+def test_watchdog_restarts_a_daemon_that_hangs(host: Host) -> None:
+    host.guest.put(
+        "/run/systemd/system/ksplicd.service.d/watchdog.conf", b"[Service]\nWatchdogSec=3\n"
+    )
+    host.run("systemctl daemon-reload; systemctl restart ksplicd")
+    before = host.pid()
+    time.sleep(4)
+    assert host.pid() == before
+    host.run(f"kill -STOP {before}")
+    host.wait_for(lambda: host.pid() not in {0, before})
+    assert "watchdog" in host.out("journalctl -u ksplicd").lower()
+
+
+def test_idle_daemon_sleeps_and_is_small(host: Host) -> None:
+    host.run(f"ksplice apply /root/{NAME}")
+
+    def read(key: str) -> int:
+        files = f"/proc/{host.pid()}/task/*/status"
+        return sum(int(n) for n in re.findall(rf"{key}:\s+(\d+)", host.out(f"cat {files}")))
+
+    time.sleep(3)
+    before = read("voluntary_ctxt_switches")
+    time.sleep(15)
+    assert read("voluntary_ctxt_switches") - before <= 2  # a watchdog ping may fall in between
+    resident = int(re.findall(r"VmRSS:\s+(\d+)", host.out(f"cat /proc/{host.pid()}/status"))[0])
+    assert resident < 36 << 10
