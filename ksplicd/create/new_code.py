@@ -21,10 +21,12 @@ from ksplicd.create.place import (
     is_once_flag,
     parent_name,
 )
+from ksplicd.create.redirect import plan
 from ksplicd.create.special import (
     REPLACEMENTS,
     TABLE_BY_SECTION,
     EntrySizes,
+    entries_by_code,
     is_special_section,
     read_entries,
     replacement_of,
@@ -68,8 +70,8 @@ class Kernel(Protocol):
         """Return the position in kallsyms of a function that ``unit`` defines; 0 when unique."""
         ...
 
-    def is_traceable(self, unit: str, name: str) -> bool:
-        """Tell whether livepatch can redirect the function: whether it starts with fentry."""
+    def traceable(self, unit: str) -> frozenset[str]:
+        """Return the unit's functions that livepatch can redirect: that start with fentry."""
         ...
 
 
@@ -119,6 +121,7 @@ class _Extractor:
         self.difference = difference
         self.post, self.twins = difference.post, difference.twins
         self.sizes, self.kernel, self.aliases = sizes, kernel, aliases
+        self.plan = plan(difference, kernel.traceable(unit))
         self.refusals: list[Refusal] = list(difference.refusals)
         self.kept: dict[Section, None] = {}
         self.new_symbols: dict[Symbol, Symbol] = {}
@@ -129,8 +132,8 @@ class _Extractor:
                 self.cold.setdefault(parent_name(s.name), []).append(s)
 
     def extract(self) -> NewCode:
-        self.check_changed()
-        for s in self.difference.changed:
+        self.refusals += self.plan.refusals
+        for s in (*self.plan.replaced, *self.plan.carried):
             self.keep_function(s)
         self.follow_references()
         self.raise_refusals()
@@ -144,9 +147,10 @@ class _Extractor:
         self.raise_refusals()
         target = self.kernel.target_of(self.unit)
         result = NewCode(unit=self.unit, target=target, obj=self.obj)
-        for s, why in self.difference.changed.items():
+        for s, why in self.plan.replaced.items():
             result.replacements.append(self.replace(s, why, copies))
-        result.new_functions = [s.name for s in self.difference.new if s.section in self.kept]
+        came_along = [*self.plan.carried, *self.difference.new]
+        result.new_functions = [s.name for s in came_along if s.section in self.kept]
         self.obj.symbols = list(dict.fromkeys([*self.new_symbols.values(), *self.obj.symbols]))
         return result
 
@@ -163,21 +167,6 @@ class _Extractor:
                 f"{self.unit}: cannot be changed in a running kernel:\n{lines}"
             )
 
-    def check_changed(self) -> None:
-        for s in self.difference.changed:
-            twin = self.twins.pre_of[s]
-            section = code_section_of(s)
-            if len({f.value for f in self.post.symbols_in(section) if f.is_function}) > 1:
-                self.refuse(
-                    s.name, section, "the function shares an explicit section with others",
-                    "move the change to a caller outside that section",
-                )  # fmt: skip
-            elif not self.kernel.is_traceable(self.unit, twin.name):
-                self.refuse(
-                    s.name, section, "livepatch cannot redirect a function without fentry",
-                    "change its callers instead",
-                )  # fmt: skip
-
     # --- what is kept ---------------------------------------------------------------------------
 
     def keep_function(self, s: Symbol) -> None:
@@ -186,19 +175,17 @@ class _Extractor:
             self.kept[code_section_of(part)] = None
 
     def follow_references(self) -> None:
+        """Keep what the kept code needs, directly or through its entries in special sections."""
+        entries = entries_by_code(self.post.obj, self.sizes)
         done: set[Section] = set()
         while todo := [s for s in self.kept if s not in done]:
             for owner in todo:
                 done.add(owner)
                 for r in owner.relocations:
                     self.follow(self.post.locate(owner, r))
-        # A table's entry may need a string or a flag that no instruction names (__bug_table).
-        for section in self.post.obj.sections:
-            if is_special_section(section):
-                for entry in read_entries(section, self.sizes):
-                    if entry.owner in self.kept:
-                        for r in entry.relocations:
-                            self.follow(self.post.locate(section, r))
+                for entry in entries.get(owner, []):
+                    for r in entry.relocations:
+                        self.follow(self.post.locate(entry.section, r))
 
     def follow(self, place: Place) -> None:
         section, symbol = place.section, place.symbol
@@ -310,7 +297,7 @@ class _Extractor:
             )  # fmt: skip
 
     def is_address_of_old(self, owner: Section, r: Relocation, place: Place) -> bool:
-        """Tell whether the address of a replaced function is taken rather than called.
+        """Tell whether the address of a function that has an old one is taken, not called.
 
         Such a pointer may be compared, or outlive the update, so it must be the old function's.
         """

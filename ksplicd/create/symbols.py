@@ -161,9 +161,9 @@ class StockKernel:
             )
         return position
 
-    def is_traceable(self, unit: str, name: str) -> bool:
-        """Tell whether the function starts with a call of fentry, as livepatch needs it."""
-        return name in self._units[unit].traceable
+    def traceable(self, unit: str) -> frozenset[str]:
+        """Return the unit's functions that start with a call of fentry, as livepatch needs it."""
+        return self._units[unit].traceable
 
     def _address(self, unit: str, name: str) -> int | None:
         symbol = self._units[unit].by_name.get(name)

@@ -43,6 +43,8 @@ class FakeKernel:
     positions: dict[str, int] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     untraceable: frozenset[str] = frozenset()
+    functions: frozenset[str] = frozenset()
+    """Set by ``cut``: the pre object's functions."""
 
     def target_of(self, unit: str) -> str:
         return "vmlinux"
@@ -58,8 +60,8 @@ class FakeKernel:
     def sympos(self, unit: str, name: str) -> int:
         return self.positions.get(name, 0)
 
-    def is_traceable(self, unit: str, name: str) -> bool:
-        return name not in self.untraceable
+    def traceable(self, unit: str) -> frozenset[str]:
+        return self.functions - self.untraceable
 
 
 def compare(tmp_path: Path, pre: str, post: str, *flags: str) -> Difference:
@@ -77,8 +79,10 @@ def changed(difference: Difference) -> list[str]:
 def cut(difference: Difference, kernel: FakeKernel | None = None) -> NewCode:
     """Extract the new code of a difference."""
     numbers = itertools.count()
+    kernel = kernel or FakeKernel()
+    kernel.functions = frozenset(s.name for s in difference.pre.obj.functions())
     return extract(
-        "unit.c", difference, SIZES, kernel or FakeKernel(),
+        "unit.c", difference, SIZES, kernel,
         lambda: f"ksplice_new_{next(numbers)}",
     )  # fmt: skip
 

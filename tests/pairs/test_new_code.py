@@ -126,7 +126,7 @@ int g(int x) {{ keep(f); return f(x) + {0}; }}
 @pytest.mark.parametrize(
     ("kernel", "words"),
     [
-        (FakeKernel(untraceable=frozenset({"f"})), "f .*without fentry; change its callers"),
+        (FakeKernel(untraceable=frozenset({"f"})), "f .*cannot be redirected, and other files call it"),
         (FakeKernel(missing=frozenset({"unchanged"})), "unchanged .*kallsyms lack it"),
     ],
 )
@@ -142,3 +142,33 @@ def test_shared_explicit_section_is_refused(tmp_path: Path) -> None:
     d = compare(tmp_path, source.format(1), source.format(200))
     with pytest.raises(UnsupportedChangeError, match="shares an explicit section"):
         cut(d)
+
+
+NOTRACE = """
+static noinline int inner(int x) {{ return hidden(x) + {0}; }}
+static noinline int middle(int x) {{ return inner(x) + 1; }}
+int outer(int x) {{ return middle(x) + 2; }}
+int other(int x) {{ return inner(x) + hidden(x); }}
+int untouched(int x) {{ return x; }}
+"""
+
+
+def test_callers_of_a_function_without_fentry_are_taken_in(tmp_path: Path) -> None:
+    kernel = FakeKernel(untraceable=frozenset({"inner", "middle"}))
+    code = cut(compare(tmp_path, NOTRACE.format(1), NOTRACE.format(2)), kernel)
+    assert {r.name for r in code.replacements} == {"outer", "other"}
+    assert {"inner", "middle"} <= set(code.new_functions)
+    reasons = {r.name: r.reason for r in code.replacements}
+    assert reasons["outer"] == "calls middle, which livepatch cannot redirect"
+    assert {s.name for s in code.obj.sections if s.is_text} == {
+        ".text.inner", ".text.middle", ".text.outer", ".text.other",
+    }  # fmt: skip
+    assert undefined(code) == {".klp.sym.vmlinux.hidden,0"}
+
+
+def test_kept_address_of_a_function_without_fentry_is_refused(tmp_path: Path) -> None:
+    source = NOTRACE + "int (*pointer)(int) = inner;"
+    kernel = FakeKernel(untraceable=frozenset({"inner"}))
+    d = compare(tmp_path, source.format(1), source.format(2))
+    with pytest.raises(UnsupportedChangeError, match=r"inner .*kept in \.data\.pointer"):
+        cut(d, kernel)
