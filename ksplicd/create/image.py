@@ -156,11 +156,17 @@ def recover_symbols(vmlinux: bytes) -> list[MapSymbol]:
     """Return all symbols of an uncompressed image from its kallsyms tables, in their order.
 
     That order is the one in which the running kernel counts equal names.  Takes about three
-    seconds.  Raises ``ConfigDirError`` when the tables are not found.
+    seconds.  Raises ``ConfigDirError`` when the tables are not found, or
+    the package is missing.
     """
     # Imported here: only "create" has the package, and it takes a while.
-    from vmlinux_to_elf.core.kallsyms import KallsymsFinder, KallsymsNotFoundException
-
+    try:
+        from vmlinux_to_elf.core.kallsyms import KallsymsFinder, KallsymsNotFoundException
+    except ImportError as e:
+        raise ConfigDirError(
+            "System.map: recovering it from the image needs the Python package vmlinux-to-elf;"
+            " install it with pip"
+        ) from e
     try:
         finder = KallsymsFinder(vmlinux, 64)
     except KallsymsNotFoundException as e:
