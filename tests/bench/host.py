@@ -40,7 +40,8 @@ _BUS, _PATH = "org.ksplice.Ksplicd1", "/org/ksplice/Ksplicd1"
 _CONFIG: Final = b"[ksplicd]\non-drop = apply\n"
 
 # F_GET_RW_HINT takes the way that the update changes.
-_CALLS: Final = 200_000
+_CALLS: Final = 20_000
+_BATCHES: Final = 10
 _CALL_PROGRAM: Final = f"""\
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -48,16 +49,21 @@ _CALL_PROGRAM: Final = f"""\
 #include <time.h>
 int main(void)
 {{
+	double ns, least = 1e9;
 	struct timespec a, b;
 	unsigned long hint;
 	int fd = open("/root", O_RDONLY);
 
-	clock_gettime(CLOCK_MONOTONIC, &a);
-	for (int i = 0; i < {_CALLS}; i++)
-		if (fcntl(fd, F_GET_RW_HINT, &hint))
-			return 1;
-	clock_gettime(CLOCK_MONOTONIC, &b);
-	printf("%f", ((b.tv_sec - a.tv_sec) * 1e9 + (b.tv_nsec - a.tv_nsec)) / {_CALLS});
+	for (int batch = 0; batch < {_BATCHES}; batch++) {{
+		clock_gettime(CLOCK_MONOTONIC, &a);
+		for (int i = 0; i < {_CALLS}; i++)
+			if (fcntl(fd, F_GET_RW_HINT, &hint))
+				return 1;
+		clock_gettime(CLOCK_MONOTONIC, &b);
+		ns = ((b.tv_sec - a.tv_sec) * 1e9 + (b.tv_nsec - a.tv_nsec)) / {_CALLS};
+		least = ns < least ? ns : least;
+	}}
+	printf("%f", least);
 	return 0;
 }}
 """
@@ -102,7 +108,7 @@ class Host:
         self.guest.run(f"until {get} | grep -q {stage.value}; do sleep 0.1; done")
 
     def call_ns(self) -> float:
-        """Return the nanoseconds of one call of what the update changes."""
+        """Return the nanoseconds of one call of what the update changes, in the best batch."""
         return float(self.guest.run(["/root/calls"]).out)
 
     def matched(self, core: str) -> tuple[int, float]:
@@ -177,7 +183,8 @@ def measure_idle(host: Host) -> list[Figure]:
 def measure_apply(host: Host) -> list[Figure]:
     """Return apply and undo, against insmod of the same modules, in turn."""
     to_stderr(f"apply: {_ROUNDS} rounds of drop, undo, plain insmod")
-    applied, floors, loading, plain_loading, undone, matches = ([] for _ in range(6))
+    applied, floors, loading, plain_loading, transitions = ([] for _ in range(5))
+    undone, matches = [], []
     calls: dict[str, list[float]] = {"before": [], "applied": [], "undone": []}
     functions = 0
     for _ in range(_ROUNDS):
@@ -198,6 +205,7 @@ def measure_apply(host: Host) -> list[Figure]:
         answer = host.do("plain", *host.modules)
         floors.append(answer["done"] - answer["begin"])
         plain_loading.append(answer["loaded"] - answer["begin"])
+        transitions.append(answer["done"] - answer["loaded"])
         host.do("take-out", *host.modules)
         host.guest.run(f"systemctl kill -s CONT ksplicd; sleep {_SETTLE_SECONDS}")
     floor, floor_loading = median(floors), median(plain_loading)
@@ -215,8 +223,8 @@ def measure_apply(host: Host) -> list[Figure]:
             value=median(loading), unit="s", floor=floor_loading, about="insmod of the same",
         ),
         Figure(
-            name="transition", value=round(floor - floor_loading, 3), unit="s",
-            about="livepatch's own, of the floor",
+            name="transition", value=median(transitions), unit="s",
+            about="livepatch's own, part of the floor",
         ),
         Figure(name="undo, call to reversed", value=median(undone), unit="s"),
         Figure(name=f"match, {functions} functions", value=median(matches, 1), unit="ms"),
