@@ -9,7 +9,8 @@ otherwise alike.  What has no twin is new, or gone.
 from collections import defaultdict
 from collections.abc import Iterable
 
-from ksplicd.create.place import Place, Places, base_name, is_literal
+from ksplicd.create.names import base_name, is_literal
+from ksplicd.create.place import Place, Places
 from ksplicd.elf import Relocation, Section, Symbol
 from ksplicd.elf.model import STB_LOCAL, STT_FILE, STT_SECTION
 

@@ -9,16 +9,14 @@ belongs to it does.  ``diff(x, x)`` is empty.
 from dataclasses import dataclass, field
 
 from ksplicd.create.correlate import Twins, correlate, relocations_in
-from ksplicd.create.place import (
-    Place,
-    Places,
+from ksplicd.create.names import (
     is_cold_part,
     is_debug_descriptor,
     is_literal,
     is_once_flag,
-    parent_name,
-    string_at,
+    main_name,
 )
+from ksplicd.create.place import Place, Places, string_at
 from ksplicd.create.separate import separate_data
 from ksplicd.create.special import (
     Entry,
@@ -114,7 +112,7 @@ class _Differ:
         changed = [s for s in self.out.changed if is_cold_part(s.name)]
         for part in changed:
             why = self.out.changed.pop(part)
-            main = mains.get(parent_name(part.name)) or mains.get(part.name.split(".cold")[0])
+            main = mains.get(main_name(part.name))
             if main is not None and main in self.twins.pre_of and main not in self.out.changed:
                 self.add_changed(main, f"its cold part: {why}")
 

@@ -13,14 +13,14 @@ from typing import Protocol
 
 from ksplicd.create.correlate import code_section_of
 from ksplicd.create.diff import Difference, Refusal
-from ksplicd.create.place import (
-    Place,
+from ksplicd.create.names import (
     is_cold_part,
     is_debug_descriptor,
     is_literal,
     is_once_flag,
-    parent_name,
+    main_name,
 )
+from ksplicd.create.place import Place
 from ksplicd.create.redirect import plan
 from ksplicd.create.special import (
     REPLACEMENTS,
@@ -40,7 +40,6 @@ from ksplicd.elf.model import (
     STT_FUNC,
     STT_SECTION,
 )
-from ksplicd.elf.x86_64 import is_branch
 from ksplicd.errors import UnsupportedChangeError
 
 ALIAS = "ksplice_new_"
@@ -129,7 +128,7 @@ class _Extractor:
         self.cold: dict[str, list[Symbol]] = {}
         for s in self.post.obj.functions():
             if is_cold_part(s.name):
-                self.cold.setdefault(parent_name(s.name), []).append(s)
+                self.cold.setdefault(main_name(s.name), []).append(s)
 
     def extract(self) -> NewCode:
         self.refusals += self.plan.refusals
@@ -306,7 +305,7 @@ class _Extractor:
             return False
         if is_special_section(owner) or owner.name == REPLACEMENTS or is_cold_part(s.name):
             return False
-        return not (owner.is_text and is_branch(owner.data, r.offset))
+        return not self.post.is_branch(owner, r)
 
     def local_symbol(self, s: Symbol, copies: dict[Section, Section]) -> Symbol:
         if s not in self.new_symbols:

@@ -5,62 +5,15 @@ The same reference may be a symbol plus addend or a section plus offset, and a P
 depends on the instruction around it.  A place is the thing itself.
 """
 
-import re
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Final
 
+from ksplicd.create.names import is_prefix
 from ksplicd.elf import Object, Relocation, Section, Symbol
+from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
 from ksplicd.elf.model import STT_FILE, STT_FUNC, STT_NOTYPE, STT_OBJECT, STT_SECTION
-from ksplicd.elf.x86_64 import RELOCATION_TYPES, immediate_size
-
-_SUFFIX: Final = re.compile(r"(\.\d+)+$")
-_PART: Final = re.compile(r"\.(?:cold|part|isra|constprop|lto_priv|localalias)(?:\.\d+)*")
-_LITERAL: Final = re.compile(r"(?:__func__|__FUNCTION__|__PRETTY_FUNCTION__|CSWTCH)\.\d+$|\.LC\d+$")
-
-
-def base_name(name: str) -> str:
-    """Return the name without the numbers that the compiler deals out anew in each compilation.
-
-    ``__already_done.7`` → ``__already_done``, ``foo.constprop.1`` → ``foo.constprop``,
-    ``__UNIQUE_ID_ddebug312.4`` → ``__UNIQUE_ID_ddebug``.
-    """
-    name = _SUFFIX.sub("", name)
-    if name.startswith("__UNIQUE_ID_"):
-        name = name.rstrip("0123456789")
-    return name
-
-
-def parent_name(name: str) -> str:
-    """Return the function that a compiler-made part belongs to: ``foo.cold.3`` → ``foo``."""
-    return _PART.sub("", name)
-
-
-def is_cold_part(name: str) -> bool:
-    """Tell whether the symbol is the unlikely half of a function, such as ``do_exit.cold``."""
-    return re.search(r"\.cold(\.\d+)?$", name) is not None
-
-
-def is_literal(symbol: Symbol) -> bool:
-    """Tell whether only the content matters, such as ``__func__.3`` or ``CSWTCH.12``."""
-    return _LITERAL.match(symbol.name) is not None
-
-
-def is_debug_descriptor(section: Section) -> bool:
-    """Tell whether a section holds dynamic debug's descriptors, such as ``__UNIQUE_ID_ddebug3.1``.
-
-    Each belongs to one pr_debug(): new code brings its own, with the static key in it.
-    """
-    return section.name == "__dyndbg"
-
-
-def is_once_flag(section: Section) -> bool:
-    """Tell whether a section holds WARN_ONCE's flags, such as ``__already_done.7``.
-
-    A fresh copy only means that the warning may be printed once more.
-    """
-    return section.name in (".data.once", ".data.unlikely", ".data..once")
+from ksplicd.elf.x86_64 import R_X86_64_PLT32, RELOCATION_TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +44,24 @@ class Places:
             for section, symbols in by_section.items()
         }
         self._values = {k: [s.value for s in v] for k, v in self._by_section.items()}
+        self._fields: dict[tuple[Section, int], dict[int, Field]] = {}
 
     def symbols_in(self, section: Section) -> list[Symbol]:
         """Return the named symbols of ``section`` by value."""
         return self._by_section.get(section, [])
+
+    def functions_in(self, section: Section) -> list[Symbol]:
+        """Return the functions of ``section``, one a place; padding before them does not count."""
+        found = {
+            s.value: s for s in self.symbols_in(section) if s.is_function and not is_prefix(s)
+        }  # fmt: skip
+        return list(found.values())
+
+    def only_datum_in(self, section: Section) -> Symbol | None:
+        """Return the datum that a section was made for, None when there are several or none."""
+        sized = [s for s in self.symbols_in(section) if s.size and s.type in (STT_OBJECT, STT_FUNC)]
+        starts = {s.value for s in sized if not is_prefix(s)}
+        return sized[-1] if len(starts) == 1 else None
 
     def symbol_at(self, section: Section, offset: int) -> Symbol | None:
         """Return the symbol whose bytes include ``offset`` of ``section``."""
@@ -121,23 +88,58 @@ class Places:
             return Place(symbol, section, offset)
         if section.is_strings:
             return Place(None, section, offset)
-        found = self.symbol_at(section, offset)
+        # A loop's bound lies behind its array (``.rodata.mask_maps+0x100``), a biased index before
+        # it: where there is one datum, it is the one that is meant.
+        found = self.symbol_at(section, offset) or self.only_datum_in(section)
         if found is None:
             return Place(None, section, offset)
         return Place(found, section, offset - found.value)
 
-    @staticmethod
-    def bias(owner: Section, r: Relocation) -> int:
+    # --- the instruction around a field ---------------------------------------------------------
+
+    def bias(self, owner: Section, r: Relocation) -> int:
         """Return the distance from a PC-relative field to the end of its instruction."""
         kind = RELOCATION_TYPES.get(r.type)
         if kind is None or not kind.is_pc_relative or not owner.is_text:
             return 0
-        return kind.size + immediate_size(owner.data, r.offset)
+        field = self.field_at(owner, r.offset)
+        return field.tail if field is not None else kind.size
+
+    def role(self, owner: Section, r: Relocation) -> Role:
+        """Return what the relocated field is for; data hold addresses."""
+        if not owner.is_text:
+            return Role.ADDRESS
+        field = self.field_at(owner, r.offset)
+        if field is not None:
+            return field.role
+        return Role.BRANCH if r.type == R_X86_64_PLT32 else Role.ADDRESS
+
+    def is_branch(self, owner: Section, r: Relocation) -> bool:
+        """Tell whether the relocated field is the displacement of a call, jmp or jcc."""
+        return self.role(owner, r) is Role.BRANCH
+
+    def field_at(self, section: Section, offset: int) -> Field | None:
+        """Return the address field of code at ``offset``, None when it is not known."""
+        function = self.symbol_at(section, offset)
+        if function is not None and function.is_function:
+            start, end = function.value, function.value + function.size
+        else:
+            start, end = 0, section.size  # a fragment of code without a name
+        key = section, start
+        if key not in self._fields:
+            try:
+                self._fields[key] = read_fields(section.data, start, end)
+            except UndecodableError:
+                self._fields[key] = {}
+        return self._fields[key].get(offset)
 
 
 def string_at(section: Section, offset: int) -> bytes | None:
     """Return the string at ``offset`` of a string section with its NUL, None when outside."""
     if not 0 <= offset < section.size:
         return None
-    end = section.data.find(b"\0", offset)
-    return None if end < 0 else section.data[offset : end + 1]
+    width = max(section.entsize, 1)  # 2 for the UTF-16 strings of EFI code
+    end = section.data.find(bytes(width), offset)
+    while end >= 0 and (end - offset) % width:
+        end = section.data.find(bytes(width), end + 1)
+    return None if end < 0 else section.data[offset : end + width]

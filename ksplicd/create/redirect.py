@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 
 from ksplicd.create.correlate import code_section_of
 from ksplicd.create.diff import Difference, Refusal
-from ksplicd.create.place import is_cold_part, parent_name
+from ksplicd.create.names import is_cold_part, main_name
 from ksplicd.create.special import is_special_section
 from ksplicd.elf import Section, Symbol
 from ksplicd.elf.model import STB_LOCAL
-from ksplicd.elf.x86_64 import is_branch
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,8 +66,7 @@ def plan(difference: Difference, traceable: frozenset[str]) -> Plan:
 
 
 def _shares_section(difference: Difference, s: Symbol) -> bool:
-    symbols = difference.post.symbols_in(code_section_of(s))
-    return len({f.value for f in symbols if f.is_function}) > 1
+    return len(difference.post.functions_in(code_section_of(s))) > 1
 
 
 def _callers(difference: Difference, s: Symbol, result: Plan) -> list[Symbol]:
@@ -108,10 +106,10 @@ def _users(difference: Difference, s: Symbol) -> list[_User]:
                 continue
             function = post.symbol_at(owner, r.offset) if owner.is_text else None
             if function is not None and is_cold_part(function.name):
-                if parent_name(function.name) == s.name:
+                if main_name(function.name) == s.name:
                     continue
-                function = mains.get(parent_name(function.name), function)
-            users.append(_User(owner, function, owner.is_text and is_branch(owner.data, r.offset)))
+                function = mains.get(main_name(function.name), function)
+            users.append(_User(owner, function, post.is_branch(owner, r)))
     return users
 
 

@@ -39,35 +39,3 @@ RELOCATION_TYPES: Final = {
     R_X86_64_PC64: RelocationType("R_X86_64_PC64", 8, is_pc_relative=True, is_signed=True),
 }
 """What the module loader applies (arch/x86/kernel/module.c, ``__write_relocate_add``)."""
-
-_IMM8: Final = frozenset({0x6B, 0x80, 0x82, 0x83, 0xC0, 0xC1, 0xC6})
-_IMM_OPERAND: Final = frozenset({0x69, 0x81, 0xC7})
-_IMM8_0F: Final = frozenset(
-    {0x70, 0x71, 0x72, 0x73, 0xA4, 0xAC, 0xBA, 0xC2, 0xC4, 0xC5, 0xC6}
-)  # fmt: skip
-
-
-def immediate_size(code: bytes, field: int) -> int:
-    """Return how many bytes of immediate follow the 32-bit displacement at ``field``.
-
-    A PC-relative field is relative to the end of its instruction, so that the place it means is
-    the relocation's symbol plus addend plus 4 plus this.  Knows the RIP-relative forms of the one-
-    and two-byte opcode maps (Intel SDM volume 2, appendix A); branches have no immediate.
-    """
-    if field < 2 or code[field - 1] & 0xC7 != 0x05:
-        return 0
-    opcode, reg = code[field - 2], code[field - 1] >> 3 & 7
-    if field >= 3 and code[field - 3] == 0x0F:
-        return 1 if opcode in _IMM8_0F else 0
-    if opcode in _IMM8 or (opcode == 0xF6 and reg < 2):
-        return 1
-    if opcode in _IMM_OPERAND or (opcode == 0xF7 and reg < 2):
-        return 2 if 0x66 in code[max(0, field - 4) : field - 2] else 4
-    return 0
-
-
-def is_branch(code: bytes, field: int) -> bool:
-    """Tell whether the displacement at ``field`` belongs to a call, jmp or jcc."""
-    if field >= 1 and code[field - 1] in (0xE8, 0xE9):
-        return True
-    return field >= 2 and code[field - 2] == 0x0F and code[field - 1] & 0xF0 == 0x80

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the names of symbols and sections tell: one predicate a policy, each with a real example.
+
+The names are those of gcc and clang, of the kernel's headers and of its linker scripts
+(include/asm-generic/vmlinux.lds.h).
+"""
+
+import re
+from typing import Final
+
+from ksplicd.elf import Section, Symbol
+
+_NUMBER: Final = re.compile(r"\.\d+(?=\.|$)")
+_COLD: Final = re.compile(r"\.cold(?:\.\d+)?$")
+_LITERAL: Final = re.compile(
+    r"(?:__func__|__FUNCTION__|__PRETTY_FUNCTION__)\.|CSWTCH\.\d|switch\.table\.|\.LC\d|\.L\.str"
+    r"|.+\.__(?:func|FUNCTION|PRETTY_FUNCTION)__(?:\.\d+)?$"
+)
+_SANITIZER: Final = re.compile(
+    r"\.(?:ro)?data(?:\.rel)?(?:\.ro)?(?:\.local)?\.\.L(?:ubsan_(?:data|type)|__unnamed_)\d+$"
+)
+_PRINTK_INDEX: Final = re.compile(r"(?:.+\.)?_entry(?:_ptr)?(?:\.\d+)?$")
+_TRACEPOINT: Final = re.compile(
+    r"(?:print_fmt|trace_event_(?:fields|type_funcs)|__tracepoint|__tpstrtab|str__"
+    r"|event|event_class|__event|__bpf_trace_tp_map)_"
+)
+
+
+def base_name(name: str) -> str:
+    """Return the name without the numbers that the compiler deals out anew in each compilation.
+
+    ``__already_done.7`` → ``__already_done``, ``foo.constprop.1.cold`` → ``foo.constprop.cold``,
+    ``__UNIQUE_ID_ddebug312.4`` → ``__UNIQUE_ID_ddebug``,
+    ``__BTF_ID__struct__sock__41`` → ``__BTF_ID__struct__sock__``.
+    """
+    name = _NUMBER.sub("", name)
+    if name.startswith(("__UNIQUE_ID_", "__BTF_ID__")):
+        name = name.rstrip("0123456789")
+    return name
+
+
+def main_name(name: str) -> str:
+    """Return the function that a cold part belongs to: ``foo.isra.0.cold`` → ``foo.isra.0``."""
+    return _COLD.sub("", name)
+
+
+def is_cold_part(name: str) -> bool:
+    """Tell whether the symbol is the unlikely half of a function, such as ``do_exit.cold``."""
+    return _COLD.search(name) is not None
+
+
+def is_prefix(symbol: Symbol) -> bool:
+    """Tell whether the symbol names the padding before a function, such as ``__pfx_vfs_read``.
+
+    objtool adds them since Linux 6.2 (CONFIG_PREFIX_SYMBOLS); they belong to their function.
+    """
+    return symbol.name.startswith("__pfx_")
+
+
+def is_literal(symbol: Symbol) -> bool:
+    """Tell whether only the content matters, such as ``__func__.3`` or ``CSWTCH.12``."""
+    return _LITERAL.match(symbol.name) is not None
+
+
+def is_debug_descriptor(section: Section) -> bool:
+    """Tell whether a section holds dynamic debug's descriptors, such as ``__UNIQUE_ID_ddebug3.1``.
+
+    Each belongs to one pr_debug(): new code brings its own, with the static key in it.  The
+    section is called ``__verbose`` before Linux 5.8.
+    """
+    return section.name in ("__dyndbg", "__verbose")
+
+
+def is_once_flag(section: Section) -> bool:
+    """Tell whether a section holds WARN_ONCE's flags, such as ``__already_done.7``.
+
+    A fresh copy only means that the warning may be printed once more.
+    """
+    return section.name in (".data.once", ".data.unlikely", ".data..once")
+
+
+def is_sanitizer_record(section: Section) -> bool:
+    """Tell whether a section is one of UBSAN's records, such as ``.data..Lubsan_data7``.
+
+    It says where in the source a check stands and what was checked: content without identity, in
+    which the line may differ.  clang's have no name: ``.data..L__unnamed_4``.
+    """
+    return _SANITIZER.match(section.name) is not None
+
+
+def is_printk_index(symbol: Symbol) -> bool:
+    """Tell whether the symbol is an entry of printk's index, such as ``_entry.12``.
+
+    Only debugfs reads them, from a list of the linker's; they hold the line of their printk().
+    """
+    return _PRINTK_INDEX.match(symbol.name) is not None
+
+
+def is_tracepoint(symbol: Symbol) -> bool:
+    """Tell whether the symbol describes a tracepoint, such as ``print_fmt_sched_switch``."""
+    return _TRACEPOINT.match(symbol.name) is not None
+
+
+def is_boot_section(section: Section) -> bool:
+    """Tell whether a section is used at boot or at unload only, such as ``.init.text``.
+
+    ``.init.data``, ``.initcall6.init``, ``.exitcall.exit`` and ``.init.rodata`` are others.
+    """
+    return section.name.startswith((".init", ".exit", ".con_initcall", ".security_initcall"))
+
+
+def is_per_cpu(section: Section) -> bool:
+    """Tell whether a section holds the image of per-CPU data, such as ``.data..percpu..read``."""
+    return section.name.startswith(".data..percpu")
+
+
+def is_read_only(section: Section) -> bool:
+    """Tell whether nobody writes the section, such as ``.rodata.ext4_filetype_table``.
+
+    Not ``.data..ro_after_init``, which boot code writes.
+    """
+    return section.name.startswith(".rodata") and not section.name.startswith(".rodata..ro_after")
+
+
+def is_code_fragment(section: Section) -> bool:
+    """Tell whether a section holds pieces of functions, such as ``.altinstr_aux``.
+
+    ``static_cpu_has()`` jumps there before alternatives are applied, and an exception's repair was
+    in ``.fixup`` until Linux 5.16.  The pieces have no names.
+    """
+    return section.name in (".altinstr_aux", ".fixup")
