@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Try every change between two source packages; print the table, write ``coverage.json``.
+
+python -m tests.coverage OLD NEW [--flavour cloud] [--sample N] [--guest N] [--hunks] [--no-modules]
+"""
+
+import argparse
+import contextlib
+import gc
+import multiprocessing
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Final
+
+from ksplicd.create.config import ConfigDir, read_config_dir
+from ksplicd.create.kbuild import Kbuild, Unit
+from ksplicd.create.source import SourceTree
+from ksplicd.create.symbols import StockKernel
+from ksplicd.errors import BuildError, KspliceError, LabError
+from ksplicd.lab.cache import Cache, digest_of_tree, to_stderr
+from ksplicd.lab.debian import KernelPackages, KernelSource, series, stock_kernels
+from ksplicd.run import run
+from tests.coverage import table
+from tests.coverage.attempt import Workshop, included_sources
+from tests.coverage.changes import changed_files, diff_file
+from tests.coverage.guest import Trial, choose, modules_of
+from tests.coverage.outcome import Book, FileResults, Outcome, Result
+from tests.coverage.units import compiled_files
+from tests.slice import config_folder
+
+_CHUNK: Final = 40
+"""Files whose unpatched objects one make compiles together."""
+_SEED: Final = 6
+_SAY_EVERY: Final = 10.0
+"""Seconds between two lines of progress."""
+
+_workshop: Workshop
+"""In a worker: what all attempts share, inherited from the parent."""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments."""
+    parser = argparse.ArgumentParser(prog="make coverage", description=__doc__)
+    parser.add_argument("old", metavar="OLD", help="the stock kernel's version, such as 6.1.176-1")
+    parser.add_argument("new", metavar="NEW", help="the version whose changes are tried")
+    parser.add_argument("--flavour", default="cloud", help="cloud (default), generic or rt")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="try N files only")
+    parser.add_argument("--guest", type=int, default=0, metavar="N", help="apply N of the built")
+    parser.add_argument("--hunks", action="store_true", help="also try independent changes alone")
+    parser.add_argument("--no-modules", action="store_true", help="leave out the modules' kbuild")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only paths that have TEXT")
+    parser.add_argument(
+        "--again", default="", metavar="OUTCOMES",
+        help="try again what ended so before: refused,failed,… or all",
+    )  # fmt: skip
+    parser.add_argument("-j", "--jobs", type=int, default=2)
+    parser.add_argument("-o", "--output", type=Path, default=Path("coverage.json"))
+    return parser.parse_args(argv)
+
+
+def find_kernel(cache: Cache, version: str, flavour: str) -> KernelPackages:
+    """Return the stock kernel of a version.  Raises ``LabError``."""
+    suffix = "amd64" if flavour == "generic" else f"{flavour}-amd64"
+    kernels = stock_kernels(cache, series(version), suffix)
+    for kernel in kernels:
+        if kernel.version == version:
+            return kernel
+    there = ", ".join(k.version for k in kernels) or "none"
+    raise LabError(f"no image, headers and source of {version} for {suffix}; there are: {there}")
+
+
+def copy_of_tree(cache: Cache, version: str) -> Path:
+    """Return a source tree of our own: others may use theirs while we work for hours."""
+    tree = KernelSource(cache=cache, version=version).tree()
+
+    def make(folder: Path) -> None:
+        cache.progress(f"copying the kernel source {version} (half a minute)")
+        run(["cp", "-a", "--reflink=auto", f"{tree}/.", folder])
+
+    return cache.entry("coverage-source", version, make)
+
+
+def tool_digest() -> str:
+    """Return what names the code that is tried."""
+    root = Path(__file__).parents[2]
+    return ".".join(digest_of_tree(root / p)[:6] for p in ("ksplicd/create", "ksplicd/elf"))
+
+
+class Progress:
+    """A line now and then: how far, how fast, how long still."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._begin = self._said = time.monotonic()
+        self._outcomes: dict[str, int] = {}
+
+    def add(self, result: Result) -> None:
+        """Count a finished file."""
+        self._done += 1
+        self._outcomes[result.outcome] = self._outcomes.get(result.outcome, 0) + 1
+        now = time.monotonic()
+        if now - self._said >= _SAY_EVERY or self._done == self._total:
+            self._said = now
+            rate = self._done / (now - self._begin)
+            left = (self._total - self._done) / rate / 60
+            said = ", ".join(f"{n} {outcome}" for outcome, n in self._outcomes.items())
+            to_stderr(
+                f"{self._done}/{self._total}, {60 * rate:.0f} a minute, {left:.0f} min left: {said}"
+            )
+
+
+def attempt_all(
+    workshop: Workshop, paths: Sequence[str], jobs: int, done: Callable[[str, FileResults], None]
+) -> None:
+    """Try all files, ``jobs`` at a time, and report each to ``done``."""
+    global _workshop
+    _workshop = workshop
+    gc.freeze()  # the workers share what is read already
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+        for at in range(0, len(paths), _CHUNK):
+            chunk = list(compile_chunk(workshop, paths[at : at + _CHUNK], done))
+            # Nobody may compile a file while a file that it includes is patched.
+            alone = included_sources(workshop.kbuild, chunk)
+            futures = {pool.submit(try_file, p): p for p in chunk if p not in alone}
+            for future in as_completed(futures):
+                done(futures[future], future.result())
+            for path in sorted(alone):
+                done(path, pool.submit(try_file, path).result())
+
+
+def try_file(path: str) -> FileResults:
+    """Try a file, in a worker."""
+    return _workshop.try_file(path)
+
+
+def compile_chunk(
+    workshop: Workshop, paths: Sequence[str], done: Callable[[str, FileResults], None]
+) -> Iterator[str]:
+    """Compile the files as they are, and yield those that did."""
+    kbuild = workshop.kbuild
+    try:
+        kbuild.compile_plain([Unit(p) for p in paths])
+    except BuildError:
+        for path in paths:
+            try:
+                kbuild.compile_plain([Unit(path)])
+            except BuildError as e:
+                reason = "the unpatched file does not compile"
+                whole = Result(outcome=Outcome.FAILED, reason=reason, message=str(e))
+                done(path, FileResults(whole=whole, tool=workshop.tool))
+            else:
+                yield path
+    else:
+        yield from paths
+
+
+def make_bundle(path: str) -> bytes:
+    """Make the update for a file, in a worker."""
+    patch = diff_file(_workshop.source.root, _workshop.newer, path)
+    return _workshop.make(path, patch, with_modules=True)[1]
+
+
+def try_in_guest(
+    cache: Cache, kernel: KernelPackages, workshop: Workshop, book: Book, wanted: int
+) -> None:
+    """Apply and undo built updates until ``wanted`` were tried, those of earlier runs included."""
+    targets = {
+        name: f.whole.target for name, f in book.files.items() if f.whole.outcome == Outcome.BUILT
+    }
+    tried = 0
+    context = multiprocessing.get_context("fork")
+    with (
+        tempfile.TemporaryDirectory(prefix="ksplice-coverage-") as folder,
+        ProcessPoolExecutor(max_workers=1, mp_context=context) as pool,
+        Trial(cache, kernel, Path(folder)) as trial,
+    ):
+        order = list(choose(targets, _SEED))
+        ahead = {p: pool.submit(make_bundle, p) for p in order[:2] if not book.files[p].guest}
+        for i, path in enumerate(order):
+            if tried >= wanted:
+                break
+            results = book.files[path]
+            following = order[i + 2 : i + 3]
+            ahead.update({p: pool.submit(make_bundle, p) for p in following
+                          if not book.files[p].guest})  # fmt: skip
+            if path in ahead:
+                data = ahead.pop(path).result()
+                results.guest = trial.load(modules_of(data)) or trial.run(data)
+                to_stderr(f"guest: {path} ({results.whole.target}): {results.guest}")
+            tried += not results.guest.startswith("skipped")
+        for future in ahead.values():
+            future.cancel()
+
+
+def main() -> int:
+    """Run the trial; return the exit status."""
+    args = parse(sys.argv[1:])
+    begin = time.monotonic()
+    try:
+        cover(args)
+    except KspliceError as e:
+        to_stderr(f"coverage: {e}")
+        return 1
+    finally:
+        to_stderr(f"after {(time.monotonic() - begin) / 60:.1f} min")
+    return 0
+
+
+def cover(args: argparse.Namespace) -> None:
+    """Do it all.  Raises ``KspliceError``."""
+    cache = Cache(progress=to_stderr)
+    kernel = find_kernel(cache, args.old, args.flavour)
+    book = Book.read(
+        args.output, old=args.old, new=args.new, flavour=args.flavour, release=kernel.release
+    )
+    config = read_config_dir(config_folder(cache, kernel))
+    source = SourceTree(copy_of_tree(cache, args.old))
+    newer = KernelSource(cache=cache, version=args.new).tree()
+    with source.lock():
+        source.revert()
+        paths = changed_files(source.root, newer, compiled_files(cache, config, source))
+        paths = [p for p in paths if args.only in p]
+        random.Random(_SEED).shuffle(paths)
+        paths = paths[: args.sample or None]
+        forget(book, args.again)
+        with opened(cache, config, source, newer, args, paths[0]) as workshop:
+            known = [p for p in paths if p in book.files]
+            stale = sum(book.files[p].tool != workshop.tool for p in known)
+            if stale:
+                to_stderr(
+                    f"{stale} of {len(known)} results in {args.output} are of other code;"
+                    " --again all tries them again"
+                )
+            todo = [p for p in paths if p not in book.files]
+            progress = Progress(len(todo))
+
+            def done(path: str, results: FileResults) -> None:
+                book.files[path] = results
+                book.write(args.output)
+                progress.add(results.whole)
+
+            attempt_all(workshop, todo, args.jobs, done)
+            if args.guest:
+                try:
+                    try_in_guest(cache, kernel, workshop, book, args.guest)
+                finally:
+                    book.write(args.output)
+    sys.stdout.write("\n".join(table.lines({p: book.files[p] for p in paths})) + "\n")
+
+
+def forget(book: Book, outcomes: str) -> None:
+    """Take those results out of the book that are to be tried again."""
+    words = outcomes.split(",") if outcomes else []
+    for name, results in list(book.files.items()):
+        if "all" in words or results.whole.outcome.name.lower() in words:
+            del book.files[name]
+
+
+@contextlib.contextmanager
+def opened(
+    cache: Cache, config: ConfigDir, source: SourceTree, newer: Path,
+    args: argparse.Namespace, some_file: str,
+) -> Iterator[Workshop]:  # fmt: skip
+    """Have everything that attempts need, and the build tree to ourselves."""
+    kbuild = Kbuild(source, config, cache.root, jobs=args.jobs, progress=cache.progress)
+    with kbuild.prepared():
+        kbuild.compile_plain([Unit(some_file)])
+        sizes = kbuild.entry_sizes(Unit(some_file))
+        cache.progress("reading the stock kernel")
+        yield Workshop(
+            source=source,
+            newer=newer,
+            config=config,
+            kbuild=kbuild,
+            sizes=sizes,
+            kernel=StockKernel(config, sizes),
+            with_modules=not args.no_modules,
+            with_changes=args.hunks,
+            tool=tool_digest(),
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One attempt: from a patch to an update, stage by stage, and how far it came.
+
+The stages are those of ``ksplicd.create.pipeline``.  What is the same for all attempts is read
+once, and the trees' locks are held by whoever runs the attempts.
+"""
+
+import copy
+import hashlib
+import re
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+from ksplicd import bundle
+from ksplicd.create.config import ConfigDir
+from ksplicd.create.kbuild import Kbuild, Unit
+from ksplicd.create.modules import build_modules
+from ksplicd.create.new_code import NewCode
+from ksplicd.create.pipeline import compare, compile_units, cut_new_code, touched_units
+from ksplicd.create.source import SourceTree
+from ksplicd.create.symbols import StockKernel
+from ksplicd.errors import (
+    BuildError,
+    ImageMismatchError,
+    KspliceError,
+    NoChangesError,
+    UnsupportedChangeError,
+)
+from ksplicd.model import Manifest, PatchedFunction, Target
+from tests.coverage.changes import diff_file, independent_changes
+from tests.coverage.outcome import FileResults, Outcome, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ksplicd.create.diff import Difference
+    from ksplicd.create.special import EntrySizes
+
+LIMIT: Final = 600.0
+"""Seconds after which an attempt is a failure."""
+
+# "  symbol (section): reason; hint", as Refusal writes it
+_REFUSAL: Final = re.compile(r"^  .+? \(.*?\): (?P<reason>.*?)(?:; .*)?$", re.MULTILINE)
+_PLACE: Final = re.compile(r"\S*\+0x[0-9a-f]+ |\b0x[0-9a-f]+\b|\b[0-9a-f]{8,}\b")
+
+
+class EndlessError(Exception):
+    """An attempt took too long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What all attempts share."""
+
+    source: SourceTree
+    newer: Path
+    """The tree that the changes come from."""
+    config: ConfigDir
+    kbuild: Kbuild
+    sizes: "EntrySizes"
+    kernel: StockKernel
+    with_modules: bool
+    with_changes: bool
+    """Whether the independent changes of a file are tried one by one, too."""
+    tool: str
+
+    def try_file(self, path: str) -> FileResults:
+        """Try the whole change of a file, which has been compiled plain."""
+        patch = diff_file(self.source.root, self.newer, path)
+        results = FileResults(whole=self.attempt(path, patch), tool=self.tool)
+        if self.with_changes:
+            old, new = ((root / path).read_bytes() for root in (self.source.root, self.newer))
+            parts = independent_changes(patch, old, new)
+            if len(parts) > 1:
+                results.changes = [self.attempt(path, part) for part in parts]
+        return results
+
+    def attempt(self, path: str, patch: bytes) -> Result:
+        """Try one patch, whatever comes of it."""
+        begin = time.monotonic()
+        try:
+            with time_limit(LIMIT):
+                result, _ = self.make(path, patch, with_modules=self.with_modules)
+        except NoChangesError:
+            result = Result(outcome=Outcome.UNCHANGED)
+        except UnsupportedChangeError as e:
+            result = Result(outcome=Outcome.REFUSED, reason=reason_of(str(e)), message=str(e))
+        except ImageMismatchError as e:
+            result = Result(outcome=Outcome.MISMATCH, reason=reason_of(str(e)), message=str(e))
+        except Exception as e:  # a finding, not the end
+            result = Result(
+                outcome=Outcome.FAILED, reason=place_of(e), message=traceback.format_exc()
+            )
+        return replace(result, seconds=round(time.monotonic() - begin, 2))
+
+    def make(self, path: str, patch: bytes, *, with_modules: bool) -> tuple[Result, bytes]:
+        """Return the result and, where the modules are made, the bundle.
+
+        Raises what the pipeline raises.
+        """
+        with tempfile.TemporaryDirectory(prefix="ksplice-coverage-") as folder:
+            patch_file = Path(folder) / "change.patch"
+            patch_file.write_bytes(patch)
+            files = self.source.apply([patch_file])
+            units = touched_units(files, [patch_file])
+            try:
+                plain, pre, post = compile_units(
+                    self.kbuild, self.source, files, units, Path(folder), lambda _: None
+                )
+            except BuildError as e:
+                result = Result(outcome=Outcome.NOT_ALONE, message=str(e))
+                return result, b""
+        differences = compare(pre, post, self.sizes)
+        modules_of = {unit: self.kbuild.module_of(unit) for unit in units}
+        if all(ran_at_boot(d, modules_of[u]) for u, d in differences.items()):
+            return Result(outcome=Outcome.BOOT_ONLY), b""
+        kernel = self.fresh_kernel()
+        for unit in differences:
+            kernel.add_unit(unit.source, plain[unit], modules_of[unit])
+        new_code = cut_new_code(differences, self.sizes, kernel)
+        old_code = kernel.old_code()
+        data = b""
+        if with_modules:
+            data = self.pack(kid_of(path), kernel, old_code, new_code, patch)
+        return Result(
+            outcome=Outcome.BUILT,
+            target=", ".join(old_code),
+            functions=tuple(r.name for unit in new_code for r in unit.replacements),
+            has_modules=with_modules,
+        ), data
+
+    def fresh_kernel(self) -> StockKernel:
+        """Return the stock kernel with no unit added; image, symbols and modules are shared."""
+        fresh = copy.copy(self.kernel)
+        fresh._units = {}
+        return fresh
+
+    def pack(
+        self,
+        kid: str,
+        kernel: StockKernel,
+        old_code: dict[str, bytes],
+        new_code: list[NewCode],
+        patch: bytes,
+    ) -> bytes:
+        """Build the update's modules and return the bundle."""
+        modules = build_modules(kid, self.config, old_code, new_code)
+        targets = tuple(
+            Target(
+                name=target,
+                new_file=modules.new,
+                old_file=old_file,
+                functions=tuple(
+                    PatchedFunction(name=r.name, sympos=r.sympos, unit=unit.unit)
+                    for unit in new_code
+                    if unit.target == target
+                    for r in unit.replacements
+                ),
+            )
+            for target, old_file in modules.old.items()
+        )
+        manifest = Manifest(
+            kid=kid,
+            kernel=kernel.identity,
+            core_file=modules.core,
+            targets=targets,
+            description="",
+            cves=(),
+            tool="ksplice coverage",
+            compiler=self.config.compiler_text,
+        )
+        return bundle.pack(manifest, {**modules.files, "patch": patch, "timestamp": b"0\n"})
+
+
+def ran_at_boot(difference: "Difference", module: str | None) -> bool:
+    """Tell whether nothing changed but code that the running kernel has freed.
+
+    ``__exit`` code of what is built in is never linked; a module has its own until it is unloaded.
+    """
+    gone = (".init.",) if module is not None else (".init.", ".exit.")
+    return not difference.changed and all(r.section.startswith(gone) for r in difference.refusals)
+
+
+def kid_of(path: str) -> str:
+    """Return the id of the update for a file: always the same."""
+    return hashlib.sha256(path.encode()).hexdigest()[:8]
+
+
+def reason_of(message: str) -> str:
+    """Return an error's reasons without names and numbers, sorted, joined by `` + ``."""
+    found = {m["reason"] for m in _REFUSAL.finditer(message)}
+    if not found:
+        found = {message.splitlines()[0].split("; ")[0].split(": ")[-1]}
+    return " + ".join(sorted({_PLACE.sub("", r.split(": ")[0]).strip() for r in found}))
+
+
+def place_of(e: Exception) -> str:
+    """Return the kind of an unexpected error and the function it came from."""
+    if isinstance(e, KspliceError):
+        return f"{type(e).__name__}: {reason_of(str(e))}"
+    frames = traceback.extract_tb(e.__traceback__)
+    last = frames[-1]
+    return f"{type(e).__name__} in {Path(last.filename).name}: {last.name}"
+
+
+@contextmanager
+def time_limit(seconds: float) -> "Iterator[None]":
+    """Raise ``EndlessError`` in the main thread when the context lasts longer."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise EndlessError(f"no end after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def included_sources(kbuild: Kbuild, paths: Iterable[str]) -> set[str]:
+    """Return those of the compiled ``paths`` that another one of them includes as text."""
+    known = set(paths)
+    found: set[str] = set()
+    for path in known:
+        record = kbuild._record(Unit(path)).read_text()
+        root = f"{kbuild.source.root}/"
+        named = {w.removeprefix(root) for w in record.split() if w.endswith(".c")}
+        found |= (named & known) - {path}
+    return found
