@@ -3,9 +3,11 @@
 #   make demo      the main job, on a throwaway machine
 #   make test      every check
 #   make bench     measure, and write bench.json
+#   make coverage OLD=6.1.176-1 NEW=6.1.187-1 [FLAVOUR=cloud] [SAMPLE=n] [GUEST=n]
+#                  try all changes between two source packages, and write coverage.json
 #   make install   as a package does: DESTDIR=, prefix=
 #
-# The first three install what is missing; see tests/tools/setup.sh.
+# The first four install what is missing; see tests/tools/setup.sh.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -27,9 +29,9 @@ etcdir = $(DESTDIR)$(sysconfdir)/ksplicd
 # believe to be part of this one.
 run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR) $(PYTHON)
 
-.PHONY: all setup demo test bench lint lint-c unit vm install
+.PHONY: all setup demo test bench coverage lint lint-c unit vm install
 all:
-	@sed -n '3,6s/^#//p' Makefile
+	@sed -n '3,8s/^#//p' Makefile
 
 setup:
 	@tests/tools/setup.sh
@@ -39,6 +41,11 @@ demo: setup
 
 bench: setup
 	@$(run) -m tests.bench
+
+coverage: setup
+	@$(if $(and $(OLD),$(NEW)),,$(error give OLD= and NEW=, versions of linux-source-*))
+	@$(run) -m tests.coverage '$(OLD)' '$(NEW)' $(if $(FLAVOUR),--flavour $(FLAVOUR)) \
+		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(GUEST),--guest $(GUEST)) $(ARGS)
 
 test: lint lint-c unit vm
 

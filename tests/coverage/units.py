@@ -5,6 +5,7 @@ kbuild itself is asked: ``make -n`` in a prepared tree in which nothing is compi
 compile command.
 """
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from ksplicd.create.source import SourceTree
 from ksplicd.lab.cache import Cache, digest_of
 from ksplicd.run import run_any
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 """To be raised when this module makes something else of the same parts."""
 
 _COMPILES: Final = re.compile(
@@ -76,13 +77,14 @@ def parse_commands(printed: str, root: Path) -> set[str]:
     """Return the sources of all compile commands, as paths in the tree at ``root``."""
     found = set()
     for m in _COMPILES.finditer(printed):
-        path = Path(m["source"])
+        path = Path(os.path.normpath(m["source"]))  # arch/x86/kvm/../../../virt/kvm/eventfd.c
         if path.is_absolute():
             if not path.is_relative_to(root):
                 continue
             path = path.relative_to(root)
         name = str(path)
-        # not what the build generates, and not objects under another name than their source's
-        if Path(m["object"]).with_suffix(".c") == path and not name.startswith(_OTHER_PROGRAMS):
+        # not objects under another name than their source's
+        made = Path(os.path.normpath(m["object"]))
+        if made.with_suffix(".c") == path and not name.startswith(_OTHER_PROGRAMS):
             found.add(name)
     return found
