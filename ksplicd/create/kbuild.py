@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.create.config import ConfigDir
+from ksplicd.create.entry_sizes import probe_source, read_probe
 from ksplicd.create.source import SourceTree
-from ksplicd.create.special import TABLES, EntrySizes
+from ksplicd.create.special import EntrySizes
 from ksplicd.elf import read_object
 from ksplicd.errors import BuildError, ConfigDirError, ToolError
 from ksplicd.run import run, run_any
@@ -257,13 +258,10 @@ class Kbuild:
         A probe is compiled with the recorded command of ``unit``; each size is the size of an
         array in its object.
         """
-        probe = self.output / "ksplice-sizes.o"
-        if not probe.exists():
-            source = self.output / "ksplice-sizes.c"
-            lines = [f"#include <{h}>" for h in sorted({h for t in TABLES for h in t.headers})]
-            lines.insert(0, "#include <linux/kernel.h>\n#include <linux/module.h>")
-            lines += [f"char ksplice_size_{i}[sizeof({t.c_type})];" for i, t in enumerate(TABLES)]
-            source.write_text("\n".join(lines) + "\n")
+        probe, source = self.output / "ksplice-sizes.o", self.output / "ksplice-sizes.c"
+        text = probe_source()
+        if not probe.exists() or source.read_text() != text:
+            source.write_text(text)
             compile_command = next(
                 c for c in self._recorded(unit).split(";") if "-c" in shlex.split(c)
             )
@@ -271,9 +269,9 @@ class Kbuild:
             words = [str(probe) if w == unit.object else w for w in words if "-MMD" not in w]
             status, out, err = run_any([*words[:-1], str(source)], cwd=self.output)
             if status:
+                probe.unlink(missing_ok=True)
                 raise BuildError(compiler_words("sizes of the special sections", out + err))
-        sizes = {s.name: s.size for s in read_object(probe.read_bytes(), str(probe)).symbols}
-        return {t.section: sizes[f"ksplice_size_{i}"] for i, t in enumerate(TABLES)}
+        return read_probe(read_object(probe.read_bytes(), str(probe)))
 
 
 def _options(config: str) -> dict[str, str]:

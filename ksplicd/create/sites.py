@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from ksplicd.create.special import Entry, EntrySizes, read_entries, replacement_of
+from ksplicd.create.special import (
+    Entry,
+    EntrySizes,
+    lengths_of,
+    read_entries,
+    replacement_of,
+)
 from ksplicd.elf import Object, Section, Symbol
 from ksplicd.errors import ElfError
 
@@ -79,7 +85,7 @@ def _alternative(entry: Entry, code: bytes, offset: int) -> Site:
     return Site(
         kind=SiteKind.ALT,
         offset=offset,
-        size=entry.data[-2],
+        size=lengths_of(entry)[0],
         replacement=Replacement(*found) if found else None,
         feature=int.from_bytes(entry.data[8:-2], "little"),
     )

@@ -18,58 +18,88 @@ EntrySizes = Mapping[str, int]
 """Bytes an entry, by section name."""
 
 
+@dataclass(frozen=True, slots=True)
+class EntryLayout:
+    """A form that the entries of a table have, or had, by their relocated fields."""
+
+    size: int
+    fields: tuple[int, ...]
+    """Offsets of what is relocated in each entry, the code it belongs to first."""
+    external: tuple[int, ...] = ()
+    """Offsets of what may be relocated, by a symbol that other objects define."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialTable:
     """One kind of table."""
 
     section: str
-    c_type: str
+    c_type: str = "int"
     """C expression whose sizeof is the entry's size."""
     headers: tuple[str, ...] = ()
     """Kernel headers that declare it."""
     is_compared: bool = True
-    """Whether a function with other entries is a changed function.  Unwind data is not compared:
-    it follows from the code."""
+    """Whether a function with other entries is a changed function.  Unwind data and lists of plain
+    addresses are not compared: they follow from the code."""
     companion: str | None = None
     """A section with one entry for each of ours, without relocations of its own."""
+    layouts: tuple[EntryLayout, ...] = (EntryLayout(4, (0,)),)
+    """What the entries of different kernels look like; empty for a companion."""
 
 
 TABLES: Final = (
-    SpecialTable(section="__mcount_loc", c_type="unsigned long"),
     SpecialTable(
-        section=".altinstructions", c_type="struct alt_instr", headers=("asm/alternative.h",)
+        section="__mcount_loc", c_type="unsigned long", layouts=(EntryLayout(8, (0,)),)
     ),
     SpecialTable(
-        section="__jump_table", c_type="struct jump_entry", headers=("linux/jump_label.h",)
-    ),
-    SpecialTable(section=".smp_locks", c_type="int"),
-    SpecialTable(section=".return_sites", c_type="int"),
-    SpecialTable(section=".retpoline_sites", c_type="int"),
-    SpecialTable(section=".call_sites", c_type="int"),
-    SpecialTable(
-        section=".static_call_sites",
-        c_type="struct static_call_site",
-        headers=("linux/static_call_types.h",),
+        section=".altinstructions", c_type="struct alt_instr", headers=("asm/alternative.h",),
+        # With a pad length until 5.13, with a word of flags since 6.3.
+        layouts=(EntryLayout(12, (0, 4)), EntryLayout(13, (0, 4)), EntryLayout(14, (0, 4))),
     ),
     SpecialTable(
-        section=".parainstructions",
-        c_type="struct paravirt_patch_site",
-        headers=("asm/paravirt_types.h",),
+        section="__jump_table", c_type="struct jump_entry", headers=("linux/jump_label.h",),
+        # Absolute addresses until 4.19.
+        layouts=(EntryLayout(16, (0, 4, 8)), EntryLayout(24, (0, 8, 16))),
     ),
-    SpecialTable(section="__bug_table", c_type="struct bug_entry", headers=("linux/bug.h",)),
+    SpecialTable(section=".smp_locks"),
+    SpecialTable(section=".return_sites"),
+    SpecialTable(section=".retpoline_sites"),
+    SpecialTable(section=".call_sites", is_compared=False),
     SpecialTable(
-        section="__ex_table", c_type="struct exception_table_entry", headers=("asm/extable.h",)
+        section=".static_call_sites", c_type="struct static_call_site",
+        headers=("linux/static_call_types.h",), layouts=(EntryLayout(8, (0, 4)),),
     ),
     SpecialTable(
-        section=".orc_unwind_ip", c_type="int", is_compared=False, companion=".orc_unwind"
+        section=".parainstructions", c_type="struct paravirt_patch_site",
+        headers=("asm/paravirt_types.h",), layouts=(EntryLayout(16, (0,)),),
     ),
     SpecialTable(
-        section=".orc_unwind",
-        c_type="struct orc_entry",
-        headers=("asm/orc_types.h",),
-        is_compared=False,
+        section="__bug_table", c_type="struct bug_entry", headers=("linux/bug.h",),
+        # Without CONFIG_DEBUG_BUGVERBOSE; with it; with the condition's text, since 6.17; with
+        # absolute addresses.
+        layouts=(
+            EntryLayout(8, (0,)), EntryLayout(12, (0, 4)), EntryLayout(16, (0, 4, 8)),
+            EntryLayout(24, (0, 8)),
+        ),
     ),
-)
+    SpecialTable(
+        section="__ex_table", c_type="struct exception_table_entry", headers=("asm/extable.h",),
+        # The third field came in 4.6 and was a handler's address until 5.16.
+        layouts=(EntryLayout(8, (0, 4)), EntryLayout(12, (0, 4), (8,)), EntryLayout(16, (0, 8))),
+    ),
+    SpecialTable(section=".orc_unwind_ip", is_compared=False, companion=".orc_unwind"),
+    SpecialTable(
+        section=".orc_unwind", c_type="struct orc_entry", headers=("asm/orc_types.h",),
+        is_compared=False, layouts=(),
+    ),
+    SpecialTable(section=".ibt_endbr_seal", is_compared=False),
+    SpecialTable(section=".cfi_sites", is_compared=False),
+    SpecialTable(section=".kcfi_traps", is_compared=False),
+    SpecialTable(
+        section="__patchable_function_entries", c_type="unsigned long", is_compared=False,
+        layouts=(EntryLayout(8, (0,)),),
+    ),
+)  # fmt: skip
 
 TABLE_BY_SECTION: Final = {table.section: table for table in TABLES}
 
@@ -139,25 +169,31 @@ def entries_by_code(obj: Object, sizes: EntrySizes) -> dict[Section, list[Entry]
     return found
 
 
-def replacement_of(entry: Entry) -> tuple[Section, int, int] | None:
-    """Return (section, offset, length) of an alternative's replacement code, None when empty.
+_LENGTHS: Final = {12: 10, 13: 10, 14: 12}
+"""Offset of the two lengths in a struct alt_instr, by its size.
 
-    Layout of struct alt_instr (arch/x86/include/asm/alternative.h): two 32-bit offsets, the feature
-    word, then the lengths of the original and of the replacement as the last two bytes.
-    """
-    length = entry.data[-1]
+arch/x86/include/asm/alternative.h: two 32-bit offsets, the feature word (with flags since 6.3), the
+lengths of the original and of the replacement, one byte each (then a pad length until 5.13).
+"""
+
+
+def lengths_of(entry: Entry) -> tuple[int, int]:
+    """Return the lengths of an alternative's original and of its replacement."""
+    at = _LENGTHS[entry.size]
+    return entry.data[at], entry.data[at + 1]
+
+
+def replacement_of(entry: Entry) -> tuple[Section, int, int] | None:
+    """Return (section, offset, length) of an alternative's replacement code, None when empty."""
+    length = lengths_of(entry)[1]
     for r in entry.relocations:
         if r.offset == entry.start + 4 and r.symbol.section is not None and length:
             return r.symbol.section, r.symbol.value + r.addend, length
     return None
 
 
-def bug_line_offset(size: int) -> int:
-    """Return the offset of ``line`` in a struct bug_entry of ``size`` bytes.
-
-    include/asm-generic/bug.h: relative address, relative file name, line, flags.
-    """
-    return size - 4
+_BUG_LINE: Final = {12: 8, 16: 12, 24: 16}
+"""Offset of ``line`` in a struct bug_entry, by its size (include/asm-generic/bug.h)."""
 
 
 def masked_data(entry: Entry) -> bytes:
@@ -166,8 +202,7 @@ def masked_data(entry: Entry) -> bytes:
     Relocated fields are compared by what they mean, and a BUG's line number moves with the source.
     """
     data = bytearray(entry.data)
-    if entry.table.section == "__bug_table":
-        at = bug_line_offset(entry.size)
+    if entry.table.section == "__bug_table" and (at := _BUG_LINE.get(entry.size)) is not None:
         data[at : at + 2] = bytes(2)
     for r in entry.relocations:
         at = r.offset - entry.start
