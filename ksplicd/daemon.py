@@ -26,7 +26,7 @@ from ksplicd.bus import names, tasks
 from ksplicd.bus.job import Job
 from ksplicd.bus.manager import Manager
 from ksplicd.bus.objects import Objects
-from ksplicd.bus.polkit import Polkit, call_bus
+from ksplicd.bus.polkit import DBUS, Polkit, call_bus
 from ksplicd.bus.runner import SYSFS_MODULES, Runner
 from ksplicd.bus.update import Update
 from ksplicd.config import CONFIG_FILE, KEYS_DIR, OnDrop, read_settings
@@ -76,6 +76,7 @@ class Daemon:
         self._polkit = Polkit(bus.con)
         self._objects = Objects(bus, self._polkit.check_inspect)
         self._runner = Runner(engine, self._worker, self._objects, self._polkit, book, modules)
+        self._runner.on_shown = self._tell_status
         self._objects.add_root(Manager(self._runner))
         self._drops = DropDir(
             engine.store.root, require_signature=engine.settings.require_signature
@@ -105,6 +106,11 @@ class Daemon:
             self._objects.clear()
         return self._status
 
+    def _tell_status(self, infos: Sequence[UpdateInfo]) -> None:
+        """Have ``systemctl status`` show how many updates are applied."""
+        applied = sum(info.stage is Stage.APPLIED for info in infos)
+        self._notify(f"STATUS={applied} of {len(infos)} updates applied")
+
     # --- start and stop -------------------------------------------------------------------------
 
     async def _start(self) -> None:
@@ -125,15 +131,14 @@ class Daemon:
         infos = await self._runner.list_updates()
         applied = [info.kid for info in infos if info.stage is Stage.APPLIED]
         self._book.write(journal.about_start(self._engine.kernel.release(), applied))
-        self._notify(f"READY=1\nSTATUS={len(applied)} of {len(infos)} updates applied")
+        self._notify("READY=1")
         if self._engine.settings.apply_at_boot:
             await self._apply_again(found.reapply)
         await self._scan_drops()
 
     async def _take_name(self) -> None:
-        where = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
         args = GLib.Variant("(su)", (names.BUS_NAME, _DO_NOT_QUEUE))
-        reply = await call_bus(self._bus.con, where, "RequestName", args)
+        reply = await call_bus(self._bus.con, DBUS, "RequestName", args)
         if reply.unpack() != (_PRIMARY_OWNER,):
             raise HostError(f"{names.BUS_NAME} is taken on this bus: another ksplicd runs")
 

@@ -20,6 +20,9 @@ from ksplicd.host.state import Actor, Via
 
 _ALLOW_USER_INTERACTION: Final = 1
 _POLKIT: Final = "org.freedesktop.PolicyKit1"
+DBUS: Final = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+"""The bus itself: name, path, interface."""
+
 _WITHOUT_DIALOG_MS: Final = 25_000
 _ABSENT: Final = (
     Gio.DBusError.SERVICE_UNKNOWN,
@@ -78,15 +81,19 @@ class Polkit:
 
     async def read_actor(self, call: Call) -> Actor:
         """Return who called, as the bus knows it."""
-        reply = await call_bus(
-            self._connection,
-            ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus"),
-            "GetConnectionCredentials",
-            GLib.Variant("(s)", (call.sender,)),
-        )
+        sender = GLib.Variant("(s)", (call.sender,))
+        reply = await call_bus(self._connection, DBUS, "GetConnectionCredentials", sender)
         known = reply.unpack()[0]
         pid = known.get("ProcessID", 0)
         return Actor(uid=known["UnixUserID"], pid=pid, unit=_read_unit(pid), via=Via.DBUS)
+
+    async def is_waiting(self, call: Call) -> bool:
+        """Tell whether the caller is still there, or never meant to wait."""
+        if not call.wants_reply:
+            return True
+        sender = GLib.Variant("(s)", (call.sender,))
+        reply = await call_bus(self._connection, DBUS, "NameHasOwner", sender)
+        return bool(reply.unpack()[0])
 
 
 def _read_unit(pid: int) -> str:

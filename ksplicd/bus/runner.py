@@ -53,6 +53,7 @@ class Runner:
         self.worker = worker
         self.polkit = polkit
         self.on_job_new: Callable[[int, str], None] = lambda number, path: None
+        self.on_shown: Callable[[list[UpdateInfo]], None] = lambda infos: None
         self.on_job_removed: Callable[[int, str, str, str], None] = lambda *args: None
         self._objects = objects
         self._journal = book
@@ -84,14 +85,21 @@ class Runner:
             tasks.spawn(self._adopt(transition))
         return found
 
-    async def start(self, direction: Direction, kid: str, actor: Actor) -> Job:
-        """Start to apply or undo when it is our turn; the turn ends with the job."""
+    async def start(
+        self, direction: Direction, kid: str, actor: Actor, call: Call | None = None
+    ) -> Job:
+        """Start to apply or undo when it is our turn; the turn ends with the job.
+
+        Should the caller have given up by then, so do we: nobody expects it to happen any more.
+        """
         begin = {
             Direction.APPLY: self.engine.start_apply,
             Direction.UNDO: self.engine.start_undo,
         }[direction]
         await self._turn.take()
         try:
+            if call is not None and not await self.polkit.is_waiting(call):
+                raise CancelledError(f"{kid}: {call.sender} has gone while it waited")
             job = self._new_job(await self.worker.run(begin, kid, actor))
         except BaseException:
             self._turn.give()
@@ -109,7 +117,7 @@ class Runner:
         """Apply or undo for a caller; returns the job's number and path."""
         refuse_unknown_flags(flags)
         await self.polkit.check(call, ACTIONS[direction], kid=kid)
-        job = await self.start(direction, kid, await self.polkit.read_actor(call))
+        job = await self.start(direction, kid, await self.polkit.read_actor(call), call)
         return job.number, job.path
 
     async def get_update(self, kid: str) -> UpdateInfo:
@@ -122,7 +130,8 @@ class Runner:
 
     async def show_updates(self) -> None:
         """Make the objects on the bus agree with the store and the kernel."""
-        infos = {info.kid: info for info in await self.list_updates()}
+        found = await self.list_updates()
+        infos = {info.kid: info for info in found}
         for kid in self._updates.keys() - infos.keys():
             del self._updates[kid]
             self._objects.remove(names.update_path(kid))
@@ -132,6 +141,7 @@ class Runner:
             else:
                 self._updates[kid] = Update(self, info)
                 self._objects.add(names.update_path(kid), self._updates[kid])
+        self.on_shown(found)
 
     async def look_for_conflicts(self, job: Job) -> None:
         """Ask the kernel who holds ``job`` up."""

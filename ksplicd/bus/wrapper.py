@@ -30,6 +30,8 @@ class Call:
     """Unique bus name, such as ``:1.42``."""
     is_interactive: bool
     """Whether polkit may ask the user for a password."""
+    wants_reply: bool
+    """Whether the caller waits for the answer."""
     fds: Gio.UnixFDList | None
 
     def take_fd(self, index: int) -> int:
@@ -66,11 +68,12 @@ class ObjectWrapper(registration.ObjectWrapper):  # type: ignore[misc]
         invocation: Gio.DBusMethodInvocation,
     ) -> None:
         """Start the call; GDBus calls this."""
-        message = invocation.get_message()
-        interactive = Gio.DBusMessageFlags.ALLOW_INTERACTIVE_AUTHORIZATION
+        message, kinds = invocation.get_message(), Gio.DBusMessageFlags
+        flags = message.get_flags()
         call = Call(
             sender=sender,
-            is_interactive=bool(message.get_flags() & interactive),
+            is_interactive=bool(flags & kinds.ALLOW_INTERACTIVE_AUTHORIZATION),
+            wants_reply=not flags & kinds.NO_REPLY_EXPECTED,
             fds=message.get_unix_fd_list(),
         )
         args = [_open(parameters.get_child_value(i)) for i in range(parameters.n_children())]

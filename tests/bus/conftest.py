@@ -4,10 +4,12 @@
 import json
 import os
 import pwd
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,9 +72,11 @@ class Host:
         self.env = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": self.address}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Gio.DBusConnection] = []
-        self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._notices.bind(str(folder / "notify"))
-        self._notices.settimeout(PATIENCE)
+        self._notices: queue.Queue[str] = queue.Queue()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(folder / "notify"))
+        self._reader = threading.Thread(target=self._read_notices)
+        self._reader.start()
         self.daemon: subprocess.Popen[bytes]
 
     # --- processes ------------------------------------------------------------------------------
@@ -106,8 +110,14 @@ class Host:
 
     def hear(self, state: str) -> None:
         """Wait until the daemon notifies ``state``."""
-        while state not in self._notices.recv(4096).decode().split("\n"):
+        while self._notices.get(timeout=PATIENCE) != state:
             pass
+
+    def _read_notices(self) -> None:
+        """Read at once, as systemd does: the daemon waits for room in the socket."""
+        while data := self._socket.recv(4096):
+            for state in data.decode().split("\n"):
+                self._notices.put(state)
 
     def stop(self) -> int:
         self.daemon.terminate()
@@ -130,11 +140,15 @@ class Host:
 
     def close(self) -> None:
         for connection in self._connections:
-            connection.close_sync(None)
+            if not connection.is_closed():
+                connection.close_sync(None)
         for process in reversed(self._processes):
             process.kill()
             process.wait(PATIENCE)
-        self._notices.close()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(b"", str(self.folder / "notify"))
+        self._reader.join()
+        self._socket.close()
 
     # --- callers --------------------------------------------------------------------------------
 

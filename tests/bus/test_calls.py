@@ -449,6 +449,23 @@ def test_one_update_at_a_time_and_in_order(host: Host) -> None:
     assert stages.index((KID, "applied")) < stages.index((samples.OTHER_KID, "loading"))
 
 
+def test_who_gave_up_waiting_is_not_served(host: Host) -> None:
+    other = samples.bundle(samples.OTHER_KID)
+    host.client().stage(other, samples.signature(other))
+    begin(host)
+    gone = host.connect()
+    args = GLib.Variant("(st)", (samples.OTHER_KID, 0))
+    # without a callback GDBus would say that no reply is wanted
+    gone.call(*MANAGER, "Apply", args, None, Gio.DBusCallFlags.NONE, -1, None, lambda *_: None)
+    wait_for(lambda: sum(a["action"].endswith(".apply") for a in host.asked()) == 2)
+    host.client().history()  # the answer comes after what polkit and the bus had to say
+    gone.close_sync(None)
+    host.kernel.hold(on=False)
+    wait_for(lambda: host.stage_of() == "applied")
+    assert host.client().undo(KID).result == "done"  # its turn came after the one that is gone
+    assert host.stage_of(samples.OTHER_KID) == "staged"
+
+
 def test_signals_tell_the_story(host: Host) -> None:
     heard: list[tuple[str, str, Any]] = []
     connection = host.connect()
