@@ -173,7 +173,9 @@ def stock_kernels(cache: Cache, kernel_series: str, flavour: str) -> list[Kernel
 
     ``flavour`` is such as ``cloud-amd64``.  Image, headers and source of each are there.
     """
-    name = re.compile(rf"linux-image-({re.escape(kernel_series)}\.0-\d+-{re.escape(flavour)})")
+    # 6.1.0-50-cloud-amd64 in a stable release, 6.12.107+deb12-cloud-amd64 where it is a backport
+    number = rf"{re.escape(kernel_series)}\.(?:0-\d+|\d+\+deb\d+)"
+    name = re.compile(rf"linux-image-({number}-{re.escape(flavour)})")
     names = apt.package_names(f"linux-image-{kernel_series}.")
     releases = [match[1] for match in map(name.fullmatch, names) if match]
     source = f"linux-source-{kernel_series}"
