@@ -59,7 +59,7 @@ def test_a_reason_has_neither_names_nor_numbers() -> None:
 
 def test_an_unexpected_error_is_told_by_its_place() -> None:
     try:
-        {}["x"]
+        {"y": 1}["x"]
     except KeyError as e:
         place = place_of(e)
     assert place == ("KeyError in test_results.py: test_an_unexpected_error_is_told_by_its_place")
