@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The manual says what the code does: verbs, options, settings, members, causes."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from ksplicd import config, errors
+from ksplicd.cli import main
+from ksplicd.model import Stage
+from ksplicd.run import has, run_any
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs/man").iterdir())
+
+
+def text_of(page: str) -> str:
+    """The words of a page, without the markup that is in the way."""
+    text = (ROOT / "docs/man" / page).read_text().replace(r"\-", "-")
+    return re.sub(r"\\f[A-Z]", "", text)
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    parser = main._build_parser([], "ksplice")
+    action = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+@pytest.mark.parametrize("verb", sorted(verbs()))
+def test_ksplice_page_has_verb_and_its_options(verb: str) -> None:
+    page = text_of("ksplice.1")
+    assert f"ksplice {verb}" in page
+    for action in verbs()[verb]._actions:
+        for option in action.option_strings:
+            if option.startswith("--") and option != "--help":
+                assert option in page
+
+
+def test_ksplice_page_has_every_exit_status() -> None:
+    page = text_of("ksplice.1")
+    for cls in errors.walk():
+        assert f".TP\n{cls.exit_status}\n" in page.replace(".TP 5\n", ".TP\n")
+
+
+def test_conf_page_has_every_setting_and_its_default() -> None:
+    page, example = text_of("ksplicd.conf.5"), (ROOT / "etc/ksplicd.conf").read_text()
+    for key in config._READERS:
+        assert f".B {key}\n" in page
+        assert re.search(rf"^#{key} = ", example, re.MULTILINE)
+
+
+def test_daemon_page_has_stages_causes_and_members() -> None:
+    page = text_of("ksplicd.8")
+    for stage in set(Stage) - {Stage.REMOVED}:
+        assert stage.value in page
+    for cls in errors.walk(errors.ApplyError):
+        assert cls.abort_cause is None or cls.abort_cause in page
+    for path in (ROOT / "units").glob("org.*.xml"):
+        for member in re.findall(r'<(?:method|property|signal) name="(\w+)"', path.read_text()):
+            assert member in page
+
+
+@pytest.mark.skipif(not has("man"), reason="man is not installed")
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_page_is_formatted_without_warnings(page: Path) -> None:
+    status, _, warnings = run_any(["man", "--warnings", "-l", page], env={"MANWIDTH": "80"})
+    assert (status, warnings.decode()) == (0, "")
+
+
+def test_every_decision_is_listed() -> None:
+    folder = ROOT / "docs/decisions"
+    listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text())
+    assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
