@@ -2,8 +2,8 @@
 """``ksplice apply``, ``undo`` and ``remove``: what changes this host.
 
 ``apply`` of what is applied already is a success, as with Ksplice.  Unlike Ksplice an update that
-was undone can be applied again: its modules are loaded anew.  Ksplice's ``--partial`` (patch what is
-loaded, leave out the rest) is refused.
+was undone can be applied again: its modules are loaded anew.  Ksplice's ``--partial`` (patch what
+is loaded, leave out the rest) is refused.
 
 JSON: ``{"schema": 1, "kid": "8c4o6ucj", "result": "done", "job": 3}``; ``result`` is ``done``,
 ``already-applied`` or ``removed``; ``job`` is null when there was none.  An error is
