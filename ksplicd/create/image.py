@@ -7,7 +7,7 @@ how they are matched (``match.py``).
 
 import shutil
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -248,3 +248,10 @@ class SymbolMap:
         """Return (name, address) of the last uniquely named symbol at or before ``address``."""
         i = bisect_right(self._unique_addresses, address) - 1
         return (self._unique_names[i], self._unique_addresses[i]) if i >= 0 else None
+
+    def next_unique(self, address: int) -> tuple[str, int] | None:
+        """Return (name, address) of the first uniquely named symbol at or behind ``address``."""
+        i = bisect_left(self._unique_addresses, address)
+        if i == len(self._unique_addresses):
+            return None
+        return self._unique_names[i], self._unique_addresses[i]

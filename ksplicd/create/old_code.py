@@ -103,16 +103,16 @@ class _Writer:
         """
         address = match.address_of(symbol)
         if symbol.type != STT_SECTION and symbol.name:
-            if address is None and self.symbols.is_unique(symbol.name):
-                return self.sym(symbol.name, 0), addend
-            if address is not None:
-                position = self.symbols.position(symbol.name, address)
-                if position is not None:
-                    return self.sym(symbol.name, position), addend
+            known = self.symbols.addresses(symbol.name)
+            at = known[0] if address is None and len(known) == 1 else address
+            if at is not None and (position := self.symbols.position(symbol.name, at)) is not None:
+                return self.sym(symbol.name, position), addend
         if address is None or (found := self.symbols.nearest_unique(address + addend)) is None:
             return None
         name, start = found
-        return self.sym(name, 0), address + addend - start
+        position = self.symbols.position(name, start)
+        assert position is not None
+        return self.sym(name, position), address + addend - start
 
     def slot(self, match: UnitMatch, symbol: Symbol) -> tuple[int, int]:
         """Return (slot, offset) of a base that the kernel learns."""

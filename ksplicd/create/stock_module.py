@@ -6,7 +6,6 @@ imports gets an address of its own.  That is enough to match objects against it,
 """
 
 import lzma
-from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +83,19 @@ class ModuleSymbols(SymbolMap):
         return None
 
     def nearest_unique(self, address: int) -> tuple[str, int] | None:
-        """Return the last uniquely named own symbol before ``address`` in the same section."""
-        found = super().nearest_unique(address)
-        i = bisect_right([s.start for s in self._sections], address) - 1
-        if found is None or i < 0 or found[1] not in self._sections[i]:
-            return None
-        return found
+        """Return a uniquely named own symbol of the section that ``address`` is in.
+
+        The last one before the address, or else the first behind it: an address may lie a little
+        outside the section, because the addend of a PC-relative field counts from its end.
+        """
+        sections = self._sections
+        section = next(
+            (s for s in sections if -_GAP // 2 <= address - s.start < len(s) + _GAP // 2), range(0)
+        )
+        for found in (super().nearest_unique(address), self.next_unique(address)):
+            if found is not None and found[1] in section:
+                return found
+        return None
 
 
 def read_stock_module(data: bytes, name: str, vmlinux: SymbolMap) -> StockModule:

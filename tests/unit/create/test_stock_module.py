@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A module as target: its symbols are its own, wherever they lie."""
+
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create.image import MapSymbol, SymbolMap
+from ksplicd.create.match import match_unit
+from ksplicd.create.old_code import REF_SYM, OldUnit, write_old_code
+from ksplicd.create.stock_module import IN_TARGET, StockModule, read_stock_module
+from ksplicd.elf import Object, write_object
+from tests.blob import Blob
+from tests.compile import compile_object
+
+SOURCE = """
+extern int imported(int);
+static const int table[4] = { 4, 3, 2, 1 };
+int limits[2] = { 1, 2 };
+static int counter;
+static __attribute__((noinline)) int next(int x) { return imported(x + counter++); }
+int user(int x) { return next(table[x & 3]) + limits[x & 1]; }
+"""
+
+
+@pytest.fixture
+def obj(tmp_path: Path) -> Object:
+    return compile_object(tmp_path, SOURCE)
+
+
+@pytest.fixture
+def module(obj: Object) -> StockModule:
+    vmlinux = SymbolMap([MapSymbol(0x1000, "T", "imported")])
+    return read_stock_module(write_object(obj), "unit", vmlinux)
+
+
+def test_tables_tell_own_symbols_from_those_of_vmlinux(obj: Object, module: StockModule) -> None:
+    match = match_unit(obj, module.image, module.symbols)
+    blob = Blob(write_old_code("unit", [OldUnit(match=match, sites={})], module.symbols))
+    symbols = dict(blob.sym(i) for i in range(blob.nr_syms))
+    assert symbols == {
+        "counter": IN_TARGET, "imported": 0, "limits": IN_TARGET, "next": IN_TARGET,
+        "table": IN_TARGET, "user": IN_TARGET,
+    }  # fmt: skip
+    assert {r.kind for f in blob.functions() for r in f.relocs} == {REF_SYM}
+
+
+def test_symbol_near_an_address_is_of_its_section(module: StockModule) -> None:
+    (counter,) = module.symbols.addresses("counter")
+    assert module.symbols.nearest_unique(counter) == ("counter", counter)
+    # the addend of a PC-relative field makes it point before the section
+    assert module.symbols.nearest_unique(counter - 4) == ("counter", counter)
+    assert module.symbols.nearest_unique(counter + 2) == ("counter", counter)
+    assert module.symbols.nearest_unique(0x1000) is None
