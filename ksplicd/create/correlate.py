@@ -2,15 +2,22 @@
 """Twins: which symbol of the post object is which symbol of the pre object.
 
 Names that the source gives pair by name.  Names that the compiler numbers (``count.3``,
-``foo.constprop.0``) pair by use: the same place of the same instruction of two functions that are
-otherwise alike.  What has no twin is new, or gone.
+``foo.constprop.0``) pair by use: the same place of two functions or data that are twins.  What has
+no twin is new, or gone.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from difflib import SequenceMatcher
 
-from ksplicd.create.names import base_name, is_literal
-from ksplicd.create.place import Place, Places
+from ksplicd.create.names import (
+    base_name,
+    is_boot_section,
+    is_literal,
+    is_per_cpu,
+    is_printk_index,
+)
+from ksplicd.create.place import Place, Places, string_at
 from ksplicd.elf import Relocation, Section, Symbol
 from ksplicd.elf.model import STB_LOCAL, STT_FILE, STT_SECTION
 
@@ -21,6 +28,8 @@ class Twins:
     def __init__(self) -> None:
         self.pre_of: dict[Symbol, Symbol] = {}
         self.post_of: dict[Symbol, Symbol] = {}
+        self.ambiguous: set[Symbol] = set()
+        """Post symbols without a twin that may be one of several pre symbols."""
 
     def pair(self, pre: Symbol, post: Symbol) -> None:
         """Pair two symbols; the first pairing of a symbol stands."""
@@ -40,25 +49,54 @@ def is_numbered(symbol: Symbol) -> bool:
     return symbol.bind == STB_LOCAL and base_name(symbol.name) != symbol.name
 
 
+def is_paired_by_use(symbol: Symbol) -> bool:
+    """Tell whether references tell which symbol this is: numbered, and not content alone."""
+    return is_numbered(symbol) and not is_literal(symbol) and not is_printk_index(symbol)
+
+
+def can_be_twins(pre: Symbol, post: Symbol) -> bool:
+    """Tell whether two symbols of one name are of one kind.
+
+    Code that was ``__init`` and no longer is (``.init.text`` → ``.text``) is new: the running
+    kernel has thrown its twin away.  Per-CPU data and other data are reached in different ways.
+    """
+    a, b = pre.section, post.section
+    return (
+        a is not None
+        and b is not None
+        and pre.is_function == post.is_function
+        and is_boot_section(a) == is_boot_section(b)
+        and is_per_cpu(a) == is_per_cpu(b)
+    )
+
+
 def correlate(pre: Places, post: Places) -> Twins:
     """Return the twins of two objects compiled with one section a symbol."""
     twins = Twins()
-    pre_symbols, post_symbols = _candidates(pre), _candidates(post)
+    pre_symbols, post_symbols = _by_name(pre), _by_name(post)
     for name, symbols in pre_symbols.items():
         others = post_symbols.get(name, [])
         if len(symbols) == len(others) == 1 and not is_numbered(symbols[0]):
-            twins.pair(symbols[0], others[0])
-    # Pairs found by use may bring functions together (clones), whose references then count too.
+            _pair_named(twins, symbols[0], others[0])
+    # Pairs found by use may bring others together (clones), whose references then count too.
+    # Those that are alike go first: what refers to a thing from the same place is certain.
+    users = _users_of_numbered(pre)
     done: set[Symbol] = set()
-    while todo := [s for s in twins.post_of if s.is_function and s not in done]:
-        for function in todo:
-            done.add(function)
-            _pair_by_use(twins, pre, post, function, twins.post_of[function])
+    while todo := [s for s in users if s in twins.post_of and s not in done]:
+        alike = [s for s in todo if _is_alike(s, twins.post_of[s])]
+        for s in alike or todo:
+            done.add(s)
+            _pair_by_use(twins, pre, post, s, twins.post_of[s])
     _pair_leftovers(twins, pre_symbols, post_symbols)
     return twins
 
 
-def _candidates(places: Places) -> dict[str, list[Symbol]]:
+def _pair_named(twins: Twins, a: Symbol, b: Symbol) -> None:
+    if can_be_twins(a, b):
+        twins.pair(a, b)
+
+
+def _by_name(places: Places) -> dict[str, list[Symbol]]:
     by_name: dict[str, list[Symbol]] = defaultdict(list)
     for s in places.obj.symbols:
         if s.section is not None and s.name and s.type not in (STT_SECTION, STT_FILE):
@@ -74,61 +112,106 @@ def relocations_in(symbol: Symbol) -> list[Relocation]:
     return sorted(inside, key=lambda r: r.offset)
 
 
+def code_section_of(symbol: Symbol) -> Section:
+    """Return the section of a defined symbol."""
+    assert symbol.section is not None
+    return symbol.section
+
+
+# --- by use -------------------------------------------------------------------------------------
+
+
+def _users_of_numbered(places: Places) -> list[Symbol]:
+    """Return the functions and data that refer to symbols which are paired by use."""
+    found: dict[Symbol, None] = {}
+    for section in places.obj.sections:
+        if not section.is_alloc:
+            continue
+        for r in section.relocations:
+            s = places.locate(section, r).symbol
+            if s is not None and s.section is not None and is_paired_by_use(s):
+                user = places.symbol_at(section, r.offset)
+                if user is not None:
+                    found[user] = None
+    return list(found)
+
+
+def _is_alike(pre: Symbol, post: Symbol) -> bool:
+    """Tell whether two symbols are relocated at the same offsets in the same ways."""
+    return pre.size == post.size and [
+        (r.offset - pre.value, r.type) for r in relocations_in(pre)
+    ] == [(r.offset - post.value, r.type) for r in relocations_in(post)]
+
+
 def _pair_by_use(
-    twins: Twins, pre: Places, post: Places, pre_function: Symbol, post_function: Symbol
+    twins: Twins, pre: Places, post: Places, pre_user: Symbol, post_user: Symbol
 ) -> None:
-    """Pair the numbered symbols to which two twin functions refer in the same order."""
-    before = _numbered_references(pre, pre_function)
-    after = _numbered_references(post, post_function)
-    for name, symbols in before.items():
-        others = after.get(name, [])
-        if len(symbols) == len(others):
-            for a, b in zip(symbols, others, strict=True):
-                if a.size == b.size or a.is_function:
-                    twins.pair(a, b)
+    """Pair the numbered symbols to which two twins refer from the same place."""
+    before, after = _references(pre, pre_user), _references(post, post_user)
+    tokens = [_token(p) for p in before], [_token(p) for p in after]
+    if [t[:2] for t in tokens[0]] == [t[:2] for t in tokens[1]]:
+        blocks = [(0, 0, len(before))]
+    else:
+        matcher = SequenceMatcher(None, *tokens, autojunk=False)
+        blocks = [(m.a, m.b, m.size) for m in matcher.get_matching_blocks()]
+    for i, j, n in blocks:
+        for a, b in zip(before[i : i + n], after[j : j + n], strict=True):
+            if a.symbol is not None and b.symbol is not None:
+                _pair_numbered(twins, a.symbol, b.symbol)
+    # What is left of a name on both sides, once, has only changed its surroundings or its size.
+    left_before = _group((p.symbol for p in before), twins.post_of)
+    left_after = _group((p.symbol for p in after), twins.pre_of)
+    for base, symbols in left_before.items():
+        others = left_after.get(base, [])
+        if len(symbols) == len(others) == 1:
+            _pair_numbered(twins, symbols[0], others[0])
 
 
-def _numbered_references(places: Places, function: Symbol) -> dict[str, list[Symbol]]:
-    """Return the numbered symbols that ``function`` uses, in order of first use, by base name."""
+def _pair_numbered(twins: Twins, a: Symbol, b: Symbol) -> None:
+    if (
+        is_paired_by_use(a)
+        and is_paired_by_use(b)
+        and base_name(a.name) == base_name(b.name)
+        and can_be_twins(a, b)
+    ):
+        twins.pair(a, b)
+
+
+def _references(places: Places, user: Symbol) -> list[Place]:
+    section = code_section_of(user)
+    return [places.locate(section, r) for r in relocations_in(user)]
+
+
+def _token(place: Place) -> tuple[str, object, int]:
+    """Return what identifies a reference in both objects: kind, name or text, size."""
+    s, section = place.symbol, place.section
+    if s is not None and (section is None or not is_numbered(s)):
+        return "symbol", s.name, place.offset
+    if s is not None:
+        return "numbered", base_name(s.name), s.size
+    assert section is not None
+    if section.is_strings:
+        return "string", string_at(section, place.offset), 0
+    return "section", base_name(section.name), 0
+
+
+def _group(symbols: Iterable[Symbol | None], taken: Collection[Symbol]) -> dict[str, list[Symbol]]:
+    """Return the symbols that have no twin yet and are paired by use, by base name."""
     found: dict[str, dict[Symbol, None]] = defaultdict(dict)
-    assert function.section is not None
-    for r in relocations_in(function):
-        place = places.locate(function.section, r)
-        s = place.symbol
-        if s is not None and s.section is not None and is_numbered(s) and not is_literal(s):
+    for s in symbols:
+        if s is not None and s.section is not None and s not in taken and is_paired_by_use(s):
             found[base_name(s.name)][s] = None
-    return {name: list(symbols) for name, symbols in found.items()}
+    return {name: list(group) for name, group in found.items()}
 
 
 def _pair_leftovers(
     twins: Twins, pre: dict[str, list[Symbol]], post: dict[str, list[Symbol]]
 ) -> None:
     """Pair numbered symbols that nobody paired by use and whose base name is unambiguous."""
-
-    def by_base(
-        groups: Iterable[list[Symbol]], taken: dict[Symbol, Symbol]
-    ) -> dict[str, list[Symbol]]:
-        found: dict[str, list[Symbol]] = defaultdict(list)
-        for group in groups:
-            for s in group:
-                if s not in taken and is_numbered(s) and not is_literal(s):
-                    found[base_name(s.name)].append(s)
-        return found
-
-    others = by_base(post.values(), twins.pre_of)
-    for name, symbols in by_base(pre.values(), twins.post_of).items():
-        if len(symbols) == 1 and len(others.get(name, [])) == 1:
-            twins.pair(symbols[0], others[name][0])
-
-
-def same_place(twins: Twins, pre: Place, post: Place) -> bool:
-    """Tell whether two places that have symbols are the same place before and after."""
-    if pre.symbol is None or post.symbol is None or pre.offset != post.offset:
-        return False
-    return twins.are_twins(pre.symbol, post.symbol)
-
-
-def code_section_of(symbol: Symbol) -> Section:
-    """Return the section of a defined symbol."""
-    assert symbol.section is not None
-    return symbol.section
+    others = _group((s for group in post.values() for s in group), twins.pre_of)
+    for name, symbols in _group((s for g in pre.values() for s in g), twins.post_of).items():
+        candidates = others.get(name, [])
+        if len(symbols) == len(candidates) == 1:
+            _pair_numbered(twins, symbols[0], candidates[0])
+        else:
+            twins.ambiguous.update(candidates)

@@ -17,7 +17,7 @@ from ksplicd.create.names import (
     main_name,
 )
 from ksplicd.create.place import Place, Places, string_at
-from ksplicd.create.separate import separate_data
+from ksplicd.create.separate import separate
 from ksplicd.create.special import (
     Entry,
     EntrySizes,
@@ -71,8 +71,8 @@ def diff(pre: Object, post: Object, sizes: EntrySizes) -> Difference:
 
 class _Differ:
     def __init__(self, pre: Object, post: Object, sizes: EntrySizes) -> None:
-        separate_data(pre)
-        separate_data(post)
+        separate(pre)
+        separate(post)
         self.pre, self.post = Places(pre), Places(post)
         self.twins = correlate(self.pre, self.post)
         self.pre_entries = entries_by_code(pre, sizes)
