@@ -19,6 +19,9 @@ API_VERSION: Final = "1"
 
 MANIFEST_SCHEMA: Final = 1
 
+VMLINUX: Final = "vmlinux"
+"""The target that is the kernel itself rather than a module."""
+
 
 def new_kid() -> str:
     """Return a fresh update id."""

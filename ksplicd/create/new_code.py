@@ -9,10 +9,11 @@ kernel: exported symbols by name, all others by livepatch relocations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from ksplicd.create.correlate import code_section_of
 from ksplicd.create.diff import Difference, Refusal
+from ksplicd.create.keys import JUMP_TABLE, STATIC_CALLS, choose_entries
 from ksplicd.create.names import (
     is_cold_part,
     is_debug_descriptor,
@@ -25,6 +26,7 @@ from ksplicd.create.redirect import plan
 from ksplicd.create.special import (
     REPLACEMENTS,
     TABLE_BY_SECTION,
+    Entry,
     EntrySizes,
     entries_by_code,
     is_special_section,
@@ -41,8 +43,9 @@ from ksplicd.elf.model import (
     STT_SECTION,
 )
 from ksplicd.errors import UnsupportedChangeError
+from ksplicd.model import VMLINUX
 
-ALIAS = "ksplice_new_"
+ALIAS: Final = "ksplice_new_"
 """Prefix of the global names by which the new-code module's klp_patch finds its functions."""
 
 
@@ -95,6 +98,8 @@ class NewCode:
     obj: Object
     replacements: list[Replacement] = field(default_factory=list)
     new_functions: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of, such as a tracepoint that does not fire."""
 
 
 def extract(
@@ -122,6 +127,7 @@ class _Extractor:
         self.sizes, self.kernel, self.aliases = sizes, kernel, aliases
         self.plan = plan(difference, kernel.traceable(unit))
         self.refusals: list[Refusal] = list(difference.refusals)
+        self.notes: list[str] = []
         self.kept: dict[Section, None] = {}
         self.new_symbols: dict[Symbol, Symbol] = {}
         self.obj = Object(unit)
@@ -149,6 +155,7 @@ class _Extractor:
         for s, why in self.plan.replaced.items():
             result.replacements.append(self.replace(s, why, copies))
         came_along = [*self.plan.carried, *self.difference.new]
+        result.notes = self.notes
         result.new_functions = [s.name for s in came_along if s.section in self.kept]
         self.obj.symbols = list(dict.fromkeys([*self.new_symbols.values(), *self.obj.symbols]))
         return result
@@ -223,6 +230,8 @@ class _Extractor:
         """Add the part of a special section that belongs to kept code to ``copies``."""
         entries = read_entries(section, self.sizes)
         kept = [e for e in entries if e.owner in self.kept]
+        if section.name in (JUMP_TABLE, STATIC_CALLS):
+            kept = self.choose_entries(kept)
         if not kept:
             return
         new = self.copy(section)
@@ -273,23 +282,40 @@ class _Extractor:
             )  # fmt: skip
             return r
         start = symbol.value if r.symbol.type == STT_SECTION else 0
-        external = self.external_symbol(symbol)
-        self.check_early_use(owner, symbol, external)
-        return Relocation(r.offset, r.type, external, r.addend - start)
+        self.check_early_use(owner, symbol)
+        return Relocation(r.offset, r.type, self.external_symbol(symbol), r.addend - start)
 
-    def check_early_use(self, owner: Section, symbol: Symbol, external: Symbol) -> None:
-        """Refuse what the module loader uses before a target module's symbols are filled in."""
-        if external.name.startswith((".klp.sym.vmlinux.", ".klp.sym@")):
-            return
-        if not external.name.startswith(".klp.sym."):
-            return
-        if owner.name in ("__jump_table", ".static_call_sites"):
-            what = "static key" if owner.name == "__jump_table" else "static call"
+    def choose_entries(self, entries: list[Entry]) -> list[Entry]:
+        """Return the entries of static keys and static calls that new code can have."""
+        chosen = choose_entries(entries, self.post, self.is_of_patched_module)
+        for key in chosen.refused:
             self.refuse(
-                symbol.name, owner, f"a {what} of a patched module is used before it is there",
-                f"test the {what} in a function that the patch leaves alone, and call that",
+                key.name, key.section, "new code would use this static key of the patched module"
+                " before it is there",
+                "test the key in a function that the patch leaves alone, and call that",
             )  # fmt: skip
-        elif owner.name == REPLACEMENTS:
+        self.notes += [
+            f"{self.unit}: the tracepoint {name} does not fire in the new code, because the"
+            " patched module owns it"
+            for name in dict.fromkeys(chosen.silenced)
+        ]
+        return chosen.kept
+
+    def is_of_patched_module(self, s: Symbol) -> bool:
+        """Tell whether a symbol is one that livepatch fills in only with the patched module."""
+        target = self.kernel.target_of(self.unit)
+        if target == VMLINUX or self.is_kept(s):
+            return False
+        name = self.external_name(s)
+        return name is not None and name.startswith((f".klp.sym.{target}.", ".klp.sym@"))
+
+    def is_kept(self, s: Symbol) -> bool:
+        """Tell whether new code has its own copy of what the symbol is in."""
+        return s.section in self.kept
+
+    def check_early_use(self, owner: Section, symbol: Symbol) -> None:
+        """Refuse what the kernel copies before a target module's symbols are filled in."""
+        if owner.name == REPLACEMENTS and self.is_of_patched_module(symbol):
             self.refuse(
                 symbol.name, owner, "an alternative calls a function of the patched module",
                 "move the call out of the alternative",
@@ -317,21 +343,24 @@ class _Extractor:
             self.new_symbols[s] = new
         return self.new_symbols[s]
 
-    def external_symbol(self, s: Symbol) -> Symbol:
-        """Return the undefined symbol by which the new code reaches ``s`` in the kernel."""
+    def external_name(self, s: Symbol) -> str | None:
+        """Return the name by which new code reaches ``s``, None when the kernel has no such."""
         twin = self.twins.pre_of.get(s)
         name = twin.name if twin is not None else s.name
         is_local = s.section is not None and s.bind == STB_LOCAL
         if not is_local and self.kernel.is_exported(name):
-            wanted: str | None = name
-        else:
-            wanted = self.kernel.livepatch_symbol(self.unit, name, is_local=is_local)
+            return name
+        return self.kernel.livepatch_symbol(self.unit, name, is_local=is_local)
+
+    def external_symbol(self, s: Symbol) -> Symbol:
+        """Return the undefined symbol by which the new code reaches ``s`` in the kernel."""
+        wanted = self.external_name(s)
         if wanted is None:
             self.refuse(
-                name, s.section, "the new code needs it, but the kernel's kallsyms lack it",
+                s.name, s.section, "the new code needs it, but the kernel's kallsyms lack it",
                 "do not refer to it from the changed functions",
             )  # fmt: skip
-            wanted = name
+            wanted = s.name
         for known in self.obj.symbols:
             if known.name == wanted:
                 return known

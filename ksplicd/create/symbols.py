@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 from ksplicd.create.config import ConfigDir
 from ksplicd.create.image import Image, SymbolMap, read_image, read_system_map
@@ -25,9 +24,7 @@ from ksplicd.create.stock_module import (
 )
 from ksplicd.elf import Object, Symbol
 from ksplicd.errors import ConfigDirError, ImageMismatchError, UnsupportedChangeError
-from ksplicd.model import Kernel
-
-VMLINUX: Final = "vmlinux"
+from ksplicd.model import VMLINUX, Kernel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,13 @@ PRELUDE = """
 extern int printk(const char *, ...);
 extern int exported(int);
 extern int hidden(int);
+struct static_key { long enabled; void *entries; };
+/* asm goto of arch/x86/include/asm/jump_label.h, written anew */
+#define BRANCH(key) ({ __label__ yes, out; int taken = 0; \\
+    asm goto("1: .byte 0x0f,0x1f,0x44,0,0\\n" \\
+        ".pushsection __jump_table,\\"aw\\"\\n.balign 8\\n" \\
+        ".long 1b - .\\n.long %l[yes] - .\\n.quad %c0 - .\\n.popsection" \\
+        :: "i" (&(key)) :: yes); goto out; yes: taken = 1; out: taken; })
 #define BUG_ENTRY(line) asm volatile("1: ud2\\n" \\
     ".pushsection __bug_table,\\"aw\\"\\n" \\
     ".long 1b - .\\n.long %c0 - .\\n.word %c1\\n.word 0\\n.popsection" \\
@@ -46,8 +53,10 @@ class FakeKernel:
     functions: frozenset[str] = frozenset()
     """Set by ``cut``: the pre object's functions."""
 
+    target: str = "vmlinux"
+
     def target_of(self, unit: str) -> str:
-        return "vmlinux"
+        return self.target
 
     def is_exported(self, name: str) -> bool:
         return name in self.exports
@@ -55,7 +64,7 @@ class FakeKernel:
     def livepatch_symbol(self, unit: str, name: str, *, is_local: bool) -> str | None:
         if name in self.missing:
             return None
-        return f".klp.sym.vmlinux.{name},{self.positions.get(name, 0) if is_local else 0}"
+        return f".klp.sym.{self.target}.{name},{self.positions.get(name, 0) if is_local else 0}"
 
     def sympos(self, unit: str, name: str) -> int:
         return self.positions.get(name, 0)

@@ -172,3 +172,32 @@ def test_kept_address_of_a_function_without_fentry_is_refused(tmp_path: Path) ->
     d = compare(tmp_path, source.format(1), source.format(2))
     with pytest.raises(UnsupportedChangeError, match=r"inner .*kept in \.data\.pointer"):
         cut(d, kernel)
+
+
+KEYED = """
+extern struct static_key {0};
+int f(int x) {{{{ return BRANCH({0}) ? hidden(x) : x + {{}}; }}}}
+"""
+
+
+def test_static_key_of_vmlinux_is_used_as_it_is(tmp_path: Path) -> None:
+    source = KEYED.format("some_key")
+    code = cut(compare(tmp_path, source.format(1), source.format(2)))
+    assert ".klp.sym.vmlinux.some_key,0" in undefined(code)
+    assert "__jump_table" in kept(code)
+
+
+def test_static_key_of_a_patched_module_is_refused(tmp_path: Path) -> None:
+    source = KEYED.format("some_key")
+    d = compare(tmp_path, source.format(1), source.format(2))
+    with pytest.raises(UnsupportedChangeError, match=r"some_key .*of the patched module"):
+        cut(d, FakeKernel(target="ext4"))
+
+
+def test_tracepoint_of_a_patched_module_is_silenced_and_said(tmp_path: Path) -> None:
+    source = KEYED.format("__tracepoint_demo")
+    d = compare(tmp_path, source.format(1), source.format(2))
+    code = cut(d, FakeKernel(target="ext4"))
+    assert "__jump_table" not in kept(code)
+    assert len(code.notes) == 1
+    assert code.notes[0].startswith("unit.c: the tracepoint demo does not fire in the new code")
