@@ -33,7 +33,9 @@ def class_of(error: GLib.Error) -> type[KspliceError] | None:
 
 
 def text_of(error: GLib.Error) -> str:
-    """Return the message as it was sent, without GLib's prefix."""
-    copy = error.copy()
-    Gio.DBusError.strip_remote_error(copy)
-    return str(copy.message)
+    """Return the message as it was sent, without GLib's prefix.
+
+    ``g_dbus_error_strip_remote_error`` does that in C; in Python it works on a copy.
+    """
+    name = Gio.DBusError.get_remote_error(error)
+    return str(error.message).removeprefix(f"GDBus.Error:{name}: ")

@@ -11,6 +11,7 @@ from gi.repository import Gio, GLib
 
 from ksplicd.bundle import MAX_BUNDLE_SIZE
 from ksplicd.bus import names
+from ksplicd.bus.errors import text_of
 from ksplicd.errors import (
     AlreadyAppliedError,
     AlreadyReversedError,
@@ -54,9 +55,7 @@ def error_of(
     """Return (name, text) of the error that a call ends in."""
     with pytest.raises(GLib.Error, match=r"\w") as caught:
         call(host, where, method, args)
-    name = Gio.DBusError.get_remote_error(caught.value)
-    Gio.DBusError.strip_remote_error(caught.value)
-    return name, caught.value.message
+    return Gio.DBusError.get_remote_error(caught.value), text_of(caught.value)
 
 
 # --- as typed -----------------------------------------------------------------------------------
@@ -285,6 +284,12 @@ def test_unknown_flags_are_refused(
 ) -> None:
     host.client().stage(BUNDLE, SIGNATURE)
     assert error_of(host, where, method, args)[0] == ERROR + "UnknownFlags"
+
+
+def test_errors_say_no_more_than_they_were_sent_with(host: Host) -> None:
+    args = GLib.Variant("(st)", (KID, 2))
+    name, text = error_of(host, MANAGER, "Apply", args)
+    assert (name, text) == (ERROR + "UnknownFlags", "flags 0x2 are not known; pass 0")
 
 
 def test_no_property_can_be_set(host: Host) -> None:

@@ -101,6 +101,7 @@ def test_debugfile(host: Host, tarball: str, tmp_path: Path) -> None:
 
 
 def test_unpacked_tree_needs_a_policy_that_allows_it(bare_host: Host, tree: Path) -> None:
+    bare_host.start_polkit()
     bare_host.start()
     done = bare_host.ksplice("apply", str(tree))
     assert done.returncode == 3
@@ -109,6 +110,7 @@ def test_unpacked_tree_needs_a_policy_that_allows_it(bare_host: Host, tree: Path
 
 def test_unpacked_tree_is_the_same_bundle(bare_host: Host, tree: Path) -> None:
     bare_host.configure(require_signature="no")
+    bare_host.start_polkit()
     bare_host.start()
     assert run_json(bare_host, "apply", str(tree))["result"] == "done"
     kept = bare_host.store / "updates" / KID / f"ksplice-{KID}.tar.gz"
@@ -117,6 +119,7 @@ def test_unpacked_tree_is_the_same_bundle(bare_host: Host, tree: Path) -> None:
 
 def test_altered_tree_is_refused(bare_host: Host, tree: Path) -> None:
     bare_host.configure(require_signature="no")
+    bare_host.start_polkit()
     bare_host.start()
     (tree / "patch").write_text("another patch\n")
     done = bare_host.ksplice("apply", str(tree))
@@ -152,6 +155,12 @@ def test_view_of_an_unknown_id(host: Host) -> None:
     done = host.ksplice("view", f"--id={samples.OTHER_KID}")
     assert done.returncode == 1
     assert samples.OTHER_KID in done.stderr
+
+
+def test_message_is_the_daemons(host: Host) -> None:
+    done = host.ksplice("undo", samples.OTHER_KID)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"ksplice: {samples.OTHER_KID}: ")
 
 
 def test_remove(host: Host, tarball: str) -> None:
