@@ -9,16 +9,17 @@ import contextlib
 import gc
 import multiprocessing
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from ksplicd.create.config import ConfigDir, read_config_dir
-from ksplicd.create.kbuild import Kbuild, Unit
+from ksplicd.create.kbuild import Unit
 from ksplicd.create.source import SourceTree
 from ksplicd.create.symbols import StockKernel
 from ksplicd.errors import BuildError, KspliceError, LabError
@@ -29,6 +30,7 @@ from tests.coverage import table
 from tests.coverage.attempt import Workshop, included_sources
 from tests.coverage.changes import changed_files, diff_file
 from tests.coverage.guest import Trial, choose, modules_of
+from tests.coverage.objects import RememberingKbuild
 from tests.coverage.outcome import Book, FileResults, Outcome, Result
 from tests.coverage.units import compiled_files
 from tests.slice import config_folder
@@ -128,10 +130,14 @@ def attempt_all(
             # Nobody may compile a file while a file that it includes is patched.
             alone = included_sources(workshop.kbuild, chunk)
             futures = {pool.submit(try_file, p): p for p in chunk if p not in alone}
-            for future in as_completed(futures):
-                done(futures[future], future.result())
-            for path in sorted(alone):
-                done(path, pool.submit(try_file, path).result())
+            try:
+                for future in as_completed(futures):
+                    done(futures[future], future.result())
+                for path in sorted(alone):
+                    done(path, pool.submit(try_file, path).result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 def try_file(path: str) -> FileResults:
@@ -201,6 +207,8 @@ def try_in_guest(
 def main() -> int:
     """Run the trial; return the exit status."""
     args = parse(sys.argv[1:])
+    for number in (signal.SIGTERM, signal.SIGINT):  # also when started with SIGINT ignored
+        signal.signal(number, _stop)
     begin = time.monotonic()
     try:
         cover(args)
@@ -210,6 +218,11 @@ def main() -> int:
     finally:
         to_stderr(f"after {(time.monotonic() - begin) / 60:.1f} min")
     return 0
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    """Leave by an exception, so that the workers end and the source tree is given back."""
+    raise SystemExit(128 + number)
 
 
 def cover(args: argparse.Namespace) -> None:
@@ -268,7 +281,7 @@ def opened(
     args: argparse.Namespace, some_file: str,
 ) -> Iterator[Workshop]:  # fmt: skip
     """Have everything that attempts need, and the build tree to ourselves."""
-    kbuild = Kbuild(source, config, cache.root, jobs=args.jobs, progress=cache.progress)
+    kbuild = RememberingKbuild(source, config, cache.root, jobs=args.jobs, progress=cache.progress)
     with kbuild.prepared():
         kbuild.compile_plain([Unit(some_file)])
         sizes = kbuild.entry_sizes(Unit(some_file))

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kernel's build with a memory: a patched unit that was compiled before is not compiled again.
+
+What create makes of the objects changes from day to day; the objects do not.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ksplicd.create.kbuild import SPLIT, Kbuild, Unit
+from ksplicd.errors import BuildError
+
+
+class RememberingKbuild(Kbuild):
+    """Keeps what ``compile_split`` makes in ``OUTPUT/coverage-objects``, errors included.
+
+    The headers of the tree must not change.
+    """
+
+    def compile_split(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
+        """Compile the units, or take what is kept.  Raises ``BuildError``, kept or new."""
+        if folder.is_relative_to(self.output):
+            return super().compile_split(units, folder)  # kept there by Kbuild itself
+        return {unit: self._compile_one(unit, folder) for unit in units}
+
+    def _compile_one(self, unit: Unit, folder: Path) -> Path:
+        kept = self.output / "coverage-objects" / self._name_of(unit)
+        error, made = kept.with_suffix(".error"), folder / f"{unit.flat_name}.o"
+        if error.exists():
+            raise BuildError(error.read_text())
+        if not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            try:
+                made = super().compile_split([unit], folder)[unit]
+            except BuildError as e:
+                error.write_text(str(e))
+                raise
+            temporary = kept.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(made, temporary)
+            temporary.rename(kept)
+        else:
+            shutil.copyfile(kept, made)
+        return made
+
+    def _name_of(self, unit: Unit) -> str:
+        """Return a name for what comes of the unit's source as it is now.
+
+        The output tree stands for everything else: configuration, compiler, headers.
+        """
+        source = (self.source.root / unit.source).read_bytes()
+        digest = hashlib.sha256(b"\0".join([*map(str.encode, SPLIT), source])).hexdigest()[:20]
+        return f"{unit.flat_name}-{digest}.o"
