@@ -18,6 +18,7 @@ from typing import Final
 
 from ksplicd.create.config import ConfigDir
 from ksplicd.create.kbuild import compiler_words
+from ksplicd.create.kmodsrc import kmodsrc
 from ksplicd.create.new_code import NewCode
 from ksplicd.elf import LivepatchRelocations, Relocation, Symbol, read_object, write_object
 from ksplicd.elf.model import SHN_LIVEPATCH, STT_NOTYPE
@@ -29,8 +30,6 @@ _KLP_SYMBOL: Final = re.compile(r"\.klp\.sym(?:@(?P<target>[^@]+)@|\.)(?P<object
 """``.klp.sym.OBJECT.NAME,POS``.  With ``@TARGET@`` for the second ``.`` its relocations go with
 another object's: what a module depends on is sure to be there only when the module is."""
 
-_INSTALLED: Final = Path("/usr/share/ksplice/kmodsrc")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modules:
@@ -41,12 +40,6 @@ class Modules:
     old: Mapping[str, str]
     """File name by target."""
     files: Mapping[str, bytes]
-
-
-def kmodsrc() -> Path:
-    """Return the folder of the C sources: beside the package in a checkout, else installed."""
-    beside = Path(__file__).resolve().parents[2] / "kmodsrc"
-    return beside if (beside / "Kbuild").exists() else _INSTALLED
 
 
 def build_modules(
