@@ -255,3 +255,8 @@ class SymbolMap:
         if i == len(self._unique_addresses):
             return None
         return self._unique_names[i], self._unique_addresses[i]
+
+    def function_at(self, address: int) -> str:
+        """Return the name of the uniquely named symbol before ``address``, for messages."""
+        found = self.nearest_unique(address)
+        return found[0] if found else f"{address:#x}"

@@ -7,8 +7,9 @@ kernel: exported symbols by name, all others by livepatch relocations
 (Documentation/livepatch/module-elf-format.rst).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from ksplicd.create.correlate import code_section_of
@@ -103,13 +104,21 @@ class NewCode:
 
 
 def extract(
-    unit: str, difference: Difference, sizes: EntrySizes, kernel: Kernel, aliases: Callable[[], str]
+    unit: str,
+    difference: Difference,
+    sizes: EntrySizes,
+    kernel: Kernel,
+    aliases: Callable[[], str],
+    carried: Mapping[str, str] = MappingProxyType({}),
 ) -> NewCode:
     """Return the new code of ``unit``; ``aliases`` deals out global names.
 
+    ``carried``: global functions that cannot be redirected and whose callers in all files are
+    replaced, with the alias by which those call the new one (``callers.py``).
+
     Raises ``UnsupportedChangeError`` naming every symbol that stands in the way.
     """
-    return _Extractor(unit, difference, sizes, kernel, aliases).extract()
+    return _Extractor(unit, difference, sizes, kernel, aliases, carried).extract()
 
 
 class _Extractor:
@@ -120,12 +129,14 @@ class _Extractor:
         sizes: EntrySizes,
         kernel: Kernel,
         aliases: Callable[[], str],
+        carried: Mapping[str, str],
     ) -> None:
         self.unit = unit
         self.difference = difference
         self.post, self.twins = difference.post, difference.twins
         self.sizes, self.kernel, self.aliases = sizes, kernel, aliases
-        self.plan = plan(difference, kernel.traceable(unit))
+        self.carried = carried
+        self.plan = plan(difference, kernel.traceable(unit), carried)
         self.refusals: list[Refusal] = list(difference.refusals)
         self.notes: list[str] = []
         self.kept: dict[Section, None] = {}
@@ -155,6 +166,9 @@ class _Extractor:
         for s, why in self.plan.replaced.items():
             result.replacements.append(self.replace(s, why, copies))
         came_along = [*self.plan.carried, *self.difference.new]
+        for s in self.plan.carried:
+            if s.name in self.carried:
+                self.name_globally(s, self.carried[s.name], copies)
         result.notes = self.notes
         result.new_functions = [s.name for s in came_along if s.section in self.kept]
         self.obj.symbols = list(dict.fromkeys([*self.new_symbols.values(), *self.obj.symbols]))
@@ -345,6 +359,8 @@ class _Extractor:
 
     def external_name(self, s: Symbol) -> str | None:
         """Return the name by which new code reaches ``s``, None when the kernel has no such."""
+        if s.is_undefined and s.name in self.carried:
+            return self.carried[s.name]
         twin = self.twins.pre_of.get(s)
         name = twin.name if twin is not None else s.name
         is_local = s.section is not None and s.bind == STB_LOCAL
@@ -369,13 +385,15 @@ class _Extractor:
         return new
 
     def replace(self, s: Symbol, why: str, copies: dict[Section, Section]) -> Replacement:
-        section = code_section_of(s)
-        self.local_symbol(s, copies)
         alias = self.aliases()
-        self.obj.symbols.append(
-            Symbol(alias, s.value, s.size, STB_GLOBAL, STT_FUNC, section=copies[section])
-        )
+        self.name_globally(s, alias, copies)
         name = self.twins.pre_of[s].name
         return Replacement(
             name=name, sympos=self.kernel.sympos(self.unit, name), alias=alias, reason=why
         )
+
+    def name_globally(self, s: Symbol, alias: str, copies: dict[Section, Section]) -> None:
+        """Give a kept function a global name beside its own, for the other objects."""
+        self.local_symbol(s, copies)
+        copy = copies[code_section_of(s)]
+        self.obj.symbols.append(Symbol(alias, s.value, s.size, STB_GLOBAL, STT_FUNC, section=copy))

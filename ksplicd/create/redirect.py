@@ -6,6 +6,7 @@ livepatch redirects functions that start with a call of fentry.  A changed funct
 unchanged as they are, and call the new one.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from ksplicd.create.correlate import code_section_of
@@ -37,10 +38,11 @@ class _User:
     is_call: bool
 
 
-def plan(difference: Difference, traceable: frozenset[str]) -> Plan:
+def plan(difference: Difference, traceable: frozenset[str], taken_in: Container[str] = ()) -> Plan:
     """Decide for every changed function.
 
     ``traceable``: the functions of the running kernel's unit that start with fentry, by name.
+    ``taken_in``: global functions whose callers in other files are replaced too.
     """
     result = Plan()
     todo = dict(difference.changed)
@@ -57,7 +59,7 @@ def plan(difference: Difference, traceable: frozenset[str]) -> Plan:
             result.replaced[s] = why
         else:
             result.carried[s] = why
-            for caller in _callers(difference, s, result):
+            for caller in _callers(difference, s, result, taken_in):
                 todo.setdefault(caller, f"calls {s.name}, which livepatch cannot redirect")
     # In the order of the object, whatever order they were found in: the same bytes every time.
     order = {s: i for i, s in enumerate(difference.post.obj.symbols)}
@@ -69,12 +71,27 @@ def _shares_section(difference: Difference, s: Symbol) -> bool:
     return len(difference.post.functions_in(code_section_of(s))) > 1
 
 
-def _callers(difference: Difference, s: Symbol, result: Plan) -> list[Symbol]:
+def must_be_carried(difference: Difference, traceable: frozenset[str]) -> list[Symbol]:
+    """Return the changed global functions that cannot be redirected."""
+    carried = plan(difference, traceable, _Everything()).carried
+    return [s for s in carried if s.bind != STB_LOCAL]
+
+
+class _Everything:
+    """A container of all there is."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+def _callers(
+    difference: Difference, s: Symbol, result: Plan, taken_in: Container[str]
+) -> list[Symbol]:
     """Return the functions to be replaced because they call ``s``, which is carried.
 
     What else refers to ``s`` is refused: it would go on using the old function.
     """
-    if s.bind != STB_LOCAL:
+    if s.bind != STB_LOCAL and s.name not in taken_in:
         _refuse(
             result, s, "a function without fentry cannot be redirected, and other files call it",
             "change its callers instead, or give them a changed copy under another name",

@@ -6,7 +6,7 @@ imports gets an address of its own.  That is enough to match objects against it,
 """
 
 import lzma
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -157,14 +157,29 @@ def find_stock_module(folder: Path, name: str) -> bytes:
 
     ``folder`` is the kernel's /lib/modules/RELEASE.  Raises ``ConfigDirError`` when it has none.
     """
-    for path in (folder / "kernel").rglob("*.ko*"):
-        stem, _, suffix = path.name.partition(".ko")
-        if stem.replace("-", "_") == name and suffix in _UNPACK:
-            return _UNPACK[suffix](path.read_bytes())
+    for path, unpack in _files(folder):
+        if _name_of(path) == name:
+            return unpack(path.read_bytes())
     raise ConfigDirError(
         f"{folder}/kernel/…/{name}.ko: missing; the old code of a module is checked against the"
         f" stock module, so {folder} must be the kernel's folder in /lib/modules"
     )
+
+
+def stock_modules(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, uncompressed bytes) of every stock module."""
+    for path, unpack in _files(folder):
+        yield _name_of(path), unpack(path.read_bytes())
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, Callable[[bytes], bytes]]]:
+    for path in (folder / "kernel").rglob("*.ko*"):
+        if (unpack := _UNPACK.get(path.name.partition(".ko")[2])) is not None:
+            yield path, unpack
+
+
+def _name_of(path: Path) -> str:
+    return path.name.partition(".ko")[0].replace("-", "_")
 
 
 def _as_is(data: bytes) -> bytes:

@@ -21,6 +21,7 @@ from ksplicd.create.stock_module import (
     StockModule,
     find_stock_module,
     read_stock_module,
+    stock_modules,
 )
 from ksplicd.elf import Object, Symbol
 from ksplicd.errors import ConfigDirError, ImageMismatchError, UnsupportedChangeError
@@ -161,6 +162,22 @@ class StockKernel:
     def traceable(self, unit: str) -> frozenset[str]:
         """Return the unit's functions that start with a call of fentry, as livepatch needs it."""
         return self._units[unit].traceable
+
+    def address_of(self, unit: str, name: str) -> int | None:
+        """Return the address in the stock image of what a matched unit defines or uses."""
+        return self._address(unit, name)
+
+    def function_ranges(self, unit: str) -> list[range]:
+        """Return where the functions of a matched unit lie in the stock image."""
+        functions = self._units[unit].match.functions
+        return [range(address, address + f.size) for f, address in functions.items()]
+
+    def importers(self, name: str) -> list[str]:
+        """Return the stock modules that use an exported symbol; compressed ones are unpacked."""
+        if name not in self._exports:
+            return []
+        word = b"\0" + name.encode() + b"\0"
+        return sorted(m for m, data in stock_modules(self._config.modules) if word in data)
 
     def _address(self, unit: str, name: str) -> int | None:
         symbol = self._units[unit].by_name.get(name)
