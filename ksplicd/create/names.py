@@ -79,6 +79,15 @@ def is_once_flag(section: Section) -> bool:
     return section.name in (".data.once", ".data.unlikely", ".data..once")
 
 
+def is_expendable(symbol: Symbol) -> bool:
+    """Tell whether a static variable's content may be lost, such as the rate limit ``_rs.4``.
+
+    printk_ratelimited() then begins to count anew; lock classes (``__key.2``) are told apart by
+    their address, and are empty without lockdep.
+    """
+    return base_name(symbol.name) in ("_rs", "rs", "__key", "__print_once", "__warned")
+
+
 def is_sanitizer_record(section: Section) -> bool:
     """Tell whether a section is one of UBSAN's records, such as ``.data..Lubsan_data7``.
 

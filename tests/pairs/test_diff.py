@@ -136,10 +136,7 @@ def test_inlined_callee_changes_its_caller(tmp_path: Path) -> None:
         ("char b[4]; char f(void) { return b[1]; }", "char b[8]; char f(void) { return b[1]; }",
          "b", "size 4 → 8"),
         ("int x; int f(void) { return x; }", "int x = 3; int f(void) { return x; }",
-         "x", "moved between"),
-        ('__attribute__((section(".init.text"))) int f(void) { return 1; }',
-         '__attribute__((section(".init.text"))) int f(void) { return 2; }',
-         "f", "runs only at boot"),
+         "x", "bytes differ from"),
     ],
 )  # fmt: skip
 def test_refused_by_name(tmp_path: Path, pre: str, post: str, symbol: str, reason: str) -> None:
@@ -147,3 +144,22 @@ def test_refused_by_name(tmp_path: Path, pre: str, post: str, symbol: str, reaso
     assert [r.symbol for r in d.refusals] == [symbol]
     assert reason in d.refusals[0].reason
     assert d.refusals[0].hint
+
+
+BOOT = '__attribute__((section(".init.text"))) int setup(void) {{ return exported({}); }} '
+
+
+def test_boot_code_alone_is_refused_by_name(tmp_path: Path) -> None:
+    d = compare(tmp_path, BOOT.format(1), BOOT.format(2))
+    assert d.is_boot_only
+    assert [r.symbol for r in d.refuse_boot_code()] == ["setup"]
+    assert "runs only at boot" in d.refuse_boot_code()[0].reason
+
+
+def test_boot_code_beside_ordinary_code_is_left_out(tmp_path: Path) -> None:
+    d = compare(tmp_path, BOOT.format(1) + WIDE,
+                BOOT.format(2) + WIDE.replace("count += x", "count += 2 * x"))  # fmt: skip
+    assert changed(d) == ["leaf"]
+    assert d.notes == ["setup runs only at boot or at unload: its change is left out"]
+    assert not d.is_boot_only
+    assert d.refusals == []

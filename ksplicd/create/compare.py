@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whether two twins are the same: their bytes, what their relocations mean, their table entries.
+
+What may differ without a change of meaning is decided here, by the predicates of ``names``.
+"""
+
+from collections.abc import Sequence
+
+from ksplicd.create.correlate import Twins, relocations_in
+from ksplicd.create.names import (
+    is_debug_descriptor,
+    is_literal,
+    is_once_flag,
+    is_sanitizer_record,
+)
+from ksplicd.create.place import Place, Places, string_at
+from ksplicd.create.special import (
+    Entry,
+    EntrySizes,
+    entries_by_code,
+    lengths_of,
+    masked_data,
+    replacement_of,
+)
+from ksplicd.elf import Relocation, Section, Symbol
+from ksplicd.elf.model import SHF_EXECINSTR, SHF_WRITE, SHT_NOBITS, STB_LOCAL
+from ksplicd.elf.x86_64 import RELOCATION_TYPES
+
+
+class Comparison:
+    """Compares symbols and places of a pre and a post object whose twins are known."""
+
+    def __init__(self, pre: Places, post: Places, twins: Twins, sizes: EntrySizes) -> None:
+        self.pre, self.post, self.twins = pre, post, twins
+        self.pre_entries = entries_by_code(pre.obj, sizes)
+        self.post_entries = entries_by_code(post.obj, sizes)
+
+    def why_differs(self, a: Symbol, b: Symbol) -> str | None:
+        """Return why function or datum ``b`` is not the same as ``a``, None when it is."""
+        if a.section is None or b.section is None:
+            return None
+        if why := self.compare_content(a, b):
+            return why
+        return self.compare_tables(a, b)
+
+    # --- bytes and relocations ------------------------------------------------------------------
+
+    def compare_content(self, a: Symbol, b: Symbol) -> str | None:
+        """Compare bytes and relocations alone."""
+        assert a.section is not None
+        assert b.section is not None
+        if a.size != b.size:
+            return f"size {a.size} → {b.size} bytes"
+        before, after = relocations_in(a), relocations_in(b)
+        if a.section.type != SHT_NOBITS or b.section.type != SHT_NOBITS:
+            code_a = _masked(_bytes(a.section, a.value, a.size), before, a.value)
+            code_b = _masked(_bytes(b.section, b.value, b.size), after, b.value)
+            if code_a != code_b:
+                at = next(i for i, (x, y) in enumerate(zip(code_a, code_b, strict=True)) if x != y)
+                return f"bytes differ from +{at:#x}"
+        return self.compare_relocations(a.section, before, a.value, b.section, after, b.value)
+
+    def compare_relocations(
+        self,
+        owner_a: Section, before: Sequence[Relocation], start_a: int,
+        owner_b: Section, after: Sequence[Relocation], start_b: int,
+    ) -> str | None:  # fmt: skip
+        """Compare what two ranges refer to; offsets count from ``start_a`` and ``start_b``."""
+        if len(before) != len(after):
+            return f"{len(before)} → {len(after)} relocations"
+        for ra, rb in zip(before, after, strict=True):
+            at = rb.offset - start_b
+            if (ra.offset - start_a, ra.type) != (at, rb.type):
+                return f"relocation at +{at:#x} moved or changed type"
+            pa, pb = self.pre.locate(owner_a, ra), self.post.locate(owner_b, rb)
+            if not self.same_target(pa, pb):
+                return f"+{at:#x} refers to {pb} instead of {pa}"
+        return None
+
+    def same_target(self, a: Place, b: Place) -> bool:
+        """Tell whether two references mean the same thing."""
+        if a.section is None or b.section is None:
+            return _is_same_external(a, b)
+        if a.section.is_strings and b.section.is_strings:
+            text = string_at(a.section, a.offset)
+            return text is not None and text == string_at(b.section, b.offset)
+        if is_once_flag(a.section) and is_once_flag(b.section):
+            return a.offset == b.offset
+        if is_sanitizer_record(a.section) and is_sanitizer_record(b.section):
+            return a.offset == b.offset and self.same_record(a.section, b.section)
+        if a.symbol is not None and b.symbol is not None:
+            if a.offset != b.offset:
+                return False
+            if is_debug_descriptor(a.section) and is_debug_descriptor(b.section):
+                return self.same_descriptor(a.symbol, b.symbol)
+            if is_literal(a.symbol) and is_literal(b.symbol):
+                return self.compare_content(a.symbol, b.symbol) is None
+            return self.twins.are_twins(a.symbol, b.symbol)
+        if a.symbol is not None or b.symbol is not None:
+            return False
+        return self.same_anonymous(a, b)
+
+    def same_descriptor(self, a: Symbol, b: Symbol) -> bool:
+        """Compare what two pr_debug() say, which their strings are; the line may differ."""
+        assert a.section is not None
+        assert b.section is not None
+        why = self.compare_relocations(
+            a.section, relocations_in(a), a.value, b.section, relocations_in(b), b.value
+        )
+        return why is None
+
+    def same_record(self, a: Section, b: Section) -> bool:
+        """Compare two records of UBSAN; the line and the column may differ.
+
+        A record begins with struct source_location (lib/ubsan.h): file name, line, column; a type
+        descriptor begins with kind, information and name instead, and is not relocated.
+        """
+        data_a, data_b = a.data, b.data
+        if any(r.offset == 0 for r in a.relocations):
+            data_a, data_b = (x[:8] + bytes(len(x[8:16])) + x[16:] for x in (data_a, data_b))
+        return (
+            _masked(data_a, a.relocations, 0) == _masked(data_b, b.relocations, 0)
+            and self.compare_relocations(a, _sorted(a), 0, b, _sorted(b), 0) is None
+        )
+
+    def same_anonymous(self, a: Place, b: Place) -> bool:
+        """Compare places without a symbol: merged constants, jump tables, code fragments.
+
+        Nothing tells where an anonymous constant in ``.rodata`` ends, so that the whole section has
+        to be the same: one constant more makes a function too many change, never one too few.
+        """
+        sa, sb = a.section, b.section
+        assert sa is not None
+        assert sb is not None
+        if sa.is_merged_constants and sb.is_merged_constants:
+            n = sa.entsize
+            return sa.data[a.offset : a.offset + n] == sb.data[b.offset : b.offset + n]
+        kind = SHF_WRITE | SHF_EXECINSTR
+        return (
+            (a.offset, sa.size, sa.flags & kind) == (b.offset, sb.size, sb.flags & kind)
+            and _masked(sa.data, sa.relocations, 0) == _masked(sb.data, sb.relocations, 0)
+            and self.compare_relocations(sa, _sorted(sa), 0, sb, _sorted(sb), 0) is None
+        )
+
+    # --- special sections -----------------------------------------------------------------------
+
+    def compare_tables(self, a: Symbol, b: Symbol) -> str | None:
+        """Compare the entries of special sections that belong to two functions."""
+        assert a.section is not None
+        assert b.section is not None
+        before = _entries_of(a, self.pre_entries.get(a.section, []))
+        after = _entries_of(b, self.post_entries.get(b.section, []))
+        if [e.table.section for e in before] != [e.table.section for e in after]:
+            return "has other entries in its special sections"
+        for ea, eb in zip(before, after, strict=True):
+            if not self.same_entry(ea, eb):
+                return f"entry in {ea.table.section} differs"
+        return None
+
+    def same_entry(self, a: Entry, b: Entry) -> bool:
+        """Compare two entries of one table, with the code that an alternative copies in."""
+        if masked_data(a) != masked_data(b):
+            return False
+        before, after = list(a.relocations), list(b.relocations)
+        if a.table.section == ".altinstructions":
+            if not self.same_replacement(a, b):
+                return False
+            # Where the replacement lies in its section does not matter.
+            before = [r for r in before if r.offset != a.start + 4]
+            after = [r for r in after if r.offset != b.start + 4]
+        why = self.compare_relocations(a.section, before, a.start, b.section, after, b.start)
+        return why is None
+
+    def same_replacement(self, a: Entry, b: Entry) -> bool:
+        """Compare the replacements of two alternatives of the same lengths."""
+        ra, rb = replacement_of(a), replacement_of(b)
+        if ra is None or rb is None:
+            return ra is rb and lengths_of(a) == lengths_of(b)
+        (sa, at_a, n), (sb, at_b, m) = ra, rb
+        before = [r for r in _sorted(sa) if at_a <= r.offset < at_a + n]
+        after = [r for r in _sorted(sb) if at_b <= r.offset < at_b + m]
+        return (
+            n == m
+            and _masked(sa.data[at_a : at_a + n], before, at_a)
+            == _masked(sb.data[at_b : at_b + m], after, at_b)
+            and self.compare_relocations(sa, before, at_a, sb, after, at_b) is None
+        )
+
+
+def _is_same_external(a: Place, b: Place) -> bool:
+    """Compare places of which at least one is in another object.
+
+    A global that moves from or to another file of the kernel is still the one in the kernel.
+    """
+    if a.symbol is None or b.symbol is None:
+        return False
+    defined = [x.symbol for x in (a, b) if x.section is not None and x.symbol is not None]
+    return (a.symbol.name, a.offset) == (b.symbol.name, b.offset) and all(
+        s.bind != STB_LOCAL for s in defined
+    )
+
+
+def _entries_of(s: Symbol, entries: Sequence[Entry]) -> list[Entry]:
+    """Return the compared entries whose code lies inside ``s``."""
+    found = []
+    for e in entries:
+        r = e.relocations[0]
+        if e.table.is_compared and s.value <= r.symbol.value + r.addend < s.value + s.size:
+            found.append(e)
+    return found
+
+
+def _sorted(section: Section) -> list[Relocation]:
+    return sorted(section.relocations, key=lambda r: r.offset)
+
+
+def _bytes(section: Section, start: int, size: int) -> bytes:
+    """Return bytes of a section, which are zero where it has none."""
+    return bytes(size) if section.type == SHT_NOBITS else section.data[start : start + size]
+
+
+def _masked(data: bytes, relocations: Sequence[Relocation], start: int) -> bytes:
+    """Return ``data`` with the relocated fields zero."""
+    out = bytearray(data)
+    for r in relocations:
+        at = r.offset - start
+        kind = RELOCATION_TYPES.get(r.type)
+        width = kind.size if kind else 4
+        out[at : at + width] = bytes(len(out[at : at + width]))
+    return bytes(out)

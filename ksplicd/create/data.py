@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a change of data means for a kernel that runs already.
+
+Its data have their own content by now, so that a change of what they begin with is refused.  Not
+so for constants that only functions of the unit read: there the content is part of the functions,
+which are replaced and bring a new copy.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ksplicd.create.compare import Comparison
+from ksplicd.create.names import (
+    is_boot_section,
+    is_cold_part,
+    is_debug_descriptor,
+    is_expendable,
+    is_literal,
+    is_once_flag,
+    is_per_cpu,
+    is_printk_index,
+    is_read_only,
+    is_sanitizer_record,
+    is_tracepoint,
+    main_name,
+)
+from ksplicd.create.place import Places
+from ksplicd.create.refusal import Refusal, refuse
+from ksplicd.create.special import is_special_section
+from ksplicd.elf import Relocation, Section, Symbol
+from ksplicd.elf.instructions import Role
+from ksplicd.elf.model import STB_LOCAL
+
+_NOT_DATA = (
+    "__ksymtab", "___ksymtab", "__kcrctab", "___kcrctab", ".export_symbol", ".discard", ".modinfo",
+    ".altinstr", "__dyndbg", "__verbose", ".printk_index", "__tracepoints_ptrs",
+    "__bpf_raw_tp_map", "__syscalls_metadata", "_ftrace_events", ".orc_header",
+    ".static_call_tramp",
+)  # fmt: skip
+"""Beginnings of the names of sections that only the build, the boot or a loader reads."""
+
+
+@dataclass(slots=True, kw_only=True)
+class DataChanges:
+    """What became of the data that differ."""
+
+    carried: list[Symbol] = field(default_factory=list)
+    """Constants of which new code brings its own copy."""
+    users: dict[Symbol, str] = field(default_factory=dict)
+    """The functions that use those, with the reason why they change."""
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """One reference to a datum."""
+
+    owner: Section
+    relocation: Relocation
+    user: Symbol | None
+    """The function or datum that refers to it."""
+
+
+def is_plain_data(section: Section) -> bool:
+    """Tell whether a section holds data that the running kernel uses, such as ``.data.jiffies``.
+
+    Not tables about code, not what only the build or the boot reads, not what has no identity.
+    """
+    if not section.is_alloc or section.is_text or section.is_strings:
+        return False
+    if is_special_section(section) or is_boot_section(section):
+        return False
+    if is_once_flag(section) or is_debug_descriptor(section) or is_sanitizer_record(section):
+        return False
+    return not section.name.startswith(_NOT_DATA)
+
+
+def compare_data(comparison: Comparison) -> DataChanges:
+    """Compare all data that have twins."""
+    changed: dict[Symbol, str] = {}
+    for s in comparison.post.obj.symbols:
+        twin = comparison.twins.pre_of.get(s)
+        if twin is None or twin.section is None or not is_compared(s):
+            continue
+        if why := comparison.compare_content(twin, s):
+            changed[s] = f"initialised data changes: {why}"
+        elif is_read_only(twin.section) and s.section and not is_read_only(s.section):
+            changed[s] = "it was read-only, and is in the running kernel"
+    return _Judge(comparison.post, changed).judge() if changed else DataChanges()
+
+
+def is_compared(s: Symbol) -> bool:
+    """Tell whether a symbol is a datum with an identity and a content."""
+    return (
+        s.section is not None
+        and bool(s.size)
+        and not s.is_function
+        and is_plain_data(s.section)
+        and not is_literal(s)
+        and not is_printk_index(s)
+    )
+
+
+def has_state(s: Symbol) -> bool:
+    """Tell whether losing the content of a static variable would matter."""
+    return s.section is not None and not is_read_only(s.section) and not is_expendable(s)
+
+
+class _Judge:
+    """Decides for each changed datum, whose users are looked for in the post object."""
+
+    def __init__(self, post: Places, changed: dict[Symbol, str]) -> None:
+        self.post, self.changed = post, changed
+        self.uses = find_uses(post)
+        self.out = DataChanges()
+
+    def judge(self) -> DataChanges:
+        for s, why in self.changed.items():
+            if not self.uses[s] and s.bind == STB_LOCAL:
+                continue  # only a list that the linker makes may refer to it
+            if self.is_constant(s, frozenset()):
+                self.carry(s)
+            else:
+                self.out.refusals.append(refuse(s, *self.reason(s, why)))
+        return self.out
+
+    def is_constant(self, s: Symbol, seen: frozenset[Symbol]) -> bool:
+        """Tell whether a datum's content is all that there is to it, as for ``ftype_name_map``.
+
+        Only functions of this unit read it, or other such data.  Where it points to functions
+        (``ext4_dir_operations``), they must look into it and never pass its address on: such an
+        address is stored and compared.
+        """
+        if s.section is None or s.bind != STB_LOCAL or not is_read_only(s.section):
+            return False
+        points_to_code = any(
+            target is not None and target.is_text
+            for target in (r.symbol.section for r in s.section.relocations)
+        )
+        for use in self.uses[s]:
+            if use.user is None:
+                return False
+            is_address = self.post.role(use.owner, use.relocation) is Role.ADDRESS
+            if use.owner.is_text:
+                if is_address and (points_to_code or is_boot_section(use.owner)):
+                    return False
+            elif use.user not in seen and not self.is_constant(use.user, seen | {s}):
+                return False
+        return True
+
+    def carry(self, s: Symbol) -> None:
+        """Bring a copy of ``s``, and of the constants that point to it."""
+        if s in self.out.carried:
+            return
+        self.out.carried.append(s)
+        for use in self.uses[s]:
+            assert use.user is not None
+            if not use.owner.is_text:
+                self.carry(use.user)
+            elif not is_boot_section(use.owner):
+                function = self.main_of(use.user)
+                self.out.users.setdefault(function, f"uses {s.name}, whose content changes")
+
+    def main_of(self, function: Symbol) -> Symbol:
+        if not is_cold_part(function.name):
+            return function
+        name = main_name(function.name)
+        return next((s for s in self.post.obj.functions() if s.name == name), function)
+
+    def reason(self, s: Symbol, why: str) -> tuple[str, str]:
+        """Return the reason and the way out."""
+        assert s.section is not None
+        if is_tracepoint(s):
+            return "a tracepoint changes", "leave the tracepoint as it is; the rest can be changed"
+        if is_per_cpu(s.section):
+            return why, "each processor's copy has its own content by now; change them from a hook"
+        if any(r.symbol.section and r.symbol.section.is_text for r in s.section.relocations):
+            return why, (
+                "it points to functions, and the kernel keeps its address;"
+                " change the functions instead, or set it from a hook"
+            )
+        return why, (
+            "the running kernel's copy has its own content by now;"
+            " change it from a hook, or take it out of the patch"
+        )
+
+
+def find_uses(places: Places) -> dict[Symbol, list[_Use]]:
+    """Return the references to each symbol from code and from data that the kernel uses."""
+    found: dict[Symbol, list[_Use]] = defaultdict(list)
+    for owner in places.obj.sections:
+        if not owner.is_alloc or not (owner.is_text or _may_refer(owner)):
+            continue
+        for r in owner.relocations:
+            target = places.locate(owner, r).symbol
+            if target is not None and target.section is not None:
+                user = places.symbol_at(owner, r.offset)
+                found[target].append(_Use(owner, r, user))
+    return found
+
+
+def _may_refer(section: Section) -> bool:
+    """Tell whether a data section's references count; boot data hand addresses over at boot."""
+    return is_plain_data(section) or is_boot_section(section) or is_debug_descriptor(section)
+
+
+def needs_boot_code(
+    comparison: Comparison, new: Iterable[Symbol], running: Iterable[Symbol]
+) -> list[Refusal]:
+    """Refuse new data that new boot code would set up, because it never runs.
+
+    ``new``: data without a twin; ``running``: the functions that the running kernel gets.
+    """
+    post = comparison.post
+    uses = find_uses(post)
+    sections = {s.section for s in running}
+    refusals = []
+    for s in new:
+        if not is_compared(s) or not has_state(s):
+            continue
+        boot = [u.user for u in uses[s] if u.user is not None and is_boot_section(u.owner)]
+        if boot and any(u.owner in sections for u in uses[s]):
+            why = f"{boot[0].name} sets it up, which runs only at boot"
+            refusals.append(refuse(s, why, "set it up where it is defined, or from a hook"))
+    return refusals
