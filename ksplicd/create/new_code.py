@@ -16,10 +16,12 @@ from ksplicd.create.correlate import code_section_of
 from ksplicd.create.diff import Difference, Refusal
 from ksplicd.create.keys import JUMP_TABLE, STATIC_CALLS, choose_entries
 from ksplicd.create.names import (
+    is_code_fragment,
     is_cold_part,
     is_debug_descriptor,
     is_literal,
     is_once_flag,
+    is_sanitizer_record,
     main_name,
 )
 from ksplicd.create.place import Place
@@ -169,6 +171,9 @@ class _Extractor:
         for s in self.plan.carried:
             if s.name in self.carried:
                 self.name_globally(s, self.carried[s.name], copies)
+        for s in self.post.obj.functions():
+            if s.section in self.kept:  # a trace shows the functions of a module by their symbols
+                self.local_symbol(s, copies)
         result.notes = self.notes
         result.new_functions = [s.name for s in came_along if s.section in self.kept]
         self.obj.symbols = list(dict.fromkeys([*self.new_symbols.values(), *self.obj.symbols]))
@@ -212,9 +217,11 @@ class _Extractor:
         if section is None or section in self.kept:
             return
         if section.is_text:
-            if symbol is not None and symbol.is_function and symbol not in self.twins.pre_of:
+            if is_code_fragment(section):
+                self.kept[section] = None
+            elif symbol is not None and symbol.is_function and symbol not in self.twins.pre_of:
                 self.keep_function(symbol)
-        elif self.is_copied(section, symbol):
+        elif self.is_copied(section, symbol) or symbol in self.difference.carried:
             self.kept[section] = None
         elif symbol is not None and symbol not in self.twins.pre_of:
             if self.post.symbols_in(section) == [symbol]:
@@ -230,7 +237,7 @@ class _Extractor:
         """Tell whether new code carries its own copy: content without identity."""
         if section.is_strings or section.is_merged_constants:
             return True
-        if is_once_flag(section) or is_debug_descriptor(section):
+        if is_once_flag(section) or is_debug_descriptor(section) or is_sanitizer_record(section):
             return True
         return is_literal(symbol) if symbol is not None else section.name.startswith(".rodata")
 
