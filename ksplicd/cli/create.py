@@ -103,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     if args.verbose:
         for name, why in created.reasons.items():
             progress(f"replaces {name}: {why}")
+    for note in created.notes:
+        progress(f"note: {note}")
     report(created, path, signed=key is not None, as_json=args.json, quiet=args.quiet)
     return 0
 
@@ -153,6 +155,7 @@ def report(created: Created, path: Path, *, signed: bool, as_json: bool, quiet: 
             "kid": m.kid,
             "bundle": str(path),
             "signed": signed,
+            "notes": list(created.notes),
             "kernel": {"release": m.kernel.release, "build_id": m.kernel.build_id},
             "targets": [
                 {

@@ -26,6 +26,7 @@ from ksplicd.create.names import (
 )
 from ksplicd.create.place import Place
 from ksplicd.create.redirect import plan
+from ksplicd.create.refusal import refusals_text
 from ksplicd.create.special import (
     REPLACEMENTS,
     TABLE_BY_SECTION,
@@ -187,10 +188,7 @@ class _Extractor:
 
     def raise_refusals(self) -> None:
         if self.refusals:
-            lines = "\n".join(f"  {r}" for r in dict.fromkeys(self.refusals))
-            raise UnsupportedChangeError(
-                f"{self.unit}: cannot be changed in a running kernel:\n{lines}"
-            )
+            raise UnsupportedChangeError(refusals_text(self.unit, self.refusals))
 
     # --- what is kept ---------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from ksplicd.create.diff import Difference, diff
 from ksplicd.create.kbuild import Kbuild, Progress, Unit
 from ksplicd.create.modules import build_modules
 from ksplicd.create.new_code import NewCode, extract
+from ksplicd.create.refusal import refusals_text
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import StockKernel
@@ -52,6 +53,8 @@ class Created:
     """The bundle file."""
     reasons: dict[str, str]
     """By replaced function, why it is in."""
+    notes: tuple[str, ...] = ()
+    """What is left out, because a running kernel does not need it."""
 
 
 def create(request: Request, progress: Progress = lambda _: None) -> Created:
@@ -110,6 +113,10 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         manifest=manifest,
         data=bundle.pack(manifest, files_of_bundle),
         reasons={r.name: r.reason for unit in new_code for r in unit.replacements},
+        notes=tuple(
+            [note for d in differences.values() for note in d.notes]
+            + [note for unit in new_code for note in unit.notes]
+        ),
     )
 
 
@@ -155,12 +162,19 @@ def compile_units(
 def compare(
     pre: dict[Unit, Object], post: dict[Unit, Object], sizes: EntrySizes
 ) -> dict[Unit, Difference]:
-    """Return the differences of the units that differ.  Raises ``NoChangesError``."""
+    """Return the differences of the units that differ.
+
+    Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
+    """
     differences = {u: diff(pre[u], post[u], sizes) for u in pre}
     found = {u: d for u, d in differences.items() if not d.is_empty}
     if not found:
         names = ", ".join(u.source for u in pre)
         raise NoChangesError(f"{names}: the patch changes no code that a running kernel uses")
+    if all(d.is_boot_only for d in found.values()):
+        refusals = [r for d in found.values() for r in d.refuse_boot_code()]
+        names = ", ".join(u.source for u in found)
+        raise UnsupportedChangeError(refusals_text(names, refusals))
     return found
 
 
