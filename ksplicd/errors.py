@@ -7,6 +7,7 @@ A message says what was refused, where, and what to do next.  A fault of ours is
 never one of these.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 ERROR_PREFIX: Final = "org.ksplice.Ksplicd1.Error."
@@ -59,6 +60,11 @@ class BuildError(CreateError):
 
 class UnsupportedChangeError(CreateError):
     """The change cannot be made in a running kernel; names each symbol and the way out."""
+
+    def __init__(self, message: str, refusals: Sequence[object] = ()) -> None:
+        super().__init__(message)
+        self.refusals = tuple(refusals)
+        """``create.refusal.Refusal``, one a symbol; empty when the input as a whole is refused."""
 
 
 class ElfError(CreateError):

@@ -188,7 +188,7 @@ class _Extractor:
 
     def raise_refusals(self) -> None:
         if self.refusals:
-            raise UnsupportedChangeError(refusals_text(self.unit, self.refusals))
+            raise UnsupportedChangeError(refusals_text(self.unit, self.refusals), self.refusals)
 
     # --- what is kept ---------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from ksplicd.create.config import ConfigDir
 from ksplicd.create.image import Image, SymbolMap, read_image, read_system_map
@@ -26,6 +27,8 @@ from ksplicd.create.stock_module import (
 from ksplicd.elf import Object, Symbol
 from ksplicd.errors import ConfigDirError, ImageMismatchError, UnsupportedChangeError
 from ksplicd.model import VMLINUX, Kernel
+
+ENDBR64: Final = b"\xf3\x0f\x1e\xfa"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +267,7 @@ def _read_symvers(symvers: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def traceable_functions(obj: Object, sizes: EntrySizes) -> frozenset[str]:
-    """Return the functions of an object whose first instruction calls fentry.
+    """Return the functions of an object that begin with a call of fentry.
 
     Source: the object's own ``__mcount_loc``, from which ftrace makes its list of sites.
     """
@@ -275,4 +278,20 @@ def traceable_functions(obj: Object, sizes: EntrySizes) -> frozenset[str]:
         for entry in read_entries(section, sizes):
             for r in entry.relocations:
                 sites.add((r.symbol.section, r.symbol.value + r.addend))
-    return frozenset(s.name for s in obj.functions() if (s.section, s.value) in sites)
+    if not sites:  # objtool makes the table later, of the linked kernel (CONFIG_X86_KERNEL_IBT)
+        sites = {
+            (section, r.offset - 1)
+            for section in obj.sections
+            if section.is_text
+            for r in section.relocations
+            if r.symbol.name == "__fentry__"
+        }
+    return frozenset(
+        s.name for s in obj.functions() if (s.section, s.value + _endbr64_size(s)) in sites
+    )
+
+
+def _endbr64_size(s: Symbol) -> int:
+    """Return the size of the landing pad with which a function may begin (IBT)."""
+    assert s.section is not None
+    return len(ENDBR64) if s.section.data.startswith(ENDBR64, s.value) else 0
