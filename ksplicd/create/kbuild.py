@@ -13,22 +13,34 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from ksplicd.create.config import ConfigDir
 from ksplicd.create.entry_sizes import probe_source, read_probe
+from ksplicd.create.kmodsrc import kmodsrc
 from ksplicd.create.source import SourceTree
 from ksplicd.create.special import EntrySizes
+from ksplicd.create.units import (
+    LISTING_FLAG,
+    VMLINUX,
+    EnabledUnit,
+    parse_dry_run,
+    read_listing,
+    write_listing,
+)
+from ksplicd.create.units import Unit as Unit
 from ksplicd.elf import read_object
-from ksplicd.errors import BuildError, ConfigDirError, ToolError
+from ksplicd.errors import BuildError, ConfigDirError, ToolError, UnsupportedChangeError
 from ksplicd.run import run, run_any
 
 Progress = Callable[[str], None]
+Result = TypeVar("Result")
 
 SPLIT: Final = ("-ffunction-sections", "-fdata-sections")
 """One section a function and one a datum: what the diff compares and the new code is cut from."""
@@ -36,23 +48,7 @@ SPLIT: Final = ("-ffunction-sections", "-fdata-sections")
 _RECORDED: Final = re.compile(r"^(?:saved)?cmd_(\S+) := (.*)$", re.MULTILINE)
 _DEPENDENCY: Final = re.compile(r"^  (?:\$\(wildcard [^)]*\)|(\S+)) ?\\?$", re.MULTILINE)
 _READY: Final = "ksplice-ready"
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One compiled source file, such as ``fs/fcntl.c``."""
-
-    source: str
-
-    @property
-    def object(self) -> str:
-        """The object's path in the output tree."""
-        return self.source.removesuffix(".c") + ".o"
-
-    @property
-    def flat_name(self) -> str:
-        """A file name for the unit: ``fs-fcntl``."""
-        return self.source.removesuffix(".c").replace("/", "-")
+_LISTING: Final = "ksplice-units"
 
 
 class Kbuild:
@@ -101,15 +97,18 @@ class Kbuild:
             )
         return line
 
-    def _make(self, *targets: str) -> None:
+    def _command(self, *arguments: str) -> list[str]:
         argv = [
-            "make", "-C", self.source.root, f"-j{self.jobs}", f"O={self.output}", "ARCH=x86",
+            "make", "-C", self.source.root, f"O={self.output}", "ARCH=x86",
             f"CC={self.config.compiler}", f"KERNELRELEASE={self.config.release}",
-            "LOCALVERSION=", "KBUILD_VERBOSE=0", *self.config.flags, *targets,
+            "LOCALVERSION=", "KBUILD_VERBOSE=0", *self.config.flags, *arguments,
         ]  # fmt: skip
-        status, out, err = run_any(list(map(str, argv)))
+        return list(map(str, argv))
+
+    def _make(self, *targets: str) -> None:
+        status, out, err = run_any(self._command(f"-j{self.jobs}", *targets))
         if status:
-            raise BuildError(compiler_words(" ".join(targets), out + err))
+            raise BuildError(compiler_words(names_of(targets), out + err))
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -161,46 +160,126 @@ class Kbuild:
 
     # --- units ----------------------------------------------------------------------------------
 
+    @cached_property
+    def listing(self) -> dict[str, EnabledUnit]:
+        """Every unit that the configuration enables, by source.
+
+        Made once, by asking make what it would run; that takes 10 s of processor time.
+        """
+        kept = self.output / _LISTING
+        if not kept.exists():
+            self.progress("listing the units that the configuration enables")
+            argv = self._command("-k", "-n", "V=1", f"KCFLAGS={LISTING_FLAG}",
+                                 f"KAFLAGS={LISTING_FLAG}", "vmlinux", "modules")  # fmt: skip
+            _, out, err = run_any(argv)  # parts fail: nobody has the distribution's signing key
+            units = parse_dry_run(out.decode(errors="replace"), self.source.root)
+            if not any(u.target == VMLINUX for u in units):
+                raise BuildError(compiler_words("list of enabled units", out[-4096:] + err))
+            temporary = kept.with_suffix(".new")
+            temporary.write_text(write_listing(units))
+            temporary.replace(kept)
+        return read_listing(kept.read_text())
+
+    def is_compiled(self, unit: Unit) -> bool:
+        """Tell whether the unit was compiled in this output tree before."""
+        return self._record(unit).exists()
+
     def compile_plain(self, units: Sequence[Unit]) -> dict[Unit, Path]:
-        """Return the units' objects exactly as the kernel build makes them."""
+        """Return the units' objects exactly as the kernel build makes them.
+
+        Raises ``UnsupportedChangeError`` for a unit that cannot be made and is not enabled.
+        """
         stale = [u for u in units if not self._is_fresh(u)]
         if stale:
-            self.progress(f"compiling {', '.join(u.source for u in stale)}")
-            self._make(*(u.object for u in stale))
+            self.progress(f"compiling {names_of(u.source for u in stale)}")
+            try:
+                self._make(*(u.object for u in stale))
+            except BuildError:
+                self._compile_elsewhere([u for u in stale if not self._is_fresh(u)])
         return {u: self.output / u.object for u in units}
+
+    def _compile_elsewhere(self, units: Sequence[Unit]) -> None:
+        """Compile units whose objects another folder's Makefile names; pass on what failed.
+
+        virt/kvm/kvm_main.c is made as arch/x86/kvm/../../../virt/kvm/kvm_main.o.
+        """
+        for unit in units:
+            enabled = self.listing.get(unit.source)
+            if enabled is None:
+                raise UnsupportedChangeError(
+                    f"{unit.source}: this kernel is configured without the file; leave it out of"
+                    " the patch"
+                )
+            if enabled.object == unit.object:
+                self._make(unit.object)
+            else:
+                (self.output / unit.object).parent.mkdir(parents=True, exist_ok=True)
+                self._run_recorded(unit, self.output / unit.object, ())
+
+    def split_flags(self, unit: Unit) -> tuple[str, ...]:
+        """Return the compiler's further arguments for the objects that are compared and cut.
+
+        Those of a module read their static keys instead of being patched (static_keys.h).
+        """
+        if self.module_of(unit) is None:
+            return SPLIT
+        return (*SPLIT, "-include", str(kmodsrc() / "static_keys.h"))
 
     def compile_split(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
         """Compile the units of the source tree as it is now into ``folder``, one section a symbol.
 
-        Each must have been compiled plain before.  Raises ``BuildError`` with the compiler's words.
+        Raises ``BuildError`` with the compiler's words.
         """
         folder.mkdir(parents=True, exist_ok=True)
 
         def compile_one(unit: Unit) -> tuple[Unit, Path]:
             out = folder / f"{unit.flat_name}.o"
-            self._run_recorded(unit, out, SPLIT)
+            self._run_recorded(unit, out, self.split_flags(unit))
             return unit, out
 
-        with ThreadPoolExecutor(max_workers=self.jobs) as pool:
-            return dict(pool.map(compile_one, units))
+        return dict(self.in_parallel(compile_one, units))
 
     def compile_split_cached(self, units: Sequence[Unit]) -> dict[Unit, Path]:
         """Like ``compile_split`` for the untouched source tree; the objects stay in the cache."""
         folder = self.output / "ksplice-split"
         known = {u: folder / f"{u.flat_name}.o" for u in units}
-        fresh = {
-            u for u, path in known.items()
-            if path.exists() and path.stat().st_mtime > (self.output / u.object).stat().st_mtime
-        }  # fmt: skip
-        self.compile_split([u for u in units if u not in fresh], folder)
+        self.compile_split([u for u, path in known.items() if not self._is_current(path)], folder)
         return known
 
-    def module_of(self, unit: Unit) -> str | None:
-        """Return the module that a compiled unit belongs to, as /sys/module has it.
+    def in_parallel(
+        self, function: Callable[[Unit], Result], units: Sequence[Unit]
+    ) -> Iterator[Result]:
+        """Yield ``function(unit)`` of each unit, some at a time, in order."""
+        with ThreadPoolExecutor(max_workers=self.jobs) as pool:
+            try:
+                yield from pool.map(function, units)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
-        None when the unit is built in.
+    def fingerprint(self, unit: Unit, kept: Path | None = None) -> str:
+        """Return a digest of the assembly that the compiler makes of a unit, one section a symbol.
+
+        Debug information is left out and counted local names are numbered anew, so equal digests
+        mean equal code.  ``kept``: a folder in which the digest stays while it is valid.
         """
-        words = shlex.split(self._recorded(unit))
+        if kept is not None and self._is_current(kept / unit.flat_name):
+            return (kept / unit.flat_name).read_text()
+        with tempfile.TemporaryDirectory(prefix="ksplice-asm-") as folder:
+            out = Path(folder) / "unit"
+            words = self._compile_words(unit, out)
+            mode = ["-E", "-P"] if unit.source.endswith(".S") else ["-S", "-g0", *SPLIT]
+            at = words.index("-c")
+            self._run(unit, [*words[:at], *mode, *words[at + 1 :]])
+            digest = hashlib.sha256(number_names(out.read_bytes())).hexdigest()
+            if kept is not None:
+                kept.mkdir(exist_ok=True)
+                shutil.copy(f"{out}.d", kept / f"{unit.flat_name}.d")
+                (kept / unit.flat_name).write_text(digest)
+        return digest
+
+    def module_of(self, unit: Unit) -> str | None:
+        """Return the module that a unit belongs to, as /sys/module has it; None: built in."""
+        words = shlex.split(self._recorded(unit)[1])
         if "-DMODULE" not in words:
             return None
         prefix = "-DKBUILD_MODNAME="
@@ -211,44 +290,72 @@ class Kbuild:
         path = Path(unit.object)
         return self.output / path.parent / f".{path.name}.cmd"
 
-    def _recorded(self, unit: Unit) -> str:
-        m = _RECORDED.search(self._record(unit).read_text())
-        if m is None or m[1] != unit.object:
-            raise BuildError(f"{self._record(unit)}: no compile command of {unit.object} in it")
-        return m[2]
+    def _recorded(self, unit: Unit) -> tuple[str, str]:
+        """Return the object's name in a unit's compile command, and the command."""
+        record = self._record(unit)
+        if record.exists():
+            m = _RECORDED.search(record.read_text())
+            if m is None or m[1] != unit.object:
+                raise BuildError(f"{record}: no compile command of {unit.object} in it")
+            return m[1], m[2]
+        enabled = self.listing[unit.source]
+        return enabled.object, enabled.command
 
     def _is_fresh(self, unit: Unit) -> bool:
-        """Tell whether kbuild's object is there and newer than all that it was made from."""
+        """Tell whether the plain object is there and newer than all that it was made from."""
         made, record = self.output / unit.object, self._record(unit)
-        if not made.exists() or not record.exists():
-            return False
-        made_at = made.stat().st_mtime
-        for m in _DEPENDENCY.finditer(record.read_text()):
-            if m[1]:
-                path = self.output / m[1]  # joined with an absolute path, that path
-                if not path.exists() or path.stat().st_mtime > made_at:
-                    return False
+        if not record.exists():
+            return self._is_current(made)
         source = self.source.root / unit.source
-        return source.exists() and source.stat().st_mtime <= made_at
+        used = [m[1] for m in _DEPENDENCY.finditer(record.read_text()) if m[1]]
+        return self._is_newer(made, [str(source), *used])
+
+    def _is_current(self, made: Path) -> bool:
+        """Tell whether a file of ours is newer than all that gcc listed in ``FILE.d``."""
+        listed = Path(f"{made}.d")
+        if not listed.exists():
+            return False
+        return self._is_newer(
+            made, listed.read_text().partition(":")[2].replace("\\\n", " ").split()
+        )
+
+    def _is_newer(self, made: Path, used: Iterable[str]) -> bool:
+        """Tell whether ``made`` is there and not older than any of the files, which are there."""
+        try:
+            made_at = made.stat().st_mtime
+            # joined with an absolute path, that path
+            return all((self.output / path).stat().st_mtime <= made_at for path in used)
+        except FileNotFoundError:
+            return False
+
+    def _compile_words(self, unit: Unit, out: Path) -> list[str]:
+        """Return the compiler's part of a unit's command, with another output."""
+        name, command = self._recorded(unit)
+        for part in command.split(";"):
+            words = _with_output(shlex.split(part), name, out)
+            if "-c" in words:
+                return words
+        raise BuildError(f"{unit.source}: no compiler in its command: {command}")
 
     def _run_recorded(self, unit: Unit, out: Path, flags: Sequence[str]) -> None:
         """Run the unit's recorded commands (compiler, objtool) with another output."""
-        for command in self._recorded(unit).split(";"):
-            words = shlex.split(command)
+        name, command = self._recorded(unit)
+        for part in command.split(";"):
+            words = _with_output(shlex.split(part), name, out)
             if not words:
                 continue
-            words = [
-                str(out) if w == unit.object
-                else f"-Wp,-MMD,{out}.d" if w.startswith("-Wp,-MMD,")
-                else w
-                for w in words
-            ]  # fmt: skip
             if "-c" in words:
                 words[-1:-1] = flags
-            status, printed, err = run_any(words, cwd=self.output)
-            if status:
+            try:
+                self._run(unit, words)
+            except BuildError:
                 out.unlink(missing_ok=True)
-                raise BuildError(compiler_words(unit.source, printed + err))
+                raise
+
+    def _run(self, unit: Unit, words: Sequence[str]) -> None:
+        status, printed, err = run_any(words, cwd=self.output)
+        if status:
+            raise BuildError(compiler_words(unit.source, printed + err))
 
     # --- what the kernel's own headers say --------------------------------------------------------
 
@@ -262,16 +369,46 @@ class Kbuild:
         text = probe_source()
         if not probe.exists() or source.read_text() != text:
             source.write_text(text)
-            compile_command = next(
-                c for c in self._recorded(unit).split(";") if "-c" in shlex.split(c)
-            )
-            words = shlex.split(compile_command)
-            words = [str(probe) if w == unit.object else w for w in words if "-MMD" not in w]
+            words = [w for w in self._compile_words(unit, probe) if "-MMD" not in w]
             status, out, err = run_any([*words[:-1], str(source)], cwd=self.output)
             if status:
                 probe.unlink(missing_ok=True)
                 raise BuildError(compiler_words("sizes of the special sections", out + err))
         return read_probe(read_object(probe.read_bytes(), str(probe)))
+
+
+def _with_output(words: Sequence[str], name: str, out: Path) -> list[str]:
+    """Return a command's words with another output than ``name``, and dependencies beside it."""
+    return [
+        str(out) if w == name
+        else f"-Wp,-MMD,{out}.d" if w.startswith("-Wp,-MMD,")
+        else w
+        for w in words
+    ]  # fmt: skip
+
+
+_COUNTED: Final = re.compile(rb"\b([A-Za-z_][\w$]*(?:\.(?:isra|part|constprop|cold))*)\.(\d+)\b")
+
+
+def number_names(assembly: bytes) -> bytes:
+    """Give names such as ``__func__.17`` numbers by order of appearance.
+
+    The compiler counts all that it sees, also what is not used: a new declaration in a header
+    moves the numbers everywhere.
+    """
+    numbers: dict[bytes, int] = {}
+
+    def replace(m: re.Match[bytes]) -> bytes:
+        return b"%b.%d" % (m[1], numbers.setdefault(m[0], len(numbers)))
+
+    return _COUNTED.sub(replace, assembly)
+
+
+def names_of(names: Iterable[str], shown: int = 4) -> str:
+    """Return the first of some names, and how many more there are."""
+    all_names = list(names)
+    more = f" and {len(all_names) - shown} more" if all_names[shown:] else ""
+    return ", ".join(all_names[:shown]) + more
 
 
 def _options(config: str) -> dict[str, str]:

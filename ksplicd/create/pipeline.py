@@ -3,7 +3,7 @@
 
 ::
 
-    patch ─▸ touched units ─▸ pre objects (plain and split)
+    change ─▸ touched units, dependants of headers ─▸ pre objects (plain and split)
                           └─▸ post objects (split) ─▸ diff ─▸ check against the stock image
              ─▸ old code · new code ─▸ modules (core, old, new) ─▸ bundle, signed
 """
@@ -15,15 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ksplicd import __version__, bundle
+from ksplicd.create.changes import Before, Change, from_copies, from_git, from_patches
 from ksplicd.create.config import read_config_dir
 from ksplicd.create.diff import Difference, diff
-from ksplicd.create.kbuild import Kbuild, Progress, Unit
+from ksplicd.create.kbuild import Kbuild, Progress, Unit, names_of
 from ksplicd.create.modules import build_modules
 from ksplicd.create.new_code import NewCode, extract
 from ksplicd.create.refusal import refusals_text
+from ksplicd.create.series import read_series
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import StockKernel
+from ksplicd.create.units import ANY_TARGET, TargetFilter
+from ksplicd.create.work import plan_work
 from ksplicd.elf import Object, read_object
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
 from ksplicd.model import Manifest, PatchedFunction, Target, new_kid
@@ -31,13 +35,20 @@ from ksplicd.model import Manifest, PatchedFunction, Target, new_kid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What ``ksplice create`` was asked to do."""
+    """What ``ksplice create`` was asked to do: one of ``patches``, ``extension``, ``revision``."""
 
     source: Path
     config: Path
     cache: Path
-    patches: tuple[Path, ...]
+    patches: tuple[Path, ...] = ()
     patch_options: tuple[str, ...] = ()
+    extension: str | None = None
+    """Of edited copies beside the originals."""
+    revision: str | None = None
+    """A commit, or a range, of the work tree that the source is."""
+    series: tuple[Path, ...] = ()
+    """Bundles of earlier updates that this one goes on top of."""
+    targets: TargetFilter = ANY_TARGET
     kid: str = field(default_factory=new_kid)
     description: str = ""
     cves: tuple[str, ...] = ()
@@ -55,6 +66,8 @@ class Created:
     """By replaced function, why it is in."""
     notes: tuple[str, ...] = ()
     """What is left out, because a running kernel does not need it."""
+    files: dict[str, str] = field(default_factory=dict)
+    """By file that the change touches or reaches, what happened to it."""
 
 
 def create(request: Request, progress: Progress = lambda _: None) -> Created:
@@ -65,16 +78,20 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
     with source.lock(), kbuild.prepared():
         for path in source.revert():
             progress(f"gave {path} its original back, which an earlier run had left patched")
-        files = source.apply(request.patches, request.patch_options)
-        units = touched_units(files, request.patches)
+        series = read_series(source.root, request.series)
+        change = read_change(request, Before(root=source.root, contents=series.contents))
+        work = plan_work(kbuild, change, series, request.targets, progress)
         with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
-            plain, pre, post = compile_units(kbuild, source, files, units, Path(folder), progress)
-        sizes = kbuild.entry_sizes(units[0])
-        modules_of = {unit: kbuild.module_of(unit) for unit in units}
+            plain, pre, post = compile_units(
+                kbuild, source, work.after, work.units, Path(folder), progress, work.before
+            )
+        sizes = kbuild.entry_sizes(work.units[0])
+        modules_of = {unit: kbuild.module_of(unit) for unit in work.units}
     progress("comparing")
     differences = compare(pre, post, sizes)
     progress("checking against the stock kernel")
     kernel = StockKernel(config, sizes)
+    series.check_kernel(kernel.identity)
     for unit in differences:
         kernel.add_unit(unit.source, plain[unit], modules_of[unit])
     new_code = cut_new_code(differences, sizes, kernel)
@@ -101,13 +118,14 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         ),
         description=request.description,
         cves=request.cves,
+        depends=series.kids,
         tool=f"ksplice {__version__}",
         compiler=config.compiler_text,
     )
     files_of_bundle = {
         **modules.files,
-        "patch": b"".join(p.read_bytes() for p in request.patches),
-        "timestamp": timestamp(request.patches),
+        "patch": change.patch,
+        "timestamp": f"{change.timestamp}\n".encode(),
     }
     return Created(
         manifest=manifest,
@@ -117,24 +135,35 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
             [note for d in differences.values() for note in d.notes]
             + [note for unit in new_code for note in unit.notes]
         ),
+        files=work.notes | outcomes(work.units, new_code),
     )
 
 
-def touched_units(files: Sequence[PatchedFile], patches: Sequence[Path]) -> list[Unit]:
-    """Return the units that the changed files are.
+def read_change(request: Request, before: Before) -> Change:
+    """Return what is to change.  Raises ``PatchError``, ``NoChangesError``."""
+    if request.extension is not None:
+        return from_copies(before, request.extension)
+    if request.revision is not None:
+        return from_git(before, request.revision)
+    return from_patches(before, request.patches, request.patch_options)
 
-    Raises ``NoChangesError`` when no file changes, ``UnsupportedChangeError`` for files that are
-    not compiled by themselves.
-    """
-    if not files:
-        names = ", ".join(map(str, patches))
-        raise NoChangesError(f"{names}: changes no file of the source tree")
+
+def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, str]:
+    """Return what happened to each unit that was compiled."""
+    replaced = {c.unit: ", ".join(r.name for r in c.replacements) for c in new_code}
+    return {
+        u.source: f"replaces {replaced[u.source]}"
+        if u.source in replaced
+        else "its code is the same"
+        for u in units
+    }
+
+
+def touched_units(files: Sequence[PatchedFile], patches: Sequence[Path]) -> list[Unit]:
+    """Return the units that changed .c files are.  Raises ``UnsupportedChangeError`` for others."""
     other = [f.path for f in files if f.path.suffix != ".c"]
     if other:
-        raise UnsupportedChangeError(
-            f"{', '.join(map(str, other))}: only changes to .c files are handled; move the change"
-            " into the .c files that need it"
-        )
+        raise UnsupportedChangeError(f"{names_of(map(str, other))}: no .c files ({patches})")
     return [Unit(str(f.path)) for f in files]
 
 
@@ -145,10 +174,19 @@ def compile_units(
     units: Sequence[Unit],
     folder: Path,
     progress: Progress,
+    before: Sequence[PatchedFile] = (),
 ) -> tuple[dict[Unit, Object], dict[Unit, Object], dict[Unit, Object]]:
-    """Return the plain pre, the split pre and the split post objects."""
+    """Return the plain pre, the split pre and the split post objects.
+
+    Plain objects are those of the tree as it is; ``before`` makes it the state that ``files`` is
+    compared with.
+    """
     plain = kbuild.compile_plain(units)
-    pre = kbuild.compile_split_cached(units)
+    if before:
+        with source.patched(before):
+            pre = kbuild.compile_split(units, folder / "before")
+    else:
+        pre = kbuild.compile_split_cached(units)
     progress("compiling with the patch")
     with source.patched(files):
         post = kbuild.compile_split(units, folder)
@@ -187,9 +225,3 @@ def cut_new_code(
         extract(unit.source, d, sizes, kernel, lambda: f"ksplice_new_{next(numbers)}")
         for unit, d in differences.items()
     ]
-
-
-def timestamp(patches: Sequence[Path]) -> bytes:
-    """Return the time of the newest patch: the same input gives the same bundle."""
-    newest = max(p.stat().st_mtime for p in patches)
-    return f"{int(newest)}\n".encode()

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From changed headers to the units whose code changes.
+
+Three sieves, each finer and slower than the one before: which units include the header (the include
+graph), which of them mention what changed (``narrow.py``), and of which the compiler makes other
+assembly.  Only what is left becomes objects.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ksplicd.create.changes import ChangedFile
+from ksplicd.create.headers import IncludeGraph
+from ksplicd.create.kbuild import Kbuild, Progress, Unit, names_of
+from ksplicd.create.narrow import affected
+from ksplicd.create.source import PatchedFile, SourceTree
+from ksplicd.create.units import TargetFilter
+from ksplicd.errors import UnsupportedChangeError
+
+_STEP = 100
+"""Units between two lines of progress."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependants:
+    """What changed headers come to."""
+
+    units: tuple[Unit, ...] = ()
+    """Those whose code changes."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """By header, how many units each sieve left; by unit, why it is left out."""
+
+
+def include_graph(kbuild: Kbuild) -> IncludeGraph:
+    """Return the include graph of the enabled units."""
+    kept = kbuild.output / "ksplice-includes.json"
+    return IncludeGraph(kbuild.source.root, kbuild.output, kbuild.listing.values(), kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DependantsFinder:
+    """Finds them in one tree, which is ``before`` first and ``after`` then."""
+
+    kbuild: Kbuild
+    source: SourceTree
+    before: Sequence[PatchedFile]
+    """What makes the tree the state before the change; empty without earlier updates."""
+    after: Sequence[PatchedFile]
+    targets: TargetFilter
+    progress: Progress
+
+    def find(self, parts: Sequence[ChangedFile], known: Sequence[Unit]) -> Dependants:
+        """Return the units that a change of ``parts`` changes, without those ``known`` anyway.
+
+        Raises ``UnsupportedChangeError`` when assembly changes, ``BuildError`` when a unit does
+        not compile any more.
+        """
+        with self.source.patched(self.before):
+            graph = include_graph(self.kbuild)
+            reach = affected(graph, parts, self.kbuild.listing)
+        names = names_of(str(p.path) for p in parts)
+        by_name = {u.source for u in known}
+        candidates = [Unit(path) for path in sorted(reach.units) if path not in by_name]
+        self.progress(
+            f"{names}: {len(reach.dependants)} units depend on it, the change can reach"
+            f" {len(reach.units)}"
+        )
+        changed = self.with_other_code(candidates)
+        self.progress(f"{names}: changes the code of {len(changed)} units")
+        assembly = [u.source for u in changed if u.source.endswith(".S")]
+        if assembly:
+            raise UnsupportedChangeError(
+                f"{names_of(assembly)}: assembly that a change of {names} reaches, which cannot be"
+                " redirected; leave that part of the change out of the patch"
+            )
+        wanted = [u for u in changed if self.targets.takes(self.kbuild.listing[u.source].target)]
+        note = (
+            f"{len(reach.dependants)} units depend on it, the change can reach {len(reach.units)},"
+            f" and changes the code of {len(changed)} beside the files of the patch"
+        )
+        return Dependants(
+            units=tuple(wanted),
+            notes={str(p.path): note for p in parts}
+            | {u.source: "skipped: of another target" for u in changed if u not in wanted},
+        )
+
+    def with_other_code(self, units: Sequence[Unit]) -> list[Unit]:
+        """Return the units of which the compiler makes other assembly after the change."""
+        if not units:
+            return []
+        kept = None if self.before else self.kbuild.output / "ksplice-assembly"
+        with self.source.patched(self.before):
+            old = self.fingerprints("before", units, lambda u: self.kbuild.fingerprint(u, kept))
+        with self.source.patched(self.after):
+            new = self.fingerprints("after", units, self.kbuild.fingerprint)
+        return [u for u, a, b in zip(units, old, new, strict=True) if a != b]
+
+    def fingerprints(
+        self, when: str, units: Sequence[Unit], take: Callable[[Unit], str]
+    ) -> list[str]:
+        """Return the fingerprints of units, with progress where there are many."""
+        found = []
+        for digest in self.kbuild.in_parallel(take, units):
+            found.append(digest)
+            if len(found) % _STEP == 0:
+                self.progress(f"compiled {len(found)} of {len(units)} units as {when} the change")
+        return found

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Line numbers that a patch leaves alone: ``#line`` behind each hunk.
+
+Without a file name the directive keeps ``__FILE__``, so it serves in headers too (C11, 6.10.4).
+"""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from ksplicd.run import run
+
+
+def keep_line_numbers(before: bytes, after: bytes) -> bytes:
+    """Return ``after`` with a ``#line`` behind each hunk that parts it from ``before``.
+
+    Everything behind a hunk then has the numbers that it had before, and ``__LINE__`` in an
+    untouched function makes no change out of nothing.
+    """
+    with tempfile.TemporaryDirectory(prefix="ksplice-lines-") as folder:
+        old, new = Path(folder) / "before", Path(folder) / "after"
+        old.write_bytes(before)
+        new.write_bytes(after)
+        out = run(["diff", "-a", "-U0", old, new], ok=(0, 1))
+    lines = after.splitlines(keepends=True)
+    safe = _directive_places(lines)
+    inserts: dict[int, int] = {}
+    shift = 0
+    for m in re.finditer(
+        r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@", out.decode(errors="replace"), re.MULTILINE
+    ):
+        removed, start, added = int(m[2] or "1"), int(m[3]), int(m[4] or "1")
+        shift += removed - added
+        # With -U0 a pure removal names the line before the gap.
+        behind = start + added if added else start + 1
+        place = next((n for n in range(behind, len(lines) + 1) if safe[n - 1]), None)
+        if place is not None:
+            inserts[place] = place + shift
+    out_lines = []
+    for number, line in enumerate(lines, 1):
+        if number in inserts:
+            out_lines.append(b"#line %d\n" % inserts[number])
+        out_lines.append(line)
+    return b"".join(out_lines)
+
+
+_TOKEN: Final = re.compile(
+    rb"""//[^\n]*|/\*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[(){}]|\\\r?\n""", re.DOTALL
+)
+
+
+def _directive_places(lines: Sequence[bytes]) -> list[bool]:
+    """Tell for each line whether a ``#`` directive may be put before it.
+
+    Not inside a comment, a continued line, or parentheses, which may be a macro's arguments.
+    """
+    places = []
+    depth = 0
+    in_comment = continued = False
+    for line in lines:
+        places.append(not in_comment and not continued and depth == 0)
+        continued = line.rstrip(b"\r\n").endswith(b"\\")
+        at = 0
+        while at < len(line):
+            if in_comment:
+                end = line.find(b"*/", at)
+                if end < 0:
+                    break
+                in_comment, at = False, end + 2
+                continue
+            m = _TOKEN.search(line, at)
+            if m is None:
+                break
+            at = m.end()
+            if m[0] == b"/*":
+                in_comment = True
+            elif m[0] == b"(":
+                depth += 1
+            elif m[0] == b")":
+                depth = max(0, depth - 1)
+            elif m[0] in (b"{", b"}") and line[: m.start()].strip() == b"":
+                # A brace that opens a line stands outside of any argument list: forget what
+                # conditional compilation left unbalanced.
+                depth = 0
+    return places

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Names that macros put together with ``##``, as far as the text tells.
+
+A macro that begins or ends a name with a fixed part of some length (``sock_ ## op``, or
+``__PASTE(sock_, op)``) counts as mentioning every name of that form.  One whose fixed part is short
+or in the middle (``a ## _ ## b``) counts only where the parts that it is given stand beside it.
+What hands two such parts through a further macro is not seen.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+_DEFINE: Final = re.compile(
+    rb"^[ \t]*#[ \t]*define[ \t]+(\w+)(?:\(([^)]*)\))?((?:[^\\\n]|\\\r?\n|\\.)*)", re.MULTILINE
+)
+_CHAIN: Final = re.compile(r"\w+(?:\s*##\s*\w+)+")
+_WORD: Final = re.compile(r"\w+")
+_TELLING: Final = 3
+"""Characters from which on a fixed part says something."""
+
+
+class _Form(NamedTuple):
+    """Names of one form."""
+
+    pattern: re.Pattern[str]
+    is_telling: bool
+
+
+class Pasting:
+    """The macros of some texts that put names together."""
+
+    def __init__(self, texts: Iterable[bytes]) -> None:
+        self._forms: dict[str, list[_Form]] = defaultdict(list)
+        bodies: list[tuple[str, set[str], str]] = []
+        for text in texts:
+            for name, parameters, body in _DEFINE.findall(text):
+                if b"##" in body or b"PASTE" in body or b"CONCAT" in body:
+                    words = set(_WORD.findall(parameters.decode(errors="replace")))
+                    bodies.append((name.decode(), words, body.decode(errors="replace")))
+        gluing = set()
+        for name, parameters, body in bodies:
+            for chain in _CHAIN.findall(body):
+                parts = _WORD.findall(chain)
+                self._forms[name].append(_form(parts, parameters))
+                if parameters.issuperset(parts):
+                    gluing.add(name)
+        for name, parameters, body in bodies:
+            for arguments in _arguments(gluing, body):
+                self._forms[name].append(_form(arguments, parameters))
+
+    def macros(self, names: Iterable[str]) -> set[str]:
+        """Return the macros that put a name together of which they have a telling part."""
+        wanted = list(names)
+        return {
+            macro
+            for macro, forms in self._forms.items()
+            for form in forms
+            if form.is_telling and any(form.pattern.fullmatch(n) for n in wanted)
+        }
+
+    def loose_macros(self, names: Iterable[str]) -> set[str]:
+        """Return the macros that can put a name together if they are given the parts."""
+        wanted = list(names)
+        return {
+            macro
+            for macro, forms in self._forms.items()
+            for form in forms
+            if not form.is_telling and any(form.pattern.fullmatch(n) for n in wanted)
+        }
+
+    def puts_together(self, text: str, names: Iterable[str]) -> bool:
+        """Tell whether ``text`` gives the parts of a name to a macro that has no telling one."""
+        words = set(_WORD.findall(text))
+        wanted = list(names)
+        return any(
+            words.issuperset(m.groups())
+            for macro in words & self._forms.keys()
+            for form in self._forms[macro]
+            if not form.is_telling
+            for name in wanted
+            if (m := form.pattern.fullmatch(name))
+        )
+
+
+def _form(parts: list[str], parameters: set[str]) -> _Form:
+    fixed = [p not in parameters for p in parts]
+    pattern = "".join(re.escape(p) if f else r"(\w+)" for p, f in zip(parts, fixed, strict=True))
+    ends = [p for p, f in ((parts[0], fixed[0]), (parts[-1], fixed[-1])) if f]
+    return _Form(re.compile(pattern), any(len(p) >= _TELLING for p in ends))
+
+
+def _arguments(gluing: set[str], body: str) -> Iterator[list[str]]:
+    """Yield the arguments that a macro's body gives to macros that only glue two together."""
+    for m in re.finditer(r"(\w+)\s*\(\s*(\w+)\s*,\s*(\w+)\s*\)", body):
+        if m[1] in gluing:
+            yield [m[2], m[3]]

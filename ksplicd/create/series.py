@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``--series``: an update on top of earlier ones.
+
+The state before the change is what the earlier updates' patches make of the tree, in the order in
+which they are given.  The running kernel is still matched against stock objects: functions that an
+earlier update replaced stay in memory as they were, and livepatch puts the newest replacement on
+top.  That the earlier updates are applied is the host's to see to (the manifest's ``depends``);
+their code in memory is not compared, and new functions and data of theirs cannot be reached, which
+is refused where it is needed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ksplicd import bundle
+from ksplicd.create.changes import Before, apply
+from ksplicd.errors import BadBundleError, CreateError, PatchError
+from ksplicd.model import Kernel, Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """The earlier updates."""
+
+    manifests: tuple[Manifest, ...] = ()
+    contents: Mapping[Path, bytes | None] = field(default_factory=dict)
+    """By path, what they leave of the files that they change; None: no file."""
+
+    @property
+    def kids(self) -> tuple[str, ...]:
+        """Their ids, for ``depends``."""
+        return tuple(m.kid for m in self.manifests)
+
+    def check_kernel(self, kernel: Kernel) -> None:
+        """Raise ``CreateError`` when one of them is for another kernel."""
+        for m in self.manifests:
+            if (m.kernel.release, m.kernel.build_id) != (kernel.release, kernel.build_id):
+                raise CreateError(
+                    f"--series: {m.kid} is for {m.kernel.release} ({m.kernel.build_id}), not for"
+                    f" {kernel.release} ({kernel.build_id})"
+                )
+
+
+def read_series(root: Path, bundles: Sequence[Path]) -> Series:
+    """Read earlier bundles and apply their patches beside the tree.
+
+    Raises ``CreateError`` naming the bundle.
+    """
+    contents: dict[Path, bytes | None] = {}
+    manifests: list[Manifest] = []
+    for path in bundles:
+        try:
+            earlier = bundle.unpack(path.read_bytes())
+        except OSError as e:
+            raise CreateError(f"--series {path}: {e.strerror}") from e
+        except BadBundleError as e:
+            raise CreateError(f"--series {path}: {e}") from e
+        manifest = earlier.manifest
+        missing = set(manifest.depends) - {m.kid for m in manifests}
+        if missing:
+            raise CreateError(
+                f"--series {path}: it depends on {', '.join(sorted(missing))}; give those bundles"
+                " too, before it"
+            )
+        if manifest.kid in {m.kid for m in manifests}:
+            raise CreateError(f"--series {path}: {manifest.kid} is given twice")
+        before = Before(root=root, contents=dict(contents))
+        try:
+            files = apply(before, {f"patch of {manifest.kid}": earlier.files["patch"]})
+        except PatchError as e:
+            raise CreateError(f"--series {path}: {e}") from e
+        contents |= {f.path: f.after for f in files}
+        manifests.append(manifest)
+    return Series(manifests=tuple(manifests), contents=contents)
