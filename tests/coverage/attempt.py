@@ -41,14 +41,15 @@ from tests.coverage.outcome import FileResults, Outcome, Result
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ksplicd.create.diff import Difference
     from ksplicd.create.special import EntrySizes
 
 LIMIT: Final = 600.0
 """Seconds after which an attempt is a failure."""
 
 # "  symbol (section): reason; hint", as Refusal writes it
-_REFUSAL: Final = re.compile(r"^  .+? \(.*?\): (?P<reason>.*?)(?:; .*)?$", re.MULTILINE)
+_REFUSAL: Final = re.compile(
+    r"^  .+? \((?P<section>.*?)\): (?P<reason>.*?)(?:; .*)?$", re.MULTILINE
+)
 _PLACE: Final = re.compile(r"\S*\+0x[0-9a-f]+ |\b0x[0-9a-f]+\b|\b[0-9a-f]{8,}\b")
 
 
@@ -118,10 +119,13 @@ class Workshop:
             except BuildError as e:
                 result = Result(outcome=Outcome.NOT_ALONE, message=str(e))
                 return result, b""
-        differences = compare(pre, post, self.sizes)
         modules_of = {unit: self.kbuild.module_of(unit) for unit in units}
-        if all(ran_at_boot(d, modules_of[u]) for u, d in differences.items()):
-            return Result(outcome=Outcome.BOOT_ONLY), b""
+        try:
+            differences = compare(pre, post, self.sizes)
+        except UnsupportedChangeError as e:
+            if is_gone(str(e), in_module=any(modules_of.values())):
+                return Result(outcome=Outcome.BOOT_ONLY, message=str(e)), b""
+            raise
         kernel = self.fresh_kernel()
         for unit in differences:
             kernel.add_unit(unit.source, plain[unit], modules_of[unit])
@@ -180,13 +184,14 @@ class Workshop:
         return bundle.pack(manifest, {**modules.files, "patch": patch, "timestamp": b"0\n"})
 
 
-def ran_at_boot(difference: "Difference", module: str | None) -> bool:
-    """Tell whether nothing changed but code that the running kernel has freed.
+def is_gone(message: str, *, in_module: bool) -> bool:
+    """Tell whether a refusal is about nothing but code that the running kernel has freed.
 
     ``__exit`` code of what is built in is never linked; a module has its own until it is unloaded.
     """
-    gone = (".init.",) if module is not None else (".init.", ".exit.")
-    return not difference.changed and all(r.section.startswith(gone) for r in difference.refusals)
+    gone = (".init.",) if in_module else (".init.", ".exit.")
+    sections = [m["section"] for m in _REFUSAL.finditer(message)]
+    return bool(sections) and all(s.startswith(gone) for s in sections)
 
 
 def kid_of(path: str) -> str:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.diff import Refusal
+from ksplicd.create.refusal import Refusal, refusals_text
 from ksplicd.errors import LabError
 from tests.coverage import table
-from tests.coverage.attempt import EndlessError, kid_of, place_of, reason_of, time_limit
+from tests.coverage.attempt import EndlessError, is_gone, kid_of, place_of, reason_of, time_limit
 from tests.coverage.guest import choose, complaints
 from tests.coverage.outcome import Book, FileResults, Outcome, Result
 from tests.coverage.units import parse_commands
@@ -50,11 +50,22 @@ def test_a_reason_has_neither_names_nor_numbers() -> None:
         Refusal(symbol="c", section=".data.c", reason="changes: +0x8 refers to d", hint="do b"),
         Refusal(symbol="e", section=".text", reason="e+0x10 refers to data", hint="do: f"),
     ]
-    message = "x.c: cannot be changed in a running kernel:\n" + "\n".join(
-        f"  {r}" for r in refusals
-    )
-    assert reason_of(message) == "changes + refers to data"
+    assert reason_of(refusals_text("x.c", refusals)) == "changes + refers to data"
     assert reason_of("a.o: f+0x1c: the image has no symbol; use b") == "the image has no symbol"
+
+
+@pytest.mark.parametrize(
+    ("sections", "in_module", "gone"),
+    [
+        ([".init.text"], True, True),
+        ([".init.text", ".exit.text"], False, True),
+        ([".init.text", ".exit.text"], True, False),
+        ([".init.text", ".text.f"], False, False),
+    ],
+)
+def test_what_ran_at_boot(sections: list[str], *, in_module: bool, gone: bool) -> None:
+    refusals = [Refusal(symbol="f", section=s, reason="boot", hint="leave it") for s in sections]
+    assert is_gone(refusals_text("a.c", refusals), in_module=in_module) is gone
 
 
 def test_an_unexpected_error_is_told_by_its_place() -> None:
