@@ -4,13 +4,12 @@
 ::
 
     ksplice-KID/  contents       core MODULE FILE
-                                 change TARGET NEW_MODULE NEW_FILE OLD_MODULE OLD_FILE
-                  patch          the source change, for people
+                                patch          the source change, for people
                   description    what it is for
                   api-version    of the kernel part's tables and sysfs (model.API_VERSION)
                   timestamp      seconds since 1970 of the newest input
                   utsname        of the kernel that it is for
-                  *.ko           core, new code, old code of each target
+                  *.ko           core, new code, old code of each target, updated modules
                   manifest.json  all of it for machines, with the SHA-256 of every other file
 
 ``pack`` is deterministic.  ``unpack`` believes nothing, not even what is signed: size limits come
@@ -69,6 +68,14 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WholeModule:
+    """A ``module`` line of ``contents``: a target as it is after the change, for the next boot."""
+
+    target: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """A bundle whose parts agree with each other."""
 
@@ -77,6 +84,7 @@ class Bundle:
     """Every file but the manifest, by name."""
     core: Core
     changes: tuple[Change, ...]
+    modules: tuple[WholeModule, ...] = ()
 
 
 def file_name(kid: str) -> str:
@@ -122,6 +130,7 @@ def write_contents(manifest: Manifest) -> bytes:
         f"{old_module(kid, target.name)} {target.old_file}"
         for target in manifest.targets
     ]
+    lines += [f"module {t.name} {t.module_file}" for t in manifest.targets if t.module_file]
     return "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -241,10 +250,13 @@ def _read_octal(field: bytes, where: str) -> int:
     return int(digits, 8)
 
 
-def read_contents(data: bytes) -> tuple[Core, tuple[Change, ...]]:
+def read_contents(
+    data: bytes,
+) -> tuple[Core, tuple[Change, ...], tuple[WholeModule, ...]]:
     """Return what ``contents`` says."""
     core: Core | None = None
     changes = []
+    modules = []
     for number, line in enumerate(_read_text("contents", data).splitlines(), start=1):
         match line.split(" "):
             case ["core", module, file] if core is None:
@@ -261,13 +273,15 @@ def read_contents(data: bytes) -> tuple[Core, tuple[Change, ...]]:
                         old_file=old_file,
                     )
                 )
-            case ["core" | "change" as word, *_]:
+            case ["module", target, file]:
+                modules.append(WholeModule(target=target, file=file))
+            case ["core" | "change" | "module" as word, *_]:
                 raise BadBundleError(f"contents:{number}: wrong number of words on a {word} line")
             case _:
                 raise BadBundleError(f"contents:{number}: unknown line {ascii(line)[:60]}")
     if core is None:
         raise BadBundleError("contents: no core line")
-    return core, tuple(changes)
+    return core, tuple(changes), tuple(modules)
 
 
 # --- agreement ----------------------------------------------------------------------------------
@@ -279,6 +293,8 @@ def _check_agreement(manifest: Manifest, files: dict[str, bytes]) -> Bundle:
     for target in manifest.targets:
         _name_module(modules, target.new_file, new_module(manifest.kid))
         _name_module(modules, target.old_file, old_module(manifest.kid, target.name))
+        if target.module_file:
+            _name_module(modules, target.module_file, target.name)
     for name in (*_TEXT_FILES, *modules):
         if name not in files:
             raise BadBundleError(f"{name}: missing from the archive")
@@ -290,13 +306,13 @@ def _check_agreement(manifest: Manifest, files: dict[str, bytes]) -> Bundle:
     for name in manifest.files:
         if name not in files:
             raise BadBundleError(f"{NAME}: files.{name}: missing from the archive")
-    core, changes = read_contents(files["contents"])
+    core, changes, whole = read_contents(files["contents"])
     if files["contents"] != write_contents(manifest):
         raise BadBundleError(f"contents: does not agree with {NAME}: core-file, targets")
     _check_texts(manifest, files)
     for name, module in modules.items():
         _check_module(name, files[name], module)
-    return Bundle(manifest=manifest, files=files, core=core, changes=changes)
+    return Bundle(manifest=manifest, files=files, core=core, changes=changes, modules=whole)
 
 
 def _name_module(modules: dict[str, str], file: str, module: str) -> None:

@@ -9,6 +9,7 @@ from ksplicd.errors import BadBundleError
 from ksplicd.fields import MANY_LINES, ONE_LINE, Fields
 from ksplicd.model import (
     MANIFEST_SCHEMA,
+    VMLINUX,
     FileDigest,
     Kernel,
     Manifest,
@@ -21,6 +22,8 @@ NAME: Final = "manifest.json"
 
 FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,79}")
 """A file of a bundle: no folder, nothing hidden, nothing a shell or a header line trips over."""
+
+_FILE_OR_NONE: Final = re.compile(f"(?:{FILE_NAME.pattern})?")
 
 MAX_FILE_SIZE: Final = 128 << 20
 
@@ -94,6 +97,7 @@ def _target_value(target: Target) -> dict[str, object]:
         "name": target.name,
         "new-file": target.new_file,
         "old-file": target.old_file,
+        "module-file": target.module_file,
         "functions": [
             {"name": function.name, "sympos": function.sympos, "unit": function.unit}
             for function in target.functions
@@ -116,6 +120,7 @@ def _read_target(fields: Fields) -> Target:
         name=fields.text("name", _TARGET, "vmlinux or a module's name"),
         new_file=fields.text("new-file", FILE_NAME, "a file name"),
         old_file=fields.text("old-file", FILE_NAME, "a file name"),
+        module_file=fields.text("module-file", _FILE_OR_NONE, "a file name, or empty"),
         functions=tuple(_read_function(entry) for entry in fields.groups("functions")),
     )
     fields.close()
@@ -160,6 +165,8 @@ def _check_targets(manifest: Manifest, top: Fields) -> None:
             top.refuse(f"targets[{i}].name", f"{target.name} is there twice")
         if len(module) >= _MODULE_NAME_SIZE:
             top.refuse(f"targets[{i}].name", f"too long: {module} is no name for a module")
+        if target.module_file and target.name == VMLINUX:
+            top.refuse(f"targets[{i}].module-file", f"{VMLINUX} is no module")
         if target.new_file != first.new_file:
             top.refuse(f"targets[{i}].new-file", f"not {first.new_file}: one new code serves all")
         seen.add(module)

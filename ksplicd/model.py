@@ -99,6 +99,8 @@ class Target:
     """File in the bundle; every target of an update names the same new-code module."""
     old_file: str
     functions: tuple[PatchedFunction, ...] = ()
+    module_file: str = ""
+    """File in the bundle with the whole module after the change, for the next boot; or none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -326,7 +326,9 @@ def a_target_twice() -> bytes:
 
 @fault(r"manifest\.json: targets\[1\]\.new-file: not ksplice_8c4o6ucj_new\.ko: one new code")
 def two_new_codes() -> bytes:
-    target = {"name": "loop", "new-file": OLD, "old-file": OLD, "functions": []}
+    target = {
+        "name": "loop", "new-file": OLD, "old-file": OLD, "module-file": "", "functions": [],
+    }  # fmt: skip
     return with_manifest(lambda m: m["targets"].append(target))
 
 
@@ -420,6 +422,21 @@ def two_core_lines() -> bytes:
 @fault(r"contents:2: wrong number of words on a change line")
 def short_change_line() -> bytes:
     return with_files({"contents": b"core a b\nchange vmlinux a b\n"})
+
+
+@fault(r"contents:3: wrong number of words on a module line")
+def short_module_line() -> bytes:
+    return with_files({"contents": good_files()["contents"] + b"module loop\n"})
+
+
+@fault(r"contents: does not agree with manifest\.json: core-file, targets")
+def contents_names_a_whole_module() -> bytes:
+    return with_files({"contents": good_files()["contents"] + b"module loop loop.ko\n"})
+
+
+@fault(r"manifest\.json: targets\[0\]\.module-file: vmlinux is no module")
+def whole_module_of_vmlinux() -> bytes:
+    return with_manifest(lambda m: m["targets"][0].update({"module-file": CORE}))
 
 
 @fault(r"contents: no core line")

@@ -55,8 +55,21 @@ def test_the_same_input_gives_the_same_bytes_in_any_order() -> None:
     assert bundle.pack(manifest, backwards) == PACKED
     # The tar, not what this version of zlib makes of it.  A change is a change of the format.
     assert hashlib.sha256(gzip.decompress(PACKED)).hexdigest() == (
-        "4ce7c02e230cd067e40099b4c3b83b7e0fd8129378fd1ad157e49846603a71da"
+        "4ec874f8a603d6b07bb9ac3545339b3468e06c9866fed7cce4c40be66c5a9ba3"
     )
+
+
+def test_whole_modules_are_listed_and_checked() -> None:
+    manifest = samples.manifest(targets=("nf-tables",))
+    target = replace(manifest.targets[0], module_file="nf-tables.ko")
+    manifest = replace(manifest, targets=(target,))
+    files = samples.files(manifest) | {"nf-tables.ko": samples.module_elf("nf-tables")}
+    unpacked = bundle.unpack(bundle.pack(manifest, files))
+    assert unpacked.modules == (bundle.WholeModule(target="nf-tables", file="nf-tables.ko"),)
+    assert unpacked.files["contents"].endswith(b"\nmodule nf-tables nf-tables.ko\n")
+    files["nf-tables.ko"] = samples.module_elf("other")
+    with pytest.raises(BadBundleError, match=r"nf-tables\.ko: .* says 'other', not nf-tables"):
+        bundle.pack(manifest, files)
 
 
 def test_tar_reads_it() -> None:
