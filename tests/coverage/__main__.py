@@ -20,7 +20,6 @@ from typing import Final, NoReturn
 
 from ksplicd.create.config import ConfigDir, read_config_dir
 from ksplicd.create.kbuild import Unit
-from ksplicd.create.source import SourceTree
 from ksplicd.create.symbols import StockKernel
 from ksplicd.errors import BuildError, KspliceError, LabError
 from ksplicd.lab.cache import Cache, digest_of_tree, to_stderr
@@ -30,9 +29,8 @@ from tests.coverage import table
 from tests.coverage.attempt import Workshop, included_sources
 from tests.coverage.changes import changed_files, diff_file
 from tests.coverage.guest import Trial, choose, modules_of
-from tests.coverage.objects import RememberingKbuild
+from tests.coverage.objects import RememberingKbuild, SharedTree
 from tests.coverage.outcome import Book, FileResults, Outcome, Result
-from tests.coverage.units import compiled_files
 from tests.slice import config_folder
 
 _CHUNK: Final = 40
@@ -233,58 +231,59 @@ def cover(args: argparse.Namespace) -> None:
         args.output, old=args.old, new=args.new, flavour=args.flavour, release=kernel.release
     )
     config = read_config_dir(config_folder(cache, kernel))
-    source = SourceTree(copy_of_tree(cache, args.old))
+    source = SharedTree(copy_of_tree(cache, args.old))
     newer = KernelSource(cache=cache, version=args.new).tree()
-    with source.lock():
-        source.revert()
-        paths = changed_files(source.root, newer, compiled_files(cache, config, source))
-        paths = [p for p in paths if args.only in p]
+    with source.lock(), opened(cache, config, source, newer, args) as workshop:
+        paths = changed_files(source.root, newer, workshop.kbuild.listing)
+        paths = [p for p in paths if p.endswith(".c") and args.only in p]
         random.Random(_SEED).shuffle(paths)
         paths = paths[: args.sample or None]
-        forget(book, args.again)
-        with opened(cache, config, source, newer, args, paths[0]) as workshop:
-            known = [p for p in paths if p in book.files]
-            stale = sum(book.files[p].tool != workshop.tool for p in known)
-            if stale:
-                to_stderr(
-                    f"{stale} of {len(known)} results in {args.output} are of other code;"
-                    " --again all tries them again"
-                )
-            todo = [p for p in paths if p not in book.files]
-            progress = Progress(len(todo))
+        forget(book, args.again, paths)
+        known = [p for p in paths if p in book.files]
+        stale = sum(book.files[p].tool != workshop.tool for p in known)
+        if stale:
+            to_stderr(
+                f"{stale} of {len(known)} results in {args.output} are of other code;"
+                " --again all tries them again"
+            )
+        todo = [p for p in paths if p not in book.files]
+        progress = Progress(len(todo))
 
-            def done(path: str, results: FileResults) -> None:
-                book.files[path] = results
+        def done(path: str, results: FileResults) -> None:
+            book.files[path] = results
+            book.write(args.output)
+            progress.add(results.whole)
+
+        attempt_all(workshop, todo, args.jobs, done)
+        if args.guest:
+            try:
+                try_in_guest(cache, kernel, workshop, book, args.guest)
+            finally:
                 book.write(args.output)
-                progress.add(results.whole)
-
-            attempt_all(workshop, todo, args.jobs, done)
-            if args.guest:
-                try:
-                    try_in_guest(cache, kernel, workshop, book, args.guest)
-                finally:
-                    book.write(args.output)
     sys.stdout.write("\n".join(table.lines({p: book.files[p] for p in paths})) + "\n")
 
 
-def forget(book: Book, outcomes: str) -> None:
+def forget(book: Book, outcomes: str, paths: Sequence[str]) -> None:
     """Take those results out of the book that are to be tried again."""
     words = outcomes.split(",") if outcomes else []
-    for name, results in list(book.files.items()):
-        if "all" in words or results.whole.outcome.name.lower() in words:
-            del book.files[name]
+    for path in paths:
+        results = book.files.get(path)
+        if results and ("all" in words or results.whole.outcome.name.lower() in words):
+            del book.files[path]
 
 
 @contextlib.contextmanager
 def opened(
-    cache: Cache, config: ConfigDir, source: SourceTree, newer: Path,
-    args: argparse.Namespace, some_file: str,
-) -> Iterator[Workshop]:  # fmt: skip
+    cache: Cache, config: ConfigDir, source: SharedTree, newer: Path, args: argparse.Namespace
+) -> Iterator[Workshop]:
     """Have everything that attempts need, and the build tree to ourselves."""
     kbuild = RememberingKbuild(source, config, cache.root, jobs=args.jobs, progress=cache.progress)
+    source.locks = kbuild.locks
     with kbuild.prepared():
-        kbuild.compile_plain([Unit(some_file)])
-        sizes = kbuild.entry_sizes(Unit(some_file))
+        source.revert()
+        sizes = kbuild.entry_sizes(
+            next(u.unit for u in kbuild.listing.values() if u.source.endswith(".c"))
+        )
         cache.progress("reading the stock kernel")
         yield Workshop(
             source=source,

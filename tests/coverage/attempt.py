@@ -20,13 +20,17 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from ksplicd import bundle
+from ksplicd.create.changes import Before, from_patches
 from ksplicd.create.config import ConfigDir
 from ksplicd.create.kbuild import Kbuild, Unit
 from ksplicd.create.modules import build_modules
 from ksplicd.create.new_code import NewCode
-from ksplicd.create.pipeline import compare, compile_units, cut_new_code, touched_units
+from ksplicd.create.pipeline import compare, compile_units, cut_new_code
+from ksplicd.create.series import Series
 from ksplicd.create.source import SourceTree
 from ksplicd.create.symbols import StockKernel
+from ksplicd.create.units import ANY_TARGET
+from ksplicd.create.work import plan_work
 from ksplicd.errors import (
     BuildError,
     ImageMismatchError,
@@ -34,6 +38,7 @@ from ksplicd.errors import (
     NoChangesError,
     UnsupportedChangeError,
 )
+from ksplicd.lab.cache import silent
 from ksplicd.model import Manifest, PatchedFunction, Target
 from tests.coverage.changes import diff_file, independent_changes
 from tests.coverage.outcome import FileResults, Outcome, Result
@@ -110,16 +115,16 @@ class Workshop:
         with tempfile.TemporaryDirectory(prefix="ksplice-coverage-") as folder:
             patch_file = Path(folder) / "change.patch"
             patch_file.write_bytes(patch)
-            files = self.source.apply([patch_file])
-            units = touched_units(files, [patch_file])
+            change = from_patches(Before(root=self.source.root), [patch_file])
+            work = plan_work(self.kbuild, change, Series(), ANY_TARGET, silent)
             try:
                 plain, pre, post = compile_units(
-                    self.kbuild, self.source, files, units, Path(folder), lambda _: None
+                    self.kbuild, self.source, work.after, work.units, Path(folder), silent
                 )
             except BuildError as e:
                 result = Result(outcome=Outcome.NOT_ALONE, message=str(e))
                 return result, b""
-        modules_of = {unit: self.kbuild.module_of(unit) for unit in units}
+        modules_of = {unit: self.kbuild.module_of(unit) for unit in work.units}
         try:
             differences = compare(pre, post, self.sizes)
         except UnsupportedChangeError as e:
@@ -237,8 +242,9 @@ def included_sources(kbuild: Kbuild, paths: Iterable[str]) -> set[str]:
     known = set(paths)
     found: set[str] = set()
     for path in known:
-        record = kbuild._record(Unit(path)).read_text()
+        record = kbuild._record(Unit(path))
+        words = record.read_text().split() if record.exists() else []
         root = f"{kbuild.source.root}/"
-        named = {w.removeprefix(root) for w in record.split() if w.endswith(".c")}
+        named = {w.removeprefix(root) for w in words if w.endswith(".c")}
         found |= (named & known) - {path}
     return found

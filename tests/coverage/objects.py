@@ -1,17 +1,47 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel's build with a memory: a patched unit that was compiled before is not compiled again.
+"""The kernel's build with a memory, and for several workers in one tree.
 
-What create makes of the objects changes from day to day; the objects do not.
+What create makes of the objects changes from day to day; the objects do not: a patched unit that
+was compiled before is not compiled again.  While a worker has a file patched, no other compiles it.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ksplicd.create.kbuild import SPLIT, Kbuild, Unit
+from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.errors import BuildError
+
+
+@contextlib.contextmanager
+def locked(folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """Hold a lock for each name against the other workers, taken in the order of the names."""
+    folder.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        for name in sorted(set(names)):
+            fcntl.flock(stack.enter_context((folder / name).open("w")), fcntl.LOCK_EX)
+        yield
+
+
+class SharedTree(SourceTree):
+    """A source tree in which several workers have files patched."""
+
+    locks: Path
+    """Where the locks are."""
+
+    @contextlib.contextmanager
+    def patched(self, files: Sequence[PatchedFile]) -> Iterator[None]:
+        """Have ``files`` in the tree, and nobody else compile them, while the context lasts."""
+        with (
+            locked(self.locks, [Unit(str(f.path)).flat_name for f in files]),
+            super().patched(files),
+        ):
+            yield
 
 
 class RememberingKbuild(Kbuild):
@@ -19,6 +49,24 @@ class RememberingKbuild(Kbuild):
 
     The headers of the tree must not change.
     """
+
+    @property
+    def locks(self) -> Path:
+        """Where the locks are."""
+        return self.output / "coverage-locks"
+
+    def compile_plain(self, units: Sequence[Unit]) -> dict[Unit, Path]:
+        """Compile the units, or take what is there; one make at a time."""
+        with locked(self.locks, [u.flat_name for u in units]):
+            if all(self._is_fresh(u) for u in units):
+                return super().compile_plain(units)
+            with locked(self.locks, [" make"]):
+                return super().compile_plain(units)
+
+    def compile_split_cached(self, units: Sequence[Unit]) -> dict[Unit, Path]:
+        """Compile the units, or take what is there."""
+        with locked(self.locks, [u.flat_name for u in units]):
+            return super().compile_split_cached(units)
 
     def compile_split(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
         """Compile the units, or take what is kept.  Raises ``BuildError``, kept or new."""

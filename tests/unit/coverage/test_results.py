@@ -10,7 +10,6 @@ from tests.coverage import table
 from tests.coverage.attempt import EndlessError, is_gone, kid_of, place_of, reason_of, time_limit
 from tests.coverage.guest import choose, complaints
 from tests.coverage.outcome import Book, FileResults, Outcome, Result
-from tests.coverage.units import parse_commands
 
 
 def book(**results: FileResults) -> Book:
@@ -129,14 +128,3 @@ def test_modules_are_a_third_of_what_the_guest_gets() -> None:
 )
 def test_complaints(line: str, *, is_complaint: bool) -> None:
     assert bool(complaints(f"fine\n{line}\n")) is is_complaint
-
-
-def test_compile_commands_tell_the_files() -> None:
-    printed = (
-        "  gcc-12 -DX -c -o fs/a.o /src/fs/a.c ; ./objtool fs/a.o\n"
-        "  gcc-12 -c -o arch/x86/kvm/../../../virt/kvm/b.o /src/virt/kvm/b.c\n"
-        "  gcc-12 -c -o arch/x86/purgatory/sha256.o /src/lib/crypto/sha256.c\n"
-        "  gcc -c -o scripts/mod/modpost.o /src/scripts/mod/modpost.c\n"
-        "  gcc-12 -c -o init/generated.o init/generated.c.tmp\n"
-    )
-    assert parse_commands(printed, Path("/src")) == {"fs/a.c", "virt/kvm/b.c"}
