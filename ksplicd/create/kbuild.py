@@ -35,6 +35,8 @@ from ksplicd.create.units import (
     write_listing,
 )
 from ksplicd.create.units import Unit as Unit
+from ksplicd.create.words import compiler_words as compiler_words
+from ksplicd.create.words import names_of, number_names
 from ksplicd.elf import read_object
 from ksplicd.errors import BuildError, ConfigDirError, ToolError, UnsupportedChangeError
 from ksplicd.run import run, run_any
@@ -49,6 +51,7 @@ _RECORDED: Final = re.compile(r"^(?:saved)?cmd_(\S+) := (.*)$", re.MULTILINE)
 _DEPENDENCY: Final = re.compile(r"^  (?:\$\(wildcard [^)]*\)|(\S+)) ?\\?$", re.MULTILINE)
 _READY: Final = "ksplice-ready"
 _LISTING: Final = "ksplice-units"
+_PASSING: Final = "ksplice-passing"
 
 
 class Kbuild:
@@ -105,7 +108,8 @@ class Kbuild:
         ]  # fmt: skip
         return list(map(str, argv))
 
-    def _make(self, *targets: str) -> None:
+    def make(self, *targets: str) -> None:
+        """Run the kernel's own build for some targets.  Raises ``BuildError``."""
         status, out, err = run_any(self._command(f"-j{self.jobs}", *targets))
         if status:
             raise BuildError(compiler_words(names_of(targets), out + err))
@@ -121,11 +125,32 @@ class Kbuild:
         fd = os.open(self.output, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+            self._forget()
             if not (self.output / _READY).exists():
                 self._prepare()
             yield
         finally:
             os.close(fd)
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Forget again what make compiles while the context lasts, also after a kill.
+
+        The originals of patched files are older than such objects, which would pass for fresh.
+        """
+        (self.output / _PASSING).touch()
+        try:
+            yield
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        marker = self.output / _PASSING
+        if marker.exists():
+            newer = ["-newer", str(marker), "-type", "f"]
+            names = ["(", "-name", "*.o", "-o", "-name", ".*.o.cmd", ")"]
+            run(["find", self.output, *newer, *names, "-delete"])
+            marker.unlink()
 
     def _prepare(self) -> None:
         self.progress("preparing the kernel's build tree")
@@ -138,9 +163,9 @@ class Kbuild:
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         wanted = self.output / ".config"
         wanted.write_text(self.config.text)
-        self._make("olddefconfig")
+        self.make("olddefconfig")
         self._check_config(wanted.read_text())
-        self._make("prepare")
+        self.make("prepare")
         (self.output / _READY).touch()
 
     def _check_config(self, made: str) -> None:
@@ -169,7 +194,7 @@ class Kbuild:
         kept = self.output / _LISTING
         if not kept.exists():
             self.progress("listing the units that the configuration enables")
-            argv = self._command("-k", "-n", "V=1", f"KCFLAGS={LISTING_FLAG}",
+            argv = self._command("-k", "-n", "KBUILD_VERBOSE=1", f"KCFLAGS={LISTING_FLAG}",
                                  f"KAFLAGS={LISTING_FLAG}", "vmlinux", "modules")  # fmt: skip
             _, out, err = run_any(argv)  # parts fail: nobody has the distribution's signing key
             units = parse_dry_run(out.decode(errors="replace"), self.source.root)
@@ -193,7 +218,7 @@ class Kbuild:
         if stale:
             self.progress(f"compiling {names_of(u.source for u in stale)}")
             try:
-                self._make(*(u.object for u in stale))
+                self.make(*(u.object for u in stale))
             except BuildError:
                 self._compile_elsewhere([u for u in stale if not self._is_fresh(u)])
         return {u: self.output / u.object for u in units}
@@ -211,7 +236,7 @@ class Kbuild:
                     " the patch"
                 )
             if enabled.object == unit.object:
-                self._make(unit.object)
+                self.make(unit.object)
             else:
                 (self.output / unit.object).parent.mkdir(parents=True, exist_ok=True)
                 self._run_recorded(unit, self.output / unit.object, ())
@@ -387,36 +412,5 @@ def _with_output(words: Sequence[str], name: str, out: Path) -> list[str]:
     ]  # fmt: skip
 
 
-_COUNTED: Final = re.compile(rb"\b([A-Za-z_][\w$]*(?:\.(?:isra|part|constprop|cold))*)\.(\d+)\b")
-
-
-def number_names(assembly: bytes) -> bytes:
-    """Give names such as ``__func__.17`` numbers by order of appearance.
-
-    The compiler counts all that it sees, also what is not used: a new declaration in a header
-    moves the numbers everywhere.
-    """
-    numbers: dict[bytes, int] = {}
-
-    def replace(m: re.Match[bytes]) -> bytes:
-        return b"%b.%d" % (m[1], numbers.setdefault(m[0], len(numbers)))
-
-    return _COUNTED.sub(replace, assembly)
-
-
-def names_of(names: Iterable[str], shown: int = 4) -> str:
-    """Return the first of some names, and how many more there are."""
-    all_names = list(names)
-    more = f" and {len(all_names) - shown} more" if all_names[shown:] else ""
-    return ", ".join(all_names[:shown]) + more
-
-
 def _options(config: str) -> dict[str, str]:
     return dict(re.findall(r"^(CONFIG_\w+)=(.*)$", config, re.MULTILINE))
-
-
-def compiler_words(what: str, output: bytes) -> str:
-    """Return a message with the lines of a failed compilation that tell something."""
-    lines = output.decode(errors="replace").splitlines()
-    telling = [x for x in lines if "error" in x.lower() or "***" in x or "No rule" in x]
-    return f"{what}: does not compile:\n" + "\n".join(f"  {x}" for x in (telling or lines)[-12:])

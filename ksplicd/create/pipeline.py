@@ -15,18 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ksplicd import __version__, bundle
+from ksplicd.create.callers import take_in_callers
 from ksplicd.create.changes import Before, Change, from_copies, from_git, from_patches
 from ksplicd.create.config import read_config_dir
 from ksplicd.create.diff import Difference, diff
-from ksplicd.create.kbuild import Kbuild, Progress, Unit, names_of
+from ksplicd.create.kbuild import Kbuild, Progress, Unit
 from ksplicd.create.modules import build_modules
-from ksplicd.create.new_code import NewCode, extract
+from ksplicd.create.new_code import ALIAS, NewCode, extract
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.series import read_series
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import StockKernel
 from ksplicd.create.units import ANY_TARGET, TargetFilter
+from ksplicd.create.words import names_of
 from ksplicd.create.work import plan_work
 from ksplicd.elf import Object, read_object
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
@@ -49,6 +51,10 @@ class Request:
     series: tuple[Path, ...] = ()
     """Bundles of earlier updates that this one goes on top of."""
     targets: TargetFilter = ANY_TARGET
+    whole_modules: bool = False
+    """Whether the .ko of each module target, for the next boot, goes into the bundle."""
+    module_key: ModuleKey | None = None
+    """For the kernel's own signature on every module."""
     kid: str = field(default_factory=new_kid)
     description: str = ""
     cves: tuple[str, ...] = ()
@@ -86,15 +92,14 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
                 kbuild, source, work.after, work.units, Path(folder), progress, work.before
             )
         sizes = kbuild.entry_sizes(work.units[0])
-        modules_of = {unit: kbuild.module_of(unit) for unit in work.units}
-    progress("comparing")
-    differences = compare(pre, post, sizes)
-    progress("checking against the stock kernel")
-    kernel = StockKernel(config, sizes)
-    series.check_kernel(kernel.identity)
-    for unit in differences:
-        kernel.add_unit(unit.source, plain[unit], modules_of[unit])
-    new_code = cut_new_code(differences, sizes, kernel)
+        progress("comparing")
+        differences = compare(pre, post, sizes)
+        progress("checking against the stock kernel")
+        kernel = StockKernel(config, sizes)
+        series.check_kernel(kernel.identity)
+        for unit in differences:
+            kernel.add_unit(unit.source, plain[unit], kbuild.module_of(unit))
+        new_code = cut_new_code(differences, kbuild, kernel, sizes)
     progress("building the update's modules")
     modules = build_modules(request.kid, config, kernel.old_code(), new_code)
     progress("packing")
@@ -217,11 +222,19 @@ def compare(
 
 
 def cut_new_code(
-    differences: dict[Unit, Difference], sizes: EntrySizes, kernel: StockKernel
+    differences: dict[Unit, Difference], kbuild: Kbuild, kernel: StockKernel, sizes: EntrySizes
 ) -> list[NewCode]:
-    """Return the new code of each unit.  Raises ``UnsupportedChangeError``."""
+    """Return the new code of each unit, and of those that call what cannot be redirected.
+
+    The source tree must be as it was found.  Raises ``UnsupportedChangeError``.
+    """
     numbers = itertools.count()
+
+    def alias() -> str:
+        return f"{ALIAS}{next(numbers)}"
+
+    taken_in = take_in_callers(differences, kbuild, kernel, sizes, alias)
     return [
-        extract(unit.source, d, sizes, kernel, lambda: f"ksplice_new_{next(numbers)}")
-        for unit, d in differences.items()
+        extract(unit.source, difference, sizes, kernel, alias, taken_in.carried)
+        for unit, difference in (differences | taken_in.differences).items()
     ]
