@@ -103,9 +103,7 @@ class Engine:
         for kid in self.store.kids():
             try:
                 self._book.know(kid, self._check(self.store.read(kid)))
-            except StoreError:
-                raise
-            except KspliceError as e:
+            except KspliceError as e:  # one damaged update must not keep the others from us
                 self._book.distrust(kid, e)
         return reconcile(self._book, self.kernel, self.clock)
 

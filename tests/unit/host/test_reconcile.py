@@ -198,6 +198,18 @@ def test_lost_bundle(host: Host) -> None:
     assert host.undo().stage is Stage.REVERSED
 
 
+def test_damaged_update_does_not_keep_the_others_from_us(host: Host) -> None:
+    """A crash without fsync of the disk itself may leave the folder without its file."""
+    host.stage()
+    next((host.root / "updates" / KID).glob("*.tar.gz")).unlink()
+    restart(host)
+    info = host.engine.get_update(KID)
+    assert info.stage is Stage.REJECTED
+    assert "No such file or directory" in info.detail
+    host.engine.remove(KID, ALICE)
+    assert host.stage().stage is Stage.STAGED
+
+
 def test_modules_of_somebody_else_are_left_alone(host: Host) -> None:
     host.stage()
     host.kernel.insert(f"ksplice_{KID}")
