@@ -20,6 +20,7 @@ _HOST, _SHOW, _KEYS = "ksplicd.cli.host", "ksplicd.cli.show", "ksplicd.cli.keys"
 _MODULES: Final = {
     "create": "ksplicd.cli.create",
     "config": "ksplicd.cli.config",
+    "objdiff": "ksplicd.cli.objdiff",
     "apply": _HOST,
     "undo": _HOST,
     "remove": _HOST,
@@ -34,6 +35,7 @@ _MODULES: Final = {
 _HELP: Final = {
     "create": "build an update from a kernel's source and a patch",
     "config": "fill the folder that create needs for --config",
+    "objdiff": "compare two objects and cut out the new code",
 }
 """For modules of one verb, which have ``add_arguments(parser)`` and ``run(args)``; the modules of
 several have ``add_parser(verbs)``."""

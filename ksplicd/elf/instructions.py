@@ -2,8 +2,8 @@
 """Where the instructions of x86-64 code end, and what their address fields are for.
 
 A length decoder, not a disassembler: prefixes, opcode, ModRM, SIB, displacement and immediate, as
-in Intel SDM volume 2, chapter 2 and appendix A.  It knows the one-byte map, 0F, 0F 38, 0F 3A, VEX and
-EVEX in 64-bit mode, which is all that compilers and objtool put into kernel objects.
+in Intel SDM volume 2, chapter 2 and appendix A.  It knows the one-byte map, 0F, 0F 38, 0F 3A, VEX
+and EVEX in 64-bit mode, which is all that compilers and objtool put into kernel objects.
 """
 
 from dataclasses import dataclass

@@ -27,6 +27,7 @@ SHF_STRINGS: Final = 0x20
 SHF_INFO_LINK: Final = 0x40
 SHF_LINK_ORDER: Final = 0x80
 SHF_GROUP: Final = 0x200
+SHF_COMPRESSED: Final = 0x800
 SHF_RELA_LIVEPATCH: Final = 0x00100000
 """include/uapi/linux/elf.h"""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.elf.model import (
+    SHF_COMPRESSED,
     SHF_RELA_LIVEPATCH,
     SHN_LORESERVE,
     SHN_UNDEF,
@@ -225,6 +226,6 @@ class _Reader:
             for offset, info, addend in RELA.iter_unpack(header.data)
         ]
         for r in relocations:
-            if r.offset > target.size:
+            if r.offset > target.size and not target.flags & SHF_COMPRESSED:
                 raise self.refuse(f"{header.name}: offset {r.offset:#x} behind the section's end")
         return relocations

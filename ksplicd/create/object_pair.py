@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Two objects of any x86-64 kernel, compared with no kernel tree at hand.
+
+The entry sizes of the special sections come from a prepared kernel tree or headers when one is
+given, from the objects otherwise.  Nothing is known of the running kernel, so the new code's
+undefined symbols keep their plain names, also those of the pre object's static functions and data.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ksplicd.create.diff import Difference, diff
+from ksplicd.create.entry_sizes import infer_sizes, probe_source, read_probe
+from ksplicd.create.layout import check_layout
+from ksplicd.create.names import is_literal
+from ksplicd.create.new_code import ALIAS, NewCode, extract
+from ksplicd.create.refusal import Refusal
+from ksplicd.create.special import EntrySizes
+from ksplicd.create.symbols import traceable_functions
+from ksplicd.elf import Object, read_object
+from ksplicd.elf.model import STT_OBJECT
+from ksplicd.errors import BuildError, UnsupportedChangeError
+from ksplicd.model import VMLINUX
+from ksplicd.run import run_any
+
+_PROBE: Final = "ksplice_sizes"
+
+
+@dataclass(slots=True, kw_only=True)
+class PairResult:
+    """What the comparison of two objects says, by symbol names."""
+
+    functions: list[str] = field(default_factory=list)
+    """Every function of the new code's object, cold parts included."""
+    changed: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    data: list[str] = field(default_factory=list)
+    """Data of the new code's object: new variables, and constants that changed."""
+    refused: list[Refusal] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
+    """By changed function, why."""
+    notes: list[str] = field(default_factory=list)
+    obj: Object | None = None
+    """The new code, None when nothing changed or something is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class _AnyKernel:
+    """A kernel that has every symbol, once, under its plain name."""
+
+    functions: frozenset[str]
+
+    def target_of(self, unit: str) -> str:
+        return VMLINUX
+
+    def is_exported(self, name: str) -> bool:
+        return True
+
+    def livepatch_symbol(self, unit: str, name: str, *, is_local: bool) -> str | None:
+        return name
+
+    def sympos(self, unit: str, name: str) -> int:
+        return 0
+
+    def traceable(self, unit: str) -> frozenset[str]:
+        return self.functions
+
+
+def compare_objects(
+    pre: Path, post: Path, source: Path | None = None, allowed_layouts: Sequence[str] = ()
+) -> PairResult:
+    """Compare two object files.  Raises ``ElfError``, ``BuildError`` and ``OSError``."""
+    before, after = (read_object(p.read_bytes(), str(p)) for p in (pre, post))
+    sizes = read_sizes(source) if source else infer_sizes([before, after])
+    difference = diff(before, after, sizes)
+    result = describe(difference)
+    if difference.is_boot_only:
+        result.refused = difference.refuse_boot_code()
+    elif not difference.is_empty:
+        difference.refusals += check_layout(difference, allowed_layouts)
+        place_new_code(result, after.name, difference, sizes)
+    return result
+
+
+def describe(difference: Difference) -> PairResult:
+    """Return what a difference says."""
+    return PairResult(
+        changed=[s.name for s in difference.changed],
+        new=[s.name for s in difference.new],
+        removed=[s.name for s in difference.removed],
+        reasons={s.name: why for s, why in difference.changed.items()},
+        notes=difference.notes,
+    )
+
+
+def place_new_code(
+    result: PairResult, name: str, difference: Difference, sizes: EntrySizes
+) -> None:
+    """Add the new code to ``result``, or why there is none."""
+    kernel = _AnyKernel(redirectable_functions(difference.pre.obj, sizes))
+    try:
+        code = extract(name, difference, sizes, kernel, lambda: ALIAS)
+    except UnsupportedChangeError as e:
+        result.refused = [r for r in e.refusals if isinstance(r, Refusal)]
+        return
+    code.obj.symbols = [s for s in code.obj.symbols if s.name != ALIAS]
+    result.functions = [s.name for s in code.obj.symbols if s.is_function]
+    result.data = data_of(code, difference)
+    result.notes = [*result.notes, *code.notes]
+    result.obj = code.obj
+
+
+def data_of(code: NewCode, difference: Difference) -> list[str]:
+    """Return the variables and constants that new code defines, without what has no identity."""
+    old = {s.name for s in difference.twins.pre_of if s not in difference.carried}
+    return [
+        s.name
+        for s in code.obj.symbols
+        if s.type == STT_OBJECT and s.section is not None and s.name not in old
+        if not is_literal(s)
+    ]
+
+
+def redirectable_functions(obj: Object, sizes: EntrySizes) -> frozenset[str]:
+    """Return the functions that begin with a call of fentry, as the object tells.
+
+    All of them when the object was not compiled for ftrace.
+    """
+    traced = traceable_functions(obj, sizes)
+    return traced or frozenset(s.name for s in obj.functions())
+
+
+def read_sizes(source: Path) -> EntrySizes:
+    """Return the entry sizes that the headers of a prepared tree tell.
+
+    ``source``: a kernel's headers package, build tree or prepared source tree.  Raises
+    ``BuildError``.
+    """
+    with tempfile.TemporaryDirectory(prefix="ksplice-sizes-") as folder:
+        (Path(folder) / f"{_PROBE}.c").write_text(probe_source())
+        (Path(folder) / "Makefile").write_text(f"obj-m := {_PROBE}.o\n")
+        status, out, err = run_any(["make", "-C", str(source), f"M={folder}", f"{_PROBE}.o"])
+        if status:
+            words = (out + err).decode(errors="replace").strip().splitlines()[-6:]
+            raise BuildError(
+                f"{source}: a probe does not compile there; give the headers package's folder or a"
+                " prepared tree (make modules_prepare), or no --source:\n"
+                + "\n".join(f"  {x}" for x in words)
+            )
+        path = Path(folder) / f"{_PROBE}.o"
+        return read_probe(read_object(path.read_bytes(), str(path)))

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Changed structures, shown on object pairs with debug information."""
+
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create.layout import check_layout
+from ksplicd.create.refusal import Refusal
+from tests.pairs.pair import compare
+
+SOURCE = """
+struct inner {{ short low, high; {inner} }};
+struct sample {{ int a; {before} long c; union {{ int d; char e[4]; }}; struct inner in; {after} }};
+struct other {{ struct other *next; struct sample *s; }};
+extern struct other *head;
+int f(struct other *o) {{ return o->s->a + o->s->d + {body}; }}
+int g(void) {{ return head->s->in.high; }}
+"""
+
+
+def layouts(
+    tmp_path: Path, flags: str = "-g", allow: tuple[str, ...] = (), **post: str
+) -> list[Refusal]:
+    base = {"inner": "", "before": "", "after": "", "body": "1"}
+    d = compare(
+        tmp_path, SOURCE.format(**base), SOURCE.format(**{**base, "body": "2", **post}), "-g", flags
+    )
+    return check_layout(d, allow)
+
+
+@pytest.mark.parametrize("flags", ["-g", "-gdwarf-4", "-gdwarf-5", "-gdwarf-2", "-gz=zlib"])
+def test_a_field_in_the_middle(tmp_path: Path, flags: str) -> None:
+    """A new field moves those behind it, also those of an anonymous union."""
+    refusals = layouts(tmp_path, flags, before="long b;")
+    assert [r.symbol for r in refusals] == ["sample"]
+    assert refusals[0].reason == (
+        "the layout of this structure changes: b is new at 8, c moves from 8 to 16,"
+        " d moves from 16 to 24, e moves from 16 to 24 and 2 more"
+    )
+    assert "--allow-layout sample" in refusals[0].hint
+
+
+def test_a_field_at_the_end_and_one_in_a_hole(tmp_path: Path) -> None:
+    assert [r.reason for r in layouts(tmp_path, after="long z;")] == [
+        "the layout of this structure changes: z is new at 24, size 24 → 32"
+    ]
+    assert [r.reason for r in layouts(tmp_path, before="int hole;")] == [
+        "the layout of this structure changes: hole is new at 4"
+    ]
+
+
+def test_a_structure_inside_another_changes_both(tmp_path: Path) -> None:
+    refusals = layouts(tmp_path, inner="int more;")
+    assert {r.symbol for r in refusals} == {"inner", "sample"}
+
+
+def test_it_may_be_meant(tmp_path: Path) -> None:
+    assert layouts(tmp_path, allow=("struct sample",), before="long b;") == []
+
+
+def test_bit_fields(tmp_path: Path) -> None:
+    source = (
+        "struct s {{ unsigned a : 3; {} unsigned b : 4; }}; int f(struct s *s) {{ return {}; }}"
+    )
+    d = compare(tmp_path, source.format("", "s->b"), source.format("unsigned n : 1;", "s->b"), "-g")
+    assert [r.reason for r in check_layout(d)] == [
+        "the layout of this structure changes: n is new at 0.3, b moves from 0.3 to 0.4"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pre", "post"),
+    [
+        ("int a; int b;", "int a; int renamed;"),
+        ("int a; struct later *p;", "int a; const char *p;"),
+        ("int a; unsigned b;", "int a; int b;"),
+    ],
+)
+def test_what_is_no_change_of_layout(tmp_path: Path, pre: str, post: str) -> None:
+    source = "struct s {{ {} }}; int f(struct s *s) {{ return s->a + {}; }}"
+    d = compare(tmp_path, source.format(pre, 1), source.format(post, 2), "-g")
+    assert [s.name for s in d.changed] == ["f"]
+    assert check_layout(d) == []
+
+
+def test_fields_that_change_places(tmp_path: Path) -> None:
+    source = "struct s {{ {} }}; int f(struct s *s) {{ return s->a; }}"
+    d = compare(tmp_path, source.format("int a; int b;"), source.format("int b; int a;"), "-g")
+    assert "b moves from 4 to 0, a moves from 0 to 4" in check_layout(d)[0].reason
+
+
+def test_a_type_that_no_changed_function_reaches(tmp_path: Path) -> None:
+    source = """
+struct used {{ int a; }};
+struct unused {{ int a; {} int b; }};
+int f(struct used *u) {{ return u->a + {}; }}
+int g(struct unused *u) {{ return u->a; }}
+"""
+    d = compare(tmp_path, source.format("", 1), source.format("int n;", 2), "-g")
+    assert [s.name for s in d.changed] == ["f"]
+    assert check_layout(d) == []
+
+
+ARGUMENTS = """
+struct args {{ int from; {} int to; }};
+extern void keep(void *);
+static noinline int walk(struct args *args) {{ {} return hidden(args->from) + args->to; }}
+int f(int x) {{ struct args args = {{ .from = x, .to = 7 }}; return walk(&args); }}
+"""
+
+
+def test_arguments_on_the_stack_may_change(tmp_path: Path) -> None:
+    """All objects of the type live in calls of functions that change together."""
+    d = compare(tmp_path, ARGUMENTS.format("", ""), ARGUMENTS.format("int step;", ""), "-g",
+                "-fno-ipa-sra", "-fno-ipa-cp")  # fmt: skip
+    assert sorted(s.name for s in d.changed) == ["f", "walk"]
+    assert check_layout(d) == []
+
+
+def test_arguments_that_something_points_to_may_not(tmp_path: Path) -> None:
+    pointer = "static struct args *last; last = args; keep(&last);"
+    d = compare(tmp_path, ARGUMENTS.format("", pointer), ARGUMENTS.format("int step;", pointer),
+                "-g", "-fno-ipa-sra", "-fno-ipa-cp")  # fmt: skip
+    assert [r.symbol for r in check_layout(d)] == ["args"]
+
+
+def test_without_debug_information_nothing_is_known(tmp_path: Path) -> None:
+    assert layouts(tmp_path, "-g0", before="long b;") == []
