@@ -237,6 +237,8 @@ class _Extractor:
             return True
         if is_once_flag(section) or is_debug_descriptor(section) or is_sanitizer_record(section):
             return True
+        if not section.size:  # __key.24 without lockdep: kallsyms do not list what has no bytes
+            return True
         return is_literal(symbol) if symbol is not None else section.name.startswith(".rodata")
 
     def copy(self, s: Section) -> Section:
