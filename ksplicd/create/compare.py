@@ -20,6 +20,7 @@ from ksplicd.create.special import (
     entries_by_code,
     lengths_of,
     masked_data,
+    meaning_of,
     replacement_of,
 )
 from ksplicd.elf import Relocation, Section, Symbol
@@ -101,26 +102,32 @@ class Comparison:
         return self.same_anonymous(a, b)
 
     def same_descriptor(self, a: Symbol, b: Symbol) -> bool:
-        """Compare what two pr_debug() say, which their strings are; the line may differ."""
+        """Compare what two pr_debug() say, which their strings are.
+
+        The line and the file's name may differ (struct _ddebug in include/linux/dynamic_debug.h:
+        module, function, file name, format).
+        """
         assert a.section is not None
         assert b.section is not None
-        why = self.compare_relocations(
-            a.section, relocations_in(a), a.value, b.section, relocations_in(b), b.value
-        )
+        before = [r for r in relocations_in(a) if r.offset - a.value != 16]
+        after = [r for r in relocations_in(b) if r.offset - b.value != 16]
+        why = self.compare_relocations(a.section, before, a.value, b.section, after, b.value)
         return why is None
 
     def same_record(self, a: Section, b: Section) -> bool:
-        """Compare two records of UBSAN; the line and the column may differ.
+        """Compare two records of UBSAN; where in the source they are may differ.
 
         A record begins with struct source_location (lib/ubsan.h): file name, line, column; a type
         descriptor begins with kind, information and name instead, and is not relocated.
         """
+        before, after = _sorted(a), _sorted(b)
         data_a, data_b = a.data, b.data
-        if any(r.offset == 0 for r in a.relocations):
-            data_a, data_b = (x[:8] + bytes(len(x[8:16])) + x[16:] for x in (data_a, data_b))
+        if before and before[0].offset == 0:
+            before, after = before[1:], after[1:]
+            data_a, data_b = (bytes(len(x[:16])) + x[16:] for x in (data_a, data_b))
         return (
             _masked(data_a, a.relocations, 0) == _masked(data_b, b.relocations, 0)
-            and self.compare_relocations(a, _sorted(a), 0, b, _sorted(b), 0) is None
+            and self.compare_relocations(a, before, 0, b, after, 0) is None
         )
 
     def same_anonymous(self, a: Place, b: Place) -> bool:
@@ -161,13 +168,9 @@ class Comparison:
         """Compare two entries of one table, with the code that an alternative copies in."""
         if masked_data(a) != masked_data(b):
             return False
-        before, after = list(a.relocations), list(b.relocations)
-        if a.table.section == ".altinstructions":
-            if not self.same_replacement(a, b):
-                return False
-            # Where the replacement lies in its section does not matter.
-            before = [r for r in before if r.offset != a.start + 4]
-            after = [r for r in after if r.offset != b.start + 4]
+        if a.table.section == ".altinstructions" and not self.same_replacement(a, b):
+            return False
+        before, after = meaning_of(a), meaning_of(b)
         why = self.compare_relocations(a.section, before, a.start, b.section, after, b.start)
         return why is None
 

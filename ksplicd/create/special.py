@@ -195,6 +195,23 @@ def replacement_of(entry: Entry) -> tuple[Section, int, int] | None:
 _BUG_LINE: Final = {12: 8, 16: 12, 24: 16}
 """Offset of ``line`` in a struct bug_entry, by its size (include/asm-generic/bug.h)."""
 
+_BUG_FILE: Final = {12: 4, 16: 8, 24: 8}
+"""Offset of the file's name in it."""
+
+
+def meaning_of(entry: Entry) -> list[Relocation]:
+    """Return the relocations of an entry that tell what it means.
+
+    Where the source of a BUG lies depends on the folder it was compiled in, and where a replacement
+    lies in its section does not matter.
+    """
+    ignored = None
+    if entry.table.section == "__bug_table":
+        ignored = _BUG_FILE.get(entry.size)
+    elif entry.table.section == ".altinstructions":
+        ignored = 4
+    return [r for r in entry.relocations if r.offset - entry.start != ignored]
+
 
 def masked_data(entry: Entry) -> bytes:
     """Return the entry's bytes with everything zero that may differ though the code is the same.
