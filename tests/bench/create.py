@@ -88,10 +88,10 @@ def codes_of(
         sizes = kbuild.entry_sizes(unit)
         for other, path in kbuild.compile_plain([Unit(source) for source in more]).items():
             plain[other] = read_object(path.read_bytes(), other.object)
-    kernel = StockKernel(config, sizes)
-    for u, obj in plain.items():
-        kernel.add_unit(u.source, obj, None)
-    new_code = cut_new_code(compare(pre, post, sizes), sizes, kernel)
+        kernel = StockKernel(config, sizes)
+        for u, obj in plain.items():
+            kernel.add_unit(u.source, obj, None)
+        new_code = cut_new_code(compare(pre, post, sizes), kbuild, kernel, sizes)
     return kernel.old_code(), new_code
 
 
