@@ -44,6 +44,17 @@ typedef int ksplice_walk_fn(void *visit, void *data);
 typedef int ksplice_walk_by_name_fn(const char *modname, void *visit, void *data);
 
 /*
+ * 0c05e7bd2d01 ("livepatch: Clear relocation targets on a module removal"),
+ * 6.3: livepatch does that itself, and complains when it finds it done.  The
+ * Kbuild file looks for the function, which a macro cannot see.
+ */
+#ifdef KSPLICE_HAS_CLEAR_RELOCATE_ADD
+#define KSPLICE_MUST_CLEAR_UNLOADED	false
+#else
+#define KSPLICE_MUST_CLEAR_UNLOADED	true
+#endif
+
+/*
  * x86_nops[] as one row of bytes: nops of 1, 2, 3 ... bytes.
  * df25edbac3df ("x86/alternatives: Add longer 64-bit NOPs"), 6.4: up to 11.
  */

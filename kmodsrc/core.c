@@ -21,16 +21,35 @@
 #include "ksplice.h"
 #include "match.h"
 
+enum target_state {
+	TARGET_MATCHED,
+	TARGET_WAITING,
+	TARGET_REFUSED,
+	TARGET_UNPATCHED,
+};
+
+static const char *const state_names[] = {
+	[TARGET_MATCHED] = "matched",
+	[TARGET_WAITING] = "waiting",
+	[TARGET_REFUSED] = "refused",
+	[TARGET_UNPATCHED] = "unpatched",
+};
+
 /**
- * struct matched_target - a target whose running code is the old code
- * @list: in matched_targets
+ * struct target - what this update patches, and what was found there
+ * @list: in targets
+ * @old: the old code; of a module a copy, because it may be loaded again
+ * @state: matched; or waiting to be loaded, refused when it was loaded last,
+ *	loaded but left unpatched
  * @name: the target
  * @functions: number of functions that were compared
  * @bytes: their size
  * @microseconds: how long it took
  */
-struct matched_target {
+struct target {
 	struct list_head list;
+	struct ksplice_old old;
+	enum target_state state;
 	char name[MODULE_NAME_LEN];
 	u32 functions;
 	u64 bytes;
@@ -41,8 +60,13 @@ static DEFINE_MUTEX(core_lock);
 static enum ksplice_stage stage = KSPLICE_PREPARING;
 static enum ksplice_cause abort_cause = KSPLICE_OK;
 static char *mismatch;
-static LIST_HEAD(matched_targets);
+static LIST_HEAD(targets);
 static struct kobject *kobj;
+
+static bool leave_unmatched;
+module_param(leave_unmatched, bool, 0644);
+MODULE_PARM_DESC(leave_unmatched,
+		 "load a target that does not match later unpatched, rather than not at all");
 
 static const char *const stage_names[] = {
 	[KSPLICE_PREPARING] = "preparing",
@@ -61,37 +85,42 @@ static const char *const cause_names[] = {
 	[KSPLICE_UNEXPECTED] = "unexpected",
 };
 
-static struct matched_target *find_target(const char *name)
+static struct target *find_target(const char *name)
 {
-	struct matched_target *t;
+	struct target *t;
 
 	lockdep_assert_held(&core_lock);
-	list_for_each_entry(t, &matched_targets, list)
+	list_for_each_entry(t, &targets, list)
 		if (!strcmp(t->name, name))
 			return t;
 	return NULL;
 }
 
-static int note_matched(const struct ksplice_matching *m, s64 microseconds)
+static void free_target(struct target *t)
 {
-	struct matched_target *t = find_target(m->target);
-	u32 i;
+	if (t && t->old.walk_modules)
+		kvfree(t->old.blob);
+	kfree(t);
+}
 
-	if (!t) {
-		t = kzalloc(sizeof(*t), GFP_KERNEL);
-		if (!t)
-			return -ENOMEM;
-		strscpy(t->name, m->target, sizeof(t->name));
-		list_add_tail(&t->list, &matched_targets);
+static struct target *new_target(const struct ksplice_old *old)
+{
+	struct target *t = kzalloc(sizeof(*t), GFP_KERNEL);
+	void *copy;
+
+	if (!t || !old->walk_modules) {
+		if (t)
+			t->old = *old;
+		return t;
 	}
-	t->functions = m->head->funcs.nr;
-	t->bytes = 0;
-	for (i = 0; i < m->head->funcs.nr; i++)
-		t->bytes += m->funcs[i].size;
-	t->microseconds = microseconds;
-	pr_info("%s: %u functions, %llu bytes match, %lld us\n", t->name, t->functions, t->bytes,
-		t->microseconds);
-	return 0;
+	copy = kvmalloc(old->size, GFP_KERNEL);
+	if (!copy) {
+		kfree(t);
+		return NULL;
+	}
+	t->old = *old;
+	t->old.blob = memcpy(copy, old->blob, old->size);
+	return t;
 }
 
 /* One line of key=value; no value has blanks, because names were checked. */
@@ -110,17 +139,46 @@ static char *describe(const struct ksplice_matching *m)
 	return NULL;
 }
 
-static void note_mismatch(const struct ksplice_matching *m)
+static void note_result(struct target *t, const struct ksplice_matching *m)
 {
-	struct matched_target *t = m->target ? find_target(m->target) : NULL;
+	u32 i;
 
-	if (t) {
-		list_del(&t->list);
-		kfree(t);
-	}
-	mismatch = describe(m);
 	abort_cause = m->report.cause;
-	pr_err("%s: %s\n", cause_names[abort_cause], mismatch ?: m->target ?: "");
+	if (abort_cause != KSPLICE_OK) {
+		mismatch = describe(m);
+		pr_err("%s: %s\n", cause_names[abort_cause], mismatch ?: m->target ?: "");
+		return;
+	}
+	t->functions = m->head->funcs.nr;
+	t->bytes = 0;
+	for (i = 0; i < m->head->funcs.nr; i++)
+		t->bytes += m->funcs[i].size;
+	pr_info("%s: %u functions, %llu bytes match, %lld us\n", t->name, t->functions, t->bytes,
+		t->microseconds);
+}
+
+/* Abort cause and mismatch speak of the last call. */
+static int match_target(struct target *t, const struct module *mod)
+{
+	struct ksplice_matching m = { .mod = mod, .report = { .cause = KSPLICE_OK } };
+	ktime_t begin = ktime_get();
+	int err;
+
+	lockdep_assert_held(&core_lock);
+	kfree(mismatch);
+	mismatch = NULL;
+	err = ksplice_run_match(&t->old, &m);
+	t->microseconds = ktime_us_delta(ktime_get(), begin);
+	if (m.target)
+		strscpy(t->name, m.target, sizeof(t->name));
+	t->state = err ? TARGET_WAITING : TARGET_MATCHED;
+	if (err == -ENOENT && m.report.cause == KSPLICE_TARGET_NOT_LOADED && t->old.is_late) {
+		pr_info("%s: not loaded yet\n", t->name);
+		abort_cause = KSPLICE_OK;
+		return 0;
+	}
+	note_result(t, &m);
+	return err;
 }
 
 /**
@@ -128,47 +186,112 @@ static void note_mismatch(const struct ksplice_matching *m)
  * @old: the old code; needed only until the call returns
  *
  * Context: process context, sleeps.
- * Return: 0 when every byte is as it should be; a negative error otherwise,
- * with abort_cause and mismatch set.  They speak of the last call.
+ * Return: 0 when every byte is as it should be, or the target may be loaded
+ * later; a negative error otherwise, with abort_cause and mismatch set.
  */
 int ksplice_match(const struct ksplice_old *old)
 {
-	struct ksplice_matching m = { .report = { .cause = KSPLICE_OK } };
-	ktime_t begin;
-	int err;
+	struct target *t, *before;
+	int err = -ENOMEM;
 
 	mutex_lock(&core_lock);
-	kfree(mismatch);
-	mismatch = NULL;
-	abort_cause = KSPLICE_OK;
-	begin = ktime_get();
-	err = ksplice_run_match(old, &m);
-	if (!err) {
-		err = note_matched(&m, ktime_us_delta(ktime_get(), begin));
-		if (err)
-			m.report.cause = KSPLICE_OUT_OF_MEMORY;
+	t = new_target(old);
+	if (!t) {
+		abort_cause = KSPLICE_OUT_OF_MEMORY;
+		goto unlock;
 	}
+	err = match_target(t, NULL);
+	before = find_target(t->name);
+	if (before)
+		list_del(&before->list);
+	free_target(before);
 	if (err)
-		note_mismatch(&m);
+		free_target(t);
+	else
+		list_add_tail(&t->list, &targets);
+unlock:
 	mutex_unlock(&core_lock);
 	return err;
 }
 EXPORT_SYMBOL_GPL(ksplice_match);
 
-/**
- * ksplice_is_matched - was this target found to run the old code?
- * @target: "vmlinux" or a module
- */
-bool ksplice_is_matched(const char *target)
+/* Tell user space what became of a target: a uevent of the core module. */
+static void tell(const char *target, enum target_state state)
 {
-	bool is_matched;
+	char name[MODULE_NAME_LEN + 16], word[32];
+	char *env[3] = { name, word };
+
+	snprintf(name, sizeof(name), "KSPLICE_TARGET=%s", target);
+	snprintf(word, sizeof(word), "KSPLICE_STATE=%s", state_names[state]);
+	kobject_uevent_env(&THIS_MODULE->mkobj.kobj, KOBJ_CHANGE, env);
+}
+
+/**
+ * ksplice_match_late - compare a module that is there, just before it is patched
+ * @target: its name
+ * @mod: the module
+ * @may_leave: it may be left as it is when the administrator wants that
+ *
+ * Livepatch holds klp_mutex.
+ *
+ * Return: 0 to patch it, 1 to leave it unpatched, a negative error to refuse
+ * it.
+ */
+int ksplice_match_late(const char *target, const struct module *mod, bool may_leave)
+{
+	enum target_state state = TARGET_REFUSED;
+	struct target *t;
+	int err = -ENOENT;
 
 	mutex_lock(&core_lock);
-	is_matched = find_target(target);
+	t = find_target(target);
+	if (t) {
+		err = match_target(t, mod);
+		if (!err)
+			state = TARGET_MATCHED;
+		else if (may_leave && leave_unmatched)
+			state = TARGET_UNPATCHED;
+		t->state = state;
+	}
 	mutex_unlock(&core_lock);
-	return is_matched;
+	if (state != TARGET_MATCHED)
+		pr_err("%s: does not match, %s\n", target, state_names[state]);
+	tell(target, state);
+	return state == TARGET_UNPATCHED ? 1 : err;
 }
-EXPORT_SYMBOL_GPL(ksplice_is_matched);
+EXPORT_SYMBOL_GPL(ksplice_match_late);
+
+/**
+ * ksplice_target_gone - note that a module was unloaded
+ * @target: its name
+ */
+void ksplice_target_gone(const char *target)
+{
+	struct target *t;
+
+	mutex_lock(&core_lock);
+	t = find_target(target);
+	if (t)
+		t->state = TARGET_WAITING;
+	mutex_unlock(&core_lock);
+	tell(target, TARGET_WAITING);
+}
+EXPORT_SYMBOL_GPL(ksplice_target_gone);
+
+/**
+ * ksplice_may_patch - was this target matched, or may it be loaded later?
+ * @target: "vmlinux" or a module
+ */
+bool ksplice_may_patch(const char *target)
+{
+	bool may_patch;
+
+	mutex_lock(&core_lock);
+	may_patch = find_target(target);
+	mutex_unlock(&core_lock);
+	return may_patch;
+}
+EXPORT_SYMBOL_GPL(ksplice_may_patch);
 
 /**
  * ksplice_set_stage - note where the update is and wake who polls for it
@@ -208,7 +331,11 @@ EXPORT_SYMBOL_GPL(ksplice_abort);
  *	/sys/module/ksplice_KID/ksplice/
  *		stage		preparing|applied|reversed; poll(POLLPRI) wakes
  *		abort_cause	ok, or why the update was refused
- *		matched		a line per target: NAME FUNCTIONS BYTES MICROSECONDS
+ *		matched		a line per target that matches:
+ *				NAME FUNCTIONS BYTES MICROSECONDS
+ *		targets		a line per target: NAME STATE
+ *				matched, waiting (not loaded), refused (its last
+ *				load) or unpatched (loaded, but does not match)
  *		mismatch	empty, or key=value ... of what differs (root only:
  *				shows the kernel's bytes)
  */
@@ -234,13 +361,26 @@ static ssize_t abort_cause_show(struct kobject *unused, struct kobj_attribute *a
 
 static ssize_t matched_show(struct kobject *unused, struct kobj_attribute *attr, char *buf)
 {
-	struct matched_target *t;
+	struct target *t;
 	ssize_t len = 0;
 
 	mutex_lock(&core_lock);
-	list_for_each_entry(t, &matched_targets, list)
-		len += sysfs_emit_at(buf, len, "%s %u %llu %lld\n", t->name, t->functions,
-				     t->bytes, t->microseconds);
+	list_for_each_entry(t, &targets, list)
+		if (t->state == TARGET_MATCHED)
+			len += sysfs_emit_at(buf, len, "%s %u %llu %lld\n", t->name, t->functions,
+					     t->bytes, t->microseconds);
+	mutex_unlock(&core_lock);
+	return len;
+}
+
+static ssize_t targets_show(struct kobject *unused, struct kobj_attribute *attr, char *buf)
+{
+	struct target *t;
+	ssize_t len = 0;
+
+	mutex_lock(&core_lock);
+	list_for_each_entry(t, &targets, list)
+		len += sysfs_emit_at(buf, len, "%s %s\n", t->name, state_names[t->state]);
 	mutex_unlock(&core_lock);
 	return len;
 }
@@ -259,12 +399,14 @@ static ssize_t mismatch_show(struct kobject *unused, struct kobj_attribute *attr
 static struct kobj_attribute stage_attr = __ATTR_RO(stage);
 static struct kobj_attribute abort_cause_attr = __ATTR_RO(abort_cause);
 static struct kobj_attribute matched_attr = __ATTR_RO(matched);
+static struct kobj_attribute targets_attr = __ATTR_RO(targets);
 static struct kobj_attribute mismatch_attr = __ATTR_RO_MODE(mismatch, 0400);
 
 static const struct attribute *attrs[] = {
 	&stage_attr.attr,
 	&abort_cause_attr.attr,
 	&matched_attr.attr,
+	&targets_attr.attr,
 	&mismatch_attr.attr,
 	NULL
 };
@@ -284,11 +426,11 @@ static int __init core_init(void)
 
 static void __exit core_exit(void)
 {
-	struct matched_target *t, *next;
+	struct target *t, *next;
 
 	kobject_put(kobj);
-	list_for_each_entry_safe(t, next, &matched_targets, list)
-		kfree(t);
+	list_for_each_entry_safe(t, next, &targets, list)
+		free_target(t);
 	kfree(mismatch);
 }
 

@@ -8,6 +8,7 @@
 #ifndef KSPLICE_H
 #define KSPLICE_H
 
+#include <linux/elf.h>
 #include <linux/stringify.h>
 #include <linux/types.h>
 
@@ -15,9 +16,13 @@
 #define KSPLICE_PASTE(kid, name)	KSPLICE_PASTE_(kid, name)
 
 #define ksplice_match		KSPLICE_PASTE(KSPLICE_KID, match)
-#define ksplice_is_matched	KSPLICE_PASTE(KSPLICE_KID, is_matched)
+#define ksplice_match_late	KSPLICE_PASTE(KSPLICE_KID, match_late)
+#define ksplice_target_gone	KSPLICE_PASTE(KSPLICE_KID, target_gone)
+#define ksplice_may_patch	KSPLICE_PASTE(KSPLICE_KID, may_patch)
 #define ksplice_set_stage	KSPLICE_PASTE(KSPLICE_KID, set_stage)
 #define ksplice_abort		KSPLICE_PASTE(KSPLICE_KID, abort)
+
+struct module;
 
 /**
  * enum ksplice_stage - where the update is; the names are those in sysfs
@@ -58,16 +63,37 @@ enum ksplice_cause {
  * @blob:	the tables, see format.h
  * @size:	their size in bytes
  * @walk_modules: module_kallsyms_on_each_symbol, or NULL for vmlinux
+ * @is_late:	the target may be loaded later, and is matched then
  */
 struct ksplice_old {
 	const void *blob;
 	size_t size;
 	void *walk_modules;
+	bool is_late;
 };
 
 int ksplice_match(const struct ksplice_old *old);
-bool ksplice_is_matched(const char *target);
+int ksplice_match_late(const char *target, const struct module *mod, bool may_leave);
+void ksplice_target_gone(const char *target);
+bool ksplice_may_patch(const char *target);
 void ksplice_set_stage(enum ksplice_stage stage);
 void ksplice_abort(enum ksplice_cause cause);
+
+/* Width of the field that a relocation of this type fills, 0: not one of ours. */
+static inline u32 ksplice_reloc_width(u8 type)
+{
+	switch (type) {
+	case R_X86_64_64:
+	case R_X86_64_PC64:
+		return 8;
+	case R_X86_64_PC32:
+	case R_X86_64_PLT32:
+	case R_X86_64_32:
+	case R_X86_64_32S:
+		return 4;
+	default:
+		return 0;
+	}
+}
 
 #endif /* KSPLICE_H */

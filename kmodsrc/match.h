@@ -59,6 +59,7 @@ enum ksplice_own_sym {
  * @sites:	same
  * @target:	name of the target
  * @walk_modules: see struct ksplice_old
+ * @mod:	the target while it is being loaded, or NULL
  * @addr:	address of each of @syms
  * @seen:	how often each name was seen
  * @own:	addresses of enum ksplice_own_sym, 0 when this kernel lacks it
@@ -78,6 +79,7 @@ struct ksplice_matching {
 	const struct ksplice_site *sites;
 	const char *target;
 	void *walk_modules;
+	const struct module *mod;
 	/* private: working memory */
 	u64 *addr;
 	u32 *seen;
@@ -126,7 +128,6 @@ static inline const char *ksplice_name(const struct ksplice_matching *m, u32 off
 
 /* tables.c */
 int ksplice_check_tables(struct ksplice_matching *m);
-u32 ksplice_reloc_width(u8 type);
 
 /* resolve.c */
 int ksplice_resolve(struct ksplice_matching *m);

@@ -3,10 +3,12 @@
  * New code of one update: the klp_patch and its callbacks.
  *
  * update.h, generated with the bundle, lists what is replaced and is included
- * once per table:
+ * once per table.  Its first object is vmlinux, even when nothing there is
+ * replaced: its callbacks tell where the whole update is.
  *
  *	KSPLICE_OBJECT_BEGIN(0, "vmlinux")
  *	KSPLICE_FUNC("do_fcntl", 0, ksplice_new_0)
+ *	KSPLICE_HOOK(apply, ksplice_hook_0)
  *	KSPLICE_OBJECT_END(0)
  *
  * The new functions are in other objects of this module.  No locks: livepatch
@@ -19,47 +21,80 @@
 #include <linux/printk.h>
 #include <linux/string.h>
 #include "ksplice.h"
+#include "new_code.h"
+
+static int pre_patch(struct klp_object *obj);
+static void post_patch(struct klp_object *obj);
+static void pre_unpatch(struct klp_object *obj);
+static void post_unpatch(struct klp_object *obj);
 
 typedef void ksplice_new_fn(void);
-
-static void post_patch(struct klp_object *obj)
-{
-	ksplice_set_stage(KSPLICE_APPLIED);
-}
-
-static void post_unpatch(struct klp_object *obj)
-{
-	ksplice_set_stage(KSPLICE_REVERSED);
-}
 
 #define KSPLICE_OBJECT_BEGIN(index, object)
 #define KSPLICE_OBJECT_END(index)
 #define KSPLICE_FUNC(old, position, new) new,
-/* One declaration of all new functions. */
+#define KSPLICE_HOOK(kind, fn) fn,
+/* One declaration of all new functions and hooks. */
 ksplice_new_fn
 #include "update.h"
 	ksplice_new_none;
 
 #undef KSPLICE_FUNC
+#undef KSPLICE_HOOK
 #undef KSPLICE_OBJECT_END
 
 #define KSPLICE_OBJECT_END(index) { },
 #define KSPLICE_FUNC(old, position, new)						\
 	{ .old_name = (old), .old_sympos = (position), .new_func = (new) },
+#define KSPLICE_HOOK(kind, fn)
 /* The functions of all objects, one after the other; an empty one ends an object's. */
 static struct klp_func funcs[] = {
 #include "update.h"
 };
 
 #undef KSPLICE_FUNC
-#undef KSPLICE_OBJECT_END
-#undef KSPLICE_OBJECT_BEGIN
+#undef KSPLICE_HOOK
+
+/**
+ * enum hook_kind - when a hook of ksplice-patch.h is called
+ */
+enum hook_kind {
+	NO_HOOK,
+	HOOK_pre_apply,
+	HOOK_check_apply,
+	HOOK_apply,
+	HOOK_post_apply,
+	HOOK_fail_apply,
+	HOOK_pre_reverse,
+	HOOK_check_reverse,
+	HOOK_reverse,
+	HOOK_post_reverse,
+	HOOK_fail_reverse,
+};
+
+struct hook {
+	enum hook_kind kind;
+	void *fn;
+};
 
 #define KSPLICE_FUNC(old, position, new)
+#define KSPLICE_HOOK(kind, fn) { HOOK_##kind, fn },
+/* The hooks of all objects, likewise. */
+static const struct hook hooks[] = {
+#include "update.h"
+};
+
+#undef KSPLICE_HOOK
+#undef KSPLICE_OBJECT_BEGIN
+#undef KSPLICE_OBJECT_END
+
+#define KSPLICE_HOOK(kind, fn)
 #define KSPLICE_OBJECT_END(index)
 #define KSPLICE_OBJECT_BEGIN(index, object)						\
 	{ .name = (object),								\
-	  .callbacks = { .post_patch = post_patch, .post_unpatch = post_unpatch } },
+	  .callbacks = {								\
+		.pre_patch = pre_patch, .post_patch = post_patch,			\
+		.pre_unpatch = pre_unpatch, .post_unpatch = post_unpatch } },
 static struct klp_object objects[] = {
 #include "update.h"
 	{ }
@@ -70,6 +105,121 @@ static struct klp_patch patch = {
 	.objs = objects,
 };
 
+/**
+ * enum phase - where an object is, for its hooks
+ * @IDLE: old code, no hook was called
+ * @APPLYING: pre_apply, check_apply and apply were called
+ * @APPLIED: new code
+ * @REVERSING: pre_reverse and check_reverse were called
+ * @LEFT_ALONE: loaded later and left unpatched
+ */
+static enum phase {
+	IDLE,
+	APPLYING,
+	APPLIED,
+	REVERSING,
+	LEFT_ALONE,
+} phases[ARRAY_SIZE(objects)];
+
+static enum phase *phase_of(const struct klp_object *obj)
+{
+	return &phases[obj - objects];
+}
+
+static const struct hook *first_hook(const struct klp_object *obj)
+{
+	const struct hook *hook = hooks;
+	long before = obj - objects;
+
+	for (; before; hook++)
+		before -= hook->kind == NO_HOOK;
+	return hook;
+}
+
+/* Hooks that may fail return an int; the first error ends the row. */
+static int call_hooks(const struct klp_object *obj, enum hook_kind kind)
+{
+	const struct hook *hook;
+	int err;
+
+	for (hook = first_hook(obj); hook->kind != NO_HOOK; hook++) {
+		if (hook->kind != kind)
+			continue;
+		switch (kind) {
+		case HOOK_pre_apply:
+		case HOOK_check_apply:
+		case HOOK_pre_reverse:
+		case HOOK_check_reverse:
+			err = ((int (*)(void))hook->fn)();
+			if (err) {
+				pr_err("%pS: error %d\n", hook->fn, err);
+				return err;
+			}
+			break;
+		default:
+			((void (*)(void))hook->fn)();
+		}
+	}
+	return 0;
+}
+
+static int pre_patch(struct klp_object *obj)
+{
+	int err = ksplice_come(obj, patch.enabled);
+
+	if (err > 0) {
+		*phase_of(obj) = LEFT_ALONE;
+		return 0;
+	}
+	if (!err) {
+		err = call_hooks(obj, HOOK_pre_apply) ?: call_hooks(obj, HOOK_check_apply);
+		if (!err) {
+			call_hooks(obj, HOOK_apply);
+			*phase_of(obj) = APPLYING;
+			return 0;
+		}
+		call_hooks(obj, HOOK_fail_apply);
+		ksplice_abort(KSPLICE_CALL_FAILED);
+		ksplice_go(obj, patch.enabled);
+	}
+	ksplice_clear_relocations(obj);
+	return err;
+}
+
+static void post_patch(struct klp_object *obj)
+{
+	if (*phase_of(obj) != LEFT_ALONE) {
+		call_hooks(obj, *phase_of(obj) == REVERSING ? HOOK_fail_reverse : HOOK_post_apply);
+		*phase_of(obj) = APPLIED;
+	}
+	if (!obj->name)
+		ksplice_set_stage(KSPLICE_APPLIED);
+}
+
+/* Livepatch cannot be stopped here: an error is only told. */
+static void pre_unpatch(struct klp_object *obj)
+{
+	if (*phase_of(obj) != APPLIED)
+		return;
+	if (!call_hooks(obj, HOOK_pre_reverse))
+		call_hooks(obj, HOOK_check_reverse);
+	*phase_of(obj) = REVERSING;
+}
+
+static void post_unpatch(struct klp_object *obj)
+{
+	enum phase phase = *phase_of(obj);
+
+	if (phase != LEFT_ALONE) {
+		call_hooks(obj, HOOK_reverse);
+		call_hooks(obj, phase == APPLYING ? HOOK_fail_apply : HOOK_post_reverse);
+	}
+	*phase_of(obj) = IDLE;
+	ksplice_go(obj, patch.enabled);
+	if (!obj->name)
+		ksplice_set_stage(KSPLICE_REVERSED);
+}
+
 static int __init new_init(void)
 {
 	struct klp_func *func = funcs;
@@ -78,19 +228,16 @@ static int __init new_init(void)
 
 	for (obj = objects; obj->name; obj++) {
 		obj->funcs = func;
-		while ((func++)->old_name)
-			;
-	}
-
-	for (obj = objects; obj->funcs; obj++) {
-		if (!ksplice_is_matched(obj->name)) {
+		if ((func->old_name || first_hook(obj)->kind != NO_HOOK) &&
+		    !ksplice_may_patch(obj->name)) {
 			pr_err("%s: not matched, nothing is replaced\n", obj->name);
 			return -EPERM;
 		}
-		/* livepatch's name for vmlinux */
-		if (!strcmp(obj->name, "vmlinux"))
-			obj->name = NULL;
+		while ((func++)->old_name)
+			;
 	}
+	/* livepatch's name for vmlinux */
+	objects[0].name = NULL;
 
 	err = klp_enable_patch(&patch);
 	if (err)

@@ -4,7 +4,7 @@
  *
  * KSPLICE_BLOB, from the command line, is the file that old_code.py wrote.
  * Loading this module is the match: it fails when the running code differs.
- * No locks: everything here is constant.
+ * It may be unloaded as soon as it is loaded.  No locks: all here is constant.
  */
 #include <linux/module.h>
 #include "compat.h"
@@ -23,7 +23,12 @@ asm(".pushsection .rodata.ksplice_blob, \"a\"\n"
 extern typeof(module_kallsyms_on_each_symbol)
 	ksplice_walk_modules KSPLICE_VMLINUX_SYMBOL(module_kallsyms_on_each_symbol);
 static void *const walk_modules = ksplice_walk_modules;
+
+static bool late;
+module_param(late, bool, 0444);
+MODULE_PARM_DESC(late, "the target may be loaded later, and is matched then");
 #else
+static const bool late;
 static void *const walk_modules;
 #endif
 
@@ -33,6 +38,7 @@ static int __init old_init(void)
 		.blob = ksplice_blob,
 		.size = ksplice_blob_end - ksplice_blob,
 		.walk_modules = walk_modules,
+		.is_late = late,
 	};
 
 	return ksplice_match(&old);

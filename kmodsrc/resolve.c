@@ -72,9 +72,13 @@ static int __maybe_unused visit_vmlinux_mod(void *data, const char *name, struct
 	return visit_vmlinux(data, name, addr);
 }
 
+/* A module that is being loaded still has the symbols of its init sections; positions do not. */
 static int __maybe_unused visit_target(void *data, const char *name, unsigned long addr)
 {
-	note_symbol(data, name, addr, KSPLICE_SYM_IN_TARGET);
+	const struct ksplice_matching *m = data;
+
+	if (!m->mod || !within_module_init(addr, m->mod))
+		note_symbol(data, name, addr, KSPLICE_SYM_IN_TARGET);
 	return 0;
 }
 

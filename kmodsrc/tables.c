@@ -7,7 +7,6 @@
  * run belongs to the caller.
  */
 #include <linux/ctype.h>
-#include <linux/elf.h>
 #include <linux/kallsyms.h>
 #include <linux/module.h>
 #include <linux/printk.h>
@@ -42,23 +41,6 @@ static bool is_name(const struct ksplice_matching *m, u32 off, size_t max)
 		if (len >= max || !isascii(name[len]) || !isgraph(name[len]))
 			return false;
 	return len > 0;
-}
-
-/* Width of the field that a relocation of this type fills, 0: not one of ours. */
-u32 ksplice_reloc_width(u8 type)
-{
-	switch (type) {
-	case R_X86_64_64:
-	case R_X86_64_PC64:
-		return 8;
-	case R_X86_64_PC32:
-	case R_X86_64_PLT32:
-	case R_X86_64_32:
-	case R_X86_64_32S:
-		return 4;
-	default:
-		return 0;
-	}
 }
 
 static bool are_syms_ok(const struct ksplice_matching *m)

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Modules that are patched when they are loaded, and may be unloaded and
+ * loaded again while the update is applied.
+ *
+ * No locks: livepatch holds klp_mutex around every call.
+ */
+#include <linux/elf.h>
+#include <linux/livepatch.h>
+#include <linux/module.h>
+#include <linux/string.h>
+#include "compat.h"
+#include "ksplice.h"
+#include "new_code.h"
+
+extern void *ksplice_poke(void *addr, const void *opcode, size_t len)
+	KSPLICE_VMLINUX_SYMBOL(text_poke_copy);
+
+static bool is_relocation_of(const struct klp_modinfo *info, const struct elf64_shdr *section,
+			     const char *target)
+{
+	const char *name = info->secstrings + section->sh_name;
+	size_t prefix = strlen(".klp.rela."), len = strlen(target);
+
+	return section->sh_flags & SHF_RELA_LIVEPATCH && !strncmp(name + prefix, target, len) &&
+	       name[prefix + len] == '.';
+}
+
+/**
+ * ksplice_clear_relocations - make our references to a module empty again
+ * @obj: the module
+ *
+ * When the module is loaded again, livepatch fills them in again, and refuses
+ * the module when they are not empty.  Nobody runs the new code: either it was
+ * never switched to, or everybody has left it.
+ */
+void ksplice_clear_relocations(const struct klp_object *obj)
+{
+	const struct klp_modinfo *info = THIS_MODULE->klp_info;
+	static const u64 zero;
+	u32 i, j;
+
+	for (i = 1; i < info->hdr.e_shnum; i++) {
+		const struct elf64_shdr *section = &info->sechdrs[i];
+		const struct elf64_rela *r = (void *)section->sh_addr;
+		void *base = (void *)info->sechdrs[section->sh_info].sh_addr;
+
+		if (!obj->name || !is_relocation_of(info, section, obj->name))
+			continue;
+		for (j = 0; j < section->sh_size / sizeof(*r); j++)
+			ksplice_poke(base + r[j].r_offset, &zero,
+				     ksplice_reloc_width(ELF64_R_TYPE(r[j].r_info)));
+	}
+}
+
+/* livepatch redirects functions with @nop set to what they were before. */
+static void leave_alone(struct klp_object *obj, bool is_left)
+{
+	struct klp_func *func;
+
+	klp_for_each_func(obj, func)
+		func->nop = is_left;
+}
+
+/**
+ * ksplice_come - a target is there and shall be patched
+ * @obj: the target
+ * @may_leave: it may be left unpatched
+ *
+ * Return: 0 to patch it, 1 when it was left alone, or a negative error.
+ */
+int ksplice_come(struct klp_object *obj, bool may_leave)
+{
+	int left = obj->name ? ksplice_match_late(obj->name, obj->mod, may_leave) : 0;
+
+	if (left > 0)
+		leave_alone(obj, true);
+	return left;
+}
+
+/**
+ * ksplice_go - a target is not patched any more
+ * @obj: the target
+ * @is_unloaded: because it is being unloaded
+ */
+void ksplice_go(struct klp_object *obj, bool is_unloaded)
+{
+	if (!obj->name)
+		return;
+	leave_alone(obj, false);
+	if (KSPLICE_MUST_CLEAR_UNLOADED)
+		ksplice_clear_relocations(obj);
+	if (is_unloaded)
+		ksplice_target_gone(obj->name);
+}

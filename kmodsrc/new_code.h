@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Inside of the new-code module: what new_code.c and late.c say to each other.
+ */
+#ifndef KSPLICE_NEW_CODE_H
+#define KSPLICE_NEW_CODE_H
+
+#include <linux/livepatch.h>
+
+#ifdef KSPLICE_HAS_MODULES
+int ksplice_come(struct klp_object *obj, bool may_leave);
+void ksplice_go(struct klp_object *obj, bool is_unloaded);
+void ksplice_clear_relocations(const struct klp_object *obj);
+#else
+static inline int ksplice_come(struct klp_object *obj, bool may_leave)
+{
+	return 0;
+}
+
+static inline void ksplice_go(struct klp_object *obj, bool is_unloaded)
+{
+}
+
+static inline void ksplice_clear_relocations(const struct klp_object *obj)
+{
+}
+#endif
+
+#endif /* KSPLICE_NEW_CODE_H */
