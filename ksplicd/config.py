@@ -29,6 +29,15 @@ class OnDrop(StrEnum):
     APPLY = auto()
 
 
+class LateMismatch(StrEnum):
+    """What happens to a module that is loaded after an update and is not what it was built from."""
+
+    REFUSE = auto()
+    """It cannot be loaded."""
+    LEAVE = auto()
+    """It is loaded and runs without the update."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The whole of ksplicd.conf; the defaults are those of a missing file."""
@@ -38,6 +47,7 @@ class Settings:
     transition_limit: int = 60
     """Seconds after which a transition that does not end is turned around."""
     apply_at_boot: bool = True
+    late_mismatch: LateMismatch = LateMismatch.REFUSE
 
 
 def read_settings(path: Path = CONFIG_FILE) -> Settings:
@@ -80,6 +90,12 @@ def _read_on_drop(value: str) -> OnDrop:
     return OnDrop(value)
 
 
+def _read_late_mismatch(value: str) -> LateMismatch:
+    if value not in set(LateMismatch):
+        raise ValueError(f"say {' or '.join(LateMismatch)}")
+    return LateMismatch(value)
+
+
 def _read_limit(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", value) or not 1 <= int(value) <= _MAX_LIMIT:
         raise ValueError(f"say a whole number of seconds from 1 to {_MAX_LIMIT}")
@@ -91,6 +107,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "require-signature": _read_yes_no,
     "transition-limit": _read_limit,
     "apply-at-boot": _read_yes_no,
+    "late-mismatch": _read_late_mismatch,
 }
 
 

@@ -235,10 +235,26 @@ class Daemon:
     def _on_uevent(self, _fd: int, _condition: int, monitor: Any) -> bool:
         heard = False
         while (device := monitor.poll(timeout=0)) is not None:
-            heard |= device.sys_name.startswith("ksplice_")
+            if not device.sys_name.startswith("ksplice_"):
+                continue
+            if device.action == "change":
+                tasks.spawn(self._tell_target(device.sys_name, device.properties))
+            else:
+                heard = True
         if heard and not self._runner.is_busy:  # a busy runner makes these events itself
             tasks.spawn(self._reconcile())
         return True  # more will come
+
+    async def _tell_target(self, core: str, said: Mapping[str, str]) -> None:
+        """Tell the journal what a core says of a module that was loaded or unloaded."""
+        kid = core.removeprefix("ksplice_")
+        target, state = said.get("KSPLICE_TARGET", ""), said.get("KSPLICE_STATE", "")
+        try:
+            now = await self._worker.run(self._engine.kernel.core, kid)
+        except KspliceError as e:
+            _log.error("%s", e)
+            return
+        self._book.write(journal.about_target(kid, target, state, now))
 
     async def _reconcile(self) -> None:
         try:

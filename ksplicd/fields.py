@@ -70,6 +70,13 @@ class Fields:
             self.refuse(key, f"{_show(value)} is not a whole number from {low} to {high}")
         return value
 
+    def flag(self, key: str) -> bool:
+        """Take true or false."""
+        value = self._take(key)
+        if not isinstance(value, bool):
+            self.refuse(key, f"{_show(value)} is not true or false")
+        return value
+
     def seconds(self, key: str) -> float:
         """Take a point in time."""
         value = self._take(key)

@@ -98,6 +98,7 @@ def _target_value(target: Target) -> dict[str, object]:
         "new-file": target.new_file,
         "old-file": target.old_file,
         "module-file": target.module_file,
+        "late": target.late,
         "functions": [
             {"name": function.name, "sympos": function.sympos, "unit": function.unit}
             for function in target.functions
@@ -122,6 +123,7 @@ def _read_target(fields: Fields) -> Target:
         old_file=fields.text("old-file", FILE_NAME, "a file name"),
         module_file=fields.text("module-file", _FILE_OR_NONE, "a file name, or empty"),
         functions=tuple(_read_function(entry) for entry in fields.groups("functions")),
+        late=fields.flag("late"),
     )
     fields.close()
     return target

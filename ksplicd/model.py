@@ -101,6 +101,9 @@ class Target:
     functions: tuple[PatchedFunction, ...] = ()
     module_file: str = ""
     """File in the bundle with the whole module after the change, for the next boot; or none."""
+    late: bool = False
+    """Whether a module may be loaded after the update is applied; it is matched and patched then.
+    Otherwise the update is refused where the module is not loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

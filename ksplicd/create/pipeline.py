@@ -26,7 +26,7 @@ from ksplicd.create.refusal import refusals_text
 from ksplicd.create.series import read_series
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.create.special import EntrySizes
-from ksplicd.create.symbols import StockKernel
+from ksplicd.create.symbols import VMLINUX, StockKernel
 from ksplicd.create.units import ANY_TARGET, TargetFilter
 from ksplicd.create.words import names_of
 from ksplicd.create.work import plan_work
@@ -118,6 +118,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
                     if unit.target == target
                     for r in unit.replacements
                 ),
+                late=target != VMLINUX,
             )
             for target, old_file in modules.old.items()
         ),

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ksplicd.config import Settings
+from ksplicd.config import LateMismatch, Settings
 from ksplicd.errors import (
     AlreadyAppliedError,
     AlreadyReversedError,
@@ -252,7 +252,8 @@ class Engine:
         verify.check_targets(bundle.manifest, self.kernel)
         try:
             self._book.record(kid, step(stage, Arrow.LOAD), actor)
-            detail = describe_match(load.match(self.kernel, bundle))
+            leave = self.settings.late_mismatch is LateMismatch.LEAVE
+            detail = describe_match(load.match(self.kernel, bundle, leave_unmatched=leave))
             self._book.record(kid, step(Stage.LOADING, Arrow.MATCH), actor, detail=detail)
             started = self.clock.monotonic()
             load.enable(self.kernel, bundle)

@@ -4,7 +4,8 @@
 ``units/ksplicd.catalog`` explains each of them and says what to do (``journalctl -x``).  Fields:
 ``KSPLICE_KID``, ``KSPLICE_STAGE``, ``KSPLICE_CAUSE``, ``KSPLICE_UID`` (who asked), and for a
 mismatch ``KSPLICE_TARGET``, ``KSPLICE_FUNCTION`` or ``KSPLICE_SYMBOL``, ``KSPLICE_OFFSET``,
-``KSPLICE_EXPECTED``, ``KSPLICE_FOUND``.
+``KSPLICE_EXPECTED``, ``KSPLICE_FOUND``.  For a module that is loaded after an update that patches
+it: ``KSPLICE_TARGET``, ``KSPLICE_TARGET_STATE``.
 """
 
 import syslog
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from ksplicd.host.kernel import CoreState
 from ksplicd.host.state import Conflict, Event
+from ksplicd.host.words import explain, read_mismatch
 from ksplicd.model import Stage
 
 
@@ -34,6 +37,7 @@ class Outcome(StrEnum):
     CODE_BUSY = "a6176fb2435c44ab993a9afe2642dd16"
     FAILED = "36f21a83ef234951be24671bb34734be"
     KEPT = "27b332f9d95e49d1bdff0c555f4e9247"
+    TARGET = "bbd53dc5ae944eb2b192e27b214856c8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +120,7 @@ def about_event(event: Event) -> Entry | None:
             "KSPLICE_STAGE": event.stage.value,
             "KSPLICE_CAUSE": event.cause,
             "KSPLICE_UID": str(event.actor.uid),
-            **{_MISMATCH[key]: text for key, text in event.mismatch.items() if key in _MISMATCH},
+            **_mismatch_fields(event.mismatch),
         },
     )
 
@@ -137,6 +141,43 @@ def about_conflicts(kid: str, stage: Stage, conflicts: Sequence[Conflict]) -> En
             "KSPLICE_PIDS": " ".join(str(c.pid) for c in conflicts),
         },
     )
+
+
+_TARGET_STATES: Mapping[str, tuple[int, str]] = {
+    "matched": (syslog.LOG_NOTICE, "was loaded and is patched"),
+    "waiting": (syslog.LOG_INFO, "was unloaded; it will be patched when it is loaded again"),
+    "refused": (syslog.LOG_ERR, "does not match; its load is refused"),
+    "unpatched": (syslog.LOG_ERR, "does not match; it is loaded without the update"),
+}
+
+
+def about_target(kid: str, target: str, state: str, core: CoreState | None) -> Entry:
+    """Return the entry for a module that was loaded or unloaded while an update is applied.
+
+    ``state`` is the core's word (kmodsrc/core.c), ``core`` what it says by now.
+    """
+    priority, words = _TARGET_STATES.get(state, (syslog.LOG_WARNING, f"is {state}"))
+    cause, mismatch = "", {}
+    if core is not None and priority == syslog.LOG_ERR:
+        cause, mismatch = core.abort_cause, read_mismatch(core.mismatch)
+        words += f": {explain(cause, mismatch)}"
+    return Entry(
+        message_id=Outcome.TARGET,
+        priority=priority,
+        message=f"Update {kid}: module {target} {words}",
+        fields={
+            "KSPLICE_KID": kid,
+            "KSPLICE_STAGE": Stage.APPLIED.value,
+            "KSPLICE_CAUSE": cause,
+            **_mismatch_fields(mismatch),
+            "KSPLICE_TARGET": target,
+            "KSPLICE_TARGET_STATE": state,
+        },
+    )
+
+
+def _mismatch_fields(mismatch: Mapping[str, str]) -> dict[str, str]:
+    return {_MISMATCH[key]: text for key, text in mismatch.items() if key in _MISMATCH}
 
 
 def about_start(release: str, applied: Sequence[str]) -> Entry:

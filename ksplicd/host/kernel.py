@@ -14,8 +14,8 @@ import os
 import platform
 import struct
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -52,6 +52,9 @@ class CoreState:
     matched: tuple[MatchedTarget, ...] = ()
     mismatch: str = ""
     """Empty, or key=value pairs on one line (kmodsrc/core.c)."""
+    targets: Mapping[str, str] = field(default_factory=dict)
+    """``matched``, ``waiting`` (not loaded), ``refused`` (its last load) or ``unpatched``, by
+    target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +86,8 @@ class KernelDoor(Protocol):
     def livepatches(self) -> frozenset[str]:
         """Return the names of the livepatches that the kernel knows."""
 
-    def load_module(self, data: bytes, name: str) -> None:
-        """Load the module in ``data``; ``name`` is for messages.
+    def load_module(self, data: bytes, name: str, parameters: str = "") -> None:
+        """Load the module in ``data``; ``name`` is for messages, ``parameters`` are the module's.
 
         Raises ``ModulePresentError``, ``ModuleRefusedError``, ``OutOfMemoryError``, ``InUseError``
         (a transition runs), ``UnexpectedError``.
@@ -215,7 +218,7 @@ class LinuxKernel:
         """Return the names in /sys/kernel/livepatch."""
         return frozenset(p.parent.name for p in self._sys.glob("kernel/livepatch/*/enabled"))
 
-    def load_module(self, data: bytes, name: str) -> None:
+    def load_module(self, data: bytes, name: str, parameters: str = "") -> None:
         """Load ``data`` from a memfd that nothing can change any more."""
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -226,7 +229,7 @@ class LinuxKernel:
                 fcntl.F_ADD_SEALS,
                 fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL,
             )
-            error = self._calls.finit_module(fd, b"", 0)
+            error = self._calls.finit_module(fd, parameters.encode(), 0)
         finally:
             os.close(fd)
         if error:
@@ -256,6 +259,7 @@ class LinuxKernel:
             abort_cause=cause,
             matched=tuple(_read_matched(_read(folder / "matched") or "", folder / "matched")),
             mismatch=_read(folder / "mismatch") or "",
+            targets=dict(_read_targets(_read(folder / "targets") or "", folder / "targets")),
         )
 
     def livepatch(self, name: str) -> LivepatchState | None:
@@ -334,6 +338,14 @@ def _read_matched(text: str, path: Path) -> Iterator[MatchedTarget]:
             )
         except ValueError:
             raise UnexpectedError(f"{path}: not a line of ours: {line!r}") from None
+
+
+def _read_targets(text: str, path: Path) -> Iterator[tuple[str, str]]:
+    for line in text.splitlines():
+        target, _, state = line.partition(" ")
+        if not state:
+            raise UnexpectedError(f"{path}: not a line of ours: {line!r}")
+        yield target, state
 
 
 def _read_stack(text: str) -> str:

@@ -20,7 +20,7 @@ from ksplicd.errors import (
     UnexpectedError,
     by_abort_cause,
 )
-from ksplicd.host.kernel import KernelDoor, MatchedTarget
+from ksplicd.host.kernel import CoreState, KernelDoor
 from ksplicd.host.words import explain, read_mismatch
 from ksplicd.model import core_module, new_module
 
@@ -28,31 +28,35 @@ _OK: Final = "ok"
 _BAD_SYSTEM_MAP: Final = "bad_system_map"
 
 
-def match(kernel: KernelDoor, bundle: Bundle) -> tuple[MatchedTarget, ...]:
-    """Load the core, have every target matched, and unload the old code again.
+def match(kernel: KernelDoor, bundle: Bundle, *, leave_unmatched: bool = False) -> CoreState:
+    """Load the core, have every target matched, unload the old code, and return what the core says.
 
-    Returns what the core says of each target.  Raises the ``ApplyError`` for the core's abort
-    cause, or what ``load_module`` raises.
+    A target that may be loaded later need not be loaded now.  ``leave_unmatched``: should it not
+    match then, it is loaded unpatched rather than not at all.  Raises the ``ApplyError`` for the
+    core's abort cause, or what ``load_module`` raises.
     """
     kid = bundle.manifest.kid
-    kernel.load_module(bundle.files[bundle.core.file], bundle.core.module)
+    policy = "leave_unmatched=1" if leave_unmatched else ""
+    kernel.load_module(bundle.files[bundle.core.file], bundle.core.module, policy)
+    late = {target.name for target in bundle.manifest.targets if target.late}
     for change in bundle.changes:
+        when = "late=1" if change.target in late else ""
         try:
-            kernel.load_module(bundle.files[change.old_file], change.old_module)
+            kernel.load_module(bundle.files[change.old_file], change.old_module, when)
         except KspliceError as e:
             raise _explain(kernel, kid, e) from e
     core = kernel.core(kid)
-    matched = core.matched if core is not None else ()
     wanted = {change.target.replace("-", "_") for change in bundle.changes}
-    missing = wanted - {entry.target.replace("-", "_") for entry in matched}
-    if missing:
+    known = {target.replace("-", "_") for target in core.targets} if core is not None else set()
+    missing = wanted - known
+    if core is None or missing:
         raise UnexpectedError(
-            f"{kid}: the kernel part does not report a match of {', '.join(sorted(missing))}; "
+            f"{kid}: the kernel part does not report on {', '.join(sorted(missing))}; "
             "dmesg tells more"
         )
     for change in bundle.changes:
         kernel.unload_module(change.old_module)
-    return matched
+    return core
 
 
 def enable(kernel: KernelDoor, bundle: Bundle) -> None:

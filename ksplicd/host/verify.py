@@ -158,10 +158,10 @@ def check_modules(manifest: Manifest, kernel: KernelDoor) -> None:
 
 
 def check_targets(manifest: Manifest, kernel: KernelDoor) -> None:
-    """Raise ``TargetNotLoadedError`` when a module that the update patches is not loaded."""
+    """Raise ``TargetNotLoadedError`` when a module is not loaded that must be."""
     loaded = kernel.modules() | {_VMLINUX}
     for target in manifest.targets:
-        if target.name.replace("-", "_") not in loaded:
+        if not target.late and target.name.replace("-", "_") not in loaded:
             raise TargetNotLoadedError(
                 f"{manifest.kid}: patches module {target.name}, which is not loaded; "
                 f"`modprobe {target.name}` first"

@@ -8,8 +8,11 @@ Of a mismatch the core (kmodsrc/core.c, ``describe()``) writes one line of key=v
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from ksplicd.host.kernel import MatchedTarget
+from ksplicd.host.kernel import CoreState
 from ksplicd.host.state import Conflict
+
+WAITING: Final = "waiting"
+"""The core's word for a target that is not loaded."""
 
 _OTHER_CODE: Final = (
     "this is not the code that the update was built from; build it from the source package of "
@@ -56,13 +59,14 @@ def explain(cause: str, mismatch: Mapping[str, str]) -> str:
             return _GENERIC.get(cause, f"{cause}; dmesg tells more")
 
 
-def describe_match(matched: Iterable[MatchedTarget]) -> str:
-    """Return how much was compared, such as ``2 functions, 812 bytes, 5.1 ms``."""
-    entries = list(matched)
-    functions = sum(entry.functions for entry in entries)
-    size = sum(entry.bytes for entry in entries)
-    milliseconds = sum(entry.microseconds for entry in entries) / 1000
-    return f"{functions} functions, {size} bytes, {milliseconds:.1f} ms"
+def describe_match(core: CoreState) -> str:
+    """Return how much was compared, such as ``2 functions, 812 bytes, 5.1 ms; waits for romfs``."""
+    functions = sum(entry.functions for entry in core.matched)
+    size = sum(entry.bytes for entry in core.matched)
+    milliseconds = sum(entry.microseconds for entry in core.matched) / 1000
+    waiting = ", ".join(target for target, state in core.targets.items() if state == WAITING)
+    text = f"{functions} functions, {size} bytes, {milliseconds:.1f} ms"
+    return f"{text}; waits for {waiting}" if waiting else text
 
 
 def describe_conflicts(conflicts: Iterable[Conflict]) -> str:

@@ -104,9 +104,11 @@ def bundle(
     depends: tuple[str, ...] = (),
     replaces: tuple[str, ...] = (),
     description: str = "",
+    late: str = "",
 ) -> bytes:
-    """Return the bytes of a whole bundle."""
+    """Return the bytes of a whole bundle; the target ``late`` may be loaded later."""
     made = manifest(kid, targets)
+    made = replace(made, targets=tuple(replace(t, late=t.name == late) for t in made.targets))
     made = replace(made, kernel=kernel, depends=depends, replaces=replaces)
     if description:
         made = replace(made, description=description)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksplicd.config import OnDrop, Settings, parse_settings, read_settings
+from ksplicd.config import LateMismatch, OnDrop, Settings, parse_settings, read_settings
 from ksplicd.errors import ConfigFileError
 
 ETC = Path(__file__).parents[2] / "etc"
@@ -15,9 +15,14 @@ ETC = Path(__file__).parents[2] / "etc"
 def test_all_keys() -> None:
     text = (
         "[ksplicd]\non-drop = apply\nrequire-signature=no\ntransition-limit = 7\napply-at-boot=no\n"
+        "late-mismatch = leave\n"
     )
     assert parse_settings(text) == Settings(
-        on_drop=OnDrop.APPLY, require_signature=False, transition_limit=7, apply_at_boot=False
+        on_drop=OnDrop.APPLY,
+        require_signature=False,
+        transition_limit=7,
+        apply_at_boot=False,
+        late_mismatch=LateMismatch.LEAVE,
     )
 
 
@@ -30,7 +35,7 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
     assert parse_settings(text) == Settings()
     keys = [line for line in text.splitlines() if line.startswith("#") and " = " in line]
     assert parse_settings("[ksplicd]\n" + "\n".join(k[1:] for k in keys)) == Settings()
-    assert len(keys) == 4
+    assert len(keys) == 5
 
 
 @pytest.mark.parametrize(
@@ -38,6 +43,7 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
     [
         ("on-drop = apply", r"^f:1: begin with the line \[ksplicd\]$"),
         ("[ksplicd]\non-drop = fry", r"^f:2: on-drop = 'fry': say stage or apply$"),
+        ("[ksplicd]\nlate-mismatch = no", r"^f:2: late-mismatch = 'no': say refuse or leave$"),
         ("[ksplicd]\n\nrequire-signature = true", r"^f:3: .*: say yes or no$"),
         ("[ksplicd]\ntransition-limit = 0", r"^f:2: .* seconds from 1 to 86400$"),
         ("[ksplicd]\ntransition-limit = 1m", r"^f:2: .* seconds from 1 to 86400$"),

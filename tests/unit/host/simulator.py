@@ -5,7 +5,8 @@ It keeps the rules that the host half depends on (FACTS are of 6.1, kernel/livep
 kernel/module/main.c; the core is kmodsrc/core.c):
 
 - a module of a name that is loaded is refused with EEXIST; old and new code need their core;
-- loading old code is the match: ``mismatches`` names the targets that do not match;
+- loading old code is the match: ``mismatches`` names the targets that do not match; a module that
+  is not loaded is refused, or with ``late=1`` waited for;
 - loading new code is refused with EPERM before a match and with EBUSY while a transition runs;
   else it starts a transition, which ``complete()`` ends;
 - writing ``enabled`` turns a transition around or starts the way back; a livepatch that is disabled
@@ -47,6 +48,7 @@ class _Core:
     cause: str = "ok"
     mismatch: str = ""
     matched: list[MatchedTarget] = field(default_factory=list)
+    targets: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -72,6 +74,8 @@ class Simulator:
         """Raised when the core's sysfs is read."""
         self.kill: tuple[int, str] | None = None
         """(n, ``before`` or ``after``)"""
+        self.gone_after_check = ""
+        """A module that somebody unloads while the update is being loaded."""
         self._boots = 0
         self.reboot()
 
@@ -139,6 +143,7 @@ class Simulator:
             abort_cause=core.cause,
             matched=tuple(core.matched),
             mismatch=core.mismatch,
+            targets=dict(core.targets),
         )
 
     def livepatch(self, name: str) -> LivepatchState | None:
@@ -153,9 +158,9 @@ class Simulator:
 
     # --- what the engine does -------------------------------------------------------------------
 
-    def load_module(self, data: bytes, name: str) -> None:
+    def load_module(self, data: bytes, name: str, parameters: str = "") -> None:
         assert set(read_module_names(data, name).values()) == {name}
-        self._step(f"load {name}", lambda: self._load(name))
+        self._step(f"load {name} {parameters}".rstrip(), lambda: self._load(name, parameters))
 
     def unload_module(self, name: str) -> None:
         self._step(f"unload {name}", lambda: self._unload(name))
@@ -174,7 +179,7 @@ class Simulator:
         if self.kill == (self._steps, "after"):
             raise Killed("SIGKILL")
 
-    def _load(self, name: str) -> None:
+    def _load(self, name: str, parameters: str) -> None:
         if name in self._modules:
             raise ModulePresentError(f"{name}: cannot be loaded: File exists")
         kid = name.split("_")[1]
@@ -186,17 +191,26 @@ class Simulator:
         elif name == new_module(kid):
             self._enable_new(name, core)
         else:
-            self._match(name, core, name.removeprefix(f"{core_module(kid)}_").removesuffix("_old"))
+            target = name.removeprefix(f"{core_module(kid)}_").removesuffix("_old")
+            self._match(name, core, target, parameters)
         self._modules.add(name)
 
-    def _match(self, name: str, core: _Core, target: str) -> None:
+    def _match(self, name: str, core: _Core, target: str, parameters: str) -> None:
+        self._modules.discard(self.gone_after_check)
+        if target not in self._modules | {"vmlinux"}:
+            if parameters == "late=1":
+                core.targets[target] = "waiting"
+                return
+            core.cause = "target_not_loaded"
+            raise ModuleRefusedError(f"{name}: cannot be loaded: No such file or directory")
         if target in self.mismatches:
             core.cause, core.mismatch = self.mismatches[target]
             raise ModuleRefusedError(f"{name}: cannot be loaded: Exec format error")
         core.matched.append(MatchedTarget(target=target, functions=2, bytes=812, microseconds=5100))
+        core.targets[target] = "matched"
 
     def _enable_new(self, name: str, core: _Core) -> None:
-        if not core.matched or core.cause != "ok":
+        if not core.targets or core.cause != "ok":
             raise ModuleRefusedError(f"{name}: cannot be loaded: Operation not permitted")
         if any(livepatch.transition for livepatch in self._livepatches.values()):
             core.cause = "call_failed"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.config import Settings
+from ksplicd.config import LateMismatch, Settings
 from ksplicd.errors import (
     AlreadyAppliedError,
     AlreadyReversedError,
@@ -343,6 +343,32 @@ def test_target_not_loaded(host: Host) -> None:
     with pytest.raises(TargetNotLoadedError, match="patches module nf_tables, which is not loaded"):
         host.engine.start_apply(KID, ALICE)
     assert host.kernel.calls == []
+
+
+@pytest.mark.parametrize("policy", LateMismatch)
+def test_target_that_may_be_loaded_later(host: Host, policy: LateMismatch) -> None:
+    host.engine.settings = Settings(late_mismatch=policy)
+    host.stage(samples.bundle(targets=("vmlinux", "nf_tables"), late="nf_tables"))
+    assert host.apply().stage is Stage.APPLIED
+    matched = next(e for e in host.engine.history() if e.stage is Stage.MATCHED)
+    assert matched.detail == "2 functions, 812 bytes, 5.1 ms; waits for nf_tables"
+    leave = " leave_unmatched=1" if policy is LateMismatch.LEAVE else ""
+    assert host.kernel.calls[:3] == [
+        f"load ksplice_{KID}{leave}",
+        f"load ksplice_{KID}_vmlinux_old",
+        f"load ksplice_{KID}_nf_tables_old late=1",
+    ]
+    assert host.kernel.leftovers() == [f"ksplice_{KID}", f"ksplice_{KID}_new"]
+
+
+def test_target_that_is_unloaded_meanwhile(host: Host) -> None:
+    """The check before said that it was there."""
+    host.kernel.insert("nf_tables")
+    host.stage(samples.bundle(targets=("nf_tables",)))
+    host.kernel.gone_after_check = "nf_tables"
+    with pytest.raises(TargetNotLoadedError, match="a module that it patches is not loaded"):
+        host.engine.start_apply(KID, ALICE)
+    assert host.kernel.leftovers() == []
 
 
 def test_altered_in_the_store(host: Host) -> None:

@@ -158,12 +158,17 @@ def test_core(tmp_path: Path) -> None:
     write(folder / "abort_cause", "no_match\n")
     write(folder / "matched", "loop 3 812 5100\n")
     write(folder / "mismatch", "target=vmlinux function=f offset=0x1\n")
+    write(folder / "targets", "loop matched\nromfs waiting\n")
     assert kernel.core(KID) == CoreState(
         stage="preparing",
         abort_cause="no_match",
         matched=(MatchedTarget(target="loop", functions=3, bytes=812, microseconds=5100),),
         mismatch="target=vmlinux function=f offset=0x1",
+        targets={"loop": "matched", "romfs": "waiting"},
     )
+    write(folder / "targets", "loop\n")
+    with pytest.raises(UnexpectedError, match="targets: not a line of ours: 'loop'"):
+        kernel.core(KID)
     write(folder / "matched", "loop 3\n")
     with pytest.raises(UnexpectedError, match="matched: not a line of ours: 'loop 3'"):
         kernel.core(KID)

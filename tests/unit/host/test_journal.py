@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import syslog
+
+import pytest
+
+from ksplicd.host.journal import Outcome, about_target
+from ksplicd.host.kernel import CoreState
+
+CORE = CoreState(
+    stage="applied",
+    abort_cause="no_match",
+    mismatch="target=romfs function=romfs_iget offset=0x1c kind=bytes expected=0f1f found=9090",
+    targets={"romfs": "refused"},
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("refused", "its load is refused"), ("unpatched", "it is loaded without the update")],
+)
+def test_module_that_does_not_match(state: str, words: str) -> None:
+    entry = about_target("8c4o6ucj", "romfs", state, CORE)
+    assert entry.message_id is Outcome.TARGET
+    assert entry.priority == syslog.LOG_ERR
+    assert entry.message.startswith(f"Update 8c4o6ucj: module romfs does not match; {words}: ")
+    assert "romfs_iget+0x1c: expected 0f1f, found 9090" in entry.message
+    assert entry.fields == {
+        "KSPLICE_KID": "8c4o6ucj",
+        "KSPLICE_STAGE": "applied",
+        "KSPLICE_CAUSE": "no_match",
+        "KSPLICE_TARGET": "romfs",
+        "KSPLICE_TARGET_STATE": state,
+        "KSPLICE_FUNCTION": "romfs_iget",
+        "KSPLICE_OFFSET": "0x1c",
+        "KSPLICE_EXPECTED": "0f1f",
+        "KSPLICE_FOUND": "9090",
+    }
+
+
+def test_module_that_matches_says_nothing_of_an_older_mismatch() -> None:
+    entry = about_target("8c4o6ucj", "romfs", "matched", CORE)
+    assert entry.priority == syslog.LOG_NOTICE
+    assert entry.message == "Update 8c4o6ucj: module romfs was loaded and is patched"
+    assert entry.fields["KSPLICE_CAUSE"] == ""
+    assert "KSPLICE_FUNCTION" not in entry.fields
+
+
+def test_update_that_is_gone_by_now() -> None:
+    entry = about_target("8c4o6ucj", "romfs", "refused", None)
+    assert entry.message == "Update 8c4o6ucj: module romfs does not match; its load is refused"
