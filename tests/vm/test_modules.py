@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Modules as targets on the stock kernel: loaded before the update, after it, and again.
+
+The update changes what mounting rubbish as romfs (a module), vfat (a module that uses another one)
+returns, and a real fix in vmlinux, all at once.
+"""
+
+import json
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ksplicd import bundle
+from ksplicd.create.stock_module import find_stock_module
+from ksplicd.elf import read_object
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab.guest import Guest
+from tests import slice as sample
+from tests.stock import stock_kernel
+from tests.vm.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
+
+KID = "modules1"
+ROMFS = Edit("fs/romfs/super.c", "inval:\n\tret = -EINVAL;", "inval:\n\tret = -EUCLEAN;")
+VFAT = Edit(
+    "fs/fat/namei_vfat.c",
+    "return fat_fill_super(sb, data, silent, 1, setup);",
+    "return fat_fill_super(sb, data, silent, 1, setup) ? -EUCLEAN : 0;",
+)
+OLD, NEW = "Invalid argument", "Structure needs cleaning"
+
+MOUNT = """\
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for name in sys.argv[1:]:
+    assert libc.mount(b"/dev/loop0", b"/mnt", name.encode(), 1, None) == -1
+    print(os.strerror(ctypes.get_errno()))
+"""
+
+
+@pytest.fixture(scope="session")
+def kernel(lab_cache: Cache) -> KernelPackages:
+    return stock_kernel(lab_cache)
+
+
+@pytest.fixture(scope="session")
+def made(
+    lab_cache: Cache, kernel: KernelPackages, tmp_path_factory: pytest.TempPathFactory
+) -> bundle.Bundle:
+    folder = tmp_path_factory.mktemp("modules")
+    tree = sample.source_tree(lab_cache, kernel)
+    fix = sample.FCNTL
+    patches = [
+        write_patch(tree, folder / "modules.patch", ROMFS, VFAT),
+        sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file]),
+    ]
+    return make_bundle(lab_cache, kernel, KID, patches)
+
+
+@pytest.fixture
+def update(guest: Guest, made: bundle.Bundle) -> Iterator[Update]:
+    guest.put("/root/mount.py", MOUNT.encode())
+    guest.put("/root/reproducer.py", sample.FCNTL.reproducer.encode())
+    guest.run("truncate -s 64k /root/rubbish; modprobe loop; losetup /dev/loop0 /root/rubbish")
+    yield Update(guest, made)
+    assert not has_complaint(guest.kernel_log())
+
+
+def mount(guest: Guest, *names: str) -> list[str]:
+    """Try to mount rubbish; return what the kernel says, which loads the file systems."""
+    return guest.run(["python3", "/root/mount.py", *names]).out.splitlines()
+
+
+def vmlinux_is_fixed(guest: Guest) -> bool:
+    said = guest.run(["python3", "/root/reproducer.py"]).out
+    assert said.startswith((sample.FCNTL.before, sample.FCNTL.after))
+    return said.startswith(sample.FCNTL.after)
+
+
+def insmod(guest: Guest, ko: bytes) -> bool:
+    """Load a module in one try; tell whether the kernel took it."""
+    guest.put("/root/altered.ko", ko)
+    return guest.run("insmod /root/altered.ko", check=False).status == 0
+
+
+@pytest.fixture(scope="session")
+def altered(kernel: KernelPackages) -> bytes:
+    """Return romfs with another magic number in a function that the update leaves alone."""
+    data = find_stock_module(kernel.modules(), "romfs")
+    functions = read_object(data, "romfs.ko").functions()
+    statfs = next(s for s in functions if s.name == "romfs_statfs")
+    assert statfs.section is not None
+    code = bytes(statfs.section.data[statfs.value : statfs.value + statfs.size])
+    magic = struct.pack("<I", 0x7275)  # ROMFS_MAGIC, include/uapi/linux/magic.h
+    assert (data.count(code), code.count(magic)) == (1, 1)
+    # struct module_signature and the words behind it; without a signature the module is taken
+    (size,) = struct.unpack(">I", data[-32:-28])
+    data = data[: -40 - size]
+    return data.replace(code, code.replace(magic, struct.pack("<I", 0x7276)))
+
+
+def test_loaded_targets_and_vmlinux_at_once(guest: Guest, update: Update) -> None:
+    assert mount(guest, "romfs", "vfat") == [OLD, OLD]
+    assert not vmlinux_is_fixed(guest)
+    update.apply()
+    assert update.targets() == {"romfs": "matched", "vfat": "matched", "vmlinux": "matched"}
+    assert mount(guest, "romfs", "vfat") == [NEW, NEW]
+    assert vmlinux_is_fixed(guest)
+    update.undo()
+    assert mount(guest, "romfs", "vfat") == [OLD, OLD]
+    assert not vmlinux_is_fixed(guest)
+    assert is_clean(guest)
+
+
+def test_all_or_nothing(guest: Guest, update: Update, altered: bytes) -> None:
+    mount(guest, "vfat")
+    assert insmod(guest, altered)
+    update.insmod(update.core)
+    for target in ("vmlinux", "vfat"):
+        update.insmod(f"{update.core}_{target}_old")
+    assert update.insmod(f"{update.core}_romfs_old", check=False) != 0
+    assert update.state("abort_cause") == "no_match"
+    assert (update.mismatch()["target"], update.mismatch()["function"]) == ("romfs", "romfs_statfs")
+    for target in ("vmlinux", "vfat"):
+        update.rmmod(f"{update.core}_{target}_old")
+    assert update.insmod(update.new, check=False) != 0, "one target of three does not match"
+    assert "romfs: not matched, nothing is replaced" in guest.kernel_log()
+    assert mount(guest, "romfs", "vfat") == [OLD, OLD]
+    assert not vmlinux_is_fixed(guest)
+
+
+def test_changed_between_match_and_patch(guest: Guest, update: Update, altered: bytes) -> None:
+    mount(guest, "romfs", "vfat")
+    update.match()
+    guest.run(["rmmod", "romfs"])
+    assert insmod(guest, altered)
+    assert update.insmod(update.new, check=False) != 0
+    assert update.state("abort_cause") == "no_match"
+    assert update.targets()["romfs"] == "refused"
+    assert mount(guest, "romfs", "vfat") == [OLD, OLD]
+    assert not vmlinux_is_fixed(guest)
+    guest.run(["rmmod", "romfs"])
+    assert update.state("stage") != "applied"
+    update.rmmod(update.core)
+    update.apply(late=True)
+    assert mount(guest, "romfs", "vfat") == [NEW, NEW]
+
+
+def test_target_that_is_not_loaded(guest: Guest, update: Update) -> None:
+    update.insmod(update.core)
+    assert update.insmod(f"{update.core}_romfs_old", check=False) != 0
+    assert update.state("abort_cause") == "target_not_loaded"
+    assert update.state("targets") == ""
+    assert update.insmod(f"{update.core}_romfs_old", "late=1") == 0
+    assert update.state("abort_cause") == "ok"
+    assert update.targets() == {"romfs": "waiting"}
+
+
+def test_loaded_later_unloaded_and_loaded_again(guest: Guest, update: Update) -> None:
+    update.apply(late=True)
+    assert update.targets() == {"romfs": "waiting", "vfat": "waiting", "vmlinux": "matched"}
+    assert vmlinux_is_fixed(guest)
+    for _ in range(3):
+        assert mount(guest, "romfs", "vfat") == [NEW, NEW]
+        assert update.targets() == {"romfs": "matched", "vfat": "matched", "vmlinux": "matched"}
+        guest.run(["rmmod", "romfs", "vfat"])
+        assert update.targets()["romfs"] == "waiting"
+        assert update.state("stage") == "applied"
+    mount(guest, "vfat")
+    update.undo()
+    assert mount(guest, "romfs", "vfat") == [OLD, OLD]
+    assert is_clean(guest)
+    update.apply()
+    assert mount(guest, "romfs", "vfat") == [NEW, NEW]
+
+
+def test_only_modules_and_none_is_loaded(
+    guest: Guest,
+    lab_cache: Cache,
+    kernel: KernelPackages,
+    update: Update,
+    tmp_path: Path,
+) -> None:
+    tree = sample.source_tree(lab_cache, kernel)
+    patch = write_patch(tree, tmp_path / "romfs.patch", ROMFS)
+    only = Update(guest, make_bundle(lab_cache, kernel, "romfs001", [patch]))
+    only.apply(late=True)
+    assert mount(guest, "romfs") == [NEW]
+    guest.run(["rmmod", "romfs"])
+    only.undo()
+    assert mount(guest, "romfs") == [OLD]
+
+
+def test_altered_module_is_refused_later(guest: Guest, update: Update, altered: bytes) -> None:
+    update.apply(late=True)
+    for _ in range(2):
+        assert not insmod(guest, altered)
+        assert update.targets()["romfs"] == "refused"
+        assert update.state("abort_cause") == "no_match"
+        assert update.mismatch()["function"] == "romfs_statfs"
+    assert f"{update.core}: romfs: does not match, refused" in guest.kernel_log()
+    assert update.state("stage") == "applied"
+    assert mount(guest, "romfs") == [NEW], "the module of the package is taken"
+    assert update.targets()["romfs"] == "matched"
+    update.undo()
+    assert is_clean(guest)
+
+
+def test_altered_module_is_left_unpatched_by_policy(
+    guest: Guest, update: Update, altered: bytes
+) -> None:
+    update.apply(late=True, policy="leave_unmatched=1")
+    for _ in range(2):
+        assert insmod(guest, altered)
+        assert update.targets()["romfs"] == "unpatched"
+        assert update.mismatch()["function"] == "romfs_statfs"
+        assert mount(guest, "romfs") == [OLD]
+        guest.run(["rmmod", "romfs"])
+        assert update.targets()["romfs"] == "waiting"
+        assert mount(guest, "romfs") == [NEW]
+        guest.run(["rmmod", "romfs"])
+    assert insmod(guest, altered)
+    update.undo()
+    assert mount(guest, "romfs") == [OLD]
+    assert is_clean(guest)
+
+
+def test_daemon_waits_for_a_module_and_tells_what_became_of_it(
+    installed_guest: Guest,
+    lab_cache: Cache,
+    kernel: KernelPackages,
+    altered: bytes,
+    tmp_path: Path,
+) -> None:
+    guest = installed_guest
+    tree = sample.source_tree(lab_cache, kernel)
+    patch = write_patch(tree, tmp_path / "romfs.patch", ROMFS)
+    key = sample.throwaway_key(tmp_path)
+    file = sample.make_update(lab_cache, kernel, patch, key.secret, out=tmp_path, kid=KID)
+    guest.put("/etc/ksplicd/keys.d/test.pub", key.public, mode=0o644)
+    guest.put("/etc/ksplicd/ksplicd.conf", b"[ksplicd]\nlate-mismatch = leave\n")
+    guest.put(f"/root/{file.name}", file)
+    guest.put(f"/root/{file.name}.minisig", sample.signature_of(file))
+    guest.run(f"systemctl start ksplicd; ksplice apply /root/{file.name}")
+
+    def tell(state: str) -> dict[str, str]:
+        """Return the last journal entry about the module, once it is about ``state``."""
+        end = time.monotonic() + 30
+        query = f"journalctl -o json -n 1 KSPLICE_KID={KID} KSPLICE_TARGET_STATE={state}"
+        while not (out := guest.run(query).out.strip()):
+            assert time.monotonic() < end, guest.run("journalctl -u ksplicd --no-pager").out
+            time.sleep(0.2)
+        entry: dict[str, str] = json.loads(out)
+        assert entry["KSPLICE_TARGET"] == "romfs"
+        return entry
+
+    assert "waits for romfs" in guest.run(f"journalctl KSPLICE_KID={KID}").out
+    guest.run("modprobe romfs")
+    assert "was loaded and is patched" in tell("matched")["MESSAGE"]
+    guest.run("rmmod romfs")
+    assert "will be patched when it is loaded again" in tell("waiting")["MESSAGE"]
+    assert insmod(guest, altered)
+    assert tell("unpatched")["KSPLICE_FUNCTION"] == "romfs_statfs"
+    guest.run("rmmod romfs")
+    guest.run(f"echo N >/sys/module/ksplice_{KID}/parameters/leave_unmatched")
+    assert not insmod(guest, altered)
+    assert "its load is refused" in tell("refused")["MESSAGE"]
+    guest.run(f"ksplice undo {KID}")
+    assert is_clean(guest)
+    assert not has_complaint(guest.kernel_log())
