@@ -26,13 +26,13 @@ from ksplicd.create.refusal import refusals_text
 from ksplicd.create.series import read_series
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.create.special import EntrySizes
-from ksplicd.create.symbols import VMLINUX, StockKernel
+from ksplicd.create.symbols import StockKernel
 from ksplicd.create.units import ANY_TARGET, TargetFilter
 from ksplicd.create.words import names_of
 from ksplicd.create.work import plan_work
 from ksplicd.elf import Object, read_object
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
-from ksplicd.model import Manifest, PatchedFunction, Target, new_kid
+from ksplicd.model import VMLINUX, Manifest, PatchedFunction, Target, new_kid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -327,7 +327,8 @@ def a_target_twice() -> bytes:
 @fault(r"manifest\.json: targets\[1\]\.new-file: not ksplice_8c4o6ucj_new\.ko: one new code")
 def two_new_codes() -> bytes:
     target = {
-        "name": "loop", "new-file": OLD, "old-file": OLD, "module-file": "", "late": True, "functions": [],
+        "name": "loop", "new-file": OLD, "old-file": OLD, "module-file": "", "late": True,
+        "functions": [],
     }  # fmt: skip
     return with_manifest(lambda m: m["targets"].append(target))
 

@@ -18,8 +18,8 @@ import pytest
 from ksplicd.create.config import read_config_dir
 from ksplicd.create.image import SymbolMap, read_image, read_system_map
 from ksplicd.create.kbuild import Kbuild, Unit
-from ksplicd.create.match import match_unit
 from ksplicd.create.kmodsrc import kmodsrc
+from ksplicd.create.match import match_unit
 from ksplicd.create.modules import write_livepatch_module
 from ksplicd.create.old_code import REF_BYTES, REF_SYM, SYM, OldUnit, write_old_code
 from ksplicd.create.sites import SiteKind, read_sites
