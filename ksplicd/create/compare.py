@@ -84,7 +84,9 @@ class Comparison:
             return _is_same_external(a, b)
         if a.section.is_strings and b.section.is_strings:
             text = string_at(a.section, a.offset)
-            return text is not None and text == string_at(b.section, b.offset)
+            if text is None:  # one behind the end, the bound of a loop over a string
+                return a.offset - a.section.size == b.offset - b.section.size
+            return text == string_at(b.section, b.offset)
         if is_once_flag(a.section) and is_once_flag(b.section):
             return a.offset == b.offset
         if is_sanitizer_record(a.section) and is_sanitizer_record(b.section):

@@ -21,6 +21,9 @@ from ksplicd.create.place import Place, Places, string_at
 from ksplicd.elf import Relocation, Section, Symbol
 from ksplicd.elf.model import STB_LOCAL, STT_FILE, STT_SECTION
 
+_Named = dict[tuple[str, str], list[Symbol]]
+"""Symbols by name and source file, the latter only where it matters."""
+
 
 class Twins:
     """A one-to-one pairing of symbols, readable in both directions."""
@@ -75,9 +78,7 @@ def correlate(pre: Places, post: Places) -> Twins:
     twins = Twins()
     pre_symbols, post_symbols = _by_name(pre), _by_name(post)
     for name, symbols in pre_symbols.items():
-        others = post_symbols.get(name, [])
-        if len(symbols) == len(others) == 1 and not is_numbered(symbols[0]):
-            _pair_named(twins, symbols[0], others[0])
+        _pair_named(twins, symbols, post_symbols.get(name, []))
     # Pairs found by use may bring others together (clones), whose references then count too.
     # Those that are alike go first: what refers to a thing from the same place is certain.
     users = _users_of_numbered(pre)
@@ -91,17 +92,30 @@ def correlate(pre: Places, post: Places) -> Twins:
     return twins
 
 
-def _pair_named(twins: Twins, a: Symbol, b: Symbol) -> None:
-    if can_be_twins(a, b):
-        twins.pair(a, b)
+def _pair_named(twins: Twins, pre: list[Symbol], post: list[Symbol]) -> None:
+    """Pair symbols of one name."""
+    if len(pre) == len(post) == 1 and not is_numbered(pre[0]) and can_be_twins(pre[0], post[0]):
+        twins.pair(pre[0], post[0])
 
 
-def _by_name(places: Places) -> dict[str, list[Symbol]]:
-    by_name: dict[str, list[Symbol]] = defaultdict(list)
+def _by_name(places: Places) -> _Named:
+    """Return the defined symbols by name and, where a local name is there twice, source file.
+
+    A module of several files (``nfsd.o``) is linked from their objects, and has a static
+    ``init_once`` of each that has one.
+    """
+    by_name: dict[str, list[tuple[str, Symbol]]] = defaultdict(list)
+    file = ""
     for s in places.obj.symbols:
-        if s.section is not None and s.name and s.type not in (STT_SECTION, STT_FILE):
-            by_name[s.name].append(s)
-    return by_name
+        if s.type == STT_FILE:
+            file = s.name.rpartition("/")[2]
+        elif s.section is not None and s.name and s.type != STT_SECTION:
+            by_name[s.name].append((file if s.bind == STB_LOCAL else "", s))
+    found: _Named = defaultdict(list)
+    for name, symbols in by_name.items():
+        for file, s in symbols:
+            found[name, file if len(symbols) > 1 else ""].append(s)
+    return found
 
 
 def relocations_in(symbol: Symbol) -> list[Relocation]:
@@ -204,9 +218,7 @@ def _group(symbols: Iterable[Symbol | None], taken: Collection[Symbol]) -> dict[
     return {name: list(group) for name, group in found.items()}
 
 
-def _pair_leftovers(
-    twins: Twins, pre: dict[str, list[Symbol]], post: dict[str, list[Symbol]]
-) -> None:
+def _pair_leftovers(twins: Twins, pre: _Named, post: _Named) -> None:
     """Pair numbered symbols that nobody paired by use and whose base name is unambiguous."""
     others = _group((s for group in post.values() for s in group), twins.pre_of)
     for name, symbols in _group((s for g in pre.values() for s in g), twins.post_of).items():
