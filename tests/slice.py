@@ -193,7 +193,10 @@ def make_update(
 ) -> Path:
     """Make a signed bundle in the folder ``out`` and return it; the signature is beside it."""
     request = request_for(cache, kernel, patch, kid=kid, description=description)
-    return write(create(request, progress), out, minisign.read_secret_key(key.read_text()))
+    # the tree is the cache's: wait for another run's turn, which create itself refuses
+    with cache.lock(f"create-{kernel.version}"):
+        created = create(request, progress)
+    return write(created, out, minisign.read_secret_key(key.read_text()))
 
 
 def signature_of(bundle_file: Path) -> Path:
