@@ -51,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="DIR", type=Path, default=Path(),
         help="where to put the bundle and its signature (default: here)",
     )  # fmt: skip
+    parser.add_argument(
+        "--allow-layout", metavar="TYPE", action="append", default=[],
+        help="accept that the layout of this structure changes; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--id", metavar="KID", help=f"the update's id, {KID_LENGTH} of a-z0-9")
     parser.add_argument("--description", metavar="TEXT", default="", help="what the update is for")
     parser.add_argument(
@@ -93,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         cache=cache_root(),
         patches=tuple(args.patch),
         patch_options=tuple(args.patch_opt),
+        allowed_layouts=tuple(args.allow_layout),
         kid=kid,
         description=args.description,
         cves=tuple(args.cve),

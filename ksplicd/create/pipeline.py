@@ -10,7 +10,7 @@
 
 import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ksplicd.create.changes import Before, Change, from_copies, from_git, from_p
 from ksplicd.create.config import read_config_dir
 from ksplicd.create.diff import Difference, diff
 from ksplicd.create.kbuild import Kbuild, Progress, Unit
+from ksplicd.create.layout import check_layout
 from ksplicd.create.modules import build_modules
 from ksplicd.create.new_code import ALIAS, NewCode, extract
 from ksplicd.create.refusal import refusals_text
@@ -55,6 +56,8 @@ class Request:
     """Whether the .ko of each module target, for the next boot, goes into the bundle."""
     module_key: ModuleKey | None = None
     """For the kernel's own signature on every module."""
+    allowed_layouts: tuple[str, ...] = ()
+    """Structures whose layout may change."""
     kid: str = field(default_factory=new_kid)
     description: str = ""
     cves: tuple[str, ...] = ()
@@ -93,7 +96,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
             )
         sizes = kbuild.entry_sizes(work.units[0])
         progress("comparing")
-        differences = compare(pre, post, sizes)
+        differences = compare(pre, post, sizes, request.allowed_layouts)
         progress("checking against the stock kernel")
         kernel = StockKernel(config, sizes)
         series.check_kernel(kernel.identity)
@@ -204,9 +207,14 @@ def compile_units(
 
 
 def compare(
-    pre: dict[Unit, Object], post: dict[Unit, Object], sizes: EntrySizes
+    pre: dict[Unit, Object],
+    post: dict[Unit, Object],
+    sizes: EntrySizes,
+    allowed_layouts: Collection[str] = (),
 ) -> dict[Unit, Difference]:
     """Return the differences of the units that differ.
+
+    ``allowed_layouts``: structures that may change.
 
     Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
     """
@@ -218,7 +226,9 @@ def compare(
     if all(d.is_boot_only for d in found.values()):
         refusals = [r for d in found.values() for r in d.refuse_boot_code()]
         names = ", ".join(u.source for u in found)
-        raise UnsupportedChangeError(refusals_text(names, refusals))
+        raise UnsupportedChangeError(refusals_text(names, refusals), refusals)
+    for d in found.values():
+        d.refusals += check_layout(d, allowed_layouts)
     return found
 
 
