@@ -47,6 +47,9 @@ Result = TypeVar("Result")
 SPLIT: Final = ("-ffunction-sections", "-fdata-sections")
 """One section a function and one a datum: what the diff compares and the new code is cut from."""
 
+STATIC_KEYS: Final = "static_keys.h"
+"""Of kmodsrc/: included in the split objects of modules."""
+
 _RECORDED: Final = re.compile(r"^(?:saved)?cmd_(\S+) := (.*)$", re.MULTILINE)
 _DEPENDENCY: Final = re.compile(r"^  (?:\$\(wildcard [^)]*\)|(\S+)) ?\\?$", re.MULTILINE)
 _READY: Final = "ksplice-ready"
@@ -217,14 +220,33 @@ class Kbuild:
         stale = [u for u in units if not self._is_fresh(u)]
         if stale:
             self.progress(f"compiling {names_of(u.source for u in stale)}")
+            made = self.in_parallel(self._compile_listed, stale)
+            left = [u for u, is_made in zip(stale, made, strict=True) if not is_made]
             try:
-                self.make(*(u.object for u in stale))
+                if left:
+                    self.make(*(u.object for u in left))
             except BuildError:
-                self._compile_elsewhere([u for u in stale if not self._is_fresh(u)])
+                self._compile_elsewhere([u for u in left if not self._is_fresh(u)])
         return {u: self.output / u.object for u in units}
 
+    def _compile_listed(self, unit: Unit) -> bool:
+        """Compile a unit by what make would run; tell whether it could be done.
+
+        It cannot where make first generates a header of that folder.
+        """
+        if unit.source not in self.listing:
+            return False
+        made = self.output / unit.object
+        made.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._run_recorded(unit, made, ())
+        except BuildError:
+            return False
+        self._record(unit).unlink(missing_ok=True)  # what make wrote: it knows nothing of this one
+        return True
+
     def _compile_elsewhere(self, units: Sequence[Unit]) -> None:
-        """Compile units whose objects another folder's Makefile names; pass on what failed.
+        """Have units made whose objects another folder's Makefile names; pass on what fails.
 
         virt/kvm/kvm_main.c is made as arch/x86/kvm/../../../virt/kvm/kvm_main.o.
         """
@@ -235,20 +257,11 @@ class Kbuild:
                     f"{unit.source}: this kernel is configured without the file; leave it out of"
                     " the patch"
                 )
-            if enabled.object == unit.object:
-                self.make(unit.object)
-            else:
+            self.make(enabled.object)
+            made = self.output / enabled.object
+            if enabled.object != unit.object:
                 (self.output / unit.object).parent.mkdir(parents=True, exist_ok=True)
-                self._run_recorded(unit, self.output / unit.object, ())
-
-    def split_flags(self, unit: Unit) -> tuple[str, ...]:
-        """Return the compiler's further arguments for the objects that are compared and cut.
-
-        Those of a module read their static keys instead of being patched (static_keys.h).
-        """
-        if self.module_of(unit) is None:
-            return SPLIT
-        return (*SPLIT, "-include", str(kmodsrc() / "static_keys.h"))
+                shutil.copy2(made, self.output / unit.object)
 
     def compile_split(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
         """Compile the units of the source tree as it is now into ``folder``, one section a symbol.
@@ -264,9 +277,15 @@ class Kbuild:
 
         return dict(self.in_parallel(compile_one, units))
 
+    @property
+    def split_folder(self) -> Path:
+        """Where the split objects of the untouched tree are kept, for these compiler arguments."""
+        made_by = " ".join(SPLIT).encode() + (kmodsrc() / STATIC_KEYS).read_bytes()
+        return self.output / f"ksplice-split-{hashlib.sha256(made_by).hexdigest()[:8]}"
+
     def compile_split_cached(self, units: Sequence[Unit]) -> dict[Unit, Path]:
         """Like ``compile_split`` for the untouched source tree; the objects stay in the cache."""
-        folder = self.output / "ksplice-split"
+        folder = self.split_folder
         known = {u: folder / f"{u.flat_name}.o" for u in units}
         self.compile_split([u for u, path in known.items() if not self._is_current(path)], folder)
         return known
@@ -332,17 +351,19 @@ class Kbuild:
         if not record.exists():
             return self._is_current(made)
         source = self.source.root / unit.source
-        used = [m[1] for m in _DEPENDENCY.finditer(record.read_text()) if m[1]]
-        return self._is_newer(made, [str(source), *used])
+        return self._is_newer(made, [str(source), *self.dependencies(unit)])
 
     def _is_current(self, made: Path) -> bool:
         """Tell whether a file of ours is newer than all that gcc listed in ``FILE.d``."""
         listed = Path(f"{made}.d")
-        if not listed.exists():
-            return False
-        return self._is_newer(
-            made, listed.read_text().partition(":")[2].replace("\\\n", " ").split()
-        )
+        return listed.exists() and self._is_newer(made, _listed_files(listed))
+
+    def dependencies(self, unit: Unit) -> list[str]:
+        """Return the files that the plain object was made from; none when there is none."""
+        record, listed = self._record(unit), self.output / f"{unit.object}.d"
+        if record.exists():
+            return [m[1] for m in _DEPENDENCY.finditer(record.read_text()) if m[1]]
+        return _listed_files(listed) if listed.exists() else []
 
     def _is_newer(self, made: Path, used: Iterable[str]) -> bool:
         """Tell whether ``made`` is there and not older than any of the files, which are there."""
@@ -400,6 +421,11 @@ class Kbuild:
                 probe.unlink(missing_ok=True)
                 raise BuildError(compiler_words("sizes of the special sections", out + err))
         return read_probe(read_object(probe.read_bytes(), str(probe)))
+
+
+def _listed_files(path: Path) -> list[str]:
+    """Return the files in a list that gcc -MMD made."""
+    return path.read_text().partition(":")[2].replace("\\\n", " ").split()
 
 
 def _with_output(words: Sequence[str], name: str, out: Path) -> list[str]:

@@ -109,8 +109,9 @@ def forget_objects(request: Request) -> None:
     unit = Unit(FCNTL.file)
     with opened(request) as (_, _, kbuild):
         record = Path(unit.object).with_name(f".{Path(unit.object).name}.cmd")
-        for path in (unit.object, record, f"ksplice-split/{unit.flat_name}.o"):
-            (kbuild.output / path).unlink(missing_ok=True)
+        split = kbuild.split_folder / f"{unit.flat_name}.o"
+        for path in (kbuild.output / unit.object, kbuild.output / record, split):
+            path.unlink(missing_ok=True)
 
 
 def run_command(request: Request) -> float:

@@ -117,9 +117,9 @@ def test_patch_that_does_not_apply(request_: Request, tmp_path: Path) -> None:
         create(replace(request_, patches=(patch,)))
 
 
-def test_header_is_refused_by_name(request_: Request, tree: Path, tmp_path: Path) -> None:
+def test_header_that_changes_no_code(request_: Request, tree: Path, tmp_path: Path) -> None:
     patch = edit(tree, tmp_path, "include/linux/fs.h", "#include", "/* c */\n#include")
-    with pytest.raises(UnsupportedChangeError, match=r"include/linux/fs\.h: only changes to \.c"):
+    with pytest.raises(NoChangesError, match=r"include/linux/fs\.h: \d+ units depend on it"):
         create(replace(request_, patches=(patch,)))
 
 
@@ -243,3 +243,16 @@ def wait_patched(tree: Path, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, "create ended before the tree was patched"
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_callers_in_other_files_are_taken_in(lab_cache: Cache, request_: Request) -> None:
+    """avc_has_perm_noaudit is inline, but out of line, and has callers in two other files."""
+    patch = sample.cut_patch(
+        lab_cache, sample.FCNTL.old, sample.FCNTL.new, ["security/selinux/avc.c"]
+    )
+    made = create(replace(request_, patches=(patch,)))
+    units = {f.unit for f in made.manifest.targets[0].functions}
+    assert units == {
+        "security/selinux/avc.c", "security/selinux/hooks.c", "security/selinux/ss/services.c",
+    }  # fmt: skip
+    assert "calls avc_has_perm_noaudit" in made.reasons["selinux_inode_permission"]
