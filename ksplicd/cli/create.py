@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from ksplicd import bundle, minisign
-from ksplicd.create.pipeline import Created, Request, create
+from ksplicd.create.pipeline import Created, Request, create, make_snapshot
+from ksplicd.create.prebuild import Snapshot
+from ksplicd.create.sign import ModuleKey
+from ksplicd.create.units import TargetFilter
 from ksplicd.errors import CreateError, KeyFileError, PasswordNeededError
 from ksplicd.model import KID_LENGTH, is_kid, new_kid
 
 DESCRIPTION: Final = """\
-Build an update for a running kernel from its source and a patch.  Only the files that the patch
-touches are compiled.  The source tree is left as it was found.
+Build an update for a running kernel from its source and a change of it.  Only the files that the
+change touches are compiled, and those that a changed header changes.  The source tree is left as it
+was found.
 """
 
 EPILOG: Final = """\
@@ -35,14 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("source", metavar="SOURCE", type=Path, help="the kernel's source tree")
-    parser.add_argument(
-        "--patch", metavar="FILE", type=Path, action="append", required=True,
-        help="unified diff against SOURCE; may be given several times, applied in order",
-    )  # fmt: skip
-    parser.add_argument(
-        "--patch-opt", metavar="OPT", action="append", default=[],
-        help="option for patch(1), such as --patch-opt=-p0",
-    )  # fmt: skip
+    _add_input(parser.add_argument_group("the change, exactly one of"))
     parser.add_argument(
         "--config", metavar="DIR", type=Path, required=True,
         help="folder with System.map, .config and build, optionally vmlinuz and flags",
@@ -50,6 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, default=Path(),
         help="where to put the bundle and its signature (default: here)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--series", metavar="BUNDLE", type=Path, action="append", default=[],
+        help="bundle of an earlier update that this one goes on top of, and depends on; may be"
+        " given several times, in their order",
+    )  # fmt: skip
+    parser.add_argument(
+        "--only-targets", metavar="LIST", action="append", default=[],
+        help="change only these targets, vmlinux or modules' names; %% stands for any text",
+    )  # fmt: skip
+    parser.add_argument(
+        "--build-modules", action="store_true",
+        help="put the whole .ko of each changed module into the bundle, for the next boot",
     )  # fmt: skip
     parser.add_argument(
         "--allow-layout", metavar="TYPE", action="append", default=[],
@@ -66,23 +76,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="minisign secret key; without it the bundle is not signed",
     )  # fmt: skip
     parser.add_argument(
+        "--module-sign-key", metavar="FILE", type=Path,
+        help="private key in PEM for the kernel's own signature on each module",
+    )  # fmt: skip
+    parser.add_argument(
+        "--module-sign-cert", metavar="FILE", type=Path,
+        help="certificate of that key (default: in the key's file)",
+    )  # fmt: skip
+    parser.add_argument(
         "-j", "--jobs", metavar="N", type=int, default=os.cpu_count() or 1,
         help="compilers to run at a time (default: one a processor)",
     )  # fmt: skip
-    parser.add_argument("-v", "--verbose", action="store_true", help="say why each function is in")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true",
+        help="say why each function is in, and what became of each file",
+    )  # fmt: skip
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def _add_input(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--patch", metavar="FILE", type=Path, action="append", default=[],
+        help="unified diff against SOURCE; may be given several times, applied in order",
+    )  # fmt: skip
+    group.add_argument(
+        "--patch-opt", metavar="OPT", action="append", default=[],
+        help="option for patch(1), such as --patch-opt=-p0",
+    )  # fmt: skip
+    group.add_argument(
+        "--diffext", metavar="EXT",
+        help="take edited copies beside the originals: fcntl.c.new for fcntl.c with --diffext .new",
+    )  # fmt: skip
+    group.add_argument(
+        "--git", metavar="REV",
+        help="take what a commit, or a range A..B, changes; SOURCE is a git work tree that has"
+        " checked out what the running kernel was built from",
+    )  # fmt: skip
+    group.add_argument(
+        "--prebuild", action="store_true",
+        help="make no update; compile ahead what later updates compare with: all enabled units, or"
+        " those of --only-targets (hours and 5 GB for a whole kernel; goes on where it was)",
+    )  # fmt: skip
+
+
 def run(args: argparse.Namespace) -> int:
     """Build the bundle; return the exit status.  Raises ``KspliceError``."""
+    check_input(args)
     kid = args.id or new_kid()
     if not is_kid(kid):
         raise CreateError(f"--id {kid}: an update's id is {KID_LENGTH} of a-z0-9")
     key = read_key(args.sign_key) if args.sign_key else None
-    for patch in args.patch:
-        if not patch.is_file():
-            raise CreateError(f"--patch {patch}: no such file")
+    module_key = read_module_key(args.module_sign_key, args.module_sign_cert)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     started = time.monotonic()
@@ -97,20 +142,75 @@ def run(args: argparse.Namespace) -> int:
         cache=cache_root(),
         patches=tuple(args.patch),
         patch_options=tuple(args.patch_opt),
+        extension=args.diffext,
+        revision=args.git,
+        series=tuple(args.series),
+        targets=TargetFilter.parse(args.only_targets),
+        whole_modules=args.build_modules,
+        module_key=module_key,
         allowed_layouts=tuple(args.allow_layout),
         kid=kid,
         description=args.description,
         cves=tuple(args.cve),
         jobs=max(1, args.jobs),
     )
+    if args.prebuild:
+        return report_snapshot(make_snapshot(request, progress), args)
     created = create(request, progress)
     path = write(created, args.output, key)
     if args.verbose:
+        for name, why in created.files.items():
+            progress(f"{name}: {why}")
         for name, why in created.reasons.items():
             progress(f"replaces {name}: {why}")
     for note in created.notes:
         progress(f"note: {note}")
     report(created, path, signed=key is not None, as_json=args.json, quiet=args.quiet)
+    return 0
+
+
+def check_input(args: argparse.Namespace) -> None:
+    """Raise ``CreateError`` unless exactly one kind of change is given."""
+    given = {
+        "--patch": bool(args.patch),
+        "--diffext": args.diffext is not None,
+        "--git": args.git is not None,
+        "--prebuild": args.prebuild,
+    }
+    named = [option for option, is_given in given.items() if is_given]
+    if len(named) != 1:
+        raise CreateError(
+            f"{' and '.join(named) or 'no change given'}: give exactly one of {', '.join(given)}"
+        )
+    if args.patch_opt and not args.patch:
+        raise CreateError(f"--patch-opt: goes with --patch, not with {named[0]}")
+    for patch in args.patch:
+        if not patch.is_file():
+            raise CreateError(f"--patch {patch}: no such file")
+
+
+def read_module_key(key: Path | None, certificate: Path | None) -> ModuleKey | None:
+    """Return the key for the modules, None when none is given.  Raises ``CreateError``."""
+    if key is None:
+        if certificate is not None:
+            raise CreateError("--module-sign-cert: goes with --module-sign-key")
+        return None
+    module_key = ModuleKey(key=key.absolute(), certificate=(certificate or key).absolute())
+    module_key.check()
+    return module_key
+
+
+def report_snapshot(snapshot: Snapshot, args: argparse.Namespace) -> int:
+    """Print what a prebuild came to; return the exit status."""
+    if args.json:
+        out = {"schema": 1, "units": snapshot.units, "failed": snapshot.failed}
+        print(json.dumps(out, indent=2))
+    elif not args.quiet:
+        for source, words in snapshot.failed.items():
+            print(
+                f"{source}: cannot be made here: {words}" if args.verbose else f"{source}: failed"
+            )
+        print(f"{snapshot.units} units are there, {len(snapshot.failed)} cannot be made here")
     return 0
 
 
@@ -161,10 +261,13 @@ def report(created: Created, path: Path, *, signed: bool, as_json: bool, quiet: 
             "bundle": str(path),
             "signed": signed,
             "notes": list(created.notes),
+            "files": created.files,
+            "depends": list(m.depends),
             "kernel": {"release": m.kernel.release, "build_id": m.kernel.build_id},
             "targets": [
                 {
                     "name": t.name,
+                    "module": t.module_file or None,
                     "functions": [
                         {
                             "name": f.name,

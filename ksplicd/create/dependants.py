@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from ksplicd.create.changes import ChangedFile
 from ksplicd.create.headers import IncludeGraph
-from ksplicd.create.kbuild import Kbuild, Progress, Unit, names_of
+from ksplicd.create.kbuild import Kbuild, Progress, Unit
 from ksplicd.create.narrow import affected
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.create.units import TargetFilter
+from ksplicd.create.words import names_of
 from ksplicd.errors import UnsupportedChangeError
 
 _STEP = 100

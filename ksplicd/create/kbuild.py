@@ -263,6 +263,15 @@ class Kbuild:
                 (self.output / unit.object).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(made, self.output / unit.object)
 
+    def split_flags(self, unit: Unit) -> tuple[str, ...]:
+        """Return the compiler's further arguments for the objects that are compared and cut.
+
+        Those of a module read their static keys instead of being patched (static_keys.h).
+        """
+        if self.module_of(unit) is None:
+            return SPLIT
+        return (*SPLIT, "-include", str(kmodsrc() / STATIC_KEYS))
+
     def compile_split(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
         """Compile the units of the source tree as it is now into ``folder``, one section a symbol.
 
@@ -311,7 +320,11 @@ class Kbuild:
         with tempfile.TemporaryDirectory(prefix="ksplice-asm-") as folder:
             out = Path(folder) / "unit"
             words = self._compile_words(unit, out)
-            mode = ["-E", "-P"] if unit.source.endswith(".S") else ["-S", "-g0", *SPLIT]
+            mode = (
+                ["-E", "-P"]
+                if unit.source.endswith(".S")
+                else ["-S", "-g0", *self.split_flags(unit)]
+            )
             at = words.index("-c")
             self._run(unit, [*words[:at], *mode, *words[at + 1 :]])
             digest = hashlib.sha256(number_names(out.read_bytes())).hexdigest()

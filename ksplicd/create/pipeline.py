@@ -23,12 +23,15 @@ from ksplicd.create.kbuild import Kbuild, Progress, Unit
 from ksplicd.create.layout import check_layout
 from ksplicd.create.modules import build_modules
 from ksplicd.create.new_code import ALIAS, NewCode, extract
+from ksplicd.create.prebuild import Snapshot, prebuild
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.series import read_series
+from ksplicd.create.sign import ModuleKey, sign_module
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import StockKernel
 from ksplicd.create.units import ANY_TARGET, TargetFilter
+from ksplicd.create.whole_modules import build_whole_modules, file_names
 from ksplicd.create.words import names_of
 from ksplicd.create.work import plan_work
 from ksplicd.elf import Object, read_object
@@ -103,8 +106,19 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         for unit in differences:
             kernel.add_unit(unit.source, plain[unit], kbuild.module_of(unit))
         new_code = cut_new_code(differences, kbuild, kernel, sizes)
+        whole = dict[str, bytes]()
+        if request.whole_modules:
+            progress("building the changed modules whole")
+            contents = dict(series.contents) | {f.path: f.after for f in change.files}
+            states = [PatchedFile(path, text) for path, text in contents.items()]
+            targets = [t for t in dict.fromkeys(c.target for c in new_code) if t != VMLINUX]
+            whole = build_whole_modules(kbuild, source, config, states, targets)
     progress("building the update's modules")
     modules = build_modules(request.kid, config, kernel.old_code(), new_code)
+    whole_files = file_names(whole, config)
+    files = dict(modules.files) | {whole_files[target]: ko for target, ko in whole.items()}
+    if request.module_key is not None:
+        files = {name: sign_module(ko, request.module_key, config) for name, ko in files.items()}
     progress("packing")
     manifest = Manifest(
         kid=request.kid,
@@ -121,6 +135,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
                     if unit.target == target
                     for r in unit.replacements
                 ),
+                module_file=whole_files.get(target, ""),
                 late=target != VMLINUX,
             )
             for target, old_file in modules.old.items()
@@ -132,7 +147,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         compiler=config.compiler_text,
     )
     files_of_bundle = {
-        **modules.files,
+        **files,
         "patch": change.patch,
         "timestamp": f"{change.timestamp}\n".encode(),
     }
@@ -146,6 +161,16 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         ),
         files=work.notes | outcomes(work.units, new_code),
     )
+
+
+def make_snapshot(request: Request, progress: Progress = lambda _: None) -> Snapshot:
+    """Make the objects before any change, of all units of ``request.targets``, in the cache."""
+    config = read_config_dir(request.config)
+    source = SourceTree(request.source)
+    kbuild = Kbuild(source, config, request.cache, jobs=request.jobs, progress=progress)
+    with source.lock(), kbuild.prepared():
+        source.revert()
+        return prebuild(kbuild, request.targets, progress)
 
 
 def read_change(request: Request, before: Before) -> Change:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from ksplicd.create.changes import Change
 from ksplicd.create.dependants import DependantsFinder, include_graph
-from ksplicd.create.kbuild import Kbuild, Progress, Unit, names_of
+from ksplicd.create.kbuild import Kbuild, Progress, Unit
 from ksplicd.create.series import Series
 from ksplicd.create.source import PatchedFile, with_line_numbers
 from ksplicd.create.touched import Tree, sort_out
 from ksplicd.create.units import TargetFilter
+from ksplicd.create.words import names_of
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
 
 

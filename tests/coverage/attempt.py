@@ -242,9 +242,8 @@ def included_sources(kbuild: Kbuild, paths: Iterable[str]) -> set[str]:
     known = set(paths)
     found: set[str] = set()
     for path in known:
-        record = kbuild._record(Unit(path))
-        words = record.read_text().split() if record.exists() else []
         root = f"{kbuild.source.root}/"
-        named = {w.removeprefix(root) for w in words if w.endswith(".c")}
+        used = kbuild.dependencies(Unit(path))
+        named = {name.removeprefix(root) for name in used if name.endswith(".c")}
         found |= (named & known) - {path}
     return found

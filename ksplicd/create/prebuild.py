@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``--prebuild``: the objects before any change, of all enabled units, made ahead in the cache.
+
+Nothing depends on it: whatever a later update needs and is not there is compiled then.  It makes
+those updates as fast as they can be, also the first one of each unit, and those of headers.  What
+is there already is kept, so that an interrupted run goes on where it was.
+"""
+
+from dataclasses import dataclass
+
+from ksplicd.create.dependants import include_graph
+from ksplicd.create.kbuild import Kbuild, Progress, Unit
+from ksplicd.create.units import TargetFilter
+from ksplicd.errors import BuildError, NoChangesError, UnsupportedChangeError
+
+_STEP = 64
+"""Units for one run of make: its own second is little beside their compilation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a prebuild came to."""
+
+    units: int
+    """Whose objects are there now."""
+    failed: dict[str, str]
+    """By source, the words of the compiler, for units that cannot be made here."""
+
+
+def prebuild(kbuild: Kbuild, targets: TargetFilter, progress: Progress) -> Snapshot:
+    """Compile what is missing of all enabled units of ``targets``.
+
+    Raises ``NoChangesError`` when the kernel has no such target.
+    """
+    include_graph(kbuild)
+    wanted = [
+        u.unit
+        for u in kbuild.listing.values()
+        if u.source.endswith(".c") and targets.takes(u.target)
+    ]
+    if not wanted:
+        raise NoChangesError("--only-targets: no target of this kernel has such a name")
+    failed: dict[str, str] = {}
+    for at in range(0, len(wanted), _STEP):
+        some = wanted[at : at + _STEP]
+        try:
+            compile_both(kbuild, some)
+        except (BuildError, UnsupportedChangeError):
+            for unit in some:
+                try:
+                    compile_both(kbuild, [unit])
+                except (BuildError, UnsupportedChangeError) as e:
+                    failed[unit.source] = str(e)
+        progress(f"{min(at + _STEP, len(wanted))} of {len(wanted)} units are there")
+    return Snapshot(units=len(wanted) - len(failed), failed=failed)
+
+
+def compile_both(kbuild: Kbuild, units: list[Unit]) -> None:
+    """Make the plain and the split objects that are missing.  Raises ``BuildError``."""
+    kbuild.compile_plain(units)
+    kbuild.compile_split_cached(units)
