@@ -89,7 +89,7 @@ class DependantsFinder:
         """Return the units of which the compiler makes other assembly after the change."""
         if not units:
             return []
-        kept = None if self.before else self.kbuild.output / "ksplice-assembly"
+        kept = None if self.before else self.kbuild.split_folder / "assembly"
         with self.source.patched(self.before):
             old = self.fingerprints("before", units, lambda u: self.kbuild.fingerprint(u, kept))
         with self.source.patched(self.after):

@@ -329,7 +329,7 @@ class Kbuild:
             self._run(unit, [*words[:at], *mode, *words[at + 1 :]])
             digest = hashlib.sha256(number_names(out.read_bytes())).hexdigest()
             if kept is not None:
-                kept.mkdir(exist_ok=True)
+                kept.mkdir(parents=True, exist_ok=True)
                 shutil.copy(f"{out}.d", kept / f"{unit.flat_name}.d")
                 (kept / unit.flat_name).write_text(digest)
         return digest
