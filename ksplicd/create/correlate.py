@@ -168,9 +168,14 @@ def _pair_by_use(
     else:
         matcher = SequenceMatcher(None, *tokens, autojunk=False)
         blocks = [(m.a, m.b, m.size) for m in matcher.get_matching_blocks()]
+    # Among more of a name than there were, only the surroundings tell which is which.
+    uneven = {base for base, _ in _count(before).items() ^ _count(after).items()}
     for i, j, n in blocks:
+        has_context = any(kind != "numbered" for kind, _, _ in tokens[0][i : i + n])
         for a, b in zip(before[i : i + n], after[j : j + n], strict=True):
-            if a.symbol is not None and b.symbol is not None:
+            if a.symbol is None or b.symbol is None:
+                continue
+            if has_context or base_name(a.symbol.name) not in uneven:
                 _pair_numbered(twins, a.symbol, b.symbol)
     # What is left of a name on both sides, once, has only changed its surroundings or its size.
     left_before = _group((p.symbol for p in before), twins.post_of)
@@ -207,6 +212,11 @@ def _token(place: Place) -> tuple[str, object, int]:
     if section.is_strings:
         return "string", string_at(section, place.offset), 0
     return "section", base_name(section.name), 0
+
+
+def _count(places: Iterable[Place]) -> dict[str, int]:
+    """Return how many symbols of each base name are referred to."""
+    return {name: len(found) for name, found in _group((p.symbol for p in places), ()).items()}
 
 
 def _group(symbols: Iterable[Symbol | None], taken: Collection[Symbol]) -> dict[str, list[Symbol]]:

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a change of data means, shown on object pairs."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.pairs.pair import changed, compare, cut, kept, undefined
+
+
+def names(symbols: object) -> list[str]:
+    assert isinstance(symbols, list)
+    return [s.name for s in symbols]
+
+
+# --- constants ----------------------------------------------------------------------------------
+
+TABLE = """
+static const int table[] = {{ {0} }};
+int f(int x) {{ return table[x & 1]; }}
+int g(int x) {{ return x + 1; }}
+"""
+
+
+def test_a_constant_is_part_of_the_functions_that_read_it(tmp_path: Path) -> None:
+    d = compare(tmp_path, TABLE.format("1, 2"), TABLE.format("1, 3"))
+    assert changed(d) == ["f"]
+    assert names(d.carried) == ["table"]
+    assert d.refusals == []
+    assert next(iter(d.changed.values())) == "uses table, whose content changes"
+    code = cut(d)
+    assert ".rodata.table" in kept(code)
+    assert "table" not in " ".join(undefined(code))
+
+
+def test_a_constant_may_grow(tmp_path: Path) -> None:
+    """As an nla_policy does that gets an entry: its size is part of its content."""
+    source = """
+struct policy {{ unsigned char type; unsigned short len; }};
+static const struct policy policy[{0} + 1] = {{ [{0}] = {{ .type = 1, .len = 4 }} }};
+extern int parse(const struct policy *, int max);
+int f(void) {{ return parse(policy, 7); }}
+"""
+    d = compare(tmp_path, source.format(2), source.format(3))
+    assert changed(d) == ["f"]
+    assert names(d.carried) == ["policy"]
+
+
+def test_a_constant_behind_a_constant(tmp_path: Path) -> None:
+    source = """
+struct row {{ const int *values; int n; }};
+static const int values[] = {{ {0} }};
+static const struct row rows[] = {{ {{ values, 2 }}, {{ 0, 0 }} }};
+int f(int x) {{ return rows[x].values[1]; }}
+"""
+    d = compare(tmp_path, source.format("1, 2"), source.format("1, 3"))
+    assert changed(d) == ["f"]
+    assert set(names(d.carried)) == {"values", "rows"}
+    assert {".rodata.values", ".rodata.rows"} <= kept(cut(d))
+
+
+def test_an_unchanged_constant_stays_in_the_kernel(tmp_path: Path) -> None:
+    source = TABLE.replace("x & 1]", "x & 1] + {1}")
+    d = compare(tmp_path, source.format("1, 2", 1), source.format("1, 2", 2))
+    assert ".klp.sym.vmlinux.table,0" in undefined(cut(d))
+
+
+def test_functions_in_a_constant_that_is_only_looked_into(tmp_path: Path) -> None:
+    """No address of it is ever kept, so that a copy does as well."""
+    source = """
+static int a(int x) {{ return x + 1; }}
+static int b(int x) {{ return x + 2; }}
+static int (*const handlers[])(int) = {{ {0} }};
+int f(int x) {{ return handlers[x & 1](x); }}
+"""
+    d = compare(tmp_path, source.format("a, b"), source.format("b, a"))
+    assert changed(d) == ["f"]
+    assert names(d.carried) == ["handlers"]
+    assert d.refusals == []
+
+
+OPS = """
+struct ops {{ int (*open)(int); int (*close)(int); }};
+static int o(int x) {{ return hidden(x); }}
+static int c(int x) {{ return exported(x); }}
+static const struct ops ops = {{ .open = {0} }};
+extern void keep(const struct ops *);
+int f(void) {{ keep(&ops); return 1; }}
+"""
+
+
+def test_an_operations_table_has_an_identity(tmp_path: Path) -> None:
+    """The kernel has stored its address, in files and inodes, and compares it."""
+    d = compare(tmp_path, OPS.format("o"), OPS.format("o, .close = c"))
+    assert names(d.carried) == []
+    assert [r.symbol for r in d.refusals] == ["ops"]
+    assert "keeps its address" in d.refusals[0].hint
+
+
+@pytest.mark.parametrize(
+    "keeper",
+    [
+        "const int *const shown = table;",  # other data point to it
+        # boot code has handed it over
+        '__attribute__((section(".init.text"))) const int *which(void) { return table; }',
+    ],
+)  # fmt: skip
+def test_a_constant_that_others_keep_is_refused(tmp_path: Path, keeper: str) -> None:
+    pre, post = TABLE.format("1, 2"), TABLE.format("1, 3")
+    d = compare(tmp_path, pre + keeper, post + keeper)
+    assert "table" in [r.symbol for r in d.refusals]
+
+
+def test_a_constant_that_other_files_can_use_is_refused(tmp_path: Path) -> None:
+    source = TABLE.replace("static const", "const")
+    d = compare(tmp_path, source.format("1, 2"), source.format("1, 3"))
+    assert [r.symbol for r in d.refusals] == ["table"]
+
+
+# --- what is no change --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pre", "post"),
+    [
+        ("int a = 1, b = 2;", "int b = 2, a = 1;"),  # order
+        ("static int x; ", "static int x __attribute__((section(\".data\")));"),  # .bss, .data
+        ("static int x = 3;", "static int x __attribute__((section(\".data..shared\"))) = 3;"),
+        ("static int x = 3;", "static int x __attribute__((aligned(64))) = 3;"),
+        ("struct { char c; long l; } s = { 1, 2 };",
+         "struct { char c, pad[7]; long l; } s = { .c = 1, .l = 2 };"),
+    ],
+)  # fmt: skip
+def test_the_same_content(tmp_path: Path, pre: str, post: str) -> None:
+    users = {"x": "int f(void) { x++; return x; }", "a": "int f(void) { return a++ + b++; }",
+             "s": "long f(void) { return s.l++; }"}  # fmt: skip
+    name = "x" if " x" in pre else "a" if "a = 1" in pre else "s"
+    d = compare(tmp_path, pre + users[name], post + users[name])
+    assert d.refusals == []
+    assert changed(d) == []
+
+
+def test_data_that_point_to_renumbered_things(tmp_path: Path) -> None:
+    """``.data.rel`` tables refer to static locals and strings, whose numbers and places change."""
+    source = """
+struct entry {{ const char *name; int *value; }};
+{0}
+int f(void) {{
+    static int value = 5;
+    static struct entry entry = {{ "name", &value }};
+    entry.value++;
+    return *entry.value;
+}}
+"""
+    extra = """
+const char *early(int x) { static int value = 1; static struct { const char *t; int *v; } entry
+    = { "something longer", &value }; entry.v++; return entry.t; }
+"""
+    d = compare(tmp_path, source.format(""), source.format(extra))
+    assert changed(d) == []
+    assert d.refusals == []
+    assert [s.name for s in d.new] == ["early"]
+
+
+def test_data_pair_through_data(tmp_path: Path) -> None:
+    """Two numbered things of one name, told apart only by the data that point to them."""
+    source = """
+struct node {{ struct node *next; int v; }};
+{0}
+struct node first = {{ (struct node *)&(struct node){{ 0, 1 }}, 10 }};
+struct node second = {{ (struct node *)&(struct node){{ 0, 2 }}, 20 }};
+int f(void) {{ return first.next->v++ + second.next->v++ + {1}; }}
+"""
+    extra = "struct node zeroth = { (struct node *)&(struct node){ 0, 3 }, 30 };"
+    d = compare(tmp_path, source.format("", 1), source.format(extra, 2))
+    assert changed(d) == ["f"]
+    assert d.refusals == []
+
+
+def test_what_only_a_list_of_the_linker_has(tmp_path: Path) -> None:
+    """printk's index has an entry with the line for each printk(); only debugfs reads it."""
+    source = """
+struct pi_entry {{ const char *fmt, *file; unsigned line; }};
+int f(int x) {{
+    static const struct pi_entry _entry __attribute__((used)) = {{ "text", "file.c", {0} }};
+    static const struct pi_entry *_entry_ptr
+        __attribute__((used, section(".printk_index"))) = &_entry;
+    return printk("text") + x;
+}}
+"""
+    assert compare(tmp_path, source.format(10), source.format(20)).is_empty
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pre", "post", "hint"),
+    [
+        ("int limit = 5;", "int limit = 6;", "change it from a hook"),
+        ('__attribute__((section(".data..percpu"))) int limit = 5;',
+         '__attribute__((section(".data..percpu"))) int limit = 6;', "each processor's copy"),
+        ("char limit[4] = {1};", "char limit[8] = {1};", "change it from a hook"),
+    ],
+)  # fmt: skip
+def test_changed_initialised_data(tmp_path: Path, pre: str, post: str, hint: str) -> None:
+    user = "extern void use(void *); void f(void) { use(&limit); }"
+    d = compare(tmp_path, pre + user, post + user)
+    assert [r.symbol for r in d.refusals] == ["limit"]
+    assert hint in d.refusals[0].hint
+
+
+def test_a_tracepoint_changes(tmp_path: Path) -> None:
+    source = """
+static char print_fmt_sample[] = "{0}";
+static struct {{ char *fmt; int n; }} event_class_sample = {{ print_fmt_sample, 1 }};
+void *f(void) {{ event_class_sample.n++; return &event_class_sample; }}
+"""
+    d = compare(tmp_path, source.format("a"), source.format("b"))
+    assert [(r.symbol, r.reason) for r in d.refusals] == [
+        ("print_fmt_sample", "a tracepoint changes")
+    ]
+
+
+def test_a_constant_becomes_a_variable(tmp_path: Path) -> None:
+    """The running kernel's is in read-only memory."""
+    source = """
+{0} int level[2] = {{1, 2}};
+extern void use(void *);
+void f(void) {{ use((void *)level); }}
+"""
+    d = compare(tmp_path, source.format("static const"), source.format("static"))
+    assert [r.symbol for r in d.refusals] == ["level"]
+    assert "it was read-only" in d.refusals[0].reason
+
+
+# --- new data -----------------------------------------------------------------------------------
+
+SETUP = """
+static int *queue;
+extern int *make(void);
+__attribute__((section(".init.text"))) void setup(void) {{ {0} }}
+int f(int x) {{ return exported(x){1}; }}
+{2}
+"""
+
+
+def test_new_data_that_boot_code_sets_up(tmp_path: Path) -> None:
+    d = compare(tmp_path, SETUP.format("make();", "", "").replace("static int *queue;", ""),
+                SETUP.format("queue = make();", " + *queue", ""))  # fmt: skip
+    assert [(r.symbol, r.reason) for r in d.refusals] == [
+        ("queue", "setup sets it up, which runs only at boot")
+    ]
+
+
+def test_old_data_that_boot_code_sets_up(tmp_path: Path) -> None:
+    reader = "int g(void) { return *queue; }"
+    d = compare(tmp_path, SETUP.format("queue = make();", "", reader),
+                SETUP.format("queue = make();", " + *queue", reader))  # fmt: skip
+    assert d.refusals == []
+    assert changed(d) == ["f"]
+
+
+def test_static_variables_of_one_name_are_told_apart_by_their_surroundings(tmp_path: Path) -> None:
+    """A third ``count`` comes between two: the old ones keep their content."""
+    source = """
+int f(int x) {{
+    {{ static int count; count += hidden(x); x += count; }}
+    {0}
+    {{ static int count; count -= exported(x); x += count; }}
+    return x;
+}}
+"""
+    more = '{ static int count; count ^= printk("new"); x += count; }'
+    d = compare(tmp_path, source.format(""), source.format(more))
+    assert changed(d) == ["f"]
+    new = [s for s in d.post.obj.symbols if s.name.startswith("count.") and s not in d.twins.pre_of]
+    assert len(new) == 1
+    code = cut(d)
+    assert len([n for n in undefined(code) if n.startswith(".klp.sym.vmlinux.count.")]) == 2
+
+
+def test_static_variables_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    """Two ``count`` become three, and nothing around them tells which is new."""
+    one = "{{ static int count; x += count++ * {}; }}"
+    two = "int f(int x) {" + one.format(3) + one.format(5) + "return x; }"
+    three = "int f(int x) {" + one.format(7) + one.format(9) + one.format(11) + "return -x; }"
+    d = compare(tmp_path, two, three)
+    assert [r.symbol.split(".")[0] for r in d.refusals] == ["count"] * 3
+    assert all("several static variables" in r.reason for r in d.refusals)
+
+
+@pytest.mark.parametrize("name", ["_rs", "__key"])
+def test_state_that_may_be_lost(tmp_path: Path, name: str) -> None:
+    """A rate limit begins to count anew; that is not worth a refusal."""
+    one = f"{{ static int {name}; if ({name}++ < 5) x += hidden(x); }}"
+    two = f"int f(int x) {{ {one} {one} return x; }}"
+    three = f"int f(int x) {{ x = exported(x); {one} x++; {one} x--; {one} return x; }}"
+    d = compare(tmp_path, two, three)
+    assert changed(d) == ["f"]
+    assert d.refusals == []
