@@ -44,6 +44,7 @@ from ksplicd.elf.model import (
     STB_GLOBAL,
     STB_LOCAL,
     STT_FUNC,
+    STT_OBJECT,
     STT_SECTION,
 )
 from ksplicd.errors import UnsupportedChangeError
@@ -172,8 +173,9 @@ class _Extractor:
         for s in self.plan.carried:
             if s.name in self.carried:
                 self.name_globally(s, self.carried[s.name], copies)
-        for s in self.post.obj.functions():
-            if s.section in self.kept:  # a trace shows the functions of a module by their symbols
+        for s in self.post.obj.symbols:
+            # Traces and debuggers show a module's functions and data by their symbols.
+            if s.section in self.kept and s.type in (STT_FUNC, STT_OBJECT):
                 self.local_symbol(s, copies)
         result.notes = self.notes
         result.new_functions = [s.name for s in came_along if s.section in self.kept]
