@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ksplice objdiff`` on objects as they come from a compiler, with no kernel at hand."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ksplicd.cli.main import main
+from ksplicd.elf import read_object
+from ksplicd.run import run
+from tests.compile import KERNEL_LIKE, SPLIT, compile_c
+
+SOURCE = """
+extern int printk(const char *, ...);
+extern int hidden(int);
+static int count = 3;
+static __attribute__((noinline)) int helper(int x) {{ count += x; return hidden(count); }}
+__attribute__((cold, noinline)) void report(int x) {{ printk("%d", x); }}
+{0}
+int f(int x) {{
+    if (__builtin_expect(x > 100, 0)) {{ report(x); report(x + 1); }}
+    return helper(x) + {1};
+}}
+{2}
+"""
+FRESH = """
+static int memory = 1;
+static __attribute__((noinline)) int fresh(int x) { memory += x; return memory; }
+"""
+
+
+@pytest.fixture
+def objdiff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run_it(pre: str, post: str, *args: str, flags: tuple[str, ...] = ()) -> tuple[int, Any]:
+        paths = []
+        for name, source in (("pre", pre), ("post", post)):
+            folder = tmp_path / name
+            folder.mkdir(exist_ok=True)
+            compile_c(folder, source, *SPLIT, *flags)
+            paths.append(str(folder / "unit.o"))
+        status = main(["objdiff", *paths, *args])
+        out = capsys.readouterr()
+        return status, json.loads(out.out) if "--json" in args else out.out
+
+    return run_it
+
+
+def test_changes(objdiff: Any, tmp_path: Path) -> None:
+    new = tmp_path / "new.o"
+    status, out = objdiff(SOURCE.format("", 1, ""), SOURCE.format(FRESH, "fresh(x)", ""),
+                          "--json", "-o", str(new))  # fmt: skip
+    assert status == 0
+    assert out == {
+        "functions": out["functions"], "changed": ["f"], "new": ["fresh"], "removed": [],
+        "data": ["memory"], "refused": [],
+    }  # fmt: skip
+    assert sorted(out["functions"]) == ["f", "f.cold", "fresh"]
+    obj = read_object(new.read_bytes())
+    assert sorted(s.name for s in obj.functions()) == ["f", "f.cold", "fresh"]
+    assert {"helper", "report"} <= {s.name for s in obj.symbols if s.is_undefined}
+    run(["ld", "-r", "-o", tmp_path / "linked.o", new])
+
+
+def test_nothing_changes(objdiff: Any, tmp_path: Path) -> None:
+    new = tmp_path / "new.o"
+    status, out = objdiff(SOURCE.format("", 1, ""), SOURCE.format("", 1, ""), "--json", "-o",
+                          str(new))  # fmt: skip
+    assert status == 66
+    assert out == {key: [] for key in ("functions", "changed", "new", "removed", "data", "refused")}
+    assert not new.exists()
+
+
+def test_refused(objdiff: Any, tmp_path: Path) -> None:
+    new = tmp_path / "new.o"
+    status, out = objdiff(SOURCE.format("", 1, ""),
+                          SOURCE.format("", 2, "").replace("count = 3", "count = 4"), "--json",
+                          "-o", str(new))  # fmt: skip
+    assert status == 1
+    assert out["changed"] == ["f"]
+    assert out["functions"] == []
+    assert [set(r) for r in out["refused"]] == [{"symbol", "section", "reason", "hint"}]
+    assert out["refused"][0]["symbol"] == "count"
+    assert out["refused"][0]["section"] == ".data.count"
+    assert not new.exists()
+
+
+def test_boot_code_alone_is_refused(objdiff: Any) -> None:
+    boot = '__attribute__((section(".init.text"))) int setup(int x) {{ return hidden(x) + {}; }}'
+    pre, post = (SOURCE.format("", 1, boot.format(n)) for n in (1, 2))
+    status, out = objdiff(pre, post, "--json")
+    assert status == 1
+    assert out["refused"][0]["symbol"] == "setup"
+    assert "runs only at boot" in out["refused"][0]["reason"]
+    status, out = objdiff(pre, SOURCE.format("", 2, boot.format(2)), "--json")
+    assert status == 0
+    assert out["changed"] == ["f"]
+
+
+def test_layout(objdiff: Any) -> None:
+    source = "struct s {{ int a; {0} long b; }}; long f(struct s *s) {{ return s->a + {1}; }}"
+    pair = source.format("", 1), source.format("long more;", 2)
+    status, out = objdiff(*pair, "--json", flags=("-g",))
+    assert (status, [r["symbol"] for r in out["refused"]]) == (1, ["s"])
+    status, out = objdiff(*pair, "--json", "--allow-layout", "s", flags=("-g",))
+    assert (status, out["changed"]) == (0, ["f"])
+
+
+def test_text(objdiff: Any) -> None:
+    status, out = objdiff(SOURCE.format("", 1, ""), SOURCE.format("", 300, ""))
+    assert status == 0
+    assert out.startswith("changed f: ")
+
+
+def test_functions_without_fentry(objdiff: Any) -> None:
+    """Objects that were compiled for ftrace tell which functions can be redirected."""
+    untraced = "__attribute__((no_instrument_function)) int g(int x) {{ return hidden(x) + {}; }}"
+    flags = ("-pg", "-mfentry")
+    pre, post = (SOURCE.format("", 1, untraced.format(n)) for n in (1, 2))
+    status, out = objdiff(pre, post, "--json", flags=flags)
+    assert status == 1
+    assert out["refused"][0]["symbol"] == "g"
+    for extra in ((), ("-fcf-protection=branch",)):  # fentry is called behind endbr64
+        pre, post = SOURCE.format("", 1, ""), SOURCE.format("", 2, "")
+        status, out = objdiff(pre, post, "--json", flags=(*flags, *extra))
+        assert (status, out["changed"]) == (0, ["f"])
+
+
+@pytest.mark.parametrize("text", [b"", b"\x7fELF\x02\x01 and no more", b"not an object"])
+def test_what_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: bytes) -> None:
+    (tmp_path / "x.o").write_bytes(text)
+    assert main(["objdiff", str(tmp_path / "x.o"), str(tmp_path / "x.o")]) == 1
+    assert "x.o" in capsys.readouterr().err
+    assert main(["objdiff", str(tmp_path / "no.o"), str(tmp_path / "no.o")]) == 1
+    assert "no.o: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not shutil.which("clang-14"), reason="clang-14 is not installed")
+def test_objects_of_clang(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """clang names static variables after their function, and numbers nothing it can avoid to."""
+    source = """
+extern int printk(const char *, ...);
+extern int hidden(int);
+{0}
+int f(int x) {{ static int count; count += x; return printk("%s", __func__) + count + {1}; }}
+int g(int x) {{ static int count; count -= x; return printk("%s text", __func__) + count; }}
+int h(int x) {{
+    switch (x) {{ case 0: return 5; case 1: return 9; case 2: return 77; case 3: return {1}; }}
+    return 0;
+}}
+int k(int x) {{ switch (x) {{ case 0: return 15; case 1: return 9; case 2: return 7; }} return 0; }}
+"""
+    early = 'int early(int x) { static int count; count++; return printk("x %s", __func__); }'
+    for name, text in (("pre", source.format("", 1)), ("post", source.format(early, 2))):
+        (tmp_path / f"{name}.c").write_text(text)
+        run(["clang-14", *KERNEL_LIKE, *SPLIT, "-w", "-c", "-o", tmp_path / f"{name}.o",
+             tmp_path / f"{name}.c"])  # fmt: skip
+    new = tmp_path / "new.o"
+    pre, post = str(tmp_path / "pre.o"), str(tmp_path / "post.o")
+    assert main(["objdiff", pre, post, "--json", "-o", str(new)]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert out["changed"] == ["f", "h"]
+    assert out["new"] == ["early"]
+    assert main(["objdiff", pre, pre]) == 66
