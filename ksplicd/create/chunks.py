@@ -19,6 +19,7 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w*")
 _COMMENT: Final = re.compile(
     r"""//[^\n]*|/\*.*?\*/|("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')""", re.DOTALL
 )
+_INCLUDE_LINE: Final = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
 _MACRO: Final = re.compile(r"([A-Za-z_]\w*)(\([^)]*\))?")
 
 _KEYWORD_TEXT: Final = (
@@ -32,6 +33,11 @@ _KEYWORD_TEXT: Final = (
 )
 _KEYWORDS: Final = frozenset(_KEYWORD_TEXT.split())
 """Words that no piece defines; those in capitals or with ``__`` are the kernel's attributes."""
+
+_ATTRIBUTE: Final = re.compile(
+    r"__(?:read_mostly|used|unused|maybe_unused|weak|visible|packed|percpu|rcu|user|iomem|private"
+    r"|randomize_layout|latent_entropy|refdata|\w*init\w*|\w*aligned\w*|attribute__|section)"
+)
 
 _EMITTED: Final = frozenset(("__used", "__section", "asm", "__asm__", "__initcall"))
 
@@ -59,9 +65,18 @@ def split(text: str) -> list[Chunk]:
     return list(_Splitter(text).pieces())
 
 
+def own_text(content: bytes) -> str:
+    """Return the text of a file without comments and without the names that it includes."""
+    return _INCLUDE_LINE.sub("", _without_comments(content.decode(errors="replace")))
+
+
+def _without_comments(text: str) -> str:
+    return _COMMENT.sub(lambda m: m[1] or " ", text)
+
+
 class _Splitter:
     def __init__(self, text: str) -> None:
-        without_comments = _COMMENT.sub(lambda m: m[1] or " ", text.replace("\\\r\n", "\\\n"))
+        without_comments = _without_comments(text.replace("\\\r\n", "\\\n"))
         self.lines = without_comments.replace("\\\n", " ").split("\n")
         self.conditions: list[str] = []
         self.tokens: list[str] = []
@@ -179,6 +194,10 @@ def names_defined(tokens: Sequence[str]) -> tuple[frozenset[str], bool]:
     if len(tokens) > 1 and tokens[0] not in _KEYWORDS and tokens[1] == "(":
         return frozenset(_words(tokens)), False
     words = frozenset(top)
+    if any(b.startswith("__") and _is_name(a) and c in ("=", ";", "[")
+           and not {a, b} & _KEYWORDS and not _ATTRIBUTE.fullmatch(b)
+           for a, b, c in zip(top, top[1:], top[2:], strict=False)):  # fmt: skip
+        return frozenset(_words(top)), False  # x __attribute = 1, or u32 __x = 1
     names = _tags_and_enumerators(tokens)
     is_type = bool(words & {"struct", "union", "enum"}) and opened == "type"
     declared = _declared(top, tokens)
@@ -220,11 +239,14 @@ def _declared(top: Sequence[str], tokens: Sequence[str]) -> set[str]:
     """Return the names before ``(``, ``[``, ``=``, ``,``, ``:`` and ``;`` at top level."""
     names = set()
     for i, word in enumerate(top[1:], 1):
-        name = top[i - 1]
-        if word in ("(", "[", "=", ",", ";") and _is_name(name) and name not in _KEYWORDS:
-            names.add(name)
-            if word == "(":
-                break  # what follows are attributes, or a body
+        at = i - 1
+        if word not in ("(", "[", "=", ",", ";"):
+            continue
+        if word != "(":  # int x __aligned(8) __read_mostly = 1
+            while at > 0 and (top[at] in (")", "(", "]", "[") or _ATTRIBUTE.fullmatch(top[at])):
+                at -= 1
+        if _is_name(top[at]) and top[at] not in _KEYWORDS:
+            names.add(top[at])
     if "(" in tokens:  # (*name)(...), a pointer to a function; (name)(...), a type of functions
         at = tokens.index("(") + 1
         at += tokens[at : at + 1] == ["*"]

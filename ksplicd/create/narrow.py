@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.create.changes import ChangedFile
-from ksplicd.create.chunks import Chunk, enumerators, identifiers, split
+from ksplicd.create.chunks import Chunk, enumerators, identifiers, own_text, split
 from ksplicd.create.headers import IncludeGraph
 from ksplicd.create.pasting import Pasting
 from ksplicd.run import run
@@ -124,21 +124,26 @@ class _Narrower:
 
     def pasting_macros(self, paths: Iterable[str]) -> Pasting:
         """Return the macros of some files that put names together."""
-        texts = [_read(self.graph.file(p)) for p in grep(("##",), self.graph, paths, words=False)]
+        every = set(paths)
+        with_paste = set(grep(("##",), self.graph, every, words=False))
+        texts = [_read(self.graph.file(p)) for p in with_paste]
         texts += [t or b"" for h in self.headers.values() for t in (h.after, h.before)]
+        gluing = Pasting(texts).gluing
+        texts += [_read(self.graph.file(p)) for p in grep(gluing, self.graph, every - with_paste)]
         return Pasting(texts)
 
     def own_mentions(self, pasting: Pasting) -> set[str]:
         """Return the dependants whose own text has a name of the set, or puts one together."""
         left = self.dependants - self.hit
-        found = set(grep(self.names, self.graph, left))
+        texts = {p: own_text(_read(self.graph.file(p))) for p in grep(self.names, self.graph, left)}
+        found = {path for path, text in texts.items() if identifiers(text) & self.names}
         suspects = set(grep(pasting.loose_macros(self.names), self.graph, left - found))
-        suspects |= set(grep(("##",), self.graph, left - found, words=False))
+        suspects |= set(grep({"##", *pasting.gluing}, self.graph, left - found, words=False))
         for path in suspects:
-            text = _read(self.graph.file(path))
-            own = Pasting([text])
+            text = own_text(_read(self.graph.file(path)))
+            own = Pasting([text.encode()], pasting.gluing)
             if own.macros(self.names) or any(
-                p.puts_together(text.decode(errors="replace"), self.names) for p in (own, pasting)
+                p.puts_together(text, self.names) for p in (own, pasting)
             ):
                 found.add(path)
         return found

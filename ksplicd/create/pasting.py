@@ -31,24 +31,31 @@ class _Form(NamedTuple):
 class Pasting:
     """The macros of some texts that put names together."""
 
-    def __init__(self, texts: Iterable[bytes]) -> None:
+    def __init__(self, texts: Iterable[bytes], gluing: frozenset[str] = frozenset()) -> None:
+        """Read some texts; ``gluing``: what others define and ``gluing`` of those has."""
         self._forms: dict[str, list[_Form]] = defaultdict(list)
-        bodies: list[tuple[str, set[str], str]] = []
-        for text in texts:
-            for name, parameters, body in _DEFINE.findall(text):
-                if b"##" in body or b"PASTE" in body or b"CONCAT" in body:
-                    words = set(_WORD.findall(parameters.decode(errors="replace")))
-                    bodies.append((name.decode(), words, body.decode(errors="replace")))
-        gluing = set()
+        bodies = [
+            (name.decode(), set(_WORD.findall(words.decode(errors="replace"))), body)
+            for text in texts
+            for name, words, body in _DEFINE.findall(text)
+            if b"(" in body or b"##" in body
+        ]
+        found = set(gluing)
         for name, parameters, body in bodies:
-            for chain in _CHAIN.findall(body):
+            if b"##" not in body:
+                continue
+            for chain in _CHAIN.findall(body.decode(errors="replace")):
                 parts = _WORD.findall(chain)
                 self._forms[name].append(_form(parts, parameters))
                 if parameters.issuperset(parts):
-                    gluing.add(name)
+                    found.add(name)
+        self.gluing = frozenset(found)
+        """Macros that put two arguments together and nothing else, such as ``__PASTE``."""
+        use = re.compile("|".join(sorted(map(re.escape, found))).encode()) if found else None
         for name, parameters, body in bodies:
-            for arguments in _arguments(gluing, body):
-                self._forms[name].append(_form(arguments, parameters))
+            if use is not None and use.search(body):
+                for arguments in _arguments(self.gluing, body.decode(errors="replace")):
+                    self._forms[name].append(_form(arguments, parameters))
 
     def macros(self, names: Iterable[str]) -> set[str]:
         """Return the macros that put a name together of which they have a telling part."""
@@ -91,7 +98,7 @@ def _form(parts: list[str], parameters: set[str]) -> _Form:
     return _Form(re.compile(pattern), any(len(p) >= _TELLING for p in ends))
 
 
-def _arguments(gluing: set[str], body: str) -> Iterator[list[str]]:
+def _arguments(gluing: frozenset[str], body: str) -> Iterator[list[str]]:
     """Yield the arguments that a macro's body gives to macros that only glue two together."""
     for m in re.finditer(r"(\w+)\s*\(\s*(\w+)\s*,\s*(\w+)\s*\)", body):
         if m[1] in gluing:

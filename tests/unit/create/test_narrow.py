@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From a changed header to the units that it can change, on a small tree."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create.changes import ChangedFile
+from ksplicd.create.chunks import split
+from ksplicd.create.headers import IncludeGraph, includes_in
+from ksplicd.create.narrow import Affected, affected, changed_chunks
+from ksplicd.create.pasting import Pasting
+from ksplicd.create.units import EnabledUnit
+
+SOCK = """\
+#ifndef SOCK_H
+#define SOCK_H
+#include <linux/base.h>
+struct sock { int len; };
+enum state { S_ONE, S_TWO, S_THREE };
+#define SOCK_MAX 5
+static inline int sock_len(struct sock *sk)
+{
+	return sk->len;
+}
+static inline int sock_full(struct sock *sk) { return sock_len(sk) > SOCK_MAX; }
+static inline int sock_other(int a) { return a; }
+int sock_far(struct sock *sk);
+#endif
+"""
+
+TREE = {
+    "include/linux/base.h": "#define CALL(op) sock_##op\n#define GLUE(a, b) a##_##b\n",
+    "include/net/sock.h": SOCK,
+    "include/net/tcp.h": "#include <net/sock.h>\n#define TCP_FULL(sk) sock_full(sk)\n",
+    "net/plain.c": "#include <net/sock.h>\nint f(void) { return sock_other(1); }\n",
+    "net/len.c": "#include <net/sock.h>\nint g(struct sock *s) { return sock_len(s); }\n",
+    "net/tcp.c": "#include <net/tcp.h>\nint h(void *s) { return TCP_FULL(s); }\n",
+    "net/paste.c": "#include <net/sock.h>\nint i(void *s) { return CALL(len)(s); }\n",
+    "net/glue.c": "#include <net/sock.h>\nint j(void *s) { return GLUE(sock, len)(s); }\n",
+    "net/far.c": "#include <net/sock.h>\nint k(void *s) { return sock_far(s); }\n",
+    "net/alone.c": "#include <linux/base.h>\nint sock_len;\n",
+    "net/local.h": "static int quite_local(void *s) { return sock_full(s); }\n",
+    "net/local.c": '#include <net/sock.h>\n#include "local.h"\nint l(void) { return 0; }\n',
+    "net/open.h": "int opened(void *s) { return sock_full(s); }\n",
+    "net/open.c": '#include <net/sock.h>\n#include "open.h"\n',
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for path, text in TREE.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return tmp_path
+
+
+def graph_of(root: Path) -> IncludeGraph:
+    units = [
+        EnabledUnit(source=path, object=path, module="", command=f"gcc -I{root}/include -c {path}")
+        for path in TREE
+        if path.endswith(".c")
+    ]
+    return IncludeGraph(root, root / "out", units, root / "kept.json")
+
+
+def reach(root: Path, change: Callable[[str], str], path: str = "include/net/sock.h") -> Affected:
+    before = TREE[path]
+    after = change(before)
+    assert after != before
+    file = ChangedFile(path=Path(path), before=before.encode(), after=after.encode())
+    return affected(graph_of(root), [file], [p for p in TREE if p.endswith(".c")])
+
+
+def test_graph(root: Path) -> None:
+    for _ in range(2):  # the second time from what was kept
+        graph = graph_of(root)
+        assert graph.dependants("include/net/sock.h") == {
+            "include/net/tcp.h", "net/plain.c", "net/len.c", "net/tcp.c", "net/paste.c",
+            "net/glue.c", "net/far.c", "net/local.c", "net/open.c",
+        }  # fmt: skip
+        assert graph.users["net/local.h"] == {"net/local.c"}
+        assert graph.closure(["net/tcp.c"]) == {
+            "net/tcp.c", "include/net/tcp.h", "include/net/sock.h", "include/linux/base.h",
+        }  # fmt: skip
+    (root / "net/alone.c").write_text("#include <net/sock.h>\n")
+    assert "net/alone.c" in graph_of(root).dependants("include/net/sock.h")
+
+
+def test_includes() -> None:
+    text = b'# include <a.h>\n#include "b.h"\n  #\tinclude\t"c.h"\n#define X_FILE <d.h>\n// no\n'
+    assert includes_in(text) == ["<a.h", '"b.h', '"c.h', "<d.h"]
+
+
+def test_inline_function(root: Path) -> None:
+    """Through an inline function, a macro of another header, and names put together."""
+    found = reach(root, lambda t: t.replace("return sk->len;", "return sk ? sk->len : 0;"))
+    assert len(found.dependants) == 8
+    assert found.units == {
+        "net/len.c", "net/tcp.c", "net/paste.c", "net/glue.c", "net/open.c",
+    }  # fmt: skip
+    assert found.names >= {"sock_len", "sock_full", "TCP_FULL", "CALL"}
+
+
+def test_macro(root: Path) -> None:
+    found = reach(root, lambda t: t.replace("SOCK_MAX 5", "SOCK_MAX 6"))
+    assert found.units == {"net/tcp.c", "net/open.c", "net/paste.c"}  # CALL can name sock_full
+
+
+def test_prototype(root: Path) -> None:
+    found = reach(root, lambda t: t.replace("int sock_far(struct sock *sk)", "long sock_far(int)"))
+    assert found.units == {"net/far.c", "net/paste.c"}
+
+
+def test_structure_reaches_all_that_handle_it(root: Path) -> None:
+    found = reach(root, lambda t: t.replace("{ int len; }", "{ int new, len; }"))
+    assert {"net/len.c", "net/tcp.c", "net/far.c", "net/open.c"} <= found.units
+    assert "net/plain.c" not in found.units
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.replace("#define SOCK_MAX 5", "/* the most\n */\n#define SOCK_MAX 5 // so"),
+        lambda t: t.replace("int sock_far(", "int\n\tsock_far ("),
+        lambda t: t.replace("struct sock {", "struct other;\nstruct sock {"),
+        lambda t: t.replace("int sock_far(", "int sock_nobody(int);\nint sock_far("),
+    ],
+)
+def test_what_reaches_nobody(root: Path, change: Callable[[str], str]) -> None:
+    assert reach(root, change).units - {"net/paste.c"} == frozenset()
+
+
+def test_condition_counts_for_all_under_it(root: Path) -> None:
+    line = "static inline int sock_other(int a) { return a; }\n"
+    found = reach(root, lambda t: t.replace(line, f"#ifdef X\n{line}#endif\n"))
+    assert "net/plain.c" in found.units
+
+
+def test_text_that_is_not_understood_counts_for_everyone(root: Path) -> None:
+    found = reach(root, lambda t: t.replace("struct sock {", "DEFINE_THINGS(a, b)\nstruct sock {"))
+    assert found.units == found.dependants
+
+
+def test_new_include_brings_its_names(root: Path) -> None:
+    (root / "include/net/extra.h").write_text("#define sock_other(a) 7\n#define UNUSED 1\n")
+    found = reach(root, lambda t: t.replace("base.h>\n", "base.h>\n#include <net/extra.h>\n"))
+    assert found.names >= {"sock_other", "UNUSED"}
+    assert "net/plain.c" in found.units
+    assert "net/far.c" not in found.units
+
+
+# --- pieces -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "defines", "is_plain"),
+    [
+        ("#define A(x) \\\n  x\n", {"A"}, True),
+        ("#undef A\n", {"A"}, True),
+        ("struct a;\n", set(), True),
+        ("struct a { struct b { int x; } c; };\n", {"a", "b"}, True),
+        ("typedef struct { int x; } a_t;\n", {"a_t"}, True),
+        ("typedef int (*fn_t)(int);\n", {"fn_t"}, True),
+        ("enum e { ONE = F(1, 2), TWO, };\n", {"e", "ONE", "TWO"}, True),
+        ("extern int a[3], b;\n", {"a", "b"}, True),
+        ("int f(int a, int b) __attribute__((x));\n", {"f"}, True),
+        ("static __always_inline struct s *f(int a)\n{ if (a) { g(); } return 0; }\n", {"f"}, True),
+        ("static const struct ops o = { .f = g };\n", {"o"}, True),
+        ("int f(void) { return 1; }\n", {"f"}, False),  # code
+        ("int data;\n", {"data"}, False),
+        ("static int x __used = 1;\n", {"x"}, False),
+        ("static u64 x __aligned(8) __read_mostly = 1;\n", {"x"}, True),
+        ("static int x __unheard_of = 1;\n", {"x", "__unheard_of"}, False),
+        ("static __unheard_of(1) int f(int a) { return a; }\n", {"f", "__unheard_of"}, True),
+        ("DECLARE_PER_CPU(int, x);\n", {"DECLARE_PER_CPU", "x"}, False),
+        ("#pragma pack(1)\n", set(), False),
+        ("static inline int f(void) {\n", {"f"}, False),  # no end
+    ],
+)
+def test_piece(text: str, defines: set[str], *, is_plain: bool) -> None:
+    (chunk,) = split(text)
+    assert set(chunk.defines) == defines
+    assert chunk.is_plain == is_plain
+
+
+def test_macro_use_without_semicolon_is_a_piece() -> None:
+    first, second = split("BITS(a, b)\nstatic inline int f(void)\n{ return 1; }\n")
+    assert not first.is_plain
+    assert second.defines == {"f"}
+
+
+def test_strings_are_no_comments_and_comments_no_code() -> None:
+    (chunk,) = split('static const char *s = "/*"; /* int x; */\n// int y;\n')
+    assert chunk.defines == {"s"}
+
+
+def test_enum_changes_from_the_place_on_where_it_differs() -> None:
+    names = {n for c in changed_chunks("enum e { A, B, C };", "enum e { A, X, B, C };")
+             for n in c.defines}  # fmt: skip
+    assert names == {"B", "C", "X"}
+
+
+def test_pasting() -> None:
+    text = (
+        b"#define OP(x) sock_##x\n#define SYS(n) _##n\n#define GLUE(a, b) a##b\n"
+        b"#define VIA(x) GLUE(sock_, x)\n#define END(x) x##_len\n"
+    )
+    pasting = Pasting([text])
+    assert pasting.macros(["sock_len"]) == {"OP", "VIA", "END"}
+    assert pasting.macros(["_x"]) == set()
+    assert pasting.loose_macros(["_x"]) == {"SYS", "GLUE"}
+    assert pasting.puts_together("SYS(x)", ["_x"])
+    assert not pasting.puts_together("SYS(y)", ["_x"])
+    assert not pasting.puts_together("OTHER(x)", ["_x"])

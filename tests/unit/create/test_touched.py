@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What becomes of each file that a change touches."""
+
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create.changes import ChangedFile
+from ksplicd.create.touched import Touched, Tree, sort_out
+from ksplicd.errors import UnsupportedChangeError
+
+ENABLED = {"fs/a.c", "fs/b.c", "tools/lib/bpf/relo_core.c", "arch/x86/entry/vdso/vma.c"}
+INCLUDED = {"include/linux/a.h", "kernel/sched/rt.c", "fs/table.inc"}
+TREE = Tree(is_enabled=ENABLED.__contains__, is_included=INCLUDED.__contains__)
+
+
+def changed(path: str, before: str | None = "old\n", after: str | None = "new\n") -> ChangedFile:
+    def encode(text: str | None) -> bytes | None:
+        return None if text is None else text.encode()
+
+    return ChangedFile(path=Path(path), before=encode(before), after=encode(after))
+
+
+def sort(*files: ChangedFile) -> Touched:
+    return sort_out(files, TREE)
+
+
+@pytest.mark.parametrize("path", sorted(ENABLED))
+def test_units(path: str) -> None:
+    assert [str(f.path) for f in sort(changed(path)).units] == [path]
+
+
+@pytest.mark.parametrize("path", [*sorted(INCLUDED), "include/linux/nobody.h", "fs/ext4/ext4.h"])
+def test_parts_of_units(path: str) -> None:
+    assert [str(f.path) for f in sort(changed(path)).parts] == [path]
+
+
+def test_new_header_and_new_text_that_a_changed_file_includes() -> None:
+    files = [
+        changed("fs/a.c", after='#include "new.c"\n'),
+        changed("fs/new.c", before=None),
+        changed("fs/new.h", before=None),
+    ]
+    out = sort(*files)
+    assert [str(f.path) for f in out.parts] == ["fs/new.c", "fs/new.h"]
+
+
+@pytest.mark.parametrize(
+    ("path", "note"),
+    [
+        ("Documentation/x.c", "not part of the running kernel"),
+        ("MAINTAINERS", "not part of the running kernel"),
+        ("scripts/mod/modpost.c", "not part of the running kernel"),
+        ("fs/.gitignore", "not part of the running kernel"),
+        ("arch/arm64/kernel/smp.c", "of another architecture, arm64"),
+        ("arch/arm64/Kconfig", "of another architecture, arm64"),
+        ("arch/x86/um/x.c", "of another architecture, um"),
+        ("arch/x86/boot/main.c", "runs before the kernel"),
+        ("drivers/firmware/efi/libstub/x86-stub.c", "runs before the kernel"),
+        ("kernel/configs/hardening.config", "keeps its own"),
+        ("fs/bfs/dir.c", "configured without"),
+    ],
+)
+def test_what_is_left_alone_is_noted(path: str, note: str) -> None:
+    out = sort(changed("fs/a.c"), changed(path))
+    assert note in out.notes[path]
+    assert [str(f.path) for f in out.units] == ["fs/a.c"]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (changed("arch/x86/entry/vdso/vclock_gettime.c"), "vDSO, .*; leave it out"),
+        (changed("lib/vdso/gettimeofday.c"), "vDSO, .*; leave it out"),
+        (changed("arch/x86/entry/entry_64.S"), "assembly, .*; change its callers"),
+        (changed("fs/Kconfig"), "configuration stays .*; leave the file out"),
+        (changed("fs/Makefile", "obj-y += a.o\n", "obj-y += a.o b.o\n"), "how units are built"),
+        (changed("fs/new.c", before=None), "new source file, .*; put its functions into"),
+        (changed("fs/a.c", after=None), "removes the file; .* leave the file in place"),
+        (changed("arch/x86/entry/syscalls/syscall_64.tbl"), "not known what .*; leave it out"),
+        (changed("include/asm-generic/vmlinux.lds.h"), "not known what"),
+    ],
+)
+def test_refused_by_name(file: ChangedFile, message: str) -> None:
+    with pytest.raises(UnsupportedChangeError, match=rf"^{file.path}: .*{message}"):
+        sort(changed("fs/b.c"), file)
+
+
+def test_all_refusals_at_once() -> None:
+    with pytest.raises(UnsupportedChangeError, match=r"^x\.S: .*\nfs/Kconfig: ") as e:
+        sort(changed("x.S"), changed("fs/Kconfig"))
+    assert len(str(e.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "before", "after"),
+    [
+        ("Makefile", "VERSION = 6\nSUBLEVEL = 176\nx\n", "VERSION = 6\nSUBLEVEL = 177\nx\n"),
+        ("fs/Makefile", "obj-y += a.o\n", "# what is always there\nobj-y += a.o # a\n\n"),
+        (
+            "fs/Kconfig",
+            "config A\n\tbool\n\thelp\n\t  Old words.\n\nconfig B\n",
+            "config A\n\tbool\n\thelp\n\t  New\n\n\t    words.\n# B\nconfig B\n",
+        ),
+    ],
+)
+def test_recipes_that_mean_the_same(path: str, before: str, after: str) -> None:
+    out = sort(changed("fs/a.c"), changed(path, before, after))
+    assert "no effect" in out.notes[path]
+
+
+def test_kconfig_after_a_help_text_counts() -> None:
+    before = "config A\n\thelp\n\t  Words.\n\tdefault y\n"
+    with pytest.raises(UnsupportedChangeError, match="fs/Kconfig: "):
+        sort(changed("fs/Kconfig", before, before.replace("default y", "default n")))
