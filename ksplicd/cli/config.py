@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``ksplice config``: fill the folder that ``ksplice create --config`` needs.
 
-Everything comes from Debian's packages of that kernel: the image, the headers, and the symbols,
-which are recovered from the image because the package's System.map is a stub.
+Everything comes from Debian's packages of that kernel, or from the running machine: the image, the
+headers, the modules, and the symbols.  The image package's System.map is a stub: where the -dbg
+package is not installed they are recovered.
 """
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 from typing import Final
 
 from ksplicd.create.config import read_config_dir
-from ksplicd.create.image import recover_symbols, unpack_vmlinuz, write_system_map
+from ksplicd.create.image import write_system_map
+from ksplicd.create.running import Machine, fill_from_machine, find_symbols
 from ksplicd.errors import ConfigDirError
 from ksplicd.lab import apt
 from ksplicd.lab.cache import Cache, silent, to_stderr
@@ -20,7 +23,8 @@ from ksplicd.lab.debian import KernelPackages
 EPILOG: Final = """\
 Needs root (or sudo) where the headers package is not installed yet.
 
-example: ksplice config 6.1.0-50-cloud-amd64 ./config
+examples: ksplice config 6.1.0-50-cloud-amd64 ./config
+          ksplice config --running ./config
 """
 
 
@@ -29,9 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument(
-        "release", metavar="RELEASE", help="the kernel's `uname -r`, such as 6.1.0-50-cloud-amd64"
-    )
+        "release", metavar="RELEASE", nargs="?",
+        help="the kernel's `uname -r`, such as 6.1.0-50-cloud-amd64",
+    )  # fmt: skip
     parser.add_argument("folder", metavar="DIR", type=Path, help="the folder to fill")
+    parser.add_argument(
+        "--running", action="store_true",
+        help="take the running kernel, as it is installed on this machine, in place of RELEASE",
+    )  # fmt: skip
     parser.add_argument(
         "--version", metavar="VERSION",
         help="Debian's version of the packages, such as 6.1.176-1 (default: the newest offered)",
@@ -41,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fill the folder; return the exit status.  Raises ``KspliceError``."""
+    if args.running == (args.release is not None):
+        raise ConfigDirError("give either the kernel's RELEASE or --running")
+    if args.running:
+        release = os.uname().release
+        origin = fill_from_machine(args.folder, Machine(release=release))
+        if not args.quiet:
+            print(f"{args.folder}: {release}, symbols from {origin}")
+        return 0
     cache = Cache(progress=silent if args.quiet else to_stderr)
     package = f"linux-image-{args.release}"
     offered = apt.versions(package)
@@ -67,6 +84,7 @@ def fill(folder: Path, kernel: KernelPackages) -> None:
     for link, to in ((folder / "build", headers), (folder / "modules", kernel.modules())):
         link.unlink(missing_ok=True)
         link.symlink_to(to)
-    symbols = recover_symbols(unpack_vmlinuz(vmlinuz.read_bytes()))
+    maps = Machine(release=kernel.release, root=kernel.image_root()).maps
+    symbols, _ = find_symbols(vmlinuz.read_bytes(), [*Machine(release=kernel.release).maps, *maps])
     (folder / "System.map").write_text(write_system_map(symbols))
     read_config_dir(folder)
