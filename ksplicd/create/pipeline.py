@@ -91,6 +91,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         for path in source.revert():
             progress(f"gave {path} its original back, which an earlier run had left patched")
         series = read_series(source.root, request.series)
+        series.check_kid(request.kid)
         change = read_change(request, Before(root=source.root, contents=series.contents))
         work = plan_work(kbuild, change, series, request.targets, progress)
         with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:

@@ -32,6 +32,11 @@ class Series:
         """Their ids, for ``depends``."""
         return tuple(m.kid for m in self.manifests)
 
+    def check_kid(self, kid: str) -> None:
+        """Raise ``CreateError`` when ``kid`` is one of them."""
+        if kid in self.kids:
+            raise CreateError(f"--id {kid}: an earlier update of --series has it; give another")
+
     def check_kernel(self, kernel: Kernel) -> None:
         """Raise ``CreateError`` when one of them is for another kernel."""
         for m in self.manifests:

@@ -208,5 +208,7 @@ def test_series_in_the_wrong_order(tree: Path, tmp_path: Path) -> None:
 def test_series_for_another_kernel(tree: Path, tmp_path: Path) -> None:
     series = read_series(tree, [earlier(tmp_path, "aaaaaaaa", ONE)])
     series.check_kernel(samples.KERNEL)
+    with pytest.raises(CreateError, match="--id aaaaaaaa: an earlier update"):
+        series.check_kid("aaaaaaaa")
     with pytest.raises(CreateError, match=r"aaaaaaaa is for 6\.1\.0-50-cloud-amd64 .*, not for"):
         series.check_kernel(replace(samples.KERNEL, build_id="ff" * 20))
