@@ -7,6 +7,7 @@ What may differ without a change of meaning is decided here, by the predicates o
 from collections.abc import Sequence
 
 from ksplicd.create.correlate import Twins, relocations_in
+from ksplicd.create.line_shift import is_line_shift
 from ksplicd.create.names import (
     is_debug_descriptor,
     is_literal,
@@ -56,7 +57,9 @@ class Comparison:
         if a.section.type != SHT_NOBITS or b.section.type != SHT_NOBITS:
             code_a = _masked(_bytes(a.section, a.value, a.size), before, a.value)
             code_b = _masked(_bytes(b.section, b.value, b.size), after, b.value)
-            if code_a != code_b:
+            if code_a != code_b and not (
+                b.is_function and is_line_shift(self.post, b, code_a, code_b)
+            ):
                 at = next(i for i, (x, y) in enumerate(zip(code_a, code_b, strict=True)) if x != y)
                 return f"bytes differ from +{at:#x}"
         return self.compare_relocations(a.section, before, a.value, b.section, after, b.value)

@@ -122,16 +122,24 @@ class Places:
         """Return the address field of code at ``offset``, None when it is not known."""
         function = self.symbol_at(section, offset)
         if function is not None and function.is_function:
-            start, end = function.value, function.value + function.size
-        else:
-            start, end = 0, section.size  # a fragment of code without a name
+            return self.fields_of(function).get(offset)
+        # a fragment of code without a name
+        return self._read_fields(section, 0, section.size).get(offset)
+
+    def fields_of(self, function: Symbol) -> dict[int, Field]:
+        """Return the address fields of a function by offset in its section."""
+        assert function.section is not None
+        end = function.value + function.size
+        return self._read_fields(function.section, function.value, end)
+
+    def _read_fields(self, section: Section, start: int, end: int) -> dict[int, Field]:
         key = section, start
         if key not in self._fields:
             try:
                 self._fields[key] = read_fields(section.data, start, end)
             except UndecodableError:
                 self._fields[key] = {}
-        return self._fields[key].get(offset)
+        return self._fields[key]
 
 
 def string_at(section: Section, offset: int) -> bytes | None:

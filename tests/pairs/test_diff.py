@@ -163,3 +163,32 @@ def test_boot_code_beside_ordinary_code_is_left_out(tmp_path: Path) -> None:
     assert d.notes == ["setup runs only at boot or at unload: its change is left out"]
     assert not d.is_boot_only
     assert d.refusals == []
+
+
+LINES = """
+extern void warn(const char *text, const char *file, int line);
+extern void check(const char *file, int line, int more);
+{0}
+#line {1} "net/core/sample.c"
+int f(int x) {{ if (x > 5) warn("failed at %s (%d)", __FILE__, __LINE__); return exported(x); }}
+int g(int x) {{ check("mm/a.c", __LINE__, 0); exported(x);
+    check("mm/a.c", __LINE__, {2}); return x; }}
+int h(int x) {{ exported({3}); return printk("%s %d", __func__, __LINE__); }}
+"""
+
+
+def test_line_numbers_are_no_change(tmp_path: Path) -> None:
+    """Lines are immediates beside the name of a file or of the function; all move alike."""
+    d = compare(tmp_path, LINES.format("", 10, 1, 9), LINES.format("", 13, 1, 9))
+    assert d.is_empty
+
+
+@pytest.mark.parametrize(
+    ("more", "other", "name"),
+    [(4, 9, "g"), (1, 12, "h"), (4, 12, "g")],
+)
+def test_other_immediates_are_a_change(tmp_path: Path, more: int, other: int, name: str) -> None:
+    """A constant that moves as the lines do, or beside a line, is still a change."""
+    d = compare(tmp_path, LINES.format("", 10, 1, 9), LINES.format("", 12, more, other))
+    assert name in changed(d)
+    assert "f" not in changed(d)
