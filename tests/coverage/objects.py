@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ksplicd.create.kbuild import SPLIT, Kbuild, Unit
+from ksplicd.create.kbuild import Kbuild, Unit
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.errors import BuildError
 
@@ -99,5 +99,6 @@ class RememberingKbuild(Kbuild):
         The output tree stands for everything else: configuration, compiler, headers.
         """
         source = (self.source.root / unit.source).read_bytes()
-        digest = hashlib.sha256(b"\0".join([*map(str.encode, SPLIT), source])).hexdigest()[:20]
+        made_by = [self.split_folder.name.encode(), b"%d" % (self.module_of(unit) is None)]
+        digest = hashlib.sha256(b"\0".join([*made_by, source])).hexdigest()[:20]
         return f"{unit.flat_name}-{digest}.o"
