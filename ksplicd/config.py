@@ -48,6 +48,8 @@ class Settings:
     """Seconds after which a transition that does not end is turned around."""
     apply_at_boot: bool = True
     late_mismatch: LateMismatch = LateMismatch.REFUSE
+    soak_time: int = 600
+    """Seconds that an update has to run before a crash is no longer laid at its door; 0: never."""
 
 
 def read_settings(path: Path = CONFIG_FILE) -> Settings:
@@ -102,12 +104,19 @@ def _read_limit(value: str) -> int:
     return int(value)
 
 
+def _read_soak_time(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", value) or int(value) > _MAX_LIMIT:
+        raise ValueError(f"say a whole number of seconds from 0 to {_MAX_LIMIT}")
+    return int(value)
+
+
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "on-drop": _read_on_drop,
     "require-signature": _read_yes_no,
     "transition-limit": _read_limit,
     "apply-at-boot": _read_yes_no,
     "late-mismatch": _read_late_mismatch,
+    "soak-time": _read_soak_time,
 }
 
 

@@ -13,6 +13,7 @@ it loses nothing: a transition goes on in the kernel and is found again at the n
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
@@ -31,13 +32,13 @@ from ksplicd.bus.runner import SYSFS_MODULES, Runner
 from ksplicd.bus.update import Update
 from ksplicd.config import CONFIG_FILE, KEYS_DIR, OnDrop, read_settings
 from ksplicd.errors import HostError, KspliceError
-from ksplicd.host import journal
+from ksplicd.host import boot, journal
 from ksplicd.host.clock import SystemClock
 from ksplicd.host.dropdir import DropDir
 from ksplicd.host.engine import Engine
 from ksplicd.host.kernel import LinuxKernel
 from ksplicd.host.keyring import Keyring
-from ksplicd.host.state import Actor, Direction, UpdateInfo, Via
+from ksplicd.host.state import Actor, Direction, Event, UpdateInfo, Via
 from ksplicd.host.store import STORE_DIR, Store
 from ksplicd.model import Stage
 
@@ -60,9 +61,11 @@ class Daemon:
         config: Path = CONFIG_FILE,
         notify: Callable[[str], object] = lambda state: None,
         modules: Path = SYSFS_MODULES,
+        disabled: str = "",
     ) -> None:
         """Use ``bus``, a pydbus bus; ``notify`` is sd_notify(3); ``modules`` is /sys/module.
 
+        ``disabled`` is a reason to apply nothing by ourselves (``host.boot.why_disabled``).
         ``config`` is read again at SIGHUP; what holds at start is in ``engine.settings``.
         """
         self._engine = engine
@@ -70,13 +73,15 @@ class Daemon:
         self._book = book
         self._config = config
         self._notify = notify
+        self._disabled = disabled
+        self._soak_timer: GLib.Source | None = None
         self._loop = GLib.MainLoop()
         self._status = 0
         self._worker = tasks.Worker()
         self._polkit = Polkit(bus.con)
         self._objects = Objects(bus, self._polkit.check_inspect)
         self._runner = Runner(engine, self._worker, self._objects, self._polkit, book, modules)
-        self._runner.on_shown = self._tell_status
+        self._runner.on_shown = self._on_shown
         self._objects.add_root(Manager(self._runner))
         self._drops = DropDir(
             engine.store.root, require_signature=engine.settings.require_signature
@@ -102,14 +107,39 @@ class Daemon:
             for source in sources:
                 GLib.source_remove(source)
             self._bus.con.disconnect(closed)
+            self._stop_soak_timer()
             self._worker.stop()
             self._objects.clear()
         return self._status
 
-    def _tell_status(self, infos: Sequence[UpdateInfo]) -> None:
-        """Have ``systemctl status`` show how many updates are applied."""
+    def _on_shown(self, infos: Sequence[UpdateInfo]) -> None:
+        """Have ``systemctl status`` show how many updates are applied, and time their soak."""
         applied = sum(info.stage is Stage.APPLIED for info in infos)
         self._notify(f"STATUS={applied} of {len(infos)} updates applied")
+        if applied:
+            tasks.spawn(self._soak())
+
+    async def _soak(self) -> None:
+        """Note what has run for its soak time, and look again when the next one has."""
+        try:
+            seconds = await self._worker.run(self._engine.soak)
+        except KspliceError as e:
+            _log.error("the crash guard does not know what runs well: %s", e)
+            return
+        self._stop_soak_timer()
+        if seconds < float("inf"):
+            self._soak_timer = GLib.timeout_source_new_seconds(math.ceil(seconds))
+            self._soak_timer.set_callback(self._on_soaked)
+            self._soak_timer.attach(None)
+
+    def _on_soaked(self, *_args: object) -> bool:
+        tasks.spawn(self._soak())
+        return False  # once
+
+    def _stop_soak_timer(self) -> None:
+        if self._soak_timer is not None:
+            self._soak_timer.destroy()
+            self._soak_timer = None
 
     # --- start and stop -------------------------------------------------------------------------
 
@@ -132,8 +162,8 @@ class Daemon:
         applied = [info.kid for info in infos if info.stage is Stage.APPLIED]
         self._book.write(journal.about_start(self._engine.kernel.release(), applied))
         self._notify("READY=1")
-        if self._engine.settings.apply_at_boot:
-            await self._apply_again(found.reapply)
+        for kid, why in found.waiting.items():
+            self._book.write(journal.about_waiting(kid, why))
         await self._scan_drops()
 
     async def _take_name(self) -> None:
@@ -141,14 +171,6 @@ class Daemon:
         reply = await call_bus(self._bus.con, DBUS, "RequestName", args)
         if reply.unpack() != (_PRIMARY_OWNER,):
             raise HostError(f"{names.BUS_NAME} is taken on this bus: another ksplicd runs")
-
-    async def _apply_again(self, kids: tuple[str, ...]) -> None:
-        """Apply what was applied before the machine went down, oldest first."""
-        for kid in kids:
-            try:
-                await self._runner.start(Direction.APPLY, kid, Actor(uid=0, via=Via.BOOT))
-            except KspliceError as e:
-                _log.error("update %s is not applied again: %s", kid, e)
 
     def _stop(self, status: int) -> bool:
         self._status = status
@@ -203,7 +225,7 @@ class Daemon:
             if info is None:
                 return
             await self._runner.show_updates()
-            if self._engine.settings.on_drop is OnDrop.APPLY:
+            if self._engine.settings.on_drop is OnDrop.APPLY and not self._disabled:
                 actor = Actor(uid=os.geteuid(), via=Via.DROP)
                 await self._runner.start(Direction.APPLY, info.kid, actor)
         except KspliceError as e:
@@ -296,8 +318,27 @@ def introspect(name: str) -> int:
     return 0
 
 
+def run_boot(engine: Engine, book: journal.Journal, disabled: str) -> int:
+    """Apply again what was applied before the machine went down; the daemon does not run yet."""
+
+    def on_event(event: Event) -> None:
+        if entry := journal.about_event(event):
+            book.write(entry)
+
+    engine.on_event = on_event
+    boot.apply_again(engine, lambda kid, why: book.write(journal.about_waiting(kid, why)), disabled)
+    return 0
+
+
+def run_shutdown(engine: Engine) -> int:
+    """Note that the machine is being shut down, for the crash guard; the daemon has stopped."""
+    engine.open()
+    engine.mark_clean()
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the daemon on the system bus, or print its interfaces."""
+    """Run the daemon on the system bus, or one of the short ways beside it."""
     parser = argparse.ArgumentParser(prog="ksplicd", description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--bus", metavar="ADDRESS", default="system", help="system, session, or a D-Bus address"
@@ -309,6 +350,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--bus-introspect", metavar="INTERFACE|list", nargs="?", const="list",
         help="print the XML of an interface, or the names of all, and exit",
     )  # fmt: skip
+    short = parser.add_mutually_exclusive_group()
+    short.add_argument(
+        "--boot", action="store_true", help="apply again what was applied, without a bus, and exit"
+    )
+    short.add_argument(
+        "--shutdown", action="store_true", help="note that this is a clean shutdown, and exit"
+    )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     if args.bus_introspect:
@@ -324,9 +372,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             SystemClock(),
             owner=os.geteuid(),
         )
+        if args.shutdown:
+            return run_shutdown(engine)
+        if args.boot:
+            return run_boot(engine, journal.SystemJournal(), boot.why_disabled())
         daemon = Daemon(
             engine, connect(args.bus), book=journal.SystemJournal(), config=args.config,
-            notify=notify,
+            notify=notify, disabled=boot.why_disabled(),
         )  # fmt: skip
     except (KspliceError, GLib.Error) as e:
         _log.critical("%s", e)

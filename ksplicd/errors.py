@@ -148,6 +148,17 @@ class MissingDependencyError(HostError):
     """An update that this one depends on is not applied."""
 
 
+class QuarantinedError(HostError):
+    """The machine went down while the update was new; a person has to release it first."""
+
+    exit_status = 8
+    abort_cause = "quarantined"
+
+
+class NotQuarantinedError(HostError):
+    """There is nothing to release."""
+
+
 class UnknownFlagsError(HostError):
     """A call carries flags or options that this version does not know."""
 

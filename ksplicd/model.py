@@ -63,6 +63,8 @@ class Stage(StrEnum):
     REVERSED = auto()
     REJECTED = auto()
     FAILED = auto()
+    QUARANTINED = auto()
+    """The machine went down while it was new; it waits for a person (``host.guard``)."""
     REMOVED = auto()
     """Its bundle was deleted; only the history knows it."""
 

@@ -72,6 +72,15 @@ class Manager(BusObject, interface=names.MANAGER):
         return await self._runner.serve(call, Direction.UNDO, kid, flags)
 
     @method("s kid, t flags")
+    async def release(self, call: Call, kid: str, flags: int) -> None:
+        """Let an update that is quarantined be applied again."""
+        refuse_unknown_flags(flags)
+        await self._runner.polkit.check(call, Action.APPLY, kid=kid)
+        actor = await self._runner.polkit.read_actor(call)
+        await self._runner.worker.run(self._runner.engine.release, kid, actor)
+        await self._runner.show_updates()
+
+    @method("s kid, t flags")
     async def remove(self, call: Call, kid: str, flags: int) -> None:
         """Forget an update that is not applied."""
         refuse_unknown_flags(flags)

@@ -69,6 +69,10 @@ class Client:
         """Undo an update and wait for the end of the transition."""
         return self._do("Undo", kid)
 
+    def release(self, kid: str) -> None:
+        """Let a quarantined update be applied again."""
+        self._call("Release", GLib.Variant("(st)", (kid, 0)))
+
     def remove(self, kid: str) -> None:
         """Have the daemon forget an update."""
         self._call("Remove", GLib.Variant("(st)", (kid, 0)))

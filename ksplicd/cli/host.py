@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``ksplice apply``, ``undo`` and ``remove``: what changes this host.
+"""``ksplice apply``, ``undo``, ``release`` and ``remove``: what changes this host.
 
 ``apply`` of what is applied already is a success, as with Ksplice.  Unlike Ksplice an update that
 was undone can be applied again: its modules are loaded anew.  Ksplice's ``--partial`` (patch what
 is loaded, leave out the rest) is refused.
 
 JSON: ``{"schema": 1, "kid": "8c4o6ucj", "result": "done", "job": 3}``; ``result`` is ``done``,
-``already-applied`` or ``removed``; ``job`` is null when there was none.  An error is
+``already-applied``, ``released`` or ``removed``; ``job`` is null when there was none.  An error is
 ``{"schema": 1, "error": {"name", "abort_cause", "message"}}``.
 """
 
@@ -50,10 +50,15 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
             action="store_true",
             help="begin standard error with a line that is the abort cause, or OTHER",
         )
+    release = verbs.add_parser(
+        "release", help="let an update be applied that was new when the machine crashed"
+    )
+    release.add_argument("kid", metavar="ID", type=read_kid)
+    release.set_defaults(run=run_release)
     remove = verbs.add_parser("remove", help="forget an update that is not applied")
     remove.add_argument("kid", metavar="ID", type=read_kid)
     remove.set_defaults(run=run_remove)
-    for verb in (apply, undo, remove):
+    for verb in (apply, undo, release, remove):
         verb.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 
@@ -102,6 +107,16 @@ def run_undo(args: argparse.Namespace) -> int:
     finally:
         _tell_stages(args, client, args.kid)
     _report(args, args.kid, "done", job, f"Update {args.kid} is undone.")
+    return 0
+
+
+def run_release(args: argparse.Namespace) -> int:
+    """Take an update out of quarantine."""
+    from ksplicd.cli.client import connect
+
+    connect().release(args.kid)
+    text = f"Update {args.kid} is released. Apply it with: ksplice apply {args.kid}"
+    _report(args, args.kid, "released", None, text)
     return 0
 
 

@@ -23,6 +23,7 @@ _MODULES: Final = {
     "objdiff": "ksplicd.cli.objdiff",
     "apply": _HOST,
     "undo": _HOST,
+    "release": _HOST,
     "remove": _HOST,
     "view": _SHOW,
     "status": _SHOW,
@@ -83,7 +84,7 @@ def _build_parser(words: Sequence[str], prog: str) -> argparse.ArgumentParser:
         prog=prog,
         description="Build, apply and undo updates of the running Linux kernel.",
         epilog="Exit status: 0 done, 1 failed, 2 bad bundle, 3 bad signature, 4 other kernel, "
-        "5 refused by the kernel, 6 code busy, 7 cancelled, 66 nothing to build.",
+        "5 refused by the kernel, 6 code busy, 7 cancelled, 8 quarantined, 66 nothing to build.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     verb = next((word for word in words if word in _MODULES), "")

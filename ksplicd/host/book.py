@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ksplicd.errors import KspliceError
+from ksplicd.errors import KspliceError, WrongKernelError
 from ksplicd.host.clock import Clock
 from ksplicd.host.history import History
 from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.state import Actor, Event, UpdateInfo, is_moving, settle
 from ksplicd.host.store import Store
-from ksplicd.host.verify import Trusted
+from ksplicd.host.verify import Trusted, check_kernel
 from ksplicd.model import Kernel, Manifest, Stage, new_module
 
 _NEW_MODULE: Final = re.compile(r"ksplice_([a-z0-9]{8})_new")
@@ -40,7 +40,9 @@ class Book:
 
     def open(self) -> None:
         """Read the history."""
-        self._last = {e.kid: e for e in self._history.read() if e.stage is not Stage.REJECTED}
+        self._last = {}
+        for event in self._history.read():
+            self._note(event)
 
     # --- questions ------------------------------------------------------------------------------
 
@@ -65,6 +67,14 @@ class Book:
     def is_in_kernel(self, kid: str) -> bool:
         """Tell whether the kernel knows the livepatch of an update."""
         return self._kernel.livepatch(new_module(kid)) is not None
+
+    def in_order(self) -> list[str]:
+        """Return every update that the history knows, in the order of their last events."""
+        return list(self._last)
+
+    def boots(self) -> set[str]:
+        """Return the boots of the last events."""
+        return {event.boot_id for event in self._last.values()}
 
     def last(self, kid: str) -> Event | None:
         """Return the last event of an update, from whatever boot."""
@@ -120,14 +130,19 @@ class Book:
             actor=actor,
             mismatch=mismatch or {},
         )
-        if stage is not Stage.REJECTED:
-            self._last[kid] = event
+        self._note(event)
         try:
             self._history.append(event)
         finally:
             self._on_event(event)
 
     # --- detail ---------------------------------------------------------------------------------
+
+    def _note(self, event: Event) -> None:
+        """Remember an event as the last one of its update, and the last one of all."""
+        if event.stage is not Stage.REJECTED:
+            self._last.pop(event.kid, None)
+            self._last[event.kid] = event
 
     def _is_moving(self, last: Event) -> bool:
         return last.boot_id == self._kernel.boot_id() and is_moving(last.stage)
@@ -144,7 +159,19 @@ class Book:
         is_enabled = livepatch is not None and livepatch.enabled
         if not is_enabled and kid in self._distrusted:
             return Stage.REJECTED, "", self._distrusted[kid]
-        return settle(last, self._kernel.boot_id(), is_enabled=is_enabled)
+        stage, cause, detail = settle(last, self._kernel.boot_id(), is_enabled=is_enabled)
+        if stage is Stage.STAGED and last is not None and last.stage is Stage.APPLIED:
+            detail = "; ".join(text for text in (detail, self.why_other_kernel(kid)) if text)
+        return stage, cause, detail
+
+    def why_other_kernel(self, kid: str) -> str:
+        """Tell which other kernel a verified update is for; empty when it is for this one."""
+        try:
+            if kid in self._trusted:
+                check_kernel(self._trusted[kid].bundle.manifest, self._kernel)
+        except WrongKernelError as e:
+            return f"waits: {e}"
+        return ""
 
     def _manifest(self, kid: str) -> Manifest:
         """Return the verified manifest, or one that says no more than the kid."""

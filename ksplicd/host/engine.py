@@ -30,6 +30,8 @@ from ksplicd.errors import (
     InUseError,
     KspliceError,
     NoSuchUpdateError,
+    NotQuarantinedError,
+    QuarantinedError,
     StoreError,
     UnexpectedError,
 )
@@ -37,10 +39,12 @@ from ksplicd.host import load, verify
 from ksplicd.host.book import Book
 from ksplicd.host.clock import Clock
 from ksplicd.host.dropdir import Drop, DropDir
+from ksplicd.host.guard import Guard, why_quarantined
 from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.keyring import Keyring
 from ksplicd.host.reconcile import reconcile
 from ksplicd.host.state import (
+    DAEMON,
     Actor,
     Arrow,
     Conflict,
@@ -87,25 +91,64 @@ class Engine:
         self._owner = owner
         self._left: dict[str, list[str]] = {}
         """Modules that we loaded and could not unload; tried again at the next apply."""
+        self._guard = Guard(store.guard_file)
         self._book = Book(store, kernel, clock, lambda event: self.on_event(event))
 
     # --- at start -------------------------------------------------------------------------------
 
-    def reconcile(self) -> Reconciliation:
+    def open(self) -> None:
+        """Read our records, and leave them and the kernel as they are.  Raises ``StoreError``."""
+        self.store.prepare()
+        self._book.open()
+
+    def reconcile(self, actor: Actor = DAEMON) -> Reconciliation:
         """Bring our records into line with the kernel, which wins.
 
         Modules that a killed apply left half loaded are unloaded; an update that was being applied
-        when the machine went down is FAILED; one that was applied then is STAGED now.  Returns the
-        transitions that still run and the kids to apply again at boot.  Raises ``StoreError``.
+        or new when the machine crashed is QUARANTINED; one that was applied else is STAGED now.
+        Returns the transitions that still run, the kids to apply again at boot, and those that
+        cannot be; ``actor`` is who looks.  Raises ``StoreError``.
         """
-        self.store.prepare()
-        self._book.open()
+        self.open()
         for kid in self.store.kids():
             try:
                 self._book.know(kid, self._check(self.store.read(kid)))
             except KspliceError as e:  # one damaged update must not keep the others from us
                 self._book.distrust(kid, e)
-        return reconcile(self._book, self.kernel, self.clock)
+        known, soak_time = self._guard.read(), self.settings.soak_time
+        return reconcile(
+            self._book,
+            self.kernel,
+            self.clock,
+            lambda last: why_quarantined(last, known, soak_time),
+            actor,
+        )
+
+    # --- the crash guard ------------------------------------------------------------------------
+
+    def soak(self) -> float:
+        """Note which applied updates have run for their soak time.
+
+        Returns the seconds until the next one has, or infinity.  Raises ``StoreError``.
+        """
+        boot_id, now = self.kernel.boot_id(), self.clock.monotonic()
+        return self._guard.watch(self._book.applied(), boot_id, now, self.settings.soak_time)
+
+    def mark_clean(self) -> None:
+        """Note that the machine is being shut down.  Raises ``StoreError``."""
+        self._guard.mark_clean(self.kernel.boot_id(), self._book.boots())
+
+    def release(self, kid: str, actor: Actor) -> UpdateInfo:
+        """Let a quarantined update be applied again.
+
+        Raises ``NoSuchUpdateError``, ``NotQuarantinedError``.
+        """
+        info = self.get_update(kid)
+        if info.stage is not Stage.QUARANTINED:
+            raise NotQuarantinedError(f"{kid}: is {info.stage}, not quarantined")
+        detail = f"released; it was quarantined because {info.detail}"
+        self._book.record(kid, step(info.stage, Arrow.RELEASE), actor, detail=detail)
+        return self._book.info(kid)
 
     # --- questions ------------------------------------------------------------------------------
 
@@ -224,6 +267,7 @@ class Engine:
         if info.stage is Stage.APPLIED or is_moving(info.stage):
             raise InUseError(f"{kid}: is {info.stage}; undo it before it is removed")
         self.store.remove(kid)
+        self._guard.forget(kid)
         self._book.forget(kid)
         self._book.record(kid, Stage.REMOVED, actor)
 
@@ -234,12 +278,17 @@ class Engine:
 
         Whatever fails, every module that was loaded is unloaded again before the error is raised,
         and the update is FAILED when the kernel was touched.  Raises ``NoSuchUpdateError``,
-        ``AlreadyAppliedError``, ``InUseError`` (it is on its way, or another transition runs), the
-        errors of ``stage``, ``MissingDependencyError``, and the ``ApplyError`` that fits.
+        ``AlreadyAppliedError``, ``QuarantinedError``, ``InUseError`` (it is on its way, or another
+        transition runs), the errors of ``stage``, ``MissingDependencyError``, and the
+        ``ApplyError`` that fits.
         """
         info = self.get_update(kid)
         if info.stage is Stage.APPLIED:
             raise AlreadyAppliedError(f"{kid}: is applied")
+        if info.stage is Stage.QUARANTINED:
+            raise QuarantinedError(
+                f"{kid}: is quarantined: {info.detail}; find out why, then `ksplice release {kid}`"
+            )
         self._check_nothing_moves()
         trusted = self._check(self.store.read(kid))
         bundle = trusted.bundle
@@ -251,6 +300,7 @@ class Engine:
         verify.check_dependencies(bundle.manifest, self._book.applied())
         verify.check_targets(bundle.manifest, self.kernel)
         try:
+            self._guard.forget(kid)
             self._book.record(kid, step(stage, Arrow.LOAD), actor)
             leave = self.settings.late_mismatch is LateMismatch.LEAVE
             detail = describe_match(load.match(self.kernel, bundle, leave_unmatched=leave))

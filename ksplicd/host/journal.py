@@ -37,6 +37,8 @@ class Outcome(StrEnum):
     CODE_BUSY = "a6176fb2435c44ab993a9afe2642dd16"
     FAILED = "36f21a83ef234951be24671bb34734be"
     KEPT = "27b332f9d95e49d1bdff0c555f4e9247"
+    QUARANTINED = "470f26a51cc047ae838c582b8ce03241"
+    WAITING = "ab2feafa223c47a7bb02851abb178d11"
     TARGET = "bbd53dc5ae944eb2b192e27b214856c8"
 
 
@@ -82,6 +84,11 @@ _BY_STAGE: Mapping[Stage, tuple[Outcome, int, str]] = {
     Stage.APPLIED: (Outcome.APPLIED, syslog.LOG_NOTICE, "is applied"),
     Stage.REVERSING: (Outcome.REVERSING, syslog.LOG_INFO, "is being taken back"),
     Stage.REVERSED: (Outcome.REVERSED, syslog.LOG_NOTICE, "is reversed"),
+    Stage.QUARANTINED: (
+        Outcome.QUARANTINED,
+        syslog.LOG_CRIT,
+        "is quarantined and will not be applied until it is released",
+    ),
     Stage.FAILED: (Outcome.FAILED, syslog.LOG_ERR, "could not be applied"),
 }
 _FAILURES: Mapping[str, Outcome] = {
@@ -140,6 +147,16 @@ def about_conflicts(kid: str, stage: Stage, conflicts: Sequence[Conflict]) -> En
             "KSPLICE_CAUSE": "code_busy",
             "KSPLICE_PIDS": " ".join(str(c.pid) for c in conflicts),
         },
+    )
+
+
+def about_waiting(kid: str, why: str) -> Entry:
+    """Return the entry for an update of the last boot that is not applied again."""
+    return Entry(
+        message_id=Outcome.WAITING,
+        priority=syslog.LOG_WARNING,
+        message=f"Update {kid} was applied before the machine went down and now waits: {why}",
+        fields={"KSPLICE_KID": kid, "KSPLICE_STAGE": Stage.STAGED.value},
     )
 
 

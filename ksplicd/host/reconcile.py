@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """At start: bring the records into line with the kernel, and tidy up after a killed apply.
 
-The kernel wins.  What still moves there is found again, what is half loaded is unloaded, and what
-was applied before the machine went down is named.
+The kernel wins.  What still moves there is found again, what is half loaded is unloaded, what was
+applied before the machine went down is named, and what may have brought it down is quarantined.
 """
 
-from ksplicd.errors import CancelledError
+from collections.abc import Callable
+
+from ksplicd.errors import CancelledError, QuarantinedError
 from ksplicd.host import load
 from ksplicd.host.book import Book
 from ksplicd.host.clock import Clock
 from ksplicd.host.kernel import KernelDoor, LivepatchState
 from ksplicd.host.state import (
     DAEMON,
+    Actor,
     Direction,
     Event,
     Reconciliation,
@@ -22,26 +25,41 @@ from ksplicd.host.state import (
 from ksplicd.model import Stage, new_module
 
 
-def reconcile(book: Book, kernel: KernelDoor, clock: Clock) -> Reconciliation:
-    """Return what has to be watched and what was applied before.  Raises ``StoreError``."""
+def reconcile(
+    book: Book,
+    kernel: KernelDoor,
+    clock: Clock,
+    quarantine: Callable[[Event], str] = lambda last: "",
+    actor: Actor = DAEMON,
+) -> Reconciliation:
+    """Return what has to be watched, what was applied before, and what of that waits.
+
+    ``quarantine`` tells why an update with this last event, of an earlier boot, must wait for a
+    person (``guard``); ``actor`` is who looks.  Raises ``StoreError``.
+    """
     boot_id = kernel.boot_id()
-    before = {kid: book.last(kid) for kid in book.kids()}
-    transitions = []
-    for kid in before:
+    kids = set(book.kids())
+    before = {kid: book.last(kid) for kid in book.in_order() if kid in kids}
+    before.update(dict.fromkeys(sorted(kids - before.keys())))
+    transitions, reapply, waiting = [], [], {}
+    for kid, last in before.items():
         livepatch = kernel.livepatch(new_module(kid))
+        is_old = last is not None and last.boot_id != boot_id
         if livepatch is not None and livepatch.transition:
             transitions.append(_find_transition(book, kid, livepatch, clock.monotonic()))
+        elif livepatch is None and last is not None and is_old and (why := quarantine(last)):
+            book.record(
+                kid, Stage.QUARANTINED, actor, cause=QuarantinedError.abort_cause or "", detail=why
+            )
         else:
-            _settle(book, kernel, kid, is_enabled=livepatch is not None and livepatch.enabled)
-    reapply = [
-        last
-        for last in before.values()
-        if last is not None and last.boot_id != boot_id and _was_applied_here(book, kernel, last)
-    ]
-    reapply.sort(key=lambda event: event.time)
-    return Reconciliation(
-        transitions=tuple(transitions), reapply=tuple(event.kid for event in reapply)
-    )
+            is_enabled = livepatch is not None and livepatch.enabled
+            _settle(book, kernel, kid, is_enabled=is_enabled, actor=actor)
+            if last is not None and is_old and last.stage is Stage.APPLIED and livepatch is None:
+                if why := _why_waiting(book, kid):
+                    waiting[kid] = why
+                else:
+                    reapply.append(kid)
+    return Reconciliation(transitions=tuple(transitions), reapply=tuple(reapply), waiting=waiting)
 
 
 def _find_transition(book: Book, kid: str, livepatch: LivepatchState, started: float) -> Transition:
@@ -68,7 +86,7 @@ def _find_transition(book: Book, kid: str, livepatch: LivepatchState, started: f
     )
 
 
-def _settle(book: Book, kernel: KernelDoor, kid: str, *, is_enabled: bool) -> None:
+def _settle(book: Book, kernel: KernelDoor, kid: str, *, is_enabled: bool, actor: Actor) -> None:
     """Unload what is left over, and record where the update is when that is news."""
     last = book.last(kid)
     boot_id = kernel.boot_id()
@@ -84,7 +102,7 @@ def _settle(book: Book, kernel: KernelDoor, kid: str, *, is_enabled: bool) -> No
     elif is_ours or book.is_in_kernel(kid):
         left = load.unload(kernel, load.modules_of(kernel, kid))
     if _is_news(last, stage, is_this_boot=is_this_boot, is_enabled=is_enabled):
-        actor = last.actor if last is not None and is_this_boot else DAEMON
+        actor = last.actor if last is not None and is_this_boot else actor
         detail = "; ".join(text for text in (detail, left) if text)
         book.record(kid, stage, actor, cause=cause, detail=detail)
 
@@ -98,10 +116,8 @@ def _is_news(last: Event | None, stage: Stage, *, is_this_boot: bool, is_enabled
     return last is not None and last.stage is not stage and not was_applied
 
 
-def _was_applied_here(book: Book, kernel: KernelDoor, last: Event) -> bool:
-    """Tell whether an update was applied in an earlier boot of this very kernel, and is not now."""
-    trusted = book.trusted(last.kid)
-    if last.stage is not Stage.APPLIED or trusted is None or book.is_in_kernel(last.kid):
-        return False
-    wanted = trusted.bundle.manifest.kernel
-    return (wanted.release, wanted.build_id) == (kernel.release(), kernel.build_id())
+def _why_waiting(book: Book, kid: str) -> str:
+    """Tell why an update of an earlier boot cannot be applied again; empty when it can."""
+    if book.trusted(kid) is None:
+        return book.info(kid).detail or "its bundle is not stored here"
+    return book.why_other_kernel(kid)

@@ -9,6 +9,8 @@
                         └──load── failed (all unloaded) ◂──fail─── reversing ◂─────undo──────┘
                         └──load── reversed ◂─────────────finish───────┘
 
+    found after a crash ─▸ quarantined ─release▸ staged        (guard)
+
 ``step()`` neither reads nor writes anything: ``engine`` performs what it allows.  The nouns that
 the engine, the history and the bus share are here too.
 """
@@ -47,6 +49,7 @@ class Arrow(StrEnum):
     FINISH = auto()
     UNDO = auto()
     CANCEL = auto()
+    RELEASE = auto()
     FAIL = auto()
 
 
@@ -130,7 +133,10 @@ class Reconciliation:
     transitions: tuple[Transition, ...] = ()
     """Still running; to be watched as if we had just started them."""
     reapply: tuple[str, ...] = ()
-    """Kids that were applied when the machine went down, for this very kernel; oldest first."""
+    """Kids that were applied when the machine went down, for this very kernel; in the order in
+    which they were applied."""
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    """Kid → why an update that was applied then cannot be applied again now."""
 
 
 _NEXT = {
@@ -149,6 +155,7 @@ _NEXT = {
     (Stage.REVERSING, Arrow.FINISH): Stage.REVERSED,
     (Stage.REVERSING, Arrow.CANCEL): Stage.TRANSITIONING,
     (Stage.REVERSING, Arrow.FAIL): Stage.FAILED,
+    (Stage.QUARANTINED, Arrow.RELEASE): Stage.STAGED,
 }
 
 _UNEXPECTED = "unexpected"

@@ -7,6 +7,7 @@
         updates/KID/           ksplice-KID.tar.gz and, when it has one, its .minisig
         rejected/              what was refused, with a .reason (dropdir)
         history.jsonl          (history)
+        guard.json             (guard)
 
 A file appears whole or not at all, also when the power fails.  What is read back is believed no
 more than what is dropped: ``verify`` sees it again.
@@ -48,6 +49,11 @@ class Store:
     def history_file(self) -> Path:
         """Where the history is."""
         return self.root / "history.jsonl"
+
+    @property
+    def guard_file(self) -> Path:
+        """Where the crash guard keeps what it knows."""
+        return self.root / "guard.json"
 
     def prepare(self) -> None:
         """Make what is missing, and delete what a killed daemon left half written."""

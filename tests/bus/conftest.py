@@ -108,6 +108,21 @@ class Host:
             **env,
         )
 
+    def reboot(self, *, crash: bool = False) -> None:
+        """Stop the daemon, go down and come up to where systemd starts it again."""
+        if crash:
+            self.kill()
+        else:
+            self.stop()
+            assert self._run_way("shutdown") == 0
+        with self.kernel.open() as kernel:
+            kernel.reboot()
+        assert self._run_way("boot") == 0
+
+    def _run_way(self, way: str) -> int:
+        process = self._spawn_module("tests.bus.serve", self.address, str(self.folder), way)
+        return process.wait(PATIENCE)
+
     def hear(self, state: str) -> None:
         """Wait until the daemon notifies ``state``."""
         while self._notices.get(timeout=PATIENCE) != state:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The daemon over a simulated kernel: ``python -m tests.bus.serve ADDRESS DIR``.
+"""The daemon over a simulated kernel: ``python -m tests.bus.serve ADDRESS DIR [WAY]``.
 
 The kernel is the file ``DIR/kernel``, so that it outlives the daemon and the test can reach into
 it.  All else is the real daemon; its journal is ``DIR/journal.jsonl``.
@@ -21,8 +21,9 @@ from typing import Any, cast
 from systemd.daemon import notify
 
 from ksplicd.config import read_settings
-from ksplicd.daemon import Daemon, connect
+from ksplicd.daemon import Daemon, connect, run_boot, run_shutdown
 from ksplicd.errors import KspliceError
+from ksplicd.host.boot import why_disabled
 from ksplicd.host.clock import SystemClock
 from ksplicd.host.engine import Engine
 from ksplicd.host.journal import Entry
@@ -98,7 +99,8 @@ class FileJournal:
             f.write(json.dumps({**dataclasses.asdict(entry), "name": entry.message_id.name}) + "\n")
 
 
-def main(address: str, folder: Path) -> int:
+def main(address: str, folder: Path, way: str = "") -> int:
+    """Serve; or with ``way`` ``boot`` or ``shutdown`` do what the daemon does then."""
     logging.basicConfig(level=logging.INFO)
     try:
         engine = Engine(
@@ -112,6 +114,14 @@ def main(address: str, folder: Path) -> int:
     except KspliceError as e:
         logging.critical("%s", e)
         return 1
+    match way:
+        case "boot":
+            journal = FileJournal(folder / "journal.jsonl")
+            return run_boot(engine, journal, why_disabled(folder))
+        case "shutdown":
+            return run_shutdown(engine)
+        case _:
+            pass
     return Daemon(
         engine,
         connect(address),
@@ -119,8 +129,9 @@ def main(address: str, folder: Path) -> int:
         config=folder / "ksplicd.conf",
         notify=notify,
         modules=folder / "modules",
+        disabled=why_disabled(folder),
     ).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]))

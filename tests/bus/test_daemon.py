@@ -154,23 +154,74 @@ def test_killed_during_an_undo_it_watches_on(host: Host) -> None:
 def test_reboot_applies_again(host: Host) -> None:
     client = host.client()
     client.apply(client.stage(BUNDLE, SIGNATURE))
-    host.kill()
-    with host.kernel.open() as kernel:
-        kernel.reboot()
+    host.reboot()
     host.start()
-    wait_for(lambda: host.stage_of() == "applied")
-    assert host.client().history(1)[0]["Via"] == "boot"
+    assert host.stage_of() == "applied"
+    assert {event["Via"] for event in host.client().history(4)} == {"boot"}
+    assert host.client().history(1)[0]["Uid"] == 0
 
 
 def test_reboot_applies_nothing_where_that_is_the_policy(host: Host) -> None:
     client = host.client()
     client.apply(client.stage(BUNDLE, SIGNATURE))
-    host.kill()
-    with host.kernel.open() as kernel:
-        kernel.reboot()
     host.configure(apply_at_boot="no")
+    host.reboot()
     host.start()
     assert host.stage_of() == "staged"
+    (told,) = [e for e in host.journal() if e["name"] == "WAITING"]
+    assert "apply-at-boot = no" in told["message"]
+
+
+def test_nothing_is_applied_by_itself_where_the_service_is_disabled(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    (host.folder / "etc/ksplicd").mkdir(parents=True)
+    (host.folder / "etc/ksplicd/disable").touch()
+    host.configure(on_drop="apply")
+    host.reboot()
+    host.start()
+    assert host.stage_of() == "staged"
+    other = samples.bundle(samples.OTHER_KID)
+    drop = host.store / f"ksplice-{samples.OTHER_KID}.tar.gz"
+    drop.with_name(drop.name + ".minisig").write_bytes(samples.signature(other))
+    drop.write_bytes(other)
+    wait_for(lambda: len(host.client().look().updates) == 2)
+    assert host.stage_of(samples.OTHER_KID) == "staged"
+    host.client().apply(KID)
+    assert host.stage_of() == "applied"
+
+
+def test_new_update_in_a_crash_is_quarantined_until_it_is_released(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.reboot(crash=True)
+    host.start()
+    assert host.stage_of() == "quarantined"
+    (told,) = [e for e in host.journal() if e["name"] == "QUARANTINED"]
+    assert told["priority"] == 2
+    refused = host.ksplice("apply", KID)
+    assert refused.returncode == 8
+    assert f"find out why, then `ksplice release {KID}`" in refused.stderr
+    assert "QuarantinedError" not in host.log()
+    released = host.ksplice("release", KID)
+    assert (released.returncode, released.stderr) == (0, "")
+    event = host.client().history(1)[0]
+    assert (event["Stage"], event["Via"]) == ("staged", "dbus")
+    assert event["Detail"].startswith("released; it was quarantined because the machine went down")
+    assert host.ksplice("release", KID).returncode == 1
+    assert host.ksplice("apply", KID).returncode == 0
+
+
+def test_update_that_has_run_for_its_soak_time_outlives_a_crash(bare_host: Host) -> None:
+    bare_host.configure(soak_time="1")
+    bare_host.start_polkit()
+    bare_host.start()
+    client = bare_host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    wait_for((bare_host.store / "guard.json").exists)
+    bare_host.reboot(crash=True)
+    bare_host.start()
+    assert bare_host.stage_of() == "applied"
 
 
 def test_client_hears_that_the_daemon_went_away(host: Host) -> None:

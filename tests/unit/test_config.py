@@ -15,7 +15,7 @@ ETC = Path(__file__).parents[2] / "etc"
 def test_all_keys() -> None:
     text = (
         "[ksplicd]\non-drop = apply\nrequire-signature=no\ntransition-limit = 7\napply-at-boot=no\n"
-        "late-mismatch = leave\n"
+        "late-mismatch = leave\nsoak-time = 0\n"
     )
     assert parse_settings(text) == Settings(
         on_drop=OnDrop.APPLY,
@@ -23,6 +23,7 @@ def test_all_keys() -> None:
         transition_limit=7,
         apply_at_boot=False,
         late_mismatch=LateMismatch.LEAVE,
+        soak_time=0,
     )
 
 
@@ -35,7 +36,7 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
     assert parse_settings(text) == Settings()
     keys = [line for line in text.splitlines() if line.startswith("#") and " = " in line]
     assert parse_settings("[ksplicd]\n" + "\n".join(k[1:] for k in keys)) == Settings()
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,7 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
         ("[ksplicd]\n\nrequire-signature = true", r"^f:3: .*: say yes or no$"),
         ("[ksplicd]\ntransition-limit = 0", r"^f:2: .* seconds from 1 to 86400$"),
         ("[ksplicd]\ntransition-limit = 1m", r"^f:2: .* seconds from 1 to 86400$"),
+        ("[ksplicd]\nsoak-time = -1", r"^f:2: .* seconds from 0 to 86400$"),
         ("[ksplicd]\nrequire-signatur = no", r"^f:2: unknown key 'require-signatur'; the known"),
         ("[ksplicd]\non-drop = apply\non-drop = stage", r"^f:3: on-drop is set twice$"),
         ("[ksplicd]\n[ksplicd]", r"^f:2: a second section \[ksplicd\]$"),

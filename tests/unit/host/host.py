@@ -63,6 +63,12 @@ class Host:
         self.kernel.complete()
         return self.engine.finish(transition)
 
+    def reboot(self, *, clean: bool = True) -> None:
+        """Go down, shut down or crashed, and come up."""
+        if clean:
+            self.engine.mark_clean()
+        self.kernel.reboot()
+
     def stages(self) -> list[str]:
         """Return the stages of the history, oldest first."""
         return [event.stage.value for event in self.engine.history()[::-1]]

@@ -137,7 +137,7 @@ def test_reboot_while_applied(host: Host) -> None:
     host.apply(OTHER_KID)
     host.clock.now += 60
     host.apply(KID)
-    host.kernel.reboot()
+    host.reboot()
     assert restart(host).reapply == (OTHER_KID, KID)
     assert stage_of(host) == ("staged", "")
     assert restart(host).reapply == (OTHER_KID, KID)
@@ -149,10 +149,17 @@ def test_reboot_while_applied(host: Host) -> None:
 def test_reboot_into_another_kernel(host: Host) -> None:
     host.stage()
     host.apply()
-    host.kernel.reboot()
+    host.reboot()
+    here = host.kernel.kernel
     host.kernel.kernel = Kernel(release="6.1.0-51-amd64", build_id="00" * 20)
-    assert restart(host) == Reconciliation()
+    found = restart(host)
+    why = f"waits: {KID}: is for kernel {here.release}, but 6.1.0-51-amd64 runs here"
+    assert found == Reconciliation(waiting={KID: why})
     assert stage_of(host) == ("staged", "")
+    assert host.engine.get_update(KID).detail == f"applied until the machine went down; {why}"
+    host.reboot()
+    host.kernel.kernel = here
+    assert restart(host).reapply == (KID,)
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])
@@ -163,7 +170,7 @@ def test_machine_went_down_while_applying(host: Host, call: int) -> None:
         host.engine.start_apply(KID, ALICE)
     host.kernel.reboot()
     assert restart(host) == Reconciliation()
-    assert stage_of(host) == ("failed", "unexpected")
+    assert stage_of(host) == ("quarantined", "quarantined")
     assert host.engine.history()[0].detail == "the machine went down while it was being applied"
 
 

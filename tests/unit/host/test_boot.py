@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What was applied comes back at boot, in order, or says why it waits."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ksplicd.host.boot import BOOT, apply_again, why_disabled
+from ksplicd.model import Kernel
+from tests.bundles import samples
+from tests.bundles.samples import KID, OTHER_KID
+from tests.unit.host.host import Host
+from tests.unit.host.simulator import NO_MATCH
+
+
+def boot(host: Host, disabled: str = "", *, willing: bool = True) -> tuple[list[str], list[str]]:
+    """Return what is applied again, and what was told of the rest."""
+    told: list[str] = []
+    host.engine = host.new_engine()
+
+    def sleep(seconds: float) -> None:
+        host.clock.now += seconds
+        cancelled = host.engine.history()[0].cause
+        if willing or cancelled:
+            host.kernel.complete()
+
+    return apply_again(host.engine, lambda kid, why: told.append(why), disabled, sleep), told
+
+
+@pytest.fixture
+def two(host: Host) -> Host:
+    """A host that was shut down with two updates applied, the second one first."""
+    host.stage()
+    host.stage(samples.bundle(OTHER_KID))
+    host.apply(OTHER_KID)
+    host.clock.now -= 3600  # somebody set the clock; the order stays
+    host.apply(KID)
+    host.reboot()
+    return host
+
+
+def test_in_the_order_of_application(two: Host) -> None:
+    for _ in range(2):
+        assert boot(two) == ([OTHER_KID, KID], [])
+        events = two.engine.history()[:4]
+        assert {event.actor for event in events} == {BOOT}
+        two.reboot()
+
+
+def test_one_that_does_not_match_keeps_no_other_from_it(two: Host) -> None:
+    two.kernel.mismatches["vmlinux"] = ("no_match", NO_MATCH)
+    applied, told = boot(two)
+    assert applied == []
+    assert len(told) == 2
+    assert "do_fcntl+0x1c" in told[0]
+    assert two.kernel.leftovers() == []
+
+
+def test_one_whose_bundle_is_gone_waits(two: Host) -> None:
+    next((two.root / "updates" / OTHER_KID).glob("*.tar.gz")).unlink()
+    applied, told = boot(two)
+    assert applied == [KID]
+    assert len(told) == 1
+    assert "No such file or directory" in told[0]
+
+
+def test_one_whose_key_is_gone_waits(two: Host) -> None:
+    (two.keys / "test.pub").unlink()
+    applied, told = boot(two)
+    assert applied == []
+    assert len(told) == 2
+
+
+def test_another_kernel(two: Host) -> None:
+    two.kernel.kernel = replace(two.kernel.kernel, build_id="00" * 20)
+    applied, told = boot(two)
+    assert applied == []
+    assert len(told) == 2
+    assert all("is for another build of" in why for why in told)
+    two.reboot()
+    two.kernel.kernel = Kernel(release=samples.KERNEL.release, build_id=samples.KERNEL.build_id)
+    assert boot(two) == ([OTHER_KID, KID], [])
+
+
+def test_disabled(two: Host) -> None:
+    applied, told = boot(two, "there is a file /etc/ksplicd/disable")
+    assert applied == []
+    assert told[0] == (
+        f"there is a file /etc/ksplicd/disable; `ksplice apply {OTHER_KID}` applies it by hand"
+    )
+    two.reboot()
+    assert boot(two) == ([OTHER_KID, KID], [])
+
+
+def test_policy(two: Host) -> None:
+    two.settings = replace(two.settings, apply_at_boot=False)
+    applied, told = boot(two)
+    assert applied == []
+    assert told[0].startswith("apply-at-boot = no in ksplicd.conf")
+
+
+def test_transition_that_does_not_end_is_turned_around(two: Host) -> None:
+    assert boot(two, willing=False) == ([], [])
+    assert two.stages().count("failed") == 2
+    assert two.engine.history()[0].cause == "code_busy"
+    assert two.kernel.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("ro quiet ksplicd.disable", "ksplicd.disable is on the kernel's command line"),
+        ("ksplicd.disable=1", "ksplicd.disable is on the kernel's command line"),
+        ("ro ksplicd.disabled noksplicd.disable ksplicd.disable=0", ""),
+        ("", ""),
+    ],
+)
+def test_kernel_argument(tmp_path: Path, line: str, why: str) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cmdline").write_text(f"{line}\n")
+    assert why_disabled(tmp_path) == why
+
+
+def test_file(tmp_path: Path) -> None:
+    assert why_disabled(tmp_path) == ""
+    (tmp_path / "etc/ksplicd").mkdir(parents=True)
+    (tmp_path / "etc/ksplicd/disable").touch()
+    assert why_disabled(tmp_path) == "there is a file /etc/ksplicd/disable"

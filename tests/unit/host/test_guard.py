@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The machine crashes: what was new then waits for a person."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ksplicd.errors import NoSuchUpdateError, NotQuarantinedError, QuarantinedError, StoreError
+from ksplicd.host.guard import Guard, Known, read_known, why_quarantined, write_known
+from ksplicd.host.state import Actor, Event, Via
+from ksplicd.model import Stage
+from tests.bundles import samples
+from tests.bundles.samples import KID, OTHER_KID
+from tests.unit.host.host import ALICE, Host
+
+BOOT = Actor(uid=0, via=Via.BOOT)
+
+boot_ids = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
+kids = st.from_regex(r"[a-z0-9]{8}", fullmatch=True)
+knowns = st.builds(
+    Known, clean=st.frozensets(boot_ids), soaked=st.dictionaries(kids, boot_ids, max_size=5)
+)
+
+
+def start(host: Host) -> tuple[str, ...]:
+    """Boot: returns what is to be applied again."""
+    host.engine = host.new_engine()
+    return host.engine.reconcile(BOOT).reapply
+
+
+def stage_of(host: Host, kid: str = KID) -> str:
+    return host.engine.get_update(kid).stage.value
+
+
+def soak(host: Host, seconds: float = 600) -> None:
+    """Let what is applied run, with the daemon's looks at it."""
+    host.engine.soak()
+    host.clock.now += seconds
+    host.engine.soak()
+
+
+def test_young_update_is_quarantined_after_a_crash(host: Host) -> None:
+    host.stage()
+    host.apply()
+    soak(host, 599)
+    host.reboot(clean=False)
+    assert start(host) == ()
+    assert stage_of(host) == "quarantined"
+    event = host.engine.history()[0]
+    assert (event.stage, event.cause, event.actor) == (Stage.QUARANTINED, "quarantined", BOOT)
+    assert "before the update had run for its soak time of 600 s" in event.detail
+
+
+def test_soaked_update_comes_back_after_a_crash_and_is_young_again(host: Host) -> None:
+    host.stage()
+    host.apply()
+    soak(host)
+    host.reboot(clean=False)
+    assert start(host) == (KID,)
+    host.apply()
+    host.reboot(clean=False)
+    assert start(host) == ()
+    assert stage_of(host) == "quarantined"
+
+
+def test_young_update_comes_back_after_a_clean_shutdown(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.reboot()
+    assert start(host) == (KID,)
+    host.reboot(clean=False)  # before it was applied again: it had no part in this
+    assert start(host) == (KID,)
+
+
+def test_applied_anew_in_the_same_boot_it_is_young_again(host: Host) -> None:
+    host.stage()
+    host.apply()
+    soak(host)
+    host.undo()
+    host.apply()
+    host.reboot(clean=False)
+    assert start(host) == ()
+
+
+def test_others_are_not_held_back(host: Host) -> None:
+    host.stage()
+    host.stage(samples.bundle(OTHER_KID))
+    host.apply(OTHER_KID)
+    soak(host)
+    host.apply(KID)
+    host.reboot(clean=False)
+    assert start(host) == (OTHER_KID,)
+    assert stage_of(host) == "quarantined"
+
+
+def test_killed_daemon_is_no_crash(host: Host) -> None:
+    host.stage()
+    host.apply()
+    assert start(host) == ()
+    assert stage_of(host) == "applied"
+
+
+def test_no_soak_time(host: Host) -> None:
+    host.settings = replace(host.settings, soak_time=0)
+    host.engine = host.new_engine()
+    host.engine.reconcile()
+    host.stage()
+    host.apply()
+    host.reboot(clean=False)
+    assert start(host) == (KID,)
+
+
+def test_quarantine_holds_until_it_is_released(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.reboot(clean=False)
+    start(host)
+    with pytest.raises(QuarantinedError, match=f"find out why, then `ksplice release {KID}`"):
+        host.apply()
+    assert host.stage().stage is Stage.QUARANTINED
+    for clean in (True, False):
+        host.reboot(clean=clean)
+        assert start(host) == ()
+        assert stage_of(host) == "quarantined"
+    assert host.stages().count("quarantined") == 1
+    assert host.kernel.leftovers() == []
+    assert host.engine.release(KID, ALICE).stage is Stage.STAGED
+    assert host.engine.history()[0].actor == ALICE
+    assert start(host) == ()
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_only_a_quarantined_update_can_be_released(host: Host) -> None:
+    host.stage()
+    with pytest.raises(NotQuarantinedError, match=f"^{KID}: is staged, not quarantined$"):
+        host.engine.release(KID, ALICE)
+    with pytest.raises(NoSuchUpdateError, match=OTHER_KID):
+        host.engine.release(OTHER_KID, ALICE)
+
+
+def test_quarantined_update_can_be_removed(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.reboot(clean=False)
+    start(host)
+    host.engine.remove(KID, ALICE)
+    assert host.engine.list_updates() == []
+
+
+def test_machine_went_down_while_an_apply_was_turned_around(host: Host) -> None:
+    host.stage()
+    host.engine.cancel(host.engine.start_apply(KID, ALICE), "code_busy")
+    host.reboot(clean=False)
+    start(host)
+    assert stage_of(host) == "quarantined"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"schema": 2, "clean": [], "soaked": []}'])
+def test_damaged_file_holds_back(host: Host, damage: bytes) -> None:
+    host.stage()
+    host.apply()
+    host.engine.mark_clean()
+    (host.root / "guard.json").write_bytes(damage)
+    host.kernel.reboot()
+    assert start(host) == ()
+    assert stage_of(host) == "quarantined"
+
+
+def test_watch_tells_when_the_next_one_is_due(tmp_path: Path) -> None:
+    guard = Guard(tmp_path / "guard.json")
+    boot = "0" * 32
+    assert guard.watch([], boot, 0, 600) == float("inf")
+    assert guard.watch(["aaaaaaaa"], boot, 100, 600) == 600
+    assert guard.watch(["aaaaaaaa", "bbbbbbbb"], boot, 150, 600) == 550
+    assert guard.watch(["aaaaaaaa", "bbbbbbbb"], boot, 700, 600) == 50
+    assert guard.read().soaked == {"aaaaaaaa": boot}
+    assert guard.watch(["aaaaaaaa", "bbbbbbbb"], boot, 750, 600) == float("inf")
+    guard.forget("bbbbbbbb")
+    assert guard.read().soaked == {"aaaaaaaa": boot}
+    assert guard.watch(["aaaaaaaa", "bbbbbbbb"], boot, 750, 600) == 600
+
+
+def test_only_boots_that_matter_are_kept(tmp_path: Path) -> None:
+    guard = Guard(tmp_path / "guard.json")
+    boots = [f"{i:032x}" for i in range(100)]
+    for boot in boots:
+        guard.mark_clean(boot, [boots[0]])
+    assert guard.read().clean == {boots[0], boots[-1]}
+
+
+@given(knowns)
+def test_round_trip(known: Known) -> None:
+    assert read_known(write_known(known)) == known
+
+
+@given(st.binary() | st.recursive(st.none(), st.lists).map(lambda v: str(v).encode()))
+def test_any_file_is_read_or_refused(data: bytes) -> None:
+    with contextlib.suppress(StoreError):
+        read_known(data)
+
+
+def test_huge_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "g").write_bytes(b" " * ((1 << 20) + 1))
+    assert Guard(tmp_path / "g").read() == Known()
+
+
+@given(st.sampled_from(Stage), st.sampled_from(["", "code_busy"]), knowns, st.integers(0, 600))
+def test_clean_boot_never_quarantines(
+    stage: Stage, cause: str, known: Known, soak_time: int
+) -> None:
+    event = Event(time=1, boot_id="1" * 32, kid=KID, stage=stage, cause=cause)
+    clean = replace(known, clean=known.clean | {event.boot_id})
+    assert why_quarantined(event, clean, soak_time) == ""
