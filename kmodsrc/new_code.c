@@ -240,7 +240,8 @@ static int __init new_init(void)
 	objects[0].name = NULL;
 
 	err = klp_enable_patch(&patch);
-	if (err)
+	/* -EBUSY without a cause: another transition runs */
+	if (err && err != -EBUSY)
 		ksplice_abort(KSPLICE_CALL_FAILED);
 	return err;
 }

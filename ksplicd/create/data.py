@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ksplicd.create import hooks
 from ksplicd.create.compare import Comparison
 from ksplicd.create.names import (
     is_boot_section,
@@ -36,7 +37,7 @@ _NOT_DATA = (
     "__ksymtab", "___ksymtab", "__kcrctab", "___kcrctab", ".export_symbol", ".discard", ".modinfo",
     ".altinstr", "__dyndbg", "__verbose", ".printk_index", "__tracepoints_ptrs",
     "__bpf_raw_tp_map", "__syscalls_metadata", "_ftrace_events", ".orc_header",
-    ".static_call_tramp",
+    ".static_call_tramp", hooks.SECTION,
 )  # fmt: skip
 """Beginnings of the names of sections that only the build, the boot or a loader reads."""
 

@@ -12,6 +12,7 @@ from ksplicd.create.compare import Comparison
 from ksplicd.create.correlate import Twins, correlate, relocations_in
 from ksplicd.create.data import compare_data, has_state, is_compared, needs_boot_code
 from ksplicd.create.exports import compare_exports
+from ksplicd.create.hooks import Hook, read_hooks
 from ksplicd.create.names import is_boot_section, is_cold_part, is_prefix, main_name
 from ksplicd.create.place import Places
 from ksplicd.create.refusal import Refusal as Refusal
@@ -36,6 +37,8 @@ class Difference:
     """Pre functions without a twin."""
     carried: list[Symbol] = field(default_factory=list)
     """Post constants that differ from their twins, of which new code brings its own copy."""
+    hooks: list[Hook] = field(default_factory=list)
+    """What is called when the update is applied or undone."""
     boot: dict[Symbol, str] = field(default_factory=dict)
     """Post functions that differ or are new, but run only at boot or at unload."""
     notes: list[str] = field(default_factory=list)
@@ -45,12 +48,17 @@ class Difference:
     @property
     def is_empty(self) -> bool:
         """Tell whether the patch changes nothing here that a kernel uses."""
-        return not self.changed and not self.refusals and not self.boot
+        return not self.is_needed and not self.boot
 
     @property
     def is_boot_only(self) -> bool:
         """Tell whether all that changes has run already, or runs at unload."""
-        return bool(self.boot) and not self.changed and not self.refusals
+        return bool(self.boot) and not self.is_needed
+
+    @property
+    def is_needed(self) -> bool:
+        """Tell whether there is something to do in a running kernel, or to refuse."""
+        return bool(self.changed or self.hooks or self.refusals)
 
     def refuse_boot_code(self) -> list[Refusal]:
         """Return why a patch that changes nothing else than boot code here is of no use."""
@@ -81,7 +89,9 @@ class _Differ:
         for s, why in data.users.items():
             if s in self.twins.pre_of:
                 self.out.changed.setdefault(s, why)
-        if self.out.changed:
+        self.out.hooks, refusals = read_hooks(self.post, self.twins)
+        self.out.refusals += refusals
+        if self.out.changed or self.out.hooks:
             self.check_new_data()
         self.out.notes = [
             f"{s.name} runs only at boot or at unload: its change is left out"

@@ -71,6 +71,8 @@ class Kbuild:
     ) -> None:
         self.source, self.config, self.jobs, self.progress = source, config, jobs, progress
         self.output = cache / "kbuild" / self._key()
+        self.kid = "00000000"
+        """Whose ids shadow variables have: the update's, or those of its series' first."""
 
     def _key(self) -> str:
         """Digest of what the prepared tree is made from."""
@@ -266,11 +268,13 @@ class Kbuild:
     def split_flags(self, unit: Unit) -> tuple[str, ...]:
         """Return the compiler's further arguments for the objects that are compared and cut.
 
-        Those of a module read their static keys instead of being patched (static_keys.h).
+        Those of a module read their static keys instead of being patched (static_keys.h).  A patch
+        may include ksplice-patch.h.
         """
+        flags = (*SPLIT, "-idirafter", str(kmodsrc()), f"-DKSPLICE_KID={self.kid}")
         if self.module_of(unit) is None:
-            return SPLIT
-        return (*SPLIT, "-include", str(kmodsrc() / STATIC_KEYS))
+            return flags
+        return (*flags, "-include", str(kmodsrc() / STATIC_KEYS))
 
     def compile_split(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
         """Compile the units of the source tree as it is now into ``folder``, one section a symbol.

@@ -120,6 +120,7 @@ def _update_header(new_code: Sequence[NewCode]) -> str:
                 lines += [
                     f'KSPLICE_FUNC("{r.name}", {r.sympos}, {r.alias})' for r in unit.replacements
                 ]
+                lines += [f"KSPLICE_HOOK({hook.kind}, {hook.alias})" for hook in unit.hooks]
         lines.append(f"KSPLICE_OBJECT_END({i})")
     return "\n".join([*lines, ""])
 

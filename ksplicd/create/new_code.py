@@ -94,6 +94,14 @@ class Replacement:
     """Why it is in."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookCall:
+    """One hook, and its global symbol in the new code's object."""
+
+    kind: str
+    alias: str
+
+
 @dataclass(slots=True, kw_only=True)
 class NewCode:
     """The new code of one unit."""
@@ -102,6 +110,7 @@ class NewCode:
     target: str
     obj: Object
     replacements: list[Replacement] = field(default_factory=list)
+    hooks: list[HookCall] = field(default_factory=list)
     new_functions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What the user should know of, such as a tracepoint that does not fire."""
@@ -153,7 +162,8 @@ class _Extractor:
 
     def extract(self) -> NewCode:
         self.refusals += self.plan.refusals
-        for s in (*self.plan.replaced, *self.plan.carried):
+        hooks = self.difference.hooks
+        for s in (*self.plan.replaced, *self.plan.carried, *(h.function for h in hooks)):
             self.keep_function(s)
         self.follow_references()
         self.raise_refusals()
@@ -169,6 +179,9 @@ class _Extractor:
         result = NewCode(unit=self.unit, target=target, obj=self.obj)
         for s, why in self.plan.replaced.items():
             result.replacements.append(self.replace(s, why, copies))
+        for hook in hooks:
+            result.hooks.append(HookCall(kind=hook.kind, alias=self.aliases()))
+            self.name_globally(hook.function, result.hooks[-1].alias, copies)
         came_along = [*self.plan.carried, *self.difference.new]
         for s in self.plan.carried:
             if s.name in self.carried:

@@ -92,6 +92,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
             progress(f"gave {path} its original back, which an earlier run had left patched")
         series = read_series(source.root, request.series)
         series.check_kid(request.kid)
+        kbuild.kid = series.kids[0] if series.kids else request.kid
         change = read_change(request, Before(root=source.root, contents=series.contents))
         work = plan_work(kbuild, change, series, request.targets, progress)
         with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
@@ -185,13 +186,13 @@ def read_change(request: Request, before: Before) -> Change:
 
 def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, str]:
     """Return what happened to each unit that was compiled."""
-    replaced = {c.unit: ", ".join(r.name for r in c.replacements) for c in new_code}
-    return {
-        u.source: f"replaces {replaced[u.source]}"
-        if u.source in replaced
-        else "its code is the same"
-        for u in units
-    }
+    done = {}
+    for c in new_code:
+        functions = ", ".join(r.name for r in c.replacements)
+        calls = ", ".join(dict.fromkeys(h.kind for h in c.hooks))
+        words = (f"replaces {functions}" if functions else "", f"hooks: {calls}" if calls else "")
+        done[c.unit] = "; ".join(w for w in words if w)
+    return {u.source: done.get(u.source, "its code is the same") for u in units}
 
 
 def touched_units(files: Sequence[PatchedFile], patches: Sequence[Path]) -> list[Unit]:

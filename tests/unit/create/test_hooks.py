@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Hooks in a post object.  Their macros are tried in the guest (tests/vm/test_hooks.py)."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create import hooks
+from ksplicd.create.correlate import correlate
+from ksplicd.create.diff import diff
+from ksplicd.create.hooks import KINDS, Hook, read_hooks
+from ksplicd.create.place import Places
+from ksplicd.create.refusal import Refusal
+from tests.compile import SPLIT, compile_object
+
+ROOT = Path(__file__).parents[3]
+PRE = "int limit = 1; int user(void) { return limit; }\n"
+MACRO = """
+#define HOOK(kind, fn) static void *const \
+    __attribute__((used, no_reorder, section(".ksplice_call_" #kind))) __ksplice_##kind##_##fn = fn
+"""
+
+
+def read(tmp_path: Path, post: str, pre: str = PRE) -> tuple[list[Hook], list[Refusal]]:
+    before = Places(compile_object(tmp_path, pre, *SPLIT, name="pre"))
+    after = Places(compile_object(tmp_path, post, *SPLIT, name="post"))
+    return read_hooks(after, correlate(before, after))
+
+
+def test_kinds_are_those_of_the_kernel_part_and_the_header() -> None:
+    enum = re.findall(r"\tHOOK_(\w+),", (ROOT / "kmodsrc/new_code.c").read_text())
+    macros = re.findall(
+        r"#define ksplice_(\w+)\(fn\)", (ROOT / "kmodsrc/ksplice-patch.h").read_text()
+    )
+    assert tuple(enum) == KINDS == tuple(macros)
+
+
+def test_hooks_in_the_order_of_the_source(tmp_path: Path) -> None:
+    code = """
+    static void b(void) { limit = 2; }
+    static void a(void) { limit = 3; }
+    HOOK(apply, b); HOOK(reverse, a); HOOK(apply, a);
+    """
+    found, refusals = read(tmp_path, PRE + MACRO + code)
+    calls = sorted((h.kind, i, h.function.name) for i, h in enumerate(found))
+    assert [(kind, name) for kind, _, name in calls] == [
+        ("apply", "b"), ("apply", "a"), ("reverse", "a")
+    ]  # fmt: skip
+    assert refusals == []
+
+
+def test_a_patch_may_be_nothing_but_hooks(tmp_path: Path) -> None:
+    code = "static void a(void) { limit = 3; } HOOK(apply, a);"
+    pre = compile_object(tmp_path, PRE, *SPLIT, name="pre")
+    post = compile_object(tmp_path, PRE + MACRO + code, *SPLIT, name="post")
+    difference = diff(pre, post, {})
+    assert not difference.is_empty
+    assert not difference.is_boot_only
+    assert (difference.changed, difference.refusals) == ({}, [])
+
+
+def test_hooks_of_an_earlier_update_are_not_called_again(tmp_path: Path) -> None:
+    code = MACRO + "static void a(void) { limit = 3; } HOOK(apply, a);"
+    more = "static void b(void) { limit = 4; } HOOK(apply, b);"
+    found, _ = read(tmp_path, PRE + code + more, PRE + code)
+    assert [(h.kind, h.function.name) for h in found] == [("apply", "b")]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("HOOK(apply, user);", "names a function that the patch does not bring"),
+        ("extern void other(void); HOOK(apply, other);", "names a function that the patch"),
+        (
+            '__attribute__((section(".init.text"))) static void a(void) {} HOOK(apply, a);',
+            "the hook is boot code",
+        ),
+    ],
+)
+def test_what_cannot_be_a_hook(tmp_path: Path, code: str, reason: str) -> None:
+    found, refusals = read(tmp_path, PRE + MACRO + code)
+    assert found == []
+    assert [reason in r.reason for r in refusals] == [True]
+
+
+def test_pointers_are_no_data(tmp_path: Path) -> None:
+    obj = compile_object(tmp_path, PRE + MACRO + "static void a(void) {} HOOK(apply, a);", *SPLIT)
+    names = [s.name for s in obj.sections if s.name.startswith(hooks.SECTION)]
+    assert names == [".ksplice_call_apply"]
