@@ -15,7 +15,6 @@ from typing import Final
 from ksplicd.bundle import Bundle
 from ksplicd.errors import (
     FailedToFindError,
-    InUseError,
     KspliceError,
     UnexpectedError,
     by_abort_cause,
@@ -60,12 +59,13 @@ def match(kernel: KernelDoor, bundle: Bundle, *, leave_unmatched: bool = False) 
 
 
 def enable(kernel: KernelDoor, bundle: Bundle) -> None:
-    """Load the new code, which starts the transition.  Raises as ``match`` does."""
+    """Load the new code, which starts the transition.
+
+    Raises as ``match`` does, ``InUseError`` when another transition runs.
+    """
     change = bundle.changes[0]  # every target has the same new code
     try:
         kernel.load_module(bundle.files[change.new_file], change.new_module)
-    except InUseError:
-        raise  # livepatch carries one transition at a time; nothing is wrong with this update
     except KspliceError as e:
         raise _explain(kernel, bundle.manifest.kid, e) from e
 

@@ -213,7 +213,6 @@ class Simulator:
         if not core.targets or core.cause != "ok":
             raise ModuleRefusedError(f"{name}: cannot be loaded: Operation not permitted")
         if any(livepatch.transition for livepatch in self._livepatches.values()):
-            core.cause = "call_failed"
             raise InUseError(f"{name}: cannot be loaded: another transition runs")
         self._livepatches[name] = _Livepatch(enabled=True, transition=True)
 

@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Hooks and shadow variables on the stock kernel."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ksplicd import bundle
+from ksplicd.create.hooks import KINDS
+from ksplicd.errors import UnsupportedChangeError
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages, KernelSource
+from ksplicd.lab.guest import Guest
+from tests import slice as sample
+from tests.stock import stock_kernel
+from tests.vm.hand import (
+    PATIENCE,
+    Edit,
+    Update,
+    has_complaint,
+    is_clean,
+    make_bundle,
+    write_patch,
+)
+from tests.vm.test_modules import MOUNT, ROMFS, mount
+
+KID = "hooks001"
+EXAMPLE = Path(__file__).parents[2] / "docs/examples/tcp-sysctls.c"
+SYSCTLS = "net/ipv4/sysctl_net_ipv4.c"
+
+MAY_FAIL = ("pre_apply", "check_apply", "pre_reverse", "check_reverse")
+FAIL = {"fs": 4000, "romfs": 5000}
+"""kernel.overflowgid of this plus the number of a kind makes that hook fail."""
+
+
+def hooks(name: str) -> str:
+    """Return C with a hook of each kind that says so."""
+    lines = ["#include <linux/highuid.h>\n#include <ksplice-patch.h>"]
+    for number, kind in enumerate(KINDS):
+        says = f'printk("hook {name} {kind}\\n")'
+        if kind in MAY_FAIL:
+            body = f"{says}; return overflowgid == {FAIL[name] + number} ? -EBUSY : 0;"
+            lines.append(f"static int {name}_{kind}(void) {{ {body} }}")
+        else:
+            body = f"{says}; klp_shadow_free_all(ksplice_shadow_id(1), NULL);"
+            body = body if kind == "post_reverse" else f"{says};"
+            lines.append(f"static void {name}_{kind}(void) {{ {body} }}")
+        lines.append(f"ksplice_{kind}({name}_{kind});")
+    return "\n".join(lines) + "\n"
+
+
+# F_GETFD counts, beside the open file, how often it was asked for.
+COUNT = """\
+	case F_GETFD: {
+		int *count = ksplice_shadow_make(int, filp, ksplice_shadow_id(1), GFP_KERNEL);
+
+		err = count ? ++*count : -ENOMEM;
+		break;
+	}
+"""
+GETFD = "\tcase F_GETFD:\n\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n\t\tbreak;\n"
+EDITS = (
+    Edit(
+        "fs/fcntl.c", "#include <linux/syscalls.h>\n", f"#include <linux/syscalls.h>\n{hooks('fs')}"
+    ),
+    Edit("fs/fcntl.c", GETFD, COUNT),
+    Edit("fs/romfs/super.c", "module_init(", f"{hooks('romfs')}module_init("),
+    ROMFS,
+)
+
+COUNTED = """\
+import fcntl
+a, b = open("/etc/passwd"), open("/etc/passwd")
+print([fcntl.fcntl(f, fcntl.F_GETFD) for f in (a, a, a, b)])
+"""
+PLAIN, COUNTS = "[1, 1, 1, 1]", "[1, 2, 3, 1]"
+
+SLEEPER = """\
+import fcntl, os, time
+f = open("/root/lock", "w")
+fcntl.lockf(f, fcntl.LOCK_EX)
+if os.fork() == 0:
+    fcntl.lockf(open("/root/lock", "w"), fcntl.LOCK_EX)  # sleeps in do_fcntl
+    os._exit(0)
+while not os.path.exists("/root/wake"):
+    time.sleep(0.05)
+fcntl.lockf(f, fcntl.LOCK_UN)
+os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel(lab_cache: Cache) -> KernelPackages:
+    return stock_kernel(lab_cache)
+
+
+@pytest.fixture(scope="module")
+def tree(lab_cache: Cache, kernel: KernelPackages) -> Path:
+    return sample.source_tree(lab_cache, kernel)
+
+
+@pytest.fixture(scope="module")
+def made(
+    lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> bundle.Bundle:
+    patch = write_patch(tree, tmp_path_factory.mktemp("hooks") / "hooks.patch", *EDITS)
+    return make_bundle(lab_cache, kernel, KID, [patch])
+
+
+@pytest.fixture
+def update(guest: Guest, made: bundle.Bundle) -> Iterator[Update]:
+    guest.put("/root/mount.py", MOUNT.encode())
+    guest.put("/root/counted.py", COUNTED.encode())
+    guest.put("/root/sleeper.py", SLEEPER.encode())
+    guest.run("truncate -s 64k /root/rubbish; modprobe loop; losetup /dev/loop0 /root/rubbish")
+    yield Update(guest, made)
+    assert not has_complaint(guest.kernel_log())
+
+
+def called(guest: Guest, name: str) -> list[str]:
+    """Return the hooks of ``name`` that were called since the last time."""
+    found = re.findall(rf"hook {name} (\w+)", guest.kernel_log())
+    guest.run("dmesg --clear")
+    return found
+
+
+def counted(guest: Guest) -> str:
+    return guest.run(["python3", "/root/counted.py"]).out.strip()
+
+
+def sleep_in_do_fcntl(guest: Guest) -> None:
+    guest.run("rm -f /root/wake; systemd-run -u sleeper -q /usr/bin/python3 /root/sleeper.py")
+    end = time.monotonic() + PATIENCE
+    while "do_fcntl" not in guest.run("cat /proc/[0-9]*/stack", check=False).out:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def enable(update: Update, value: int) -> None:
+    update.guest.run(f"echo {value} >/sys/kernel/livepatch/{update.new}/enabled")
+
+
+def is_moving(update: Update) -> bool:
+    state = update.guest.run(f"cat /sys/kernel/livepatch/{update.new}/transition")
+    return state.out.strip() == "1"
+
+
+def test_forwards_and_back(guest: Guest, update: Update) -> None:
+    mount(guest, "romfs")
+    assert counted(guest) == PLAIN
+    update.apply()
+    for name in ("fs", "romfs"):
+        assert re.findall(rf"hook {name} (\w+)", guest.kernel_log()) == [
+            "pre_apply", "check_apply", "apply", "post_apply"
+        ]  # fmt: skip
+    assert counted(guest) == COUNTS
+    guest.run("dmesg --clear")
+    update.undo()
+    for name in ("fs", "romfs"):
+        assert re.findall(rf"hook {name} (\w+)", guest.kernel_log()) == [
+            "pre_reverse", "check_reverse", "reverse", "post_reverse"
+        ]  # fmt: skip
+    assert counted(guest) == PLAIN
+    assert is_clean(guest)
+
+
+def test_shadow_variables_do_not_outlive_the_update(guest: Guest, update: Update) -> None:
+    mount(guest, "romfs")
+    guest.put(
+        "/root/holder.py",
+        b"import fcntl, sys\n"
+        b"f = open('/etc/passwd')\n"
+        b"for _ in sys.stdin: print(fcntl.fcntl(f, fcntl.F_GETFD), flush=True)\n",
+    )
+    guest.run(
+        "mkfifo /root/ask; systemd-run -u holder -q -p StandardOutput=file:/root/told"
+        " sh -c 'python3 /root/holder.py <>/root/ask'"
+    )
+
+    def ask() -> str:
+        before = guest.run("cat /root/told").out
+        guest.run("echo >/root/ask")
+        end = time.monotonic() + PATIENCE
+        while (after := guest.run("cat /root/told").out) == before:
+            assert time.monotonic() < end
+        return after.removeprefix(before).strip()
+
+    assert ask() == "1", "FD_CLOEXEC"
+    update.apply()
+    assert [ask(), ask(), ask()] == ["1", "2", "3"]
+    update.undo()
+    assert ask() == "1"
+    update.apply()
+    assert [ask(), ask()] == ["1", "2"], "the count of the first time is gone"
+
+
+def test_hooks_of_a_module_that_comes_and_goes(guest: Guest, update: Update) -> None:
+    update.apply(late=True)
+    assert called(guest, "romfs") == []
+    for _ in range(2):
+        mount(guest, "romfs")
+        assert called(guest, "romfs") == ["pre_apply", "check_apply", "apply", "post_apply"]
+        guest.run(["rmmod", "romfs"])
+        assert called(guest, "romfs") == ["pre_reverse", "check_reverse", "reverse", "post_reverse"]
+    number = FAIL["romfs"] + KINDS.index("check_apply")
+    guest.run(f"sysctl -qw kernel.overflowgid={number}")
+    assert guest.run("insmod $(modinfo -n romfs)", check=False).status != 0
+    assert called(guest, "romfs") == ["pre_apply", "check_apply", "fail_apply"]
+    assert update.state("abort_cause") == "call_failed"
+    assert update.state("stage") == "applied"
+    guest.run("sysctl -qw kernel.overflowgid=65534")
+    mount(guest, "romfs")
+    assert update.targets()["romfs"] == "matched"
+    assert called(guest, "romfs") == ["pre_apply", "check_apply", "apply", "post_apply"]
+
+
+@pytest.mark.parametrize("kind", ["pre_apply", "check_apply"])
+@pytest.mark.parametrize("name", ["fs", "romfs"])
+def test_hook_that_fails(guest: Guest, update: Update, name: str, kind: str) -> None:
+    mount(guest, "romfs")
+    guest.run(f"sysctl -qw kernel.overflowgid={FAIL[name] + KINDS.index(kind)}")
+    update.match()
+    assert update.insmod(update.new, check=False) != 0
+    assert update.state("abort_cause") == "call_failed"
+    assert f"{name}_{kind}+0x0" in guest.kernel_log(), "the hook is named"
+    row = ["pre_apply", "check_apply"]
+    failed = [*row[: row.index(kind) + 1], "fail_apply"]
+    log = guest.kernel_log()
+    seen = {who: re.findall(rf"hook {who} (\w+)", log) for who in ("fs", "romfs")}
+    assert seen[name] == failed
+    if name == "romfs":
+        assert seen["fs"] == ["pre_apply", "check_apply", "apply", "reverse", "fail_apply"]
+    else:
+        assert seen["romfs"] == []
+    assert counted(guest) == PLAIN
+    update.rmmod(update.core)
+    assert is_clean(guest)
+    guest.run("sysctl -qw kernel.overflowgid=65534")
+    update.apply()
+    assert counted(guest) == COUNTS
+
+
+def test_hook_that_fails_in_the_daemon(
+    installed_guest: Guest, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
+) -> None:
+    guest = installed_guest
+    key = sample.throwaway_key(tmp_path)
+    patch = write_patch(tree, tmp_path / "hooks.patch", *EDITS)
+    file = sample.make_update(lab_cache, kernel, patch, key.secret, out=tmp_path, kid=KID)
+    guest.put("/etc/ksplicd/keys.d/test.pub", key.public, mode=0o644)
+    guest.put(f"/root/{file.name}", file)
+    guest.put(f"/root/{file.name}.minisig", sample.signature_of(file))
+    guest.run(f"sysctl -qw kernel.overflowgid={FAIL['fs']}; systemctl start ksplicd")
+    done = guest.run(f"ksplice apply --raw-errors /root/{file.name}", check=False)
+    assert (done.status, done.err.splitlines()[0]) == (5, "call_failed")
+    assert is_clean(guest)
+    guest.run("sysctl -qw kernel.overflowgid=65534")
+    assert guest.run(f"ksplice apply {KID}").status == 0
+    assert guest.run(f"ksplice undo {KID}").status == 0
+    assert is_clean(guest)
+
+
+def test_apply_that_is_turned_around(guest: Guest, update: Update) -> None:
+    mount(guest, "romfs")
+    sleep_in_do_fcntl(guest)
+    update.match()
+    update.insmod(update.new)
+    assert is_moving(update)
+    enable(update, 0)
+    update.wait()
+    for name in ("fs", "romfs"):
+        assert re.findall(rf"hook {name} (\w+)", guest.kernel_log()) == [
+            "pre_apply", "check_apply", "apply", "reverse", "fail_apply"
+        ]  # fmt: skip
+    update.unload(update.new)
+    update.rmmod(update.core)
+    assert is_clean(guest)
+    guest.run("touch /root/wake")
+
+
+def test_undo_that_is_turned_around(guest: Guest, update: Update) -> None:
+    mount(guest, "romfs")
+    update.apply()
+    sleep_in_do_fcntl(guest)
+    guest.run("dmesg --clear")
+    enable(update, 0)
+    assert is_moving(update)
+    enable(update, 1)
+    update.wait()
+    assert called(guest, "fs") == ["pre_reverse", "check_reverse", "fail_reverse"]
+    assert update.state("stage") == "applied"
+    assert counted(guest) == COUNTS
+    guest.run("touch /root/wake")
+    number = FAIL["fs"] + KINDS.index("pre_reverse")
+    guest.run(f"sysctl -qw kernel.overflowgid={number}")
+    update.undo()
+    assert called(guest, "fs") == ["pre_reverse", "reverse", "post_reverse"], "it is only told"
+    assert counted(guest) == PLAIN
+
+
+def test_nothing_but_hooks(
+    guest: Guest, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
+) -> None:
+    code = """\
+#include <ksplice-patch.h>
+static int kept;
+static void change(void) { kept = overflowuid; overflowuid = 4242; }
+static void change_back(void) { overflowuid = kept; }
+ksplice_apply(change);
+ksplice_reverse(change_back);
+"""
+    line = "int overflowgid = DEFAULT_OVERFLOWGID;\n"
+    patch = write_patch(tree, tmp_path / "only.patch", Edit("kernel/sys.c", line, line + code))
+    update = Update(guest, make_bundle(lab_cache, kernel, "hookonly", [patch]))
+    assert update.bundle.manifest.targets[0].functions == ()
+    value = "cat /proc/sys/kernel/overflowuid"
+    assert guest.run(value).out == "65534\n"
+    update.apply()
+    assert guest.run(value).out == "4242\n"
+    update.undo()
+    assert guest.run(value).out == "65534\n"
+    assert not has_complaint(guest.kernel_log())
+
+
+# --- docs/hooks.md: a real fix that changes data ------------------------------------------------
+
+
+def fixed_source(cache: Cache, tree: Path) -> Edit:
+    """Return the fixed file with its old table, and the hooks at its end."""
+    before = (tree / SYSCTLS).read_text()
+    after = KernelSource(cache=cache, version=sample.NEWER).files([SYSCTLS])[SYSCTLS].decode()
+    table = re.compile(r"^static struct ctl_table ipv4_net_table\[\] = \{\n.*?^\};\n", re.M | re.S)
+    old, new = table.search(before), table.search(after)
+    assert old is not None
+    assert new is not None
+    assert old[0] != new[0], "the fix changes initialised data"
+    return Edit(SYSCTLS, before, after.replace(new[0], old[0]) + EXAMPLE.read_text())
+
+
+def sysctl(guest: Guest, name: str, value: str, within: str = "") -> bool:
+    """Set a sysctl in a namespace; tell whether the kernel took the value."""
+    command = f"{within} sh -c 'echo {value} >/proc/sys/net/ipv4/{name}'"
+    return guest.run(command, check=False).status == 0
+
+
+def test_real_fix_that_changes_data(
+    guest: Guest, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
+) -> None:
+    newer = KernelSource(cache=lab_cache, version=sample.NEWER).files([SYSCTLS])[SYSCTLS].decode()
+    before = (tree / SYSCTLS).read_text()
+    whole = write_patch(tree, tmp_path / "whole.patch", Edit(SYSCTLS, before, newer))
+    with pytest.raises(UnsupportedChangeError, match=r"ipv4_net_table.*set it from a hook"):
+        make_bundle(lab_cache, kernel, "datafix1", [whole])
+    patch = write_patch(tree, tmp_path / "fix.patch", fixed_source(lab_cache, tree))
+    update = Update(guest, make_bundle(lab_cache, kernel, "datafix1", [patch]))
+    assert [f.name for f in update.bundle.manifest.targets[0].functions] == ["ipv4_sysctl_init_net"]
+
+    guest.run("systemd-run -u holder -q unshare -n sleep 1000; sleep 1")
+    pid = guest.run("systemctl show --value -p MainPID holder").out.strip()
+    other = f"nsenter -t {pid} -n"
+
+    def takes_nonsense() -> set[bool]:
+        tried = {
+            sysctl(guest, name, value, within)
+            for within in ("", other, "unshare -n")
+            for name, value in (
+                ("tcp_rmem", "16 131072 6291456"), ("tcp_reordering", "-1"),
+                ("tcp_max_reordering", "0"),
+            )
+        }  # fmt: skip
+        for within in ("", other):
+            assert sysctl(guest, "tcp_rmem", "4096 131072 6291456", within)
+            assert sysctl(guest, "tcp_reordering", "3", within)
+            assert sysctl(guest, "tcp_max_reordering", "300", within)
+        return tried
+
+    bounded = "unshare -n sh -c 'cd /proc/sys/net/ipv4; echo 10 >tcp_max_reordering;"
+    assert takes_nonsense() == {True}
+    update.apply()
+    assert takes_nonsense() == {False}
+    assert guest.run(f"{bounded} echo 10 >tcp_reordering'").status == 0
+    assert guest.run(f"{bounded} echo 11 >tcp_reordering'", check=False).status != 0, "its own"
+    update.undo()
+    assert takes_nonsense() == {True}
+    assert is_clean(guest)
+    assert not has_complaint(guest.kernel_log())
