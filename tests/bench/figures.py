@@ -2,12 +2,14 @@
 """A figure, and the table and file of all of them."""
 
 import json
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ksplicd.lab.cache import to_stderr
 
@@ -26,11 +28,24 @@ class Figure:
     """What the floor is, or how much of the value is whose."""
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """Return how long ``action`` took."""
-    start = time.monotonic()
+class Cost(NamedTuple):
+    """What running programs took, in seconds."""
+
+    wall: float
+    processor: float
+    """Of all processors; hardly more on a busy machine."""
+
+
+def cost(action: Callable[[], object]) -> Cost:
+    """Return what ``action``, which runs programs and waits for them, took."""
+    wall, processor = time.monotonic(), _children()
     action()
-    return time.monotonic() - start
+    return Cost(time.monotonic() - wall, _children() - processor)
+
+
+def _children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def median(values: Sequence[float], digits: int = 3) -> float:
