@@ -50,6 +50,8 @@ class Settings:
     late_mismatch: LateMismatch = LateMismatch.REFUSE
     soak_time: int = 600
     """Seconds that an update has to run before a crash is no longer laid at its door; 0: never."""
+    metrics_file: Path | None = None
+    """Where Prometheus' node_exporter finds what there is to tell; None: nowhere."""
 
 
 def read_settings(path: Path = CONFIG_FILE) -> Settings:
@@ -110,6 +112,14 @@ def _read_soak_time(value: str) -> int:
     return int(value)
 
 
+def _read_metrics_file(value: str) -> Path | None:
+    if value == "none":
+        return None
+    if not value.startswith("/") or not value.endswith(".prom") or not value.isprintable():
+        raise ValueError("say none, or an absolute path that ends in .prom")
+    return Path(value)
+
+
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "on-drop": _read_on_drop,
     "require-signature": _read_yes_no,
@@ -117,6 +127,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "apply-at-boot": _read_yes_no,
     "late-mismatch": _read_late_mismatch,
     "soak-time": _read_soak_time,
+    "metrics-file": _read_metrics_file,
 }
 
 

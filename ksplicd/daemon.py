@@ -118,6 +118,14 @@ class Daemon:
         self._notify(f"STATUS={applied} of {len(infos)} updates applied")
         if applied:
             tasks.spawn(self._soak())
+        if self._engine.settings.metrics_file is not None:
+            tasks.spawn(self._write_metrics())
+
+    async def _write_metrics(self) -> None:
+        try:
+            await self._worker.run(self._engine.write_metrics)
+        except KspliceError as e:
+            _log.error("the metrics are not written: %s", e)
 
     async def _soak(self) -> None:
         """Note what has run for its soak time, and look again when the next one has."""
@@ -183,6 +191,7 @@ class Daemon:
             self._engine.settings = read_settings(self._config)
             self._drops.require_signature = self._engine.settings.require_signature
             tasks.spawn(self._scan_drops())
+            tasks.spawn(self._write_metrics())
         except KspliceError as e:
             _log.error("the old configuration stays in force: %s", e)
         self._notify("READY=1")

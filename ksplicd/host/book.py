@@ -14,6 +14,7 @@ from ksplicd.errors import KspliceError, WrongKernelError
 from ksplicd.host.clock import Clock
 from ksplicd.host.history import History
 from ksplicd.host.kernel import KernelDoor
+from ksplicd.host.metrics import Meter
 from ksplicd.host.state import Actor, Event, UpdateInfo, is_moving, settle
 from ksplicd.host.store import Store
 from ksplicd.host.verify import Trusted, check_kernel
@@ -35,12 +36,13 @@ class Book:
         self._on_event = on_event
         self._history = History(store.history_file)
         self._last: dict[str, Event] = {}
+        self.meter = Meter()
         self._trusted: dict[str, Trusted] = {}
         self._distrusted: dict[str, str] = {}
 
     def open(self) -> None:
         """Read the history."""
-        self._last = {}
+        self._last, self.meter = {}, Meter()
         for event in self._history.read():
             self._note(event)
 
@@ -140,6 +142,7 @@ class Book:
 
     def _note(self, event: Event) -> None:
         """Remember an event as the last one of its update, and the last one of all."""
+        self.meter.note(event)
         if event.stage is not Stage.REJECTED:
             self._last.pop(event.kid, None)
             self._last[event.kid] = event

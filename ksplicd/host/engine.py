@@ -42,6 +42,7 @@ from ksplicd.host.dropdir import Drop, DropDir
 from ksplicd.host.guard import Guard, why_quarantined
 from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.keyring import Keyring
+from ksplicd.host.metrics import format_metrics, write_metrics
 from ksplicd.host.reconcile import reconcile
 from ksplicd.host.state import (
     DAEMON,
@@ -59,7 +60,7 @@ from ksplicd.host.state import (
 )
 from ksplicd.host.store import Store, Stored
 from ksplicd.host.words import describe_conflicts, describe_match
-from ksplicd.model import Stage, new_module
+from ksplicd.model import Kernel, Stage, new_module
 
 Value = str | int | list[str]
 """What ``describe`` tells; the bus makes ``s``, ``x`` and ``as`` of it."""
@@ -193,6 +194,19 @@ class Engine:
         """Return the last ``limit`` events (0: all), newest first."""
         events = self._book.history()[::-1]
         return events[:limit] if limit else events
+
+    def write_metrics(self) -> None:
+        """Write the file for Prometheus, where one is wanted.  Raises ``StoreError``."""
+        if self.settings.metrics_file is None:
+            return
+        kernel = Kernel(
+            release=self.kernel.release(),
+            build_id=self.kernel.build_id(),
+            version=self.kernel.version(),
+        )
+        sizes = self.store.sizes()
+        text = format_metrics(kernel, self.list_updates(), self._book.meter, sizes)
+        write_metrics(self.settings.metrics_file, text)
 
     # --- dropped ─verify▸ staged ----------------------------------------------------------------
 

@@ -63,6 +63,21 @@ class Store:
             for left in self.updates.glob(".*"):
                 shutil.rmtree(left)
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes that each part takes: ``updates``, ``rejected``, ``history``, …"""
+        sizes = {"updates": 0, "rejected": 0, "history": 0, "dropped": 0}
+        with store_errors(self.root):
+            for folder, _, files in os.walk(self.root):
+                path = Path(folder).relative_to(self.root)
+                for name in files:
+                    part = path.parts[0] if path.parts else "dropped"
+                    if part == "dropped" and name.startswith(self.history_file.name):
+                        part = "history"
+                    with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+                        size = (Path(folder) / name).lstat().st_size
+                        sizes[part] = sizes.get(part, 0) + size
+        return sizes
+
     def kids(self) -> list[str]:
         """Return the ids of the stored updates, sorted."""
         with store_errors(self.updates):

@@ -236,3 +236,16 @@ def test_client_hears_that_the_daemon_went_away(host: Host) -> None:
 def _is_loaded(host: Host, name: str) -> bool:
     with host.kernel.open() as kernel:
         return name in kernel.modules()
+
+
+def test_metrics_follow_the_updates(bare_host: Host) -> None:
+    path = bare_host.folder / "ksplice.prom"
+    bare_host.configure(metrics_file=str(path))
+    bare_host.start_polkit()
+    bare_host.start()
+    client = bare_host.client()
+    wait_for(lambda: path.exists() and 'ksplice_updates{stage="applied"} 0' in path.read_text())
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    wait_for(lambda: 'ksplice_updates{stage="applied"} 1' in path.read_text())
+    client.undo(KID)
+    wait_for(lambda: 'ksplice_updates{stage="reversed"} 1' in path.read_text())

@@ -15,7 +15,7 @@ ETC = Path(__file__).parents[2] / "etc"
 def test_all_keys() -> None:
     text = (
         "[ksplicd]\non-drop = apply\nrequire-signature=no\ntransition-limit = 7\napply-at-boot=no\n"
-        "late-mismatch = leave\nsoak-time = 0\n"
+        "late-mismatch = leave\nsoak-time = 0\nmetrics-file = /x/k.prom\n"
     )
     assert parse_settings(text) == Settings(
         on_drop=OnDrop.APPLY,
@@ -24,6 +24,7 @@ def test_all_keys() -> None:
         apply_at_boot=False,
         late_mismatch=LateMismatch.LEAVE,
         soak_time=0,
+        metrics_file=Path("/x/k.prom"),
     )
 
 
@@ -36,7 +37,7 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
     assert parse_settings(text) == Settings()
     keys = [line for line in text.splitlines() if line.startswith("#") and " = " in line]
     assert parse_settings("[ksplicd]\n" + "\n".join(k[1:] for k in keys)) == Settings()
-    assert len(keys) == 6
+    assert len(keys) == 7
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,8 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
         ("[ksplicd]\n\nrequire-signature = true", r"^f:3: .*: say yes or no$"),
         ("[ksplicd]\ntransition-limit = 0", r"^f:2: .* seconds from 1 to 86400$"),
         ("[ksplicd]\ntransition-limit = 1m", r"^f:2: .* seconds from 1 to 86400$"),
+        ("[ksplicd]\nmetrics-file = k.prom", r"^f:2: .*: say none, or an absolute path that ends"),
+        ("[ksplicd]\nmetrics-file = /etc/passwd", r"^f:2: .* ends in .prom$"),
         ("[ksplicd]\nsoak-time = -1", r"^f:2: .* seconds from 0 to 86400$"),
         ("[ksplicd]\nrequire-signatur = no", r"^f:2: unknown key 'require-signatur'; the known"),
         ("[ksplicd]\non-drop = apply\non-drop = stage", r"^f:3: on-drop is set twice$"),

@@ -199,6 +199,40 @@ def test_applied_again_at_boot(host: Host) -> None:
     host.guest.reboot()
     host.wait_for(lambda: host.stage() == "applied")
     assert host.out("ksplice history -n 1").split("  ")[3] == "uid 0 (boot)"
+    early = "systemctl show --value -p ActiveEnterTimestampMonotonic"
+    times = host.out(f"{early} ksplicd-boot network-pre.target ksplicd").split()
+    assert times == sorted(times, key=int)
+
+
+def test_new_in_a_crash_waits_for_a_person(host: Host) -> None:
+    host.run(f"ksplice apply /root/{NAME}")
+    host.run("sync")
+    host.guest.reboot(crash=True)
+    host.run("systemctl start ksplicd")
+    assert host.stage() == "quarantined"
+    assert host.is_clean()
+    told = json.loads(host.out(f"journalctl -o json MESSAGE_ID={Outcome.QUARANTINED.value}"))
+    assert told["PRIORITY"] == "2"
+    assert host.run(f"ksplice apply {KID}", check=False).status == 8
+    host.run(f"ksplice release {KID} && ksplice apply {KID}")
+    assert host.stage() == "applied"
+
+
+def test_little_is_permitted(host: Host) -> None:
+    """systemd's own measure of a service's exposure, from 0 to 10."""
+    for unit in ("ksplicd", "ksplicd-boot"):
+        said = host.out(f"systemd-analyze --no-pager security {unit}.service")
+        found = re.findall(r"Overall exposure level for \S+: ([\d.]+)", said)
+        assert float(found[0]) <= 2.5, said
+
+
+def test_service_hears_of_modules(host: Host) -> None:
+    """Out of its own network namespace."""
+    host.run(f"ksplice apply /root/{NAME}")
+    host.run(f"echo 0 > /sys/kernel/livepatch/ksplice_{KID}_new/enabled")
+    host.wait_for(lambda: host.run(f"rmmod ksplice_{KID}_new", check=False).status == 0)
+    said = "journalctl -u ksplicd -o verbose MESSAGE_ID=" + Outcome.REVERSED.value
+    host.wait_for(lambda: KID in host.run(said, check=False).out)
 
 
 def test_what_was_under_way_in_a_crash_is_not_applied_again(host: Host) -> None:
@@ -209,7 +243,7 @@ def test_what_was_under_way_in_a_crash_is_not_applied_again(host: Host) -> None:
     host.run("sync")  # the lab's disk has no journal that would see to it
     host.guest.reboot(crash=True)
     host.run("systemctl start ksplicd")
-    assert host.stage() == "failed"
+    assert host.stage() == "quarantined"
     assert host.is_clean()
 
 

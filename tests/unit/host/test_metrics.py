@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The file for Prometheus, read back by the rules of its format."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ksplicd.errors import NoMatchError, StoreError
+from ksplicd.host.metrics import Meter, format_metrics, write_metrics
+from ksplicd.model import Kernel
+from tests.bundles import samples
+from tests.bundles.samples import KID
+from tests.unit.host.host import ALICE, Host
+from tests.unit.host.simulator import NO_MATCH
+
+_LABEL = r'[a-z_]+="(?:[^"\\\n]|\\[\\"n])*"'
+_SAMPLE = re.compile(rf"([a-z_]+)(?:{{({_LABEL}(?:,{_LABEL})*)}})? ([0-9.e+-]+)")
+
+
+def read(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Parse the exposition format; a line that breaks it is an error."""
+    families: dict[str, list[tuple[dict[str, str], float]]] = {}
+    assert text.endswith("\n")
+    for line in text[:-1].split("\n"):
+        if line.startswith(("# HELP ", "# TYPE ")):
+            families.setdefault(line.split()[2], [])
+            continue
+        found = _SAMPLE.fullmatch(line)
+        assert found, line
+        labels = dict(re.findall(r'([a-z_]+)="((?:[^"\\]|\\.)*)"', found[2] or ""))
+        families[found[1]].append((labels, float(found[3])))
+    return families
+
+
+@pytest.fixture
+def measured(host: Host, tmp_path: Path) -> Host:
+    host.engine.settings = replace(host.settings, metrics_file=tmp_path / "ksplice.prom")
+    return host
+
+
+def metrics_of(host: Host) -> dict[str, list[tuple[dict[str, str], float]]]:
+    host.engine.write_metrics()
+    assert host.engine.settings.metrics_file is not None
+    return read(host.engine.settings.metrics_file.read_text())
+
+
+def test_applied(measured: Host) -> None:
+    measured.stage()
+    transition = measured.engine.start_apply(KID, ALICE)
+    measured.kernel.complete()
+    measured.clock.now += 1.25
+    measured.engine.finish(transition)
+    found = metrics_of(measured)
+    counts = {labels["stage"]: value for labels, value in found["ksplice_updates"]}
+    assert counts["applied"] == 1
+    assert sum(counts.values()) == 1
+    ((kernel, _),) = found["ksplice_kernel_info"]
+    assert kernel["applied"] == KID
+    assert kernel["cves"] == "CVE-2026-12345"
+    assert kernel["build_id"] == samples.KERNEL.build_id
+    assert found["ksplice_transition_seconds"] == [({"kid": KID, "direction": "apply"}, 1.25)]
+    assert found["ksplice_last_error_timestamp_seconds"] == [({}, 0)]
+    sizes = {labels["part"]: value for labels, value in found["ksplice_store_bytes"]}
+    assert sizes["updates"] > len(samples.bundle())
+    assert sizes["history"] == (measured.root / "history.jsonl").stat().st_size
+
+
+def test_last_error(measured: Host) -> None:
+    measured.stage()
+    measured.kernel.mismatches["vmlinux"] = ("no_match", NO_MATCH)
+    with pytest.raises(NoMatchError, match="do_fcntl"):
+        measured.apply()
+    expected = [({"kid": KID, "cause": "no_match"}, measured.clock.now)]
+    assert metrics_of(measured)["ksplice_last_error_timestamp_seconds"] == expected
+    settings = measured.engine.settings
+    measured.engine = measured.new_engine()
+    measured.engine.settings = settings
+    measured.engine.reconcile()  # what the history knows is known after a restart, too
+    assert metrics_of(measured)["ksplice_last_error_timestamp_seconds"] == expected
+
+
+def test_none_is_written_by_default(host: Host, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    host.engine.write_metrics()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_replaced_in_one_step_for_all_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "k.prom"
+    write_metrics(path, "a 1\n")
+    held = path.open()
+    (tmp_path / ".k.prom.new").symlink_to(tmp_path / "elsewhere")
+    write_metrics(path, "a 2\n")
+    with held:
+        assert held.read() == "a 1\n"
+    assert path.read_text() == "a 2\n"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [p.name for p in tmp_path.iterdir()] == ["k.prom"]
+
+
+def test_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"k\.prom"):
+        write_metrics(tmp_path / "none/k.prom", "")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_no_text_breaks_the_format(version: str) -> None:
+    kernel = Kernel(release="6.1", build_id="00", version=version)
+    found = read(format_metrics(kernel, [], Meter(), {}))
+    assert len(found["ksplice_kernel_info"]) == 1
