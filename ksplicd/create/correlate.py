@@ -229,11 +229,22 @@ def _group(symbols: Iterable[Symbol | None], taken: Collection[Symbol]) -> dict[
 
 
 def _pair_leftovers(twins: Twins, pre: _Named, post: _Named) -> None:
-    """Pair numbered symbols that nobody paired by use and whose base name is unambiguous."""
+    """Pair numbered symbols that nobody paired by use and whose base name is unambiguous.
+
+    Those that are the same in the same order pair too: the entries ``__UNIQUE_ID_nop374`` of KVM's
+    emulator are reached by computed jumps.
+    """
     others = _group((s for group in post.values() for s in group), twins.pre_of)
     for name, symbols in _group((s for g in pre.values() for s in g), twins.post_of).items():
         candidates = others.get(name, [])
-        if len(symbols) == len(candidates) == 1:
-            _pair_numbered(twins, symbols[0], candidates[0])
+        contents = [_content(x) for x in symbols], [_content(x) for x in candidates]
+        if len(symbols) == len(candidates) == 1 or contents[0] == contents[1]:
+            for a, b in zip(symbols, candidates, strict=True):
+                _pair_numbered(twins, a, b)
         else:
             twins.ambiguous.update(candidates)
+
+
+def _content(s: Symbol) -> bytes:
+    section = code_section_of(s)
+    return section.data[s.value : s.value + s.size] or bytes(s.size)
