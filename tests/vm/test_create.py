@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
-from ksplicd.create.pipeline import Request, create
+from ksplicd.create.pipeline import Created, Request, create, make_snapshot
+from ksplicd.create.sign import ModuleKey
 from ksplicd.create.source import PRESRC
+from ksplicd.create.units import TargetFilter
 from ksplicd.errors import (
     BuildError,
     ConfigDirError,
@@ -25,6 +27,7 @@ from ksplicd.errors import (
 )
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
+from ksplicd.run import run
 from tests import slice as sample
 from tests.stock import stock_kernel
 
@@ -48,7 +51,10 @@ def request_(lab_cache: Cache, kernel: KernelPackages) -> Request:
 @pytest.fixture(autouse=True)
 def tree_is_left_as_found(tree: Path) -> Iterator[None]:
     """Compare the touched files before and after each test."""
-    files = ["fs/fcntl.c", "kernel/sys.c", "fs/proc/cmdline.c", "include/linux/fs.h"]
+    files = [
+        "fs/fcntl.c", "kernel/sys.c", "fs/proc/cmdline.c", "fs/romfs/super.c", "include/net/sock.h",
+        "include/linux/fs.h",
+    ]  # fmt: skip
 
     def state() -> dict[str, tuple[bytes, int]]:
         return {f: ((tree / f).read_bytes(), (tree / f).stat().st_mtime_ns) for f in files}
@@ -256,3 +262,138 @@ def test_callers_in_other_files_are_taken_in(lab_cache: Cache, request_: Request
         "security/selinux/avc.c", "security/selinux/hooks.c", "security/selinux/ss/services.c",
     }  # fmt: skip
     assert "calls avc_has_perm_noaudit" in made.reasons["selinux_inode_permission"]
+
+
+# --- other inputs, and files that are no units --------------------------------------------------
+
+INLINE = "static inline void sk_rx_queue_clear(struct sock *sk)\n{"
+"""A function of net/sock.h with one user among 1,400 units."""
+
+
+def romfs_patch(tree: Path, tmp_path: Path) -> Path:
+    return edit(tree, tmp_path, "fs/romfs/super.c", "return -EINVAL;", "return -EIO;")
+
+
+def functions_of(made: Created) -> dict[str, set[str]]:
+    return {t.name: {f.name for f in t.functions} for t in made.manifest.targets}
+
+
+def test_header_is_followed_to_the_unit_that_it_changes(
+    request_: Request, tree: Path, tmp_path: Path
+) -> None:
+    patch = edit(tree, tmp_path, "include/net/sock.h", INLINE,
+                 f"{INLINE}\n\tif (!sk)\n\t\treturn;")  # fmt: skip
+    said: list[str] = []
+    made = create(replace(request_, patches=(patch,)), said.append)
+    units = {f.unit for t in made.manifest.targets for f in t.functions}
+    assert len(units) == 1
+    assert units <= made.files.keys()
+    note = made.files["include/net/sock.h"]
+    m = re.match(r"(\d+) units depend on it, the change can reach (\d+), and changes .* 1 ", note)
+    assert m is not None, note
+    assert int(m[1]) > 1000
+    assert int(m[2]) < 10
+    assert any(line.startswith("include/net/sock.h: ") for line in said)
+
+
+def test_new_header(request_: Request, tree: Path, tmp_path: Path) -> None:
+    text = (tree / "fs/romfs/super.c").read_text()
+    after = text.replace("return -EINVAL;", "return ROMFS_ERROR;", 1)
+    after = after.replace('#include "internal.h"', '#include "internal.h"\n#include "error.h"', 1)
+    patch = edit(tree, tmp_path, "fs/romfs/super.c", text, after)
+    with patch.open("a") as f:
+        f.write("--- /dev/null\n+++ b/fs/romfs/error.h\n@@ -0,0 +1 @@\n")
+        f.write("+#define ROMFS_ERROR -EIO\n")
+    made = create(replace(request_, patches=(patch,)))
+    assert functions_of(made) == {"romfs": {"romfs_fill_super"}}
+    assert not (tree / "fs/romfs/error.h").exists()
+
+
+def test_edited_copies(request_: Request, tree: Path, tmp_path: Path) -> None:
+    copy = tree / "fs/romfs/super.c.ksplice-test"
+    copy.write_text((tree / "fs/romfs/super.c").read_text().replace("-EINVAL;", "-EIO;", 1))
+    try:
+        made = create(replace(request_, patches=(), extension=".ksplice-test"))
+    finally:
+        copy.unlink()
+    assert functions_of(made) == {"romfs": {"romfs_fill_super"}}
+    assert b"\n+++ b/fs/romfs/super.c\n" in bundle.unpack(made.data).files["patch"]
+
+
+def test_update_on_top_of_an_earlier_one(
+    lab_cache: Cache, request_: Request, tree: Path, tmp_path: Path
+) -> None:
+    first = create(replace(request_, patches=(fcntl_patch(lab_cache),), kid="first000"))
+    earlier = tmp_path / "first.tar.gz"
+    earlier.write_bytes(first.data)
+    copy = tmp_path / "copy"
+    (copy / "fs").mkdir(parents=True)
+    (copy / "fs/fcntl.c").write_bytes((tree / "fs/fcntl.c").read_bytes())
+    run(["patch", "-s", "-p1", "-i", fcntl_patch(lab_cache)], cwd=copy)
+    patch = edit(copy, tmp_path, "fs/fcntl.c", "\tlong err = -EINVAL;", "\tlong err = -ENOTTY;")
+    made = create(replace(request_, patches=(patch,), series=(earlier,), kid="second00"))
+    assert made.manifest.depends == ("first000",)
+    assert functions_of(made) == {"vmlinux": {"do_fcntl"}}
+
+
+def test_only_some_targets(lab_cache: Cache, request_: Request, tree: Path, tmp_path: Path) -> None:
+    patches = (romfs_patch(tree, tmp_path), fcntl_patch(lab_cache))
+    wanted = TargetFilter.parse(["rom%"])
+    made = create(replace(request_, patches=patches, targets=wanted))
+    assert functions_of(made) == {"romfs": {"romfs_fill_super"}}
+    assert made.files["fs/fcntl.c"] == "skipped: part of vmlinux, not of --only-targets"
+
+
+def test_files_that_the_kernel_has_not_are_skipped_beside_others(
+    request_: Request, tree: Path, tmp_path: Path
+) -> None:
+    patches = []
+    for i, (path, old) in enumerate((("fs/bfs/dir.c", "return -ENOSPC;"),
+                                     ("MAINTAINERS", "Maintainers List"),
+                                     ("fs/romfs/super.c", "return -EINVAL;"))):  # fmt: skip
+        (tmp_path / str(i)).mkdir()
+        patches.append(edit(tree, tmp_path / str(i), path, old, "return -EIO;"))
+    made = create(replace(request_, patches=tuple(patches)))
+    assert "configured without" in made.files["fs/bfs/dir.c"]
+    assert "not part of the running kernel" in made.files["MAINTAINERS"]
+    assert made.files["fs/romfs/super.c"] == "replaces romfs_fill_super"
+
+
+def test_file_that_only_others_include(request_: Request, tree: Path, tmp_path: Path) -> None:
+    """kernel/sched/rt.c is part of build_policy.c."""
+    patch = edit(tree, tmp_path, "kernel/sched/rt.c", "int sched_rr_timeslice",
+                 "/* a comment */\nint sched_rr_timeslice")  # fmt: skip
+    with pytest.raises(NoChangesError, match=r"kernel/sched/rt\.c: 1 units depend on it"):
+        create(replace(request_, patches=(patch,)))
+
+
+def test_whole_module_and_the_kernels_signature(
+    request_: Request, tree: Path, tmp_path: Path
+) -> None:
+    pem = tmp_path / "key.pem"
+    run(["openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test",
+         "-keyout", pem, "-out", tmp_path / "cert.pem"])  # fmt: skip
+    pem.write_bytes(pem.read_bytes() + (tmp_path / "cert.pem").read_bytes())
+    key = ModuleKey(key=pem, certificate=pem)
+    patch = romfs_patch(tree, tmp_path)
+    made = create(replace(request_, patches=(patch,), whole_modules=True, module_key=key))
+    content = bundle.unpack(made.data)
+    assert [(m.target, m.file) for m in content.modules] == [("romfs", "romfs.ko")]
+    modules = {name: data for name, data in content.files.items() if name.endswith(".ko")}
+    assert len(modules) == 4
+    # include/linux/module_signature.h: MODULE_SIG_STRING
+    assert all(d.endswith(b"~Module signature appended~\n") for d in modules.values())
+    (tmp_path / "romfs.ko").write_bytes(modules["romfs.ko"])
+    info = run(["/sbin/modinfo", tmp_path / "romfs.ko"]).decode()
+    assert re.search(r"^vermagic: +6\.1\.0-50-cloud-amd64 ", info, re.MULTILINE)
+    assert re.search(r"^signer: +test$", info, re.MULTILINE)
+
+
+def test_prebuild(request_: Request) -> None:
+    said: list[str] = []
+    targets = TargetFilter.parse(["romfs"])
+    made = make_snapshot(replace(request_, patches=(), targets=targets), said.append)
+    assert (made.units, made.failed) == (2, {})
+    assert said[-1] == "2 of 2 units are there"
+    with pytest.raises(NoChangesError, match="no target of this kernel has such a name"):
+        make_snapshot(replace(request_, targets=TargetFilter.parse(["no_such_module"])))
