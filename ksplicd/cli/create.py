@@ -116,7 +116,7 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--prebuild", action="store_true",
         help="make no update; compile ahead what later updates compare with: all enabled units, or"
-        " those of --only-targets (hours and 5 GB for a whole kernel; goes on where it was)",
+        " those of --only-targets (hours and 6 GB for a whole kernel; goes on where it was)",
     )  # fmt: skip
 
 
