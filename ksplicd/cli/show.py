@@ -4,7 +4,8 @@
 JSON, all with ``"schema": 1``::
 
     view     {"updates": [UPDATE]}
-    status   {"kernel": "6.1.0-50-cloud-amd64", "applied": 1, "updates": [UPDATE], "jobs": [JOB]}
+    status   {"kernel": "6.1.0-50-cloud-amd64", "applied": 1, "cves": [], "updates": [UPDATE],
+              "jobs": [JOB], "health": "ok" | "warning" | "critical", "reasons": []}
     history  {"events": [EVENT]}
 
     UPDATE   {"kid", "stage", "abort_cause", "detail", "description", "targets": [], "cves": [],
@@ -14,21 +15,50 @@ JSON, all with ``"schema": 1``::
     EVENT    {"time": "2026-01-31T12:00:00.000+00:00", "boot_id", "kid", "stage", "cause",
               "detail", "uid", "pid", "unit", "via"}
 
-``stage`` is a ``ksplicd.model.Stage``.
+``stage`` is a ``ksplicd.model.Stage``; ``cves`` of status are those that the applied updates fix;
+``reasons`` are sentences, one for each update that keeps the health from being ``ok``.
+
+``status --check`` has the exit status of a monitoring plugin (monitoring-plugins.org, "Plugin
+Return Codes"): 0 ok, 1 warning, 2 critical, 3 when it cannot be told.
 """
 
 import argparse
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from enum import StrEnum, auto
 from pathlib import Path
 from typing import Any, Final
 
 from ksplicd.cli import output
 from ksplicd.cli.host import read_kid, read_tarball
-from ksplicd.errors import NoSuchUpdateError
+from ksplicd.errors import KspliceError, NoSuchUpdateError
 from ksplicd.model import Manifest
 
 _IN_KERNEL: Final = ("applied", "transitioning", "reversing")
+
+
+class Health(StrEnum):
+    """How a host is; the place in this list is the exit status of ``status --check``."""
+
+    OK = auto()
+    WARNING = auto()
+    CRITICAL = auto()
+
+
+_UNKNOWN: Final = 3
+_HEALTH: Final = {
+    "staged": Health.WARNING,
+    "loading": Health.WARNING,
+    "matched": Health.WARNING,
+    "transitioning": Health.WARNING,
+    "reversing": Health.WARNING,
+    "failed": Health.CRITICAL,
+    "quarantined": Health.CRITICAL,
+    "rejected": Health.CRITICAL,
+}
+"""By stage; what is not here is ok."""
+
 _UPDATE_KEYS: Final = {
     "kid": "Kid",
     "stage": "Stage",
@@ -66,6 +96,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     view.add_argument("-q", "--quiet", action="store_true", help="print ids only")
     view.set_defaults(run=run_view)
     status = verbs.add_parser("status", help="show every update, and what holds up a job")
+    status.add_argument(
+        "--check",
+        action="store_true",
+        help="exit with 1 when an update waits or is on its way, 2 when one failed, is quarantined "
+        "or does not verify, 3 when that cannot be told",
+    )
     status.set_defaults(run=run_status)
     history = verbs.add_parser("history", help="show what happened, newest first")
     history.add_argument(
@@ -105,25 +141,57 @@ def run_view(args: argparse.Namespace) -> int:
 
 def run_status(args: argparse.Namespace) -> int:
     """Show the whole host."""
+    try:
+        return _show_status(args)
+    except KspliceError as e:
+        if not args.check:
+            raise
+        output.complain(f"ksplice: {e}")
+        return _UNKNOWN
+
+
+def _show_status(args: argparse.Namespace) -> int:
     from ksplicd.cli.client import connect
 
     now = connect().look()
     updates, jobs = [to_update(u) for u in now.updates], [to_job(j) for j in now.jobs]
-    applied = sum(update["stage"] == "applied" for update in updates)
+    in_use = [update for update in updates if update["stage"] == "applied"]
+    applied, cves = len(in_use), sorted({cve for update in in_use for cve in update["cves"]})
     release = platform.uname().release
+    health, reasons = judge(updates)
+    status = list(Health).index(health) if args.check else 0
     if args.json:
-        output.say_json(kernel=release, applied=applied, updates=updates, jobs=jobs)
-        return 0
+        output.say_json(
+            kernel=release, applied=applied, cves=cves, updates=updates, jobs=jobs,
+            health=health.value, reasons=reasons,
+        )  # fmt: skip
+        return status
     output.say(f"Kernel {release}: {applied} of {len(updates)} updates applied")
     for update in updates:
         output.say(format_line(update))
-        if update["abort_cause"]:
-            output.say(f"  {update['abort_cause']}: {update['detail']}")
+        reason = ": ".join(text for text in (update["abort_cause"], update["detail"]) if text)
+        if reason and (update["abort_cause"] or update["stage"] != "applied"):
+            output.say(f"  {reason}")
     for job in jobs:
         output.say(f"Job {job['id']}: {job['type']} of {job['kid']}: {job['progress']}")
         for conflict in job["conflicts"]:
             output.say("  held up by {command}[{pid}] in {stack}".format(**conflict))
-    return 0
+    return status
+
+
+def judge(updates: Sequence[Document]) -> tuple[Health, list[str]]:
+    """Return how the host is, and what keeps it from being well, the worst first.
+
+    An update that was undone is what a person wanted.
+    """
+    found = [(_HEALTH.get(update["stage"], Health.OK), update) for update in updates]
+    ranked = sorted(found, key=lambda pair: list(Health).index(pair[0]), reverse=True)
+    reasons = [
+        f"{u['kid']} is {u['stage']}" + (f": {u['detail']}" if u["detail"] else "")
+        for health, u in ranked
+        if health is not Health.OK
+    ]
+    return (ranked[0][0] if ranked else Health.OK), reasons
 
 
 def run_history(args: argparse.Namespace) -> int:

@@ -57,16 +57,17 @@ class KernelFile:
 
     @contextmanager
     def open(self) -> Iterator[Simulator]:
-        """Change the kernel."""
-        with self.path.open("r+b") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            simulator = pickle.load(f)
+        """Change the kernel; who is killed meanwhile leaves it as it was."""
+        with self.path.with_suffix(".lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            before = self.path.read_bytes()
+            simulator = pickle.loads(before)
             try:
                 yield simulator
             finally:
-                f.seek(0)
-                f.truncate()
-                f.write(pickle.dumps(simulator))
+                if (after := pickle.dumps(simulator)) != before:
+                    self.path.with_suffix(".new").write_bytes(after)
+                    self.path.with_suffix(".new").replace(self.path)
 
     def __getattr__(self, name: str) -> Any:
         """Return what the engine calls."""

@@ -140,7 +140,10 @@ def test_json_documents(host: Host, tarball: str) -> None:
         "kernel": samples.KERNEL.release,
     }
     status = run_json(host, "status")
-    assert status.keys() == {"schema", "kernel", "applied", "updates", "jobs"}
+    assert status.keys() == {
+        *("schema", "kernel", "applied", "cves", "updates", "jobs", "health", "reasons")
+    }
+    assert (status["cves"], status["health"], status["reasons"]) == (["CVE-2026-12345"], "ok", [])
     assert (status["schema"], status["applied"], status["jobs"]) == (1, 1, [])
     assert status["updates"] == [{**update, "detail": status["updates"][0]["detail"]}]
     assert run_json(host, "view")["updates"] == status["updates"]
@@ -149,6 +152,23 @@ def test_json_documents(host: Host, tarball: str) -> None:
     events = run_json(host, "history", "-n", "2")["events"]
     assert [event["stage"] for event in events] == ["applied", "transitioning"]
     assert run_json(host, "history", f"--id={samples.OTHER_KID}")["events"] == []
+
+
+def test_status_checks_the_host(host: Host, tarball: str) -> None:
+    assert host.ksplice("status", "--check").returncode == 0
+    host.ksplice("apply", tarball)
+    assert host.ksplice("status", "--check").returncode == 0
+    host.reboot(crash=True)
+    assert host.ksplice("status", "--check").returncode == 3
+    host.start()
+    assert host.ksplice("status").returncode == 0
+    checked = host.ksplice("status", "--check", "--json")
+    assert checked.returncode == 2
+    document = json.loads(checked.stdout)
+    assert document["health"] == "critical"
+    assert document["reasons"][0].startswith(f"{KID} is quarantined: the machine went down")
+    host.ksplice("release", KID)
+    assert host.ksplice("status", "--check").returncode == 1
 
 
 def test_view_of_an_unknown_id(host: Host) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ksplicd import config, errors
-from ksplicd.cli import main
+from ksplicd.cli import main, show
 from ksplicd.model import Stage
 from ksplicd.run import has, run_any
 
@@ -36,6 +36,15 @@ def test_ksplice_page_has_verb_and_its_options(verb: str) -> None:
         for option in action.option_strings:
             if option.startswith("--") and option != "--help":
                 assert option in page
+
+
+def test_ksplice_page_has_every_key_of_the_status() -> None:
+    page = re.sub(r"[^\w]", " ", text_of("ksplice.1").partition(".SS ksplice status")[2]).split()
+    text = Path(show.__file__).read_text().split('"""')[1]
+    documents = re.findall(r"^    (?:status|UPDATE|JOB) .*?\}$", text, re.MULTILINE | re.DOTALL)
+    assert len(documents) == 3
+    for key in re.findall(r'"(\w+)"', " ".join(documents)):
+        assert key in page
 
 
 def test_ksplice_page_has_every_exit_status() -> None:

@@ -2,7 +2,7 @@
 from typing import Any
 
 from ksplicd.cli import show
-from ksplicd.model import Kernel, Manifest, Target
+from ksplicd.model import Kernel, Manifest, Stage, Target
 
 UPDATE: dict[str, Any] = {
     "Kid": "8c4o6ucj",
@@ -121,3 +121,25 @@ def test_event_of_no_update_and_no_unit() -> None:
         "detail": "",
     }
     assert show.format_event(event).endswith("  -  failed  uid 0 (drop)")
+
+
+def host_of(*stages: str) -> list[dict[str, Any]]:
+    return [{"kid": f"aaaaaaa{i}", "stage": s, "detail": "why"} for i, s in enumerate(stages)]
+
+
+def test_health() -> None:
+    assert show.judge([]) == (show.Health.OK, [])
+    assert show.judge(host_of("applied", "reversed")) == (show.Health.OK, [])
+    assert show.judge(host_of("applied", "staged")) == (
+        show.Health.WARNING,
+        ["aaaaaaa1 is staged: why"],
+    )
+    assert show.judge(host_of("staged", "applied", "failed")) == (
+        show.Health.CRITICAL,
+        ["aaaaaaa2 is failed: why", "aaaaaaa0 is staged: why"],
+    )
+
+
+def test_every_stage_has_a_health() -> None:
+    well = set(Stage) - {Stage(stage) for stage in show._HEALTH}
+    assert well == {Stage.APPLIED, Stage.REVERSED, Stage.DROPPED, Stage.REMOVED}
