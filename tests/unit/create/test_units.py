@@ -85,6 +85,9 @@ def test_counted_names_get_their_numbers_anew() -> None:
     before = b"lea __func__.17(%rip)\nlea __func__.3(%rip)\nlea __func__.17\ncall f.isra.0\n"
     after = before.replace(b".17", b".25").replace(b".3", b".4")
     assert number_names(before) == number_names(after)
+    unique = b".section .modinfo\n__UNIQUE_ID_license412:\n__addressable_init_module9: f.17\n"
+    moved = unique.replace(b"412", b"413").replace(b"module9", b"module11")
+    assert number_names(unique) == number_names(moved)
     swapped = before.replace(b"__func__.17\n", b"__func__.3\n")
     assert number_names(before) != number_names(swapped)
 
