@@ -29,7 +29,7 @@ etcdir = $(DESTDIR)$(sysconfdir)/ksplicd
 # believe to be part of this one.
 run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR) $(PYTHON)
 
-.PHONY: all setup demo test bench coverage lint lint-c unit vm install
+.PHONY: all setup demo test bench coverage test-objects lint lint-c unit vm install
 all:
 	@sed -n '3,8s/^#//p' Makefile
 
@@ -46,6 +46,10 @@ coverage: setup
 	@$(if $(and $(OLD),$(NEW)),,$(error give OLD= and NEW=, versions of linux-source-*))
 	@$(run) -m tests.coverage '$(OLD)' '$(NEW)' $(if $(FLAVOUR),--flavour $(FLAVOUR)) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(GUEST),--guest $(GUEST)) $(ARGS)
+
+# Half an hour: compiles folders of the kernel.  FOLDERS="ipc /path/to/objects" chooses others.
+test-objects: setup
+	@$(run) -m tests.objects $(FOLDERS)
 
 test: lint lint-c unit vm
 
