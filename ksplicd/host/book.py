@@ -41,19 +41,28 @@ class Book:
         self._distrusted: dict[str, str] = {}
 
     def open(self) -> None:
-        """Read the history."""
+        """Read as much of the history as tells where each update is.
+
+        That is two files of it, and more where the last word on an update is older.
+        """
         self._last, self.meter = {}, Meter()
-        for event in self._history.read():
-            self._note(event)
+        unknown = {*self._store.kids(), *self._in_kernel()}
+        files: list[list[Event]] = []
+        for events in self._history.read_back():
+            files.append(events)
+            unknown -= {event.kid for event in events if event.stage is not Stage.REJECTED}
+            if not unknown and len(files) > 1:
+                break
+        for events in reversed(files):
+            for event in events:
+                self._note(event)
 
     # --- questions ------------------------------------------------------------------------------
 
     def kids(self) -> list[str]:
         """Return the updates that are stored, in the kernel, or on their way; sorted."""
-        names = map(_NEW_MODULE.fullmatch, self._kernel.livepatches())
-        in_kernel = {name[1] for name in names if name}
         moving = {kid for kid, event in self._last.items() if self._is_moving(event)}
-        return sorted({*self._store.kids(), *in_kernel, *moving})
+        return sorted({*self._store.kids(), *self._in_kernel(), *moving})
 
     def info(self, kid: str) -> UpdateInfo:
         """Return an update as it is now."""
@@ -86,9 +95,14 @@ class Book:
         """Return the bundle's parts but its files, when it was verified."""
         return self._trusted.get(kid)
 
-    def history(self) -> list[Event]:
-        """Return all events, oldest first."""
-        return self._history.read()
+    def history(self, limit: int = 0) -> list[Event]:
+        """Return the last ``limit`` events (0: all), newest first."""
+        found: list[Event] = []
+        for events in self._history.read_back():
+            found += reversed(events)
+            if limit and len(found) >= limit:
+                return found[:limit]
+        return found
 
     # --- entries --------------------------------------------------------------------------------
 
@@ -139,6 +153,11 @@ class Book:
             self._on_event(event)
 
     # --- detail ---------------------------------------------------------------------------------
+
+    def _in_kernel(self) -> set[str]:
+        """Return the updates that the kernel knows."""
+        names = map(_NEW_MODULE.fullmatch, self._kernel.livepatches())
+        return {name[1] for name in names if name}
 
     def _note(self, event: Event) -> None:
         """Remember an event as the last one of its update, and the last one of all."""

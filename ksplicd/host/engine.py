@@ -192,8 +192,7 @@ class Engine:
 
     def history(self, limit: int = 0) -> list[Event]:
         """Return the last ``limit`` events (0: all), newest first."""
-        events = self._book.history()[::-1]
-        return events[:limit] if limit else events
+        return self._book.history(limit)
 
     def write_metrics(self) -> None:
         """Write the file for Prometheus, where one is wanted.  Raises ``StoreError``."""

@@ -3,20 +3,31 @@
 
 A line is on the disk before ``append`` returns.  A line that a power failure cut short is kept as
 it is, is no event, and does not harm the next one.
+
+A file that is full is renamed to ``history.jsonl.000001`` and so on, and then compressed; none is
+ever deleted.  Where a number has both, being killed between the two, the plain one counts.
 """
 
+import gzip
 import json
+import logging
 import os
 import re
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from ksplicd.errors import StoreError
 from ksplicd.fields import ONE_LINE, Fields
 from ksplicd.host.state import Actor, Event, Via
-from ksplicd.host.store import store_errors, sync_folder
+from ksplicd.host.store import replace_file, store_errors, sync_folder
 from ksplicd.model import Stage
+
+_log = logging.getLogger(__name__)
+
+MAX_SIZE: Final = 1 << 20
+"""Bytes after which a file is full: some 3000 events, a tenth of that compressed."""
 
 _MODE: Final = 0o600
 _NEWLINE: Final = b"\n"
@@ -31,15 +42,17 @@ _MISMATCH_KEY = re.compile(r"[a-z_]{1,40}")
 
 
 class History:
-    """The history in the file ``path``."""
+    """The history in the file ``path`` and the full ones beside it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_size: int = MAX_SIZE) -> None:
         """The file is made by the first ``append``."""
         self._path = path
+        self._max_size = max_size
 
     def append(self, event: Event) -> None:
         """Write ``event`` and wait until the disk has it.  Raises ``StoreError``."""
         line = write_event(event)
+        self._turn_over(len(line))
         with store_errors(self._path):
             is_new = not self._path.exists()
             fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
@@ -57,10 +70,67 @@ class History:
 
     def read(self) -> list[Event]:
         """Return all events, oldest first.  Raises ``StoreError``."""
+        return [event for events in reversed(list(self.read_back())) for event in events]
+
+    def read_back(self) -> Iterator[list[Event]]:
+        """Return the events of one file after the other, the newest file first.
+
+        Within a file the oldest event comes first.  Raises ``StoreError``.
+        """
         with store_errors(self._path):
-            if not self._path.exists():
-                return []
-            return read_events(self._path.read_bytes().split(_NEWLINE))
+            numbers = sorted(self._numbers(), reverse=True)
+            if self._path.exists():
+                yield read_events(self._path.read_bytes().split(_NEWLINE))
+        for number in numbers:
+            yield self._read_full(number)
+
+    # --- full files -----------------------------------------------------------------------------
+
+    def _turn_over(self, more: int) -> None:
+        """Begin a new file when ``more`` bytes do not fit; should that fail, the old one grows."""
+        try:
+            if self._path.stat().st_size + more <= self._max_size:
+                return
+            number = max(self._numbers(), default=0) + 1
+            self._path.rename(self._full(number))
+            sync_folder(self._path.parent)
+            for number in sorted(self._numbers()):
+                self._compress(number)
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            _log.error("%s: %s; it is tried again", e.filename or self._path, e.strerror)
+
+    def _compress(self, number: int) -> None:
+        plain = self._full(number)
+        if plain.exists():
+            replace_file(_compressed(plain), gzip.compress(plain.read_bytes(), mtime=0))
+            plain.unlink()
+
+    def _read_full(self, number: int) -> list[Event]:
+        """Return what can be read of a full file: one bad block must not keep us from starting."""
+        plain = self._full(number)
+        lines = []
+        try:
+            with plain.open("rb") if plain.exists() else gzip.open(_compressed(plain)) as f:
+                for line in f:
+                    lines.append(line)
+        except (OSError, EOFError, zlib.error) as e:
+            _log.error("%s: cannot be read further: %s", plain, e)
+        return read_events(lines)
+
+    def _full(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number:06}")
+
+    def _numbers(self) -> set[int]:
+        """Return the numbers of the full files."""
+        pattern = re.compile(re.escape(self._path.name) + r"\.([0-9]{6,})(?:\.gz)?")
+        found = (pattern.fullmatch(path.name) for path in self._path.parent.iterdir())
+        return {int(match[1]) for match in found if match}
+
+
+def _compressed(plain: Path) -> Path:
+    return plain.with_name(plain.name + ".gz")
 
 
 def read_events(lines: Iterable[bytes]) -> list[Event]:

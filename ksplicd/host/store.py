@@ -6,7 +6,7 @@
     /var/lib/ksplice/          the drop directory (dropdir)
         updates/KID/           ksplice-KID.tar.gz and, when it has one, its .minisig
         rejected/              what was refused, with a .reason (dropdir)
-        history.jsonl          (history)
+        history.jsonl          and the full ones, history.jsonl.000001.gz (history)
         guard.json             (guard)
 
 A file appears whole or not at all, also when the power fails.  What is read back is believed no

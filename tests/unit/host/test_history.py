@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
+import gzip
 import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,3 +118,84 @@ def test_unreadable(tmp_path: Path) -> None:
         History(tmp_path).read()
     with pytest.raises(StoreError, match="h: No such file or directory"):
         History(tmp_path / "none" / "h").append(EVENT)
+
+
+# --- what was released stays readable ------------------------------------------------------------
+
+
+def test_history_of_every_release() -> None:
+    """A cut line stands between the others, as a power failure leaves it."""
+    files = sorted((Path(__file__).parent / "data").glob("history-*.jsonl"))
+    assert [path.name for path in files] == ["history-0.1.0.jsonl"]
+    for path in files:
+        events = History(path).read()
+        assert len(events) == path.read_bytes().count(b"\n") - 1
+        assert {event.stage for event in events} == set(Stage) - {Stage.DROPPED, Stage.QUARANTINED}
+        assert {event.actor.via for event in events} == set(Via)
+        assert events[3].mismatch["function"] == "do_fcntl"
+
+
+# --- full files -----------------------------------------------------------------------------------
+
+
+def fill(history: History, count: int, start: int = 0) -> list[Event]:
+    events = [replace(EVENT, time=float(i)) for i in range(start, start + count)]
+    for event in events:
+        history.append(event)
+    return events
+
+
+def test_full_files_are_turned_over_without_loss(tmp_path: Path) -> None:
+    history = History(tmp_path / "h", max_size=1000)
+    events = fill(history, 20)
+    assert (tmp_path / "h").stat().st_size <= 1000
+    full = sorted(path.name for path in tmp_path.iterdir() if path.name != "h")
+    assert full == [f"h.{i:06}.gz" for i in range(1, len(full) + 1)]
+    assert len(full) > 3
+    assert History(tmp_path / "h").read() == events
+    newest = next(iter(history.read_back()))
+    assert newest == events[-len(newest) :]
+
+
+@pytest.mark.parametrize("left", ["plain", "both", "half"])
+def test_killed_while_a_file_is_turned_over(tmp_path: Path, left: str) -> None:
+    history = History(tmp_path / "h", max_size=1000)
+    events = fill(history, 2)
+    plain = (tmp_path / "h").rename(tmp_path / "h.000001")
+    if left == "both":
+        (tmp_path / "h.000001.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    if left == "half":
+        (tmp_path / ".h.000001.gz.new").write_bytes(b"\x1f\x8b")
+    assert history.read() == events
+    events += fill(history, 4, start=2)
+    assert history.read() == events
+    assert {p.name for p in tmp_path.iterdir()} == {"h", "h.000001.gz", "h.000002.gz"}
+
+
+def test_damaged_full_file_costs_no_more_than_itself(tmp_path: Path) -> None:
+    history = History(tmp_path / "h", max_size=1000)
+    events = fill(history, 9)
+    first = tmp_path / "h.000001.gz"
+    for data in (b"", b"no gzip", first.read_bytes()[:-20]):
+        first.write_bytes(data)
+        found = history.read()
+        assert found[-6:] == events[-6:]
+        assert found[:-6] == events[: len(found) - 6]
+
+
+def test_folder_that_cannot_be_turned_over_in(tmp_path: Path) -> None:
+    history = History(tmp_path / "h", max_size=1000)
+    events = fill(history, 2)
+    (tmp_path / "h.000001.gz").mkdir()  # in the way of the compressed file
+    (tmp_path / "h.000001.gz/x").touch()
+    events += fill(history, 4, start=2)
+    assert [e for e in history.read() if e in events] == events
+
+
+@given(st.lists(st.integers(300, 2000), max_size=4))
+def test_nothing_is_lost_whatever_the_sizes(sizes: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        events: list[Event] = []
+        for size in sizes:
+            events += fill(History(Path(folder) / "h", max_size=size), 4, start=len(events))
+        assert History(Path(folder) / "h").read() == events

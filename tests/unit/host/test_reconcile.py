@@ -233,3 +233,18 @@ def test_undone_while_the_daemon_did_not_run(host: Host) -> None:
     assert stage_of(host) == ("reversed", "")
     assert host.kernel.leftovers() == []
     assert host.stages()[-1] == "reversed"
+
+
+def test_last_word_is_found_in_an_older_file(host: Host) -> None:
+    host.stage()
+    host.stage(samples.bundle(OTHER_KID))
+    host.apply(OTHER_KID)
+    path = host.root / "history.jsonl"
+    for number in (1, 2, 3):
+        path.rename(host.root / f"history.jsonl.{number:06}")
+        host.apply(KID)
+        host.undo(KID)
+    host.reboot()
+    assert restart(host).reapply == (OTHER_KID,)
+    assert len(host.engine.history(3)) == 3
+    assert len(host.stages()) == 6 + 3 * 6
