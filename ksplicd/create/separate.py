@@ -106,7 +106,7 @@ def _is_entry(owner: Section) -> bool:
 
 
 def _code_parts(places: Places, section: Section) -> list[_Part]:
-    """Return the functions of a section, empty when there are not two or they are inseparable."""
+    """Return the functions of a section, empty when there are not two that can be separated."""
     if len(places.functions_in(section)) < 2:
         return []
     functions = [s for s in places.symbols_in(section) if s.is_function and s.size]
@@ -114,13 +114,20 @@ def _code_parts(places: Places, section: Section) -> list[_Part]:
     starts = {before.get(s.value, s.value) for s in functions if not is_prefix(s)}
     parts = _parts_from(starts, section.size)
     try:
-        calls = _local_branches(section, functions)
+        branches = _local_branches(section, functions)
     except UndecodableError:
         return []
-    for at, field, target in calls:
-        if field.size == 1 and _index_at(parts, at) != _index_at(parts, target):
-            return []  # a short jump into the next function has no room for a relocation
-    return parts
+    # A short jump into the next function has no room for a relocation: the two stay together.
+    for at, field, target in branches:
+        if field.size == 1:
+            parts = _joined(parts, at, target)
+    return parts if len(parts) > 1 else []
+
+
+def _joined(parts: Sequence[_Part], a: int, b: int) -> list[_Part]:
+    """Return the parts with those from ``a`` to ``b`` made one."""
+    i, j = sorted((_index_at(parts, a) or 0, _index_at(parts, b) or 0))
+    return [*parts[:i], _Part(parts[i].start, parts[j].end), *parts[j + 1 :]]
 
 
 def _local_branches(section: Section, functions: Sequence[Symbol]) -> list[tuple[int, Field, int]]:
