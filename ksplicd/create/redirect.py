@@ -50,12 +50,7 @@ def plan(difference: Difference, traceable: frozenset[str], taken_in: Container[
         s, why = todo.popitem()
         if s in result.replaced or s in result.carried:
             continue
-        if _shares_section(difference, s):
-            _refuse(
-                result, s, "the function shares an explicit section with others",
-                "move the change to a caller outside that section",
-            )  # fmt: skip
-        elif difference.twins.pre_of[s].name in traceable:
+        if difference.twins.pre_of[s].name in traceable:
             result.replaced[s] = why
         else:
             result.carried[s] = why
@@ -65,10 +60,6 @@ def plan(difference: Difference, traceable: frozenset[str], taken_in: Container[
     order = {s: i for i, s in enumerate(difference.post.obj.symbols)}
     result.replaced = dict(sorted(result.replaced.items(), key=lambda item: order[item[0]]))
     return result
-
-
-def _shares_section(difference: Difference, s: Symbol) -> bool:
-    return len(difference.post.functions_in(code_section_of(s))) > 1
 
 
 def must_be_carried(difference: Difference, traceable: frozenset[str]) -> list[Symbol]:
