@@ -31,7 +31,13 @@ from ksplicd.bus.polkit import DBUS, Polkit, call_bus
 from ksplicd.bus.runner import SYSFS_MODULES, Runner
 from ksplicd.bus.update import Update
 from ksplicd.config import CONFIG_FILE, KEYS_DIR, OnDrop, read_settings
-from ksplicd.errors import HostError, KspliceError
+from ksplicd.errors import (
+    HostError,
+    KspliceError,
+    QuarantinedError,
+    ReplayedError,
+    SupersededError,
+)
 from ksplicd.host import boot, journal
 from ksplicd.host.clock import SystemClock
 from ksplicd.host.dropdir import DropDir
@@ -236,7 +242,10 @@ class Daemon:
             await self._runner.show_updates()
             if self._engine.settings.on_drop is OnDrop.APPLY and not self._disabled:
                 actor = Actor(uid=os.geteuid(), via=Via.DROP)
+                await self._worker.run(self._engine.check_not_undone, info.kid)
                 await self._runner.start(Direction.APPLY, info.kid, actor)
+        except (QuarantinedError, ReplayedError, SupersededError) as e:
+            _log.warning("%s: is staged only: %s", name, e)
         except KspliceError as e:
             _log.info("%s: %s", name, e)  # the engine's event says it louder
 

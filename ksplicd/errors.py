@@ -148,6 +148,14 @@ class MissingDependencyError(HostError):
     """An update that this one depends on is not applied."""
 
 
+class SupersededError(HostError):
+    """An applied update replaces this one."""
+
+
+class ReplayedError(HostError):
+    """The update was undone here; only a person may apply it again."""
+
+
 class QuarantinedError(HostError):
     """The machine went down while the update was new; a person has to release it first."""
 

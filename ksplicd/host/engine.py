@@ -32,6 +32,7 @@ from ksplicd.errors import (
     NoSuchUpdateError,
     NotQuarantinedError,
     QuarantinedError,
+    ReplayedError,
     StoreError,
     UnexpectedError,
 )
@@ -65,6 +66,7 @@ from ksplicd.model import Kernel, Stage, new_module
 Value = str | int | list[str]
 """What ``describe`` tells; the bus makes ``s``, ``x`` and ``as`` of it."""
 
+_LASTING: Final = (Stage.APPLIED, Stage.REVERSED)
 _FILE_KID: Final = re.compile(r"ksplice-([a-z0-9]{8})\.tar\.gz")
 
 
@@ -284,6 +286,21 @@ class Engine:
         self._book.forget(kid)
         self._book.record(kid, Stage.REMOVED, actor)
 
+    def check_not_undone(self, kid: str) -> None:
+        """Raise ``ReplayedError`` when the last that was done with an update was to undo it.
+
+        Nothing but a person's call may apply it then: whoever drops an old bundle anew must not
+        bring back what somebody took out.  The whole history is asked, for the bundle may have been
+        removed and come back.
+        """
+        ends = (e for e in self._book.history() if e.kid == kid and e.stage in _LASTING)
+        last = next(ends, None)
+        if last is not None and last.stage is Stage.REVERSED:
+            raise ReplayedError(
+                f"{kid}: was undone here and is not applied by itself again; "
+                f"`ksplice apply {kid}` applies it"
+            )
+
     # --- staged ─load▸ loading ─match▸ matched ─enable▸ transitioning -----------------------------
 
     def start_apply(self, kid: str, actor: Actor) -> Transition:
@@ -292,8 +309,8 @@ class Engine:
         Whatever fails, every module that was loaded is unloaded again before the error is raised,
         and the update is FAILED when the kernel was touched.  Raises ``NoSuchUpdateError``,
         ``AlreadyAppliedError``, ``QuarantinedError``, ``InUseError`` (it is on its way, or another
-        transition runs), the errors of ``stage``, ``MissingDependencyError``, and the
-        ``ApplyError`` that fits.
+        transition runs), the errors of ``stage``, ``MissingDependencyError``, ``SupersededError``,
+        and the ``ApplyError`` that fits.
         """
         info = self.get_update(kid)
         if info.stage is Stage.APPLIED:
@@ -310,7 +327,9 @@ class Engine:
         self._unload_leftovers(kid)
         verify.check_kernel(bundle.manifest, self.kernel)
         verify.check_modules(bundle.manifest, self.kernel)
-        verify.check_dependencies(bundle.manifest, self._book.applied())
+        applied = self._book.applied()
+        verify.check_dependencies(bundle.manifest, applied)
+        verify.check_not_superseded(kid, [self._book.info(other).manifest for other in applied])
         verify.check_targets(bundle.manifest, self.kernel)
         try:
             self._guard.forget(kid)

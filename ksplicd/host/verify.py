@@ -13,7 +13,7 @@ sealed memfd (kernel.load_module).  Questions to the kernel only; nothing is cha
 
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from ksplicd.errors import (
     InUseError,
     MissingDependencyError,
     ModulePresentError,
+    SupersededError,
     TargetNotLoadedError,
     WrongKernelError,
 )
@@ -169,6 +170,16 @@ def check_targets(manifest: Manifest, kernel: KernelDoor) -> None:
 
 
 # --- what it depends on -------------------------------------------------------------------------
+
+
+def check_not_superseded(kid: str, applied: Iterable[Manifest]) -> None:
+    """Raise ``SupersededError`` when one of the ``applied`` updates replaces this one."""
+    for other in applied:
+        if kid in other.replaces:
+            raise SupersededError(
+                f"{kid}: is replaced by update {other.kid}, which is applied; "
+                f"`ksplice undo {other.kid}` first if the older one is really wanted"
+            )
 
 
 def check_dependencies(manifest: Manifest, applied: Collection[str]) -> None:

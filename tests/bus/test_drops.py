@@ -111,3 +111,21 @@ def test_unsigned_drop_where_that_is_the_policy(bare_host: Host) -> None:
     bare_host.start()
     write(bare_host, NAME, BUNDLE)
     wait_for(lambda: bare_host.outcomes() == ["STAGED"])
+
+
+def test_old_bundle_does_not_bring_back_what_was_undone(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply")
+    bare_host.start_polkit()
+    bare_host.start()
+    write(bare_host, NAME + ".minisig", SIGNATURE)
+    write(bare_host, NAME, BUNDLE)
+    wait_for(lambda: "APPLIED" in bare_host.outcomes())
+    bare_host.client().undo(samples.KID)
+    bare_host.client().remove(samples.KID)
+    write(bare_host, NAME + ".minisig", SIGNATURE)
+    write(bare_host, NAME, BUNDLE)
+    wait_for(lambda: "is staged only" in bare_host.log())
+    assert bare_host.stage_of() == "staged"
+    assert bare_host.outcomes().count("LOADING") == 1
+    bare_host.client().apply(samples.KID)
+    assert bare_host.stage_of() == "applied"

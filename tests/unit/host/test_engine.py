@@ -23,7 +23,9 @@ from ksplicd.errors import (
     NoMatchError,
     NoSuchUpdateError,
     OutOfMemoryError,
+    ReplayedError,
     StoreError,
+    SupersededError,
     TargetNotLoadedError,
     UnexpectedError,
     WrongKernelError,
@@ -605,3 +607,33 @@ def test_the_kernels_truth_is_shown(host: Host) -> None:
     info = host.engine.get_update(KID)
     assert (info.stage, info.detail) == (Stage.REVERSED, "undone by somebody else")
     assert host.apply().stage is Stage.APPLIED
+
+
+# --- what was taken out stays out ----------------------------------------------------------------
+
+
+def test_superseded_update_is_refused_while_its_successor_is_applied(host: Host) -> None:
+    host.stage(samples.bundle(OTHER_KID, replaces=(KID,)))
+    host.apply(OTHER_KID)
+    host.stage()
+    with pytest.raises(SupersededError, match=f"^{KID}: is replaced by update {OTHER_KID}, which"):
+        host.apply(KID)
+    assert host.kernel.leftovers() == [f"ksplice_{OTHER_KID}", f"ksplice_{OTHER_KID}_new"]
+    host.undo(OTHER_KID)
+    assert host.apply(KID).stage is Stage.APPLIED
+
+
+def test_undone_update_is_for_a_person_to_apply(host: Host) -> None:
+    host.stage()
+    host.engine.check_not_undone(KID)
+    host.apply()
+    host.engine.check_not_undone(KID)
+    host.undo()
+    with pytest.raises(ReplayedError, match=f"`ksplice apply {KID}` applies it"):
+        host.engine.check_not_undone(KID)
+    host.engine.remove(KID, ALICE)
+    host.stage()  # the old bundle comes back
+    with pytest.raises(ReplayedError, match="was undone here"):
+        host.engine.check_not_undone(KID)
+    host.apply()
+    host.engine.check_not_undone(KID)
