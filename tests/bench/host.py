@@ -210,7 +210,8 @@ def measure_apply(host: Host) -> list[Figure]:
         host.guest.run(f"systemctl kill -s CONT ksplicd; sleep {_SETTLE_SECONDS}")
     floor, floor_loading = median(floors), median(plain_loading)
     value = median(applied)
-    before, during, after = (median(calls[k], 0) for k in ("before", "applied", "undone"))
+    # what else the machine does only adds to these
+    before, during, after = (round(min(calls[k])) for k in ("before", "applied", "undone"))
     about = "insmod of the same modules, and their transition"
     return [
         Figure(name="apply, drop to applied", value=value, unit="s", floor=floor, about=about),
@@ -231,7 +232,7 @@ def measure_apply(host: Host) -> list[Figure]:
         Figure(name=f"match, {functions} functions", value=median(matches, 1), unit="ms"),
         Figure(
             name="a call, applied", value=during, unit="ns", floor=before,
-            about=f"before; {after:g} after undo; a fcntl() with its system call",
+            about=f"before; {after} after undo; fcntl() with its system call, the best batch",
         ),
     ]  # fmt: skip
 
