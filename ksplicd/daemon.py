@@ -30,7 +30,7 @@ from ksplicd.bus.objects import Objects
 from ksplicd.bus.polkit import DBUS, Polkit, call_bus
 from ksplicd.bus.runner import SYSFS_MODULES, Runner
 from ksplicd.bus.update import Update
-from ksplicd.config import CONFIG_FILE, KEYS_DIR, OnDrop, read_settings
+from ksplicd.config import CONFIG_FILE, KEYS_DIR, OnDrop, Settings, read_settings
 from ksplicd.errors import (
     HostError,
     KspliceError,
@@ -386,7 +386,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             Store(args.store),
             LinuxKernel(),
             Keyring(args.keys, os.geteuid()),
-            read_settings(args.config),
+            Settings() if args.shutdown else read_settings(args.config),  # a typo is no crash
             SystemClock(),
             owner=os.geteuid(),
         )

@@ -20,6 +20,7 @@ from ksplicd.host.store import Store
 from ksplicd.host.verify import Trusted, check_kernel
 from ksplicd.model import Kernel, Manifest, Stage, new_module
 
+_LASTING: Final = (Stage.APPLIED, Stage.REVERSED)
 _NEW_MODULE: Final = re.compile(r"ksplice_([a-z0-9]{8})_new")
 
 
@@ -103,6 +104,14 @@ class Book:
             if limit and len(found) >= limit:
                 return found[:limit]
         return found
+
+    def was_undone(self, kid: str) -> bool:
+        """Tell whether the last that was done with an update was to undo it.
+
+        The whole history is asked: its bundle may have been removed and come back since.
+        """
+        ends = (e.stage for e in self.history() if e.kid == kid and e.stage in _LASTING)
+        return next(ends, None) is Stage.REVERSED
 
     # --- entries --------------------------------------------------------------------------------
 

@@ -60,13 +60,9 @@ from ksplicd.host.state import (
     step,
 )
 from ksplicd.host.store import Store, Stored
-from ksplicd.host.words import describe_conflicts, describe_match
+from ksplicd.host.words import Value, describe_conflicts, describe_match, describe_update
 from ksplicd.model import Kernel, Stage, new_module
 
-Value = str | int | list[str]
-"""What ``describe`` tells; the bus makes ``s``, ``x`` and ``as`` of it."""
-
-_LASTING: Final = (Stage.APPLIED, Stage.REVERSED)
 _FILE_KID: Final = re.compile(r"ksplice-([a-z0-9]{8})\.tar\.gz")
 
 
@@ -168,29 +164,7 @@ class Engine:
     def describe(self, kid: str) -> dict[str, Value]:
         """Return all that is known of an update, keys as on the bus.  ``NoSuchUpdateError``."""
         info = self.get_update(kid)
-        manifest = info.manifest
-        trusted = self._book.trusted(kid)
-        functions = [f"{t.name}:{f.name} ({f.unit})" for t in manifest.targets for f in t.functions]
-        return {
-            "Kid": kid,
-            "Stage": info.stage.value,
-            "AbortCause": info.abort_cause,
-            "Detail": info.detail,
-            "Description": manifest.description,
-            "Targets": [target.name for target in manifest.targets],
-            "Functions": functions,
-            "Cves": list(manifest.cves),
-            "Depends": list(manifest.depends),
-            "Replaces": list(manifest.replaces),
-            "Kernel": manifest.kernel.release,
-            "KernelBuildId": manifest.kernel.build_id,
-            "KernelVersion": manifest.kernel.version,
-            "Tool": manifest.tool,
-            "Compiler": manifest.compiler,
-            "SignedBy": trusted.signer if trusted else "",
-            "TrustedComment": trusted.trusted_comment if trusted else "",
-            "Modules": load.modules_of(self.kernel, kid),
-        }
+        return describe_update(info, self._book.trusted(kid), load.modules_of(self.kernel, kid))
 
     def history(self, limit: int = 0) -> list[Event]:
         """Return the last ``limit`` events (0: all), newest first."""
@@ -281,8 +255,8 @@ class Engine:
         info = self.get_update(kid)
         if info.stage is Stage.APPLIED or is_moving(info.stage):
             raise InUseError(f"{kid}: is {info.stage}; undo it before it is removed")
-        self.store.remove(kid)
         self._guard.forget(kid)
+        self.store.remove(kid)
         self._book.forget(kid)
         self._book.record(kid, Stage.REMOVED, actor)
 
@@ -290,12 +264,9 @@ class Engine:
         """Raise ``ReplayedError`` when the last that was done with an update was to undo it.
 
         Nothing but a person's call may apply it then: whoever drops an old bundle anew must not
-        bring back what somebody took out.  The whole history is asked, for the bundle may have been
-        removed and come back.
+        bring back what somebody took out.
         """
-        ends = (e for e in self._book.history() if e.kid == kid and e.stage in _LASTING)
-        last = next(ends, None)
-        if last is not None and last.stage is Stage.REVERSED:
+        if self._book.was_undone(kid):
             raise ReplayedError(
                 f"{kid}: was undone here and is not applied by itself again; "
                 f"`ksplice apply {kid}` applies it"

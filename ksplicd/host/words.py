@@ -9,7 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ksplicd.host.kernel import CoreState
-from ksplicd.host.state import Conflict
+from ksplicd.host.state import Conflict, UpdateInfo
+from ksplicd.host.verify import Trusted
+
+Value = str | int | list[str]
+"""What is told of an update; the bus makes ``s``, ``x`` and ``as`` of it."""
 
 WAITING: Final = "waiting"
 """The core's word for a target that is not loaded."""
@@ -57,6 +61,35 @@ def explain(cause: str, mismatch: Mapping[str, str]) -> str:
             return f"{target}: {symbol}: {kind}: {hint}"
         case _:
             return _GENERIC.get(cause, f"{cause}; dmesg tells more")
+
+
+def describe_update(
+    info: UpdateInfo, trusted: Trusted | None, modules: list[str]
+) -> dict[str, Value]:
+    """Return all that is known of an update, keys as on the bus."""
+    manifest = info.manifest
+    return {
+        "Kid": info.kid,
+        "Stage": info.stage.value,
+        "AbortCause": info.abort_cause,
+        "Detail": info.detail,
+        "Description": manifest.description,
+        "Targets": [target.name for target in manifest.targets],
+        "Functions": [
+            f"{t.name}:{f.name} ({f.unit})" for t in manifest.targets for f in t.functions
+        ],
+        "Cves": list(manifest.cves),
+        "Depends": list(manifest.depends),
+        "Replaces": list(manifest.replaces),
+        "Kernel": manifest.kernel.release,
+        "KernelBuildId": manifest.kernel.build_id,
+        "KernelVersion": manifest.kernel.version,
+        "Tool": manifest.tool,
+        "Compiler": manifest.compiler,
+        "SignedBy": trusted.signer if trusted else "",
+        "TrustedComment": trusted.trusted_comment if trusted else "",
+        "Modules": modules,
+    }
 
 
 def describe_match(core: CoreState) -> str:
