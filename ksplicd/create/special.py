@@ -70,8 +70,9 @@ TABLES: Final = (
         headers=("linux/static_call_types.h",), layouts=(EntryLayout(8, (0, 4)),),
     ),
     SpecialTable(
-        section=".parainstructions", c_type="struct paravirt_patch_site",
-        headers=("asm/paravirt_types.h",), layouts=(EntryLayout(16, (0,)),),
+        # struct paravirt_patch_site, which is gone since 6.8
+        section=".parainstructions", c_type="struct { void *instr; char type, len; }",
+        layouts=(EntryLayout(16, (0,)),),
     ),
     SpecialTable(
         section="__bug_table", c_type="struct bug_entry", headers=("linux/bug.h",),

@@ -2,12 +2,14 @@
 """The sizes of the special sections' entries, as the objects themselves tell them."""
 
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from ksplicd.create.entry_sizes import infer_sizes
+from ksplicd.create.object_pair import read_sizes
 from ksplicd.elf import Object, read_object
-from ksplicd.errors import ElfError
+from ksplicd.errors import BuildError, ElfError
 from ksplicd.run import run
 
 
@@ -77,3 +79,46 @@ def test_an_unknown_form_is_refused(tmp_path: Path) -> None:
     obj = tables(tmp_path, section("__bug_table", ".quad 1b", ".quad 0", ".quad 0"))
     with pytest.raises(ElfError, match=r"x\.o: __bug_table: cannot tell .*--source"):
         infer_sizes([obj])
+
+
+HEADERS: Final = sorted(Path("/usr/src").glob("linux-headers-*-amd64"))
+MODULE = """
+#include <linux/module.h>
+#include <linux/jump_label.h>
+#include <linux/uaccess.h>
+static DEFINE_STATIC_KEY_FALSE(key);
+long f(void __user *p, void *q, int n);
+long f(void __user *p, void *q, int n)
+{
+	if (static_branch_unlikely(&key))
+		return 0;
+	might_sleep();
+	if (cpu_feature_enabled(X86_FEATURE_ERMS))
+		n++;
+	WARN_ON(n > 7);
+	if (get_user(n, (int __user *)p))
+		return n;
+	return copy_to_user(p, q, n);
+}
+MODULE_LICENSE("GPL");
+"""
+
+
+@pytest.mark.parametrize(
+    "headers",
+    HEADERS or [pytest.param(None, marks=pytest.mark.skip("no kernel headers are installed"))],
+    ids=str,
+)
+def test_objects_tell_what_the_headers_say(tmp_path: Path, headers: Path) -> None:
+    (tmp_path / "unit.c").write_text(MODULE)
+    (tmp_path / "Makefile").write_text("obj-m := unit.o\n")
+    run(["make", "-C", headers, f"M={tmp_path}", "unit.o"])
+    said = read_sizes(headers)
+    told = infer_sizes([read_object((tmp_path / "unit.o").read_bytes())])
+    assert {".altinstructions", "__bug_table", "__jump_table", "__mcount_loc"} <= told.keys()
+    assert told == {name: said[name] for name in told}
+
+
+def test_a_folder_without_headers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="a probe does not compile there; give the headers"):
+        read_sizes(tmp_path)
