@@ -145,7 +145,6 @@ def test_what_is_joined_by_a_short_jump_comes_along(tmp_path: Path) -> None:
     assert {s.name for s in code.obj.functions()} >= {"a", "b"}
 
 
-
 NOTRACE = """
 static noinline int inner(int x) {{ return hidden(x) + {0}; }}
 static noinline int middle(int x) {{ return inner(x) + 1; }}
