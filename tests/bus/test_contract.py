@@ -16,6 +16,7 @@ from ksplicd.bus.update import Update
 from ksplicd.daemon import main
 from ksplicd.errors import ERROR_PREFIX
 from ksplicd.host.journal import Outcome
+from ksplicd.run import has, run_any
 
 UNITS = Path(__file__).parents[2] / "units"
 INTERFACES = (Manager, Update, Job)
@@ -84,3 +85,21 @@ def test_catalog_uses_only_fields_that_we_write() -> None:
 
 def test_internal_error_is_no_ksplice_error() -> None:
     assert names.INTERNAL_ERROR == ERROR_PREFIX + "Internal"
+
+
+@pytest.mark.skipif(not has("systemd-analyze"), reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("unit", ["ksplicd.service", "ksplicd-boot.service"])
+def test_service_asks_for_little(unit: str) -> None:
+    """``systemd-analyze security``: exposure from 0 to 100 here, 25 at most."""
+    check = ["systemd-analyze", "security", "--offline=yes", "--threshold=25", "--no-pager"]
+    status, out, _ = run_any([*check, UNITS / unit])
+    assert status == 0, out.decode().splitlines()[-1]
+
+
+def test_updates_are_back_before_the_network() -> None:
+    unit = (UNITS / "ksplicd-boot.service").read_text().splitlines()
+    assert "Before=network-pre.target ksplicd.service" in unit
+    assert "DefaultDependencies=no" in unit  # else it waits for what may wait for the network
+    daemon = (UNITS / "ksplicd.service").read_text()
+    assert re.search(r"^After=.*\bksplicd-boot\.service", daemon, re.MULTILINE)
+    assert re.search(r"^Wants=.*\bksplicd-boot\.service", daemon, re.MULTILINE)

@@ -209,7 +209,7 @@ def test_new_in_a_crash_waits_for_a_person(host: Host) -> None:
     host.run("sync")
     host.guest.reboot(crash=True)
     host.run("systemctl start ksplicd")
-    assert host.stage() == "quarantined"
+    assert host.stage() == "quarantined", host.out("ksplice status; journalctl -b -u ksplicd*")
     assert host.is_clean()
     told = json.loads(host.out(f"journalctl -o json MESSAGE_ID={Outcome.QUARANTINED.value}"))
     assert told["PRIORITY"] == "2"
