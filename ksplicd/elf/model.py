@@ -162,6 +162,8 @@ class Layout:
     shstrtab: bytes
     name_offsets: dict[Symbol | Section | tuple[str, Section | None], int]
     symtab_align: int
+    linked_to_symtab: frozenset[Section]
+    """Sections other than groups whose sh_link is the symbol table (``.llvm_addrsig``)."""
 
 
 @dataclass(slots=True, eq=False)

@@ -83,11 +83,13 @@ class _Reader:
     def read(self) -> Object:
         headers = self.read_headers()
         symtabs = [i for i, h in enumerate(headers) if h.type == SHT_SYMTAB]
-        if len(symtabs) != 1:
+        if len(symtabs) > 1:
             raise self.refuse(f"{len(symtabs)} symbol tables instead of one")
-        symtab = headers[symtabs[0]]
+        # What is assembled without a label has no symbol table (vdso-note.o).
+        symtab_index = symtabs[0] if symtabs else SHN_UNDEF
+        symtab = headers[symtab_index]
         shstrndx = self.shstrndx
-        content = self.make_sections(headers, skip={symtabs[0], symtab.link, shstrndx})
+        content = self.make_sections(headers, skip={symtab_index, symtab.link, shstrndx})
         strtab = headers[symtab.link].data
         name_offsets: dict[Symbol | Section | tuple[str, Section | None], int] = {}
         symbols = self.read_symbols(symtab.data, strtab, content, name_offsets)
@@ -98,7 +100,7 @@ class _Reader:
         rela_headers: dict[Section, tuple[str, int, int]] = {}
         for i, header in enumerate(headers[1:], 1):
             section = content[i]
-            if i == symtabs[0]:
+            if i == symtab_index:
                 kinds.append(("symtab", None))
             elif i == shstrndx:
                 kinds.append(("shstrtab", None))
@@ -124,7 +126,9 @@ class _Reader:
                 kinds.append(("rela", target))
             if kinds[-1][0] != "content":
                 name_offsets[kinds[-1]] = header.name_offset
-        by_offset = sorted(range(1, len(headers)), key=lambda i: (headers[i].offset, i))
+        by_offset = sorted(  # of two at one place the first is empty
+            range(1, len(headers)), key=lambda i: (headers[i].offset, len(headers[i].data), i)
+        )
         obj.layout = Layout(
             header=self.data[: EHDR.size],
             index_order=kinds[1:],
@@ -134,6 +138,11 @@ class _Reader:
             shstrtab=headers[shstrndx].data,
             name_offsets=name_offsets,
             symtab_align=symtab.align,
+            linked_to_symtab=frozenset(
+                s
+                for h, s in zip(headers, content, strict=True)
+                if s is not None and s.type != SHT_GROUP and symtabs and h.link == symtab_index
+            ),
         )
         return obj
 

@@ -79,8 +79,14 @@ class _Writer:
         self.obj = obj
         layout = obj.layout
         self.hints = layout.name_offsets if layout else {}
-        self.strtab = _Strings(layout.strtab if layout else b"")
+        order = layout.index_order if layout else [(kind, None) for kind in _TABLES]
+        self.has_symbols = bool(obj.symbols) or ("symtab", None) in order
+        # clang keeps the names of symbols and sections in one table, ``.strtab``.
+        self.has_one_table = ("symtab", None) in order and ("strtab", None) not in order
         self.shstrtab = _Strings(layout.shstrtab if layout else b"")
+        self.strtab = (
+            self.shstrtab if self.has_one_table else _Strings(layout.strtab if layout else b"")
+        )
         local = [s for s in obj.symbols if s.bind == STB_LOCAL]
         self.symbols = local + [s for s in obj.symbols if s.bind != STB_LOCAL]
         self.first_global = 1 + len(local)
@@ -98,7 +104,10 @@ class _Writer:
             if s.relocations or (layout and s in layout.rela_headers):
                 slots.append(("rela", s))
         slots += [("livepatch", klp) for klp in self.obj.livepatch]
-        return slots + [(kind, None) for kind in _TABLES]
+        unwanted = {"strtab"} if self.has_one_table else set()
+        if not self.has_symbols:
+            unwanted = {"symtab", "strtab"}
+        return slots + [(kind, None) for kind in _TABLES if kind not in unwanted]
 
     def order(self, known: list[tuple[str, Section | None]]) -> list[Slot]:
         wanted = dict.fromkeys(self.wanted())
@@ -115,8 +124,9 @@ class _Writer:
         strings["strtab"] = bytes(self.strtab.table)
         strings["shstrtab"] = bytes(self.shstrtab.table)
         for kind, data in strings.items():
-            outs[kind, None].data = data
-            outs[kind, None].size = len(data)
+            if (kind, None) in outs:
+                outs[kind, None].data = data
+                outs[kind, None].size = len(data)
 
         body = bytearray(EHDR.size)
         layout = self.obj.layout
@@ -156,11 +166,12 @@ class _Writer:
             assert isinstance(what, LivepatchRelocations)
             flags = SHF_INFO_LINK | SHF_ALLOC | SHF_RELA_LIVEPATCH
             return self.make_rela_out(what.name, None, flags, 8, what.target, what.relocations)
-        name = self.shstrtab.offset(f".{kind}", self.hints.get((kind, None)))
+        known = ".strtab" if kind == "shstrtab" and self.has_one_table else f".{kind}"
+        name = self.shstrtab.offset(known, self.hints.get((kind, None)))
         if kind == "symtab":
             align = self.obj.layout.symtab_align if self.obj.layout else 8
             out = _Out(name, SHT_SYMTAB, 0, b"", align, SYM.size, 0)
-            out.link = self.index["strtab", None]
+            out.link = self.index["shstrtab" if self.has_one_table else "strtab", None]
             out.info = self.first_global
             return out
         return _Out(name, SHT_STRTAB, 0, b"", 1, 0, 0)
@@ -171,6 +182,8 @@ class _Writer:
         out = _Out(name, s.type, s.flags, data, s.align, s.entsize, s.size)
         if s.link is not None:
             out.link = self.index["content", s.link]
+        if self.obj.layout and s in self.obj.layout.linked_to_symtab:
+            out.link = self.index["symtab", None]
         if s.type == SHT_GROUP:
             assert s.signature is not None
             out.link = self.index["symtab", None]

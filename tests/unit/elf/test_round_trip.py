@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import contextlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,24 @@ def test_damaged_objects_are_refused_or_read(data: st.DataObject) -> None:
     for candidate in (bad, good[:cut]):
         with contextlib.suppress(ElfError):
             read_object(candidate)
+
+
+def test_an_object_without_symbols(tmp_path: Path) -> None:
+    """As ``vdso-note.o`` is, which is assembled from data without a label."""
+    (tmp_path / "x.s").write_text('.section .note.x,"a"\n.long 1\n')
+    run(["as", "-o", tmp_path / "x.o", tmp_path / "x.s"])
+    run(["objcopy", "--strip-all", tmp_path / "x.o"])
+    data = (tmp_path / "x.o").read_bytes()
+    obj = read_object(data)
+    assert obj.symbols == []
+    assert write_object(obj) == data
+
+
+@pytest.mark.skipif(not shutil.which("clang-14"), reason="clang-14 is not installed")
+def test_objects_of_clang(tmp_path: Path) -> None:
+    """One string table for all names, and ``.llvm_addrsig``, which is linked to the symbols."""
+    for name, text in (("empty", ""), ("some", "static int x; int *f(void) { return &x; }")):
+        (tmp_path / f"{name}.c").write_text(text)
+        run(["clang-14", "-O2", "-g", "-c", "-o", tmp_path / f"{name}.o", tmp_path / f"{name}.c"])
+        data = (tmp_path / f"{name}.o").read_bytes()
+        assert write_object(read_object(data)) == data
