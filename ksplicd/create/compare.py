@@ -6,12 +6,14 @@ What may differ without a change of meaning is decided here, by the predicates o
 
 from collections.abc import Sequence
 
-from ksplicd.create.correlate import Twins, relocations_in
+from ksplicd.create.correlate import Twins, is_numbered, relocations_in
 from ksplicd.create.line_shift import is_line_shift
 from ksplicd.create.names import (
+    base_name,
     is_debug_descriptor,
     is_literal,
     is_once_flag,
+    is_read_only,
     is_sanitizer_record,
 )
 from ksplicd.create.place import Place, Places, string_at
@@ -34,6 +36,7 @@ class Comparison:
 
     def __init__(self, pre: Places, post: Places, twins: Twins, sizes: EntrySizes) -> None:
         self.pre, self.post, self.twins = pre, post, twins
+        self.comparing: set[tuple[Symbol, Symbol]] = set()
         self.pre_entries = entries_by_code(pre.obj, sizes)
         self.post_entries = entries_by_code(post.obj, sizes)
 
@@ -101,10 +104,31 @@ class Comparison:
                 return self.same_descriptor(a.symbol, b.symbol)
             if is_literal(a.symbol) and is_literal(b.symbol):
                 return self.compare_content(a.symbol, b.symbol) is None
-            return self.twins.are_twins(a.symbol, b.symbol)
+            return self.twins.are_twins(a.symbol, b.symbol) or self.same_constant(
+                a.symbol, b.symbol
+            )
         if a.symbol is not None or b.symbol is not None:
             return False
         return self.same_anonymous(a, b)
+
+    def same_constant(self, a: Symbol, b: Symbol) -> bool:
+        """Compare two constants of one name that are no twins, such as ``__compound_literal.34``.
+
+        In read-only data the content is what the reader sees; which of two alike is meant does not
+        matter.
+        """
+        pair = a, b
+        if pair in self.comparing or not (
+            a.section and b.section and is_read_only(a.section) and is_read_only(b.section)
+        ):
+            return False
+        if not (is_numbered(a) and base_name(a.name) == base_name(b.name)):
+            return False
+        self.comparing.add(pair)
+        try:
+            return self.compare_content(a, b) is None
+        finally:
+            self.comparing.remove(pair)
 
     def same_descriptor(self, a: Symbol, b: Symbol) -> bool:
         """Compare what two pr_debug() say, which their strings are.

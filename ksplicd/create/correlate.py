@@ -13,6 +13,7 @@ from difflib import SequenceMatcher
 from ksplicd.create.names import (
     base_name,
     is_boot_section,
+    is_cold_part,
     is_literal,
     is_per_cpu,
     is_printk_index,
@@ -89,6 +90,7 @@ def correlate(pre: Places, post: Places) -> Twins:
             done.add(s)
             _pair_by_use(twins, pre, post, s, twins.post_of[s])
     _pair_leftovers(twins, pre_symbols, post_symbols)
+    _pair_renamed(twins, pre, post)
     return twins
 
 
@@ -243,6 +245,42 @@ def _pair_leftovers(twins: Twins, pre: _Named, post: _Named) -> None:
                 _pair_numbered(twins, a, b)
         else:
             twins.ambiguous.update(candidates)
+
+
+def _pair_renamed(twins: Twins, pre: Places, post: Places) -> None:
+    """Pair static functions that only the new name tells apart, as their tables show.
+
+    Where ``.show = old_show`` becomes ``.show = new_show`` and the old function is gone, the kernel
+    goes on calling the old one, which is redirected.
+    """
+    names = {s.name for s in post.obj.symbols}
+    gone = {
+        s for s in pre.obj.functions()
+        if s.bind == STB_LOCAL and s not in twins.post_of and s.name not in names
+        and not is_numbered(s) and not is_cold_part(s.name)
+    }  # fmt: skip
+    found: dict[Symbol, set[Symbol | None]] = defaultdict(set)
+    for section in pre.obj.sections:
+        if not gone or not section.is_alloc or section.is_text:
+            continue
+        for r in section.relocations:
+            s, user = pre.locate(section, r).symbol, pre.symbol_at(section, r.offset)
+            twin = twins.post_of.get(user) if user is not None else None
+            if s in gone and user is not None and twin is not None and _is_alike(user, twin):
+                found[s].add(_target_at(post, twin, r.offset - user.value))
+    known = {s.name for s in pre.obj.symbols}
+    for s, targets in found.items():
+        new = targets.pop() if len(targets) == 1 else None
+        if new is not None and new.is_function and new.name not in known and can_be_twins(s, new):
+            twins.pair(s, new)
+
+
+def _target_at(places: Places, user: Symbol, offset: int) -> Symbol | None:
+    """Return what the relocation at ``offset`` of a symbol refers to."""
+    for r in relocations_in(user):
+        if r.offset - user.value == offset:
+            return places.locate(code_section_of(user), r).symbol
+    return None
 
 
 def _content(s: Symbol) -> bytes:

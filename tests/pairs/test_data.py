@@ -299,3 +299,19 @@ def test_state_that_may_be_lost(tmp_path: Path, name: str) -> None:
     d = compare(tmp_path, two, three)
     assert changed(d) == ["f"]
     assert d.refusals == []
+
+
+def test_alike_constants_that_are_not_told_apart(tmp_path: Path) -> None:
+    """``__compound_literal.4`` and others of its kind, of which one more comes between."""
+    source = """
+struct list {{ const int *v; }};
+{0}
+const struct list lists[] = {{ {1} {{ (const int[]){{ 4, 5 }} }}, {{ (const int[]){{ 4, 7 }} }} }};
+int f(int x) {{ return lists[x].v[x] + hidden(x); }}
+int g(int x) {{ return x + {2}; }}
+"""
+    d = compare(tmp_path, source.format("", "", 1),
+                source.format("const int *other = (const int[]){ 9, 8, 7 };"
+                              "int h(void) { return other[1]; }", "", 2))  # fmt: skip
+    assert changed(d) == ["g"]
+    assert d.refusals == []

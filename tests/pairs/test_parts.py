@@ -131,3 +131,28 @@ int f(int x) {{ return exported(x) + {0}; }}
     code = cut(d)
     assert [r.name for r in code.replacements] == ["f"]
     assert {"f", "__pfx_f"} <= {s.name for s in code.obj.symbols if s.is_function}
+
+
+RENAMED = """
+struct ops {{ int (*show)(int); int (*store)(int); }};
+static int {0}(int x) {{ return hidden(x) + {1}; }}
+static int store(int x) {{ return exported(x); }}
+struct ops ops = {{ {0}, store }};
+"""
+
+
+def test_a_renamed_function_is_the_one_that_the_kernel_calls(tmp_path: Path) -> None:
+    """Its table has the old one's address, which is redirected to the new one."""
+    d = compare(tmp_path, RENAMED.format("show", 1), RENAMED.format("show_safely", 2))
+    assert d.refusals == []
+    assert changed(d) == ["show_safely"]
+    code = cut(d)
+    assert [r.name for r in code.replacements] == ["show"]
+
+
+def test_another_function_in_a_table_is_no_new_name(tmp_path: Path) -> None:
+    source = RENAMED.format("show", 1)
+    d = compare(
+        tmp_path, source, source.replace("{ show,", "{ store,").replace("int show", "int shown")
+    )
+    assert [r.symbol for r in d.refusals] == ["ops"]
