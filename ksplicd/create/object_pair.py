@@ -20,13 +20,14 @@ from ksplicd.create.new_code import ALIAS, NewCode, extract
 from ksplicd.create.refusal import Refusal
 from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import traceable_functions
-from ksplicd.elf import Object, read_object
-from ksplicd.elf.model import STT_OBJECT
+from ksplicd.elf import Object, Section, Symbol, read_object
+from ksplicd.elf.model import SHF_ALLOC, STB_LOCAL, STT_OBJECT
 from ksplicd.errors import BuildError, UnsupportedChangeError
 from ksplicd.model import VMLINUX
 from ksplicd.run import run_any
 
 _PROBE: Final = "ksplice_sizes"
+_IMPORT: Final = "__UNIQUE_ID_import_ns"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,8 +111,19 @@ def place_new_code(
     code.obj.symbols = [s for s in code.obj.symbols if s.name != ALIAS]
     result.functions = [s.name for s in code.obj.symbols if s.is_function]
     result.data = data_of(code, difference)
+    keep_imports(code.obj, difference.post.obj)
     result.notes = [*result.notes, *code.notes]
     result.obj = code.obj
+
+
+def keep_imports(new: Object, post: Object) -> None:
+    """Keep what MODULE_IMPORT_NS() says: without it modpost refuses exports in a namespace."""
+    for s in post.symbols:
+        if s.name.startswith(_IMPORT) and s.section is not None:
+            text = s.section.data[s.value : s.value + s.size]
+            section = Section(s.section.name, flags=SHF_ALLOC, data=text)
+            new.sections.append(section)
+            new.symbols.insert(0, Symbol(s.name, 0, s.size, STB_LOCAL, STT_OBJECT, section=section))
 
 
 def data_of(code: NewCode, difference: Difference) -> list[str]:

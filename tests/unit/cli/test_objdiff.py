@@ -108,6 +108,18 @@ def test_layout(objdiff: Any) -> None:
     assert (status, out["changed"]) == (0, ["f"])
 
 
+def test_namespaces_that_the_unit_imports(objdiff: Any, tmp_path: Path) -> None:
+    modinfo = (
+        'static const char __UNIQUE_ID_{}[] __attribute__((used, section(".modinfo"))) = "{}";'
+    )
+    extra = modinfo.format("import_ns7", "import_ns=DMA_BUF") + modinfo.format("license8", "x=y")
+    new = tmp_path / "new.o"
+    status, _ = objdiff(SOURCE.format("", 1, extra), SOURCE.format("", 2, extra), "-o", str(new))
+    assert status == 0
+    kept = [s.data for s in read_object(new.read_bytes()).sections if s.name == ".modinfo"]
+    assert kept == [b"import_ns=DMA_BUF\0"]
+
+
 def test_text(objdiff: Any) -> None:
     status, out = objdiff(SOURCE.format("", 1, ""), SOURCE.format("", 300, ""))
     assert status == 0
