@@ -208,6 +208,18 @@ class FailedToFindError(ApplyError):
     abort_cause = "failed_to_find"
 
 
+class BadSystemMapError(ApplyError):
+    """The running kernel's symbols are not those that the update was built for."""
+
+    abort_cause = "bad_system_map"
+
+
+class MissingExportError(ApplyError):
+    """The kernel does not export a symbol that the update's modules link to."""
+
+    abort_cause = "missing_export"
+
+
 class CodeBusyError(ApplyError):
     """A task stayed inside a function to be replaced until the limit."""
 
@@ -234,7 +246,7 @@ class CallFailedError(ApplyError):
 
 
 class ModuleRefusedError(ApplyError):
-    """finit_module failed: lockdown, signature enforcement, vermagic or a missing symbol."""
+    """finit_module failed: lockdown, signature enforcement or vermagic."""
 
     abort_cause = "module_refused"
 

@@ -302,6 +302,7 @@ class Engine:
         verify.check_dependencies(bundle.manifest, applied)
         verify.check_not_superseded(kid, [self._book.info(other).manifest for other in applied])
         verify.check_targets(bundle.manifest, self.kernel)
+        verify.check_replaced(bundle.manifest, self.kernel)
         try:
             self._guard.forget(kid)
             self._book.record(kid, step(stage, Arrow.LOAD), actor)

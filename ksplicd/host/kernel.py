@@ -22,6 +22,7 @@ from typing import Final, Protocol
 from ksplicd.errors import (
     InUseError,
     KspliceError,
+    MissingExportError,
     ModulePresentError,
     ModuleRefusedError,
     OutOfMemoryError,
@@ -89,8 +90,8 @@ class KernelDoor(Protocol):
     def load_module(self, data: bytes, name: str, parameters: str = "") -> None:
         """Load the module in ``data``; ``name`` is for messages, ``parameters`` are the module's.
 
-        Raises ``ModulePresentError``, ``ModuleRefusedError``, ``OutOfMemoryError``, ``InUseError``
-        (a transition runs), ``UnexpectedError``.
+        Raises ``ModulePresentError``, ``ModuleRefusedError``, ``MissingExportError``,
+        ``OutOfMemoryError``, ``InUseError`` (a transition runs), ``UnexpectedError``.
         """
 
     def unload_module(self, name: str) -> None:
@@ -104,6 +105,12 @@ class KernelDoor(Protocol):
 
     def livepatch(self, name: str) -> LivepatchState | None:
         """Return the state of a livepatch, or None when the kernel does not know it."""
+
+    def replaced(self) -> Mapping[str, frozenset[tuple[str, str, int]]]:
+        """Return the functions that each livepatch replaces: (object, function, position from 1).
+
+        The object is ``vmlinux`` or a module, loaded or not.
+        """
 
     def set_enabled(self, name: str, *, enabled: bool) -> None:
         """Start, or turn around, the transition of a livepatch.
@@ -138,7 +145,7 @@ _MEANINGS: Final[dict[int, tuple[type[KspliceError], str]]] = {
     errno.EKEYREJECTED: (ModuleRefusedError, "this kernel loads signed modules only"),
     errno.ENOKEY: (ModuleRefusedError, "its signature is by a key that this kernel does not have"),
     errno.ENOEXEC: (ModuleRefusedError, "not a module for this kernel; dmesg tells more"),
-    errno.ENOENT: (ModuleRefusedError, "it needs a symbol that is not there; dmesg tells which"),
+    errno.ENOENT: (MissingExportError, "this kernel exports no such symbol; dmesg tells which"),
 }
 """What an errno of finit_module means, and what to do (man finit_module, kernel/module/main.c)."""
 
@@ -269,6 +276,15 @@ class LinuxKernel:
         if enabled is None or transition is None:
             return None
         return LivepatchState(enabled=enabled == "1", transition=transition == "1")
+
+    def replaced(self) -> dict[str, frozenset[tuple[str, str, int]]]:
+        """Read the names in /sys/kernel/livepatch/NAME/OBJECT/FUNCTION,POSITION."""
+        found: dict[str, set[tuple[str, str, int]]] = {}
+        for path in self._sys.glob("kernel/livepatch/*/*/*,*"):
+            function, _, position = path.name.rpartition(",")
+            entry = path.parent.name, function, int(position)
+            found.setdefault(path.parent.parent.name, set()).add(entry)
+        return {name: frozenset(entries) for name, entries in found.items()}
 
     def set_enabled(self, name: str, *, enabled: bool) -> None:
         """Write /sys/kernel/livepatch/NAME/enabled."""

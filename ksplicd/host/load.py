@@ -14,7 +14,6 @@ from typing import Final
 
 from ksplicd.bundle import Bundle
 from ksplicd.errors import (
-    FailedToFindError,
     KspliceError,
     UnexpectedError,
     by_abort_cause,
@@ -24,7 +23,6 @@ from ksplicd.host.words import explain, read_mismatch
 from ksplicd.model import core_module, new_module
 
 _OK: Final = "ok"
-_BAD_SYSTEM_MAP: Final = "bad_system_map"
 
 
 def match(kernel: KernelDoor, bundle: Bundle, *, leave_unmatched: bool = False) -> CoreState:
@@ -112,6 +110,4 @@ def _explain(kernel: KernelDoor, kid: str, error: KspliceError) -> KspliceError:
     if core is None or core.abort_cause == _OK:
         return error
     cls = by_abort_cause(core.abort_cause)
-    if core.abort_cause == _BAD_SYSTEM_MAP:
-        cls = FailedToFindError
     return cls(f"{kid}: {explain(core.abort_cause, read_mismatch(core.mismatch))}")

@@ -26,6 +26,7 @@ from ksplicd.errors import (
     InUseError,
     MissingDependencyError,
     ModulePresentError,
+    NoMatchError,
     SupersededError,
     TargetNotLoadedError,
     WrongKernelError,
@@ -179,6 +180,27 @@ def check_not_superseded(kid: str, applied: Iterable[Manifest]) -> None:
             raise SupersededError(
                 f"{kid}: is replaced by update {other.kid}, which is applied; "
                 f"`ksplice undo {other.kid}` first if the older one is really wanted"
+            )
+
+
+def check_replaced(manifest: Manifest, kernel: KernelDoor) -> None:
+    """Raise ``NoMatchError`` when another live patch replaces a function that this one does.
+
+    What runs then is not what the update was built from, unless it depends on that one.
+    """
+    ours = {
+        (target.name.replace("-", "_"), f.name, f.sympos or 1)
+        for target in manifest.targets
+        for f in target.functions
+    }
+    allowed = {new_module(kid) for kid in manifest.depends}
+    for patch, functions in sorted(kernel.replaced().items()):
+        if patch in allowed:
+            continue
+        for target, name, _ in sorted(ours & functions):
+            raise NoMatchError(
+                f"{manifest.kid}: {target}: {name} is replaced by the live patch {patch}; undo that"
+                " one first, or build this one on top of it (`ksplice create --series`)"
             )
 
 

@@ -74,6 +74,8 @@ class Simulator:
         """Raised when the core's sysfs is read."""
         self.kill: tuple[int, str] | None = None
         """(n, ``before`` or ``after``)"""
+        self.functions: dict[str, frozenset[tuple[str, str, int]]] = {}
+        """Livepatch → what it replaces: (object, function, position)."""
         self.gone_after_check = ""
         """A module that somebody unloads while the update is being loaded."""
         self._boots = 0
@@ -151,6 +153,9 @@ class Simulator:
         if found is None:
             return None
         return LivepatchState(enabled=found.enabled, transition=found.transition)
+
+    def replaced(self) -> dict[str, frozenset[tuple[str, str, int]]]:
+        return {name: self.functions.get(name, frozenset()) for name in self._livepatches}
 
     def blockers(self, *, patched: bool) -> tuple[Conflict, ...]:
         running = [p for p in self._livepatches.values() if p.transition]

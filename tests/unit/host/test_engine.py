@@ -13,6 +13,7 @@ from ksplicd.errors import (
     AlreadyStagedError,
     BadBundleError,
     BadSignatureError,
+    BadSystemMapError,
     FailedToFindError,
     InUseError,
     KeyFileError,
@@ -340,6 +341,33 @@ def test_replaced_update_is_applied(host: Host) -> None:
         host.engine.start_apply(OTHER_KID, ALICE)
 
 
+def test_function_that_another_update_replaces(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.kernel.functions[f"ksplice_{KID}_new"] = frozenset({("vmlinux", "do_fcntl", 1)})
+    calls = list(host.kernel.calls)
+    host.stage(samples.bundle(OTHER_KID))
+    other = f"vmlinux: do_fcntl is replaced by the live patch ksplice_{KID}_new"
+    with pytest.raises(NoMatchError, match=other):
+        host.engine.start_apply(OTHER_KID, ALICE)
+    assert host.kernel.calls == calls
+    host.undo()
+    assert host.apply(OTHER_KID).stage is Stage.APPLIED
+
+
+def test_update_on_top_of_another(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.kernel.functions[f"ksplice_{KID}_new"] = frozenset({("vmlinux", "do_fcntl", 1)})
+    host.stage(samples.bundle(OTHER_KID, depends=(KID,)))
+    assert host.apply(OTHER_KID).stage is Stage.APPLIED
+    host.kernel.start_foreign_transition("kpatch_fix")
+    host.kernel.complete()
+    host.kernel.functions["kpatch_fix"] = frozenset({("vmlinux", "do_fcntl", 2)})
+    assert host.undo(OTHER_KID).stage is Stage.REVERSED
+    assert host.apply(OTHER_KID).stage is Stage.APPLIED, "another function of the same name"
+
+
 def test_target_not_loaded(host: Host) -> None:
     host.stage(samples.bundle(targets=("vmlinux", "nf_tables")))
     with pytest.raises(TargetNotLoadedError, match="patches module nf_tables, which is not loaded"):
@@ -416,7 +444,7 @@ def test_withdrawn_key(host: Host) -> None:
             "vmlinux: foo: missing: this kernel has no such symbol",
         ),
         (
-            *("bad_system_map", "target=vmlinux symbol=foo kind=ambiguous", FailedToFindError),
+            *("bad_system_map", "target=vmlinux symbol=foo kind=ambiguous", BadSystemMapError),
             "vmlinux: foo: ambiguous: this kernel has more symbols",
         ),
         ("out_of_memory", "", OutOfMemoryError, "the kernel has no memory for it"),

@@ -13,6 +13,7 @@ import pytest
 from ksplicd.errors import (
     InUseError,
     KspliceError,
+    MissingExportError,
     ModulePresentError,
     ModuleRefusedError,
     OutOfMemoryError,
@@ -75,7 +76,7 @@ def test_module_is_loaded_from_a_sealed_memfd() -> None:
         (errno.EKEYREJECTED, ModuleRefusedError, "this kernel loads signed modules only"),
         (errno.ENOKEY, ModuleRefusedError, "a key that this kernel does not have"),
         (errno.ENOEXEC, ModuleRefusedError, "not a module for this kernel; dmesg tells more"),
-        (errno.ENOENT, ModuleRefusedError, "needs a symbol that is not there"),
+        (errno.ENOENT, MissingExportError, "this kernel exports no such symbol"),
         (errno.EINVAL, UnexpectedError, "Invalid argument: dmesg tells more"),
     ],
 )
@@ -143,8 +144,13 @@ def test_modules_and_livepatches(tmp_path: Path) -> None:
     write(tmp_path / "sys/module/kernel/parameters/panic", "0\n")  # built in
     write(tmp_path / f"sys/kernel/livepatch/{NEW}/enabled", "1\n")
     write(tmp_path / f"sys/kernel/livepatch/{NEW}/transition", "0\n")
+    (tmp_path / f"sys/kernel/livepatch/{NEW}/vmlinux/do_fcntl,1").mkdir(parents=True)
+    (tmp_path / f"sys/kernel/livepatch/{NEW}/romfs/romfs_iget.isra.0,2").mkdir(parents=True)
     kernel = LinuxKernel(tmp_path)
     assert kernel.modules() == {"ext4"}
+    assert kernel.replaced() == {
+        NEW: {("vmlinux", "do_fcntl", 1), ("romfs", "romfs_iget.isra.0", 2)}
+    }
     assert kernel.livepatches() == {NEW}
     assert kernel.livepatch(NEW) == LivepatchState(enabled=True, transition=False)
     assert kernel.livepatch("other") is None
