@@ -27,21 +27,26 @@ class Edit(NamedTuple):
     new: str
 
 
-def write_patch(tree: Path, patch: Path, *edits: Edit) -> Path:
-    """Write the patch that makes ``edits``, all of a file's at once; return its path."""
+def write_patch(tree: Path, patch: Path, *edits: Edit, on: Sequence[Edit] = ()) -> Path:
+    """Write the patch that makes ``edits``, on top of those of ``on``; return its path."""
     lines: list[str] = []
     for path in dict.fromkeys(edit.path for edit in edits):
-        before = after = (tree / path).read_text()
-        for edit in edits:
-            if edit.path == path:
-                assert edit.old in after, f"{path} has no {edit.old!r}"
-                after = after.replace(edit.old, edit.new, 1)
+        before = make_edits((tree / path).read_text(), [e for e in on if e.path == path])
+        after = make_edits(before, [e for e in edits if e.path == path])
         lines += difflib.unified_diff(
             before.splitlines(keepends=True), after.splitlines(keepends=True),
             f"a/{path}", f"b/{path}",
         )  # fmt: skip
     patch.write_text("".join(lines))
     return patch
+
+
+def make_edits(text: str, edits: Sequence[Edit]) -> str:
+    """Return ``text`` with ``edits`` made."""
+    for edit in edits:
+        assert edit.old in text, f"{edit.path} has no {edit.old!r}"
+        text = text.replace(edit.old, edit.new, 1)
+    return text
 
 
 def make_bundle(

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Updates beside and on top of each other, and why an update is refused, through the daemon."""
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ksplicd import bundle, minisign
+from ksplicd.create.old_code import SYM
+from ksplicd.create.pipeline import create
+from ksplicd.elf import Object, read_object, write_object
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.guest import Guest, Result
+from ksplicd.model import core_module, new_module
+from ksplicd.run import run
+from tests import slice as sample
+from tests.blob import Blob
+from tests.stock import stock_kernel
+from tests.vm.hand import Edit, has_complaint, is_clean, write_patch
+from tests.vm.test_modules import ROMFS
+
+GETFD = "\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n"
+FIRST = Edit("fs/fcntl.c", GETFD, f"{GETFD}\t\terr |= 16;\n")
+SECOND = Edit("fs/fcntl.c", "\t\terr |= 16;\n", "\t\terr |= 16 | 32;\n")
+BESIDE = Edit("fs/fcntl.c", GETFD, f"{GETFD}\t\terr |= 64;\n")
+ASK = "python3 -c 'import fcntl; print(fcntl.fcntl(0, fcntl.F_GETFD) & ~1)'"
+
+FOREIGN = """\
+#include <linux/livepatch.h>
+#include <linux/module.h>
+static int other_getfd(void) { return 0; }
+static struct klp_func funcs[] = { { .old_name = "prctl_set_auxv", .new_func = other_getfd }, { } };
+static struct klp_object objs[] = { { .funcs = funcs }, { } };
+static struct klp_patch patch = { .mod = THIS_MODULE, .objs = objs };
+static int __init foreign_init(void) { return klp_enable_patch(&patch); }
+static void __exit foreign_exit(void) { }
+module_init(foreign_init);
+module_exit(foreign_exit);
+MODULE_LICENSE("GPL");
+MODULE_INFO(livepatch, "Y");
+"""
+
+
+class Maker:
+    """Makes and signs bundles."""
+
+    def __init__(self, cache: Cache, folder: Path) -> None:
+        self.cache, self.folder = cache, folder
+        self.kernel = stock_kernel(cache)
+        self.tree = sample.source_tree(cache, self.kernel)
+        self.key = sample.throwaway_key(folder)
+
+    def make(
+        self, kid: str, *edits: Edit, on: tuple[Edit, ...] = (), series: tuple[Path, ...] = ()
+    ) -> Path:
+        patch = write_patch(self.tree, self.folder / f"{kid}.patch", *edits, on=on)
+        request = sample.request_for(self.cache, self.kernel, patch, kid=kid)
+        return self.sign(kid, create(replace(request, series=series), self.cache.progress).data)
+
+    def sign(self, kid: str, data: bytes, folder: Path | None = None) -> Path:
+        file = (folder or self.folder) / bundle.file_name(kid)
+        file.write_bytes(data)
+        key = minisign.read_secret_key(self.key.secret.read_text())
+        signature = minisign.sign(data, key, trusted_comment="a test")
+        sample.signature_of(file).write_text(signature)
+        return file
+
+
+class Host:
+    """The guest as a host."""
+
+    def __init__(self, guest: Guest, maker: Maker) -> None:
+        self.guest = guest
+        guest.put("/etc/ksplicd/keys.d/test.pub", maker.key.public, mode=0o644)
+        guest.run("systemctl start ksplicd")
+
+    def put(self, file: Path) -> str:
+        self.guest.put(f"/root/{file.name}", file)
+        self.guest.put(f"/root/{file.name}.minisig", sample.signature_of(file))
+        return f"/root/{file.name}"
+
+    def try_(self, command: str) -> tuple[str, str]:
+        """Run a ksplice command; return the error's name on the first line, and the message."""
+        done: Result = self.guest.run(f"ksplice {command}", check=False)
+        first, _, rest = done.err.partition("\n")
+        return (first, rest) if done.status else ("", "")
+
+    def apply(self, file: Path) -> tuple[str, str]:
+        return self.try_(f"apply --raw-errors {self.put(file)}")
+
+    def undo(self, kid: str) -> tuple[str, str]:
+        return self.try_(f"undo --raw-errors {kid}")
+
+    def bits(self) -> int:
+        """Return what the updates add to F_GETFD's answer."""
+        return int(self.guest.run(ASK).out)
+
+
+@pytest.fixture(scope="module")
+def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    return Maker(lab_cache, tmp_path_factory.mktemp("updates"))
+
+
+@pytest.fixture(scope="module")
+def first(maker: Maker) -> Path:
+    return maker.make("first001", FIRST)
+
+
+@pytest.fixture
+def host(installed_guest: Guest, maker: Maker) -> Iterator[Host]:
+    yield Host(installed_guest, maker)
+    assert not has_complaint(installed_guest.kernel_log())
+
+
+def test_update_on_top_of_another(host: Host, maker: Maker, first: Path) -> None:
+    second = maker.make("second01", SECOND, on=(FIRST,), series=(first,))
+    assert bundle.unpack(second.read_bytes()).manifest.depends == ("first001",)
+    missing, _ = host.apply(second)
+    assert missing == "OTHER"
+    assert host.bits() == 0
+    for _ in range(2):  # ... and again in the same boot
+        assert host.apply(first) == ("", "")
+        assert host.bits() == 16
+        assert host.apply(second) == ("", "")
+        assert host.bits() == 48
+        _, message = host.undo("first001")
+        assert "update second01 depends on it; undo that one first" in message
+        assert host.bits() == 48
+        assert host.undo("second01") == ("", "")
+        assert host.bits() == 16
+        assert host.undo("first001") == ("", "")
+        assert host.bits() == 0
+        assert is_clean(host.guest)
+
+
+def test_update_that_another_one_would_undo(host: Host, maker: Maker, first: Path) -> None:
+    beside = maker.make("beside01", BESIDE)
+    assert host.apply(first) == ("", "")
+    name, message = host.apply(beside)
+    assert name == "no_match"
+    assert "vmlinux: do_fcntl is replaced by the live patch ksplice_first001_new" in message
+    assert host.bits() == 16
+    assert host.undo("first001") == ("", "")
+    assert host.apply(beside) == ("", "")
+    assert host.bits() == 64
+
+
+def test_live_patch_of_somebody_else(host: Host, maker: Maker, tmp_path: Path) -> None:
+    (tmp_path / "foreign.c").write_text(FOREIGN)
+    (tmp_path / "Kbuild").write_text("obj-m := foreign.o\n")
+    run(["make", "-C", maker.kernel.headers, f"M={tmp_path}", "modules"])
+    host.guest.put("/root/foreign.ko", tmp_path / "foreign.ko")
+    fix = sample.AUXV
+    patch = sample.cut_patch(maker.cache, fix.old, fix.new, [fix.file])
+    file = sample.make_update(
+        maker.cache, maker.kernel, patch, maker.key.secret, out=maker.folder, kid="auxv0001"
+    )
+    functions = bundle.unpack(file.read_bytes()).manifest.targets[0].functions
+    assert "prctl_set_auxv" in {f.name for f in functions}
+    host.guest.run("insmod /root/foreign.ko; sleep 3")
+    name, message = host.apply(file)
+    assert name == "no_match"
+    assert "prctl_set_auxv is replaced by the live patch foreign" in message
+    host.guest.run("echo 0 >/sys/kernel/livepatch/foreign/enabled; sleep 3; rmmod foreign")
+    assert host.apply(file) == ("", "")
+
+
+# --- every abort cause that a bundle can provoke ------------------------------------------------
+
+
+def damage_tables(damage: Callable[[Blob], None]) -> Callable[[bytes], bytes]:
+    """Return a function that damages the tables inside an old-code module."""
+
+    def change(ko: bytes) -> bytes:
+        start = ko.index(b"KOLD")
+        (size,) = struct.unpack_from("<I", ko, start + 8)
+        blob = Blob(ko[start : start + size])
+        damage(blob)
+        return ko[:start] + bytes(blob.data) + ko[start + size :]
+
+    return change
+
+
+def flip_code(blob: Blob) -> None:
+    f = blob.function("do_fcntl")
+    blob.data[f.at + next(i for i in range(len(f.code)) if f.is_plain(i))] ^= 0x40
+
+
+def rename_symbol(blob: Blob) -> None:
+    (name,) = struct.unpack_from("<I", blob.data, blob.syms_at + (blob.nr_syms - 1) * SYM.size)
+    blob.data[blob.data.index(b"\0", name) - 1] = ord("~")
+
+
+def expect_more_of_a_name(blob: Blob) -> None:
+    struct.pack_into("<I", blob.data, blob.syms_at + (blob.nr_syms - 1) * SYM.size + 4, 7)
+
+
+def break_magic(blob: Blob) -> None:
+    blob.data[0] ^= 1
+
+
+def change_object(change: Callable[[Object], None]) -> Callable[[bytes], bytes]:
+    def changed(ko: bytes) -> bytes:
+        obj = read_object(ko, "new.ko")
+        change(obj)
+        return write_object(obj)
+
+    return changed
+
+
+def need_what_is_not_exported(obj: Object) -> None:
+    symbol = next(s for s in obj.symbols if s.name == "klp_enable_patch")
+    symbol.name = "klp_enable_patsh"
+
+
+def need_more_than_all_memory(obj: Object) -> None:
+    """The kernel refuses at once what is larger than the machine's memory."""
+    bss = next(s for s in obj.sections if s.name == ".bss")
+    bss.nobits_size = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("module", "change", "cause"),
+    [
+        ("old", damage_tables(flip_code), "no_match"),
+        ("old", damage_tables(rename_symbol), "failed_to_find"),
+        ("old", damage_tables(expect_more_of_a_name), "bad_system_map"),
+        ("old", damage_tables(break_magic), "unexpected"),
+        ("new", change_object(need_what_is_not_exported), "missing_export"),
+        ("new", change_object(need_more_than_all_memory), "out_of_memory"),
+    ],
+)
+def test_abort_cause(
+    host: Host,
+    maker: Maker,
+    first: Path,
+    tmp_path: Path,
+    module: str,
+    change: Callable[[bytes], bytes],
+    cause: str,
+) -> None:
+    content = bundle.unpack(first.read_bytes())
+    files = {n: d for n, d in content.files.items() if n.endswith(".ko") or n == "patch"}
+    target = content.manifest.targets[0]
+    name = target.old_file if module == "old" else target.new_file
+    files[name] = change(files[name])
+    altered = bundle.pack(content.manifest, files)
+    assert host.apply(maker.sign("first001", altered, tmp_path))[0] == cause
+    assert is_clean(host.guest)
+    assert cause in host.guest.run("ksplice history").out
+    assert host.bits() == 0
+    host.guest.run("ksplice remove first001")
+    assert host.apply(first) == ("", "")
+    assert host.bits() == 16
+
+
+def test_target_that_must_be_loaded(host: Host, maker: Maker) -> None:
+    content = bundle.unpack(maker.make("romfs001", ROMFS).read_bytes())
+    files = {n: d for n, d in content.files.items() if n.endswith(".ko") or n == "patch"}
+    targets = tuple(replace(t, late=False) for t in content.manifest.targets)
+    manifest = replace(content.manifest, targets=targets)
+    file = maker.sign("romfs001", bundle.pack(manifest, files))
+    assert host.apply(file)[0] == "target_not_loaded"
+    assert is_clean(host.guest)
+    host.guest.run("modprobe romfs")
+    assert host.apply(file) == ("", "")
+
+
+def test_already_applied_and_already_reversed(host: Host, first: Path) -> None:
+    assert host.apply(first) == ("", "")
+    assert host.apply(first) == ("", ""), "it is what was asked for"
+    assert host.undo("first001") == ("", "")
+    assert host.undo("first001")[0] == "already_reversed"
+    assert core_module("first001") not in host.guest.run("lsmod").out
+    assert new_module("first001") not in host.guest.run("lsmod").out
