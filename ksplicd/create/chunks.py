@@ -16,6 +16,7 @@ _TOKEN: Final = re.compile(
     re.DOTALL,
 )
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w*")
+_STRING: Final = re.compile(r'"(?:\\.|[^"\\\n])*"')
 _COMMENT: Final = re.compile(
     r"""//[^\n]*|/\*.*?\*/|("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')""", re.DOTALL
 )
@@ -58,6 +59,17 @@ class Chunk:
     """False: it may make code, or names that are not in ``defines``, where it is included."""
     included: str = ""
     """Of an ``#include``: bracket or quote, and the name."""
+
+    @property
+    def is_macro(self) -> bool:
+        """Tell whether it is a ``#define``."""
+        return self.text.startswith("# define ")
+
+    @property
+    def is_guard(self) -> bool:
+        """Tell whether it keeps a header from being read twice."""
+        name = self.text.removeprefix("# define ")
+        return any(condition.startswith(f"ifndef {name}") for condition in self.conditions)
 
 
 def split(text: str) -> list[Chunk]:
@@ -176,8 +188,10 @@ def _join(line: str) -> str:
 
 
 def identifiers(*texts: str) -> frozenset[str]:
-    """Return the identifiers in some texts."""
-    return frozenset(name for text in texts for name in _IDENTIFIER.findall(text))
+    """Return the identifiers in some texts, not those in strings."""
+    return frozenset(
+        name for text in texts for name in _IDENTIFIER.findall(_STRING.sub('""', text))
+    )
 
 
 def names_defined(tokens: Sequence[str]) -> tuple[frozenset[str], bool]:
@@ -247,7 +261,7 @@ def _declared(top: Sequence[str], tokens: Sequence[str]) -> set[str]:
                 at -= 1
         if _is_name(top[at]) and top[at] not in _KEYWORDS:
             names.add(top[at])
-    if "(" in tokens:  # (*name)(...), a pointer to a function; (name)(...), a type of functions
+    if "(" in top and "{" not in top:  # (*name)(...), a pointer to a function; (name)(...), a type
         at = tokens.index("(") + 1
         at += tokens[at : at + 1] == ["*"]
         if tokens[at + 1 : at + 3] == [")", "("] and _is_name(tokens[at]):

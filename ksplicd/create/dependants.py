@@ -58,7 +58,7 @@ class DependantsFinder:
         """
         with self.source.patched(self.before):
             graph = include_graph(self.kbuild)
-            reach = affected(graph, parts, self.kbuild.listing)
+            reach = affected(graph, parts, self.kbuild.listing, self.kbuild.config.compiler)
         names = names_of(str(p.path) for p in parts)
         by_name = {u.source for u in known}
         candidates = [Unit(path) for path in sorted(reach.units) if path not in by_name]

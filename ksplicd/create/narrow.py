@@ -10,21 +10,26 @@ one, whatever stands under an ``#if`` that asks for one).  A unit is left out on
 text has no name of the set.
 
 What does not need a name counts for every unit that includes it: macros that are used at top level
-(they may define anything), code and data that are not static, ``#pragma``, text that is not
-understood.  Names that ``##`` puts together: see ``pasting.py``.
+and do more than declare (``expand.py``), code and data that are not static, ``#pragma``, text that
+is not understood.  Names that ``##`` puts together: see ``pasting.py``.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from ksplicd.create.changes import ChangedFile
 from ksplicd.create.chunks import Chunk, enumerators, identifiers, own_text, split
-from ksplicd.create.headers import IncludeGraph
+from ksplicd.create.expand import Macros
+from ksplicd.create.headers import IncludeGraph, includes_in
 from ksplicd.create.pasting import Pasting
 from ksplicd.run import run
+
+_FEW: Final = 64
+"""Units that are rather compiled than looked at."""
 
 _BATCH: Final = 4000
 """Files for one grep: their names stay far below what execve takes."""
@@ -42,16 +47,25 @@ class Affected:
     """The names by which it does."""
 
 
-def affected(graph: IncludeGraph, headers: Sequence[ChangedFile], units: Iterable[str]) -> Affected:
+def affected(
+    graph: IncludeGraph,
+    headers: Sequence[ChangedFile],
+    units: Iterable[str],
+    compiler: str = "gcc",
+) -> Affected:
     """Return which of ``units`` (sources, also assembly) changed headers can reach."""
-    return _Narrower(graph, headers, frozenset(units)).run()
+    return _Narrower(graph, headers, frozenset(units), compiler).run()
 
 
 class _Narrower:
     def __init__(
-        self, graph: IncludeGraph, headers: Sequence[ChangedFile], units: frozenset[str]
+        self,
+        graph: IncludeGraph,
+        headers: Sequence[ChangedFile],
+        units: frozenset[str],
+        compiler: str,
     ) -> None:
-        self.graph, self.units = graph, units
+        self.graph, self.units, self.compiler = graph, units, compiler
         self.headers = {str(h.path): h for h in headers}
         self.users = {path: graph.dependants(path) for path in self.headers}
         reached = {user for users in self.users.values() for user in users}
@@ -61,6 +75,8 @@ class _Narrower:
         self.hit: set[str] = set()
         self.names: set[str] = set()
         self.new: set[str] = set()
+        self.pasting_names: set[str] = set()
+        """Those that are in it because they can put others together."""
         self.chunks: dict[str, list[Chunk]] = {}
 
     def run(self) -> Affected:
@@ -71,28 +87,49 @@ class _Narrower:
         while self.new and self.hit != self.dependants:
             fresh, self.new = self.new, set()
             self.names |= fresh
-            self.add(pasting.macros(fresh))
+            pasting_now = pasting.macros(fresh) - self.names
+            self.pasting_names |= pasting_now
+            self.add(pasting_now)
             for path in self.mentioning(fresh | pasting.loose_macros(fresh), self.files):
                 for chunk in self.chunks_of(path):
                     if chunk.mentions & fresh or pasting.puts_together(chunk.text, fresh):
-                        self.take(path, chunk, chunk.defines)
+                        self.take(path, chunk, chunk.defines, is_reached=True)
         return Affected(
             dependants=self.dependants,
             units=frozenset(self.hit | self.own_mentions(pasting)),
             names=frozenset(self.names),
         )
 
-    def take(self, path: str, chunk: Chunk, names: Iterable[str]) -> None:
+    def take(
+        self, path: str, chunk: Chunk, names: Iterable[str], *, is_reached: bool = False
+    ) -> None:
         """Take in a piece that is changed, or reached by a change."""
-        self.add(names)
-        if not chunk.is_plain:
+        if chunk.is_plain:
+            self.add(names)
+        elif (pieces := self.macros.expand(chunk)) is not None:
+            told = self.names - self.pasting_names
+            if is_reached and not any((p.mentions | p.defines) & told for p in pieces):
+                return  # its macro can put one of the names together, but does not here
+            self.add(name for piece in pieces for name in piece.defines)
+        else:  # who sees its names includes it
             self.hit |= (self.users.get(path) or self.graph.dependants(path)) & self.dependants
+
+    @cached_property
+    def macros(self) -> Macros:
+        """The macros of all headers, and those of the changed ones in both versions."""
+        files = (self.graph.file(path) for path in self.files if path not in self.headers)
+        texts = [_read(file).decode(errors="replace") for file in files]
+        texts += [_text(t) for h in self.headers.values() for t in {h.before, h.after}]
+        return Macros(texts, self.compiler)
 
     def add(self, names: Iterable[str]) -> None:
         self.new.update(name for name in names if name not in self.names)
 
     def names_changed(self, path: str, chunk: Chunk) -> Iterable[str]:
-        """Return what a changed piece defines; of an ``#include``, what now comes or goes."""
+        """Return what a changed piece defines; of an ``#include``, what now comes or goes.
+
+        Of that only the macros count: all else that a unit names it has had a declaration of.
+        """
         if not chunk.included:
             return chunk.defines
         files = self.graph.closure(self.graph.resolve(path, [chunk.included]))
@@ -100,7 +137,17 @@ class _Narrower:
             f for f in self.graph.includes_of(path)
             if f not in self.graph.resolve(path, [chunk.included])
         )  # fmt: skip
-        return {n for f in files - others for c in self.chunks_of(f) for n in c.defines}
+        before = includes_in(self.headers[path].before or b"") if path in self.headers else []
+        names = set[str]()
+        for file in files - others:
+            if chunk.included not in before:
+                without = self.dependants - self.graph.dependants(file)
+                if len(without) <= _FEW:
+                    self.hit |= without  # for all others it was there before
+                    continue
+            pieces = self.chunks_of(file)
+            names |= {n for c in pieces if c.is_macro and not c.is_guard for n in c.defines}
+        return names
 
     def chunks_of(self, path: str) -> list[Chunk]:
         """Return the pieces of a file; of a changed header, those before and after."""

@@ -143,12 +143,43 @@ def test_text_that_is_not_understood_counts_for_everyone(root: Path) -> None:
     assert found.units == found.dependants
 
 
-def test_new_include_brings_its_names(root: Path) -> None:
-    (root / "include/net/extra.h").write_text("#define sock_other(a) 7\n#define UNUSED 1\n")
+def test_accessors_that_a_macro_makes(root: Path) -> None:
+    """A use at top level that only declares counts by the names that it declares."""
+    macro = "#define ACCESS(n) static inline int sock_##n(int a) { return a; }\n"
+    (root / "include/linux/base.h").write_text(TREE["include/linux/base.h"] + macro)
+    found = reach(root, lambda t: t.replace("struct sock {", "ACCESS(other)\nstruct sock {"))
+    assert found.names >= {"sock_other"}
+    assert found.units == {"net/plain.c", "net/paste.c"}
+    with (root / "include/linux/base.h").open("a") as f:  # two definitions: it is not known which
+        f.write(f"#ifdef X\n{macro.replace('return a', 'return 0')}#endif\n")
+    found = reach(root, lambda t: t.replace("struct sock {", "ACCESS(other)\nstruct sock {"))
+    assert found.units == found.dependants
+
+
+EXTRA = """\
+#ifndef EXTRA_H
+#define EXTRA_H
+#define sock_other(a) 7
+int sock_far(int);
+#endif
+"""
+
+
+def test_new_include_counts_where_it_is_news(root: Path) -> None:
+    (root / "include/net/extra.h").write_text(EXTRA)
+    (root / "net/far.c").write_text("#include <net/extra.h>\n" + TREE["net/far.c"])
     found = reach(root, lambda t: t.replace("base.h>\n", "base.h>\n#include <net/extra.h>\n"))
-    assert found.names >= {"sock_other", "UNUSED"}
-    assert "net/plain.c" in found.units
-    assert "net/far.c" not in found.units
+    assert found.units == found.dependants - {"net/far.c"}
+
+
+def test_include_that_goes_takes_its_macros(root: Path) -> None:
+    (root / "include/net/extra.h").write_text(EXTRA)
+    before = SOCK.replace("base.h>\n", "base.h>\n#include <net/extra.h>\n")
+    (root / "include/net/sock.h").write_text(before)
+    file = ChangedFile(path=Path("include/net/sock.h"), before=before.encode(), after=SOCK.encode())
+    found = affected(graph_of(root), [file], [p for p in TREE if p.endswith(".c")])
+    assert found.names == {"sock_other", "CALL"}  # CALL puts names of that form together
+    assert found.units == {"net/plain.c", "net/paste.c"}
 
 
 # --- pieces -------------------------------------------------------------------------------------
@@ -163,6 +194,7 @@ def test_new_include_brings_its_names(root: Path) -> None:
         ("struct a { struct b { int x; } c; };\n", {"a", "b"}, True),
         ("typedef struct { int x; } a_t;\n", {"a_t"}, True),
         ("typedef int (*fn_t)(int);\n", {"fn_t"}, True),
+        ("struct ops { int (*init)(int); };\n", {"ops"}, True),
         ("enum e { ONE = F(1, 2), TWO, };\n", {"e", "ONE", "TWO"}, True),
         ("extern int a[3], b;\n", {"a", "b"}, True),
         ("int f(int a, int b) __attribute__((x));\n", {"f"}, True),
@@ -189,6 +221,11 @@ def test_macro_use_without_semicolon_is_a_piece() -> None:
     first, second = split("BITS(a, b)\nstatic inline int f(void)\n{ return 1; }\n")
     assert not first.is_plain
     assert second.defines == {"f"}
+
+
+def test_words_in_strings_are_no_mention() -> None:
+    (chunk,) = split('#define PATH "/sbin/init" x\n')
+    assert chunk.mentions == {"define", "PATH", "x"}
 
 
 def test_strings_are_no_comments_and_comments_no_code() -> None:
