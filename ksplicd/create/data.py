@@ -17,6 +17,7 @@ from ksplicd.create.names import (
     is_cold_part,
     is_debug_descriptor,
     is_expendable,
+    is_init_section,
     is_literal,
     is_once_flag,
     is_per_cpu,
@@ -220,7 +221,7 @@ def needs_boot_code(
     for s in new:
         if not is_compared(s) or not has_state(s):
             continue
-        boot = [u.user for u in uses[s] if u.user is not None and is_boot_section(u.owner)]
+        boot = [u.user for u in uses[s] if u.user is not None and is_init_section(u.owner)]
         if boot and any(u.owner in sections for u in uses[s]):
             why = f"{boot[0].name} sets it up, which runs only at boot"
             refusals.append(refuse(s, why, "set it up where it is defined, or from a hook"))

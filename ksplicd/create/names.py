@@ -110,12 +110,17 @@ def is_tracepoint(symbol: Symbol) -> bool:
     return _TRACEPOINT.match(symbol.name) is not None
 
 
+def is_init_section(section: Section) -> bool:
+    """Tell whether a section is used once, before all else, such as ``.init.text``."""
+    return section.name.startswith((".init", ".con_initcall", ".security_initcall"))
+
+
 def is_boot_section(section: Section) -> bool:
     """Tell whether a section is used at boot or at unload only, such as ``.init.text``.
 
-    ``.init.data``, ``.initcall6.init``, ``.exitcall.exit`` and ``.init.rodata`` are others.
+    ``.init.data``, ``.initcall6.init``, ``.init.rodata`` and ``.exitcall.exit`` are others.
     """
-    return section.name.startswith((".init", ".exit", ".con_initcall", ".security_initcall"))
+    return is_init_section(section) or section.name.startswith(".exit")
 
 
 def is_per_cpu(section: Section) -> bool:

@@ -253,6 +253,15 @@ def test_new_data_that_boot_code_sets_up(tmp_path: Path) -> None:
     ]
 
 
+def test_new_data_that_unload_code_tears_down(tmp_path: Path) -> None:
+    """That the old unload code knows nothing of it leaves something behind, at worst."""
+    source = SETUP.replace(".init.text", ".exit.text")
+    d = compare(tmp_path, source.format("make();", "", ""),
+                source.format("queue = make();", " + *queue", ""))  # fmt: skip
+    assert d.refusals == []
+    assert changed(d) == ["f"]
+
+
 def test_old_data_that_boot_code_sets_up(tmp_path: Path) -> None:
     reader = "int g(void) { return *queue; }"
     d = compare(tmp_path, SETUP.format("queue = make();", "", reader),
