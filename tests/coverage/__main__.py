@@ -122,7 +122,7 @@ def attempt_all(
     _workshop = workshop
     gc.freeze()  # the workers share what is read already
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
         for at in range(0, len(paths), _CHUNK):
             chunk = list(compile_chunk(workshop, paths[at : at + _CHUNK], done))
             # Nobody may compile a file while a file that it includes is patched.
@@ -181,7 +181,7 @@ def try_in_guest(
     context = multiprocessing.get_context("fork")
     with (
         tempfile.TemporaryDirectory(prefix="ksplice-coverage-") as folder,
-        ProcessPoolExecutor(max_workers=1, mp_context=context) as pool,
+        ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker) as pool,
         Trial(cache, kernel, Path(folder)) as trial,
     ):
         order = list(choose(targets, _SEED))
@@ -221,6 +221,12 @@ def main() -> int:
 def _stop(number: int, _frame: object) -> NoReturn:
     """Leave by an exception, so that the workers end and the source tree is given back."""
     raise SystemExit(128 + number)
+
+
+def _start_worker() -> None:
+    """Let a worker die by SIGTERM; what it leaves patched, the next run gives back."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def cover(args: argparse.Namespace) -> None:
