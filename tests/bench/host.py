@@ -9,6 +9,7 @@ are left once a second.
 import json
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -137,7 +138,10 @@ def measure(cache: Cache, kernel: KernelPackages) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="ksplice-bench-") as folder:
         scratch = Path(folder)
         key = throwaway_key(scratch)
-        update = make_update(cache, kernel, patch, key.secret, out=scratch)
+        # One a round: an update that was undone is only staged when it is dropped again.
+        updates = [
+            make_update(cache, kernel, patch, key.secret, out=scratch) for _ in range(_ROUNDS)
+        ]
         (scratch / "calls.c").write_text(_CALL_PROGRAM)
         run(["gcc-12", "-O2", "-static", "-o", scratch / "calls", scratch / "calls.c"])
         many = build_many(request_for(cache, kernel, patch, kid=new_kid()))
@@ -146,8 +150,10 @@ def measure(cache: Cache, kernel: KernelPackages) -> list[Figure]:
             guest.put("/etc/ksplicd/keys.d/bench.pub", key.public)
             guest.put("/etc/ksplicd/ksplicd.conf", _CONFIG)
             guest.put("/root/calls", scratch / "calls")
-            host = Host(guest, update)
-            return [*measure_idle(host), *measure_apply(host), *measure_match(host, many)]
+            hosts = [Host(guest, update) for update in updates]
+            return [
+                *measure_idle(hosts[0]), *measure_apply(hosts), *measure_match(hosts[0], many)
+            ]  # fmt: skip
 
 
 def measure_idle(host: Host) -> list[Figure]:
@@ -180,14 +186,14 @@ def measure_idle(host: Host) -> list[Figure]:
     ]  # fmt: skip
 
 
-def measure_apply(host: Host) -> list[Figure]:
-    """Return apply and undo, against insmod of the same modules, in turn."""
+def measure_apply(hosts: Sequence[Host]) -> list[Figure]:
+    """Return apply and undo, against insmod of the same modules, in turn; one update a round."""
     to_stderr(f"apply: {_ROUNDS} rounds of drop, undo, plain insmod")
     applied, floors, loading, plain_loading, transitions = ([] for _ in range(5))
     undone, matches = [], []
     calls: dict[str, list[float]] = {"before": [], "applied": [], "undone": []}
     functions = 0
-    for _ in range(_ROUNDS):
+    for host in hosts:
         calls["before"].append(host.call_ns())
         begin = host.do("drop", host.file, host.kid)["begin"]
         host.wait_for_stage(Stage.APPLIED)
