@@ -55,7 +55,11 @@ LIMIT: Final = 600.0
 _REFUSAL: Final = re.compile(
     r"^  .+? \((?P<section>.*?)\): (?P<reason>.*?)(?:; .*)?$", re.MULTILINE
 )
-_PLACE: Final = re.compile(r"\S*\+0x[0-9a-f]+ |\b0x[0-9a-f]+\b|\b[0-9a-f]{8,}\b")
+_PLACE: Final = re.compile(
+    r"\S*\+0x[0-9a-f]+ |\b0x[0-9a-f]+\b|\b[0-9a-f]{8,}\b| \([^)]*\)"
+    r"| in [._]\S+$|^\w+ (?=sets it up)"
+)
+"""What a reason has of its own: addresses, lists of names, sections, the function that boots."""
 
 
 class EndlessError(Exception):

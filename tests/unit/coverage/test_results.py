@@ -50,6 +50,26 @@ def test_a_reason_has_neither_names_nor_numbers() -> None:
         Refusal(symbol="e", section=".text", reason="e+0x10 refers to data", hint="do: f"),
     ]
     assert reason_of(refusals_text("x.c", refusals)) == "changes + refers to data"
+    assert reason_of("a.c: f: modules call it (b, c); change it") == "modules call it"
+    assert (
+        reason_of(
+            refusals_text(
+                "x.c",
+                [
+                    Refusal(
+                        symbol="a",
+                        section=".text",
+                        reason="its address is kept in .data.b",
+                        hint="c",
+                    ),
+                    Refusal(
+                        symbol="d", section=".bss", reason="d_init sets it up, at boot", hint="c"
+                    ),
+                ],
+            )
+        )
+        == "its address is kept + sets it up, at boot"
+    )
     assert reason_of("a.o: f+0x1c: the image has no symbol; use b") == "the image has no symbol"
 
 
