@@ -9,8 +9,7 @@
 #include <linux/kernel.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
-#include <asm/nops.h>
-#include <asm/unaligned.h>
+#include "compat.h"
 #include "match.h"
 
 static u64 reloc_value(const struct ksplice_reloc *r, const u8 *field, u64 addr)
@@ -117,20 +116,21 @@ bool ksplice_is_as_compiled(const struct ksplice_place *p)
 }
 
 /**
- * ksplice_compiled_target - where the branch at a site goes in the old code
- * @p: a site that is a branch with a 32-bit displacement at its end
+ * ksplice_compiled_target - what an instruction refers to in the old code
+ * @p: the site that it begins at
+ * @len: its length; it ends in a 32-bit displacement
  *
  * Return: an address, 0 when the tables do not say.
  */
-u64 ksplice_compiled_target(const struct ksplice_place *p)
+u64 ksplice_compiled_target(const struct ksplice_place *p, u32 len)
 {
-	u32 field = p->site->off + p->site->len - sizeof(s32);
+	u32 field = p->site->off + len - sizeof(s32);
 	u32 i = first_reloc(p->m, p->func, field);
 	const struct ksplice_reloc *r = relocs_of(p->m, p->func) + i;
 
-	if (i >= p->func->nr_relocs || r->off != field || r->kind != KSPLICE_REF_SYM)
-		return 0;
-	return p->m->addr[r->ref] + r->add + sizeof(s32);
+	if (i >= p->func->nr_relocs || r->off != field)
+		return p->addr + len + (s64)(s32)get_unaligned_le32(p->pre + len - sizeof(s32));
+	return r->kind == KSPLICE_REF_SYM ? p->m->addr[r->ref] + r->add + sizeof(s32) : 0;
 }
 
 /* Name what differs after the first site there, so that an alternative speaks for what is in it. */

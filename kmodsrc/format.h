@@ -143,6 +143,10 @@ struct ksplice_reloc {
  * @KSPLICE_SITE_RETPOLINE:	.retpoline_sites
  * @KSPLICE_SITE_STATIC_CALL:	.static_call_sites; the key is syms[sym] + add
  * @KSPLICE_SITE_PARAVIRT:	.parainstructions
+ * @KSPLICE_SITE_ENDBR:		the landing pad of a function
+ * @KSPLICE_SITE_RUNTIME_PTR:	runtime_ptr_*, the value of syms[sym]
+ * @KSPLICE_SITE_RUNTIME_SHIFT:	runtime_shift_*, the low byte of syms[sym]
+ * @KSPLICE_SITE_CALL:		.call_sites
  */
 enum ksplice_site_kind {
 	KSPLICE_SITE_FENTRY = 0,
@@ -153,6 +157,10 @@ enum ksplice_site_kind {
 	KSPLICE_SITE_RETPOLINE = 5,
 	KSPLICE_SITE_STATIC_CALL = 6,
 	KSPLICE_SITE_PARAVIRT = 7,
+	KSPLICE_SITE_ENDBR = 8,
+	KSPLICE_SITE_RUNTIME_PTR = 9,
+	KSPLICE_SITE_RUNTIME_SHIFT = 10,
+	KSPLICE_SITE_CALL = 11,
 };
 
 /**
@@ -165,10 +173,11 @@ enum ksplice_site_kind {
  * @alt:	ALT: offset of the replacement's bytes
  * @reloc:	ALT: index of its first relocation (offsets count from the
  *		replacement's first byte)
- * @sym:	JUMP_LABEL, STATIC_CALL: index into syms, or KSPLICE_NO_SYM for a
- *		static call whose key has no symbol
- * @feature:	ALT: the entry's CPU feature word with its flags (not read yet:
- *		every replacement is legal on every CPU)
+ * @sym:	JUMP_LABEL, STATIC_CALL, RUNTIME_*: index into syms, or
+ *		KSPLICE_NO_SYM for a static call whose key has no symbol
+ * @feature:	ALT: the entry's CPU feature word with its flags.  Of those only
+ *		the direct call is looked at: every replacement is legal on every
+ *		CPU
  * @add:	JUMP_LABEL, STATIC_CALL: added to the symbol
  */
 struct ksplice_site {

@@ -42,8 +42,11 @@ struct ksplice_report {
 enum ksplice_own_sym {
 	KSPLICE_STATIC_CALL_RETURN,
 	KSPLICE_INDIRECT_THUNKS,
+	KSPLICE_CALL_THUNKS,
+	KSPLICE_JUMP_THUNKS,
 	KSPLICE_ETEXT,
 	KSPLICE_STEXT,
+	KSPLICE_NOP_FUNC,
 	KSPLICE_RETURN_THUNK,
 	KSPLICE_NR_OWN_SYMS,
 };
@@ -126,6 +129,12 @@ static inline const char *ksplice_name(const struct ksplice_matching *m, u32 off
 	return (const char *)m->blob + off;
 }
 
+/* ALT_FLAG_DIRECT_CALL of 6.8 and later; before, the feature word has 16 bits. */
+static inline bool ksplice_is_direct_call(const struct ksplice_site *site)
+{
+	return site->feature >> 16 & 2;
+}
+
 /* tables.c */
 int ksplice_check_tables(struct ksplice_matching *m);
 
@@ -137,7 +146,7 @@ int ksplice_compare(struct ksplice_matching *m, const struct ksplice_func *func)
 bool ksplice_is_reloc_ok(struct ksplice_matching *m, const struct ksplice_reloc *r,
 			 const u8 *field, u64 addr);
 bool ksplice_is_as_compiled(const struct ksplice_place *p);
-u64 ksplice_compiled_target(const struct ksplice_place *p);
+u64 ksplice_compiled_target(const struct ksplice_place *p, u32 len);
 
 /* sites.c */
 bool ksplice_is_nops(const u8 *bytes, u32 len);

@@ -55,9 +55,7 @@ static struct klp_func funcs[] = {
 #undef KSPLICE_FUNC
 #undef KSPLICE_HOOK
 
-/**
- * enum hook_kind - when a hook of ksplice-patch.h is called
- */
+/* When a hook of ksplice-patch.h is called. */
 enum hook_kind {
 	NO_HOOK,
 	HOOK_pre_apply,

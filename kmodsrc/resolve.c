@@ -15,12 +15,15 @@
 extern typeof(kallsyms_on_each_symbol)
 	walk_vmlinux KSPLICE_VMLINUX_SYMBOL(kallsyms_on_each_symbol);
 
-/* Ascending, in the order of enum ksplice_own_sym. */
+/* In the order of enum ksplice_own_sym. */
 static const char *const own_names[KSPLICE_NR_OWN_SYMS] = {
 	[KSPLICE_STATIC_CALL_RETURN] = "__static_call_return",
 	[KSPLICE_INDIRECT_THUNKS] = "__x86_indirect_thunk_array",
+	[KSPLICE_CALL_THUNKS] = "__x86_indirect_call_thunk_array",
+	[KSPLICE_JUMP_THUNKS] = "__x86_indirect_jump_thunk_array",
 	[KSPLICE_ETEXT] = "_etext",
 	[KSPLICE_STEXT] = "_stext",
+	[KSPLICE_NOP_FUNC] = "nop_func",
 	[KSPLICE_RETURN_THUNK] = "x86_return_thunk",
 };
 
@@ -28,7 +31,7 @@ static void note_own(struct ksplice_matching *m, const char *name, u64 addr)
 {
 	u32 i;
 
-	if (*name != '_' && *name != 'x')
+	if (*name != '_' && *name != 'x' && *name != 'n')
 		return;
 	for (i = 0; i < KSPLICE_NR_OWN_SYMS; i++)
 		if (!strcmp(own_names[i], name))

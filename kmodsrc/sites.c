@@ -14,7 +14,6 @@
 #include <asm/nops.h>
 #include <asm/nospec-branch.h>
 #include <asm/text-patching.h>
-#include <asm/unaligned.h>
 #include "compat.h"
 #include "match.h"
 
@@ -24,9 +23,31 @@
 #define REX_B_BYTE		0x41
 #define TWO_BYTE_ESCAPE		0x0f
 #define JCC8_OPCODE		0x70
+#define RIP_CALL_OPCODE		0xff
+#define RIP_CALL_MODRM		0x15
+#define RIP_CALL_SIZE		6
 #define ILLEGAL			(-1)
 
 static const u8 nops[] = KSPLICE_ALL_NOPS;
+
+/* add_nop(): in place of more than the longest nop, a jump over that many int3. */
+static u32 jumped_length(const u8 *bytes, u32 room)
+{
+	u32 head, len;
+
+	if (room >= JMP8_INSN_SIZE && bytes[0] == JMP8_INSN_OPCODE) {
+		head = JMP8_INSN_SIZE;
+		len = head + bytes[1];
+	} else if (room >= JMP32_INSN_SIZE && bytes[0] == JMP32_INSN_OPCODE) {
+		head = JMP32_INSN_SIZE;
+		len = head + get_unaligned_le32(bytes + 1);
+	} else {
+		return 0;
+	}
+	if (len < head || len <= ASM_NOP_MAX || len > room)
+		return 0;
+	return memchr_inv(bytes + head, INT3_INSN_OPCODE, len - head) ? 0 : len;
+}
 
 /* Length of the kernel's nop that begins here, 0: none. */
 static u32 nop_length(const u8 *bytes, u32 room)
@@ -37,7 +58,7 @@ static u32 nop_length(const u8 *bytes, u32 room)
 	for (len = 1; len <= min_t(u32, ASM_NOP_MAX, room); nop += len++)
 		if (!memcmp(bytes, nop, len))
 			return len;
-	return 0;
+	return jumped_length(bytes, room);
 }
 
 /* Are these bytes nothing but the kernel's nops?  True for none at all. */
@@ -63,6 +84,17 @@ static u64 branch_target(const struct ksplice_place *p, u32 end)
 static u64 short_branch_target(const struct ksplice_place *p)
 {
 	return p->addr + JMP8_INSN_SIZE + (s64)(s8)p->run[1];
+}
+
+/* patch_dest(): is this the code before @func that counts a call, "sarq $5, %gs:..."? */
+static bool is_accounting(u64 target, u64 func)
+{
+	static const u8 want[] = { 0x65, 0x48, 0xc1 };
+	u8 have[sizeof(want)];
+
+	return target < func && func - target <= 16 &&
+	       !copy_from_kernel_nofault(have, (void *)target, sizeof(have)) &&
+	       !memcmp(have, want, sizeof(want));
 }
 
 static bool is_jcc32(const u8 *insn)
@@ -162,7 +194,8 @@ static bool is_its_thunk(u64 addr, u32 reg)
 /* patch_retpoline() */
 static int check_retpoline(const struct ksplice_place *p)
 {
-	u64 thunk = ksplice_compiled_target(p), thunks = p->m->own[KSPLICE_INDIRECT_THUNKS];
+	u64 thunk = ksplice_compiled_target(p, p->site->len), target;
+	u64 thunks = p->m->own[KSPLICE_INDIRECT_THUNKS];
 	bool is_jcc = is_jcc32(p->pre), is_call;
 	u32 len = p->site->len, reg, lfence;
 	u8 opcode = p->pre[p->pre[0] == CS_PREFIX_BYTE];
@@ -176,8 +209,11 @@ static int check_retpoline(const struct ksplice_place *p)
 	reg = (thunk - thunks) / RETPOLINE_THUNK_SIZE;
 	is_call = !is_jcc && opcode == CALL_INSN_OPCODE;
 
-	/* The same branch through a thunk that is safe from ITS. */
-	if (!memcmp(p->run, p->pre, len - sizeof(s32)) && is_its_thunk(branch_target(p, len), reg))
+	/* The same branch through a thunk that is safe from ITS, or counts calls. */
+	target = branch_target(p, len) - reg * RETPOLINE_THUNK_SIZE;
+	if (!memcmp(p->run, p->pre, len - sizeof(s32)) &&
+	    (is_its_thunk(branch_target(p, len), reg) ||
+	     target == p->m->own[is_call ? KSPLICE_CALL_THUNKS : KSPLICE_JUMP_THUNKS]))
 		return len;
 
 	for (lfence = 0; lfence < 2; lfence++) {
@@ -212,7 +248,7 @@ static bool is_static_callee(const struct ksplice_place *p, u64 target)
 				   target < p->m->own[KSPLICE_ETEXT]);
 	/* struct static_call_key begins with its function */
 	return !copy_from_kernel_nofault(&func, (void *)symbol_value(p), sizeof(func)) &&
-	       func == target;
+	       (func == target || is_accounting(target, func));
 }
 
 /* __static_call_transform() */
@@ -267,17 +303,88 @@ static int check_paravirt(const struct ksplice_place *p)
 	return ILLEGAL;
 }
 
-/* recompute_jump() shortens a replacement that is one "jmp rel32", if it can. */
+/* poison_endbr(): "osp nopl (%rax)" where nobody jumps to */
+static int check_endbr(const struct ksplice_place *p)
+{
+	static const u8 endbr[] = { 0xf3, 0x0f, 0x1e, 0xfa };
+	static const u8 poison[] = { 0x66, 0x0f, 0x1f, 0x00 };
+
+	if (memcmp(p->pre, endbr, sizeof(endbr)))
+		return ILLEGAL;
+	return !memcmp(p->run, endbr, sizeof(endbr)) || !memcmp(p->run, poison, sizeof(poison)) ?
+	       p->site->len : ILLEGAL;
+}
+
+/* runtime_const_init(): what a variable of the kernel held at boot */
+static int check_runtime(const struct ksplice_place *p)
+{
+	u8 value[8];
+
+	if (copy_from_kernel_nofault(value, (void *)symbol_value(p), p->site->len))
+		return ILLEGAL;
+	return !memcmp(p->run, value, p->site->len) ? p->site->len : ILLEGAL;
+}
+
+/* patch_call() */
+static int check_call(const struct ksplice_place *p)
+{
+	u32 len = p->site->len;
+
+	if (p->pre[0] != CALL_INSN_OPCODE)
+		return ILLEGAL;
+	if (ksplice_is_as_compiled(p))
+		return len;
+	return p->run[0] == CALL_INSN_OPCODE &&
+	       is_accounting(branch_target(p, len), ksplice_compiled_target(p, len)) ?
+	       len : ILLEGAL;
+}
+
+/*
+ * recompute_jump(), __apply_relocation(): a replacement that is one "jmp rel32"
+ * is shortened, if it can be.
+ */
 static bool is_shortened_jump(const struct ksplice_place *p)
 {
 	const struct ksplice_reloc *r = p->m->relocs + p->site->reloc;
 	const u8 *replacement = p->m->blob + p->site->alt;
+	u32 end = JMP8_INSN_SIZE;
 
-	return p->site->alt_len == JMP32_INSN_SIZE && replacement[0] == JMP32_INSN_OPCODE &&
-	       p->site->nr_relocs == 1 && r->off == 1 && r->kind == KSPLICE_REF_SYM &&
-	       p->run[0] == JMP8_INSN_OPCODE &&
-	       short_branch_target(p) == p->m->addr[r->ref] + r->add + sizeof(s32) &&
-	       ksplice_is_nops(p->run + JMP8_INSN_SIZE, p->site->len - JMP8_INSN_SIZE);
+	if (p->site->alt_len != JMP32_INSN_SIZE || replacement[0] != JMP32_INSN_OPCODE ||
+	    p->site->nr_relocs != 1 || r->off != 1 || r->kind != KSPLICE_REF_SYM ||
+	    p->run[0] != JMP8_INSN_OPCODE ||
+	    short_branch_target(p) != p->m->addr[r->ref] + r->add + sizeof(s32))
+		return false;
+	if (p->run[end] == INT3_INSN_OPCODE) {
+		if (memchr_inv(p->run + end, INT3_INSN_OPCODE, JMP32_INSN_SIZE - end))
+			return false;
+		end = JMP32_INSN_SIZE;
+	}
+	return ksplice_is_nops(p->run + end, p->site->len - end);
+}
+
+/* alt_replace_call(): in place of "call *pointer" a call of what it points to */
+static bool is_direct_call(const struct ksplice_place *p)
+{
+	u64 pointer = ksplice_compiled_target(p, RIP_CALL_SIZE), func, target;
+
+	if (p->pre[0] != RIP_CALL_OPCODE || p->pre[1] != RIP_CALL_MODRM || !pointer ||
+	    copy_from_kernel_nofault(&func, (void *)pointer, sizeof(func)))
+		return false;
+	if (func == p->m->own[KSPLICE_NOP_FUNC])
+		return ksplice_is_nops(p->run, p->site->len);
+	target = branch_target(p, CALL_INSN_SIZE);
+	return p->run[0] == CALL_INSN_OPCODE && (target == func || is_accounting(target, func)) &&
+	       ksplice_is_nops(p->run + CALL_INSN_SIZE, p->site->len - CALL_INSN_SIZE);
+}
+
+/* A relocated field of a replacement; patch_alt_call_sites() may have it count its call. */
+static bool is_replaced_field_ok(const struct ksplice_place *p, const struct ksplice_reloc *r)
+{
+	if (ksplice_is_reloc_ok(p->m, r, p->run + r->off, p->addr + r->off))
+		return true;
+	return p->run[0] == CALL_INSN_OPCODE && r->off == 1 && r->kind == KSPLICE_REF_SYM &&
+	       is_accounting(branch_target(p, CALL_INSN_SIZE),
+			     p->m->addr[r->ref] + r->add + sizeof(s32));
 }
 
 /**
@@ -293,8 +400,13 @@ bool ksplice_is_replaced(const struct ksplice_place *p)
 	const u8 *replacement = p->m->blob + p->site->alt;
 	u32 i, done = 0, nr = p->site->nr_relocs, len = p->site->alt_len;
 
+	if (ksplice_is_direct_call(p->site))
+		return is_direct_call(p);
 	if (is_shortened_jump(p))
 		return true;
+	/* Its nops and those behind it are made into longer ones together. */
+	while (len && replacement[len - 1] == 0x90 && !(nr && r[nr - 1].off >= len - sizeof(u64)))
+		len--;
 
 	/* Plain bytes first: a slot must not learn from another alternative. */
 	for (i = 0; i <= nr; i++) {
@@ -308,7 +420,7 @@ bool ksplice_is_replaced(const struct ksplice_place *p)
 	if (!ksplice_is_nops(p->run + len, p->site->len - len))
 		return false;
 	for (i = 0; i < nr; i++)
-		if (!ksplice_is_reloc_ok(p->m, &r[i], p->run + r[i].off, p->addr + r[i].off))
+		if (!is_replaced_field_ok(p, &r[i]))
 			return false;
 	return true;
 }
@@ -325,6 +437,10 @@ static const struct {
 	[KSPLICE_SITE_RETPOLINE] = { "retpoline", check_retpoline },
 	[KSPLICE_SITE_STATIC_CALL] = { "static_call", check_static_call },
 	[KSPLICE_SITE_PARAVIRT] = { "paravirt", check_paravirt },
+	[KSPLICE_SITE_ENDBR] = { "endbr", check_endbr },
+	[KSPLICE_SITE_RUNTIME_PTR] = { "runtime_const", check_runtime },
+	[KSPLICE_SITE_RUNTIME_SHIFT] = { "runtime_const", check_runtime },
+	[KSPLICE_SITE_CALL] = { "call", check_call },
 };
 
 const char *ksplice_site_name(u8 kind)

@@ -103,6 +103,7 @@ static bool is_site_ok(const struct ksplice_matching *m, const struct ksplice_fu
 	switch (s->kind) {
 	case KSPLICE_SITE_ALT:
 		return s->alt_len <= s->len && is_inside(s->alt, s->alt_len, m->size) &&
+		       (!ksplice_is_direct_call(s) || s->len >= 6) &&
 		       are_relocs_ok(m, s->reloc, s->nr_relocs, s->alt_len);
 	case KSPLICE_SITE_JUMP_LABEL:
 		return (s->len == 2 || s->len == 5) && s->sym < m->head->syms.nr;
@@ -113,7 +114,14 @@ static bool is_site_ok(const struct ksplice_matching *m, const struct ksplice_fu
 		return s->len == 5 || s->len == 6;
 	case KSPLICE_SITE_FENTRY:
 	case KSPLICE_SITE_RETURN:
+	case KSPLICE_SITE_CALL:
 		return s->len == 5;
+	case KSPLICE_SITE_ENDBR:
+		return s->len == 4;
+	case KSPLICE_SITE_RUNTIME_PTR:
+		return s->len == 8 && s->sym < m->head->syms.nr;
+	case KSPLICE_SITE_RUNTIME_SHIFT:
+		return s->len == 1 && s->sym < m->head->syms.nr;
 	case KSPLICE_SITE_LOCK:
 		return s->len == 1;
 	case KSPLICE_SITE_PARAVIRT:

@@ -47,8 +47,8 @@ Result = TypeVar("Result")
 SPLIT: Final = ("-ffunction-sections", "-fdata-sections")
 """One section a function and one a datum: what the diff compares and the new code is cut from."""
 
-STATIC_KEYS: Final = "static_keys.h"
-"""Of kmodsrc/: included in the split objects of modules."""
+INCLUDED: Final = ("runtime_const.h", "static_keys.h")
+"""Of kmodsrc/: included in the split objects of vmlinux, and of modules."""
 
 _RECORDED: Final = re.compile(r"^(?:saved)?cmd_(\S+) := (.*)$", re.MULTILINE)
 _DEPENDENCY: Final = re.compile(r"^  (?:\$\(wildcard [^)]*\)|(\S+)) ?\\?$", re.MULTILINE)
@@ -229,7 +229,37 @@ class Kbuild:
                     self.make(*(u.object for u in left))
             except BuildError:
                 self._compile_elsewhere([u for u in left if not self._is_fresh(u)])
-        return {u: self.output / u.object for u in units}
+        return dict(zip(units, self.in_parallel(self._finish, units), strict=True))
+
+    @cached_property
+    def late_objtool(self) -> tuple[str, ...]:
+        """The objtool command of a kernel whose build runs it on linked objects only, else nothing.
+
+        With IBT or LTO (``delay-objtool`` of scripts/Makefile.lib) no unit has its tables of patch
+        sites; the command, without the object, is found at modules of a single file.
+        """
+        if not re.search(
+            r"^CONFIG_(?:X86_KERNEL_IBT|LTO_CLANG)=y$", self.config.text, re.MULTILINE
+        ):
+            return ()
+        commands = (_objtool_part(unit.command) for unit in self.listing.values())
+        return next(tuple(words[:-1]) for words in commands if words)
+
+    def _finish(self, unit: Unit) -> Path:
+        """Return the unit's plain object with what objtool makes of it."""
+        made = self.output / unit.object
+        if not self.late_objtool or _objtool_part(self._recorded(unit)[1]):
+            return made
+        out = self.output / "ksplice-plain" / f"{unit.flat_name}.o"
+        if not self._is_newer(out, [str(made)]):
+            out.parent.mkdir(exist_ok=True)
+            new = out.with_suffix(".new")
+            shutil.copy(made, new)
+            is_built_in = self.module_of(unit) is None
+            words = [w for w in self.late_objtool if not (is_built_in and w == "--module")]
+            self._run(unit, [*words, str(new)])
+            new.rename(out)
+        return out
 
     def _compile_listed(self, unit: Unit) -> bool:
         """Compile a unit by what make would run; tell whether it could be done.
@@ -268,13 +298,12 @@ class Kbuild:
     def split_flags(self, unit: Unit) -> tuple[str, ...]:
         """Return the compiler's further arguments for the objects that are compared and cut.
 
-        Those of a module read their static keys instead of being patched (static_keys.h).  A patch
-        may include ksplice-patch.h.
+        They read what the kernel would patch once, or before it is there: runtime constants, and in
+        modules static keys.  A patch may include ksplice-patch.h.
         """
         flags = (*SPLIT, "-idirafter", str(kmodsrc()), f"-DKSPLICE_KID={self.kid}")
-        if self.module_of(unit) is None:
-            return flags
-        return (*flags, "-include", str(kmodsrc() / STATIC_KEYS))
+        header = INCLUDED[self.module_of(unit) is not None]
+        return (*flags, "-include", str(kmodsrc() / header))
 
     def compile_split(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
         """Compile the units of the source tree as it is now into ``folder``, one section a symbol.
@@ -293,7 +322,8 @@ class Kbuild:
     @property
     def split_folder(self) -> Path:
         """Where the split objects of the untouched tree are kept, for these compiler arguments."""
-        made_by = " ".join(SPLIT).encode() + (kmodsrc() / STATIC_KEYS).read_bytes()
+        headers = [(kmodsrc() / header).read_bytes() for header in INCLUDED]
+        made_by = b"".join([" ".join(SPLIT).encode(), *headers])
         return self.output / f"ksplice-split-{hashlib.sha256(made_by).hexdigest()[:8]}"
 
     def compile_split_cached(self, units: Sequence[Unit]) -> dict[Unit, Path]:
@@ -409,6 +439,8 @@ class Kbuild:
                 continue
             if "-c" in words:
                 words[-1:-1] = flags
+            elif flags and self.late_objtool:
+                continue  # it runs on the linked new code
             try:
                 self._run(unit, words)
             except BuildError:
@@ -455,5 +487,18 @@ def _with_output(words: Sequence[str], name: str, out: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def _objtool_part(command: str) -> list[str]:
+    """Return the words of the objtool call in a unit's command, none when it has none."""
+    for part in command.split(";"):
+        words = shlex.split(part)
+        if words and words[0].endswith("/objtool"):
+            return words
+    return []
+
+
 def _options(config: str) -> dict[str, str]:
-    return dict(re.findall(r"^(CONFIG_\w+)=(.*)$", config, re.MULTILINE))
+    """Return the options that are set, without the versions of a compiler that nothing is for."""
+    options = dict(re.findall(r"^(CONFIG_\w+)=(.*)$", config, re.MULTILINE))
+    if "CONFIG_RUST" in options:
+        return options
+    return {name: value for name, value in options.items() if not name.startswith("CONFIG_RUSTC_")}

@@ -93,6 +93,8 @@ def make_command(
         "make", "-C", str(config.build.resolve()), f"M={build}", "-j2", f"CC={config.compiler}",
         # No debug information, which would hold the build folder's path.
         f"KCFLAGS=-g0 -fmacro-prefix-map={build}/=",
+        # ... so that there is nothing to make BTF of, where the headers have a vmlinux for that.
+        "CONFIG_DEBUG_INFO_BTF_MODULES=",
         "KBUILD_MODPOST_WARN=1", f"KSPLICE_KID={kid}",
         f"KSPLICE_TARGETS={' '.join(map(_flat, targets))}",
         f"KSPLICE_NEW={' '.join(_objects(new_code))}", "modules",

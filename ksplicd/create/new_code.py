@@ -54,6 +54,17 @@ ALIAS: Final = "ksplice_new_"
 """Prefix of the global names by which the new-code module's klp_patch finds its functions."""
 
 
+_NOT_KEPT: Final = (".orc_unwind", "__patchable_function_entries")
+"""Special sections that come with their companion, and what nothing on x86 reads."""
+
+
+_NOTES: Final = (
+    ".discard.reachable", ".discard.unreachable", ".discard.retpoline_safe", ".discard.noendbr",
+    ".discard.instr_begin", ".discard.instr_end", ".discard.intra_function_calls",
+)  # fmt: skip
+"""What annotations in the source leave for objtool; the link throws it away."""
+
+
 class Kernel(Protocol):
     """What the running kernel offers to new code."""
 
@@ -169,8 +180,10 @@ class _Extractor:
         self.raise_refusals()
         copies = {s: self.copy(s) for s in self.kept}
         for section in self.post.obj.sections:
-            if is_special_section(section) and section.name != ".orc_unwind":
+            if is_special_section(section) and section.name not in _NOT_KEPT:
                 self.keep_entries(section, copies)
+            elif section.name.startswith(_NOTES):
+                self.keep_notes(section, copies)
         self.obj.sections = list(copies.values())
         for old, new in copies.items():
             new.relocations = [self.convert(old, r, copies) for r in new.relocations]
@@ -288,6 +301,22 @@ class _Extractor:
         if section.name == ".altinstructions":
             self.keep_replacements([r for e in kept if (r := replacement_of(e))], copies)
 
+    def keep_notes(self, section: Section, copies: dict[Section, Section]) -> None:
+        """Keep what the source says to objtool, where that runs on the linked new code only.
+
+        Each note of a section has the same size and names its code first.
+        """
+        notes = section.relocations
+        size = section.size // max(len(notes), 1)
+        kept = [r for r in notes if r.symbol.section in self.kept and r.offset % size == 0]
+        if not kept or size * len(notes) != section.size:
+            return
+        copies[section] = self.copy(section)
+        copies[section].data = b"".join(section.data[r.offset : r.offset + size] for r in kept)
+        copies[section].relocations = [
+            Relocation(i * size, r.type, r.symbol, r.addend) for i, r in enumerate(kept)
+        ]
+
     def keep_replacements(
         self, used: Iterable[tuple[Section, int, int]], copies: dict[Section, Section]
     ) -> None:
@@ -366,6 +395,8 @@ class _Extractor:
         if s is None or not s.is_function or place.offset or s not in self.twins.pre_of:
             return False
         if is_special_section(owner) or owner.name == REPLACEMENTS or is_cold_part(s.name):
+            return False
+        if owner.name.startswith(_NOTES):
             return False
         return not self.post.is_branch(owner, r)
 

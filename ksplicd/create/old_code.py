@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from ksplicd.create.image import SymbolMap
 from ksplicd.create.match import UnitMatch, is_merged_reference, merged_content
+from ksplicd.create.names import is_prefix
 from ksplicd.create.sites import Site, SiteKind
 from ksplicd.elf import Relocation, Section, Symbol
 from ksplicd.elf.model import STB_GLOBAL, STT_SECTION
@@ -114,6 +115,14 @@ class _Writer:
         assert position is not None
         return self.sym(name, position), address + addend - start
 
+    def variable(self, match: UnitMatch, name: str) -> tuple[int, int]:
+        """Return (number, 0) for a variable that the object may not mention."""
+        if not self.symbols.is_unique(name):
+            raise ImageMismatchError(f"{match.obj.name}: kallsyms do not tell where {name} is")
+        position = self.symbols.position(name, self.symbols.addresses(name)[0])
+        assert position is not None
+        return self.sym(name, position), 0
+
     def slot(self, match: UnitMatch, symbol: Symbol) -> tuple[int, int]:
         """Return (slot, offset) of a base that the kernel learns."""
         key = (match.obj.name, symbol.section or symbol)
@@ -171,6 +180,8 @@ class _Writer:
             relocs = self.add_relocs(match, r.section, r.offset, r.size)
         if (ref := site.reference) is not None:
             where = self.sym_of(match, ref.symbol, ref.addend)
+        if site.variable:
+            where = self.variable(match, site.variable)
         if where is None and site.kind == SiteKind.JUMP_LABEL:
             raise ImageMismatchError(
                 f"{match.obj.name}: a jump label's target is in code that the image does not have"
@@ -277,7 +288,7 @@ def compared_functions(match: UnitMatch, symbols: SymbolMap) -> list[tuple[Symbo
     best: dict[int, Symbol] = {}
     for f, address in match.functions.items():
         assert f.section is not None
-        if address in freed or f.section.name.startswith(_CALL_TRAMPOLINES):
+        if address in freed or is_prefix(f) or f.section.name.startswith(_CALL_TRAMPOLINES):
             continue
         other = best.get(address)
         if other is None or _preference(f, symbols) > _preference(other, symbols):

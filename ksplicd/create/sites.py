@@ -6,8 +6,8 @@ known to ``kmodsrc/sites.c`` only.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
@@ -33,6 +33,10 @@ class SiteKind(IntEnum):
     RETPOLINE = 5
     STATIC_CALL = 6
     PARAVIRT = 7
+    ENDBR = 8
+    RUNTIME_PTR = 9
+    RUNTIME_SHIFT = 10
+    CALL = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class Site:
     """ALT: the CPU feature word with its flags."""
     reference: Reference | None = None
     """JUMP_LABEL: where it jumps to.  STATIC_CALL: its key."""
+    variable: str = ""
+    """RUNTIME_*: the kernel's variable whose value at boot is the constant."""
 
 
 def _fixed(kind: SiteKind, size: int) -> Callable[[Entry, bytes, int], Site]:
@@ -133,7 +139,16 @@ _READERS: Final = {
     ".retpoline_sites": _retpoline,
     ".static_call_sites": _static_call,
     ".parainstructions": _paravirt,
+    ".call_sites": _fixed(SiteKind.CALL, 5),
 }
+
+_RUNTIME: Final = {
+    "runtime_ptr_": (SiteKind.RUNTIME_PTR, 8),
+    "runtime_shift_": (SiteKind.RUNTIME_SHIFT, 1),
+}
+"""Beginning of the names of tables of 32-bit offsets; the variable follows (runtime-const.h)."""
+
+ENDBR64: Final = b"\xf3\x0f\x1e\xfa"
 
 
 def read_sites(obj: Object, sizes: EntrySizes) -> dict[Section, list[Site]]:
@@ -158,6 +173,37 @@ def read_sites(obj: Object, sizes: EntrySizes) -> dict[Section, list[Site]]:
             if not 0 <= offset <= section.size - site.size:
                 raise ElfError(f"{obj.name}: {table.name}: entry {entry.index} is outside its code")
             sites[section].append(site)
+    for table in obj.sections:
+        for section, site in _runtime_constants(table):
+            sites[section].append(site)
+    for f in obj.functions():
+        if f.section is not None and f.section.data.startswith(ENDBR64, f.value):
+            sites[f.section].append(Site(kind=SiteKind.ENDBR, offset=f.value, size=len(ENDBR64)))
     return {
-        section: sorted(found, key=lambda s: (s.offset, s.kind)) for section, found in sites.items()
+        section: _settle(sorted(dict.fromkeys(found), key=lambda s: (s.offset, s.kind)))
+        for section, found in sites.items()
     }
+
+
+def _runtime_constants(table: Section) -> Iterator[tuple[Section, Site]]:
+    for prefix, (kind, size) in _RUNTIME.items():
+        if table.name.startswith(prefix):
+            for r in table.relocations:
+                section, offset = r.symbol.section, r.symbol.value + r.addend
+                assert section is not None
+                variable = table.name.removeprefix(prefix)
+                yield section, Site(kind=kind, offset=offset, size=size, variable=variable)
+
+
+def _settle(sites: list[Site]) -> list[Site]:
+    """Leave out calls that are of fentry, and give all alternatives of a place the largest's size.
+
+    So does apply_alternatives().
+    """
+    fentry = {s.offset for s in sites if s.kind == SiteKind.FENTRY}
+    sites = [s for s in sites if s.kind != SiteKind.CALL or s.offset not in fentry]
+    size: dict[int, int] = defaultdict(int)
+    for s in sites:
+        if s.kind == SiteKind.ALT:
+            size[s.offset] = max(size[s.offset], s.size)
+    return [replace(s, size=size[s.offset]) if s.kind == SiteKind.ALT else s for s in sites]

@@ -12,6 +12,7 @@ booted guest (``snapshot.py``).  The root archive needs root, or sudo.
 """
 
 import gzip
+import lzma
 import os
 import secrets
 import shutil
@@ -235,9 +236,11 @@ def _make_initrd(modules: Path) -> bytes:
         shutil.copy(busybox, root / "bin/busybox")
         (root / "bin/sh").symlink_to("busybox")
         for name in _DISK_MODULES:
-            # built in where it is not found
-            for path in modules.rglob(f"{name}.ko"):
-                shutil.copyfile(path, root / "modules" / path.name)
+            # built in where it is not found; compressed since Linux 6.12 of Debian
+            for path in modules.rglob(f"{name}.ko*"):
+                data = path.read_bytes()
+                data = lzma.decompress(data) if path.suffix == ".xz" else data
+                (root / "modules" / f"{name}.ko").write_bytes(data)
         init = root / "init"
         init.write_text(_INIT.format(modules=" ".join(_DISK_MODULES)))
         init.chmod(0o755)

@@ -119,6 +119,45 @@ def test_alternatives_keep_the_order_of_their_table(
     assert (second.offset, second.size, second.replacement) == (0, 3, None)
 
 
+def test_alternatives_of_one_place_have_the_size_of_the_largest(tmp_path: Path) -> None:
+    """Nested ones of Linux 6.8 and later: the outer one pads more than the inner one knows."""
+    obj = assemble(
+        tmp_path,
+        "1: nop; nop; nop; 4: nop",
+        table(
+            ".altinstructions",
+            ".long 1b - .", ".long 2f - .", ".2byte 1", ".byte 2, 1",
+            ".long 1b - .", ".long 2f - .", ".2byte 2", ".byte 3, 1",
+            ".long 4b - .", ".long 2f - .", ".2byte 2", ".byte 1, 1",
+        ),
+        table(".altinstr_replacement", "2: cli"),
+    )  # fmt: skip
+    assert [(s.offset, s.size) for s in sites_of(obj)] == [(0, 3), (0, 3), (3, 1)]
+
+
+def test_landing_pads_of_functions(tmp_path: Path) -> None:
+    obj = assemble(
+        tmp_path,
+        ".type f, @function; f: endbr64; nop; .size f, . - f",
+        ".type g, @function; .set g, f; .size g, 5",
+        ".type h, @function; h: nop; endbr64; .size h, . - h",
+    )
+    assert [(s.kind, s.offset, s.size) for s in sites_of(obj)] == [(SiteKind.ENDBR, 0, 4)]
+
+
+def test_runtime_constants(tmp_path: Path) -> None:
+    obj = assemble(
+        tmp_path,
+        "movabs $0x0123456789abcdef, %rax; 1: shrl $12, %eax; 2:",
+        table("runtime_ptr_dentry_hashtable", ".long 1b - 8 - ."),
+        table("runtime_shift_d_hash_shift", ".long 2b - 1 - ."),
+    )
+    assert [(s.kind, s.offset, s.size, s.variable) for s in sites_of(obj)] == [
+        (SiteKind.RUNTIME_PTR, 2, 8, "dentry_hashtable"),
+        (SiteKind.RUNTIME_SHIFT, 12, 1, "d_hash_shift"),
+    ]
+
+
 def test_an_alternative_comes_before_what_is_inside(tmp_path: Path) -> None:
     obj = assemble(
         tmp_path,
