@@ -10,6 +10,17 @@ RELEASE: Final = "6.1.0-50-cloud-amd64"
 VERSION: Final = "6.1.176-1"
 
 
+NEXT_RELEASE: Final = "6.12.115+deb12-cloud-amd64"
+NEXT_VERSION: Final = "6.12.115-2~deb12u1"
+NEXT_NEWER: Final = "6.12.117-1~deb12u1"
+"""The kernel of Debian's backports that is tested too, and the source that its fixes come from."""
+
+
+def next_kernel(cache: Cache) -> KernelPackages:
+    """Return the packages of the newer kernel under test."""
+    return KernelPackages(cache=cache, release=NEXT_RELEASE, version=NEXT_VERSION)
+
+
 def stock_kernel(cache: Cache) -> KernelPackages:
     """Return the packages of the kernel under test."""
     return KernelPackages(cache=cache, release=RELEASE, version=VERSION)

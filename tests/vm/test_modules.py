@@ -47,23 +47,37 @@ def kernel(lab_cache: Cache) -> KernelPackages:
 
 
 @pytest.fixture(scope="session")
+def fix() -> sample.Fix:
+    """The fix of vmlinux that goes with the modules' changes."""
+    return sample.FCNTL
+
+
+@pytest.fixture(scope="session")
+def edits() -> tuple[Edit, ...]:
+    return ROMFS, VFAT
+
+
+@pytest.fixture(scope="session")
 def made(
-    lab_cache: Cache, kernel: KernelPackages, tmp_path_factory: pytest.TempPathFactory
+    lab_cache: Cache,
+    kernel: KernelPackages,
+    fix: sample.Fix,
+    edits: tuple[Edit, ...],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> bundle.Bundle:
     folder = tmp_path_factory.mktemp("modules")
     tree = sample.source_tree(lab_cache, kernel)
-    fix = sample.FCNTL
     patches = [
-        write_patch(tree, folder / "modules.patch", ROMFS, VFAT),
+        write_patch(tree, folder / "modules.patch", *edits),
         sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file]),
     ]
     return make_bundle(lab_cache, kernel, KID, patches)
 
 
 @pytest.fixture
-def update(guest: Guest, made: bundle.Bundle) -> Iterator[Update]:
+def update(guest: Guest, made: bundle.Bundle, fix: sample.Fix) -> Iterator[Update]:
     guest.put("/root/mount.py", MOUNT.encode())
-    guest.put("/root/reproducer.py", sample.FCNTL.reproducer.encode())
+    guest.put("/root/reproducer.py", fix.reproducer.encode())
     guest.run("truncate -s 64k /root/rubbish; modprobe loop; losetup /dev/loop0 /root/rubbish")
     yield Update(guest, made)
     assert not has_complaint(guest.kernel_log())
@@ -74,10 +88,11 @@ def mount(guest: Guest, *names: str) -> list[str]:
     return guest.run(["python3", "/root/mount.py", *names]).out.splitlines()
 
 
-def vmlinux_is_fixed(guest: Guest) -> bool:
+def is_fixed(guest: Guest, fix: sample.Fix) -> bool:
+    """Tell whether vmlinux has the fix."""
     said = guest.run(["python3", "/root/reproducer.py"]).out
-    assert said.startswith((sample.FCNTL.before, sample.FCNTL.after))
-    return said.startswith(sample.FCNTL.after)
+    assert said.startswith((fix.before, fix.after))
+    return said.startswith(fix.after)
 
 
 def insmod(guest: Guest, ko: bytes) -> bool:
@@ -102,20 +117,20 @@ def altered(kernel: KernelPackages) -> bytes:
     return data.replace(code, code.replace(magic, struct.pack("<I", 0x7276)))
 
 
-def test_loaded_targets_and_vmlinux_at_once(guest: Guest, update: Update) -> None:
+def test_loaded_targets_and_vmlinux_at_once(guest: Guest, update: Update, fix: sample.Fix) -> None:
     assert mount(guest, "romfs", "vfat") == [OLD, OLD]
-    assert not vmlinux_is_fixed(guest)
+    assert not is_fixed(guest, fix)
     update.apply()
     assert update.targets() == {"romfs": "matched", "vfat": "matched", "vmlinux": "matched"}
     assert mount(guest, "romfs", "vfat") == [NEW, NEW]
-    assert vmlinux_is_fixed(guest)
+    assert is_fixed(guest, fix)
     update.undo()
     assert mount(guest, "romfs", "vfat") == [OLD, OLD]
-    assert not vmlinux_is_fixed(guest)
+    assert not is_fixed(guest, fix)
     assert is_clean(guest)
 
 
-def test_all_or_nothing(guest: Guest, update: Update, altered: bytes) -> None:
+def test_all_or_nothing(guest: Guest, update: Update, altered: bytes, fix: sample.Fix) -> None:
     mount(guest, "vfat")
     assert insmod(guest, altered)
     update.insmod(update.core)
@@ -129,10 +144,12 @@ def test_all_or_nothing(guest: Guest, update: Update, altered: bytes) -> None:
     assert update.insmod(update.new, check=False) != 0, "one target of three does not match"
     assert "romfs: not matched, nothing is replaced" in guest.kernel_log()
     assert mount(guest, "romfs", "vfat") == [OLD, OLD]
-    assert not vmlinux_is_fixed(guest)
+    assert not is_fixed(guest, fix)
 
 
-def test_changed_between_match_and_patch(guest: Guest, update: Update, altered: bytes) -> None:
+def test_changed_between_match_and_patch(
+    guest: Guest, update: Update, altered: bytes, fix: sample.Fix
+) -> None:
     mount(guest, "romfs", "vfat")
     update.match()
     guest.run(["rmmod", "romfs"])
@@ -141,7 +158,7 @@ def test_changed_between_match_and_patch(guest: Guest, update: Update, altered: 
     assert update.state("abort_cause") == "no_match"
     assert update.targets()["romfs"] == "refused"
     assert mount(guest, "romfs", "vfat") == [OLD, OLD]
-    assert not vmlinux_is_fixed(guest)
+    assert not is_fixed(guest, fix)
     guest.run(["rmmod", "romfs"])
     assert update.state("stage") != "applied"
     update.rmmod(update.core)
@@ -159,10 +176,12 @@ def test_target_that_is_not_loaded(guest: Guest, update: Update) -> None:
     assert update.targets() == {"romfs": "waiting"}
 
 
-def test_loaded_later_unloaded_and_loaded_again(guest: Guest, update: Update) -> None:
+def test_loaded_later_unloaded_and_loaded_again(
+    guest: Guest, update: Update, fix: sample.Fix
+) -> None:
     update.apply(late=True)
     assert update.targets() == {"romfs": "waiting", "vfat": "waiting", "vmlinux": "matched"}
-    assert vmlinux_is_fixed(guest)
+    assert is_fixed(guest, fix)
     for _ in range(3):
         assert mount(guest, "romfs", "vfat") == [NEW, NEW]
         assert update.targets() == {"romfs": "matched", "vfat": "matched", "vmlinux": "matched"}

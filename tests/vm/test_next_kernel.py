@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The same on Linux 6.12 of Debian's backports.
+
+It has landing pads, call thunks and runtime constants, other alternatives and no paravirt sites,
+objtool runs on the linked kernel only, and modules are compressed.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from ksplicd.create.image import SymbolMap
+from ksplicd.create.old_code import OldUnit, write_old_code
+from ksplicd.create.sites import SiteKind
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab.guest import Guest
+from ksplicd.lab.image import build_image
+from ksplicd.lab.qemu import Machine, probe_accelerator
+from ksplicd.lab.snapshot import take_snapshot
+from tests import slice as sample
+from tests.blob import Blob
+from tests.stock import NEXT_NEWER, NEXT_VERSION, next_kernel
+from tests.vm.hand import Edit, Update, has_complaint, is_clean, make_bundle
+from tests.vm.test_match import (
+    UNITS,
+    Damage,
+    assert_matches,
+    booted,
+    change_replacements,
+    change_site,
+    load_core,
+    match,
+    match_units,
+    mismatch,
+    move_jump_labels,
+    move_static_call_keys,
+    state,
+)
+from tests.vm.test_match import Update as OldCode
+from tests.vm.test_modules import (
+    ROMFS,
+    altered,
+    made,
+    test_altered_module_is_left_unpatched_by_policy,
+    test_altered_module_is_refused_later,
+    test_changed_between_match_and_patch,
+    test_loaded_later_unloaded_and_loaded_again,
+    test_loaded_targets_and_vmlinux_at_once,
+    update,
+)
+
+__all__ = [
+    "altered",
+    "made",
+    "test_altered_module_is_left_unpatched_by_policy",
+    "test_altered_module_is_refused_later",
+    "test_changed_between_match_and_patch",
+    "test_loaded_later_unloaded_and_loaded_again",
+    "test_loaded_targets_and_vmlinux_at_once",
+    "update",
+]
+
+MORE_UNITS: Final = ("fs/dcache.c",)
+
+# An inode with two names: its end is told too early, while it is open by the second one.
+DCACHE: Final = sample.Fix(
+    file="fs/dcache.c",
+    subject="fsnotify_inoderemove() only once when inode is dead",
+    reproducer="""\
+import ctypes, os, select
+libc = ctypes.CDLL(None, use_errno=True)
+IN_DELETE_SELF = 0x400
+os.chdir("/root")
+a = os.open("a", os.O_CREAT | os.O_RDWR)
+os.link("a", "b")
+b = os.open("b", os.O_RDWR)
+fd = libc.inotify_init()
+assert libc.inotify_add_watch(fd, b"a", IN_DELETE_SELF) > 0
+os.unlink("a")
+os.unlink("b")
+os.close(a)
+early = bool(select.select([fd], [], [], 0.2)[0])
+os.close(b)
+late = bool(select.select([fd], [], [], 0.2)[0])
+print("told early" if early else "told in time" if late else "not told")
+""",
+    before="told early",
+    after="told in time",
+    old=NEXT_VERSION,
+    new=NEXT_NEWER,
+)
+
+
+@pytest.fixture(scope="session")
+def kernel(lab_cache: Cache) -> KernelPackages:
+    return next_kernel(lab_cache)
+
+
+@pytest.fixture(scope="session")
+def fix() -> sample.Fix:
+    return DCACHE
+
+
+@pytest.fixture(scope="session")
+def edits() -> tuple[Edit, ...]:
+    call = "return fat_fill_super(sb, fc, setup);"
+    changed = "return fat_fill_super(sb, fc, setup) ? -EUCLEAN : 0;"
+    return ROMFS, Edit("fs/fat/namei_vfat.c", call, changed)
+
+
+@pytest.fixture(scope="session")
+def machine(lab_cache: Cache, kernel: KernelPackages) -> Machine:
+    image = build_image(kernel)
+    return Machine(image=image, accelerator=probe_accelerator(lab_cache, image.kernel))
+
+
+@pytest.fixture
+def guest(lab_cache: Cache, machine: Machine) -> Iterator[Guest]:
+    with Guest(take_snapshot(lab_cache, machine)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def old_units(lab_cache: Cache, kernel: KernelPackages) -> tuple[list[OldUnit], SymbolMap, Path]:
+    return match_units(lab_cache, kernel, (*UNITS, *MORE_UNITS))
+
+
+@pytest.fixture(scope="session")
+def old_code(
+    old_units: tuple[list[OldUnit], SymbolMap, Path], tmp_path_factory: pytest.TempPathFactory
+) -> OldCode:
+    units, symbols, headers = old_units
+    tables = write_old_code("vmlinux", units, symbols)
+    return OldCode(tmp_path_factory.mktemp("update"), headers, tables)
+
+
+def test_enough_is_compared(old_code: OldCode) -> None:
+    functions = list(Blob(old_code.tables).functions())
+    assert len(functions) >= 800
+    assert {s.kind for f in functions for s in f.sites} == set(SiteKind) - {SiteKind.PARAVIRT}
+    sys.stdout.write(f"{sum(len(f.sites) for f in functions)} patch sites\n")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "smp", "arguments"),
+    [
+        ("max", 1, ("mitigations=off",)),
+        ("qemu64", 2, ("spectre_v2=retpoline,lfence",)),
+        ("EPYC-Milan", 2, ("spectre_v2=retpoline", "retbleed=unret")),
+        ("Skylake-Client", 2, ()),
+        ("Skylake-Client", 2, ("retbleed=stuff", "spectre_v2=retpoline")),
+    ],
+)
+def test_machines_match(
+    machine: Machine,
+    old_code: OldCode,
+    tmp_path: Path,
+    cpu: str,
+    smp: int,
+    arguments: tuple[str, ...],
+) -> None:
+    other = replace(machine, cpu=cpu, smp=smp, arguments=arguments)
+    with booted(other, tmp_path) as guest:
+        assert_matches(guest, old_code)
+
+
+def test_stock_kernel_matches(guest: Guest, old_code: OldCode) -> None:
+    assert_matches(guest, old_code)
+
+
+def move_a_call(blob: Blob) -> None:
+    f = blob.function("do_fcntl")
+    site = next(s for s in f.sites if s.kind == SiteKind.CALL)
+    call = next(r for r in f.relocs if r.offset == site.offset + 1)
+    blob.set_addend(call, call.addend + 16)
+
+
+def name_other_variables(blob: Blob) -> None:
+    """Let runtime constants be of a byte behind their variable."""
+    for f in blob.functions():
+        for s in f.sites:
+            if s.kind == SiteKind.RUNTIME_PTR:
+                blob.set_addend(s, s.addend + 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (move_a_call, "call"),
+        (name_other_variables, "runtime_const"),
+        (move_jump_labels, "jump_label"),
+        (change_replacements, "alternative"),
+        (move_static_call_keys, "static_call"),
+        (change_site(SiteKind.RETPOLINE), "retpoline"),
+        (change_site(SiteKind.ENDBR), "endbr"),
+        (change_site(SiteKind.CALL), "call"),
+    ],
+)
+def test_old_code_that_differs_is_refused(
+    guest: Guest, old_code: OldCode, damage: Damage, kind: str
+) -> None:
+    blob = Blob(old_code.tables)
+    damage(blob)
+    load_core(guest, old_code)
+    assert match(guest, old_code.with_tables(bytes(blob.data))) != 0
+    assert (state(guest, "abort_cause"), mismatch(guest)["kind"]) == ("no_match", kind)
+
+
+def test_real_fix(guest: Guest, lab_cache: Cache, kernel: KernelPackages, tmp_path: Path) -> None:
+    patch = sample.cut_patch(lab_cache, DCACHE.old, DCACHE.new, [DCACHE.file])
+    update = Update(guest, make_bundle(lab_cache, kernel, "dcache01", [patch]))
+    guest.put("/root/reproducer.py", DCACHE.reproducer.encode())
+
+    def says() -> str:
+        return guest.run("python3 /root/reproducer.py").out.strip()
+
+    assert says() == DCACHE.before
+    update.apply()
+    assert says() == DCACHE.after
+    update.undo()
+    assert says() == DCACHE.before
+    assert is_clean(guest)
+    assert not has_complaint(guest.kernel_log())
