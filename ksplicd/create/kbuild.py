@@ -111,6 +111,8 @@ class Kbuild:
             f"CC={self.config.compiler}", f"KERNELRELEASE={self.config.release}",
             "LOCALVERSION=", "KBUILD_VERBOSE=0", *self.config.flags, *arguments,
         ]  # fmt: skip
+        if "\nCONFIG_RUST=y\n" not in self.config.text:
+            argv.append("RUSTC=false")  # one that happens to be here would change .config
         return list(map(str, argv))
 
     def make(self, *targets: str) -> None:
