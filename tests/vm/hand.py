@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """An update's modules, loaded by hand: what the kernel part does without the daemon."""
 
+import contextlib
 import difflib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from ksplicd.create.pipeline import create
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import RunningGuest
+from ksplicd.lab.qemu import Machine, Qemu, make_overlay
 from ksplicd.model import core_module, new_module, old_module
 from tests import slice as sample
 
@@ -131,6 +133,20 @@ class Update:
     @property
     def _livepatch(self) -> str:
         return f"/sys/kernel/livepatch/{self.new}"
+
+
+@contextlib.contextmanager
+def booted(machine: Machine, folder: Path) -> Iterator[RunningGuest]:
+    """Boot a machine that no snapshot is kept of."""
+    disk = folder / "disk.qcow2"
+    make_overlay(disk, machine.image.disk, "raw")
+    qemu = Qemu(machine, disk=disk, ram=folder / "ram", share=True)
+    try:
+        guest = RunningGuest(qemu)
+        guest.wait_booted()
+        yield guest
+    finally:
+        qemu.close()
 
 
 def is_clean(guest: RunningGuest) -> bool:

@@ -4,92 +4,28 @@
 The old code is that of a dozen of the kernel's own units, compiled here.
 """
 
-import contextlib
 import random
 import re
-import shutil
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from ksplicd.create.config import read_config_dir
-from ksplicd.create.image import SymbolMap, read_image, read_system_map
-from ksplicd.create.kbuild import Kbuild, Unit
-from ksplicd.create.kmodsrc import kmodsrc
-from ksplicd.create.match import match_unit
-from ksplicd.create.modules import write_livepatch_module
+from ksplicd.create.image import SymbolMap
 from ksplicd.create.old_code import REF_BYTES, REF_SYM, SYM, OldUnit, write_old_code
-from ksplicd.create.sites import SiteKind, read_sites
-from ksplicd.create.source import SourceTree
-from ksplicd.elf import read_object
+from ksplicd.create.sites import SiteKind
 from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest, RunningGuest
-from ksplicd.lab.qemu import Machine, Qemu, make_overlay
-from ksplicd.run import run
+from ksplicd.lab.qemu import Machine
 from tests.blob import Blob, Function, Reloc, Site
-from tests.slice import config_folder, source_tree
 from tests.stock import stock_kernel
+from tests.vm.hand import booted
+from tests.vm.old_code import CORE, OLD, UNITS, OldCode, match_units
 
-KID = "match001"
-CORE, OLD = f"ksplice_{KID}", f"ksplice_{KID}_vmlinux_old"
 STATE = f"/sys/module/{CORE}/ksplice"
-UNITS = (
-    "fs/fcntl.c", "fs/fsopen.c", "fs/namei.c", "fs/read_write.c", "kernel/fork.c", "kernel/sys.c",
-    "kernel/time/time.c", "mm/memory.c", "net/ipv4/tcp_input.c", "block/bio.c", "block/ioprio.c",
-    "arch/x86/kernel/process.c", "arch/x86/kernel/alternative.c",
-)  # fmt: skip
 HOSTILE = 120
-
-
-class Update:
-    """Core and old-code module, and the tables inside the latter."""
-
-    def __init__(self, folder: Path, headers: Path, tables: bytes) -> None:
-        for source in kmodsrc().iterdir():
-            if source.suffix in (".c", ".h") or source.name == "Kbuild":
-                shutil.copy(source, folder / source.name)
-        (folder / "vmlinux.old").write_bytes(tables)
-        made = {"M": folder, "KSPLICE_KID": KID, "KSPLICE_TARGETS": "vmlinux"}
-        made |= {"KCFLAGS": "-g0", "CONFIG_DEBUG_INFO_BTF_MODULES": ""}
-        arguments = [f"{name}={value}" for name, value in made.items()]
-        run(["make", "-C", headers, "KBUILD_MODPOST_WARN=1", *arguments, "modules"])
-        self.core, self.old = (
-            write_livepatch_module((folder / f"{name}.ko").read_bytes(), name)
-            for name in (CORE, OLD)
-        )
-        self.tables = tables
-        self._at = self.old.index(tables)
-
-    def with_tables(self, tables: bytes) -> bytes:
-        """Return the old-code module with other tables of the same size."""
-        assert len(tables) == len(self.tables)
-        return self.old[: self._at] + tables + self.old[self._at + len(tables) :]
-
-
-def match_units(
-    cache: Cache, kernel: KernelPackages, sources: Sequence[str]
-) -> tuple[list[OldUnit], SymbolMap, Path]:
-    """Return units of a stock kernel, its symbols, and its headers."""
-    config = read_config_dir(config_folder(cache, kernel))
-    kbuild = Kbuild(
-        SourceTree(source_tree(cache, kernel)), config, cache.root, jobs=2, progress=cache.progress
-    )
-    units = [Unit(source) for source in sources]
-    with kbuild.prepared():
-        paths = kbuild.compile_plain(units)
-        objects = [read_object(paths[u].read_bytes(), u.object) for u in units]
-        sizes = kbuild.entry_sizes(units[0])
-    assert config.vmlinuz is not None
-    image = read_image(config.vmlinuz.read_bytes())
-    symbols = SymbolMap(read_system_map(config.system_map.read_text()))
-    matched = [
-        OldUnit(match=match_unit(o, image, symbols), sites=read_sites(o, sizes)) for o in objects
-    ]
-    return matched, symbols, config.build
 
 
 @pytest.fixture(scope="session")
@@ -100,22 +36,22 @@ def old_units(lab_cache: Cache) -> tuple[list[OldUnit], SymbolMap, Path]:
 @pytest.fixture(scope="session")
 def update(
     old_units: tuple[list[OldUnit], SymbolMap, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Update:
+) -> OldCode:
     units, symbols, headers = old_units
     tables = write_old_code("vmlinux", units, symbols)
-    return Update(tmp_path_factory.mktemp("update"), headers, tables)
+    return OldCode(tmp_path_factory.mktemp("update"), headers, tables)
 
 
 @pytest.fixture(scope="session")
 def small_update(
     old_units: tuple[list[OldUnit], SymbolMap, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Update:
+) -> OldCode:
     units, symbols, headers = old_units
     tables = write_old_code("vmlinux", units[:2], symbols)
-    return Update(tmp_path_factory.mktemp("small"), headers, tables)
+    return OldCode(tmp_path_factory.mktemp("small"), headers, tables)
 
 
-def load_core(guest: RunningGuest, update: Update) -> None:
+def load_core(guest: RunningGuest, update: OldCode) -> None:
     guest.put("/root/core.ko", update.core)
     guest.run("insmod /root/core.ko")
 
@@ -135,7 +71,7 @@ def mismatch(guest: RunningGuest) -> dict[str, str]:
     return dict(word.split("=", 1) for word in state(guest, "mismatch").split())
 
 
-def assert_matches(guest: RunningGuest, update: Update) -> None:
+def assert_matches(guest: RunningGuest, update: OldCode) -> None:
     load_core(guest, update)
     assert match(guest, update.old) == 0, state(guest, "mismatch")
     assert state(guest, "abort_cause") == "ok"
@@ -149,32 +85,18 @@ def assert_matches(guest: RunningGuest, update: Update) -> None:
     sys.stdout.write(f"{functions} functions, {blob.nr_syms} symbols: {int(took) / 1000:.1f} ms\n")
 
 
-def test_enough_is_compared(update: Update) -> None:
+def test_enough_is_compared(update: OldCode) -> None:
     functions = list(Blob(update.tables).functions())
     assert len(functions) >= 500
     assert {s.kind for f in functions for s in f.sites} == set(list(SiteKind)[: SiteKind.ENDBR])
     assert {r.kind for f in functions for r in f.relocs} == {REF_SYM, REF_BYTES}
 
 
-def test_stock_kernel_matches(guest: Guest, update: Update) -> None:
+def test_stock_kernel_matches(guest: Guest, update: OldCode) -> None:
     assert_matches(guest, update)
     guest.run(["rmmod", OLD])
     assert state(guest, "matched").startswith("vmlinux "), "the core remembers"
     guest.run(["rmmod", CORE])
-
-
-@contextlib.contextmanager
-def booted(machine: Machine, folder: Path) -> Iterator[RunningGuest]:
-    """Boot a machine that no snapshot is kept of."""
-    disk = folder / "disk.qcow2"
-    make_overlay(disk, machine.image.disk, "raw")
-    qemu = Qemu(machine, disk=disk, ram=folder / "ram", share=True)
-    try:
-        guest = RunningGuest(qemu)
-        guest.wait_booted()
-        yield guest
-    finally:
-        qemu.close()
 
 
 @pytest.mark.parametrize(
@@ -189,7 +111,7 @@ def booted(machine: Machine, folder: Path) -> Iterator[RunningGuest]:
 )
 def test_other_machines_match(
     machine: Machine,
-    update: Update,
+    update: OldCode,
     tmp_path: Path,
     cpu: str,
     smp: int,
@@ -275,7 +197,7 @@ def change_site(kind: SiteKind) -> Damage:
     ],
 )
 def test_old_code_that_differs_is_refused(
-    guest: Guest, update: Update, damage: Damage, kind: str
+    guest: Guest, update: OldCode, damage: Damage, kind: str
 ) -> None:
     blob = Blob(update.tables)
     damage(blob)
@@ -290,7 +212,7 @@ def test_old_code_that_differs_is_refused(
     assert state(guest, "matched") == ""
 
 
-def test_one_byte_is_named_exactly(guest: Guest, update: Update) -> None:
+def test_one_byte_is_named_exactly(guest: Guest, update: OldCode) -> None:
     blob = Blob(update.tables)
     f = blob.function("do_fcntl")
     offset = next(i for i in range(len(f.code) // 2, len(f.code)) if f.is_plain(i))
@@ -311,7 +233,7 @@ def test_one_byte_is_named_exactly(guest: Guest, update: Update) -> None:
     assert state(guest, "mismatch") == ""
 
 
-def test_a_running_kernel_that_was_changed_is_refused(guest: Guest, update: Update) -> None:
+def test_a_running_kernel_that_was_changed_is_refused(guest: Guest, update: OldCode) -> None:
     load_core(guest, update)
     guest.run(
         "cd /sys/kernel/tracing && echo 'p:probe do_fcntl+0x20' >kprobe_events"
@@ -358,7 +280,7 @@ def raise_position(blob: Blob) -> None:
     ],
 )
 def test_symbols_must_be_where_the_map_says(
-    guest: Guest, update: Update, damage: Damage, cause: str, kind: str
+    guest: Guest, update: OldCode, damage: Damage, cause: str, kind: str
 ) -> None:
     blob = Blob(update.tables)
     damage(blob)
@@ -397,7 +319,7 @@ def hostile(tables: bytes, random_: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_hostile_tables_never_fault(guest: Guest, small_update: Update, tmp_path: Path) -> None:
+def test_hostile_tables_never_fault(guest: Guest, small_update: OldCode, tmp_path: Path) -> None:
     random_ = random.Random(20110)
     folder = tmp_path / "root" / "hostile"
     folder.mkdir(parents=True)

@@ -25,23 +25,20 @@ from ksplicd.lab.snapshot import take_snapshot
 from tests import slice as sample
 from tests.blob import Blob
 from tests.stock import NEXT_NEWER, NEXT_VERSION, next_kernel
-from tests.vm.hand import Edit, Update, has_complaint, is_clean, make_bundle
+from tests.vm.hand import Edit, Update, booted, has_complaint, is_clean, make_bundle
+from tests.vm.old_code import UNITS, OldCode, match_units
 from tests.vm.test_match import (
-    UNITS,
     Damage,
     assert_matches,
-    booted,
     change_replacements,
     change_site,
     load_core,
     match,
-    match_units,
     mismatch,
     move_jump_labels,
     move_static_call_keys,
     state,
 )
-from tests.vm.test_match import Update as OldCode
 from tests.vm.test_modules import (
     ROMFS,
     altered,
