@@ -4,7 +4,7 @@
 ::
 
     D-Bus calls ──────────────▸ bus.manager ─▸ bus.runner ─▸ worker: host.engine ─▸ kernel
-    /var/lib/ksplice (inotify) ─▸ host.dropdir ──┘   ▴
+    /var/lib/ksplice (inotify) ─▸ bus.drops ──────┘   ▴
     kernel: stage notices, module uevents ───────────┘
 
 Idle, it wakes for the watchdog only.  It is ready when its records agree with the kernel.  Killing
@@ -21,30 +21,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from gi.repository import Gio, GLib
+from gi.repository import GLib
 
 from ksplicd.bus import names, tasks
+from ksplicd.bus.drops import Drops
 from ksplicd.bus.job import Job
 from ksplicd.bus.manager import Manager
 from ksplicd.bus.objects import Objects
 from ksplicd.bus.polkit import DBUS, Polkit, call_bus
 from ksplicd.bus.runner import SYSFS_MODULES, Runner
 from ksplicd.bus.update import Update
-from ksplicd.config import CONFIG_FILE, KEYS_DIR, OnDrop, Settings, read_settings
-from ksplicd.errors import (
-    HostError,
-    KspliceError,
-    QuarantinedError,
-    ReplayedError,
-    SupersededError,
-)
+from ksplicd.config import CONFIG_FILE, KEYS_DIR, Settings, read_settings
+from ksplicd.errors import HostError, KspliceError
 from ksplicd.host import boot, journal
 from ksplicd.host.clock import SystemClock
-from ksplicd.host.dropdir import DropDir
 from ksplicd.host.engine import Engine
 from ksplicd.host.kernel import LinuxKernel
 from ksplicd.host.keyring import Keyring
-from ksplicd.host.state import Actor, Direction, Event, UpdateInfo, Via
+from ksplicd.host.state import Event, UpdateInfo
 from ksplicd.host.store import STORE_DIR, Store
 from ksplicd.model import Stage
 
@@ -79,7 +73,6 @@ class Daemon:
         self._book = book
         self._config = config
         self._notify = notify
-        self._disabled = disabled
         self._soak_timer: GLib.Source | None = None
         self._loop = GLib.MainLoop()
         self._status = 0
@@ -89,9 +82,7 @@ class Daemon:
         self._runner = Runner(engine, self._worker, self._objects, self._polkit, book, modules)
         self._runner.on_shown = self._on_shown
         self._objects.add_root(Manager(self._runner))
-        self._drops = DropDir(
-            engine.store.root, require_signature=engine.settings.require_signature
-        )
+        self._drops = Drops(self._runner, disabled)
         self._keep: list[object] = []
         """What would end when nobody held it: monitors."""
 
@@ -163,7 +154,7 @@ class Daemon:
             found = await self._runner.reconcile()
             await self._take_name()
             self._watch_modules()
-            self._watch_drops()
+            self._drops.watch()
         except KspliceError as e:
             _log.critical("%s", e)
             self._stop(1)
@@ -178,7 +169,7 @@ class Daemon:
         self._notify("READY=1")
         for kid, why in found.waiting.items():
             self._book.write(journal.about_waiting(kid, why))
-        await self._scan_drops()
+        await self._drops.scan()
 
     async def _take_name(self) -> None:
         args = GLib.Variant("(su)", (names.BUS_NAME, _DO_NOT_QUEUE))
@@ -195,8 +186,7 @@ class Daemon:
         self._notify("RELOADING=1")
         try:
             self._engine.settings = read_settings(self._config)
-            self._drops.require_signature = self._engine.settings.require_signature
-            tasks.spawn(self._scan_drops())
+            tasks.spawn(self._drops.scan())
             tasks.spawn(self._write_metrics())
         except KspliceError as e:
             _log.error("the old configuration stays in force: %s", e)
@@ -208,54 +198,6 @@ class Daemon:
         return True  # again
 
     # --- what happens around us -----------------------------------------------------------------
-
-    def _watch_drops(self) -> None:
-        """Hear of files that were closed after writing, or renamed into place."""
-        folder = Gio.File.new_for_path(str(self._drops.root))
-        monitor = folder.monitor_directory(Gio.FileMonitorFlags.WATCH_MOVES, None)
-        monitor.connect("changed", self._on_file)
-        self._keep.append(monitor)
-
-    def _on_file(
-        self, _monitor: Any, file: Gio.File, other: Gio.File | None, kind: Gio.FileMonitorEvent
-    ) -> None:
-        kinds = Gio.FileMonitorEvent
-        if kind in {kinds.CHANGES_DONE_HINT, kinds.MOVED_IN, kinds.RENAMED}:
-            came = other if kind == kinds.RENAMED and other is not None else file
-            tasks.spawn(self._take_drop(came.get_basename()))
-
-    async def _scan_drops(self) -> None:
-        try:
-            drops = await self._worker.run(self._drops.scan)
-        except KspliceError as e:
-            _log.error("%s", e)
-            return
-        for drop in drops:
-            await self._take_drop(drop.bundle.name)
-
-    async def _take_drop(self, name: str) -> None:
-        """Stage the bundle that file ``name`` completes, and apply it where that is the policy."""
-        try:
-            info = await self._worker.run(self._stage_drop, name)
-            if info is None:
-                return
-            await self._runner.show_updates()
-            if self._engine.settings.on_drop is OnDrop.APPLY and not self._disabled:
-                actor = Actor(uid=os.geteuid(), via=Via.DROP)
-                await self._worker.run(self._engine.check_not_undone, info.kid)
-                await self._runner.start(Direction.APPLY, info.kid, actor)
-        except (QuarantinedError, ReplayedError, SupersededError) as e:
-            _log.warning("%s: is staged only: %s", name, e)
-        except KspliceError as e:
-            _log.info("%s: %s", name, e)  # the engine's event says it louder
-
-    def _stage_drop(self, name: str) -> UpdateInfo | None:
-        """Take in what ``name`` completes, if anything; this is the worker's thread."""
-        drop = self._drops.consider(name)
-        if drop is None:
-            return None
-        actor = Actor(uid=os.geteuid(), via=Via.DROP)
-        return self._engine.stage_file(drop.bundle, drop.signature, actor)
 
     def _watch_modules(self) -> None:
         """Hear of modules of ours that others load or unload."""

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The drop directory, watched: what comes is staged, and applied where that is the policy."""
+
+import logging
+import os
+from typing import Any
+
+from gi.repository import Gio
+
+from ksplicd.bus import tasks
+from ksplicd.bus.runner import Runner
+from ksplicd.config import OnDrop
+from ksplicd.errors import KspliceError, QuarantinedError, ReplayedError, SupersededError
+from ksplicd.host.dropdir import DropDir
+from ksplicd.host.state import Actor, Direction, UpdateInfo, Via
+
+_log = logging.getLogger(__name__)
+
+
+class Drops:
+    """What is dropped while the daemon runs, and what was while it did not."""
+
+    def __init__(self, runner: Runner, disabled: str = "") -> None:
+        """``disabled`` is a reason to apply nothing by ourselves."""
+        self._runner = runner
+        self._engine = runner.engine
+        self._disabled = disabled
+        self._folder = DropDir(
+            self._engine.store.root, require_signature=self._engine.settings.require_signature
+        )
+        self._monitor: Gio.FileMonitor | None = None
+
+    def watch(self) -> None:
+        """Hear of files that were closed after writing, or renamed into place."""
+        folder = Gio.File.new_for_path(str(self._folder.root))
+        self._monitor = folder.monitor_directory(Gio.FileMonitorFlags.WATCH_MOVES, None)
+        self._monitor.connect("changed", self._on_file)
+
+    async def scan(self) -> None:
+        """Take in what is there, by the settings that hold now."""
+        self._folder.require_signature = self._engine.settings.require_signature
+        try:
+            drops = await self._runner.worker.run(self._folder.scan)
+        except KspliceError as e:
+            _log.error("%s", e)
+            return
+        for drop in drops:
+            await self._take(drop.bundle.name)
+
+    def _on_file(
+        self, _monitor: Any, file: Gio.File, other: Gio.File | None, kind: Gio.FileMonitorEvent
+    ) -> None:
+        kinds = Gio.FileMonitorEvent
+        if kind in {kinds.CHANGES_DONE_HINT, kinds.MOVED_IN, kinds.RENAMED}:
+            came = other if kind == kinds.RENAMED and other is not None else file
+            tasks.spawn(self._take(came.get_basename()))
+
+    async def _take(self, name: str) -> None:
+        """Stage the bundle that file ``name`` completes, and apply it where that is the policy."""
+        try:
+            info = await self._runner.worker.run(self._stage, name)
+            if info is None:
+                return
+            await self._runner.show_updates()
+            if self._engine.settings.on_drop is OnDrop.APPLY and not self._disabled:
+                actor = Actor(uid=os.geteuid(), via=Via.DROP)
+                await self._runner.worker.run(self._engine.check_not_undone, info.kid)
+                await self._runner.start(Direction.APPLY, info.kid, actor)
+        except (QuarantinedError, ReplayedError, SupersededError) as e:
+            _log.warning("%s: is staged only: %s", name, e)
+        except KspliceError as e:
+            _log.info("%s: %s", name, e)  # the engine's event says it louder
+
+    def _stage(self, name: str) -> UpdateInfo | None:
+        """Take in what ``name`` completes, if anything; this is the worker's thread."""
+        drop = self._folder.consider(name)
+        if drop is None:
+            return None
+        actor = Actor(uid=os.geteuid(), via=Via.DROP)
+        return self._engine.stage_file(drop.bundle, drop.signature, actor)
