@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How bundles come in and go: the first arrow of the engine's story, and the way out.
+
+::
+
+    dropped ─verify▸ staged ─remove▸ removed
+       └▸ rejected
+
+What is known of the updates, and is asked most, is here too.  Nothing here touches the kernel.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ksplicd.config import Settings
+from ksplicd.errors import (
+    AlreadyStagedError,
+    BundleError,
+    HostError,
+    InUseError,
+    KspliceError,
+    NoSuchUpdateError,
+    ReplayedError,
+    StoreError,
+    UnexpectedError,
+)
+from ksplicd.host import verify
+from ksplicd.host.book import Book
+from ksplicd.host.clock import Clock
+from ksplicd.host.dropdir import Drop, DropDir
+from ksplicd.host.guard import Guard
+from ksplicd.host.kernel import KernelDoor
+from ksplicd.host.keyring import Keyring
+from ksplicd.host.state import Actor, Event, UpdateInfo, is_moving
+from ksplicd.host.store import Store, Stored
+from ksplicd.model import Stage
+
+_FILE_KID: Final = re.compile(r"ksplice-([a-z0-9]{8})\.tar\.gz")
+
+
+class Intake:
+    """The store, and who may put what into it."""
+
+    def __init__(
+        self,
+        store: Store,
+        kernel: KernelDoor,
+        keyring: Keyring,
+        settings: Settings,
+        clock: Clock,
+        on_event: Callable[[Event], None] = lambda event: None,
+        *,
+        owner: int = 0,
+    ) -> None:
+        """``settings`` may be replaced at any time; ``owner`` is the user who may drop bundles."""
+        self.store = store
+        self.kernel = kernel
+        self.keyring = keyring
+        self.settings = settings
+        self.clock = clock
+        self.on_event = on_event
+        self._owner = owner
+        self._guard = Guard(store.guard_file)
+        self._book = Book(store, kernel, clock, lambda event: self.on_event(event))
+
+    # --- questions ------------------------------------------------------------------------------
+
+    def list_updates(self) -> list[UpdateInfo]:
+        """Return every update of the store and every one found in the kernel, by kid."""
+        return [self._book.info(kid) for kid in self._book.kids()]
+
+    def get_update(self, kid: str) -> UpdateInfo:
+        """Return one update, its stage as the kernel shows it.  Raises ``NoSuchUpdateError``."""
+        if kid not in self._book.kids():
+            raise NoSuchUpdateError(f"{kid}: no update of this id is known here")
+        return self._book.info(kid)
+
+    # --- dropped ─verify▸ staged ----------------------------------------------------------------
+
+    def stage_file(self, path: Path, sig_path: Path | None, actor: Actor) -> UpdateInfo:
+        """Take a dropped bundle in: verify it, keep it under ``updates/KID/``, remove the drop.
+
+        On a ``BundleError`` or ``HostError`` the files are moved to ``rejected/`` with a
+        ``.reason`` beside them, the event is REJECTED, and the error is raised.  A ``StoreError``
+        or ``KeyFileError`` (our fault, not the file's) leaves the drop where it is.
+        """
+        drop = Drop(bundle=path, signature=sig_path)
+        folder = DropDir(path.parent, require_signature=self.settings.require_signature)
+        try:
+            data = verify.read_file(path, owner=self._owner)
+            signature = None
+            if sig_path is not None:
+                signature = verify.read_file(sig_path, verify.MAX_SIGNATURE_SIZE, self._owner)
+            info = self.stage(data, signature, actor)
+        except StoreError:
+            raise
+        except (BundleError, HostError) as e:
+            place = folder.reject(drop, e)
+            claimed = _FILE_KID.fullmatch(path.name)
+            self._book.record(
+                claimed[1] if claimed else "",
+                Stage.REJECTED,
+                actor,
+                cause=cause_of(e),
+                detail=f"{e} (moved to {place})",
+            )
+            raise
+        folder.forget(drop)
+        return info
+
+    def stage(self, bundle: bytes, signature: bytes | None, actor: Actor) -> UpdateInfo:
+        """Verify a bundle and keep it; the same bytes again change nothing.
+
+        Raises ``BadSignatureError``, ``BadBundleError``, ``WrongKernelError``,
+        ``ModulePresentError``, ``AlreadyStagedError`` (same kid, other bytes), ``KeyFileError``,
+        ``StoreError``.
+        """
+        stored = Stored(bundle=bundle, signature=signature)
+        trusted = self._check(stored)
+        manifest = trusted.bundle.manifest
+        kid = manifest.kid
+        verify.check_kernel(manifest, self.kernel)
+        if self.store.has(kid):
+            return self._stage_again(kid, stored, trusted)
+        if not self._book.is_in_kernel(kid):
+            verify.check_modules(manifest, self.kernel)
+        self.store.add(kid, stored)
+        self._book.know(kid, trusted)
+        if not self._book.is_in_kernel(kid):
+            self._book.record(kid, Stage.STAGED, actor, detail=manifest.description)
+        return self._book.info(kid)
+
+    def _stage_again(self, kid: str, stored: Stored, trusted: verify.Trusted) -> UpdateInfo:
+        before = self.store.read(kid)
+        if before.bundle != stored.bundle:
+            raise AlreadyStagedError(
+                f"{kid}: another bundle of this id is stored; `ksplice remove {kid}` first, "
+                "or build it with another id"
+            )
+        if stored.signature is not None and stored.signature != before.signature:
+            self.store.set_signature(kid, stored.signature)
+        self._book.know(kid, trusted)
+        return self._book.info(kid)
+
+    def remove(self, kid: str, actor: Actor) -> None:
+        """Forget an update that is not applied.  Raises ``InUseError``, ``NoSuchUpdateError``."""
+        info = self.get_update(kid)
+        if info.stage is Stage.APPLIED or is_moving(info.stage):
+            raise InUseError(f"{kid}: is {info.stage}; undo it before it is removed")
+        self._guard.forget(kid)
+        self.store.remove(kid)
+        self._book.forget(kid)
+        self._book.record(kid, Stage.REMOVED, actor)
+
+    def check_not_undone(self, kid: str) -> None:
+        """Raise ``ReplayedError`` when the last that was done with an update was to undo it.
+
+        Nothing but a person's call may apply it then: whoever drops an old bundle anew must not
+        bring back what somebody took out.
+        """
+        if self._book.was_undone(kid):
+            raise ReplayedError(
+                f"{kid}: was undone here and is not applied by itself again; "
+                f"`ksplice apply {kid}` applies it"
+            )
+
+    # --- detail ---------------------------------------------------------------------------------
+
+    def _check(self, stored: Stored) -> verify.Trusted:
+        return verify.check_bundle(
+            stored, self.keyring, require_signature=self.settings.require_signature
+        )
+
+
+def cause_of(error: Exception) -> str:
+    """Return the abort cause, or for an error without one its name: ``InUseError`` → ``in_use``."""
+    if not isinstance(error, KspliceError):
+        return UnexpectedError.abort_cause or ""
+    name = type(error).__name__.removesuffix("Error")
+    return error.abort_cause or re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
