@@ -18,7 +18,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
-#include "ksplice.h"
+#include "core.h"
 #include "match.h"
 
 enum target_state {
@@ -336,6 +336,8 @@ EXPORT_SYMBOL_GPL(ksplice_abort);
  *		targets		a line per target: NAME STATE
  *				matched, waiting (not loaded), refused (its last
  *				load) or unpatched (loaded, but does not match)
+ *		tripwire_family	generic netlink family that tells of tripwires; only
+ *				there when the update has some (tripwire.c)
  *		mismatch	empty, or key=value ... of what differs (root only:
  *				shows the kernel's bytes)
  */
@@ -418,7 +420,7 @@ static int __init core_init(void)
 	kobj = kobject_create_and_add("ksplice", &THIS_MODULE->mkobj.kobj);
 	if (!kobj)
 		return -ENOMEM;
-	err = sysfs_create_files(kobj, attrs);
+	err = sysfs_create_files(kobj, attrs) ?: ksplice_tripwires_init(kobj);
 	if (err)
 		kobject_put(kobj);
 	return err;
@@ -428,6 +430,7 @@ static void __exit core_exit(void)
 {
 	struct target *t, *next;
 
+	ksplice_tripwires_exit();
 	kobject_put(kobj);
 	list_for_each_entry_safe(t, next, &targets, list)
 		free_target(t);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * For patches: functions that are called when an update is applied or undone,
- * and data beside existing objects.  See docs/hooks.md.
+ * data beside existing objects (docs/hooks.md), and tripwires
+ * (docs/tripwires.md).
  *
  *	#include <ksplice-patch.h>
  *
@@ -18,6 +19,7 @@
 #ifndef KSPLICE_PATCH_H
 #define KSPLICE_PATCH_H
 
+#include <linux/build_bug.h>
 #include <linux/compiler.h>
 #include <linux/livepatch.h>
 #include <linux/stringify.h>
@@ -91,5 +93,27 @@ static __always_inline unsigned long ksplice_shadow_id(u8 n)
 	((type *)klp_shadow_get_or_alloc(obj, id, sizeof(type), gfp, NULL, NULL))
 #define ksplice_shadow_free(obj, id)		klp_shadow_free(obj, id, NULL)
 #define ksplice_shadow_free_all(id)		klp_shadow_free_all(id, NULL)
+
+#define KSPLICE_TRIPWIRE_CVE_SIZE	24
+#define KSPLICE_TRIPWIRE_PLACE_SIZE	48
+
+/* The core has it; a call makes create build that in. */
+void __cold ksplice_tripwire_hit(const char *cve, const char *place);
+
+/**
+ * ksplice_tripwire() - tell that somebody tries what the patch stops here
+ * @cve: what is tried: "CVE-2022-0847", or other words; "" for the update's CVEs
+ * @place: a name for this place, such as "do_fcntl: F_SET_RW_HINT"
+ *
+ * Both are string literals, of at most 23 and 47 bytes.
+ *
+ * Context: any, an NMI too; takes no lock and does not sleep.
+ */
+static __always_inline void ksplice_tripwire(const char *cve, const char *place)
+{
+	BUILD_BUG_ON(__builtin_strlen(cve) >= KSPLICE_TRIPWIRE_CVE_SIZE);
+	BUILD_BUG_ON(__builtin_strlen(place) >= KSPLICE_TRIPWIRE_PLACE_SIZE);
+	ksplice_tripwire_hit(cve, place);
+}
 
 #endif /* KSPLICE_PATCH_H */

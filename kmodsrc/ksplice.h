@@ -21,6 +21,7 @@
 #define ksplice_may_patch	KSPLICE_PASTE(KSPLICE_KID, may_patch)
 #define ksplice_set_stage	KSPLICE_PASTE(KSPLICE_KID, set_stage)
 #define ksplice_abort		KSPLICE_PASTE(KSPLICE_KID, abort)
+#define ksplice_tripwire_hit	KSPLICE_PASTE(KSPLICE_KID, tripwire_hit)
 
 struct module;
 

@@ -20,6 +20,7 @@ from ksplicd.create.config import ConfigDir
 from ksplicd.create.kbuild import compiler_words
 from ksplicd.create.kmodsrc import kmodsrc
 from ksplicd.create.new_code import NewCode
+from ksplicd.create.tripwires import count_calls
 from ksplicd.elf import LivepatchRelocations, Relocation, Symbol, read_object, write_object
 from ksplicd.elf.model import SHN_LIVEPATCH, STT_NOTYPE
 from ksplicd.errors import BuildError
@@ -89,6 +90,7 @@ def make_command(
     new_code: Sequence[NewCode],
 ) -> list[str]:
     """Return the command that builds the modules in the folder that ``write_sources`` filled."""
+    tripwires = sum(count_calls(unit.obj) for unit in new_code)
     return [
         "make", "-C", str(config.build.resolve()), f"M={build}", "-j2", f"CC={config.compiler}",
         # No debug information, which would hold the build folder's path.
@@ -97,7 +99,8 @@ def make_command(
         "CONFIG_DEBUG_INFO_BTF_MODULES=",
         "KBUILD_MODPOST_WARN=1", f"KSPLICE_KID={kid}",
         f"KSPLICE_TARGETS={' '.join(map(_flat, targets))}",
-        f"KSPLICE_NEW={' '.join(_objects(new_code))}", "modules",
+        f"KSPLICE_NEW={' '.join(_objects(new_code))}",
+        f"KSPLICE_TRIPWIRES={tripwires or ''}", "modules",
     ]  # fmt: skip
 
 

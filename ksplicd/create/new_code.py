@@ -138,7 +138,8 @@ def extract(
     """Return the new code of ``unit``; ``aliases`` deals out global names.
 
     ``carried``: global functions that cannot be redirected and whose callers in all files are
-    replaced, with the alias by which those call the new one (``callers.py``).
+    replaced, with the alias by which those call the new one (``callers.py``); and what else new
+    code calls by another name (``tripwires.py``).
 
     Raises ``UnsupportedChangeError`` naming every symbol that stands in the way.
     """

@@ -30,6 +30,7 @@ from ksplicd.create.sign import ModuleKey, sign_module
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import StockKernel
+from ksplicd.create.tripwires import CALLED, count_calls, name_in_core
 from ksplicd.create.units import ANY_TARGET, TargetFilter
 from ksplicd.create.whole_modules import build_whole_modules, file_names
 from ksplicd.create.words import names_of
@@ -107,7 +108,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         series.check_kernel(kernel.identity)
         for unit in differences:
             kernel.add_unit(unit.source, plain[unit], kbuild.module_of(unit))
-        new_code = cut_new_code(differences, kbuild, kernel, sizes)
+        new_code = cut_new_code(request.kid, differences, kbuild, kernel, sizes)
         whole = dict[str, bytes]()
         if request.whole_modules:
             progress("building the changed modules whole")
@@ -190,7 +191,12 @@ def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, st
     for c in new_code:
         functions = ", ".join(r.name for r in c.replacements)
         calls = ", ".join(dict.fromkeys(h.kind for h in c.hooks))
-        words = (f"replaces {functions}" if functions else "", f"hooks: {calls}" if calls else "")
+        tripwires = count_calls(c.obj)
+        words = (
+            f"replaces {functions}" if functions else "",
+            f"hooks: {calls}" if calls else "",
+            f"tripwires: {tripwires}" if tripwires else "",
+        )
         done[c.unit] = "; ".join(w for w in words if w)
     return {u.source: done.get(u.source, "its code is the same") for u in units}
 
@@ -260,9 +266,13 @@ def compare(
 
 
 def cut_new_code(
-    differences: dict[Unit, Difference], kbuild: Kbuild, kernel: StockKernel, sizes: EntrySizes
+    kid: str,
+    differences: dict[Unit, Difference],
+    kbuild: Kbuild,
+    kernel: StockKernel,
+    sizes: EntrySizes,
 ) -> list[NewCode]:
-    """Return the new code of each unit, and of those that call what cannot be redirected.
+    """Return update ``kid``'s new code: of each unit, and of callers of what is not redirected.
 
     The source tree must be as it was found.  Raises ``UnsupportedChangeError``.
     """
@@ -272,7 +282,8 @@ def cut_new_code(
         return f"{ALIAS}{next(numbers)}"
 
     taken_in = take_in_callers(differences, kbuild, kernel, sizes, alias)
+    others = {**taken_in.carried, CALLED: name_in_core(kid)}
     return [
-        extract(unit.source, difference, sizes, kernel, alias, taken_in.carried)
+        extract(unit.source, difference, sizes, kernel, alias, others)
         for unit, difference in (differences | taken_in.differences).items()
     ]

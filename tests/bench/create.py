@@ -91,7 +91,7 @@ def codes_of(
         kernel = StockKernel(config, sizes)
         for u, obj in plain.items():
             kernel.add_unit(u.source, obj, None)
-        new_code = cut_new_code(compare(pre, post, sizes), kbuild, kernel, sizes)
+        new_code = cut_new_code(request.kid, compare(pre, post, sizes), kbuild, kernel, sizes)
     return kernel.old_code(), new_code
 
 

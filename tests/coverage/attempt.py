@@ -138,7 +138,7 @@ class Workshop:
         kernel = self.fresh_kernel()
         for unit in differences:
             kernel.add_unit(unit.source, plain[unit], modules_of[unit])
-        new_code = cut_new_code(differences, self.kbuild, kernel, self.sizes)
+        new_code = cut_new_code(kid_of(path), differences, self.kbuild, kernel, self.sizes)
         old_code = kernel.old_code()
         data = b""
         if with_modules:

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Inside of the core module: what its files say to each other, but for the
+ * match (match.h).
+ */
+#ifndef KSPLICE_CORE_H
+#define KSPLICE_CORE_H
+
+#include "ksplice.h"
+
+struct kobject;
+
+/* tripwire.c */
+#ifdef KSPLICE_TRIPWIRES
+int ksplice_tripwires_init(struct kobject *kobj);
+void ksplice_tripwires_exit(void);
+#else
+static inline int ksplice_tripwires_init(struct kobject *kobj)
+{
+	return 0;
+}
+
+static inline void ksplice_tripwires_exit(void)
+{
+}
+#endif
+
+#endif /* KSPLICE_CORE_H */
