@@ -2,12 +2,14 @@
 #
 #   make demo      the main job, on a throwaway machine
 #   make test      every check
+#   make test-matrix [ALL=1] [ONLY=WORDS]
+#                  apply, check and undo on many machines, and print a table
 #   make bench     measure, and write bench.json
 #   make coverage OLD=6.1.176-1 NEW=6.1.187-1 [FLAVOUR=cloud] [SAMPLE=n] [GUEST=n]
 #                  try all changes between two source packages, and write coverage.json
 #   make install   as a package does: DESTDIR=, prefix=
 #
-# The first four install what is missing; see tests/tools/setup.sh.
+# The first five install what is missing; see tests/tools/setup.sh.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -29,9 +31,9 @@ etcdir = $(DESTDIR)$(sysconfdir)/ksplicd
 # believe to be part of this one.
 run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR) $(PYTHON)
 
-.PHONY: all setup demo test bench coverage test-objects lint lint-c unit vm install
+.PHONY: all setup demo test bench coverage test-objects test-matrix lint lint-c unit vm install
 all:
-	@sed -n '3,8s/^#//p' Makefile
+	@sed -n '3,10s/^#//p' Makefile
 
 setup:
 	@tests/tools/setup.sh
@@ -50,6 +52,12 @@ coverage: setup
 # Half an hour: compiles folders of the kernel.  FOLDERS="ipc /path/to/objects" chooses others.
 test-objects: setup
 	@$(run) -m tests.objects $(FOLDERS)
+
+# Ten minutes: 16 machines that have each pair of kernel, processor, arguments and processors.
+# ALL=1: all 128.  ONLY="6.12-generic qemu64": those with these words.  What has passed is
+# remembered; FRESH=1 runs it again.
+test-matrix: setup
+	@$(run) -m tests.matrix $(if $(ALL),--all) $(if $(FRESH),--fresh) $(ONLY)
 
 test: lint lint-c unit vm
 

@@ -19,7 +19,7 @@ from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, Progress, digest_of, silent
 from ksplicd.lab.debian import ChangelogEntry, KernelPackages, KernelSource
 from ksplicd.model import new_kid
-from tests.stock import VERSION
+from tests.stock import NEXT_NEWER, NEXT_VERSION, VERSION
 
 NEWER: Final = "6.1.192-2"
 """The newer source that the fixes come from."""
@@ -83,8 +83,36 @@ print(f"left behind: {left} entries" if left > 0 else "replaced whole")
     after="replaced whole",
 )
 
+DCACHE: Final = Fix(
+    file="fs/dcache.c",
+    subject="fsnotify_inoderemove() only once when inode is dead",
+    # of an inode with two names: told while it is still open by the second one
+    reproducer="""\
+import ctypes, os, select
+libc = ctypes.CDLL(None, use_errno=True)
+IN_DELETE_SELF = 0x400
+os.chdir("/root")
+a = os.open("a", os.O_CREAT | os.O_RDWR)
+os.link("a", "b")
+b = os.open("b", os.O_RDWR)
+fd = libc.inotify_init()
+assert libc.inotify_add_watch(fd, b"a", IN_DELETE_SELF) > 0
+os.unlink("a")
+os.unlink("b")
+os.close(a)
+early = bool(select.select([fd], [], [], 0.2)[0])
+os.close(b)
+late = bool(select.select([fd], [], [], 0.2)[0])
+print("told early" if early else "told in time" if late else "not told")
+""",
+    before="told early",
+    after="told in time",
+    old=NEXT_VERSION,
+    new=NEXT_NEWER,
+)
+
 FIXES: Final = (FCNTL, AUXV)
-"""All of them; both were seen in the stock kernel: the fault, the cure, the fault again."""
+"""Those of Linux 6.1; both were seen in the stock kernel: the fault, the cure, the fault again."""
 
 
 class Key(NamedTuple):

@@ -9,7 +9,6 @@ from ksplicd.lab.debian import KernelPackages
 RELEASE: Final = "6.1.0-50-cloud-amd64"
 VERSION: Final = "6.1.176-1"
 
-
 NEXT_RELEASE: Final = "6.12.115+deb12-cloud-amd64"
 NEXT_VERSION: Final = "6.12.115-2~deb12u1"
 NEXT_NEWER: Final = "6.12.117-1~deb12u1"
@@ -24,3 +23,9 @@ def next_kernel(cache: Cache) -> KernelPackages:
 def stock_kernel(cache: Cache) -> KernelPackages:
     """Return the packages of the kernel under test."""
     return KernelPackages(cache=cache, release=RELEASE, version=VERSION)
+
+
+def of_flavour(kernel: KernelPackages, flavour: str) -> KernelPackages:
+    """Return the same version of a kernel in another flavour: ``cloud`` or ``generic``."""
+    release = kernel.release.replace("-cloud-", "-" if flavour == "generic" else f"-{flavour}-")
+    return KernelPackages(cache=kernel.cache, release=release, version=kernel.version)

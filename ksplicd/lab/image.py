@@ -82,6 +82,8 @@ _BLOCKED_MODULES: Final = (
 _DISK_MODULES: Final = (
     *("virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"),
     "virtio_blk",
+    # built into the cloud flavour only
+    *("crc16", "mbcache", "crc32c_generic", "jbd2", "ext4"),
 )
 
 _INIT: Final = """\

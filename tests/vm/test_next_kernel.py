@@ -24,7 +24,7 @@ from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
 from tests import slice as sample
 from tests.blob import Blob
-from tests.stock import NEXT_NEWER, NEXT_VERSION, next_kernel
+from tests.stock import next_kernel
 from tests.vm.hand import Edit, Update, booted, has_complaint, is_clean, make_bundle
 from tests.vm.old_code import UNITS, OldCode, match_units
 from tests.vm.test_match import (
@@ -64,34 +64,6 @@ __all__ = [
 
 MORE_UNITS: Final = ("fs/dcache.c",)
 
-# An inode with two names: its end is told too early, while it is open by the second one.
-DCACHE: Final = sample.Fix(
-    file="fs/dcache.c",
-    subject="fsnotify_inoderemove() only once when inode is dead",
-    reproducer="""\
-import ctypes, os, select
-libc = ctypes.CDLL(None, use_errno=True)
-IN_DELETE_SELF = 0x400
-os.chdir("/root")
-a = os.open("a", os.O_CREAT | os.O_RDWR)
-os.link("a", "b")
-b = os.open("b", os.O_RDWR)
-fd = libc.inotify_init()
-assert libc.inotify_add_watch(fd, b"a", IN_DELETE_SELF) > 0
-os.unlink("a")
-os.unlink("b")
-os.close(a)
-early = bool(select.select([fd], [], [], 0.2)[0])
-os.close(b)
-late = bool(select.select([fd], [], [], 0.2)[0])
-print("told early" if early else "told in time" if late else "not told")
-""",
-    before="told early",
-    after="told in time",
-    old=NEXT_VERSION,
-    new=NEXT_NEWER,
-)
-
 
 @pytest.fixture(scope="session")
 def kernel(lab_cache: Cache) -> KernelPackages:
@@ -100,7 +72,7 @@ def kernel(lab_cache: Cache) -> KernelPackages:
 
 @pytest.fixture(scope="session")
 def fix() -> sample.Fix:
-    return DCACHE
+    return sample.DCACHE
 
 
 @pytest.fixture(scope="session")
@@ -208,18 +180,18 @@ def test_old_code_that_differs_is_refused(
     assert (state(guest, "abort_cause"), mismatch(guest)["kind"]) == ("no_match", kind)
 
 
-def test_real_fix(guest: Guest, lab_cache: Cache, kernel: KernelPackages, tmp_path: Path) -> None:
-    patch = sample.cut_patch(lab_cache, DCACHE.old, DCACHE.new, [DCACHE.file])
+def test_real_fix(guest: Guest, lab_cache: Cache, kernel: KernelPackages, fix: sample.Fix) -> None:
+    patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
     update = Update(guest, make_bundle(lab_cache, kernel, "dcache01", [patch]))
-    guest.put("/root/reproducer.py", DCACHE.reproducer.encode())
+    guest.put("/root/reproducer.py", fix.reproducer.encode())
 
     def says() -> str:
         return guest.run("python3 /root/reproducer.py").out.strip()
 
-    assert says() == DCACHE.before
+    assert says() == fix.before
     update.apply()
-    assert says() == DCACHE.after
+    assert says() == fix.after
     update.undo()
-    assert says() == DCACHE.before
+    assert says() == fix.before
     assert is_clean(guest)
     assert not has_complaint(guest.kernel_log())
