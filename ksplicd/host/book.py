@@ -108,10 +108,14 @@ class Book:
     def was_undone(self, kid: str) -> bool:
         """Tell whether the last that was done with an update was to undo it.
 
-        The whole history is asked: its bundle may have been removed and come back since.
+        The whole history is asked: its bundle may have been removed and come back since.  Raises
+        ``StoreError`` when it cannot tell.
         """
-        ends = (e.stage for e in self.history() if e.kid == kid and e.stage in _LASTING)
-        return next(ends, None) is Stage.REVERSED
+        for events in self._history.read_back(whole=True):
+            for event in reversed(events):
+                if event.kid == kid and event.stage in _LASTING:
+                    return event.stage is Stage.REVERSED
+        return False
 
     # --- entries --------------------------------------------------------------------------------
 

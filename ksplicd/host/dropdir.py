@@ -133,5 +133,6 @@ def _is_whole(path: Path) -> bool:
     except OSError:
         return True  # not a plain file, not ours, or a file system without leases
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):
+            os.close(fd)
     return True

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What happened on this host: ``history.jsonl``, one JSON object a line, only ever appended to.
 
-A line is on the disk before ``append`` returns.  A line that a power failure cut short is kept as
-it is, is no event, and does not harm the next one.
+A line is on the disk before ``append`` returns.  One that cannot be written is kept in memory and
+goes before the next one.  A line that a power failure cut short is kept as it is, is no event, and
+does not harm the next one.
 
 A file that is full is renamed to ``history.jsonl.000001`` and so on, and then compressed; none is
 ever deleted.  Where a number has both, being killed between the two, the plain one counts.
 """
 
+import contextlib
+import errno
 import gzip
 import json
 import logging
@@ -32,6 +35,11 @@ MAX_SIZE: Final = 1 << 20
 _MODE: Final = 0o600
 _NEWLINE: Final = b"\n"
 _ID_LIMIT: Final = 2**32
+_MAX_UNWRITTEN: Final = 1 << 20
+"""Bytes; the newest of some 3000 events."""
+
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""errno of what says nothing about the file; any other will come again."""
 
 _BOOT_ID = re.compile(r"[0-9a-f]{32}")
 _KID = re.compile(r"(?:[a-z0-9]{8})?")
@@ -48,41 +56,44 @@ class History:
         """The file is made by the first ``append``."""
         self._path = path
         self._max_size = max_size
+        self._unwritten = b""
+        """Lines that could not be written."""
 
     def append(self, event: Event) -> None:
-        """Write ``event`` and wait until the disk has it.  Raises ``StoreError``."""
-        line = write_event(event)
-        self._turn_over(len(line))
+        """Write ``event`` and wait until the disk has it.
+
+        Raises ``StoreError``; then the line is written before that of the next event.
+        """
+        self._unwritten = (self._unwritten + write_event(event))[-_MAX_UNWRITTEN:]
+        self._turn_over(len(self._unwritten))
         with store_errors(self._path):
             is_new = not self._path.exists()
             fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
             try:
-                size = os.fstat(fd).st_size
-                if size and os.pread(fd, 1, size - 1) != _NEWLINE:
-                    line = _NEWLINE + line  # the one before was cut short
-                if os.write(fd, line) != len(line):
-                    raise StoreError(f"{self._path}: the disk is full")
-                os.fsync(fd)
+                _append(fd, self._unwritten, self._path)
+                self._unwritten = b""
+                if is_new:
+                    sync_folder(self._path.parent)
             finally:
-                os.close(fd)
-            if is_new:
-                sync_folder(self._path.parent)
+                with contextlib.suppress(OSError):  # the disk has it, or an error tells
+                    os.close(fd)
 
     def read(self) -> list[Event]:
         """Return all events, oldest first.  Raises ``StoreError``."""
         return [event for events in reversed(list(self.read_back())) for event in events]
 
-    def read_back(self) -> Iterator[list[Event]]:
+    def read_back(self, *, whole: bool = False) -> Iterator[list[Event]]:
         """Return the events of one file after the other, the newest file first.
 
-        Within a file the oldest event comes first.  Raises ``StoreError``.
+        Within a file the oldest event comes first.  Raises ``StoreError``; for a full file that is
+        damaged only with ``whole``: one bad block must not keep us from starting.
         """
         with store_errors(self._path):
             numbers = sorted(self._numbers(), reverse=True)
             if self._path.exists():
                 yield read_events(self._path.read_bytes().split(_NEWLINE))
         for number in numbers:
-            yield self._read_full(number)
+            yield self._read_full(number, whole=whole)
 
     # --- full files -----------------------------------------------------------------------------
 
@@ -107,8 +118,8 @@ class History:
             replace_file(_compressed(plain), gzip.compress(plain.read_bytes(), mtime=0))
             plain.unlink()
 
-    def _read_full(self, number: int) -> list[Event]:
-        """Return what can be read of a full file: one bad block must not keep us from starting."""
+    def _read_full(self, number: int, *, whole: bool) -> list[Event]:
+        """Return what can be read of a full file."""
         plain = self._full(number)
         lines = []
         try:
@@ -116,6 +127,8 @@ class History:
                 for line in f:
                     lines.append(line)
         except (OSError, EOFError, zlib.error) as e:
+            if whole or (isinstance(e, OSError) and e.errno in _PASSING):
+                raise StoreError(f"{plain}: {e}") from e
             _log.error("%s: cannot be read further: %s", plain, e)
         return read_events(lines)
 
@@ -127,6 +140,21 @@ class History:
         pattern = re.compile(re.escape(self._path.name) + r"\.([0-9]{6,})(?:\.gz)?")
         found = (pattern.fullmatch(path.name) for path in self._path.parent.iterdir())
         return {int(match[1]) for match in found if match}
+
+
+def _append(fd: int, lines: bytes, path: Path) -> None:
+    """Append ``lines`` as a whole, or leave the file as it was."""
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != _NEWLINE:
+        lines = _NEWLINE + lines  # the one before was cut short
+    try:
+        if os.write(fd, lines) != len(lines):
+            raise StoreError(f"{path}: the disk is full")
+        os.fsync(fd)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, size)
+        raise
 
 
 def _compressed(plain: Path) -> Path:

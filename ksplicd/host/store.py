@@ -60,8 +60,9 @@ class Store:
         with store_errors(self.root):
             for folder in (self.root, self.updates):
                 folder.mkdir(mode=0o700, exist_ok=True)
-            for left in self.updates.glob(".*"):
-                shutil.rmtree(left)
+            for left in self.updates.iterdir():
+                if left.name.startswith("."):
+                    shutil.rmtree(left)
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes that each part takes: ``updates``, ``rejected``, ``history``, …"""
@@ -85,7 +86,10 @@ class Store:
 
     def has(self, kid: str) -> bool:
         """Tell whether there is an update ``kid``."""
-        return is_kid(kid) and self._folder(kid).is_dir()
+        if not is_kid(kid):
+            return False
+        with store_errors(self._folder(kid)):
+            return self._folder(kid).is_dir()
 
     def read(self, kid: str) -> Stored:
         """Return the stored bytes.  Raises ``NoSuchUpdateError``."""
@@ -103,6 +107,7 @@ class Store:
         """Keep an update that is not here yet."""
         temporary = self.updates / f".{kid}.new"
         with store_errors(self._folder(kid)):
+            _clear(temporary)
             temporary.mkdir(mode=0o700)
             write_file(temporary / bundle.file_name(kid), stored.bundle)
             if stored.signature is not None:
@@ -124,7 +129,9 @@ class Store:
             return
         gone = self.updates / f".{kid}.gone"
         with store_errors(self._folder(kid)):
+            _clear(gone)
             self._folder(kid).rename(gone)
+        with contextlib.suppress(OSError):  # it is no update any more; ``prepare`` sweeps
             sync_folder(self.updates)
             shutil.rmtree(gone)
 
@@ -134,6 +141,12 @@ class Store:
 
     def _bundle(self, kid: str) -> Path:
         return self._folder(kid) / bundle.file_name(kid)
+
+
+def _clear(folder: Path) -> None:
+    """Delete what an earlier try left."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def _signature_of(path: Path) -> Path:
@@ -149,7 +162,8 @@ def store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise StoreError(f"{e.filename or path}: {e.strerror}") from e
+        where = e.filename if isinstance(e.filename, str | Path) else path  # not a descriptor
+        raise StoreError(f"{where}: {e.strerror}") from e
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -11,6 +11,8 @@ the bytes are read once, into memory that nobody else has, and the modules go fr
 sealed memfd (kernel.load_module).  Questions to the kernel only; nothing is changed here.
 """
 
+import contextlib
+import errno
 import os
 import stat
 from collections.abc import Collection, Iterable
@@ -27,17 +29,22 @@ from ksplicd.errors import (
     MissingDependencyError,
     ModulePresentError,
     NoMatchError,
+    StoreError,
     SupersededError,
     TargetNotLoadedError,
     WrongKernelError,
 )
 from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.keyring import Keyring
-from ksplicd.host.store import Stored
+from ksplicd.host.store import Stored, store_errors
 from ksplicd.model import Manifest, core_module, new_module, old_module
 
 MAX_SIGNATURE_SIZE: Final = 16384
 _VMLINUX: Final = "vmlinux"
+_NO_PLAIN_FILE: Final = frozenset(
+    {errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.EPERM}
+)
+"""errno of open(2) for what is gone, a link, a socket, a device, or not for us to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +63,23 @@ class Trusted:
 def read_file(path: Path, limit: int = MAX_BUNDLE_SIZE, owner: int = 0) -> bytes:
     """Return the bytes of a dropped file that ``owner`` alone could write.
 
-    Raises ``BadBundleError`` naming the file, also when it is missing.
+    Raises ``BadBundleError`` naming the file, also when it is missing, and ``StoreError`` when it
+    is not the file's fault that it cannot be read.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(path, flags)
     except OSError as e:
-        raise BadBundleError(f"{path}: cannot be opened as a plain file: {e.strerror}") from None
+        kind = BadBundleError if e.errno in _NO_PLAIN_FILE else StoreError
+        raise kind(f"{path}: cannot be opened as a plain file: {e.strerror}") from None
     try:
-        _check_status(path, os.fstat(fd), limit, owner)
-        with os.fdopen(fd, "rb", closefd=False) as f:
-            data = f.read(limit + 1)
+        with store_errors(path):
+            _check_status(path, os.fstat(fd), limit, owner)
+            with os.fdopen(fd, "rb", closefd=False) as f:
+                data = f.read(limit + 1)
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):  # it was read
+            os.close(fd)
     if len(data) > limit:
         raise BadBundleError(f"{path}: over {limit} bytes")
     return data
