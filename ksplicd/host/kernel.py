@@ -12,7 +12,6 @@ import errno
 import fcntl
 import os
 import platform
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +28,15 @@ from ksplicd.errors import (
     UnexpectedError,
 )
 from ksplicd.host.state import Conflict
+from ksplicd.host.sysfs import (
+    NOT_SHOWN,
+    folders_with,
+    read_attribute,
+    read_notes,
+    read_stack,
+    unexpected,
+)
+from ksplicd.host.tripwire import Listener, open_listener
 from ksplicd.model import core_module
 
 
@@ -56,6 +64,8 @@ class CoreState:
     targets: Mapping[str, str] = field(default_factory=dict)
     """``matched``, ``waiting`` (not loaded), ``refused`` (its last load) or ``unpatched``, by
     target."""
+    tripwire_family: str = ""
+    """Generic netlink family that tells of tripwires; empty when the update has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +134,9 @@ class KernelDoor(Protocol):
         Outside a transition no task has a state.
         """
 
+    def listen(self, family: str) -> Listener:
+        """Listen to a core's tripwires.  Raises ``UnexpectedError``."""
+
 
 # --- the running kernel -------------------------------------------------------------------------
 
@@ -134,8 +147,6 @@ _NT_GNU_BUILD_ID: Final = 3  # <linux/elf.h>, name "GNU"
 _UNLOAD_TRIES: Final = 100
 _UNLOAD_PAUSE: Final = 0.05
 """Seconds; after a transition the kernel drops its last reference from a work queue."""
-
-_STACK_DEPTH: Final = 16
 
 _MEANINGS: Final[dict[int, tuple[type[KspliceError], str]]] = {
     errno.EEXIST: (ModulePresentError, "a module of this name is loaded; unload it first"),
@@ -188,6 +199,8 @@ class LinuxKernel:
         self._proc = root / "proc"
         self._calls = calls or SystemCalls()
         self._sleep = sleep
+        self._build_id = ""
+        self._boot_id = ""
 
     def release(self) -> str:
         """Return ``uname -r``."""
@@ -199,34 +212,53 @@ class LinuxKernel:
 
     def build_id(self) -> str:
         """Return the GNU build id in hex, from /sys/kernel/notes."""
+        if self._build_id:
+            return self._build_id
         path = self._sys / "kernel/notes"
         try:
             notes = path.read_bytes()
         except OSError as e:
             raise UnexpectedError(f"{path}: {e.strerror}: is this kernel's sysfs mounted?") from e
-        for name, kind, desc in _read_notes(notes):
+        for name, kind, desc in read_notes(notes):
             if name == b"GNU" and kind == _NT_GNU_BUILD_ID:
-                return desc.hex()
+                self._build_id = desc.hex()
+                return self._build_id
         raise UnexpectedError(f"{path}: this kernel has no GNU build id")
 
     def boot_id(self) -> str:
         """Return the id of this boot, 32 hex digits."""
-        text = (self._proc / "sys/kernel/random/boot_id").read_text()
-        return text.strip().replace("-", "")
+        if not self._boot_id:
+            path = self._proc / "sys/kernel/random/boot_id"
+            text = read_attribute(path)
+            if text is None:
+                raise UnexpectedError(f"{path}: is not there: is this kernel's procfs mounted?")
+            self._boot_id = text.replace("-", "")
+        return self._boot_id
 
     def modules(self) -> frozenset[str]:
         """Return the names in /sys/module that are loaded modules, not built-in ones.
 
         Only a loaded module has ``initstate`` (kernel/module/main.c).
         """
-        return frozenset(p.parent.name for p in self._sys.glob("module/*/initstate"))
+        return frozenset(folders_with("initstate", self._sys / "module"))
 
     def livepatches(self) -> frozenset[str]:
         """Return the names in /sys/kernel/livepatch."""
-        return frozenset(p.parent.name for p in self._sys.glob("kernel/livepatch/*/enabled"))
+        return frozenset(folders_with("enabled", self._sys / "kernel/livepatch"))
 
     def load_module(self, data: bytes, name: str, parameters: str = "") -> None:
         """Load ``data`` from a memfd that nothing can change any more."""
+        try:
+            error = self._load(data, name, parameters)
+        except OSError as e:
+            kind = OutOfMemoryError if e.errno == errno.ENOMEM else UnexpectedError
+            raise kind(f"{name}: no memory file to load it from: {e.strerror}") from e
+        if error:
+            cls, meaning = _MEANINGS.get(error, (UnexpectedError, "dmesg tells more"))
+            raise cls(f"{name}: cannot be loaded: {os.strerror(error)}: {meaning}")
+
+    def _load(self, data: bytes, name: str, parameters: str) -> int:
+        """Return 0 or the errno of finit_module; an ``OSError`` comes before that."""
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             with open(fd, "wb", closefd=False) as f:
@@ -236,12 +268,10 @@ class LinuxKernel:
                 fcntl.F_ADD_SEALS,
                 fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL,
             )
-            error = self._calls.finit_module(fd, parameters.encode(), 0)
+            return self._calls.finit_module(fd, parameters.encode(), 0)
         finally:
-            os.close(fd)
-        if error:
-            cls, meaning = _MEANINGS.get(error, (UnexpectedError, "dmesg tells more"))
-            raise cls(f"{name}: cannot be loaded: {os.strerror(error)}: {meaning}")
+            with contextlib.suppress(OSError):  # what is loaded stays loaded
+                os.close(fd)
 
     def unload_module(self, name: str) -> None:
         """Unload ``name``, trying for five seconds while it is in use."""
@@ -258,21 +288,23 @@ class LinuxKernel:
     def core(self, kid: str) -> CoreState | None:
         """Read /sys/module/ksplice_KID/ksplice/."""
         folder = self._sys / "module" / core_module(kid) / "ksplice"
-        stage, cause = _read(folder / "stage"), _read(folder / "abort_cause")
+        stage, cause = read_attribute(folder / "stage"), read_attribute(folder / "abort_cause")
         if stage is None or cause is None:
             return None
         return CoreState(
             stage=stage,
             abort_cause=cause,
-            matched=tuple(_read_matched(_read(folder / "matched") or "", folder / "matched")),
-            mismatch=_read(folder / "mismatch") or "",
-            targets=dict(_read_targets(_read(folder / "targets") or "", folder / "targets")),
+            matched=tuple(_read_matched(folder / "matched")),
+            mismatch=read_attribute(folder / "mismatch") or "",
+            targets=dict(_read_targets(folder / "targets")),
+            tripwire_family=read_attribute(folder / "tripwire_family") or "",
         )
 
     def livepatch(self, name: str) -> LivepatchState | None:
         """Read /sys/kernel/livepatch/NAME/."""
         folder = self._sys / "kernel/livepatch" / name
-        enabled, transition = _read(folder / "enabled"), _read(folder / "transition")
+        enabled = read_attribute(folder / "enabled")
+        transition = read_attribute(folder / "transition")
         if enabled is None or transition is None:
             return None
         return LivepatchState(enabled=enabled == "1", transition=transition == "1")
@@ -280,10 +312,11 @@ class LinuxKernel:
     def replaced(self) -> dict[str, frozenset[tuple[str, str, int]]]:
         """Read the names in /sys/kernel/livepatch/NAME/OBJECT/FUNCTION,POSITION."""
         found: dict[str, set[tuple[str, str, int]]] = {}
-        for path in self._sys.glob("kernel/livepatch/*/*/*,*"):
-            function, _, position = path.name.rpartition(",")
-            entry = path.parent.name, function, int(position)
-            found.setdefault(path.parent.parent.name, set()).add(entry)
+        with unexpected(self._sys):
+            for path in self._sys.glob("kernel/livepatch/*/*/*,*"):
+                function, _, position = path.name.rpartition(",")
+                entry = path.parent.name, function, int(position)
+                found.setdefault(path.parent.parent.name, set()).add(entry)
         return {name: frozenset(entries) for name, entries in found.items()}
 
     def set_enabled(self, name: str, *, enabled: bool) -> None:
@@ -305,45 +338,26 @@ class LinuxKernel:
         """Read /proc/PID/task/TID/{patch_state,comm,stack}."""
         wanted = "1" if patched else "0"
         found = []
-        for path in self._proc.glob("[0-9]*/task/[0-9]*/patch_state"):
-            if _read(path) == wanted:
-                task = path.parent
-                found.append(
-                    Conflict(
-                        pid=int(task.name),
-                        command=_read(task / "comm") or "",
-                        stack=_read_stack(_read(task / "stack") or ""),
+        with unexpected(self._proc):
+            for path in self._proc.glob("[0-9]*/task/[0-9]*/patch_state"):
+                if read_attribute(path) == wanted:
+                    task = path.parent
+                    found.append(
+                        Conflict(
+                            pid=int(task.name),
+                            command=read_attribute(task / "comm") or "",
+                            stack=read_stack(read_attribute(task / "stack", NOT_SHOWN) or ""),
+                        )
                     )
-                )
         return tuple(sorted(found, key=lambda conflict: conflict.pid))
 
-
-def _read(path: Path) -> str | None:
-    """Return what a small file of sysfs or procfs says, or None when it is gone."""
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return None  # the module, the livepatch or the task has ended meanwhile
+    def listen(self, family: str) -> Listener:
+        """Listen with a netlink socket."""
+        return open_listener(family)
 
 
-def _read_notes(data: bytes) -> Iterator[tuple[bytes, int, bytes]]:
-    """Yield (name, type, description) of ELF notes (gABI, "Note Section"; 4-byte alignment)."""
-    pos = 0
-    with contextlib.suppress(struct.error):
-        while pos < len(data):
-            name_size, desc_size, kind = struct.unpack_from("<III", data, pos)
-            name_at = pos + 12
-            desc_at = name_at + (name_size + 3) // 4 * 4
-            yield (
-                data[name_at : name_at + name_size].rstrip(b"\0"),
-                kind,
-                data[desc_at:][:desc_size],
-            )
-            pos = desc_at + (desc_size + 3) // 4 * 4
-
-
-def _read_matched(text: str, path: Path) -> Iterator[MatchedTarget]:
-    for line in text.splitlines():
+def _read_matched(path: Path) -> Iterator[MatchedTarget]:
+    for line in (read_attribute(path) or "").splitlines():
         try:
             target, functions, size, microseconds = line.split()
             yield MatchedTarget(
@@ -356,15 +370,9 @@ def _read_matched(text: str, path: Path) -> Iterator[MatchedTarget]:
             raise UnexpectedError(f"{path}: not a line of ours: {line!r}") from None
 
 
-def _read_targets(text: str, path: Path) -> Iterator[tuple[str, str]]:
-    for line in text.splitlines():
+def _read_targets(path: Path) -> Iterator[tuple[str, str]]:
+    for line in (read_attribute(path) or "").splitlines():
         target, _, state = line.partition(" ")
         if not state:
             raise UnexpectedError(f"{path}: not a line of ours: {line!r}")
         yield target, state
-
-
-def _read_stack(text: str) -> str:
-    """Return ``a < b < c`` of /proc/PID/stack's ``[<0>] a+0x1/0x2`` lines."""
-    names = [line.rpartition("] ")[2].partition("+")[0] for line in text.splitlines()]
-    return " < ".join(names[:_STACK_DEPTH])
