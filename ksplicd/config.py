@@ -50,6 +50,8 @@ class Settings:
     late_mismatch: LateMismatch = LateMismatch.REFUSE
     soak_time: int = 600
     """Seconds that an update has to run before a crash is no longer laid at its door; 0: never."""
+    undo_on_warning: bool = False
+    """Whether an update is undone that the kernel complains of in its soak time."""
     metrics_file: Path | None = None
     """Where Prometheus' node_exporter finds what there is to tell; None: nowhere."""
 
@@ -127,6 +129,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "apply-at-boot": _read_yes_no,
     "late-mismatch": _read_late_mismatch,
     "soak-time": _read_soak_time,
+    "undo-on-warning": _read_yes_no,
     "metrics-file": _read_metrics_file,
 }
 

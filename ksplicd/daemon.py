@@ -5,7 +5,7 @@
 
     D-Bus calls ──────────────▸ bus.manager ─▸ bus.runner ─▸ worker: host.engine ─▸ kernel
     /var/lib/ksplice (inotify) ─▸ bus.drops ──────┘   ▴
-    kernel: stage notices, module uevents ───────────┘
+    kernel: stage notices, module uevents, log ──────┘
 
 Idle, it wakes for the watchdog only.  It is ready when its records agree with the kernel.  Killing
 it loses nothing: a transition goes on in the kernel and is found again at the next start.
@@ -13,7 +13,6 @@ it loses nothing: a transition goes on in the kernel and is found again at the n
 
 import argparse
 import logging
-import math
 import os
 import signal
 import sys
@@ -30,6 +29,7 @@ from ksplicd.bus.manager import Manager
 from ksplicd.bus.objects import Objects
 from ksplicd.bus.polkit import DBUS, Polkit, call_bus
 from ksplicd.bus.runner import SYSFS_MODULES, Runner
+from ksplicd.bus.soak import KMSG, SoakWatch
 from ksplicd.bus.update import Update
 from ksplicd.config import CONFIG_FILE, KEYS_DIR, Settings, read_settings
 from ksplicd.errors import HostError, KspliceError
@@ -62,18 +62,19 @@ class Daemon:
         notify: Callable[[str], object] = lambda state: None,
         modules: Path = SYSFS_MODULES,
         disabled: str = "",
+        kmsg: Path = KMSG,
     ) -> None:
         """Use ``bus``, a pydbus bus; ``notify`` is sd_notify(3); ``modules`` is /sys/module.
 
         ``disabled`` is a reason to apply nothing by ourselves (``host.boot.why_disabled``).
         ``config`` is read again at SIGHUP; what holds at start is in ``engine.settings``.
+        ``kmsg`` is the kernel's log.
         """
         self._engine = engine
         self._bus = bus
         self._book = book
         self._config = config
         self._notify = notify
-        self._soak_timer: GLib.Source | None = None
         self._loop = GLib.MainLoop()
         self._status = 0
         self._worker = tasks.Worker()
@@ -83,6 +84,7 @@ class Daemon:
         self._runner.on_shown = self._on_shown
         self._objects.add_root(Manager(self._runner))
         self._drops = Drops(self._runner, disabled)
+        self._soak = SoakWatch(self._runner, kmsg)
         self._keep: list[object] = []
         """What would end when nobody held it: monitors."""
 
@@ -104,7 +106,7 @@ class Daemon:
             for source in sources:
                 GLib.source_remove(source)
             self._bus.con.disconnect(closed)
-            self._stop_soak_timer()
+            self._soak.stop()
             self._worker.stop()
             self._objects.clear()
         return self._status
@@ -113,8 +115,7 @@ class Daemon:
         """Have ``systemctl status`` show how many updates are applied, and time their soak."""
         applied = sum(info.stage is Stage.APPLIED for info in infos)
         self._notify(f"STATUS={applied} of {len(infos)} updates applied")
-        if applied:
-            tasks.spawn(self._soak())
+        self._soak.show(infos)
         if self._engine.settings.metrics_file is not None:
             tasks.spawn(self._write_metrics())
 
@@ -123,28 +124,6 @@ class Daemon:
             await self._worker.run(self._engine.write_metrics)
         except KspliceError as e:
             _log.error("the metrics are not written: %s", e)
-
-    async def _soak(self) -> None:
-        """Note what has run for its soak time, and look again when the next one has."""
-        try:
-            seconds = await self._worker.run(self._engine.soak)
-        except KspliceError as e:
-            _log.error("the crash guard does not know what runs well: %s", e)
-            return
-        self._stop_soak_timer()
-        if seconds < float("inf"):
-            self._soak_timer = GLib.timeout_source_new_seconds(math.ceil(seconds))
-            self._soak_timer.set_callback(self._on_soaked)
-            self._soak_timer.attach(None)
-
-    def _on_soaked(self, *_args: object) -> bool:
-        tasks.spawn(self._soak())
-        return False  # once
-
-    def _stop_soak_timer(self) -> None:
-        if self._soak_timer is not None:
-            self._soak_timer.destroy()
-            self._soak_timer = None
 
     # --- start and stop -------------------------------------------------------------------------
 

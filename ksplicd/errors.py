@@ -257,6 +257,12 @@ class UnexpectedError(ApplyError):
     abort_cause = "unexpected"
 
 
+class KernelWarningError(ApplyError):
+    """The kernel warned of, or crashed in, an update that was new."""
+
+    abort_cause = "kernel_warning"
+
+
 class CancelledError(ApplyError):
     """The job was cancelled; the kernel is as it was before."""
 

@@ -7,6 +7,7 @@ wrong before the transition is an error of the call; from then on there is a job
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ from ksplicd.bus.polkit import Polkit
 from ksplicd.bus.update import Update
 from ksplicd.bus.watch import StageWatch
 from ksplicd.bus.wrapper import Call
-from ksplicd.errors import CancelledError, CodeBusyError, KspliceError
+from ksplicd.errors import ApplyError, CancelledError, CodeBusyError, KspliceError
 from ksplicd.host import journal
 from ksplicd.host.engine import Engine
 from ksplicd.host.state import Actor, Direction, Event, Reconciliation, Transition, UpdateInfo
@@ -63,8 +64,13 @@ class Runner:
         self._number = 0
         self._job: Job | None = None
         self._watch: StageWatch | None = None
-        self._is_cancelled = False
+        self._cancel_cause = ""
         engine.on_event = self._on_event
+
+    @property
+    def job(self) -> Job | None:
+        """The job that is on, if one is."""
+        return self._job if self._watch is not None else None
 
     @property
     def is_busy(self) -> bool:
@@ -86,16 +92,23 @@ class Runner:
         return found
 
     async def start(
-        self, direction: Direction, kid: str, actor: Actor, call: Call | None = None
+        self,
+        direction: Direction,
+        kid: str,
+        actor: Actor,
+        call: Call | None = None,
+        *,
+        why: str = "",
     ) -> Job:
         """Start to apply or undo when it is our turn; the turn ends with the job.
 
+        ``why`` an update is undone is for the history.
+
         Should the caller have given up by then, so do we: nobody expects it to happen any more.
         """
-        begin = {
-            Direction.APPLY: self.engine.start_apply,
-            Direction.UNDO: self.engine.start_undo,
-        }[direction]
+        begin: Callable[[str, Actor], Transition] = self.engine.start_apply
+        if direction is Direction.UNDO:
+            begin = partial(self.engine.start_undo, why=why)
         await self._turn.take()
         try:
             if call is not None and not await self.polkit.is_waiting(call):
@@ -147,10 +160,10 @@ class Runner:
         """Ask the kernel who holds ``job`` up."""
         job.blockers = await self.worker.run(self.engine.conflicts, job.transition)
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: Job, error: type[ApplyError] = CancelledError) -> None:
         """Have the transition of ``job`` turned around; a job that has ended stays as it is."""
         if job is self._job and self._watch is not None:
-            self._is_cancelled = True
+            self._cancel_cause = error.abort_cause or ""
             self._watch.wake()
 
     # --- the way of a job -----------------------------------------------------------------------
@@ -158,7 +171,7 @@ class Runner:
     def _new_job(self, transition: Transition) -> Job:
         self._number += 1
         self._job = job = Job(self, self._number, transition)
-        self._is_cancelled = False
+        self._cancel_cause = ""
         self._watch = StageWatch(self._modules / core_module(transition.kid) / "ksplice/stage")
         self._objects.add(job.path, job)
         self.on_job_new(job.number, job.path)
@@ -203,14 +216,13 @@ class Runner:
         """Cancel a transition that shall not, or cannot, go on."""
         if job.transition.cancelled:
             return
-        if self._is_cancelled:
-            cause = CancelledError.abort_cause
-        elif self._seconds_left(job.transition) <= 0:
-            cause = CodeBusyError.abort_cause
+        cause = self._cancel_cause
+        if not cause and self._seconds_left(job.transition) <= 0:
+            cause = CodeBusyError.abort_cause or ""
             await self.look_for_conflicts(job)
             stage = _MOVING[job.transition.direction]
             self._journal.write(journal.about_conflicts(job.transition.kid, stage, job.blockers))
-        else:
+        if not cause:
             return
         job.transition = await self.worker.run(self.engine.cancel, job.transition, cause)
         job.set_progress(Progress.TURNING_BACK)

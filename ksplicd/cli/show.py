@@ -32,7 +32,7 @@ from typing import Any, Final
 
 from ksplicd.cli import output
 from ksplicd.cli.host import read_kid, read_tarball
-from ksplicd.errors import KspliceError, NoSuchUpdateError
+from ksplicd.errors import KernelWarningError, KspliceError, NoSuchUpdateError
 from ksplicd.model import Manifest
 
 _IN_KERNEL: Final = ("applied", "transitioning", "reversing")
@@ -184,7 +184,7 @@ def judge(updates: Sequence[Document]) -> tuple[Health, list[str]]:
 
     An update that was undone is what a person wanted.
     """
-    found = [(_HEALTH.get(update["stage"], Health.OK), update) for update in updates]
+    found = [(_health_of(update), update) for update in updates]
     ranked = sorted(found, key=lambda pair: list(Health).index(pair[0]), reverse=True)
     reasons = [
         f"{u['kid']} is {u['stage']}" + (f": {u['detail']}" if u["detail"] else "")
@@ -192,6 +192,17 @@ def judge(updates: Sequence[Document]) -> tuple[Health, list[str]]:
         if health is not Health.OK
     ]
     return (ranked[0][0] if ranked else Health.OK), reasons
+
+
+def _health_of(update: Document) -> Health:
+    """Return how an update is; an applied one has an abort cause when it is not well.
+
+    It could not be undone then, or the kernel complained of it.
+    """
+    if update["stage"] == "applied" and update["abort_cause"]:
+        is_complaint = update["abort_cause"] == KernelWarningError.abort_cause
+        return Health.CRITICAL if is_complaint else Health.WARNING
+    return _HEALTH.get(update["stage"], Health.OK)
 
 
 def run_history(args: argparse.Namespace) -> int:

@@ -16,12 +16,14 @@ applied is asked of the kernel each time, never remembered.
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, Final
 
 from ksplicd.config import LateMismatch, Settings
 from ksplicd.errors import (
     AlreadyAppliedError,
     AlreadyReversedError,
     InUseError,
+    KernelWarningError,
     KspliceError,
     NotQuarantinedError,
     QuarantinedError,
@@ -34,6 +36,7 @@ from ksplicd.host.guard import why_quarantined
 from ksplicd.host.intake import Intake, cause_of
 from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.keyring import Keyring
+from ksplicd.host.kmsg import Complaint
 from ksplicd.host.metrics import format_metrics, write_metrics
 from ksplicd.host.reconcile import reconcile
 from ksplicd.host.state import (
@@ -54,6 +57,10 @@ from ksplicd.host.store import Store
 from ksplicd.host.words import Value, describe_conflicts, describe_match, describe_update
 from ksplicd.model import Kernel, Stage, new_module
 
+_COMPLAINT: Final = KernelWarningError.abort_cause or ""
+_PRINTK_CLOCK: Final = 1.0
+"""Seconds by which the clock of the kernel's log may differ from the monotonic one."""
+
 
 class Engine(Intake):
     """Updates of one host: the store on one side, the kernel on the other."""
@@ -71,6 +78,8 @@ class Engine(Intake):
     ) -> None:
         """Call ``reconcile`` before anything else; ``owner`` is the user who may drop bundles."""
         super().__init__(store, kernel, keyring, settings, clock, on_event, owner=owner)
+        self._complaints: dict[str, Complaint] = {}
+        """What the kernel complained of since an update was loaded."""
         self._left: dict[str, list[str]] = {}
         """Modules that we loaded and could not unload; tried again at the next apply."""
 
@@ -113,6 +122,50 @@ class Engine(Intake):
         """
         boot_id, now = self.kernel.boot_id(), self.clock.monotonic()
         return self._guard.watch(self._book.applied(), boot_id, now, self.settings.soak_time)
+
+    def heed(self, kid: str, complaint: Complaint) -> bool:
+        """Note that the kernel complains of an update in its soak time.
+
+        Tells whether it is news: only the first complaint of an update is, since it was loaded.
+        One that is on its way is recorded when it has arrived.  Raises ``StoreError``.
+        """
+        info = self._book.info(kid)
+        is_in_kernel = info.stage is Stage.APPLIED or is_moving(info.stage)
+        is_known = kid in self._complaints or info.abort_cause == _COMPLAINT
+        if not is_in_kernel or is_known or not self._is_young(kid, complaint.time):
+            return False
+        self._complaints[kid] = complaint
+        if info.stage is Stage.APPLIED:
+            self._book.record(kid, Stage.APPLIED, DAEMON, **_complain(complaint))
+        return True
+
+    def _is_young(self, kid: str, when: float) -> bool:
+        """Tell whether an update was loaded, and in its soak time, ``when`` seconds after boot."""
+        boot_id = self.kernel.boot_id()
+        if not self.settings.soak_time or self._guard.read().soaked.get(kid) == boot_id:
+            return False
+        booted = self.clock.time() - self.clock.monotonic()
+        for event in self._book.history():
+            if event.boot_id != boot_id:
+                break
+            if event.kid == kid and event.stage is Stage.LOADING:
+                return when >= event.time - booted - _PRINTK_CLOCK
+        return True
+
+    def undo_order(self, kid: str) -> list[str]:
+        """Return the applied updates that have to be undone to undo ``kid``, which comes last."""
+        left = {other: self._depends(other) for other in self._book.applied()}
+        order: list[str] = []
+
+        def visit(this: str) -> None:
+            left.pop(this, None)
+            for other, depends in list(left.items()):
+                if this in depends and other in left:
+                    visit(other)
+            order.append(this)
+
+        visit(kid)
+        return order
 
     def mark_clean(self) -> None:
         """Note that the machine is being shut down.  Raises ``StoreError``."""
@@ -173,6 +226,7 @@ class Engine(Intake):
                 f"{kid}: is quarantined: {info.detail}; find out why, then `ksplice release {kid}`"
             )
         self._check_nothing_moves()
+        self._complaints.pop(kid, None)
         trusted = self._check(self.store.read(kid))
         bundle = trusted.bundle
         self._book.know(kid, trusted)
@@ -216,8 +270,8 @@ class Engine(Intake):
 
     # --- applied ─undo▸ reversing ---------------------------------------------------------------
 
-    def start_undo(self, kid: str, actor: Actor) -> Transition:
-        """Start the way back to the old code.
+    def start_undo(self, kid: str, actor: Actor, why: str = "") -> Transition:
+        """Start the way back to the old code; ``why`` is for the history.
 
         Raises ``NoSuchUpdateError``, ``AlreadyReversedError`` (it is not applied), ``InUseError``
         (an applied update depends on it, it is on its way, or another transition runs).
@@ -227,12 +281,12 @@ class Engine(Intake):
         if info.stage is not Stage.APPLIED:
             raise AlreadyReversedError(f"{kid}: is {info.stage}, not applied")
         for other in self._book.applied():
-            if kid in self._book.info(other).manifest.depends:
+            if kid in self._depends(other):
                 raise InUseError(f"{kid}: update {other} depends on it; undo that one first")
         started = self.clock.monotonic()
         self.kernel.set_enabled(new_module(kid), enabled=False)
         with contextlib.suppress(StoreError):  # the kernel moves; the next start finds that out
-            self._book.record(kid, step(info.stage, Arrow.UNDO), actor)
+            self._book.record(kid, step(info.stage, Arrow.UNDO), actor, detail=why)
         return Transition(kid=kid, direction=Direction.UNDO, started=started, actor=actor)
 
     # --- while the kernel works -----------------------------------------------------------------
@@ -296,6 +350,8 @@ class Engine(Intake):
         seconds = self.clock.monotonic() - transition.started
         detail = "; ".join(text for text in (detail, f"after {seconds:.1f} s", left) if text)
         self._book.record(kid, stage, transition.actor, cause=cause, detail=detail)
+        if stage is Stage.APPLIED and kid in self._complaints:
+            self._book.record(kid, stage, DAEMON, **_complain(self._complaints[kid]))
         return self._book.info(kid)
 
     # --- detail ---------------------------------------------------------------------------------
@@ -315,7 +371,23 @@ class Engine(Intake):
         self._left[kid] = load.modules_of(self.kernel, kid)
         return text
 
+    def _depends(self, kid: str) -> tuple[str, ...]:
+        return self._book.info(kid).manifest.depends
+
     def _check_nothing_moves(self) -> None:
         for info in self.list_updates():
             if is_moving(info.stage):
                 raise InUseError(f"{info.kid}: is {info.stage}; one update at a time")
+
+
+def _complain(complaint: Complaint) -> dict[str, Any]:
+    """Return what the history says of a complaint."""
+    place = {"function": complaint.function}
+    if complaint.module:
+        place["target"] = complaint.module
+    where = f"{complaint.function} [{complaint.module}]" if complaint.module else place["function"]
+    return {
+        "cause": _COMPLAINT,
+        "detail": f"the kernel's log names {where}: {complaint.headline}",
+        "mismatch": place,
+    }

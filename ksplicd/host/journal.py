@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from ksplicd.errors import KernelWarningError
 from ksplicd.host.kernel import CoreState
 from ksplicd.host.state import Conflict, Event
 from ksplicd.host.words import explain, read_mismatch
@@ -39,6 +40,7 @@ class Outcome(StrEnum):
     KEPT = "27b332f9d95e49d1bdff0c555f4e9247"
     QUARANTINED = "470f26a51cc047ae838c582b8ce03241"
     WAITING = "ab2feafa223c47a7bb02851abb178d11"
+    KERNEL_WARNING = "b36bad4883a2447dab0bd655828ecc96"
     TARGET = "bbd53dc5ae944eb2b192e27b214856c8"
 
 
@@ -116,6 +118,8 @@ def about_event(event: Event) -> Entry | None:
         outcome = _FAILURES.get(event.cause, outcome)
     if event.stage is Stage.APPLIED and event.cause:
         outcome, priority, words = Outcome.KEPT, syslog.LOG_ERR, "could not be undone and stays"
+        if event.cause == KernelWarningError.abort_cause:
+            outcome, words = Outcome.KERNEL_WARNING, "is applied, and the kernel complains of it"
     subject = f"Update {event.kid}" if event.kid else "A dropped file"
     reason = ": ".join(text for text in (event.cause, event.detail) if text)
     return Entry(

@@ -131,6 +131,7 @@ def main(address: str, folder: Path, way: str = "") -> int:
         notify=notify,
         modules=folder / "modules",
         disabled=why_disabled(folder),
+        kmsg=folder / "kmsg",
     ).run()
 
 

@@ -16,6 +16,7 @@ def test_all_keys() -> None:
     text = (
         "[ksplicd]\non-drop = apply\nrequire-signature=no\ntransition-limit = 7\napply-at-boot=no\n"
         "late-mismatch = leave\nsoak-time = 0\nmetrics-file = /x/k.prom\n"
+        "undo-on-warning = yes\n"
     )
     assert parse_settings(text) == Settings(
         on_drop=OnDrop.APPLY,
@@ -25,6 +26,7 @@ def test_all_keys() -> None:
         late_mismatch=LateMismatch.LEAVE,
         soak_time=0,
         metrics_file=Path("/x/k.prom"),
+        undo_on_warning=True,
     )
 
 
@@ -37,7 +39,7 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
     assert parse_settings(text) == Settings()
     keys = [line for line in text.splitlines() if line.startswith("#") and " = " in line]
     assert parse_settings("[ksplicd]\n" + "\n".join(k[1:] for k in keys)) == Settings()
-    assert len(keys) == 7
+    assert len(keys) == 8
 
 
 @pytest.mark.parametrize(

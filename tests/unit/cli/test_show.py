@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from typing import Any
 
+import pytest
+
 from ksplicd.cli import show
 from ksplicd.model import Kernel, Manifest, Stage, Target
 
@@ -124,7 +126,10 @@ def test_event_of_no_update_and_no_unit() -> None:
 
 
 def host_of(*stages: str) -> list[dict[str, Any]]:
-    return [{"kid": f"aaaaaaa{i}", "stage": s, "detail": "why"} for i, s in enumerate(stages)]
+    return [
+        {"kid": f"aaaaaaa{i}", "stage": s, "abort_cause": "", "detail": "why"}
+        for i, s in enumerate(stages)
+    ]
 
 
 def test_health() -> None:
@@ -138,6 +143,16 @@ def test_health() -> None:
         show.Health.CRITICAL,
         ["aaaaaaa2 is failed: why", "aaaaaaa0 is staged: why"],
     )
+
+
+@pytest.mark.parametrize(
+    ("cause", "health"),
+    [("kernel_warning", show.Health.CRITICAL), ("code_busy", show.Health.WARNING)],
+)
+def test_health_of_an_applied_update_with_a_fault(cause: str, health: show.Health) -> None:
+    (update,) = host_of("applied")
+    reasons = ["aaaaaaa0 is applied: why"]
+    assert show.judge([{**update, "abort_cause": cause}]) == (health, reasons)
 
 
 def test_every_stage_has_a_health() -> None:

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the engine makes of a complaint of the kernel."""
+
+import pytest
+
+from ksplicd.config import Settings
+from ksplicd.errors import KernelWarningError
+from ksplicd.host.journal import Outcome, about_event
+from ksplicd.host.kmsg import Complaint
+from ksplicd.model import Stage
+from tests.bundles import samples
+from tests.unit.host.host import ALICE, Host
+
+KID, OTHER = samples.KID, samples.OTHER_KID
+CAUSE = KernelWarningError.abort_cause
+
+
+def complaint(host: Host, *, age: float = 0) -> Complaint:
+    return Complaint(
+        time=host.clock.monotonic() - age,
+        headline="WARNING: CPU: 0 PID: 1 at fs/fcntl.c:1",
+        function="do_fcntl",
+        module=f"ksplice_{KID}_new",
+    )
+
+
+@pytest.fixture
+def applied(host: Host) -> Host:
+    host.stage()
+    host.apply()
+    return host
+
+
+def test_first_complaint_is_recorded(applied: Host) -> None:
+    assert applied.engine.heed(KID, complaint(applied))
+    info = applied.engine.get_update(KID)
+    assert (info.stage, info.abort_cause) == (Stage.APPLIED, CAUSE)
+    assert info.detail.startswith(f"the kernel's log names do_fcntl [ksplice_{KID}_new]: WARNING:")
+    entry = about_event(applied.events[-1])
+    assert entry is not None
+    assert entry.message_id is Outcome.KERNEL_WARNING
+    assert entry.fields["KSPLICE_FUNCTION"] == "do_fcntl"
+
+
+def test_further_complaints_are_not(applied: Host) -> None:
+    assert applied.engine.heed(KID, complaint(applied))
+    assert not applied.engine.heed(KID, complaint(applied))
+    applied.engine = applied.new_engine()
+    applied.engine.reconcile()
+    assert not applied.engine.heed(KID, complaint(applied))
+    assert applied.stages().count("applied") == 2
+
+
+def test_applied_anew_it_is_heard_anew(applied: Host) -> None:
+    applied.engine.heed(KID, complaint(applied))
+    applied.undo()
+    assert not applied.engine.heed(KID, complaint(applied))
+    applied.clock.now += 100
+    applied.apply()
+    assert applied.engine.get_update(KID).abort_cause == ""
+    assert not applied.engine.heed(KID, complaint(applied, age=50))  # of the time before
+    assert applied.engine.heed(KID, complaint(applied))
+
+
+def test_what_was_loaded_before_this_start_is_heard(applied: Host) -> None:
+    applied.engine = applied.new_engine()
+    applied.engine.reconcile()
+    assert applied.engine.heed(KID, complaint(applied))
+
+
+def test_after_its_soak_time_it_is_not_meant(applied: Host) -> None:
+    applied.engine.soak()
+    applied.clock.now += applied.settings.soak_time
+    applied.engine.soak()
+    assert not applied.engine.heed(KID, complaint(applied))
+
+
+def test_without_soak_time_nothing_is_meant(applied: Host) -> None:
+    applied.engine.settings = Settings(soak_time=0)
+    assert not applied.engine.heed(KID, complaint(applied))
+
+
+def test_on_its_way_it_is_recorded_on_arrival(host: Host) -> None:
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    assert host.engine.heed(KID, complaint(host))
+    assert host.engine.get_update(KID).stage is Stage.TRANSITIONING
+    host.kernel.complete()
+    info = host.engine.finish(transition)
+    assert (info.stage, info.abort_cause) == (Stage.APPLIED, CAUSE)
+
+
+def test_turned_around_for_it(host: Host) -> None:
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    host.engine.heed(KID, complaint(host))
+    transition = host.engine.cancel(transition, CAUSE)
+    host.kernel.complete()
+    info = host.engine.finish(transition)
+    assert (info.stage, info.abort_cause) == (Stage.FAILED, CAUSE)
+    assert host.kernel.leftovers() == []
+
+
+def test_staged_update_is_not_meant(host: Host) -> None:
+    host.stage()
+    assert not host.engine.heed(KID, complaint(host))
+
+
+def test_order_of_undoing(applied: Host) -> None:
+    applied.stage(samples.bundle(OTHER, depends=(KID,)))
+    applied.apply(OTHER)
+    applied.stage(samples.bundle("third000", depends=(KID, OTHER)))
+    applied.apply("third000")
+    assert applied.engine.undo_order(KID) == ["third000", OTHER, KID]
+    assert applied.engine.undo_order("third000") == ["third000"]
+
+
+def test_undo_says_why(applied: Host) -> None:
+    applied.engine.start_undo(KID, ALICE, why="undo-on-warning: WARNING: x")
+    assert applied.events[-1].detail == "undo-on-warning: WARNING: x"

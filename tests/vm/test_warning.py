@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""An update whose code warns on the stock kernel: the daemon hears it, and undoes it by policy."""
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from ksplicd.host.journal import Outcome
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.guest import Guest
+from tests.vm.hand import PATIENCE, Edit, is_clean
+from tests.vm.test_updates import GETFD, Host, Maker
+
+KID = "warns001"
+WARNS = Edit("fs/fcntl.c", GETFD, f"\t\tWARN_ON(arg == 4711);\n{GETFD}")
+TRIGGER = "python3 -c 'import fcntl; fcntl.fcntl(0, fcntl.F_GETFD, 4711)'"
+
+
+@pytest.fixture(scope="module")
+def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    return Maker(lab_cache, tmp_path_factory.mktemp("warns"))
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_warning_of_a_new_update(installed_guest: Guest, maker: Maker) -> None:
+    guest, host = installed_guest, Host(installed_guest, maker)
+    assert host.apply(maker.make(KID, WARNS)) == ("", "")
+    # what a user writes is not the kernel's word
+    spoofed = f"WARNING: CPU: 0 PID: 1 at x:1 do_fcntl+0x1/0x2 [ksplice_{KID}_new]"
+    guest.run(f"echo '<4>{spoofed}' > /dev/kmsg; echo '<0>{spoofed}' > /dev/kmsg")
+    time.sleep(1)
+    assert guest.run("ksplice status --check", check=False).status == 0
+    guest.run(TRIGGER)
+    wait_for(lambda: guest.run("ksplice status --check", check=False).status == 2)
+    said = guest.run("ksplice status").out
+    assert "kernel_warning: the kernel's log names do_fcntl" in said
+    assert "at fs/fcntl.c:" in said
+    find = f"journalctl -o json MESSAGE_ID={Outcome.KERNEL_WARNING.value}"
+    (entry,) = guest.run(find).out.splitlines()
+    told = json.loads(entry)
+    assert (told["KSPLICE_FUNCTION"], told["KSPLICE_TARGET"]) == ("do_fcntl", f"ksplice_{KID}_new")
+
+    guest.put("/etc/ksplicd/ksplicd.conf", b"[ksplicd]\nundo-on-warning = yes\n")
+    guest.run("systemctl reload ksplicd")
+    assert host.undo(KID) == ("", "")
+    assert host.try_(f"apply --raw-errors {KID}") == ("", "")
+    guest.run(TRIGGER)
+    wait_for(lambda: is_clean(guest))
+    history = guest.run("ksplice history -n 2").out
+    assert "undo-on-warning: WARNING: " in history
+    assert "uid 0 (daemon)" in history
+    assert "deprecated" not in guest.kernel_log()  # reading the log with CAP_SYS_ADMIN is
