@@ -30,6 +30,7 @@ from ksplicd.bus.objects import Objects
 from ksplicd.bus.polkit import DBUS, Polkit, call_bus
 from ksplicd.bus.runner import SYSFS_MODULES, Runner
 from ksplicd.bus.soak import KMSG, SoakWatch
+from ksplicd.bus.tripwires import Tripwires
 from ksplicd.bus.update import Update
 from ksplicd.config import CONFIG_FILE, KEYS_DIR, Settings, read_settings
 from ksplicd.errors import HostError, KspliceError
@@ -82,7 +83,9 @@ class Daemon:
         self._objects = Objects(bus, self._polkit.check_inspect)
         self._runner = Runner(engine, self._worker, self._objects, self._polkit, book, modules)
         self._runner.on_shown = self._on_shown
-        self._objects.add_root(Manager(self._runner))
+        manager = Manager(self._runner)
+        self._objects.add_root(manager)
+        self._tripwires = Tripwires(self._runner, book, manager.TripwireHit)
         self._drops = Drops(self._runner, disabled)
         self._soak = SoakWatch(self._runner, kmsg)
         self._keep: list[object] = []
@@ -107,6 +110,7 @@ class Daemon:
                 GLib.source_remove(source)
             self._bus.con.disconnect(closed)
             self._soak.stop()
+            self._tripwires.stop()
             self._worker.stop()
             self._objects.clear()
         return self._status
@@ -115,6 +119,7 @@ class Daemon:
         """Have ``systemctl status`` show how many updates are applied, and time their soak."""
         applied = sum(info.stage is Stage.APPLIED for info in infos)
         self._notify(f"STATUS={applied} of {len(infos)} updates applied")
+        self._tripwires.show(infos)
         self._soak.show(infos)
         if self._engine.settings.metrics_file is not None:
             tasks.spawn(self._write_metrics())

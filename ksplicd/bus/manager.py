@@ -25,6 +25,7 @@ class Manager(BusObject, interface=names.MANAGER):
 
     JobNew = Signal("t job, o path")
     JobRemoved = Signal("t job, o path, s kid, s result")
+    TripwireHit = Signal("s kid, s cve, s place, a{sv} details")
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner

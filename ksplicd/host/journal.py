@@ -5,18 +5,21 @@
 ``KSPLICE_KID``, ``KSPLICE_STAGE``, ``KSPLICE_CAUSE``, ``KSPLICE_UID`` (who asked), and for a
 mismatch ``KSPLICE_TARGET``, ``KSPLICE_FUNCTION`` or ``KSPLICE_SYMBOL``, ``KSPLICE_OFFSET``,
 ``KSPLICE_EXPECTED``, ``KSPLICE_FOUND``.  For a module that is loaded after an update that patches
-it: ``KSPLICE_TARGET``, ``KSPLICE_TARGET_STATE``.
+it: ``KSPLICE_TARGET``, ``KSPLICE_TARGET_STATE``.  For a tripwire (docs/tripwires.md):
+``KSPLICE_CVE``, ``KSPLICE_PLACE``, and of who it was ``KSPLICE_PID``, ``KSPLICE_TGID``,
+``KSPLICE_UID``, ``KSPLICE_COMMAND``, ``KSPLICE_CONTEXT``, ``KSPLICE_TIME``.
 """
 
 import syslog
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from ksplicd.errors import KernelWarningError
 from ksplicd.host.kernel import CoreState
 from ksplicd.host.state import Conflict, Event
+from ksplicd.host.tripwire import Hit
 from ksplicd.host.words import explain, read_mismatch
 from ksplicd.model import Stage
 
@@ -42,6 +45,8 @@ class Outcome(StrEnum):
     WAITING = "ab2feafa223c47a7bb02851abb178d11"
     KERNEL_WARNING = "b36bad4883a2447dab0bd655828ecc96"
     TARGET = "bbd53dc5ae944eb2b192e27b214856c8"
+    TRIPWIRE = "7de8105153c14b45977a4287a43d8da0"
+    TRIPWIRE_OVERRUN = "33e94fe2b50c41df8bb3c80f2305adb6"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +199,49 @@ def about_target(kid: str, target: str, state: str, core: CoreState | None) -> E
             "KSPLICE_TARGET": target,
             "KSPLICE_TARGET_STATE": state,
         },
+    )
+
+
+_FRESH: Final = 1.0
+"""Seconds for which a process id is sure to mean the same process."""
+
+
+def about_hit(kid: str, cve: str, hit: Hit, now: float) -> Entry:
+    """Return the entry for somebody who tried what an update stops.
+
+    ``now`` is in seconds since 1970.  systemd's journal looks up what it knows of ``OBJECT_PID``
+    (systemd.journal-fields(7)) and shows the entry with that unit's: not for one who was only
+    interrupted, and not when the hit is old.
+    """
+    what = f"{cve or 'what update ' + kid + ' fixes'} was tried and stopped ({hit.place})"
+    fields = {"KSPLICE_KID": kid, "KSPLICE_CVE": cve, "KSPLICE_PLACE": hit.place}
+    who = hit.who
+    if who is None:
+        what += f", {hit.suppressed} more times"
+        fields["KSPLICE_SUPPRESSED"] = str(hit.suppressed)
+    else:
+        how = "by" if who.in_task else "in an interrupt of"
+        what += f" {how} {who.command}[{who.tgid}], user {who.uid}"
+        fields |= {
+            "KSPLICE_PID": str(who.pid),
+            "KSPLICE_TGID": str(who.tgid),
+            "KSPLICE_UID": str(who.uid),
+            "KSPLICE_COMMAND": who.command,
+            "KSPLICE_CONTEXT": who.context,
+            "KSPLICE_TIME": str(who.time // 1000),
+        }
+        if who.in_task and abs(now - who.time / 1e9) < _FRESH:
+            fields["OBJECT_PID"] = str(who.tgid)
+    return Entry(message_id=Outcome.TRIPWIRE, priority=syslog.LOG_CRIT, message=what, fields=fields)
+
+
+def about_overrun(kid: str) -> Entry:
+    """Return the entry for hits that came faster than they were read."""
+    return Entry(
+        message_id=Outcome.TRIPWIRE_OVERRUN,
+        priority=syslog.LOG_WARNING,
+        message=f"Update {kid}: tripwires were hit faster than could be noted; some may be missing",
+        fields={"KSPLICE_KID": kid},
     )
 
 

@@ -6,23 +6,25 @@ it.  All else is the real daemon; its journal is ``DIR/journal.jsonl``.
 """
 
 import dataclasses
+import errno
 import fcntl
 import json
 import logging
 import os
 import pickle
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from systemd.daemon import notify
 
 from ksplicd.config import read_settings
 from ksplicd.daemon import Daemon, connect, run_boot, run_shutdown
-from ksplicd.errors import KspliceError
+from ksplicd.errors import KspliceError, UnexpectedError
 from ksplicd.host.boot import why_disabled
 from ksplicd.host.clock import SystemClock
 from ksplicd.host.engine import Engine
@@ -69,6 +71,12 @@ class KernelFile:
                     self.path.with_suffix(".new").write_bytes(after)
                     self.path.with_suffix(".new").replace(self.path)
 
+    def listen(self, family: str) -> "DatagramListener":
+        try:
+            return DatagramListener(self.path.with_name(family))
+        except OSError as e:
+            raise UnexpectedError(f"{family}: tripwires cannot be heard: {e.strerror}") from e
+
     def __getattr__(self, name: str) -> Any:
         """Return what the engine calls."""
         if name.startswith("_"):
@@ -87,6 +95,37 @@ class KernelFile:
             return answer
 
         return call
+
+
+class DatagramListener:
+    """A ``Listener``: what is sent to a Unix socket is what the kernel says.
+
+    ``OVERRUN`` stands for messages that were lost.
+    """
+
+    OVERRUN: Final = b"overrun"
+    family_id: Final = 0x1C
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind(str(path))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def receive(self) -> bytes | None:
+        try:
+            data = self._socket.recv(1 << 16)
+        except BlockingIOError:
+            return None
+        if data == self.OVERRUN:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        return data
+
+    def close(self) -> None:
+        self._socket.close()
+        self._path.unlink()
 
 
 class FileJournal:

@@ -29,6 +29,7 @@ from ksplicd.errors import (
 )
 from ksplicd.host.kernel import CoreState, LivepatchState, MatchedTarget
 from ksplicd.host.state import Conflict
+from ksplicd.host.tripwire import Listener
 from ksplicd.model import Kernel, core_module, new_module
 from ksplicd.modinfo import read_module_names
 from tests.bundles import samples
@@ -76,6 +77,8 @@ class Simulator:
         """(n, ``before`` or ``after``)"""
         self.functions: dict[str, frozenset[tuple[str, str, int]]] = {}
         """Livepatch → what it replaces: (object, function, position)."""
+        self.tripwires: set[str] = set()
+        """Updates that have some."""
         self.gone_after_check = ""
         """A module that somebody unloads while the update is being loaded."""
         self._boots = 0
@@ -146,6 +149,7 @@ class Simulator:
             matched=tuple(core.matched),
             mismatch=core.mismatch,
             targets=dict(core.targets),
+            tripwire_family=f"kspl_{kid}" if kid in self.tripwires else "",
         )
 
     def livepatch(self, name: str) -> LivepatchState | None:
@@ -162,6 +166,9 @@ class Simulator:
         return tuple(self.holders) if any(p.enabled is not patched for p in running) else ()
 
     # --- what the engine does -------------------------------------------------------------------
+
+    def listen(self, family: str) -> Listener:
+        raise UnexpectedError(f"{family}: nothing is heard here")
 
     def load_module(self, data: bytes, name: str, parameters: str = "") -> None:
         assert set(read_module_names(data, name).values()) == {name}
