@@ -20,6 +20,7 @@ KEYS_DIR: Final = Path("/etc/ksplicd/keys.d")
 
 _SECTION = "ksplicd"
 _MAX_LIMIT = 24 * 60 * 60
+_MAX_MEBIBYTES = 1 << 20
 
 
 class OnDrop(StrEnum):
@@ -52,6 +53,12 @@ class Settings:
     """Seconds that an update has to run before a crash is no longer laid at its door; 0: never."""
     undo_on_warning: bool = False
     """Whether an update is undone that the kernel complains of in its soak time."""
+    store_limit: int = 1024
+    """MiB of bundles; when one more does not fit, unused ones go, or it is refused."""
+    keep_rejected: int = 256
+    """MiB of rejected files that are kept."""
+    keep_history: int = 64
+    """MiB of full history files, compressed; older ones are condensed."""
     metrics_file: Path | None = None
     """Where Prometheus' node_exporter finds what there is to tell; None: nowhere."""
 
@@ -114,6 +121,12 @@ def _read_soak_time(value: str) -> int:
     return int(value)
 
 
+def _read_mebibytes(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,7}", value) or not 1 <= int(value) <= _MAX_MEBIBYTES:
+        raise ValueError(f"say a whole number of MiB from 1 to {_MAX_MEBIBYTES}")
+    return int(value)
+
+
 def _read_metrics_file(value: str) -> Path | None:
     if value == "none":
         return None
@@ -130,6 +143,9 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "late-mismatch": _read_late_mismatch,
     "soak-time": _read_soak_time,
     "undo-on-warning": _read_yes_no,
+    "store-limit": _read_mebibytes,
+    "keep-rejected": _read_mebibytes,
+    "keep-history": _read_mebibytes,
     "metrics-file": _read_metrics_file,
 }
 

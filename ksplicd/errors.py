@@ -183,6 +183,10 @@ class NoDaemonError(HostError):
     """ksplicd cannot be reached on the bus, or went away."""
 
 
+class StoreFullError(HostError):
+    """The bundle does not fit beside those that are kept."""
+
+
 class StoreError(HostError):
     """The store under /var/lib/ksplice cannot be read or written."""
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from ksplicd.errors import KspliceError, WrongKernelError
 from ksplicd.host.clock import Clock
-from ksplicd.host.history import History
+from ksplicd.host.history import LASTING, History
 from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.metrics import Meter
 from ksplicd.host.state import Actor, Event, UpdateInfo, is_moving, settle
@@ -20,7 +20,6 @@ from ksplicd.host.store import Store
 from ksplicd.host.verify import Trusted, check_kernel
 from ksplicd.model import Kernel, Manifest, Stage, new_module
 
-_LASTING: Final = (Stage.APPLIED, Stage.REVERSED)
 _NEW_MODULE: Final = re.compile(r"ksplice_([a-z0-9]{8})_new")
 
 
@@ -28,14 +27,19 @@ class Book:
     """Our records of the updates in ``store``, and of those in the kernel without a bundle."""
 
     def __init__(
-        self, store: Store, kernel: KernelDoor, clock: Clock, on_event: Callable[[Event], None]
+        self,
+        store: Store,
+        kernel: KernelDoor,
+        clock: Clock,
+        on_event: Callable[[Event], None],
+        keep: Callable[[], int],
     ) -> None:
-        """Nothing is read before ``open``."""
+        """Nothing is read before ``open``; ``keep`` tells the bytes for full history files."""
         self._store = store
         self._kernel = kernel
         self._clock = clock
         self._on_event = on_event
-        self._history = History(store.history_file)
+        self._history = History(store.history_file, keep=keep)
         self._last: dict[str, Event] = {}
         self.meter = Meter()
         self._trusted: dict[str, Trusted] = {}
@@ -113,7 +117,7 @@ class Book:
         """
         for events in self._history.read_back(whole=True):
             for event in reversed(events):
-                if event.kid == kid and event.stage in _LASTING:
+                if event.kid == kid and event.stage in LASTING:
                     return event.stage is Stage.REVERSED
         return False
 

@@ -11,6 +11,7 @@ is moved to ``rejected/``.
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ksplicd.errors import KspliceError
 from ksplicd.host.store import SIGNATURE_SUFFIX, replace_file, store_errors, sync_folder
 
 _BUNDLE_SUFFIX: Final = ".tar.gz"
+_REASON_SUFFIX: Final = ".reason"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,7 @@ class DropDir:
             place = self._free_place(drop.bundle.name)
             error = type(reason).__name__.removesuffix("Error")
             text = f"{error}: {reason}\n".encode(errors="replace")
-            replace_file(place.with_name(place.name + ".reason"), text)
+            replace_file(place.with_name(place.name + _REASON_SUFFIX), text)
             for path in _files(drop):
                 suffix = path.name.removeprefix(drop.bundle.name)
                 with contextlib.suppress(FileNotFoundError):
@@ -93,6 +95,26 @@ class DropDir:
             sync_folder(self.rejected)
             sync_folder(self.root)
         return place
+
+    def prune(self, limit: int) -> None:
+        """Delete what was rejected longest ago until ``rejected/`` takes no more than ``limit``.
+
+        The last one stays, whatever its size, and so does what we did not put there.
+        """
+        with store_errors(self.rejected):
+            if not self.rejected.exists():
+                return
+            sizes = {path: path.lstat().st_size for path in self.rejected.iterdir()}
+            reasons = [path for path in sizes if path.name.endswith(_REASON_SUFFIX)]
+            total = sum(sizes.values())
+            for reason in sorted(reasons, key=lambda path: path.lstat().st_mtime_ns)[:-1]:
+                if total <= limit:
+                    return
+                place = reason.with_name(reason.name.removesuffix(_REASON_SUFFIX))
+                # the reason goes last: what is left by a crash is found again by it
+                for path in (place, place.with_name(place.name + SIGNATURE_SUFFIX), reason):
+                    _delete(path)
+                    total -= sizes.get(path, 0)
 
     def _free_place(self, name: str) -> Path:
         """Return a path in ``rejected/`` that is not taken: ``name``, ``name.1``, ``name.2``…"""
@@ -110,6 +132,14 @@ def is_bundle_name(name: str) -> bool:
 
 def _files(drop: Drop) -> list[Path]:
     return [path for path in (drop.bundle, drop.signature) if path is not None]
+
+
+def _delete(path: Path) -> None:
+    """Delete what is there, a folder too: somebody may have dropped one of a bundle's name."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_whole(path: Path) -> bool:

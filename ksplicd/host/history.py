@@ -5,8 +5,10 @@ A line is on the disk before ``append`` returns.  One that cannot be written is 
 goes before the next one.  A line that a power failure cut short is kept as it is, is no event, and
 does not harm the next one.
 
-A file that is full is renamed to ``history.jsonl.000001`` and so on, and then compressed; none is
-ever deleted.  Where a number has both, being killed between the two, the plain one counts.
+A file that is full is renamed to ``history.jsonl.000001`` and so on, and then compressed.  Where a
+number has both, being killed between the two, the plain one counts.  What takes more room than it
+may is condensed, the oldest first: of an update that it tells of only the last words stay, so that
+what was undone is not forgotten.
 """
 
 import contextlib
@@ -16,8 +18,9 @@ import json
 import logging
 import os
 import re
+import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +44,9 @@ _MAX_UNWRITTEN: Final = 1 << 20
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """errno of what says nothing about the file; any other will come again."""
 
+LASTING: Final = frozenset({Stage.APPLIED, Stage.REVERSED})
+"""The stages that tell whether an update is wanted."""
+
 _BOOT_ID = re.compile(r"[0-9a-f]{32}")
 _KID = re.compile(r"(?:[a-z0-9]{8})?")
 _STAGE = re.compile("|".join(Stage))
@@ -52,10 +58,16 @@ _MISMATCH_KEY = re.compile(r"[a-z_]{1,40}")
 class History:
     """The history in the file ``path`` and the full ones beside it."""
 
-    def __init__(self, path: Path, max_size: int = MAX_SIZE) -> None:
-        """The file is made by the first ``append``."""
+    def __init__(
+        self,
+        path: Path,
+        max_size: int = MAX_SIZE,
+        keep: Callable[[], int] = lambda: sys.maxsize,
+    ) -> None:
+        """The file is made by the first ``append``; ``keep`` tells the bytes for full ones."""
         self._path = path
         self._max_size = max_size
+        self._keep = keep
         self._unwritten = b""
         """Lines that could not be written."""
 
@@ -107,8 +119,11 @@ class History:
             sync_folder(self._path.parent)
             for number in sorted(self._numbers()):
                 self._compress(number)
+            self._condense()
         except FileNotFoundError:
             return
+        except StoreError as e:
+            _log.error("%s; it is tried again", e)
         except OSError as e:
             _log.error("%s: %s; it is tried again", e.filename or self._path, e.strerror)
 
@@ -117,6 +132,20 @@ class History:
         if plain.exists():
             replace_file(_compressed(plain), gzip.compress(plain.read_bytes(), mtime=0))
             plain.unlink()
+
+    def _condense(self) -> None:
+        """Have the full files take no more than they may, as far as last words allow.
+
+        Raises ``StoreError``, also when one of them is damaged: then they stay as they are.
+        """
+        numbers = sorted(self._numbers())
+        while len(numbers) > 1 and sum(map(self._size_of, numbers)) > self._keep():
+            older, newer = numbers[:2]
+            events = [event for n in (older, newer) for event in self._read_full(n, whole=True)]
+            lines = b"".join(map(write_event, last_words(events)))
+            replace_file(_compressed(self._full(newer)), gzip.compress(lines, mtime=0))
+            _compressed(self._full(older)).unlink()
+            del numbers[0]
 
     def _read_full(self, number: int, *, whole: bool) -> list[Event]:
         """Return what can be read of a full file."""
@@ -131,6 +160,9 @@ class History:
                 raise StoreError(f"{plain}: {e}") from e
             _log.error("%s: cannot be read further: %s", plain, e)
         return read_events(lines)
+
+    def _size_of(self, number: int) -> int:
+        return _compressed(self._full(number)).stat().st_size
 
     def _full(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number:06}")
@@ -159,6 +191,22 @@ def _append(fd: int, lines: bytes, path: Path) -> None:
 
 def _compressed(plain: Path) -> Path:
     return plain.with_name(plain.name + ".gz")
+
+
+def last_words(events: Iterable[Event]) -> list[Event]:
+    """Return what must not be forgotten of ``events``, oldest first.
+
+    Of each update its last event, and the last one that tells whether it was applied or undone.  A
+    rejected file tells nothing of the update whose name it bears.
+    """
+    kept: dict[tuple[str, bool], Event] = {}
+    for event in events:
+        if event.stage is Stage.REJECTED:
+            continue
+        for key in {(event.kid, False), (event.kid, event.stage in LASTING)}:
+            kept.pop(key, None)
+            kept[key] = event
+    return list({id(event): event for event in kept.values()}.values())
 
 
 def read_events(lines: Iterable[bytes]) -> list[Event]:

@@ -9,6 +9,7 @@
 What is known of the updates, and is asked most, is here too.  Nothing here touches the kernel.
 """
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from ksplicd.errors import (
     NoSuchUpdateError,
     ReplayedError,
     StoreError,
+    StoreFullError,
     UnexpectedError,
 )
 from ksplicd.host import verify
@@ -33,10 +35,11 @@ from ksplicd.host.dropdir import Drop, DropDir
 from ksplicd.host.guard import Guard
 from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.keyring import Keyring
-from ksplicd.host.state import Actor, Event, UpdateInfo, is_moving
+from ksplicd.host.state import DAEMON, Actor, Event, UpdateInfo, is_moving
 from ksplicd.host.store import Store, Stored
 from ksplicd.model import Stage
 
+MIB: Final = 1 << 20
 _FILE_KID: Final = re.compile(r"ksplice-([a-z0-9]{8})\.tar\.gz")
 
 
@@ -63,7 +66,13 @@ class Intake:
         self.on_event = on_event
         self._owner = owner
         self._guard = Guard(store.guard_file)
-        self._book = Book(store, kernel, clock, lambda event: self.on_event(event))
+        self._book = Book(
+            store,
+            kernel,
+            clock,
+            lambda event: self.on_event(event),
+            lambda: self.settings.keep_history * MIB,
+        )
 
     # --- questions ------------------------------------------------------------------------------
 
@@ -106,6 +115,8 @@ class Intake:
                 cause=cause_of(e),
                 detail=f"{e} (moved to {place})",
             )
+            with contextlib.suppress(StoreError):  # why it was rejected tells more
+                folder.prune(self.settings.keep_rejected * MIB)
             raise
         folder.forget(drop)
         return info
@@ -126,6 +137,7 @@ class Intake:
             return self._stage_again(kid, stored, trusted)
         if not self._book.is_in_kernel(kid):
             verify.check_modules(manifest, self.kernel)
+        self._make_room(kid, stored)
         self.store.add(kid, stored)
         self._book.know(kid, trusted)
         if not self._book.is_in_kernel(kid):
@@ -144,15 +156,42 @@ class Intake:
         self._book.know(kid, trusted)
         return self._book.info(kid)
 
-    def remove(self, kid: str, actor: Actor) -> None:
-        """Forget an update that is not applied.  Raises ``InUseError``, ``NoSuchUpdateError``."""
+    def remove(self, kid: str, actor: Actor, why: str = "") -> None:
+        """Delete an update that is not applied; ``why`` is for the history.
+
+        Raises ``InUseError``, ``NoSuchUpdateError``.
+        """
         info = self.get_update(kid)
         if info.stage is Stage.APPLIED or is_moving(info.stage):
             raise InUseError(f"{kid}: is {info.stage}; undo it before it is removed")
         self._guard.forget(kid)
         self.store.remove(kid)
         self._book.forget(kid)
-        self._book.record(kid, Stage.REMOVED, actor)
+        self._book.record(kid, Stage.REMOVED, actor, detail=why)
+
+    def _make_room(self, kid: str, stored: Stored) -> None:
+        """Remove unused updates until one more fits, that which moved longest ago first.
+
+        An update is unused that was undone, or that is for another kernel.  ``StoreFullError``.
+        """
+        limit = self.settings.store_limit * MIB
+        more = self.store.sizes()["updates"] + len(stored.bundle) - limit
+        unused = [old for old in self._book.in_order() if more > 0 and self._is_unused(old)]
+        while more > 0 and unused:
+            more -= len(self.store.read(unused[0]).bundle)
+            self.remove(unused.pop(0), DAEMON, why=f"to make room for {kid}")
+        if more > 0:
+            raise StoreFullError(
+                f"{kid}: does not fit into the {self.settings.store_limit} MiB of store-limit; "
+                "`ksplice remove` what is not used, or raise it in ksplicd.conf"
+            )
+
+    def _is_unused(self, kid: str) -> bool:
+        if not self.store.has(kid) or self._book.is_in_kernel(kid):
+            return False
+        stage = self._book.info(kid).stage
+        is_idle = stage in {Stage.STAGED, Stage.FAILED}  # what is quarantined must stay so
+        return stage is Stage.REVERSED or (is_idle and bool(self._book.why_other_kernel(kid)))
 
     def check_not_undone(self, kid: str) -> None:
         """Raise ``ReplayedError`` when the last that was done with an update was to undo it.

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksplicd.config import LateMismatch, OnDrop, Settings, parse_settings, read_settings
+from ksplicd.config import _READERS, LateMismatch, OnDrop, Settings, parse_settings, read_settings
 from ksplicd.errors import ConfigFileError
 
 ETC = Path(__file__).parents[2] / "etc"
@@ -16,7 +16,7 @@ def test_all_keys() -> None:
     text = (
         "[ksplicd]\non-drop = apply\nrequire-signature=no\ntransition-limit = 7\napply-at-boot=no\n"
         "late-mismatch = leave\nsoak-time = 0\nmetrics-file = /x/k.prom\n"
-        "undo-on-warning = yes\n"
+        "undo-on-warning = yes\nstore-limit = 2\nkeep-rejected = 3\nkeep-history = 4\n"
     )
     assert parse_settings(text) == Settings(
         on_drop=OnDrop.APPLY,
@@ -27,6 +27,9 @@ def test_all_keys() -> None:
         soak_time=0,
         metrics_file=Path("/x/k.prom"),
         undo_on_warning=True,
+        store_limit=2,
+        keep_rejected=3,
+        keep_history=4,
     )
 
 
@@ -39,7 +42,7 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
     assert parse_settings(text) == Settings()
     keys = [line for line in text.splitlines() if line.startswith("#") and " = " in line]
     assert parse_settings("[ksplicd]\n" + "\n".join(k[1:] for k in keys)) == Settings()
-    assert len(keys) == 8
+    assert len(keys) == len(_READERS)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,7 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
         ("[ksplicd]\ntransition-limit = 1m", r"^f:2: .* seconds from 1 to 86400$"),
         ("[ksplicd]\nmetrics-file = k.prom", r"^f:2: .*: say none, or an absolute path that ends"),
         ("[ksplicd]\nmetrics-file = /etc/passwd", r"^f:2: .* ends in .prom$"),
+        ("[ksplicd]\nkeep-history = 0", r"^f:2: .* whole number of MiB from 1 to 1048576$"),
         ("[ksplicd]\nsoak-time = -1", r"^f:2: .* seconds from 0 to 86400$"),
         ("[ksplicd]\nrequire-signatur = no", r"^f:2: unknown key 'require-signatur'; the known"),
         ("[ksplicd]\non-drop = apply\non-drop = stage", r"^f:3: on-drop is set twice$"),

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
+import os
 from pathlib import Path
 
 import pytest
 
-from ksplicd.errors import BadSignatureError, StoreError
+from ksplicd.errors import BadBundleError, BadSignatureError, StoreError
 from ksplicd.host.dropdir import Drop, DropDir
 
 NAME = "ksplice-8c4o6ucj.tar.gz"
@@ -103,3 +104,37 @@ def test_reject_keeps_what_was_rejected_before(folder: DropDir) -> None:
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="none: No such file or directory"):
         DropDir(tmp_path / "none", require_signature=True).scan()
+
+
+def reject(folder: DropDir, name: str, size: int, when: int) -> Path:
+    bundle = folder.root / name
+    bundle.write_bytes(bytes(size))
+    signature = bundle.with_name(bundle.name + ".minisig")
+    signature.write_bytes(b"")
+    place = folder.reject(Drop(bundle=bundle, signature=signature), BadBundleError("bad"))
+    os.utime(place.with_name(place.name + ".reason"), (when, when))
+    return place
+
+
+def test_old_rejects_go(folder: DropDir) -> None:
+    folder.prune(0)
+    newest = reject(folder, "b.tar.gz", 3000, 3)
+    older = reject(folder, "a.tar.gz", 1000, 2)
+    oldest = reject(folder, "a.tar.gz", 1000, 1)
+    (folder.rejected / "of-a-person").write_bytes(bytes(10))
+    folder.prune(5000)
+    assert (older.exists(), oldest.exists()) == (True, False)
+    folder.prune(0)
+    assert sorted(path.name for path in folder.rejected.iterdir()) == [
+        "b.tar.gz", "b.tar.gz.minisig", "b.tar.gz.reason", "of-a-person",
+    ]  # fmt: skip
+    assert newest.stat().st_size == 3000
+
+
+def test_rejected_folder_goes_whole(folder: DropDir) -> None:
+    place = reject(folder, "a.tar.gz", 1, 1)
+    place.unlink()
+    (place / "within").mkdir(parents=True)
+    reject(folder, "b.tar.gz", 1, 2)
+    folder.prune(0)
+    assert not place.exists()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksplicd.errors import StoreError
-from ksplicd.host.history import History, read_event, read_events, write_event
+from ksplicd.host.history import History, last_words, read_event, read_events, write_event
 from ksplicd.host.state import Actor, Event, Via
 from ksplicd.model import Stage
 
@@ -199,3 +199,80 @@ def test_nothing_is_lost_whatever_the_sizes(sizes: list[int]) -> None:
         for size in sizes:
             events += fill(History(Path(folder) / "h", max_size=size), 4, start=len(events))
         assert History(Path(folder) / "h").read() == events
+
+
+def of(kid: str, stage: Stage) -> Event:
+    return replace(EVENT, kid=kid, stage=stage, detail=str(len(kid)))
+
+
+def test_last_words() -> None:
+    events = [
+        of("aaaaaaaa", Stage.APPLIED),
+        of("aaaaaaaa", Stage.REVERSED),
+        of("bbbbbbbb", Stage.STAGED),
+        of("aaaaaaaa", Stage.REMOVED),
+        of("bbbbbbbb", Stage.FAILED),
+        of("bbbbbbbb", Stage.REJECTED),
+        of("cccccccc", Stage.APPLIED),
+    ]
+    kept = [(event.kid[0], event.stage.value) for event in last_words(events)]
+    assert kept == [("a", "reversed"), ("a", "removed"), ("b", "failed"), ("c", "applied")]
+    assert last_words(last_words(events)) == last_words(events)
+
+
+def test_old_files_are_condensed(tmp_path: Path) -> None:
+    history = History(tmp_path / "h", max_size=2000, keep=lambda: 1000)
+    history.append(of("undone00", Stage.APPLIED))
+    history.append(of("undone00", Stage.REVERSED))
+    history.append(of("undone00", Stage.REMOVED))
+    for number in range(200):
+        history.append(replace(of("8c4o6ucj", Stage.FAILED), detail=str(number)))
+    full = sorted(path for path in tmp_path.iterdir() if path.name != "h")
+    assert sum(path.stat().st_size for path in full) <= 1000
+    assert all(path.name.endswith(".gz") for path in full)
+    read = history.read()
+    assert [e.stage.value for e in read if e.kid == "undone00"] == ["reversed", "removed"]
+    numbers = [int(event.detail) for event in read if event.kid == "8c4o6ucj"]
+    assert numbers == sorted(numbers)
+    assert numbers[-3:] == [197, 198, 199]
+
+
+def test_nothing_is_condensed_that_fits(tmp_path: Path) -> None:
+    history = History(tmp_path / "h", max_size=2000, keep=lambda: 1 << 20)
+    for _ in range(100):
+        history.append(EVENT)
+    assert history.read() == [EVENT] * 100
+
+
+def test_damaged_file_is_not_condensed_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = History(tmp_path / "h", max_size=2000, keep=lambda: 1)
+    for _ in range(20):
+        history.append(EVENT)
+    (first, *_) = sorted(path for path in tmp_path.iterdir() if path.name != "h")
+    damaged = first.read_bytes()[:-9]
+    first.write_bytes(damaged)
+    for _ in range(20):
+        history.append(EVENT)
+    assert first.read_bytes() == damaged
+    assert "it is tried again" in caplog.text
+
+
+@pytest.mark.parametrize("done", ["replaced", "all"])
+def test_killed_while_condensing(tmp_path: Path, done: str) -> None:
+    """The older file is still there with what the newer one has by now."""
+    history = History(tmp_path / "h", max_size=2000)
+    for number in range(20):
+        history.append(replace(EVENT, detail=str(number)))
+    first, second, *_ = sorted(path for path in tmp_path.iterdir() if path.name != "h")
+    before = first.read_bytes()
+    events = read_events(
+        (gzip.decompress(before) + gzip.decompress(second.read_bytes())).split(b"\n")
+    )
+    second.write_bytes(gzip.compress(b"".join(map(write_event, last_words(events)))))
+    if done == "all":
+        first.unlink()
+    History(tmp_path / "h", max_size=2000, keep=lambda: 1)._condense()
+    assert not first.exists()
+    assert history.read()[-1].detail == "19"
