@@ -25,6 +25,7 @@ _ATTR: Final = struct.Struct("=HH")
 """struct nlattr: length with this header, type; the next one begins at a multiple of 4."""
 
 _MAX_SIZE: Final = 1 << 16
+_NETLINK_GENERIC: Final = 16
 _SOL_NETLINK: Final = 270
 _ADD_MEMBERSHIP: Final = 1
 """linux/socket.h and linux/netlink.h; Python's socket does not have them."""
@@ -114,7 +115,7 @@ class NetlinkListener:
         """Join a multicast group.  Raises ``OSError``."""
         self.family_id = family_id
         self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_GENERIC
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_GENERIC
         )
         try:
             self._socket.bind((0, 0))
