@@ -47,8 +47,22 @@ typedef int ksplice_visit_mod_fn(void *data, const char *name, struct module *mo
 	(!__builtin_types_compatible_p(typeof(module_kallsyms_on_each_symbol),	\
 				       int(ksplice_visit_mod_fn *, void *)))
 
-typedef int ksplice_walk_fn(void *visit, void *data);
-typedef int ksplice_walk_by_name_fn(const char *modname, void *visit, void *data);
+int ksplice_walk_all(void *visit, void *data)
+	KSPLICE_VMLINUX_SYMBOL(module_kallsyms_on_each_symbol);
+int ksplice_walk_named(const char *target, void *visit, void *data)
+	KSPLICE_VMLINUX_SYMBOL(module_kallsyms_on_each_symbol);
+
+/*
+ * Calls module_kallsyms_on_each_symbol(), in the module that it is used in:
+ * since ed53a0d97192 ("x86/alternative: Use .ibt_endbr_seal to seal indirect
+ * calls"), 5.18, a function of the kernel whose address nobody takes loses its
+ * landing pad, and a call through a pointer to it ends in a fault.
+ */
+static inline int ksplice_walk(const char *target, void *visit, void *data)
+{
+	return KSPLICE_WALK_IS_BY_NAME ? ksplice_walk_named(target, visit, data) :
+					 ksplice_walk_all(visit, data);
+}
 
 /*
  * 0c05e7bd2d01 ("livepatch: Clear relocation targets on a module removal"),

@@ -230,6 +230,7 @@ static void tell(const char *target, enum target_state state)
  * ksplice_match_late - compare a module that is there, just before it is patched
  * @target: its name
  * @mod: the module
+ * @walk_modules: takes the place of that of the old-code module, which is gone
  * @may_leave: it may be left as it is when the administrator wants that
  *
  * Livepatch holds klp_mutex.
@@ -237,7 +238,8 @@ static void tell(const char *target, enum target_state state)
  * Return: 0 to patch it, 1 to leave it unpatched, a negative error to refuse
  * it.
  */
-int ksplice_match_late(const char *target, const struct module *mod, bool may_leave)
+int ksplice_match_late(const char *target, const struct module *mod, ksplice_walk_fn *walk_modules,
+		       bool may_leave)
 {
 	enum target_state state = TARGET_REFUSED;
 	struct target *t;
@@ -246,6 +248,7 @@ int ksplice_match_late(const char *target, const struct module *mod, bool may_le
 	mutex_lock(&core_lock);
 	t = find_target(target);
 	if (t) {
+		t->old.walk_modules = walk_modules;
 		err = match_target(t, mod);
 		if (!err)
 			state = TARGET_MATCHED;

@@ -59,22 +59,26 @@ enum ksplice_cause {
 	KSPLICE_UNEXPECTED,
 };
 
+/* Call @visit with the symbols of the module @target, or of all modules. */
+typedef int ksplice_walk_fn(const char *target, void *visit, void *data);
+
 /**
  * struct ksplice_old - the old code of one target, as its module holds it
  * @blob:	the tables, see format.h
  * @size:	their size in bytes
- * @walk_modules: module_kallsyms_on_each_symbol, or NULL for vmlinux
+ * @walk_modules: calls module_kallsyms_on_each_symbol, or NULL for vmlinux
  * @is_late:	the target may be loaded later, and is matched then
  */
 struct ksplice_old {
 	const void *blob;
 	size_t size;
-	void *walk_modules;
+	ksplice_walk_fn *walk_modules;
 	bool is_late;
 };
 
 int ksplice_match(const struct ksplice_old *old);
-int ksplice_match_late(const char *target, const struct module *mod, bool may_leave);
+int ksplice_match_late(const char *target, const struct module *mod, ksplice_walk_fn *walk_modules,
+		       bool may_leave);
 void ksplice_target_gone(const char *target);
 bool ksplice_may_patch(const char *target);
 void ksplice_set_stage(enum ksplice_stage stage);

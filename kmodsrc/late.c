@@ -71,7 +71,7 @@ static void leave_alone(struct klp_object *obj, bool is_left)
  */
 int ksplice_come(struct klp_object *obj, bool may_leave)
 {
-	int left = obj->name ? ksplice_match_late(obj->name, obj->mod, may_leave) : 0;
+	int left = obj->name ? ksplice_match_late(obj->name, obj->mod, ksplice_walk, may_leave) : 0;
 
 	if (left > 0)
 		leave_alone(obj, true);

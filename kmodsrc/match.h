@@ -81,7 +81,7 @@ struct ksplice_matching {
 	const struct ksplice_reloc *relocs;
 	const struct ksplice_site *sites;
 	const char *target;
-	void *walk_modules;
+	ksplice_walk_fn *walk_modules;
 	const struct module *mod;
 	/* private: working memory */
 	u64 *addr;

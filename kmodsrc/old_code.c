@@ -20,16 +20,14 @@ asm(".pushsection .rodata.ksplice_blob, \"a\"\n"
 	".popsection\n");
 
 #ifdef KSPLICE_TARGET_IS_MODULE
-extern typeof(module_kallsyms_on_each_symbol)
-	ksplice_walk_modules KSPLICE_VMLINUX_SYMBOL(module_kallsyms_on_each_symbol);
-static void *const walk_modules = ksplice_walk_modules;
+#define WALK_MODULES	ksplice_walk
 
 static bool late;
 module_param(late, bool, 0444);
 MODULE_PARM_DESC(late, "the target may be loaded later, and is matched then");
 #else
 static const bool late;
-static void *const walk_modules;
+#define WALK_MODULES	NULL
 #endif
 
 static int __init old_init(void)
@@ -37,7 +35,7 @@ static int __init old_init(void)
 	const struct ksplice_old old = {
 		.blob = ksplice_blob,
 		.size = ksplice_blob_end - ksplice_blob,
-		.walk_modules = walk_modules,
+		.walk_modules = WALK_MODULES,
 		.is_late = late,
 	};
 

@@ -99,9 +99,7 @@ static int walk_target(struct ksplice_matching *m)
 {
 	void *visit = KSPLICE_VISIT_HAS_MOD ? (void *)visit_target_mod : (void *)visit_target;
 
-	if (KSPLICE_WALK_IS_BY_NAME)
-		return ((ksplice_walk_by_name_fn *)m->walk_modules)(m->target, visit, m);
-	return ((ksplice_walk_fn *)m->walk_modules)(visit, m);
+	return m->walk_modules(m->target, visit, m);
 }
 
 /* Complain about the first symbol that is not where it should be. */
