@@ -2,15 +2,33 @@
 /*
  * Compares one function of the old code with the running kernel.
  *
- * Reads the kernel through copy_from_kernel_nofault() only and writes nothing
- * but the run's own memory.  No locks, see sites.c.
+ * Reads the kernel through ksplice_read() only and writes nothing but the run's
+ * own memory.  No locks, see sites.c.
  */
 #include <linux/elf.h>
 #include <linux/kernel.h>
+#include <linux/pgtable.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
 #include "compat.h"
 #include "match.h"
+
+/**
+ * ksplice_read - read what the kernel runs
+ * @to: where to put it
+ * @addr: an address that tables or running code led to, so any number
+ * @len: number of bytes
+ *
+ * The kernel and its modules lie in the last 2 GiB; elsewhere a read could
+ * meet a device.
+ *
+ * Return: true when all of it was read.
+ */
+bool ksplice_read(void *to, u64 addr, size_t len)
+{
+	return addr >= __START_KERNEL_map && addr < MODULES_END && len <= MODULES_END - addr &&
+	       !copy_from_kernel_nofault(to, (void *)addr, len);
+}
 
 static u64 reloc_value(const struct ksplice_reloc *r, const u8 *field, u64 addr)
 {
@@ -36,7 +54,7 @@ static bool is_same_content(u64 addr, const u8 *want, u32 len)
 	while (len) {
 		u32 n = min_t(u32, len, sizeof(have));
 
-		if (copy_from_kernel_nofault(have, (void *)addr, n) || memcmp(have, want, n))
+		if (!ksplice_read(have, addr, n) || memcmp(have, want, n))
 			return false;
 		addr += n;
 		want += n;
@@ -273,7 +291,7 @@ int ksplice_compare(struct ksplice_matching *m, const struct ksplice_func *func)
 {
 	int err;
 
-	if (copy_from_kernel_nofault(m->run, (void *)m->addr[func->sym], func->size)) {
+	if (!ksplice_read(m->run, m->addr[func->sym], func->size)) {
 		memset(m->run, 0, func->size);
 		return differ(m, func, 0, 0, "unreadable");
 	}

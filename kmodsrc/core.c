@@ -42,8 +42,9 @@ static const char *const state_names[] = {
  * @state: matched; or waiting to be loaded, refused when it was loaded last,
  *	loaded but left unpatched
  * @name: the target
- * @functions: number of functions that were compared
- * @bytes: their size
+ * @starts: where the functions begin that were compared
+ * @functions: their number
+ * @bytes: their size, all together
  * @microseconds: how long it took
  */
 struct target {
@@ -51,6 +52,7 @@ struct target {
 	struct ksplice_old old;
 	enum target_state state;
 	char name[MODULE_NAME_LEN];
+	u64 *starts;
 	u32 functions;
 	u64 bytes;
 	s64 microseconds;
@@ -98,8 +100,11 @@ static struct target *find_target(const char *name)
 
 static void free_target(struct target *t)
 {
-	if (t && t->old.walk_modules)
+	if (!t)
+		return;
+	if (t->old.walk_modules)
 		kvfree(t->old.blob);
+	kvfree(t->starts);
 	kfree(t);
 }
 
@@ -168,6 +173,8 @@ static int match_target(struct target *t, const struct module *mod)
 	kfree(mismatch);
 	mismatch = NULL;
 	err = ksplice_run_match(&t->old, &m);
+	kvfree(t->starts);
+	t->starts = m.starts;
 	t->microseconds = ktime_us_delta(ktime_get(), begin);
 	if (m.target)
 		strscpy(t->name, m.target, sizeof(t->name));
@@ -295,6 +302,26 @@ bool ksplice_may_patch(const char *target)
 	return may_patch;
 }
 EXPORT_SYMBOL_GPL(ksplice_may_patch);
+
+/**
+ * ksplice_was_compared - is there a function that was compared?
+ * @target: "vmlinux" or a module that was matched
+ * @addr: where it would begin
+ */
+bool ksplice_was_compared(const char *target, unsigned long addr)
+{
+	bool was_compared = false;
+	struct target *t;
+	u32 i;
+
+	mutex_lock(&core_lock);
+	t = find_target(target);
+	for (i = 0; t && t->state == TARGET_MATCHED && i < t->functions && !was_compared; i++)
+		was_compared = t->starts[i] == addr;
+	mutex_unlock(&core_lock);
+	return was_compared;
+}
+EXPORT_SYMBOL_GPL(ksplice_was_compared);
 
 /**
  * ksplice_set_stage - note where the update is and wake who polls for it

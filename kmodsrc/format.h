@@ -5,8 +5,11 @@
  *
  * One blob per target, little endian, read-only, 8-byte aligned.  Every offset
  * counts from the first byte of the blob, whose last byte is 0.  Names are
- * printable ASCII without blanks.  The kernel part trusts nothing in it: each
- * offset, count and index is checked against the blob's size before use.
+ * printable ASCII without blanks.  The tables follow the header and each other
+ * without a gap; every relocation and every site belongs to one function (a
+ * relocation also to one alternative), in the order of the tables.  The kernel
+ * part trusts nothing in it: each offset, count and index is checked against
+ * the blob's size before use.
  *
  * Changing anything here changes KSPLICE_OLD_VERSION and a bundle's
  * api-version.
@@ -21,7 +24,7 @@
 
 /**
  * struct ksplice_table - where an array of the blob lies
- * @off:	offset of the first entry, a multiple of 8
+ * @off:	offset of the first entry: the end of the table before
  * @nr:		number of entries
  */
 struct ksplice_table {

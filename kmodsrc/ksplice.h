@@ -19,6 +19,7 @@
 #define ksplice_match_late	KSPLICE_PASTE(KSPLICE_KID, match_late)
 #define ksplice_target_gone	KSPLICE_PASTE(KSPLICE_KID, target_gone)
 #define ksplice_may_patch	KSPLICE_PASTE(KSPLICE_KID, may_patch)
+#define ksplice_was_compared	KSPLICE_PASTE(KSPLICE_KID, was_compared)
 #define ksplice_set_stage	KSPLICE_PASTE(KSPLICE_KID, set_stage)
 #define ksplice_abort		KSPLICE_PASTE(KSPLICE_KID, abort)
 #define ksplice_tripwire_hit	KSPLICE_PASTE(KSPLICE_KID, tripwire_hit)
@@ -81,6 +82,7 @@ int ksplice_match_late(const char *target, const struct module *mod, ksplice_wal
 		       bool may_leave);
 void ksplice_target_gone(const char *target);
 bool ksplice_may_patch(const char *target);
+bool ksplice_was_compared(const char *target, unsigned long addr);
 void ksplice_set_stage(enum ksplice_stage stage);
 void ksplice_abort(enum ksplice_cause cause);
 

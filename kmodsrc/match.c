@@ -56,7 +56,8 @@ static bool get_memory(struct ksplice_matching *m)
 	m->slots = kvcalloc(m->head->nr_slots, sizeof(*m->slots), GFP_KERNEL);
 	m->run = kvmalloc(largest, GFP_KERNEL);
 	m->cover = kvmalloc(largest, GFP_KERNEL);
-	return m->addr && m->seen && m->slots && m->run && m->cover;
+	m->starts = kvmalloc_array(m->head->funcs.nr, sizeof(*m->starts), GFP_KERNEL);
+	return m->addr && m->seen && m->slots && m->run && m->cover && m->starts;
 }
 
 static void put_memory(struct ksplice_matching *m)
@@ -72,7 +73,7 @@ static void put_memory(struct ksplice_matching *m)
  * ksplice_run_match - match the old code of one target
  * @old: the old code
  * @m: zeroed; filled in.  After a failure @m->report says why; its strings,
- *     like @m->target, point into the blob.
+ *     like @m->target, point into the blob.  Free @m->starts with kvfree().
  *
  * Context: process context, sleeps.
  * Return: 0 or a negative error.
@@ -93,6 +94,7 @@ int ksplice_run_match(const struct ksplice_old *old, struct ksplice_matching *m)
 	if (get_memory(m)) {
 		err = ksplice_resolve(m);
 		for (i = 0; !err && i < m->head->funcs.nr; i++) {
+			m->starts[i] = m->addr[m->funcs[i].sym];
 			err = compare_patiently(m, &m->funcs[i]);
 			cond_resched();
 		}

@@ -66,6 +66,7 @@ enum ksplice_own_sym {
  * @addr:	address of each of @syms
  * @seen:	how often each name was seen
  * @own:	addresses of enum ksplice_own_sym, 0 when this kernel lacks it
+ * @starts: address of each of @funcs once all match; the caller's to free
  * @return_thunk: where returns jump to in this boot, or 0
  * @slots:	learned bases, 0 when not seen yet
  * @run:	copy of the running function
@@ -83,6 +84,7 @@ struct ksplice_matching {
 	const char *target;
 	ksplice_walk_fn *walk_modules;
 	const struct module *mod;
+	u64 *starts;
 	/* private: working memory */
 	u64 *addr;
 	u32 *seen;
@@ -142,6 +144,7 @@ int ksplice_check_tables(struct ksplice_matching *m);
 int ksplice_resolve(struct ksplice_matching *m);
 
 /* compare.c */
+bool ksplice_read(void *to, u64 addr, size_t len);
 int ksplice_compare(struct ksplice_matching *m, const struct ksplice_func *func);
 bool ksplice_is_reloc_ok(struct ksplice_matching *m, const struct ksplice_reloc *r,
 			 const u8 *field, u64 addr);

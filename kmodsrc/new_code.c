@@ -161,9 +161,25 @@ static int call_hooks(const struct klp_object *obj, enum hook_kind kind)
 	return 0;
 }
 
+/* Livepatch replaces whatever has the name: nothing that was not compared. */
+static int check_compared(const struct klp_object *obj)
+{
+	const char *target = obj->name ?: "vmlinux";
+	const struct klp_func *func;
+
+	klp_for_each_func(obj, func) {
+		if (func->nop || ksplice_was_compared(target, (unsigned long)func->old_func))
+			continue;
+		pr_err("%s: %s was not compared, nothing is replaced\n", target, func->old_name);
+		ksplice_abort(KSPLICE_NO_MATCH);
+		return -EPERM;
+	}
+	return 0;
+}
+
 static int pre_patch(struct klp_object *obj)
 {
-	int err = ksplice_come(obj, patch.enabled);
+	int err = ksplice_come(obj, patch.enabled) ?: check_compared(obj);
 
 	if (err > 0) {
 		*phase_of(obj) = LEFT_ALONE;

@@ -8,7 +8,6 @@
 #include <linux/kernel.h>
 #include <linux/module.h>
 #include <linux/string.h>
-#include <linux/uaccess.h>
 #include "compat.h"
 #include "match.h"
 
@@ -149,9 +148,7 @@ int ksplice_resolve(struct ksplice_matching *m)
 	}
 
 	/* Where apply_returns() let returns jump to: a variable of arch/x86/kernel/cpu/bugs.c. */
-	if (m->own[KSPLICE_RETURN_THUNK] &&
-	    copy_from_kernel_nofault(&m->return_thunk, (void *)m->own[KSPLICE_RETURN_THUNK],
-				     sizeof(m->return_thunk)))
+	if (!ksplice_read(&m->return_thunk, m->own[KSPLICE_RETURN_THUNK], sizeof(m->return_thunk)))
 		m->return_thunk = 0;
 	return check_found(m);
 }

@@ -10,7 +10,6 @@
 #include <linux/kernel.h>
 #include <linux/static_call.h>
 #include <linux/string.h>
-#include <linux/uaccess.h>
 #include <asm/nops.h>
 #include <asm/nospec-branch.h>
 #include <asm/text-patching.h>
@@ -93,7 +92,7 @@ static bool is_accounting(u64 target, u64 func)
 	u8 have[sizeof(want)];
 
 	return target < func && func - target <= 16 &&
-	       !copy_from_kernel_nofault(have, (void *)target, sizeof(have)) &&
+	       ksplice_read(have, target, sizeof(have)) &&
 	       !memcmp(have, want, sizeof(want));
 }
 
@@ -188,7 +187,7 @@ static bool is_its_thunk(u64 addr, u32 reg)
 	u32 n = put_indirect(want, false, reg);
 
 	want[n++] = INT3_INSN_OPCODE;
-	return !copy_from_kernel_nofault(have, (void *)addr, n) && !memcmp(want, have, n);
+	return ksplice_read(have, addr, n) && !memcmp(want, have, n);
 }
 
 /* patch_retpoline() */
@@ -247,7 +246,7 @@ static bool is_static_callee(const struct ksplice_place *p, u64 target)
 		return !target || (target >= p->m->own[KSPLICE_STEXT] &&
 				   target < p->m->own[KSPLICE_ETEXT]);
 	/* struct static_call_key begins with its function */
-	return !copy_from_kernel_nofault(&func, (void *)symbol_value(p), sizeof(func)) &&
+	return ksplice_read(&func, symbol_value(p), sizeof(func)) &&
 	       (func == target || is_accounting(target, func));
 }
 
@@ -320,7 +319,7 @@ static int check_runtime(const struct ksplice_place *p)
 {
 	u8 value[8];
 
-	if (copy_from_kernel_nofault(value, (void *)symbol_value(p), p->site->len))
+	if (!ksplice_read(value, symbol_value(p), p->site->len))
 		return ILLEGAL;
 	return !memcmp(p->run, value, p->site->len) ? p->site->len : ILLEGAL;
 }
@@ -368,7 +367,7 @@ static bool is_direct_call(const struct ksplice_place *p)
 	u64 pointer = ksplice_compiled_target(p, RIP_CALL_SIZE), func, target;
 
 	if (p->pre[0] != RIP_CALL_OPCODE || p->pre[1] != RIP_CALL_MODRM || !pointer ||
-	    copy_from_kernel_nofault(&func, (void *)pointer, sizeof(func)))
+	    !ksplice_read(&func, pointer, sizeof(func)))
 		return false;
 	if (func == p->m->own[KSPLICE_NOP_FUNC])
 		return ksplice_is_nops(p->run, p->site->len);
@@ -398,20 +397,21 @@ bool ksplice_is_replaced(const struct ksplice_place *p)
 {
 	const struct ksplice_reloc *r = p->m->relocs + p->site->reloc;
 	const u8 *replacement = p->m->blob + p->site->alt;
-	u32 i, done = 0, nr = p->site->nr_relocs, len = p->site->alt_len;
+	u32 i, done = 0, end = 0, nr = p->site->nr_relocs, len = p->site->alt_len;
 
 	if (ksplice_is_direct_call(p->site))
 		return is_direct_call(p);
 	if (is_shortened_jump(p))
 		return true;
 	/* Its nops and those behind it are made into longer ones together. */
-	while (len && replacement[len - 1] == 0x90 && !(nr && r[nr - 1].off >= len - sizeof(u64)))
+	if (nr)
+		end = r[nr - 1].off + ksplice_reloc_width(r[nr - 1].type);
+	while (len > end && replacement[len - 1] == 0x90)
 		len--;
 
 	/* Plain bytes first: a slot must not learn from another alternative. */
 	for (i = 0; i <= nr; i++) {
-		u32 end = i < nr ? r[i].off : len;
-
+		end = i < nr ? r[i].off : len;
 		if (memcmp(p->run + done, replacement + done, end - done))
 			return false;
 		if (i < nr)

@@ -13,18 +13,33 @@
 #include <linux/string.h>
 #include "match.h"
 
+/**
+ * struct owned - how many entries of two tables have an owner so far
+ * @relocs:	relocations that belong to a function or an alternative
+ * @sites:	patch sites that belong to a function
+ *
+ * They belong to one each, in the order of the tables, and none is left over: a function cannot
+ * be cut short or dropped without notice, and checking takes linear time.
+ */
+struct owned {
+	u32 relocs;
+	u32 sites;
+};
+
 static bool is_inside(u32 off, u32 len, u32 size)
 {
 	return off <= size && len <= size - off;
 }
 
+/* The table that begins at *@at, which then is its end; NULL when it lies elsewhere. */
 static const void *table_at(const struct ksplice_matching *m, const struct ksplice_table *t,
-			    size_t entry)
+			    size_t entry, u32 *at)
 {
 	u64 bytes = (u64)t->nr * entry;
 
-	if (t->off % 8 || bytes > m->size || !is_inside(t->off, bytes, m->size))
+	if (t->off != *at || bytes > m->size - *at)
 		return NULL;
+	*at += bytes;
 	return m->blob + t->off;
 }
 
@@ -63,6 +78,8 @@ static bool are_syms_ok(const struct ksplice_matching *m)
 
 static bool is_reloc_ok(const struct ksplice_matching *m, const struct ksplice_reloc *r)
 {
+	if (r->pad)
+		return false;
 	switch (r->kind) {
 	case KSPLICE_REF_SYM:
 		return r->ref < m->head->syms.nr;
@@ -75,14 +92,19 @@ static bool is_reloc_ok(const struct ksplice_matching *m, const struct ksplice_r
 	}
 }
 
-/* @nr relocations from @first on lie inside @size bytes, ascending, without overlap. */
-static bool are_relocs_ok(const struct ksplice_matching *m, u32 first, u32 nr, u32 size)
+/*
+ * The next relocations of the table, @nr of them from @first on, lie inside @size bytes, ascending,
+ * without overlap.
+ */
+static bool are_relocs_ok(const struct ksplice_matching *m, struct owned *owned, u32 first, u32 nr,
+			  u32 size)
 {
-	const struct ksplice_reloc *r = m->relocs + first;
+	const struct ksplice_reloc *r = m->relocs + owned->relocs;
 	u32 i, end = 0;
 
-	if (!is_inside(first, nr, m->head->relocs.nr))
+	if ((nr && first != owned->relocs) || nr > m->head->relocs.nr - owned->relocs)
 		return false;
+	owned->relocs += nr;
 	for (i = 0; i < nr; i++) {
 		u32 width = ksplice_reloc_width(r[i].type);
 
@@ -94,17 +116,19 @@ static bool are_relocs_ok(const struct ksplice_matching *m, u32 first, u32 nr, u
 	return true;
 }
 
-static bool is_site_ok(const struct ksplice_matching *m, const struct ksplice_func *f,
-		       const struct ksplice_site *s)
+static bool is_site_ok(const struct ksplice_matching *m, struct owned *owned,
+		       const struct ksplice_func *f, const struct ksplice_site *s)
 {
 	if (!s->len || !is_inside(s->off, s->len, f->size))
+		return false;
+	if (s->kind != KSPLICE_SITE_ALT && (s->alt_len || s->nr_relocs))
 		return false;
 
 	switch (s->kind) {
 	case KSPLICE_SITE_ALT:
 		return s->alt_len <= s->len && is_inside(s->alt, s->alt_len, m->size) &&
 		       (!ksplice_is_direct_call(s) || s->len >= 6) &&
-		       are_relocs_ok(m, s->reloc, s->nr_relocs, s->alt_len);
+		       are_relocs_ok(m, owned, s->reloc, s->nr_relocs, s->alt_len);
 	case KSPLICE_SITE_JUMP_LABEL:
 		return (s->len == 2 || s->len == 5) && s->sym < m->head->syms.nr;
 	case KSPLICE_SITE_STATIC_CALL:
@@ -131,19 +155,21 @@ static bool is_site_ok(const struct ksplice_matching *m, const struct ksplice_fu
 	}
 }
 
-static bool is_func_ok(const struct ksplice_matching *m, const struct ksplice_func *f)
+static bool is_func_ok(const struct ksplice_matching *m, struct owned *owned,
+		       const struct ksplice_func *f)
 {
-	const struct ksplice_site *s = m->sites + f->site;
+	const struct ksplice_site *s = m->sites + owned->sites;
 	u32 i;
 
 	if (!is_name(m, f->name, KSYM_NAME_LEN - 1) || f->sym >= m->head->syms.nr || !f->size ||
 	    !is_inside(f->bytes, f->size, m->size) ||
-	    !are_relocs_ok(m, f->reloc, f->nr_relocs, f->size) ||
-	    !is_inside(f->site, f->nr_sites, m->head->sites.nr))
+	    !are_relocs_ok(m, owned, f->reloc, f->nr_relocs, f->size) ||
+	    f->site != owned->sites || f->nr_sites > m->head->sites.nr - owned->sites)
 		return false;
+	owned->sites += f->nr_sites;
 
 	for (i = 0; i < f->nr_sites; i++) {
-		if (!is_site_ok(m, f, &s[i]))
+		if (!is_site_ok(m, owned, f, &s[i]))
 			return false;
 		if (i && (s[i - 1].off > s[i].off ||
 			  (s[i - 1].off == s[i].off && s[i - 1].kind > s[i].kind)))
@@ -155,26 +181,32 @@ static bool is_func_ok(const struct ksplice_matching *m, const struct ksplice_fu
 static bool are_tables_ok(struct ksplice_matching *m)
 {
 	const struct ksplice_old_header *h = (const void *)m->blob;
-	u32 i;
+	struct owned owned = {};
+	u32 i, at = sizeof(*h);
 
 	if (m->size <= sizeof(*h) || m->size > INT_MAX || m->blob[m->size - 1])
 		return false;
 	if (h->magic != KSPLICE_OLD_MAGIC || h->version != KSPLICE_OLD_VERSION ||
-	    h->size != m->size || h->nr_slots > h->relocs.nr)
+	    h->size != m->size || h->nr_slots > h->relocs.nr || h->reserved)
 		return false;
 
 	m->head = h;
-	m->syms = table_at(m, &h->syms, sizeof(*m->syms));
-	m->funcs = table_at(m, &h->funcs, sizeof(*m->funcs));
-	m->relocs = table_at(m, &h->relocs, sizeof(*m->relocs));
-	m->sites = table_at(m, &h->sites, sizeof(*m->sites));
+	m->syms = table_at(m, &h->syms, sizeof(*m->syms), &at);
+	m->funcs = table_at(m, &h->funcs, sizeof(*m->funcs), &at);
+	m->relocs = table_at(m, &h->relocs, sizeof(*m->relocs), &at);
+	m->sites = table_at(m, &h->sites, sizeof(*m->sites), &at);
 	if (!m->syms || !m->funcs || !m->relocs || !m->sites || !h->funcs.nr ||
 	    !is_name(m, h->target, MODULE_NAME_LEN - 1) || !are_syms_ok(m))
 		return false;
+	/* Only the old code of a module knows how to walk modules. */
+	if (!strcmp(ksplice_name(m, h->target), "vmlinux") == !!m->walk_modules)
+		return false;
 
 	for (i = 0; i < h->funcs.nr; i++)
-		if (!is_func_ok(m, &m->funcs[i]))
+		if (!is_func_ok(m, &owned, &m->funcs[i]))
 			return false;
+	if (owned.relocs != h->relocs.nr || owned.sites != h->sites.nr)
+		return false;
 	m->target = ksplice_name(m, h->target);
 	return true;
 }
