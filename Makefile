@@ -7,9 +7,11 @@
 #   make bench     measure, and write bench.json
 #   make coverage OLD=6.1.176-1 NEW=6.1.187-1 [FLAVOUR=cloud] [SAMPLE=n] [GUEST=n]
 #                  try all changes between two source packages, and write coverage.json
+#   make fuzz-kernel [MUTATIONS=1000] [SEED=...]
+#                  damage the modules of an update, and have the kernel part find out
 #   make install   as a package does: DESTDIR=, prefix=
 #
-# The first five install what is missing; see tests/tools/setup.sh.
+# The first six install what is missing; see tests/tools/setup.sh.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -31,9 +33,9 @@ etcdir = $(DESTDIR)$(sysconfdir)/ksplicd
 # believe to be part of this one.
 run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR) $(PYTHON)
 
-.PHONY: all setup demo test bench coverage test-objects test-matrix lint lint-c unit vm install
+.PHONY: all setup demo test bench coverage test-objects test-matrix lint lint-c unit vm fuzz-kernel install
 all:
-	@sed -n '3,10s/^#//p' Makefile
+	@sed -n '3,12s/^#//p' Makefile
 
 setup:
 	@tests/tools/setup.sh
@@ -48,6 +50,11 @@ coverage: setup
 	@$(if $(and $(OLD),$(NEW)),,$(error give OLD= and NEW=, versions of linux-source-*))
 	@$(run) -m tests.coverage '$(OLD)' '$(NEW)' $(if $(FLAVOUR),--flavour $(FLAVOUR)) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(GUEST),--guest $(GUEST)) $(ARGS)
+
+# Five minutes for 1000.
+fuzz-kernel: setup
+	KSPLICE_MUTATIONS=$(or $(MUTATIONS),1000) $(if $(SEED),KSPLICE_SEED=$(SEED)) \
+		$(run) -m pytest -q -s tests/vm/test_hostile.py
 
 # Half an hour: compiles folders of the kernel.  FOLDERS="ipc /path/to/objects" chooses others.
 test-objects: setup

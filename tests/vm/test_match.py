@@ -4,8 +4,6 @@
 The old code is that of a dozen of the kernel's own units, compiled here.
 """
 
-import random
-import re
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -25,7 +23,6 @@ from tests.vm.hand import booted
 from tests.vm.old_code import CORE, OLD, UNITS, OldCode, match_units
 
 STATE = f"/sys/module/{CORE}/ksplice"
-HOSTILE = 120
 
 
 @pytest.fixture(scope="session")
@@ -40,15 +37,6 @@ def update(
     units, symbols, headers = old_units
     tables = write_old_code("vmlinux", units, symbols)
     return OldCode(tmp_path_factory.mktemp("update"), headers, tables)
-
-
-@pytest.fixture(scope="session")
-def small_update(
-    old_units: tuple[list[OldUnit], SymbolMap, Path], tmp_path_factory: pytest.TempPathFactory
-) -> OldCode:
-    units, symbols, headers = old_units
-    tables = write_old_code("vmlinux", units[:2], symbols)
-    return OldCode(tmp_path_factory.mktemp("small"), headers, tables)
 
 
 def load_core(guest: RunningGuest, update: OldCode) -> None:
@@ -289,52 +277,3 @@ def test_symbols_must_be_where_the_map_says(
     assert state(guest, "abort_cause") == cause
     assert mismatch(guest).keys() == {"target", "symbol", "kind"}
     assert mismatch(guest)["kind"] == kind
-
-
-# --- hostile tables -----------------------------------------------------------------------------
-
-
-def hostile(tables: bytes, random_: random.Random) -> bytes:
-    """Return tables with damage somewhere."""
-    blob = Blob(tables)
-    data, size = blob.data, blob.size
-    end = blob.sites_at + blob.nr_sites * 32
-    words = [0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, size, size - 1, random_.randrange(1 << 32)]
-    match random_.randrange(5):
-        case 0:  # a word of the header
-            struct.pack_into("<I", data, 4 * random_.randrange(2, 14), random_.choice(words))
-        case 1:  # a word of a table
-            at = 4 * random_.randrange(14, end // 4)
-            struct.pack_into("<I", data, at, random_.choice([*words, random_.randrange(size)]))
-        case 2:  # noise in the tables
-            for _ in range(random_.randrange(1, 20)):
-                data[random_.randrange(56, end)] = random_.randrange(256)
-        case 3:  # noise anywhere
-            for _ in range(random_.randrange(1, 60)):
-                data[random_.randrange(size)] = random_.randrange(256)
-        case _:  # truncated, with the size that fits
-            cut = random_.randrange(size)
-            data[cut:] = bytes(size - cut)
-            struct.pack_into("<I", data, 8, cut)
-    return bytes(data)
-
-
-def test_hostile_tables_never_fault(guest: Guest, small_update: OldCode, tmp_path: Path) -> None:
-    random_ = random.Random(20110)
-    folder = tmp_path / "root" / "hostile"
-    folder.mkdir(parents=True)
-    for i in range(HOSTILE):
-        tables = hostile(small_update.tables, random_)
-        (folder / f"{i}.ko").write_bytes(small_update.with_tables(tables))
-    load_core(guest, small_update)
-    guest.put_tree(tmp_path)
-    causes = guest.run(
-        f"for ko in /root/hostile/*; do if insmod $ko 2>/dev/null; then echo loaded; rmmod {OLD};"
-        f" else cat {STATE}/abort_cause; fi; done",
-        timeout=300,
-    ).out.split()
-    assert len(causes) == HOSTILE
-    assert causes.count("unexpected") > HOSTILE / 2, "most damage is found before anything is read"
-    assert set(causes) <= {"loaded", "unexpected", "no_match", "failed_to_find", "bad_system_map"}
-    assert not re.search(r"BUG|WARNING|Call Trace", guest.kernel_log())
-    assert match(guest, small_update.old) == 0

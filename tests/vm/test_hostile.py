@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Updates that are wrong on purpose: the kernel part refuses them, without a fault, by itself.
+
+Nobody checks a digest or a signature here: the modules of a real update are damaged and loaded.
+What must become of each is told by ``tests.oracle`` from the guest's memory.  ``make fuzz-kernel``
+tries many more; a seed that was wrong once says so in the failure and can be given again.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import pytest
+
+from ksplicd import bundle
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.guest import Guest
+from ksplicd.model import core_module, new_module, old_module
+from tests import slice as sample
+from tests.blob import Blob
+from tests.mutate import edits_between, mutate_new_code, mutate_tables
+from tests.oracle import Memory, Verdict, judge, read_symbols
+from tests.stock import stock_kernel
+from tests.vm.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
+from tests.vm.test_modules import ROMFS
+
+KID: Final = "hostile1"
+TARGETS: Final = ("vmlinux", "romfs")
+TSC: Final = Edit(
+    "arch/x86/kernel/process.c", "val = PR_TSC_SIGSEGV;", "val = PR_TSC_SIGSEGV | 64;"
+)
+"""In a unit with patch sites of each kind."""
+MUTATIONS: Final = int(os.environ.get("KSPLICE_MUTATIONS", "100"))
+SEED: Final = os.environ.get("KSPLICE_SEED", "2011")
+CHUNK: Final = 100
+NEW_CODE: Final = 4
+"""One mutation of so many is of the new code."""
+
+CAUSES: Final = {
+    Verdict.DAMAGED: {"unexpected"},
+    Verdict.NO_SYMBOL: {"failed_to_find", "bad_system_map", "target_not_loaded"},
+    Verdict.DIFFERENT: {"no_match"},
+    Verdict.SAME: {"ok"},
+    Verdict.EITHER: {"ok", "no_match"},
+}
+
+LOADER: Final = """\
+import ctypes, json, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+INIT_MODULE, DELETE_MODULE, KEPT = 175, 176, sys.argv[1]
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+good = {}
+for line in sys.stdin:
+    job = json.loads(line)
+    name = job["module"]
+    ko = bytearray(good.setdefault(name, read(f"/root/{name}.ko")))
+    for at, text in job["edits"]:
+        new = bytes.fromhex(text)
+        ko[at : at + len(new)] = new
+    del ko[job["size"] :]
+    data = bytes(ko)
+    failed = libc.syscall(INIT_MODULE, data, ctypes.c_ulong(len(data)), b"")
+    error = ctypes.get_errno() if failed else 0
+    cause = read(f"/sys/module/{KEPT}/ksplice/abort_cause").decode().strip()
+    said = read(f"/sys/module/{KEPT}/ksplice/mismatch").decode().strip()
+    if not failed:
+        libc.syscall(DELETE_MODULE, name.encode(), os.O_NONBLOCK)
+    left = [n for n in os.listdir("/sys/module") if n.startswith("ksplice_") and n != KEPT]
+    left += os.listdir("/sys/kernel/livepatch")
+    print(json.dumps([error, cause, said, left]))
+"""
+
+DUMPER: Final = """\
+import struct, sys
+with open("/proc/kcore", "rb") as core, open("/root/memory", "wb") as out:
+    head = core.read(64)
+    (at,), (size, number) = struct.unpack_from("<Q", head, 32), struct.unpack_from("<HH", head, 54)
+    core.seek(at)
+    parts = [struct.unpack_from("<IIQQQQ", core.read(size)) for _ in range(number)]
+    for start, length in zip(map(int, sys.argv[1::2]), map(int, sys.argv[2::2])):
+        offset = next(p[2] + start - p[3] for p in parts if p[3] <= start < p[3] + p[5])
+        core.seek(offset)
+        out.write(core.read(length))
+"""
+
+
+class Outcome(NamedTuple):
+    """What the kernel said to one module."""
+
+    error: int
+    cause: str
+    mismatch: str
+    left: list[str]
+
+
+@pytest.fixture(scope="module")
+def made(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> bundle.Bundle:
+    kernel, fix = stock_kernel(lab_cache), sample.FCNTL
+    folder = tmp_path_factory.mktemp("hostile")
+    tree = sample.source_tree(lab_cache, kernel)
+    patches = [
+        write_patch(tree, folder / "edits.patch", ROMFS, TSC),
+        sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file]),
+    ]
+    return make_bundle(lab_cache, kernel, KID, patches)
+
+
+class Victim:
+    """A guest with a core to load things beside."""
+
+    def __init__(self, guest: Guest, made: bundle.Bundle) -> None:
+        self.guest, self.update = guest, Update(guest, made)
+        self.core = core_module(KID)
+        guest.put("/root/loader.py", LOADER.encode())
+        guest.put("/root/dumper.py", DUMPER.encode())
+        guest.run("dmesg -n 1; modprobe romfs")
+        self.update.insmod(self.core)
+        self.kallsyms = guest.run("cat /proc/kallsyms").out
+
+    def memory(self, target: str) -> Memory:
+        """Copy what the kernel and the target run."""
+        symbols, of_target = read_symbols(self.kallsyms, target)
+        (start,), (end,) = symbols["_text"], symbols["_edata"]
+        modules = self.guest.run("grep ^romfs /proc/modules").out.split()
+        places = [(int(modules[5], 16), int(modules[1])), (start, end - start)]
+        words = [str(n) for place in sorted(places) for n in place]
+        self.guest.run(["python3", "/root/dumper.py", *words])
+        data = self.guest.get("/root/memory")
+        pieces = []
+        for address, size in sorted(places):
+            pieces.append((address, data[:size]))
+            data = data[size:]
+        return Memory(symbols=symbols, target_symbols=of_target, pieces=pieces)
+
+    def load(self, jobs: Sequence[tuple[str, bytes, bytes]]) -> list[Outcome]:
+        """Load modules, as (name, good file, altered file), and unload what was taken."""
+        lines = [
+            json.dumps(
+                {
+                    "module": name,
+                    "edits": edits_between(good, bad),
+                    "size": len(bad),
+                }
+            )
+            for name, good, bad in jobs
+        ]
+        stdin = "".join(f"{line}\n" for line in lines).encode()
+        said = self.guest.run(
+            ["python3", "/root/loader.py", self.core], stdin=stdin, timeout=300
+        ).out.splitlines()
+        assert len(said) == len(jobs)
+        return [Outcome(*json.loads(line)) for line in said]
+
+    def memory_in_use(self) -> int:
+        """Return how many objects kmalloc and vmalloc have given out."""
+        self.guest.run("for f in /sys/kernel/slab/kmalloc-*/shrink; do echo 1 >$f; done; sleep 0.5")
+        slabs = self.guest.run("grep ^kmalloc- /proc/slabinfo").out.splitlines()
+        areas = self.guest.run("wc -l </proc/vmallocinfo").out
+        return sum(int(line.split()[1]) for line in slabs) + int(areas)
+
+
+@pytest.fixture
+def victim(guest: Guest, made: bundle.Bundle) -> Victim:
+    return Victim(guest, made)
+
+
+def check_old_code(victim: Victim, numbers: Sequence[int]) -> Counter[str]:
+    """Damage the tables of both targets in turn; return how often each verdict was given."""
+    memories = {target: victim.memory(target) for target in TARGETS}
+    jobs, expected, told = [], [], []
+    for number in numbers:
+        target = TARGETS[number % 2]
+        name = old_module(KID, target)
+        ko = victim.update.bundle.files[f"{name}.ko"]
+        tables = tables_in(ko)
+        kind, damaged = mutate_tables(tables, f"{SEED}-{number}")
+        jobs.append((name, ko, ko.replace(tables, damaged)))
+        expected.append(judge(damaged, tables, memories[target], is_module=target != "vmlinux"))
+        told.append(f"{number} ({kind} of {target})")
+    wrong = [
+        f"{what}: should {verdict}, is {outcome}"
+        for what, verdict, outcome in zip(told, expected, victim.load(jobs), strict=True)
+        if outcome.cause not in CAUSES[verdict]
+        or (outcome.error == 0) is not (outcome.cause == "ok")
+        or outcome.left
+    ]
+    assert not wrong, "\n".join(wrong)
+    return Counter(expected)
+
+
+def check_new_code(victim: Victim, numbers: Sequence[int]) -> Counter[str]:
+    """Damage the new code; return how often each kind of damage was done."""
+    ko = victim.update.bundle.files[f"{new_module(KID)}.ko"]
+    functions = [
+        f.name for target in victim.update.bundle.manifest.targets for f in target.functions
+    ]
+    mutations = [
+        mutate_new_code(ko, f"{SEED}-new-{number}", functions, ["do_rmdir", "do_mkdirat"])
+        for number in numbers
+    ]
+    outcomes = victim.load([(new_module(KID), ko, mutation.data) for mutation in mutations])
+    wrong = [
+        f"new code {number} ({mutation.kind}): {outcome}"
+        for number, mutation, outcome in zip(numbers, mutations, outcomes, strict=True)
+        if not outcome.error or outcome.left
+    ]
+    assert not wrong, "\n".join(wrong)
+    return Counter(mutation.kind for mutation in mutations)
+
+
+def tables_in(ko: bytes) -> bytes:
+    start = ko.index(b"KOLD")
+    return ko[start : start + Blob(ko[start:]).size]
+
+
+def test_damage_is_refused_and_nothing_stays(victim: Victim) -> None:
+    guest, counts, before = victim.guest, Counter[str](), 0
+    names = [old_module(KID, target) for target in TARGETS]
+    files = [victim.update.bundle.files[f"{name}.ko"] for name in names]
+    for first in range(0, MUTATIONS, CHUNK):
+        numbers = range(first, min(first + CHUNK, MUTATIONS))
+        counts += check_old_code(victim, [n for n in numbers if n % NEW_CODE])
+        for outcome in victim.load(list(zip(names, files, files, strict=True))):
+            assert (outcome.error, outcome.cause) == (0, "ok"), "undamaged, it still matches"
+        counts += check_new_code(victim, [n for n in numbers if not n % NEW_CODE])
+        log = guest.run("dmesg --notime --read-clear").out
+        assert not has_complaint(log), log
+        before = before or victim.memory_in_use()
+    grown = victim.memory_in_use() - before
+    assert grown < max(MUTATIONS - CHUNK, 100) / 2, "objects stay with every refusal"
+    sys.stdout.write(f"{MUTATIONS} mutations: {dict(counts)}; {grown:+} objects\n")
+
+    victim.update.rmmod(victim.core)
+    assert is_clean(guest)
+    victim.update.apply()
+    victim.update.undo()
+    assert is_clean(guest)
+    assert not has_complaint(guest.kernel_log())
