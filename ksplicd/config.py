@@ -62,6 +62,14 @@ class Settings:
     metrics_file: Path | None = None
     """Where Prometheus' node_exporter finds what there is to tell; None: nowhere."""
 
+    def limits(self) -> dict[str, int]:
+        """Return the bytes that the parts of the store may have (``Store.sizes``)."""
+        return {
+            "updates": self.store_limit << 20,
+            "rejected": self.keep_rejected << 20,
+            "history": self.keep_history << 20,
+        }
+
 
 def read_settings(path: Path = CONFIG_FILE) -> Settings:
     """Read ``path``; without such a file, the defaults.

@@ -83,7 +83,7 @@ class Daemon:
         self._objects = Objects(bus, self._polkit.check_inspect)
         self._runner = Runner(engine, self._worker, self._objects, self._polkit, book, modules)
         self._runner.on_shown = self._on_shown
-        manager = Manager(self._runner)
+        manager = Manager(self._runner, disabled)
         self._objects.add_root(manager)
         self._tripwires = Tripwires(self._runner, book, manager.TripwireHit)
         self._drops = Drops(self._runner, disabled)

@@ -24,6 +24,8 @@ from typing import Any, ClassVar, TypeVar
 from gi.repository import GLib
 from pydbus import generic
 
+_EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 Args = tuple[tuple[str, str], ...]
@@ -50,11 +52,16 @@ def method(ins: str = "", outs: str = "") -> Callable[[_F], _F]:
     return mark
 
 
-def readable(signature: str) -> Callable[[_F], _F]:
-    """Mark a method without arguments as the getter of a D-Bus property."""
+def readable(signature: str, *, emits: str = "true") -> Callable[[_F], _F]:
+    """Mark a method without arguments as the getter of a D-Bus property.
+
+    ``emits`` is what the interface says of PropertiesChanged: ``true``, ``false`` or ``const``
+    (D-Bus specification, "Introspection Data Format").
+    """
 
     def mark(function: _F) -> _F:
         vars(function)["dbus_property"] = signature
+        vars(function)["dbus_emits"] = emits
         return function
 
     return mark
@@ -128,8 +135,13 @@ class BusObject:
             if isinstance(value, Signal):
                 lines += _element("signal", name, [(*arg, "") for arg in value.args])
         for name, python_name in cls.properties.items():
-            signature = getattr(cls, python_name).dbus_property
-            lines.append(f'    <property name="{name}" type="{signature}" access="read"/>')
+            getter = getattr(cls, python_name)
+            tag = f'<property name="{name}" type="{getter.dbus_property}" access="read"'
+            if getter.dbus_emits == "true":
+                lines.append(f"    {tag}/>")
+            else:
+                note = f'<annotation name="{_EMITS}" value="{getter.dbus_emits}"/>'
+                lines += [f"    {tag}>", f"      {note}", "    </property>"]
         return "\n".join(["<node>", *lines, "  </interface>", "</node>", ""])
 
 

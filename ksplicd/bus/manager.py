@@ -7,10 +7,11 @@ from typing import Final
 
 from gi.repository import GLib
 
+from ksplicd import __version__
 from ksplicd.bundle import MAX_BUNDLE_SIZE
 from ksplicd.bus import names
 from ksplicd.bus.errors import refuse_unknown_flags, refuse_unknown_options
-from ksplicd.bus.interface import BusObject, Signal, method
+from ksplicd.bus.interface import BusObject, Signal, method, readable
 from ksplicd.bus.names import Action
 from ksplicd.bus.runner import Runner
 from ksplicd.bus.wrapper import Call
@@ -27,10 +28,42 @@ class Manager(BusObject, interface=names.MANAGER):
     JobRemoved = Signal("t job, o path, s kid, s result")
     TripwireHit = Signal("s kid, s cve, s place, a{sv} details")
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, disabled: str = "") -> None:
+        """``disabled`` is why nothing is applied by itself."""
         self._runner = runner
+        self._disabled = disabled
+        self._sizes: dict[str, int] = {}
         runner.on_job_new = self.JobNew
         runner.on_job_removed = self.JobRemoved
+
+    async def refresh(self) -> None:
+        """Ask the store.  Raises ``StoreError``."""
+        self._sizes = await self._runner.worker.run(self._runner.engine.store.sizes)
+
+    @readable("s", emits="const")
+    def version(self) -> str:
+        """Return the version of the service."""
+        return __version__
+
+    @readable("s", emits="const")
+    def kernel(self) -> str:
+        """Return the release of the running kernel."""
+        return self._runner.engine.kernel.release()
+
+    @readable("s", emits="const")
+    def disabled(self) -> str:
+        """Return why nothing is applied by itself; empty when it is."""
+        return self._disabled
+
+    @readable("a{st}", emits="false")
+    def store_size(self) -> dict[str, int]:
+        """Return the bytes of each part of the store: updates, rejected, history, dropped."""
+        return self._sizes
+
+    @readable("a{st}", emits="false")
+    def store_limit(self) -> dict[str, int]:
+        """Return the bytes that a part may have, where it has a limit."""
+        return self._runner.engine.settings.limits()
 
     @method("t flags", "a(sso) updates")
     async def list_updates(self, call: Call, flags: int) -> list[tuple[str, str, str]]:

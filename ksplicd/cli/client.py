@@ -87,6 +87,12 @@ class Client:
         (events,) = self._call("ListHistory", GLib.Variant("(tu)", (0, limit)))
         return list(events)
 
+    def service(self) -> Properties:
+        """Return what the service says of itself."""
+        args = GLib.Variant("(s)", (names.MANAGER,))
+        (known,) = self._call("GetAll", args, interface=names.PROPERTIES)
+        return dict(known)
+
     def look(self) -> Snapshot:
         """Return every update and job."""
         (objects,) = self._call("GetManagedObjects", None, interface=names.OBJECT_MANAGER)

@@ -5,7 +5,8 @@ JSON, all with ``"schema": 1``::
 
     view     {"updates": [UPDATE]}
     status   {"kernel": "6.1.0-50-cloud-amd64", "applied": 1, "cves": [], "updates": [UPDATE],
-              "jobs": [JOB], "health": "ok" | "warning" | "critical", "reasons": []}
+              "jobs": [JOB], "health": "ok" | "warning" | "critical", "reasons": [],
+              "version": "0.1.0", "disabled": "", "store": {PART: {"bytes", "limit"}}}
     history  {"events": [EVENT]}
 
     UPDATE   {"kid", "stage", "abort_cause", "detail", "description", "targets": [], "cves": [],
@@ -16,14 +17,15 @@ JSON, all with ``"schema": 1``::
               "detail", "uid", "pid", "unit", "via"}
 
 ``stage`` is a ``ksplicd.model.Stage``; ``cves`` of status are those that the applied updates fix;
-``reasons`` are sentences, one for each update that keeps the health from being ``ok``.
+``reasons`` are sentences, one for each update that keeps the health from being ``ok``; ``disabled``
+is why nothing is applied by itself, or empty; the parts of the store are updates, rejected, history
+and dropped, and a part without a limit has null there.
 
 ``status --check`` has the exit status of a monitoring plugin (monitoring-plugins.org, "Plugin
 Return Codes"): 0 ok, 1 warning, 2 critical, 3 when it cannot be told.
 """
 
 import argparse
-import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum, auto
@@ -153,20 +155,27 @@ def run_status(args: argparse.Namespace) -> int:
 def _show_status(args: argparse.Namespace) -> int:
     from ksplicd.cli.client import connect
 
-    now = connect().look()
+    client = connect()
+    service, now = client.service(), client.look()
     updates, jobs = [to_update(u) for u in now.updates], [to_job(j) for j in now.jobs]
     in_use = [update for update in updates if update["stage"] == "applied"]
     applied, cves = len(in_use), sorted({cve for update in in_use for cve in update["cves"]})
-    release = platform.uname().release
+    store = {
+        part: {"bytes": size, "limit": service["StoreLimit"].get(part)}
+        for part, size in service["StoreSize"].items()
+    }
     health, reasons = judge(updates)
     status = list(Health).index(health) if args.check else 0
     if args.json:
         output.say_json(
-            kernel=release, applied=applied, cves=cves, updates=updates, jobs=jobs,
-            health=health.value, reasons=reasons,
+            kernel=service["Kernel"], applied=applied, cves=cves, updates=updates, jobs=jobs,
+            health=health.value, reasons=reasons, version=service["Version"],
+            disabled=service["Disabled"], store=store,
         )  # fmt: skip
         return status
-    output.say(f"Kernel {release}: {applied} of {len(updates)} updates applied")
+    output.say(f"Kernel {service['Kernel']}: {applied} of {len(updates)} updates applied")
+    if service["Disabled"]:
+        output.say(f"Nothing is applied by itself: {service['Disabled']}")
     for update in updates:
         output.say(format_line(update))
         reason = ": ".join(text for text in (update["abort_cause"], update["detail"]) if text)
@@ -176,7 +185,13 @@ def _show_status(args: argparse.Namespace) -> int:
         output.say(f"Job {job['id']}: {job['type']} of {job['kid']}: {job['progress']}")
         for conflict in job["conflicts"]:
             output.say("  held up by {command}[{pid}] in {stack}".format(**conflict))
+    parts = ", ".join(f"{part} {_in_mebibytes(of['bytes'])}" for part, of in store.items())
+    output.say(f"Store: {parts}")
     return status
+
+
+def _in_mebibytes(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
 
 
 def judge(updates: Sequence[Document]) -> tuple[Health, list[str]]:

@@ -204,7 +204,8 @@ class Engine(Intake):
             version=self.kernel.version(),
         )
         sizes = self.store.sizes()
-        text = format_metrics(kernel, self.list_updates(), self._book.meter, sizes)
+        limits = self.settings.limits()
+        text = format_metrics(kernel, self.list_updates(), self._book.meter, sizes, limits)
         write_metrics(self.settings.metrics_file, text)
 
     # --- staged ─load▸ loading ─match▸ matched ─enable▸ transitioning -----------------------------

@@ -39,7 +39,6 @@ from ksplicd.host.state import DAEMON, Actor, Event, UpdateInfo, is_moving
 from ksplicd.host.store import Store, Stored
 from ksplicd.model import Stage
 
-MIB: Final = 1 << 20
 _FILE_KID: Final = re.compile(r"ksplice-([a-z0-9]{8})\.tar\.gz")
 
 
@@ -71,7 +70,7 @@ class Intake:
             kernel,
             clock,
             lambda event: self.on_event(event),
-            lambda: self.settings.keep_history * MIB,
+            lambda: self.settings.limits()["history"],
         )
 
     # --- questions ------------------------------------------------------------------------------
@@ -116,7 +115,7 @@ class Intake:
                 detail=f"{e} (moved to {place})",
             )
             with contextlib.suppress(StoreError):  # why it was rejected tells more
-                folder.prune(self.settings.keep_rejected * MIB)
+                folder.prune(self.settings.limits()["rejected"])
             raise
         folder.forget(drop)
         return info
@@ -174,7 +173,7 @@ class Intake:
 
         An update is unused that was undone, or that is for another kernel.  ``StoreFullError``.
         """
-        limit = self.settings.store_limit * MIB
+        limit = self.settings.limits()["updates"]
         more = self.store.sizes()["updates"] + len(stored.bundle) - limit
         unused = [old for old in self._book.in_order() if more > 0 and self._is_unused(old)]
         while more > 0 and unused:

@@ -28,6 +28,7 @@ _HELP: Final = {
     "ksplice_transition_seconds": "How long the last switch took, by update and direction.",
     "ksplice_last_error_timestamp_seconds": "When something failed last, and what; 0: never.",
     "ksplice_store_bytes": "Disk space under /var/lib/ksplice.",
+    "ksplice_store_limit_bytes": "What the parts of it may have.",
 }
 
 Labels = Mapping[str, str]
@@ -56,9 +57,13 @@ class Meter:
 
 
 def format_metrics(
-    kernel: Kernel, infos: Sequence[UpdateInfo], meter: Meter, sizes: Mapping[str, int]
+    kernel: Kernel,
+    infos: Sequence[UpdateInfo],
+    meter: Meter,
+    sizes: Mapping[str, int],
+    limits: Mapping[str, int],
 ) -> str:
-    """Return the file; ``sizes`` are bytes by part of the store."""
+    """Return the file; ``sizes`` and ``limits`` are bytes by part of the store."""
     applied = [info for info in infos if info.stage is Stage.APPLIED]
     about = {
         "release": kernel.release,
@@ -87,6 +92,9 @@ def format_metrics(
             ),
             _family("ksplice_last_error_timestamp_seconds", [(failed, error.time if error else 0)]),
             _family("ksplice_store_bytes", [({"part": part}, n) for part, n in sizes.items()]),
+            _family(
+                "ksplice_store_limit_bytes", [({"part": part}, n) for part, n in limits.items()]
+            ),
         ]
     )
 

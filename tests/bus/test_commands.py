@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ksplicd import __version__
 from tests.bundles import samples
 from tests.bus.conftest import Host
 from tests.unit.host.simulator import NO_MATCH
@@ -141,8 +142,15 @@ def test_json_documents(host: Host, tarball: str) -> None:
     }
     status = run_json(host, "status")
     assert status.keys() == {
-        *("schema", "kernel", "applied", "cves", "updates", "jobs", "health", "reasons")
+        *("schema", "kernel", "applied", "cves", "updates", "jobs", "health", "reasons"),
+        *("version", "disabled", "store"),
     }
+    assert (status["version"], status["disabled"]) == (__version__, "")
+    assert status["store"]["updates"] == {
+        "bytes": len(BUNDLE) + len(samples.signature(BUNDLE)),
+        "limit": 1024 << 20,
+    }
+    assert status["store"]["dropped"] == {"bytes": 0, "limit": None}
     assert (status["cves"], status["health"], status["reasons"]) == (["CVE-2026-12345"], "ok", [])
     assert (status["schema"], status["applied"], status["jobs"]) == (1, 1, [])
     assert status["updates"] == [{**update, "detail": status["updates"][0]["detail"]}]

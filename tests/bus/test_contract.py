@@ -10,16 +10,35 @@ import pytest
 from ksplicd.bus import names
 from ksplicd.bus.interface import BusObject
 from ksplicd.bus.job import Job
-from ksplicd.bus.manager import Manager
+from ksplicd.bus.manager import Manager, _describe_event
 from ksplicd.bus.objects import Objects
 from ksplicd.bus.update import Update
 from ksplicd.daemon import main
-from ksplicd.errors import ERROR_PREFIX
+from ksplicd.errors import (
+    ERROR_PREFIX,
+    ApplyError,
+    BundleError,
+    ConfigFileError,
+    HostError,
+    KeyFileError,
+    NoDaemonError,
+    walk,
+)
 from ksplicd.host.journal import Outcome
+from ksplicd.host.state import Event, UpdateInfo
+from ksplicd.host.words import describe_update
+from ksplicd.model import Stage
 from ksplicd.run import has, run_any
+from tests.bundles import samples
 
 UNITS = Path(__file__).parents[2] / "units"
 INTERFACES = (Manager, Update, Job)
+NEVER_SENT = {ConfigFileError, NoDaemonError}
+"""A daemon with a bad configuration does not run, and the other one is the client's."""
+EVENT = Event(time=0, boot_id="0" * 32, kid=samples.KID, stage=Stage.STAGED)
+INFO = UpdateInfo(
+    kid=samples.KID, stage=Stage.STAGED, abort_cause="", detail="", manifest=samples.manifest()
+)
 
 
 @pytest.mark.parametrize("cls", INTERFACES)
@@ -103,3 +122,61 @@ def test_updates_are_back_before_the_network() -> None:
     daemon = (UNITS / "ksplicd.service").read_text()
     assert re.search(r"^After=.*\bksplicd-boot\.service", daemon, re.MULTILINE)
     assert re.search(r"^Wants=.*\bksplicd-boot\.service", daemon, re.MULTILINE)
+
+
+# --- the manual ---------------------------------------------------------------------------------
+
+PAGE = UNITS.parent / "docs/man/org.ksplice.Ksplicd1.5"
+SECTIONS = {Manager: "THE MANAGER OBJECT", Update: "UPDATE OBJECTS", Job: "JOB OBJECTS"}
+
+
+def page_of(section: str) -> str:
+    """A section of the manual page, without the markup that is in the way."""
+    text = re.sub(r"\\f[A-Z]", "", PAGE.read_text().replace(r"\-", "-"))
+    return text.partition(f".SH {section}\n")[2].partition("\n.SH ")[0]
+
+
+def signatures(cls: type[BusObject]) -> set[str]:
+    """The members of an interface, as the manual writes them."""
+
+    def write(args: list[ET.Element]) -> str:
+        return ", ".join(f"{arg.get('type')} {arg.get('name')}" for arg in args)
+
+    found = set()
+    (interface,) = ET.fromstring(cls.xml())
+    for member in interface:
+        args, name = list(member), member.get("name")
+        if member.tag == "property":
+            found.add(f"{name} ({member.get('type')})")
+        elif member.tag == "signal":
+            found.add(f"{name}({write(args)})")
+        else:
+            ins = [arg for arg in args if arg.get("direction") == "in"]
+            outs = [arg for arg in args if arg.get("direction") == "out"]
+            found.add(f"{name}({write(ins)}) -> ({write(outs)})")
+    return found
+
+
+@pytest.mark.parametrize("cls", INTERFACES)
+def test_manual_has_exactly_the_members_of_the_interface(cls: type[BusObject]) -> None:
+    tags = re.findall(r"^\.T[PQ]\n([A-Z]\w+ ?\(.*)$", page_of(SECTIONS[cls]), re.MULTILINE)
+    assert sorted(tags) == sorted(signatures(cls))
+
+
+def test_manual_has_exactly_the_errors_that_may_come() -> None:
+    kinds = (BundleError, HostError, ApplyError)
+    leaves = {cls for kind in kinds for cls in walk(kind)} - {*kinds, *NEVER_SENT} | {KeyFileError}
+    sent = {cls.dbus_name() for cls in leaves} | {names.INTERNAL_ERROR}
+    listed = re.findall(r"^\.TP\n\.B (\w+)$", page_of("ERRORS"), re.MULTILINE)
+    assert sorted(f"{ERROR_PREFIX}{name}" for name in listed) == sorted(sent)
+
+
+def test_manual_has_exactly_the_polkit_actions() -> None:
+    listed = re.findall(r"^\.TP\n\.B (\S+)$", page_of("AUTHORIZATION"), re.MULTILINE)
+    assert sorted(listed) == sorted(names.Action)
+
+
+def test_manual_has_what_describe_and_the_history_tell() -> None:
+    told = {**describe_update(INFO, None, []), **_describe_event(EVENT)}
+    page = page_of("THE MANAGER OBJECT") + page_of("UPDATE OBJECTS")
+    assert not [key for key in told if not re.search(rf"\b{key}\b", page)]

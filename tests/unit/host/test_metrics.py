@@ -110,5 +110,5 @@ def test_folder_that_is_not_there(tmp_path: Path) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_no_text_breaks_the_format(version: str) -> None:
     kernel = Kernel(release="6.1", build_id="00", version=version)
-    found = read(format_metrics(kernel, [], Meter(), {}))
+    found = read(format_metrics(kernel, [], Meter(), {}, {}))
     assert len(found["ksplice_kernel_info"]) == 1
