@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Run a function in a process of its own, with a fault at one of its system calls.
+
+strace(1) injects: the real code runs on the real kernel, but for one system call that fails with an
+error without being made, or before which the process is killed.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+PATIENCE: Final = 20.0
+"""Seconds for what takes a hundredth of one on an idle machine."""
+
+KILL: Final = "SIGKILL"
+ERRORS: Final = ("ENOSPC", "EIO", "EMFILE", "ENOMEM")
+
+_ERRNOS: Final = {
+    "ENOSPC": ["write", "pwrite64", "openat", "mkdir", "rename", "fsync"],
+    "EMFILE": ["openat", "memfd_create"],
+}
+"""The calls that may give these (their man pages); any may give the others."""
+
+_NOT_OURS: Final = re.compile(r"sendmsg|recvfrom|exit_group|rt_sig.*|futex|clock_.*|getpid")
+"""The socket stands for calls that the simulator makes fail itself; the others cannot fail."""
+
+_CALL: Final = re.compile(r"[a-z_0-9]+(?=\()")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What happens at the ``number``-th call of ``call``, from 1."""
+
+    call: str
+    number: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.what} at {self.call} #{self.number}"
+
+    @property
+    def option(self) -> str:
+        """What strace is told."""
+        deed = "signal=KILL" if self.what == KILL else f"error={self.what}"
+        return f"inject={self.call}:{deed}:when={self.number}"
+
+
+Prepare = Callable[[socket.socket], Callable[[], None]]
+"""Makes ready and returns what is to be done; both run in the child and end with a report."""
+
+Serve = Callable[[socket.socket], Any]
+"""Talks to the child until it reports or ends; returns the report or None."""
+
+
+def run(
+    prepare: Prepare, serve: Serve, fault: Fault | None = None, trace: Path | None = None
+) -> Any:
+    """Run a child and return its last report; None when it was killed.
+
+    Nothing happens to it before what ``prepare`` returns is called.  ``trace`` gets the system
+    calls from there on.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ours.close()
+            do = prepare(theirs)
+            theirs.recv(1)
+            do()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    theirs.close()
+    tracer = None
+    try:
+        serve(ours)
+        if fault is not None or trace is not None:
+            tracer = _attach(pid, fault, trace)
+        ours.send(b"!")
+        return serve(ours)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        ours.close()
+        if tracer is not None:
+            tracer.wait(PATIENCE)
+
+
+def calls_of(trace: Path) -> Counter[str]:
+    """Return how often each system call was made that can be made to fail."""
+    found = (_CALL.match(line) for line in trace.read_text().splitlines())
+    return Counter(m[0] for m in found if m)
+
+
+def faults_for(calls: Counter[str]) -> list[Fault]:
+    """Return every fault: a kill before each call, and each error of each call that may fail."""
+    return [
+        Fault(call=call, number=number, what=what)
+        for call, count in calls.items()
+        for number in range(1, count + 1)
+        for what in (KILL, *ERRORS)
+        if what == KILL or (call in _ERRNOS[what] if what in _ERRNOS else _may_fail(call))
+    ]
+
+
+def _may_fail(call: str) -> bool:
+    return _NOT_OURS.fullmatch(call) is None
+
+
+def _attach(pid: int, fault: Fault | None, trace: Path | None) -> "subprocess.Popen[bytes]":
+    argv = ["strace", "-qq", "-o", str(trace or "/dev/null"), "-p", str(pid)]
+    if fault is not None:
+        argv += ["-e", f"trace={fault.call}", "-e", fault.option]
+    tracer = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + PATIENCE
+    while f"TracerPid:\t{tracer.pid}\n" not in Path(f"/proc/{pid}/status").read_text():
+        assert tracer.poll() is None, "strace: may not trace"
+        assert time.monotonic() < end, "strace does not attach"
+        time.sleep(0.001)
+    return tracer

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is done while faults happen: one verb each, on a host that was prepared for it."""
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ksplicd import minisign
+from ksplicd.config import Settings
+from ksplicd.errors import CodeBusyError, HostError
+from ksplicd.host import boot
+from ksplicd.host.dropdir import DropDir
+from ksplicd.host.engine import Engine
+from ksplicd.host.history import History, write_event
+from ksplicd.host.keyring import Keyring
+from ksplicd.host.state import Event, Transition
+from ksplicd.host.store import Store
+from tests.bundles import samples
+from tests.bundles.samples import KID, OTHER_KID
+from tests.faults.inject import KILL, Fault
+from tests.faults.kernel import KERNEL, RemoteKernel
+from tests.unit.host.host import ALICE, ROOT
+from tests.unit.host.simulator import NO_MATCH, Simulator, StoppedClock
+
+BUNDLE: Final = samples.bundle(kernel=KERNEL)
+OTHER: Final = samples.bundle(OTHER_KID, kernel=KERNEL)
+DROP: Final = f"ksplice-{KID}.tar.gz"
+FULL: Final = 2000
+"""Bytes after which a history file is full."""
+
+
+class Machine:
+    """The host as one process sees it."""
+
+    def __init__(self, folder: Path, end: socket.socket) -> None:
+        """Start the daemon's engine, without faults as yet."""
+        self.folder = folder
+        self.kernel = RemoteKernel(folder, end)
+        self.events: list[Event] = []
+        self.engine = self.new_engine()
+
+    def new_engine(self) -> Engine:
+        """Return what a daemon that has just been started has."""
+        engine = Engine(
+            Store(self.folder / "store"),
+            self.kernel,
+            Keyring(self.folder / "keys", os.getuid()),
+            Settings(metrics_file=self.folder / "store" / "ksplice.prom"),
+            StoppedClock(),
+            self.events.append,
+            owner=os.getuid(),
+        )
+        # few events fill a file here
+        engine._book._history = History(engine.store.history_file, FULL)
+        return engine
+
+    def follow(self, begin: Callable[[], Transition], cancel: str = "") -> None:
+        """Start a transition and see it to its end, as ``bus.runner`` does."""
+        transition = begin()
+        try:
+            if cancel:
+                transition = self.engine.cancel(transition, cancel)
+            self.end(transition)
+        except Exception:
+            self.reconcile()
+            raise
+
+    def reconcile(self) -> None:
+        """Look at the kernel as at a start, and see to their end what still moves."""
+        for transition in self.engine.reconcile().transitions:
+            self.end(transition)
+
+    def end(self, transition: Transition) -> None:
+        """See a transition to its end."""
+        while not self.engine.is_finished(transition):
+            self.kernel.complete()
+        self.engine.finish(transition)
+
+    # --- verbs ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.engine = self.new_engine()
+        self.reconcile()
+
+    def stage(self) -> None:
+        self.engine.stage(BUNDLE, samples.signature(BUNDLE), ALICE)
+
+    def stage_other(self) -> None:
+        self.engine.stage(OTHER, samples.signature(OTHER), ALICE)
+
+    def sign_anew(self) -> None:
+        signature = minisign.sign(BUNDLE, samples.KEY, trusted_comment="anew").encode()
+        self.engine.stage(BUNDLE, signature, ALICE)
+
+    def drop(self) -> None:
+        root = self.engine.store.root
+        for drop in DropDir(root, require_signature=True).scan():
+            self.engine.stage_file(drop.bundle, drop.signature, ROOT)
+
+    def apply(self, kid: str = KID) -> None:
+        self.follow(lambda: self.engine.start_apply(kid, ALICE))
+
+    def apply_other(self) -> None:
+        self.apply(OTHER_KID)
+
+    def undo(self) -> None:
+        self.follow(lambda: self.engine.start_undo(KID, ALICE))
+
+    def cancel(self) -> None:
+        cause = CodeBusyError.abort_cause or ""
+        self.follow(lambda: self.engine.start_apply(KID, ALICE), cause)
+
+    def remove(self) -> None:
+        self.engine.remove(KID, ALICE)
+
+    def release(self) -> None:
+        self.engine.release(KID, ALICE)
+
+    def soak(self) -> None:
+        self.engine.soak()
+        self.engine.clock.now += 10000  # type: ignore[attr-defined]
+        self.engine.soak()
+
+    def shutdown(self) -> None:
+        self.engine.mark_clean()
+
+    def boot(self) -> None:
+        self.engine = self.new_engine()
+        waiting: list[str] = []
+        boot.apply_again(
+            self.engine,
+            lambda kid, why: waiting.append(why),
+            sleep=lambda seconds: self.kernel.complete(),
+        )
+        if waiting:
+            raise HostError("; ".join(waiting))  # that is how it is told
+
+    def write_metrics(self) -> None:
+        self.engine.write_metrics()
+
+    def list_history(self) -> list[str]:
+        return [write_event(event).decode() for event in self.engine.history()]
+
+
+Step = Callable[[Machine], object]
+
+
+def _put_drop(key: minisign.SecretKey = samples.KEY) -> Step:
+    def put(machine: Machine) -> None:
+        (machine.engine.store.root / DROP).write_bytes(BUNDLE)
+        signature = samples.signature(BUNDLE, key)
+        (machine.engine.store.root / f"{DROP}.minisig").write_bytes(signature)
+
+    return put
+
+
+def _kill_at(number: int) -> "Stopped":
+    """Kill an apply before its n-th change of the kernel."""
+    return Stopped(step=Machine.apply, fault=Fault(call="sendmsg", number=number, what=KILL))
+
+
+def _mismatch(simulator: Simulator) -> None:
+    simulator.mismatches["vmlinux"] = ("no_match", NO_MATCH)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """A step in which the daemon is killed."""
+
+    step: Step
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """What is done with faults, what was before it, and how it ends without them."""
+
+    do: Step
+    before: Sequence["Step | Stopped | str"] = ()
+    """Steps; ``reboot`` is the machine's."""
+    set_up: Callable[[Simulator], None] = lambda simulator: None
+    """What the kernel is told after that."""
+    told: Sequence[str] = ()
+    """The stages that it adds to the history."""
+    ends: dict[str, str] = field(default_factory=dict)
+    """Stage of each update at the end; ``|`` between those that faults may lead to."""
+    error: str = ""
+    """The error that is the right answer."""
+    again: str = ""
+    """The error that is the right answer when it was done before."""
+
+
+M = Machine
+VERBS: Final[dict[str, Verb]] = {
+    "drop": Verb(before=[_put_drop()], do=M.drop, told=["staged"], ends={KID: "staged"}),
+    "drop bad": Verb(
+        before=[_put_drop(samples.STRANGER)], do=M.drop, told=["rejected"],
+        error="BadSignatureError", again="ok",
+    ),
+    "stage": Verb(do=M.stage, told=["staged"], ends={KID: "staged"}),
+    "sign anew": Verb(before=[M.stage], do=M.sign_anew, ends={KID: "staged"}),
+    "apply": Verb(
+        before=[M.stage], do=M.apply, ends={KID: "applied"}, again="AlreadyAppliedError",
+        told=["loading", "matched", "transitioning", "applied"],
+    ),
+    "mismatch": Verb(
+        before=[M.stage], set_up=_mismatch, do=M.apply, ends={KID: "failed"},
+        told=["loading", "failed"], error="NoMatchError",
+    ),
+    "cancel": Verb(
+        before=[M.stage], do=M.cancel, ends={KID: "failed|applied"}, again="AlreadyAppliedError",
+        told=["loading", "matched", "transitioning", "reversing", "failed"],
+    ),
+    "undo": Verb(
+        before=[M.stage, M.apply], do=M.undo, ends={KID: "reversed"},
+        told=["reversing", "reversed"], again="AlreadyReversedError",
+    ),
+    "remove": Verb(
+        before=[M.stage, M.apply, M.undo], do=M.remove, told=["removed"],
+        again="NoSuchUpdateError",
+    ),
+    **{
+        f"start after a kill at {number}": Verb(
+            before=[M.stage, _kill_at(number)],
+            do=M.start, told=["failed"], ends={KID: "failed"},
+        )
+        for number in (2, 3, 4)
+    },
+    "start while it moves": Verb(
+        before=[M.stage, _kill_at(5)],
+        do=M.start, told=["applied"], ends={KID: "applied"},
+    ),
+    "start": Verb(
+        before=[M.stage, M.apply, M.stage_other, M.apply_other], do=M.start,
+        ends={KID: "applied", OTHER_KID: "applied"},
+    ),
+    "boot": Verb(
+        before=[M.stage, M.apply, M.stage_other, M.apply_other, M.shutdown, "reboot"],
+        do=M.boot, ends={KID: "applied|failed", OTHER_KID: "applied|failed"},
+        told=["loading", "matched", "transitioning", "applied"] * 2,
+    ),
+    "start after a crash": Verb(
+        before=[M.stage, M.apply, "reboot"], do=M.start, told=["quarantined"],
+        ends={KID: "quarantined"},
+    ),
+    "release": Verb(
+        before=[M.stage, M.apply, "reboot", M.start], do=M.release, told=["staged"],
+        ends={KID: "staged"}, again="NotQuarantinedError",
+    ),
+    "soak": Verb(before=[M.stage, M.apply], do=M.soak, ends={KID: "applied"}),
+    "shutdown": Verb(before=[M.stage, M.apply], do=M.shutdown, ends={KID: "applied"}),
+    "metrics": Verb(before=[M.stage, M.apply], do=M.write_metrics, ends={KID: "applied"}),
+    "history": Verb(
+        before=[M.stage, M.apply, M.undo, M.apply], do=M.list_history, ends={KID: "applied"}
+    ),
+}  # fmt: skip
