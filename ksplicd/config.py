@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What an administrator sets in ksplicd.conf.
 
-One section ``[ksplicd]``, ``key = value`` lines, ``#`` or ``;`` before a comment.  A key that we do
-not know is refused: a misspelt ``require-signature`` must not pass unseen.
+Section ``[ksplicd]`` and, for who may sign what, ``[signers]``; ``key = value`` lines, ``#`` or
+``;`` before a comment.  A key that we do not know is refused: a misspelt ``require-signature`` must
+not pass unseen.
 """
 
 import configparser
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from pathlib import Path
@@ -19,8 +20,15 @@ CONFIG_FILE: Final = Path("/etc/ksplicd/ksplicd.conf")
 KEYS_DIR: Final = Path("/etc/ksplicd/keys.d")
 
 _SECTION = "ksplicd"
+_SIGNERS = "signers"
 _MAX_LIMIT = 24 * 60 * 60
 _MAX_MEBIBYTES = 1 << 20
+_MAX_RETRIES = 100
+
+_SIGNED = re.compile(
+    r"\*|no-CVE|CVE-\*|CVE-[0-9]{4}-(?:\*|[0-9]{4,19})|(?!CVE-)[A-Za-z0-9_-]{1,55}"
+)
+_KEY_ID = re.compile(r"[0-9A-F]{1,16}")
 
 
 class OnDrop(StrEnum):
@@ -40,13 +48,30 @@ class LateMismatch(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignerRule:
+    """A line of ``[signers]``: only these keys may sign what it names."""
+
+    what: str
+    """``vmlinux``, a module, ``*`` (every target without a line of its own), a CVE id whose end may
+    be ``*``, or ``no-CVE`` (an update that names none)."""
+    keys: frozenset[str]
+    """Key ids as minisign prints them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The whole of ksplicd.conf; the defaults are those of a missing file."""
 
     on_drop: OnDrop = OnDrop.STAGE
     require_signature: bool = True
+    signers: tuple[SignerRule, ...] = ()
+    """Who may sign what; without a rule for it, every trusted key."""
     transition_limit: int = 60
     """Seconds after which a transition that does not end is turned around."""
+    retries: int = 3
+    """How often an apply that nobody waits for is tried again when the code was busy."""
+    retry_delay: int = 300
+    """Seconds before that."""
     apply_at_boot: bool = True
     late_mismatch: LateMismatch = LateMismatch.REFUSE
     soak_time: int = 600
@@ -88,7 +113,8 @@ def read_settings(path: Path = CONFIG_FILE) -> Settings:
 def parse_settings(text: str, name: str = "ksplicd.conf") -> Settings:
     """Return the settings in ``text``; ``name`` is what messages call the file."""
     values: dict[str, Any] = {}
-    for key, value in _read_section(text, name).items():
+    sections = _read_sections(text, name)
+    for key, value in sections.get(_SECTION, {}).items():
         if key not in _READERS:
             known = ", ".join(_READERS)
             raise _error(text, name, key, f"unknown key {key!r}; the known ones are {known}")
@@ -96,7 +122,22 @@ def parse_settings(text: str, name: str = "ksplicd.conf") -> Settings:
             values[key.replace("-", "_")] = _READERS[key](value)
         except ValueError as e:
             raise _error(text, name, key, f"{key} = {value!r}: {e}") from None
-    return Settings(**values)
+    return Settings(**values, signers=tuple(_read_signers(text, name, sections)))
+
+
+def _read_signers(
+    text: str, name: str, sections: Mapping[str, Mapping[str, str]]
+) -> Iterator[SignerRule]:
+    for what, value in sections.get(_SIGNERS, {}).items():
+        if not _SIGNED.fullmatch(what):
+            known = "vmlinux, a module, *, CVE-… (its end may be *) or no-CVE"
+            raise _error(text, name, what, f"[{_SIGNERS}] {what!r} is not {known}", _SIGNERS)
+        keys = value.upper().split()
+        if not keys or not all(_KEY_ID.fullmatch(key) for key in keys):
+            reason = f"{what} = {value!r}: say key ids, as `ksplice keygen` prints them"
+            raise _error(text, name, what, reason, _SIGNERS)
+        # minisign prints a key id without leading zeros
+        yield SignerRule(what=what, keys=frozenset(key.lstrip("0") or "0" for key in keys))
 
 
 def _read_yes_no(value: str) -> bool:
@@ -115,6 +156,12 @@ def _read_late_mismatch(value: str) -> LateMismatch:
     if value not in set(LateMismatch):
         raise ValueError(f"say {' or '.join(LateMismatch)}")
     return LateMismatch(value)
+
+
+def _read_retries(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,3}", value) or int(value) > _MAX_RETRIES:
+        raise ValueError(f"say a whole number from 0 to {_MAX_RETRIES}")
+    return int(value)
 
 
 def _read_limit(value: str) -> int:
@@ -147,6 +194,8 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "on-drop": _read_on_drop,
     "require-signature": _read_yes_no,
     "transition-limit": _read_limit,
+    "retries": _read_retries,
+    "retry-delay": _read_limit,
     "apply-at-boot": _read_yes_no,
     "late-mismatch": _read_late_mismatch,
     "soak-time": _read_soak_time,
@@ -158,8 +207,8 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
-def _read_section(text: str, name: str) -> dict[str, str]:
-    """Return the keys and values of the one section."""
+def _read_sections(text: str, name: str) -> dict[str, dict[str, str]]:
+    """Return the keys and values of the sections that we know."""
     parser = configparser.ConfigParser(
         strict=True,
         interpolation=None,
@@ -168,6 +217,7 @@ def _read_section(text: str, name: str) -> dict[str, str]:
         default_section="",  # no section may lend its keys to ours
         empty_lines_in_values=False,
     )
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # modules may be XT_LOUD
     try:
         parser.read_string(text, name)
     except configparser.DuplicateOptionError as e:
@@ -180,20 +230,23 @@ def _read_section(text: str, name: str) -> dict[str, str]:
         line, what = e.errors[0]
         raise ConfigFileError(f"{name}:{line}: {what} is not a line `key = value`") from None
     for section in parser.sections():
-        if section != _SECTION:
+        if section not in {_SECTION, _SIGNERS}:
             line = _find_line(text, rf"\[{re.escape(section)}\]")
-            raise ConfigFileError(f"{name}:{line}: unknown section [{section}], not [{_SECTION}]")
-    return dict(parser[_SECTION]) if parser.has_section(_SECTION) else {}
+            raise ConfigFileError(
+                f"{name}:{line}: unknown section [{section}], not [{_SECTION}] or [{_SIGNERS}]"
+            )
+    return {section: dict(parser[section]) for section in parser.sections()}
 
 
-def _error(text: str, name: str, key: str, reason: str) -> ConfigFileError:
-    line = _find_line(text, rf"{re.escape(key)}\s*=")
+def _error(text: str, name: str, key: str, reason: str, section: str = _SECTION) -> ConfigFileError:
+    start = _find_line(text, rf"\[{section}\]")
+    line = _find_line(text, rf"{re.escape(key)}\s*=", start)
     return ConfigFileError(f"{name}:{line}: {reason}")
 
 
-def _find_line(text: str, pattern: str) -> int:
-    """Return the number of the first line that begins with ``pattern``, whatever its case."""
+def _find_line(text: str, pattern: str, start: int = 1) -> int:
+    """Return the number of the first line from ``start`` that begins with ``pattern``."""
     for number, line in enumerate(text.splitlines(), start=1):
-        if re.match(rf"\s*{pattern}", line, re.IGNORECASE):
+        if number >= start and re.match(rf"\s*{pattern}", line):
             return number
-    return 1
+    return start

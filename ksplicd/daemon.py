@@ -23,6 +23,7 @@ from typing import Any, Final
 from gi.repository import GLib
 
 from ksplicd.bus import names, tasks
+from ksplicd.bus.automatic import Automatic
 from ksplicd.bus.drops import Drops
 from ksplicd.bus.job import Job
 from ksplicd.bus.manager import Manager
@@ -86,7 +87,9 @@ class Daemon:
         manager = Manager(self._runner, disabled)
         self._objects.add_root(manager)
         self._tripwires = Tripwires(self._runner, book, manager.TripwireHit)
-        self._drops = Drops(self._runner, disabled)
+        self._disabled = disabled
+        self._automatic = Automatic(self._runner)
+        self._drops = Drops(self._runner, self._automatic, disabled)
         self._soak = SoakWatch(self._runner, kmsg)
         self._keep: list[object] = []
         """What would end when nobody held it: monitors."""
@@ -121,6 +124,7 @@ class Daemon:
         self._notify(f"STATUS={applied} of {len(infos)} updates applied")
         self._tripwires.show(infos)
         self._soak.show(infos)
+        self._automatic.show(infos)
         if self._engine.settings.metrics_file is not None:
             tasks.spawn(self._write_metrics())
 
@@ -153,6 +157,8 @@ class Daemon:
         self._notify("READY=1")
         for kid, why in found.waiting.items():
             self._book.write(journal.about_waiting(kid, why))
+        if not self._disabled:
+            await self._automatic.resume()
         await self._drops.scan()
 
     async def _take_name(self) -> None:

@@ -96,6 +96,10 @@ class BadSignatureError(BundleError):
     exit_status = 3
 
 
+class SignerNotAllowedError(BadSignatureError):
+    """A trusted key signed this, but not one that may sign such an update."""
+
+
 class KeyFileError(KspliceError):
     """A minisign key file cannot be read or used."""
 

@@ -181,7 +181,9 @@ def verify(data: bytes, text: str, keys: Iterable[PublicKey]) -> Verified:
     for key in candidates:
         if ed25519.is_signature(key.key, signature, message):
             if not ed25519.is_signature(key.key, whole, signature + comment.encode()):
-                raise BadSignatureError("signature: its trusted comment was altered")
+                raise BadSignatureError(
+                    f"signature: the trusted comment that key {key.name} signed was altered"
+                )
             return Verified(key=key, trusted_comment=comment)
     raise BadSignatureError(
         f"signature: key {_name(key_id)} did not sign these bytes: the file was altered, "

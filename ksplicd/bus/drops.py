@@ -8,11 +8,12 @@ from typing import Any
 from gi.repository import Gio
 
 from ksplicd.bus import tasks
+from ksplicd.bus.automatic import Automatic
 from ksplicd.bus.runner import Runner
 from ksplicd.config import OnDrop
-from ksplicd.errors import KspliceError, QuarantinedError, ReplayedError, SupersededError
+from ksplicd.errors import KspliceError
 from ksplicd.host.dropdir import DropDir
-from ksplicd.host.state import Actor, Direction, UpdateInfo, Via
+from ksplicd.host.state import Actor, UpdateInfo, Via
 
 _log = logging.getLogger(__name__)
 
@@ -20,8 +21,9 @@ _log = logging.getLogger(__name__)
 class Drops:
     """What is dropped while the daemon runs, and what was while it did not."""
 
-    def __init__(self, runner: Runner, disabled: str = "") -> None:
+    def __init__(self, runner: Runner, automatic: Automatic, disabled: str = "") -> None:
         """``disabled`` is a reason to apply nothing by ourselves."""
+        self._automatic = automatic
         self._runner = runner
         self._engine = runner.engine
         self._disabled = disabled
@@ -63,11 +65,7 @@ class Drops:
                 return
             await self._runner.show_updates()
             if self._engine.settings.on_drop is OnDrop.APPLY and not self._disabled:
-                actor = Actor(uid=os.geteuid(), via=Via.DROP)
-                await self._runner.worker.run(self._engine.check_not_undone, info.kid)
-                await self._runner.start(Direction.APPLY, info.kid, actor)
-        except (QuarantinedError, ReplayedError, SupersededError) as e:
-            _log.warning("%s: is staged only: %s", name, e)
+                self._automatic.apply(info.kid, Actor(uid=os.geteuid(), via=Via.DROP))
         except KspliceError as e:
             _log.info("%s: %s", name, e)  # the engine's event says it louder
 

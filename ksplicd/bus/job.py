@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A transition that runs, as an object on the bus."""
 
+from concurrent.futures import Future
 from enum import StrEnum, auto
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ class Job(BusObject, interface=names.JOB):
         self.number = number
         self.transition = transition
         self.blockers: list[Conflict] = []
+        self.ended: Future[str] = Future()
+        """Completed with the result."""
         self._progress = Progress.TRANSITIONING
 
     @property

@@ -196,6 +196,7 @@ class Runner:
         self._turn.give()
         self._objects.remove(job.path)
         self.on_job_removed(job.number, job.path, job.transition.kid, result)
+        job.ended.set_result(result)
 
     async def _finish(self, job: Job) -> str:
         """Return the result of ``job``: ``done``, or the abort cause."""

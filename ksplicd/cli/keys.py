@@ -8,6 +8,9 @@ JSON: keygen ``{"key_id", "secret", "public"}``, sign ``{"key_id", "signature"}`
 import argparse
 import getpass
 import os
+import time
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +30,12 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     keygen.add_argument(
         "--password", action="store_true", help="ask for a password that encrypts NAME.key"
+    )
+    keygen.add_argument(
+        "--expires",
+        metavar="DATE",
+        type=date.fromisoformat,
+        help="the last day on which hosts trust the key, like 2027-01-31",
     )
     keygen.set_defaults(run=run_keygen)
     sign = verbs.add_parser("sign", help="sign a bundle: writes FILE.minisig")
@@ -61,7 +70,10 @@ def run_keygen(args: argparse.Namespace) -> int:
     secret = args.name.with_name(args.name.name + ".key")
     public = args.name.with_name(args.name.name + ".pub")
     _write_new(secret, write_secret_key(key, password), 0o600)
-    _write_new(public, write_public_key(key.public), 0o644)
+    comment = f"minisign public key {key.public.name}"
+    if args.expires:
+        comment += f" expires {args.expires}"
+    _write_new(public, write_public_key(replace(key.public, comment=comment)), 0o644)
     if args.json:
         output.say_json(key_id=key.public.name, secret=str(secret), public=str(public))
     else:
@@ -91,6 +103,7 @@ def run_sign(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Say whether the signature holds."""
+    from ksplicd.host.keyring import check_not_expired
     from ksplicd.minisign import verify
 
     signature = args.file.with_name(args.file.name + ".minisig")
@@ -100,6 +113,7 @@ def run_verify(args: argparse.Namespace) -> int:
     except (OSError, UnicodeDecodeError) as e:
         raise BadSignatureError(f"{args.file}: cannot be verified: {e}") from e
     verified = verify(data, text, keys)
+    check_not_expired(verified.key, time.time())
     if args.json:
         output.say_json(key_id=verified.key.name, trusted_comment=verified.trusted_comment)
     else:

@@ -22,6 +22,7 @@ from ksplicd.config import LateMismatch, Settings
 from ksplicd.errors import (
     AlreadyAppliedError,
     AlreadyReversedError,
+    CodeBusyError,
     InUseError,
     KernelWarningError,
     KspliceError,
@@ -49,6 +50,7 @@ from ksplicd.host.state import (
     Reconciliation,
     Transition,
     UpdateInfo,
+    Via,
     is_moving,
     outcome,
     step,
@@ -182,6 +184,21 @@ class Engine(Intake):
         detail = f"released; it was quarantined because {info.detail}"
         self._book.record(kid, step(info.stage, Arrow.RELEASE), actor, detail=detail)
         return self._book.info(kid)
+
+    def to_retry(self) -> list[tuple[str, Actor]]:
+        """Return what failed in this boot because its code was busy, and nobody had waited for it.
+
+        That is from the drop directory or at boot; with the actor.
+        """
+        lasts = [self._book.last(kid) for kid in self.store.kids()]
+        return [
+            (last.kid, last.actor)
+            for last in lasts
+            if last is not None
+            and (last.stage, last.cause) == (Stage.FAILED, CodeBusyError.abort_cause)
+            and last.boot_id == self.kernel.boot_id()
+            and last.actor.via in {Via.DROP, Via.BOOT}
+        ]
 
     # --- questions ------------------------------------------------------------------------------
 

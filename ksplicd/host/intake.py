@@ -207,9 +207,7 @@ class Intake:
     # --- detail ---------------------------------------------------------------------------------
 
     def _check(self, stored: Stored) -> verify.Trusted:
-        return verify.check_bundle(
-            stored, self.keyring, require_signature=self.settings.require_signature
-        )
+        return verify.check_bundle(stored, self.keyring, self.settings, self.clock.time())
 
 
 def cause_of(error: Exception) -> str:

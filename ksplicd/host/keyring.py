@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The keys that this host trusts: ``*.pub`` in /etc/ksplicd/keys.d.
 
-They are read anew for every verification, so that deleting a file withdraws the trust at once.
+They are read anew for every verification, so that deleting a file withdraws the trust at once.  A
+key whose comment ends in ``expires 2027-01-31`` is trusted through that day (UTC), and what it
+signed is not afterwards, whenever it was signed: a stolen key can sign any date.
 """
 
+import re
 import stat
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from ksplicd.config import KEYS_DIR
-from ksplicd.errors import KeyFileError
+from ksplicd.errors import BadSignatureError, KeyFileError
 from ksplicd.minisign import PublicKey, read_public_key
 
 _MAX_SIZE = 4096
+_EXPIRES = re.compile(r"\bexpires\b\s*(.*)")
 
 
 class Keyring:
@@ -43,6 +48,34 @@ class Keyring:
         with path.open("rb") as f:
             data = f.read(_MAX_SIZE)
         try:
-            return read_public_key(data.decode(), str(path))
+            key = read_public_key(data.decode(), str(path))
         except UnicodeDecodeError:
             raise KeyFileError(f"{path}: not a minisign key file") from None
+        expiry_of(key, str(path))
+        return key
+
+
+def expiry_of(key: PublicKey, name: str = "public key") -> date | None:
+    """Return the last day on which ``key`` is trusted, if there is one.
+
+    Raises ``KeyFileError`` naming ``name``.
+    """
+    found = _EXPIRES.search(key.comment)
+    if found is None:
+        return None
+    try:
+        return date.fromisoformat(found[1])
+    except ValueError:
+        raise KeyFileError(
+            f"{name}: its comment says expires {found[1]!a}; say a day, like 2027-01-31"
+        ) from None
+
+
+def check_not_expired(key: PublicKey, now: float) -> None:
+    """Raise ``BadSignatureError`` when ``key`` is not trusted any more; ``now``: since 1970."""
+    expires = expiry_of(key)
+    if expires is not None and datetime.fromtimestamp(now, UTC).date() > expires:
+        raise BadSignatureError(
+            f"signature: made by key {key.name}, which has expired on {expires}; "
+            "sign it with a newer key, and put that one's .pub file into /etc/ksplicd/keys.d"
+        )

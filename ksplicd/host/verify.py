@@ -3,8 +3,8 @@
 
 In this order, each step on what the one before has let through::
 
-    owner and mode ─▸ a copy of our own ─▸ signature ─▸ archive ─▸ contents, manifest ─▸ kernel
-                   ─▸ /sys/module ─▸ what it depends on
+    owner and mode ─▸ a copy of our own ─▸ signature ─▸ archive ─▸ contents, manifest ─▸ signer
+                   ─▸ kernel ─▸ /sys/module ─▸ what it depends on
 
 Nothing of a bundle is parsed before its signature holds, and what is loaded is what was verified:
 the bytes are read once, into memory that nobody else has, and the modules go from there into a
@@ -22,6 +22,7 @@ from typing import Final
 
 from ksplicd import minisign
 from ksplicd.bundle import MAX_BUNDLE_SIZE, Bundle, unpack
+from ksplicd.config import Settings
 from ksplicd.errors import (
     BadBundleError,
     BadSignatureError,
@@ -35,7 +36,8 @@ from ksplicd.errors import (
     WrongKernelError,
 )
 from ksplicd.host.kernel import KernelDoor
-from ksplicd.host.keyring import Keyring
+from ksplicd.host.keyring import Keyring, check_not_expired
+from ksplicd.host.signers import check_signer
 from ksplicd.host.store import Stored, store_errors
 from ksplicd.model import Manifest, core_module, new_module, old_module
 
@@ -102,20 +104,26 @@ def _check_status(path: Path, status: os.stat_result, limit: int, owner: int) ->
 # --- signature, archive, contents, manifest -----------------------------------------------------
 
 
-def check_bundle(stored: Stored, keyring: Keyring, *, require_signature: bool) -> Trusted:
-    """Return what a bundle holds once its signature does.
+def check_bundle(stored: Stored, keyring: Keyring, settings: Settings, now: float) -> Trusted:
+    """Return what a bundle holds once its signature does, ``now`` in seconds since 1970.
 
     A signature that is there must hold even where none is required.  Raises ``BadSignatureError``,
-    ``BadBundleError``, ``KeyFileError``.
+    ``SignerNotAllowedError``, ``BadBundleError``, ``KeyFileError``.
     """
+    trusted = _check_whole(stored, keyring, settings, now)
+    check_signer(trusted.bundle.manifest, trusted.signer, settings.signers)
+    return trusted
+
+
+def _check_whole(stored: Stored, keyring: Keyring, settings: Settings, now: float) -> Trusted:
     if stored.signature is None:
-        if require_signature:
+        if settings.require_signature:
             raise BadSignatureError(
                 "signature: missing; put the bundle's .minisig file beside it, "
                 "or set require-signature = no in ksplicd.conf"
             )
         return Trusted(bundle=unpack(stored.bundle), signer="")
-    verified = check_signature(stored.bundle, stored.signature, keyring)
+    verified = check_signature(stored.bundle, stored.signature, keyring, now)
     return Trusted(
         bundle=unpack(stored.bundle),
         signer=verified.key.name,
@@ -123,7 +131,9 @@ def check_bundle(stored: Stored, keyring: Keyring, *, require_signature: bool) -
     )
 
 
-def check_signature(data: bytes, signature: bytes, keyring: Keyring) -> minisign.Verified:
+def check_signature(
+    data: bytes, signature: bytes, keyring: Keyring, now: float
+) -> minisign.Verified:
     """Return who signed ``data``.  Raises ``BadSignatureError``, ``KeyFileError``."""
     if len(signature) > MAX_SIGNATURE_SIZE:
         raise BadSignatureError(f"signature: over {MAX_SIGNATURE_SIZE} bytes")
@@ -131,7 +141,9 @@ def check_signature(data: bytes, signature: bytes, keyring: Keyring) -> minisign
         text = signature.decode()
     except UnicodeDecodeError:
         raise BadSignatureError("signature: not a .minisig file: not text") from None
-    return minisign.verify(data, text, keyring.read())
+    verified = minisign.verify(data, text, keyring.read())
+    check_not_expired(verified.key, now)
+    return verified
 
 
 # --- kernel, /sys/module ------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The drop directory, from a file that appears to the stage of its update."""
 
+import os
+import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,3 +132,189 @@ def test_old_bundle_does_not_bring_back_what_was_undone(bare_host: Host) -> None
     assert bare_host.outcomes().count("LOADING") == 1
     bare_host.client().apply(samples.KID)
     assert bare_host.stage_of() == "applied"
+
+
+def drop(host: Host, data: bytes, kid: str) -> None:
+    name = f"ksplice-{kid}.tar.gz"
+    write(host, f"{name}.minisig", samples.signature(data))
+    write(host, name, data)
+
+
+def test_update_waits_for_what_it_depends_on(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply")
+    bare_host.start()
+    drop(bare_host, samples.bundle("aaaaaaaa", depends=(samples.KID,)), "aaaaaaaa")
+    wait_for(lambda: "depends on update" in bare_host.log())
+    assert bare_host.stage_of("aaaaaaaa") == "staged"
+    drop(bare_host, BUNDLE, samples.KID)
+    wait_for(lambda: bare_host.outcomes().count("APPLIED") == 2)
+    assert bare_host.stage_of("aaaaaaaa") == "applied"
+
+
+def test_several_at_once_are_applied_one_by_one(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply")
+    bare_host.store.mkdir()
+    kids = [f"drop{number:04}" for number in range(5)]
+    for kid in kids:
+        drop(bare_host, samples.bundle(kid), kid)
+    bare_host.start()
+    wait_for(lambda: bare_host.outcomes().count("APPLIED") == 5)
+    ways = [e["fields"]["KSPLICE_KID"] for e in bare_host.journal() if e["name"] == "APPLIED"]
+    assert ways == kids
+    story = [name for name in bare_host.outcomes() if name != "STAGED"]
+    assert story == ["LOADING", "MATCHED", "TRANSITIONING", "APPLIED"] * 5
+
+
+def test_busy_code_is_tried_again(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply", transition_limit="1", retries="2", retry_delay="1")
+    bare_host.start()
+    bare_host.kernel.hold()
+    drop(bare_host, BUNDLE, samples.KID)
+    wait_for(lambda: "REVERSING" in bare_host.outcomes())
+    with bare_host.kernel.open() as kernel:
+        kernel.complete()
+    wait_for(lambda: "CODE_BUSY" in bare_host.outcomes())
+    bare_host.kernel.hold(on=False)
+    wait_for(lambda: "APPLIED" in bare_host.outcomes())
+    assert "is tried again in 1 s" in bare_host.log()
+
+
+def test_busy_code_is_tried_again_after_a_restart_and_not_for_ever(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply", transition_limit="1", retries="1", retry_delay="1")
+    bare_host.start()
+    bare_host.kernel.hold()
+    drop(bare_host, BUNDLE, samples.KID)
+    wait_for(lambda: "REVERSING" in bare_host.outcomes())
+    with bare_host.kernel.open() as kernel:
+        kernel.complete()
+    wait_for(lambda: "CODE_BUSY" in bare_host.outcomes())
+    bare_host.kill()
+    bare_host.start()
+    wait_for(lambda: bare_host.outcomes().count("REVERSING") == 2)
+    with bare_host.kernel.open() as kernel:
+        kernel.complete()
+    wait_for(lambda: bare_host.outcomes().count("CODE_BUSY") == 2)
+    time.sleep(1.5)
+    assert bare_host.outcomes().count("LOADING") == 2
+
+
+def test_what_a_person_asks_for_is_tried_once(bare_host: Host) -> None:
+    bare_host.configure(transition_limit="1", retries="1", retry_delay="1")
+    bare_host.start_polkit()
+    bare_host.start()
+    client = bare_host.client()
+    client.stage(BUNDLE, SIGNATURE)
+    bare_host.kernel.hold()
+    manager = "org.ksplice.Ksplicd1", "/org/ksplice/Ksplicd1", "org.ksplice.Ksplicd1.Manager"
+    assert bare_host.busctl("call", *manager, "Apply", "st", samples.KID, "0").returncode == 0
+    wait_for(lambda: bare_host.stage_of() == "reversing")
+    bare_host.kernel.hold(on=False)
+    wait_for(lambda: bare_host.stage_of() == "failed")
+    time.sleep(1.5)
+    assert bare_host.outcomes().count("LOADING") == 1
+
+
+# --- what is no drop of ours --------------------------------------------------------------------
+
+
+def link(path: Path) -> None:
+    outside = path.parent.parent / "outside"
+    outside.write_bytes(BUNDLE)
+    path.symlink_to(outside)
+
+
+def hard_link(path: Path) -> None:
+    outside = path.parent.parent / "outside"
+    outside.write_bytes(BUNDLE)
+    path.hardlink_to(outside)
+
+
+def huge(path: Path) -> None:
+    with path.open("wb") as f:
+        f.truncate(1 << 40)  # a hole
+
+
+def writable(path: Path) -> None:
+    path.write_bytes(BUNDLE)
+    path.chmod(0o666)
+
+
+@pytest.mark.parametrize(
+    ("put", "reason"),
+    [
+        (link, "BadBundle: .* cannot be opened as a plain file"),
+        (hard_link, r"BadBundle: .* has 2 names \(hard links\)"),
+        (os.mkfifo, "BadBundle: .* not a plain file"),
+        (Path.mkdir, "BadBundle: .* not a plain file"),
+        (huge, "BadBundle: .* over 67108864 bytes"),
+        (writable, "BadBundle: .* mode 0666 lets others write"),
+        (Path.touch, "BadSignature: .* did not sign these bytes"),
+        (lambda path: path.write_bytes(b"x" * 999), "BadSignature: .* did not sign these bytes"),
+    ],
+    ids=["link", "hard-link", "fifo", "folder", "huge", "writable", "empty", "no-bundle"],
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_is_no_bundle_is_rejected(
+    bare_host: Host, put: Callable[[Path], object], reason: str, when: str
+) -> None:
+    bare_host.store.mkdir()
+    if when == "after":
+        bare_host.start()
+    umask = os.umask(0o022)
+    put(bare_host.store / NAME)
+    os.umask(umask)
+    write(bare_host, f"{NAME}.minisig", SIGNATURE)
+    if when == "before":
+        bare_host.start()
+    wait_for(lambda: bare_host.outcomes() == ["REJECTED"])
+    assert left(bare_host.store) == []
+    rejected = bare_host.store / "rejected"
+    names = {path.name for path in rejected.iterdir()}
+    assert names == {NAME, f"{NAME}.minisig", f"{NAME}.reason"}  # nothing is lost
+    assert re.search(reason, (rejected / f"{NAME}.reason").read_text())
+    assert bare_host.client().look().updates == ()
+
+
+def test_file_of_another_user_is_rejected(bare_host: Host) -> None:
+    if os.getuid():
+        pytest.skip("only root can give a file away")
+    bare_host.start()
+    write(bare_host, NAME, BUNDLE)
+    os.chown(bare_host.store / NAME, 65534, 65534)
+    write(bare_host, f"{NAME}.minisig", SIGNATURE)
+    wait_for(lambda: bare_host.outcomes() == ["REJECTED"])
+    reason = (bare_host.store / "rejected" / f"{NAME}.reason").read_text()
+    assert "belongs to uid 65534, not to 0; chown it" in reason
+
+
+def test_same_bundle_twice(bare_host: Host) -> None:
+    bare_host.start()
+    for _ in range(2):
+        drop(bare_host, BUNDLE, samples.KID)
+        wait_for(lambda: left(bare_host.store) == [])
+    wait_for(lambda: bare_host.stage_of() == "staged")
+    assert bare_host.outcomes() == ["STAGED"]
+
+
+def test_same_id_with_other_content(bare_host: Host) -> None:
+    bare_host.start()
+    drop(bare_host, BUNDLE, samples.KID)
+    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
+    drop(bare_host, samples.bundle(description="other"), samples.KID)
+    wait_for(lambda: bare_host.outcomes() == ["STAGED", "REJECTED"])
+    reason = (bare_host.store / "rejected" / f"{NAME}.reason").read_text()
+    assert reason.startswith("AlreadyStaged: 8c4o6ucj: another bundle of this id is stored;")
+
+
+def test_drop_that_is_gone_again(bare_host: Host) -> None:
+    """Removed while it is being looked at: no harm, and the next one is taken."""
+    bare_host.start()
+    path = bare_host.store / NAME
+    for _ in range(50):
+        write(bare_host, f"{NAME}.minisig", SIGNATURE)
+        write(bare_host, NAME, BUNDLE)
+        path.unlink(missing_ok=True)
+    write(bare_host, f"{NAME}.minisig", SIGNATURE)
+    write(bare_host, NAME, BUNDLE)
+    wait_for(lambda: "STAGED" in bare_host.outcomes())
+    assert "Traceback" not in bare_host.log()

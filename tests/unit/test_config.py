@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksplicd.config import _READERS, LateMismatch, OnDrop, Settings, parse_settings, read_settings
+from ksplicd.config import (
+    _READERS,
+    LateMismatch,
+    OnDrop,
+    Settings,
+    SignerRule,
+    parse_settings,
+    read_settings,
+)
 from ksplicd.errors import ConfigFileError
 
 ETC = Path(__file__).parents[2] / "etc"
@@ -16,7 +24,8 @@ def test_all_keys() -> None:
     text = (
         "[ksplicd]\non-drop = apply\nrequire-signature=no\ntransition-limit = 7\napply-at-boot=no\n"
         "late-mismatch = leave\nsoak-time = 0\nmetrics-file = /x/k.prom\n"
-        "undo-on-warning = yes\nstore-limit = 2\nkeep-rejected = 3\nkeep-history = 4\n"
+        "retries = 0\nretry-delay = 9\nundo-on-warning = yes\nstore-limit = 2\nkeep-rejected = 3\n"
+        "keep-history = 4\n"
     )
     assert parse_settings(text) == Settings(
         on_drop=OnDrop.APPLY,
@@ -26,10 +35,23 @@ def test_all_keys() -> None:
         late_mismatch=LateMismatch.LEAVE,
         soak_time=0,
         metrics_file=Path("/x/k.prom"),
+        retries=0,
+        retry_delay=9,
         undo_on_warning=True,
         store_limit=2,
         keep_rejected=3,
         keep_history=4,
+    )
+
+
+def test_signers() -> None:
+    text = "[signers]\nvmlinux = 00ab AB CD\nxt_TCPMSS = 1\nCVE-2026-* = 1\nno-CVE = 0\n* = 2"
+    assert parse_settings(text).signers == (
+        SignerRule(what="vmlinux", keys=frozenset({"AB", "CD"})),
+        SignerRule(what="xt_TCPMSS", keys=frozenset({"1"})),
+        SignerRule(what="CVE-2026-*", keys=frozenset({"1"})),
+        SignerRule(what="no-CVE", keys=frozenset({"0"})),
+        SignerRule(what="*", keys=frozenset({"2"})),
     )
 
 
@@ -40,6 +62,8 @@ def test_missing_file_means_defaults(tmp_path: Path) -> None:
 def test_the_file_that_we_ship_says_the_defaults() -> None:
     text = (ETC / "ksplicd.conf").read_text()
     assert parse_settings(text) == Settings()
+    text, _, signers = text.partition("#[signers]\n")
+    assert len(parse_settings("[signers]\n" + signers.replace("#", "")).signers) == 2
     keys = [line for line in text.splitlines() if line.startswith("#") and " = " in line]
     assert parse_settings("[ksplicd]\n" + "\n".join(k[1:] for k in keys)) == Settings()
     assert len(keys) == len(_READERS)
@@ -61,8 +85,18 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
         ("[ksplicd]\nrequire-signatur = no", r"^f:2: unknown key 'require-signatur'; the known"),
         ("[ksplicd]\non-drop = apply\non-drop = stage", r"^f:3: on-drop is set twice$"),
         ("[ksplicd]\n[ksplicd]", r"^f:2: a second section \[ksplicd\]$"),
-        ("[ksplicd]\n[other]\na = 1", r"^f:2: unknown section \[other\], not \[ksplicd\]$"),
+        (
+            "[ksplicd]\n[other]\na = 1",
+            r"^f:2: unknown section \[other\], not \[ksplicd\] or \[signers\]$",
+        ),
         ("[DEFAULT]\non-drop = apply", r"^f:1: unknown section \[DEFAULT\]"),
+        ("[ksplicd]\nOn-Drop = apply", r"^f:2: unknown key 'On-Drop'; the known"),
+        ("[ksplicd]\nretries = 101", r"^f:2: .* whole number from 0 to 100$"),
+        ("[signers]\next4 = XYZ", r"^f:2: ext4 = 'XYZ': say key ids, as `ksplice keygen`"),
+        ("[signers]\next4 =", r"^f:2: ext4 = '': say key ids"),
+        ("[signers]\nCVE-26 = 1", r"^f:2: \[signers\] 'CVE-26' is not vmlinux, a module,"),
+        ("[ksplicd]\n\n[signers]\n* = 1\n* = 2", r"^f:5: \* is set twice$"),
+        ("[ksplicd]\nretries = 1\n[signers]\nretries = x", r"^f:4: retries = 'x': say key ids"),
         ("[ksplicd]\nsign", r"^f:2: 'sign' is not a line `key = value`$"),
     ],
 )

@@ -73,4 +73,4 @@ def test_size(path: Path) -> None:
 )
 def test_signature_that_is_none(tmp_path: Path, signature: bytes, message: str) -> None:
     with pytest.raises(BadSignatureError, match=message):
-        check_signature(b"", signature, Keyring(tmp_path, OWNER))
+        check_signature(b"", signature, Keyring(tmp_path, OWNER), 0)

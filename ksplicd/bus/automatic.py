@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is applied without anybody waiting for it: dropped bundles, by policy.
+
+Nobody is there to try again, so we do: when the code was busy, after ``retry-delay``, at most
+``retries`` times; when an update depends on another one, as soon as that is applied.  What failed
+so at boot, or before the daemon was restarted, is tried again too.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from gi.repository import GLib
+
+from ksplicd.bus import tasks
+from ksplicd.bus.runner import Runner
+from ksplicd.errors import (
+    AlreadyAppliedError,
+    CodeBusyError,
+    InUseError,
+    KspliceError,
+    MissingDependencyError,
+    NoSuchUpdateError,
+    QuarantinedError,
+    ReplayedError,
+    SupersededError,
+)
+from ksplicd.host.state import Actor, Direction, UpdateInfo
+from ksplicd.model import Stage
+
+_log = logging.getLogger(__name__)
+
+BUSY: Final = CodeBusyError.abort_cause or ""
+
+
+class Automatic:
+    """Updates that are to be applied by themselves."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._engine = runner.engine
+        self._wanting: dict[str, Actor] = {}
+        """Updates that wait for others which they depend on."""
+
+    def apply(self, kid: str, actor: Actor, attempt: int = 0) -> None:
+        """Apply an update when its turn comes."""
+        tasks.spawn(self._apply(kid, actor, attempt))
+
+    def show(self, infos: Iterable[UpdateInfo]) -> None:
+        """Apply what had to wait for the updates that are applied now."""
+        by_kid = {info.kid: info for info in infos}
+        applied = {kid for kid, info in by_kid.items() if info.stage is Stage.APPLIED}
+        for kid, actor in list(self._wanting.items()):
+            info = by_kid.get(kid)
+            if info is None or applied.issuperset(info.manifest.depends):
+                del self._wanting[kid]
+                if info is not None:
+                    self.apply(kid, actor)
+
+    async def resume(self) -> None:
+        """Try again what was busy at boot, or before the daemon was restarted."""
+        left: Sequence[tuple[str, Actor]] = await self._runner.worker.run(self._engine.to_retry)
+        for kid, actor in left:
+            self._retry(kid, actor, 0)
+
+    async def _apply(self, kid: str, actor: Actor, attempt: int) -> None:
+        try:
+            await self._runner.worker.run(self._engine.check_not_undone, kid)
+            job = await self._runner.start(Direction.APPLY, kid, actor)
+            is_busy = await tasks.Wait(job.ended) == BUSY
+        except MissingDependencyError as e:
+            self._wanting[kid] = actor
+            _log.warning("%s: waits: %s", kid, e)
+            return
+        except (QuarantinedError, ReplayedError, SupersededError) as e:
+            _log.warning("%s: is staged only: %s", kid, e)
+            return
+        except (AlreadyAppliedError, NoSuchUpdateError):
+            return  # somebody was quicker
+        except InUseError as e:
+            _log.warning("%s", e)
+            is_busy = True
+        except KspliceError as e:
+            _log.info("%s: %s", kid, e)  # the engine's event says it louder
+            return
+        if is_busy:
+            self._retry(kid, actor, attempt)
+
+    def _retry(self, kid: str, actor: Actor, attempt: int) -> None:
+        settings = self._engine.settings
+        if attempt < settings.retries:
+            _log.info("%s: is tried again in %d s", kid, settings.retry_delay)
+            GLib.timeout_add_seconds(settings.retry_delay, self._on_timer, kid, actor, attempt + 1)
+
+    def _on_timer(self, kid: str, actor: Actor, attempt: int) -> bool:
+        self.apply(kid, actor, attempt)
+        return False  # once

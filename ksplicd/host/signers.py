@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which of the trusted keys may sign which update: the rules of ``[signers]`` in ksplicd.conf.
+
+Each target of an update and each CVE that it fixes has at most one rule, the most specific one; all
+of them have to allow the signer.  What has no rule is open to every trusted key.
+"""
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Final
+
+from ksplicd.config import SignerRule
+from ksplicd.errors import SignerNotAllowedError
+from ksplicd.model import Manifest
+
+_NO_CVE: Final = "no-CVE"
+_ANY_TARGET: Final = "*"
+_CVE: Final = "CVE-"
+
+
+def check_signer(manifest: Manifest, signer: str, rules: Sequence[SignerRule]) -> None:
+    """Raise ``SignerNotAllowedError`` unless every rule for this update allows ``signer``.
+
+    ``signer`` is a key id as minisign prints it, empty for an unsigned bundle.
+    """
+    for rule, what in _rules_for(manifest, rules):
+        if signer not in rule.keys:
+            by = f"is signed by key {signer}" if signer else "is not signed"
+            raise SignerNotAllowedError(
+                f"{manifest.kid}: {by}, but {what} is for {', '.join(sorted(rule.keys))} to sign "
+                f"({rule.what} in [signers] of ksplicd.conf)"
+            )
+
+
+def _rules_for(manifest: Manifest, rules: Sequence[SignerRule]) -> Iterator[tuple[SignerRule, str]]:
+    """Yield each rule that holds for the update, with the words for what it is about."""
+    known = {rule.what.replace("-", "_"): rule for rule in rules if not _is_about_cve(rule)}
+    for target in manifest.targets:
+        rule = known.get(target.name.replace("-", "_")) or known.get(_ANY_TARGET)
+        if rule is not None:
+            yield rule, f"target {target.name}"
+    for rule in rules:
+        if rule.what == _NO_CVE and not manifest.cves:
+            yield rule, "an update without a CVE"
+    for cve in manifest.cves:
+        fitting = [r for r in rules if r.what.startswith(_CVE) and fnmatchcase(cve, r.what)]
+        if fitting:
+            yield max(fitting, key=lambda rule: len(rule.what)), f"a fix of {cve}"
+
+
+def _is_about_cve(rule: SignerRule) -> bool:
+    return rule.what == _NO_CVE or rule.what.startswith(_CVE)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Who may sign what, and until when."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ksplicd import minisign
+from ksplicd.config import Settings, SignerRule
+from ksplicd.errors import BadSignatureError, KeyFileError, SignerNotAllowedError
+from ksplicd.host.signers import check_signer
+from ksplicd.model import Stage
+from tests.bundles import samples
+from tests.unit.host.host import ALICE, Host
+
+A, B = "AAAA", "BBBB"
+MINE = samples.KEY.public.name
+SIGNED = samples.signature(samples.bundle())
+
+
+def rules(*lines: str) -> tuple[SignerRule, ...]:
+    words = [line.partition(" = ") for line in lines]
+    return tuple(SignerRule(what=w, keys=frozenset(keys.split())) for w, _, keys in words)
+
+
+@pytest.mark.parametrize(
+    ("lines", "who_may"),
+    [
+        ((), {A, B, ""}),
+        (("vmlinux = AAAA",), {A}),
+        (("* = AAAA",), {A}),
+        (("vmlinux = AAAA BBBB", "* = CCCC"), set()),  # of the other target
+        (("vmlinux = AAAA BBBB", "nf-tables = BBBB", "* = CCCC"), {B}),
+        (("xfs = AAAA",), {A, B, ""}),
+        (("CVE-* = AAAA",), {A}),
+        (("CVE-* = AAAA", "CVE-2026-* = BBBB"), {B}),
+        (("CVE-2026-* = BBBB", "CVE-2026-12345 = AAAA", "CVE-* = BBBB"), {A}),
+        (("CVE-2025-* = AAAA",), {A, B, ""}),
+        (("no-CVE = AAAA",), {A, B, ""}),
+        (("vmlinux = AAAA", "CVE-* = BBBB"), set()),
+    ],
+)
+def test_rules(lines: tuple[str, ...], who_may: set[str]) -> None:
+    manifest = samples.manifest(targets=("vmlinux", "nf_tables"))
+    for signer in (A, B, ""):
+        if signer in who_may:
+            check_signer(manifest, signer, rules(*lines))
+        else:
+            with pytest.raises(SignerNotAllowedError, match="to sign"):
+                check_signer(manifest, signer, rules(*lines))
+
+
+def test_update_without_a_cve() -> None:
+    manifest = replace(samples.manifest(), cves=())
+    check_signer(manifest, A, rules("no-CVE = AAAA", "CVE-* = BBBB"))
+    why = (
+        r"^8c4o6ucj: is signed by key BBBB, but an update without a CVE is for AAAA to sign "
+        r"\(no-CVE in \[signers\] of ksplicd.conf\)$"
+    )
+    with pytest.raises(SignerNotAllowedError, match=why):
+        check_signer(manifest, B, rules("no-CVE = AAAA"))
+
+
+def test_rule_holds_when_staging_and_when_applying(host: Host) -> None:
+    host.engine.settings = Settings(signers=rules("vmlinux = AAAA"))
+    with pytest.raises(SignerNotAllowedError, match=f"signed by key {MINE}, but target vmlinux is"):
+        host.stage()
+    host.engine.settings = Settings(signers=rules(f"vmlinux = {MINE}"))
+    host.stage()
+    host.engine.settings = Settings(signers=rules("CVE-* = AAAA"))
+    with pytest.raises(SignerNotAllowedError, match="a fix of CVE-2026-12345 is for AAAA to sign"):
+        host.apply()
+    assert host.kernel.calls == []
+    host.engine.settings = Settings(signers=rules("* = AAAA"), require_signature=False)
+    with pytest.raises(SignerNotAllowedError, match="is not signed"):
+        host.engine.stage(samples.bundle(samples.OTHER_KID), None, ALICE)
+
+
+# --- until when ---------------------------------------------------------------------------------
+
+DAY = 86400
+TODAY = "2023-11-14"  # by the stopped clock
+
+
+def write_key(host: Host, comment: str, name: str = "test.pub") -> None:
+    path = host.keys / name
+    path.write_text(minisign.write_public_key(replace(samples.KEY.public, comment=comment)))
+    path.chmod(0o644)
+
+
+def test_key_expires_while_we_run(host: Host) -> None:
+    write_key(host, f"minisign public key {MINE} expires {TODAY}")
+    host.stage()
+    host.clock.now += DAY
+    why = f"made by key {MINE}, which has expired on {TODAY}; sign it with a newer key"
+    with pytest.raises(BadSignatureError, match=why):
+        host.apply()
+    with pytest.raises(BadSignatureError, match=why):
+        host.stage()
+    host.engine = host.new_engine()
+    host.engine.reconcile()
+    assert host.engine.get_update(samples.KID).stage is Stage.REJECTED
+    write_key(host, f"minisign public key {MINE} expires 2099-12-31")
+    host.apply()
+
+
+def test_what_is_applied_outlives_its_key(host: Host) -> None:
+    write_key(host, f"expires {TODAY}")
+    host.stage()
+    host.apply()
+    host.clock.now += DAY
+    assert host.undo().stage is Stage.REVERSED
+    assert host.engine.get_update(samples.KID).stage is Stage.REVERSED
+
+
+@pytest.mark.parametrize(
+    "comment", ["expires", "expires soon", "expires 2027-02-30", "expires 1 x"]
+)
+def test_day_that_is_none(host: Host, comment: str) -> None:
+    write_key(host, comment)
+    with pytest.raises(KeyFileError, match=r"test.pub: its comment says expires .*; say a day"):
+        host.stage()
+
+
+def test_keys_that_come_and_go_while_we_run(host: Host, tmp_path: Path) -> None:
+    away = tmp_path / "away.pub"
+    (host.keys / "test.pub").rename(away)
+    with pytest.raises(BadSignatureError, match=f"made by key {MINE}, which is not trusted here"):
+        host.stage()
+    away.rename(host.keys / "test.pub")
+    host.stage()
+    (host.keys / "test.pub").unlink()
+    with pytest.raises(BadSignatureError, match=f"made by key {MINE}, which is not trusted here"):
+        host.apply()
