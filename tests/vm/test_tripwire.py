@@ -16,12 +16,14 @@ from typing import Any, Final
 import pytest
 
 import ksplicd
+from ksplicd.host.journal import Outcome
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages, KernelSource
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
+from tests import netlink
 from tests import slice as sample
 from tests.stock import next_kernel, stock_kernel
 from tests.vm.hand import (
@@ -33,12 +35,13 @@ from tests.vm.hand import (
     make_bundle,
     write_patch,
 )
-from tests.vm.test_daemon import MANAGER
+from tests.vm.test_daemon import MANAGER, NAME, Host, Signed
 
 CVE: Final = "CVE-2026-72379"
 PLACE: Final = "vfs_tmpfile: unmapped owner"
 NAMEI: Final = "fs/namei.c"
 INCLUDE: Final = "#include <ksplice-patch.h>\n"
+NETLINK_GENERIC: Final = 16
 WINDOW: Final = 5.0
 SLOTS: Final = 8
 """As kmodsrc/tripwire.c has them."""
@@ -120,7 +123,7 @@ import netlink
 family = open_listener(sys.argv[1]).family_id
 ports = [int(line.split()[2]) for line in open("/proc/net/netlink")
          if line.split()[1] == str(NETLINK_GENERIC)]
-forged = [netlink.message(netlink.THE_HIT, kind=family), b"", bytes(40), b"x" * 3000]
+forged = [netlink.message(netlink.THE_HIT, kind=family), bytes(40), b"x" * 3000]
 s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
 s.bind((0, 0))
 sent = 0
@@ -159,11 +162,12 @@ def tmpfile_edits(cache: Cache, tree: Path) -> tuple[Edit, ...]:
 def context_edits() -> tuple[Edit, ...]:
     """Return edits that put tripwires where an NMI comes along, and a packet in a softirq."""
     nmi, icmp = "arch/x86/kernel/nmi.c", "net/ipv4/icmp.c"
-    uhhuh, echo = '\tpr_emerg("Uhhuh. NMI received for unknown', "\ticmp_param.data.icmph\t   = "
+    unknown = "\t__this_cpu_add(nmi_stats.unknown, 1);\n"
+    echo = "\ticmp_param.data.icmph\t   = "
     first = "#include <linux/slab.h>\n"
     return (
         Edit(nmi, first, first + INCLUDE),
-        Edit(nmi, uhhuh, f'\tksplice_tripwire("", "an NMI");\n{uhhuh}'),
+        Edit(nmi, unknown, f'\tksplice_tripwire("", "an NMI");\n{unknown}'),
         Edit(icmp, first, first + INCLUDE),
         Edit(icmp, echo, f'\tksplice_tripwire("", "a packet");\n{echo}'),
     )
@@ -186,7 +190,13 @@ class Lab:
         }
 
 
-@pytest.fixture(scope="module", params=[stock_kernel, next_kernel], ids=["6.1", "6.12"])
+BOTH: Final = pytest.mark.parametrize(
+    "lab", [stock_kernel, next_kernel], indirect=True, ids=["6.1", "6.12"]
+)
+STOCK: Final = pytest.mark.parametrize("lab", [stock_kernel], indirect=True, ids=["6.1"])
+
+
+@pytest.fixture(scope="module")
 def lab(
     lab_cache: Cache,
     tmp_path_factory: pytest.TempPathFactory,
@@ -241,6 +251,7 @@ def wait_for(what: Callable[[], bool]) -> None:
 # --- the kernel part ----------------------------------------------------------------------------
 
 
+@BOTH
 def test_hit_is_told_and_undo_leaves_nothing(guest: Guest, lab: Lab) -> None:
     update = Update(guest, lab.bundles["tmpfile1"])
     if lab.kernel.release.startswith("6.1."):
@@ -261,34 +272,30 @@ def test_hit_is_told_and_undo_leaves_nothing(guest: Guest, lab: Lab) -> None:
     assert "No such file or directory" in asked.err
 
 
-def test_hits_are_kept_until_they_are_heard(guest: Guest, lab: Lab) -> None:
+def total(hits: list[dict[str, Any]]) -> int:
+    return sum(hit["suppressed"] or 1 for hit in hits)
+
+
+@STOCK
+def test_hits_are_kept_until_they_are_heard_and_a_flood_is_counted(guest: Guest, lab: Lab) -> None:
     update = Update(guest, lab.bundles["tmpfile1"])
     update.apply()
     assert exploit(guest, times=100) == "refused 100"
     start_listener(guest, update)
     wait_for(lambda: total(heard(guest, update)) == 100)
     assert len(heard(guest, update)) == SLOTS + 1
-
-
-def total(hits: list[dict[str, Any]]) -> int:
-    return sum(hit["suppressed"] or 1 for hit in hits)
-
-
-def test_a_flood_is_counted(guest: Guest, lab: Lab) -> None:
-    update = Update(guest, lab.bundles["tmpfile1"])
-    update.apply()
-    start_listener(guest, update)
     begin = time.monotonic()
     for _ in range(2):
         assert exploit(guest, times=3000) == "refused 3000"
-    wait_for(lambda: total(heard(guest, update)) == 6000)
-    windows = (time.monotonic() - begin) / WINDOW + 1
+    wait_for(lambda: total(heard(guest, update)) == 6100)
+    windows = (time.monotonic() - begin) / WINDOW + 2
     assert len(heard(guest, update)) <= (SLOTS + 1) * windows
     exploit(guest, times=50)
     update.undo()  # with hits that are still to be told
     assert is_clean(guest)
 
 
+@BOTH
 def test_any_context_and_two_updates_at_once(guest: Guest, lab: Lab) -> None:
     first, second = (Update(guest, lab.bundles[kid]) for kid in ("tmpfile1", "context1"))
     for update in (first, second):
@@ -311,6 +318,7 @@ def test_any_context_and_two_updates_at_once(guest: Guest, lab: Lab) -> None:
     assert is_clean(guest)
 
 
+@STOCK
 def test_updates_without_tripwires_do_not_pay(lab: Lab, lab_cache: Cache, tmp_path: Path) -> None:
     edit = Edit("fs/fcntl.c", "(fd) ? FD_CLOEXEC : 0;", "(fd) ? FD_CLOEXEC : 4;")
     patch = write_patch(lab.tree, tmp_path / "plain.patch", edit)
@@ -319,3 +327,115 @@ def test_updates_without_tripwires_do_not_pay(lab: Lab, lab_cache: Cache, tmp_pa
     assert [n for n, d in modules.items() if b"tripwire" in d or b"genl" in d] == []
     wired = lab.bundles["tmpfile1"]
     assert b"genl_register_family" in wired.files[wired.manifest.core_file]
+
+
+# --- the daemon ---------------------------------------------------------------------------------
+
+KID: Final = "wired001"
+
+
+@pytest.fixture(scope="module")
+def signed(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    """The fix with its tripwire, as a bundle for the host."""
+    folder = tmp_path_factory.mktemp("signed")
+    key = sample.throwaway_key(folder)
+    kernel = stock_kernel(lab_cache)
+    tree = sample.source_tree(lab_cache, kernel)
+    patch = write_patch(tree, folder / "fix.patch", *tmpfile_edits(lab_cache, tree))
+    file = sample.make_update(lab_cache, kernel, patch, key.secret, out=folder, kid=KID)
+    return Signed(file=file, public_key=key.public)
+
+
+@pytest.fixture
+def host(installed_guest: Guest, signed: Signed) -> Iterator[Host]:
+    """A host with the update applied."""
+    prepare(installed_guest)
+    host = Host(installed_guest, signed)
+    host.run(f"ksplice apply /root/{NAME}")
+    yield host
+    assert not has_complaint(host.guest.kernel_log())
+
+
+def entries(host: Host) -> list[dict[str, str]]:
+    """Return what the journal has of hits."""
+    out = host.out(f"journalctl -o json MESSAGE_ID={Outcome.TRIPWIRE.value}")
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def hits(host: Host) -> int:
+    return sum(int(entry.get("KSPLICE_SUPPRESSED", "1")) for entry in entries(host))
+
+
+def netlink_sockets(host: Host) -> int:
+    """Return how many generic netlink sockets the daemon's network namespace has."""
+    table = host.out(f"cat /proc/{host.pid()}/net/netlink").splitlines()[1:]
+    return sum(int(row.split()[1]) == NETLINK_GENERIC and row.split()[2] != "0" for row in table)
+
+
+def test_from_the_exploit_to_journal_and_bus(host: Host) -> None:
+    host.wait_for(lambda: netlink_sockets(host) == 1)
+    host.guest.put("/tmp/signals.py", SIGNALS.encode(), mode=0o644)
+    for user in ("root", "nobody"):
+        start_signals(host, user)
+    staying = EXPLOIT.replace("os._exit(0)", "import time; time.sleep(100)")
+    host.guest.put("/root/staying.py", staying.encode())
+    host.run("systemd-run -q -u intruder /usr/bin/python3 /root/staying.py 1")
+    host.wait_for(lambda: len(entries(host)) == 1)
+    (entry,) = entries(host)
+    assert {k: v for k, v in entry.items() if k.startswith("KSPLICE_")} == {
+        "KSPLICE_KID": KID,
+        "KSPLICE_CVE": CVE,
+        "KSPLICE_PLACE": PLACE,
+        "KSPLICE_PID": entry["KSPLICE_PID"],
+        "KSPLICE_TGID": entry["KSPLICE_PID"],
+        "KSPLICE_UID": "1000",
+        "KSPLICE_COMMAND": "python3",
+        "KSPLICE_CONTEXT": "task",
+        "KSPLICE_TIME": entry["KSPLICE_TIME"],
+    }
+    assert abs(int(entry["KSPLICE_TIME"]) - int(entry["__REALTIME_TIMESTAMP"])) < 10**7
+    said = f"{CVE} was tried and stopped ({PLACE}) by python3[{entry['KSPLICE_PID']}], user 1000"
+    assert entry["MESSAGE"] == said
+    assert entry["OBJECT_SYSTEMD_UNIT"] == "intruder.service"
+    assert said in host.out("journalctl -u intruder"), "beside what the service says itself"
+    explained = host.out(f"journalctl -x MESSAGE_ID={Outcome.TRIPWIRE.value}")
+    assert f"Somebody tried to exploit {CVE}" in explained
+
+    host.wait_for(lambda: "TripwireHit" in signals(host, "root"))
+    (line,) = re.findall(r"TripwireHit (.*)", signals(host, "root"))
+    assert f"('{KID}', '{CVE}', '{PLACE}', {{" in line
+    assert "'Uid': <uint32 1000>" in line
+    assert "'Context': <'task'>" in line
+    host.run(f"ksplice undo {KID}")
+    host.wait_for(lambda: "JobRemoved" in signals(host, "nobody"))
+    assert "TripwireHit" not in signals(host, "nobody"), "it is for root alone"
+    host.wait_for(lambda: netlink_sockets(host) == 0)
+    assert host.is_clean()
+    assert exploit(host.guest) == "made 1"
+
+
+def start_signals(host: Host, user: str) -> None:
+    """Let the signals that a user gets be noted."""
+    file = f"-p StandardOutput=file:/root/signals-{user} -p User={user}"
+    host.run(f"systemd-run -q -u signals-{user} {file} /usr/bin/python3 /tmp/signals.py")
+    host.wait_for(lambda: "listening" in signals(host, user))
+
+
+def signals(host: Host, user: str) -> str:
+    return host.run(f"cat /root/signals-{user}", check=False).out
+
+
+def test_hits_while_the_daemon_is_away_and_forged_ones(host: Host) -> None:
+    host.run("systemctl stop ksplicd")
+    assert exploit(host.guest, times=20) == "refused 20"
+    host.run("systemctl start ksplicd")
+    host.wait_for(lambda: hits(host) == 20)
+
+    host.guest.put("/root/netlink.py", Path(netlink.__file__))
+    host.guest.put("/root/forge.py", FORGE.encode())
+    assert int(host.out(f"nsenter -t {host.pid()} -n python3 /root/forge.py kspl_{KID}")) >= 3
+    exploit(host.guest)
+    host.wait_for(lambda: hits(host) == 21)
+    log = host.out("journalctl -u ksplicd -o cat")
+    assert log.count("messages that no tripwire sends are ignored") == 1
+    assert "4711" not in log
