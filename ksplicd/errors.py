@@ -152,6 +152,10 @@ class MissingDependencyError(HostError):
     """An update that this one depends on is not applied."""
 
 
+class ExcludedError(HostError):
+    """An applied update must not be applied together with this one."""
+
+
 class SupersededError(HostError):
     """An applied update replaces this one."""
 

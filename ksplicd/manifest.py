@@ -55,6 +55,7 @@ def write_manifest(manifest: Manifest) -> bytes:
         "cves": list(manifest.cves),
         "depends": list(manifest.depends),
         "replaces": list(manifest.replaces),
+        "excludes": list(manifest.excludes),
         "tool": manifest.tool,
         "compiler": manifest.compiler,
         "files": {
@@ -83,6 +84,7 @@ def read_manifest(data: bytes) -> Manifest:
         cves=top.texts("cves", _CVE, "a CVE id"),
         depends=top.texts("depends", _KID, "an update id"),
         replaces=top.texts("replaces", _KID, "an update id"),
+        excludes=top.texts("excludes", _KID, "an update id"),
         tool=top.text("tool"),
         compiler=top.text("compiler"),
         files=_read_files(top.group("files")),
@@ -157,8 +159,12 @@ def _check_targets(manifest: Manifest, top: Fields) -> None:
     """Refuse targets that no set of modules could serve."""
     if not manifest.targets:
         top.refuse("targets", "empty: an update patches something")
-    if manifest.kid in manifest.depends + manifest.replaces:
-        top.refuse("depends", "the update names itself")
+    others = (manifest.depends, manifest.replaces, manifest.excludes)
+    for key, kids in zip(("depends", "replaces", "excludes"), others, strict=True):
+        if manifest.kid in kids:
+            top.refuse(key, "the update names itself")
+    if both := set(manifest.depends) & {*manifest.replaces, *manifest.excludes}:
+        top.refuse("depends", f"{min(both)} is needed, and must not be applied")
     first = manifest.targets[0]
     seen: set[str] = set()
     for i, target in enumerate(manifest.targets):

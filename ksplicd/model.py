@@ -127,7 +127,11 @@ class Manifest:
     description: str = ""
     cves: tuple[str, ...] = ()
     depends: tuple[str, ...] = ()
+    """Updates that have to be applied before this one."""
     replaces: tuple[str, ...] = ()
+    """Older updates that this one is instead of; they cannot be applied while it is."""
+    excludes: tuple[str, ...] = ()
+    """Updates that must not be applied together with this one."""
     tool: str = ""
     compiler: str = ""
     files: dict[str, FileDigest] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from ksplicd.bus.runner import Runner
 from ksplicd.errors import (
     AlreadyAppliedError,
     CodeBusyError,
+    ExcludedError,
     InUseError,
     KspliceError,
     MissingDependencyError,
@@ -72,7 +73,7 @@ class Automatic:
             self._wanting[kid] = actor
             _log.warning("%s: waits: %s", kid, e)
             return
-        except (QuarantinedError, ReplayedError, SupersededError) as e:
+        except (ExcludedError, QuarantinedError, ReplayedError, SupersededError) as e:
             _log.warning("%s: is staged only: %s", kid, e)
             return
         except (AlreadyAppliedError, NoSuchUpdateError):

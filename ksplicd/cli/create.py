@@ -25,6 +25,12 @@ change touches are compiled, and those that a changed header changes.  The sourc
 was found.
 """
 
+_OTHERS: Final = {
+    "depends": "has to be applied before this one",
+    "replaces": "this one is instead of",
+    "excludes": "must not be applied together with this one",
+}
+
 EPILOG: Final = """\
 exit status: 0 the bundle was written; 66 the patch changes nothing that a running kernel uses;
 1 refused or failed, with the reason on standard error.
@@ -71,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cve", metavar="CVE", action="append", default=[],
         help="a vulnerability that the update fixes; may be given several times",
     )  # fmt: skip
+    for option, words in _OTHERS.items():
+        parser.add_argument(
+            f"--{option}", metavar="KID", type=read_kid, action="append", default=[],
+            help=f"an update that {words}; may be given several times",
+        )  # fmt: skip
     parser.add_argument(
         "--sign-key", metavar="FILE", type=Path,
         help="minisign secret key; without it the bundle is not signed",
@@ -120,6 +131,13 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
 
 
+def read_kid(text: str) -> str:
+    """Return the id of another update; argparse reports the error."""
+    if not is_kid(text):
+        raise argparse.ArgumentTypeError(f"{text}: an update's id is {KID_LENGTH} of a-z0-9")
+    return text
+
+
 def run(args: argparse.Namespace) -> int:
     """Build the bundle; return the exit status.  Raises ``KspliceError``."""
     check_input(args)
@@ -152,6 +170,9 @@ def run(args: argparse.Namespace) -> int:
         kid=kid,
         description=args.description,
         cves=tuple(args.cve),
+        depends=tuple(args.depends),
+        replaces=tuple(args.replaces),
+        excludes=tuple(args.excludes),
         jobs=max(1, args.jobs),
     )
     if args.prebuild:
@@ -263,6 +284,8 @@ def report(created: Created, path: Path, *, signed: bool, as_json: bool, quiet: 
             "notes": list(created.notes),
             "files": created.files,
             "depends": list(m.depends),
+            "replaces": list(m.replaces),
+            "excludes": list(m.excludes),
             "kernel": {"release": m.kernel.release, "build_id": m.kernel.build_id},
             "targets": [
                 {

@@ -65,6 +65,10 @@ class Request:
     kid: str = field(default_factory=new_kid)
     description: str = ""
     cves: tuple[str, ...] = ()
+    depends: tuple[str, ...] = ()
+    """Updates that must be applied before, besides those of the series."""
+    replaces: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
     jobs: int = 1
 
 
@@ -145,7 +149,9 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         ),
         description=request.description,
         cves=request.cves,
-        depends=series.kids,
+        depends=tuple(dict.fromkeys((*series.kids, *request.depends))),
+        replaces=request.replaces,
+        excludes=request.excludes,
         tool=f"ksplice {__version__}",
         compiler=config.compiler_text,
     )

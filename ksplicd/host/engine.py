@@ -234,7 +234,7 @@ class Engine(Intake):
         and the update is FAILED when the kernel was touched.  Raises ``NoSuchUpdateError``,
         ``AlreadyAppliedError``, ``QuarantinedError``, ``InUseError`` (it is on its way, or another
         transition runs), the errors of ``stage``, ``MissingDependencyError``, ``SupersededError``,
-        and the ``ApplyError`` that fits.
+        ``ExcludedError``, and the ``ApplyError`` that fits.
         """
         info = self.get_update(kid)
         if info.stage is Stage.APPLIED:
@@ -252,9 +252,8 @@ class Engine(Intake):
         self._unload_leftovers(kid)
         verify.check_kernel(bundle.manifest, self.kernel)
         verify.check_modules(bundle.manifest, self.kernel)
-        applied = self._book.applied()
+        applied = [self._book.info(other).manifest for other in self._book.applied()]
         verify.check_dependencies(bundle.manifest, applied)
-        verify.check_not_superseded(kid, [self._book.info(other).manifest for other in applied])
         verify.check_targets(bundle.manifest, self.kernel)
         verify.check_replaced(bundle.manifest, self.kernel)
         try:

@@ -15,7 +15,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from ksplicd.config import Settings
 from ksplicd.errors import (
     BadBundleError,
     BadSignatureError,
+    ExcludedError,
     InUseError,
     MissingDependencyError,
     ModulePresentError,
@@ -196,16 +197,6 @@ def check_targets(manifest: Manifest, kernel: KernelDoor) -> None:
 # --- what it depends on -------------------------------------------------------------------------
 
 
-def check_not_superseded(kid: str, applied: Iterable[Manifest]) -> None:
-    """Raise ``SupersededError`` when one of the ``applied`` updates replaces this one."""
-    for other in applied:
-        if kid in other.replaces:
-            raise SupersededError(
-                f"{kid}: is replaced by update {other.kid}, which is applied; "
-                f"`ksplice undo {other.kid}` first if the older one is really wanted"
-            )
-
-
 def check_replaced(manifest: Manifest, kernel: KernelDoor) -> None:
     """Raise ``NoMatchError`` when another live patch replaces a function that this one does.
 
@@ -227,15 +218,30 @@ def check_replaced(manifest: Manifest, kernel: KernelDoor) -> None:
             )
 
 
-def check_dependencies(manifest: Manifest, applied: Collection[str]) -> None:
-    """Raise ``MissingDependencyError`` or ``InUseError`` when other updates stand in the way."""
-    for kid in manifest.depends:
-        if kid not in applied:
+def check_dependencies(manifest: Manifest, applied: Iterable[Manifest]) -> None:
+    """Raise ``MissingDependencyError``, ``InUseError``, ``SupersededError`` or ``ExcludedError``.
+
+    That is when one of the ``applied`` updates stands in the way, or one is not there.
+    """
+    kid = manifest.kid
+    others = {other.kid: other for other in applied}
+    for needed in manifest.depends:
+        if needed not in others:
             raise MissingDependencyError(
-                f"{manifest.kid}: depends on update {kid}, which is not applied; apply it first"
+                f"{kid}: depends on update {needed}, which is not applied; apply it first"
             )
-    for kid in manifest.replaces:
-        if kid in applied:
-            raise InUseError(
-                f"{manifest.kid}: replaces update {kid}, which is applied; undo that one first"
+    for old in manifest.replaces:
+        if old in others:
+            raise InUseError(f"{kid}: replaces update {old}, which is applied; undo that one first")
+    for other in others.values():
+        if kid in other.replaces:
+            raise SupersededError(
+                f"{kid}: is replaced by update {other.kid}, which is applied; "
+                f"`ksplice undo {other.kid}` first if the older one is really wanted"
+            )
+        if other.kid in manifest.excludes or kid in other.excludes:
+            who = kid if other.kid in manifest.excludes else other.kid
+            raise ExcludedError(
+                f"{kid}: must not be applied together with update {other.kid}, which is applied "
+                f"(so says the manifest of {who}); undo that one first"
             )

@@ -81,6 +81,7 @@ def describe_update(
         "Cves": list(manifest.cves),
         "Depends": list(manifest.depends),
         "Replaces": list(manifest.replaces),
+        "Excludes": list(manifest.excludes),
         "Kernel": manifest.kernel.release,
         "KernelBuildId": manifest.kernel.build_id,
         "KernelVersion": manifest.kernel.version,

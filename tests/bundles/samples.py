@@ -103,13 +103,14 @@ def bundle(
     kernel: Kernel = KERNEL,
     depends: tuple[str, ...] = (),
     replaces: tuple[str, ...] = (),
+    excludes: tuple[str, ...] = (),
     description: str = "",
     late: str = "",
 ) -> bytes:
     """Return the bytes of a whole bundle; the target ``late`` may be loaded later."""
     made = manifest(kid, targets)
     made = replace(made, targets=tuple(replace(t, late=t.name == late) for t in made.targets))
-    made = replace(made, kernel=kernel, depends=depends, replaces=replaces)
+    made = replace(made, kernel=kernel, depends=depends, replaces=replaces, excludes=excludes)
     if description:
         made = replace(made, description=description)
     return pack(made, files(made))

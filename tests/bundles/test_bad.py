@@ -348,6 +348,16 @@ def depends_on_itself() -> bytes:
     return with_manifest(lambda m: m.update(depends=[KID]))
 
 
+@fault(r"manifest\.json: excludes: the update names itself")
+def excludes_itself() -> bytes:
+    return with_manifest(lambda m: m.update(excludes=[KID]))
+
+
+@fault(r"manifest\.json: depends: zzzz9999 is needed, and must not be applied")
+def depends_on_what_it_replaces() -> bytes:
+    return with_manifest(lambda m: m.update(depends=["zzzz9999"], replaces=["zzzz9999"]))
+
+
 @fault(r"manifest\.json: depends: the same entry twice")
 def depends_twice() -> bytes:
     return with_manifest(lambda m: m.update(depends=["zzzz9999", "zzzz9999"]))

@@ -14,6 +14,7 @@ from ksplicd.errors import (
     BadBundleError,
     BadSignatureError,
     BadSystemMapError,
+    ExcludedError,
     FailedToFindError,
     InUseError,
     KeyFileError,
@@ -339,6 +340,21 @@ def test_replaced_update_is_applied(host: Host) -> None:
     host.stage(samples.bundle(OTHER_KID, replaces=(KID,)))
     with pytest.raises(InUseError, match=f"replaces update {KID}, which is applied; undo that"):
         host.engine.start_apply(OTHER_KID, ALICE)
+
+
+@pytest.mark.parametrize("who", [KID, OTHER_KID])
+def test_updates_that_exclude_each_other(host: Host, who: str) -> None:
+    """Whichever of them says so."""
+    host.stage(samples.bundle(excludes=(OTHER_KID,) if who == KID else ()))
+    host.stage(samples.bundle(OTHER_KID, excludes=(KID,) if who == OTHER_KID else ()))
+    host.apply(OTHER_KID)
+    why = rf"^{KID}: must not be applied together with update {OTHER_KID}, .* manifest of {who}\)"
+    with pytest.raises(ExcludedError, match=why):
+        host.apply()
+    host.undo(OTHER_KID)
+    host.apply()
+    with pytest.raises(ExcludedError, match=f"^{OTHER_KID}: "):
+        host.apply(OTHER_KID)
 
 
 def test_function_that_another_update_replaces(host: Host) -> None:
