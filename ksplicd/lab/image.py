@@ -30,7 +30,7 @@ from ksplicd.run import run
 PACKAGES: Final = (
     *("systemd-sysv", "systemd", "udev", "dbus", "polkitd", "kmod", "procps", "less", "busybox"),
     *("python3", "python3-gi", "python3-pydbus", "python3-systemd", "python3-pyudev"),
-    *("python3-pyroute2", "python3-pyelftools", "python3-cryptography", "gir1.2-glib-2.0"),
+    *("python3-pyroute2", "python3-pyelftools", "gir1.2-glib-2.0"),
 )
 
 _ROOT_VERSION: Final = 1

@@ -30,8 +30,7 @@ _KEPT: Final = {"snapshot": 6, "snapshot-layered": 4}
 # What every use of the guest needs is in its page cache then, and systemd is at rest.
 _IMPORTS: Final = (
     *("gi", "pydbus", "pyudev", "systemd.journal", "systemd.daemon", "elftools.elf.elffile"),
-    *("cryptography.hazmat.primitives.asymmetric.ed25519", "pyroute2.netlink.generic"),
-    *("gi.repository.GLib", "gi.repository.Gio"),
+    *("pyroute2.netlink.generic", "gi.repository.GLib", "gi.repository.Gio"),
 )
 _WARM_UP: Final = (
     f"python3 -c 'import {', '.join(_IMPORTS)}'",
