@@ -51,10 +51,10 @@ coverage: setup
 	@$(run) -m tests.coverage '$(OLD)' '$(NEW)' $(if $(FLAVOUR),--flavour $(FLAVOUR)) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(GUEST),--guest $(GUEST)) $(ARGS)
 
-# Five minutes for 1000.
+# Nine minutes for 1000.
 fuzz-kernel: setup
 	KSPLICE_MUTATIONS=$(or $(MUTATIONS),1000) $(if $(SEED),KSPLICE_SEED=$(SEED)) \
-		$(run) -m pytest -q -s tests/vm/test_hostile.py
+		$(run) -m pytest -q -s tests/vm/test_hostile.py tests/vm/test_memory.py
 
 # Half an hour: compiles folders of the kernel.  FOLDERS="ipc /path/to/objects" chooses others.
 test-objects: setup
