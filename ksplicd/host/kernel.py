@@ -27,6 +27,7 @@ from ksplicd.errors import (
     OutOfMemoryError,
     UnexpectedError,
 )
+from ksplicd.host.lockdown import why_refused
 from ksplicd.host.state import Conflict
 from ksplicd.host.sysfs import (
     NOT_SHOWN,
@@ -255,6 +256,7 @@ class LinuxKernel:
             raise kind(f"{name}: no memory file to load it from: {e.strerror}") from e
         if error:
             cls, meaning = _MEANINGS.get(error, (UnexpectedError, "dmesg tells more"))
+            meaning = why_refused(data, error, self._sys, self._proc) or meaning
             raise cls(f"{name}: cannot be loaded: {os.strerror(error)}: {meaning}")
 
     def _load(self, data: bytes, name: str, parameters: str) -> int:

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a locked-down kernel's refusal is told as."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from ksplicd.host.lockdown import signer_of, why_refused
+
+MARK = b"~Module signature appended~\n"
+NAME = b"\x06\x03\x55\x04\x03\x0c\x08Test Key"
+
+
+def signed(signature: bytes) -> bytes:
+    return b"\x7fELF" + signature + bytes(8) + len(signature).to_bytes(4, "big") + MARK
+
+
+UNSIGNED = b"\x7fELF"
+SIGNED = signed(b"\x30\x82" + NAME + b"more")
+
+
+@pytest.mark.parametrize(
+    ("module", "signer"),
+    [
+        (UNSIGNED, None),
+        (SIGNED, "Test Key"),
+        (signed(b"nameless"), ""),
+        (signed(b"\x06\x03\x55\x04\x03\x0c\x08A\x1b[2J\n\xff!"), "A\\x1b[2J\\n\\ufffd!"),
+        (signed(b"\x06\x03\x55\x04\x03"), ""),
+        (MARK, ""),
+    ],
+)
+def test_signer(module: bytes, signer: str | None) -> None:
+    assert signer_of(module) == signer
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for folder in ("sys/kernel/security", "sys/module/module/parameters", "proc/sys/kernel"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/modules_disabled").write_text("0\n")
+    (tmp_path / "sys/kernel/security/lockdown").write_text("none [integrity] confidentiality\n")
+    (tmp_path / "sys/module/module/parameters/sig_enforce").write_text("N\n")
+    return tmp_path
+
+
+def why(root: Path, module: bytes, error: int = errno.EPERM) -> str:
+    return why_refused(module, error, root / "sys", root / "proc")
+
+
+def test_unsigned_module(root: Path) -> None:
+    assert why(root, UNSIGNED) == (
+        "this kernel is locked down (lockdown=integrity), so that it loads modules only with the "
+        "kernel's own signature, and this one has none: build the update with --module-sign-key, "
+        "and enrol that key's certificate where this kernel looks for keys (`mokutil --import`, or "
+        "the firmware's db), and reboot"
+    )
+
+
+def test_unknown_key(root: Path) -> None:
+    assert "the module is signed by “Test Key”, which it does not trust: enrol" in why(root, SIGNED)
+    assert "signed by a key without a name" in why(root, signed(b""))
+
+
+def test_enforced_signatures(root: Path) -> None:
+    (root / "sys/kernel/security/lockdown").write_text("[none] integrity confidentiality\n")
+    assert why(root, UNSIGNED) == ""
+    (root / "sys/module/module/parameters/sig_enforce").write_text("Y\n")
+    said = why(root, UNSIGNED, errno.EKEYREJECTED)
+    assert said.startswith("this kernel enforces module signatures (module.sig_enforce), so that")
+
+
+def test_no_modules_any_more(root: Path) -> None:
+    (root / "proc/sys/kernel/modules_disabled").write_text("1\n")
+    assert why(root, SIGNED).startswith("kernel.modules_disabled is 1")
+    assert why(root, UNSIGNED, errno.ENOEXEC) == ""
+
+
+def test_kernel_without_lockdown(tmp_path: Path) -> None:
+    assert why(tmp_path, UNSIGNED) == ""
