@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 _GOALS: Final = {Direction.APPLY: Stage.APPLIED, Direction.UNDO: Stage.REVERSED}
 _MOVING: Final = {Direction.APPLY: Stage.TRANSITIONING, Direction.UNDO: Stage.REVERSING}
 
+_RETRY_SECONDS: Final = 5.0
+
 SYSFS_MODULES: Final = Path("/sys/module")
 
 
@@ -184,9 +186,10 @@ class Runner:
 
     async def _follow(self, job: Job) -> None:
         """Stay with ``job`` to its end; then the next one's turn begins."""
-        result = "unexpected"
+        result, is_known = "unexpected", False
         try:
             result = await self._finish(job)
+            is_known = True
         except KspliceError as e:
             _log.error("update %s: %s", job.transition.kid, e)
             result = e.abort_cause or result
@@ -197,6 +200,19 @@ class Runner:
         self._objects.remove(job.path)
         self.on_job_removed(job.number, job.path, job.transition.kid, result)
         job.ended.set_result(result)
+        if not is_known:
+            tasks.spawn(self._look_again())
+
+    async def _look_again(self) -> None:
+        """Find out what became of a job that went wrong, as at a start."""
+        while True:
+            try:
+                await self.reconcile()
+            except KspliceError as e:
+                _log.error("our records do not agree with the kernel: %s", e)
+                await tasks.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     async def _finish(self, job: Job) -> str:
         """Return the result of ``job``: ``done``, or the abort cause."""

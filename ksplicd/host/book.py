@@ -5,12 +5,13 @@ Only the history and the bundles are on disk.  Where an update *is* follows from
 the kernel, in that order of weakness (``state.settle``); it is worked out anew for each question.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ksplicd.errors import KspliceError, WrongKernelError
+from ksplicd.errors import KspliceError, StoreError, WrongKernelError
 from ksplicd.host.clock import Clock
 from ksplicd.host.history import LASTING, History
 from ksplicd.host.kernel import KernelDoor
@@ -102,6 +103,7 @@ class Book:
 
     def history(self, limit: int = 0) -> list[Event]:
         """Return the last ``limit`` events (0: all), newest first."""
+        self.catch_up()
         found: list[Event] = []
         for events in self._history.read_back():
             found += reversed(events)
@@ -120,6 +122,11 @@ class Book:
                 if event.kid == kid and event.stage in LASTING:
                     return event.stage is Stage.REVERSED
         return False
+
+    def catch_up(self) -> None:
+        """Write down what could not be written before, if it can be now."""
+        with contextlib.suppress(StoreError):  # it was told when it happened
+            self._history.catch_up()
 
     # --- entries --------------------------------------------------------------------------------
 

@@ -6,14 +6,15 @@ told with its reason, and keeps nothing else from being applied.  Each is given 
 and then turned around, as always.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ksplicd.errors import CodeBusyError, KspliceError
+from ksplicd.errors import CodeBusyError, KspliceError, UnexpectedError
 from ksplicd.host.engine import Engine
-from ksplicd.host.state import Actor, Via
+from ksplicd.host.state import Actor, Transition, Via
 from ksplicd.model import Stage
 
 BOOT: Final = Actor(uid=0, via=Via.BOOT)
@@ -51,6 +52,8 @@ def apply_again(
     end the history tells.  ``disabled`` is a reason to apply nothing.  Raises ``StoreError``.
     """
     found = engine.reconcile(BOOT)
+    for transition in found.transitions:  # we were stopped before
+        _follow(engine, transition, sleep)
     if not engine.settings.apply_at_boot:
         disabled = disabled or "apply-at-boot = no in ksplicd.conf"
     for kid, why in found.waiting.items():
@@ -61,19 +64,25 @@ def apply_again(
             tell_waiting(kid, f"{disabled}; `ksplice apply {kid}` applies it by hand")
             continue
         try:
-            if _apply(engine, kid, sleep):
+            if _follow(engine, engine.start_apply(kid, BOOT), sleep):
                 applied.append(kid)
         except KspliceError as e:
             tell_waiting(kid, str(e))
     return applied
 
 
-def _apply(engine: Engine, kid: str, sleep: Callable[[float], None]) -> bool:
-    """Apply one update and see its transition through."""
-    transition = engine.start_apply(kid, BOOT)
-    while not engine.is_finished(transition):
+def _follow(engine: Engine, transition: Transition, sleep: Callable[[float], None]) -> bool:
+    """See a transition through; tells whether its update is applied then."""
+    while not _is_finished(engine, transition):
         age = engine.clock.monotonic() - transition.started
         if age >= engine.settings.transition_limit and not transition.cancelled:
             transition = engine.cancel(transition, CodeBusyError.abort_cause or "")
         sleep(_PAUSE)
     return engine.finish(transition).stage is Stage.APPLIED
+
+
+def _is_finished(engine: Engine, transition: Transition) -> bool:
+    """Ask the kernel; no answer now is none for good: it is asked until the limit."""
+    with contextlib.suppress(UnexpectedError):
+        return engine.is_finished(transition)
+    return False

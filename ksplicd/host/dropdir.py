@@ -22,6 +22,7 @@ from ksplicd.host.store import SIGNATURE_SUFFIX, replace_file, store_errors, syn
 
 _BUNDLE_SUFFIX: Final = ".tar.gz"
 _REASON_SUFFIX: Final = ".reason"
+_TAKEN_SUFFIX: Final = ".taken"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,10 @@ class DropDir:
         return self.root / "rejected"
 
     def scan(self) -> list[Drop]:
-        """Return what is ready now, by name."""
+        """Return what is ready now, by name; what is half deleted is deleted."""
         with store_errors(self.root):
+            for taken in self.root.glob(f".*{_BUNDLE_SUFFIX}{_TAKEN_SUFFIX}"):
+                _forget(taken)
             names = sorted(path.name for path in self.root.iterdir())
         drops = (self.consider(name) for name in names if is_bundle_name(name))
         return [drop for drop in drops if drop is not None]
@@ -73,8 +76,10 @@ class DropDir:
     def forget(self, drop: Drop) -> None:
         """Delete the files of a drop that was taken in."""
         with store_errors(self.root):
-            for path in _files(drop):
-                path.unlink(missing_ok=True)
+            taken = drop.bundle.with_name(f".{drop.bundle.name}{_TAKEN_SUFFIX}")
+            with contextlib.suppress(FileNotFoundError):
+                drop.bundle.rename(taken)  # so that a signature that is left is known for one
+            _forget(taken)
             sync_folder(self.root)
 
     def reject(self, drop: Drop, reason: KspliceError) -> Path:
@@ -128,6 +133,14 @@ class DropDir:
 def is_bundle_name(name: str) -> bool:
     """Tell whether a file of this name is meant to be a bundle: ``ksplice-8c4o6ucj.tar.gz``."""
     return name.endswith(_BUNDLE_SUFFIX) and not name.startswith(".") and "/" not in name
+
+
+def _forget(taken: Path) -> None:
+    """Delete a bundle that was taken in, and its signature before it."""
+    name = taken.name.removeprefix(".").removesuffix(_TAKEN_SUFFIX)
+    if not os.path.lexists(taken.with_name(name)):  # else another one came
+        taken.with_name(name + SIGNATURE_SUFFIX).unlink(missing_ok=True)
+    taken.unlink(missing_ok=True)
 
 
 def _files(drop: Drop) -> list[Path]:

@@ -55,7 +55,7 @@ from ksplicd.host.state import (
     outcome,
     step,
 )
-from ksplicd.host.store import Store
+from ksplicd.host.store import Store, is_passing
 from ksplicd.host.words import Value, describe_conflicts, describe_match, describe_update
 from ksplicd.model import Kernel, Stage, new_module
 
@@ -101,10 +101,13 @@ class Engine(Intake):
         cannot be; ``actor`` is who looks.  Raises ``StoreError``.
         """
         self.open()
+        self._finish_removals(actor)
         for kid in self.store.kids():
             try:
                 self._book.know(kid, self._check(self.store.read(kid)))
             except KspliceError as e:  # one damaged update must not keep the others from us
+                if is_passing(e.__cause__):
+                    raise
                 self._book.distrust(kid, e)
         known, soak_time = self._guard.read(), self.settings.soak_time
         return reconcile(
@@ -122,6 +125,7 @@ class Engine(Intake):
 
         Returns the seconds until the next one has, or infinity.  Raises ``StoreError``.
         """
+        self._book.catch_up()
         boot_id, now = self.kernel.boot_id(), self.clock.monotonic()
         return self._guard.watch(self._book.applied(), boot_id, now, self.settings.soak_time)
 
@@ -239,16 +243,16 @@ class Engine(Intake):
         info = self.get_update(kid)
         if info.stage is Stage.APPLIED:
             raise AlreadyAppliedError(f"{kid}: is applied")
-        if info.stage is Stage.QUARANTINED:
-            raise QuarantinedError(
-                f"{kid}: is quarantined: {info.detail}; find out why, then `ksplice release {kid}`"
-            )
         self._check_nothing_moves()
         self._complaints.pop(kid, None)
         trusted = self._check(self.store.read(kid))
         bundle = trusted.bundle
         self._book.know(kid, trusted)
-        stage = self._book.info(kid).stage
+        info = self._book.info(kid)  # that its bundle did not verify may have hidden where it is
+        if info.stage is Stage.QUARANTINED:
+            raise QuarantinedError(
+                f"{kid}: is quarantined: {info.detail}; find out why, then `ksplice release {kid}`"
+            )
         self._unload_leftovers(kid)
         verify.check_kernel(bundle.manifest, self.kernel)
         verify.check_modules(bundle.manifest, self.kernel)
@@ -258,7 +262,7 @@ class Engine(Intake):
         verify.check_replaced(bundle.manifest, self.kernel)
         try:
             self._guard.forget(kid)
-            self._book.record(kid, step(stage, Arrow.LOAD), actor)
+            self._book.record(kid, step(info.stage, Arrow.LOAD), actor)
             leave = self.settings.late_mismatch is LateMismatch.LEAVE
             detail = describe_match(load.match(self.kernel, bundle, leave_unmatched=leave))
             self._book.record(kid, step(Stage.LOADING, Arrow.MATCH), actor, detail=detail)
@@ -384,8 +388,12 @@ class Engine(Intake):
 
     def _unload_all(self, kid: str) -> str:
         """Unload an update's modules; returns what stays loaded and why, or empty text."""
-        text = load.unload(self.kernel, load.modules_of(self.kernel, kid))
-        self._left[kid] = load.modules_of(self.kernel, kid)
+        try:
+            names = load.modules_of(self.kernel, kid)
+        except UnexpectedError:  # what is loaded cannot be told now
+            names = [*reversed(verify.update_modules(self._book.info(kid).manifest))]
+        text = load.unload(self.kernel, names)
+        self._left[kid] = names if text else []
         return text
 
     def _depends(self, kid: str) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from typing import Final
 from ksplicd.errors import StoreError
 from ksplicd.fields import Fields
 from ksplicd.host.state import Event
-from ksplicd.host.store import replace_file, store_errors
+from ksplicd.host.store import is_passing, replace_file, store_errors
 from ksplicd.model import KID_LENGTH, Stage
 
 _log = logging.getLogger(__name__)
@@ -56,12 +56,17 @@ class Guard:
         """Kid → when we first saw it applied, on the monotonic clock."""
 
     def read(self) -> Known:
-        """Return what is known; nothing when the file is missing or damaged."""
+        """Return what is known; nothing when the file is missing or damaged.
+
+        Raises ``StoreError`` when that cannot be told now.
+        """
         try:
             with store_errors(self._path), self._path.open("rb") as f:
                 return read_known(f.read(_MAX_SIZE + 1))
         except StoreError as e:
-            if self._path.exists():
+            if is_passing(e.__cause__):
+                raise
+            if not isinstance(e.__cause__, FileNotFoundError):
                 _log.error("%s; no shutdown before this one counts as clean", e)
             return Known()
 

@@ -12,7 +12,6 @@ what was undone is not forgotten.
 """
 
 import contextlib
-import errno
 import gzip
 import json
 import logging
@@ -27,7 +26,7 @@ from typing import Final
 from ksplicd.errors import StoreError
 from ksplicd.fields import ONE_LINE, Fields
 from ksplicd.host.state import Actor, Event, Via
-from ksplicd.host.store import replace_file, store_errors, sync_folder
+from ksplicd.host.store import is_passing, replace_file, store_errors, sync_folder
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
@@ -40,9 +39,6 @@ _NEWLINE: Final = b"\n"
 _ID_LIMIT: Final = 2**32
 _MAX_UNWRITTEN: Final = 1 << 20
 """Bytes; the newest of some 3000 events."""
-
-_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""errno of what says nothing about the file; any other will come again."""
 
 LASTING: Final = frozenset({Stage.APPLIED, Stage.REVERSED})
 """The stages that tell whether an update is wanted."""
@@ -77,6 +73,12 @@ class History:
         Raises ``StoreError``; then the line is written before that of the next event.
         """
         self._unwritten = (self._unwritten + write_event(event))[-_MAX_UNWRITTEN:]
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Write what could not be written before.  Raises ``StoreError``."""
+        if not self._unwritten:
+            return
         self._turn_over(len(self._unwritten))
         with store_errors(self._path):
             is_new = not self._path.exists()
@@ -156,7 +158,7 @@ class History:
                 for line in f:
                     lines.append(line)
         except (OSError, EOFError, zlib.error) as e:
-            if whole or (isinstance(e, OSError) and e.errno in _PASSING):
+            if whole or is_passing(e):
                 raise StoreError(f"{plain}: {e}") from e
             _log.error("%s: cannot be read further: %s", plain, e)
         return read_events(lines)

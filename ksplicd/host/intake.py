@@ -133,17 +133,19 @@ class Intake:
         kid = manifest.kid
         verify.check_kernel(manifest, self.kernel)
         if self.store.has(kid):
-            return self._stage_again(kid, stored, trusted)
+            return self._stage_again(kid, stored, trusted, actor)
         if not self._book.is_in_kernel(kid):
             verify.check_modules(manifest, self.kernel)
         self._make_room(kid, stored)
-        self.store.add(kid, stored)
         self._book.know(kid, trusted)
+        self.store.add(kid, stored)
         if not self._book.is_in_kernel(kid):
             self._book.record(kid, Stage.STAGED, actor, detail=manifest.description)
         return self._book.info(kid)
 
-    def _stage_again(self, kid: str, stored: Stored, trusted: verify.Trusted) -> UpdateInfo:
+    def _stage_again(
+        self, kid: str, stored: Stored, trusted: verify.Trusted, actor: Actor
+    ) -> UpdateInfo:
         before = self.store.read(kid)
         if before.bundle != stored.bundle:
             raise AlreadyStagedError(
@@ -153,6 +155,9 @@ class Intake:
         if stored.signature is not None and stored.signature != before.signature:
             self.store.set_signature(kid, stored.signature)
         self._book.know(kid, trusted)
+        last = self._book.last(kid)
+        if last is None or last.stage is Stage.REMOVED:  # it came when nothing could be written
+            self._book.record(kid, Stage.STAGED, actor, detail=trusted.bundle.manifest.description)
         return self._book.info(kid)
 
     def remove(self, kid: str, actor: Actor, why: str = "") -> None:
@@ -164,9 +169,11 @@ class Intake:
         if info.stage is Stage.APPLIED or is_moving(info.stage):
             raise InUseError(f"{kid}: is {info.stage}; undo it before it is removed")
         self._guard.forget(kid)
-        self.store.remove(kid)
+        self.store.take_out(kid)
         self._book.forget(kid)
         self._book.record(kid, Stage.REMOVED, actor, detail=why)
+        with contextlib.suppress(StoreError):  # the next start sweeps
+            self.store.sweep()
 
     def _make_room(self, kid: str, stored: Stored) -> None:
         """Remove unused updates until one more fits, that which moved longest ago first.
@@ -205,6 +212,14 @@ class Intake:
             )
 
     # --- detail ---------------------------------------------------------------------------------
+
+    def _finish_removals(self, actor: Actor) -> None:
+        """Record what was removed when the daemon was killed, or the disk was full."""
+        for kid in self.store.taken_out():
+            last = self._book.last(kid)
+            if last is None or last.stage is not Stage.REMOVED:
+                self._book.record(kid, Stage.REMOVED, actor)
+        self.store.sweep()
 
     def _check(self, stored: Stored) -> verify.Trusted:
         return verify.check_bundle(stored, self.keyring, self.settings, self.clock.time())

@@ -329,7 +329,8 @@ class LinuxKernel:
             try:
                 os.write(fd, b"1" if enabled else b"0")
             finally:
-                os.close(fd)
+                with contextlib.suppress(OSError):  # the kernel has heard it
+                    os.close(fd)
         except OSError as e:
             if e.errno == errno.EBUSY:
                 _, meaning = _MEANINGS[errno.EBUSY]

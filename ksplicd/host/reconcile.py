@@ -113,7 +113,7 @@ def _is_news(last: Event | None, stage: Stage, *, is_this_boot: bool, is_enabled
     # APPLIED of another boot stays the last word until it is applied again: that is how the next
     # start of the daemon knows what to apply, should this one not get to it.
     was_applied = last is not None and last.stage is Stage.APPLIED and not is_this_boot
-    return last is not None and last.stage is not stage and not was_applied
+    return last is None or (last.stage is not stage and not was_applied)
 
 
 def _why_waiting(book: Book, kid: str) -> str:

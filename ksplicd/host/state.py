@@ -186,7 +186,7 @@ def settle(last: Event | None, boot_id: str, *, is_enabled: bool) -> tuple[Stage
             return last.stage, last.cause, last.detail
         return Stage.APPLIED, "", "found applied in the kernel"
     if last is None or last.stage in {Stage.REMOVED, Stage.REJECTED, Stage.DROPPED}:
-        return Stage.STAGED, "", ""
+        return Stage.STAGED, "", "found in the store"
     is_same_boot = last.boot_id == boot_id
     match last.stage:
         case Stage.LOADING | Stage.MATCHED | Stage.TRANSITIONING:

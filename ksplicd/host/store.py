@@ -14,6 +14,7 @@ more than what is dropped: ``verify`` sees it again.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -27,6 +28,10 @@ from ksplicd.model import is_kid
 
 STORE_DIR: Final = Path("/var/lib/ksplice")
 SIGNATURE_SUFFIX: Final = ".minisig"
+_GONE: Final = ".gone"
+
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""errno of what says nothing about a file; any other will come again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +61,15 @@ class Store:
         return self.root / "guard.json"
 
     def prepare(self) -> None:
-        """Make what is missing, and delete what a killed daemon left half written."""
+        """Make what is missing, and delete what a killed daemon left half written.
+
+        What it left half deleted stays (``sweep``).
+        """
         with store_errors(self.root):
             for folder in (self.root, self.updates):
                 folder.mkdir(mode=0o700, exist_ok=True)
             for left in self.updates.iterdir():
-                if left.name.startswith("."):
+                if left.match(".*.new"):
                     shutil.rmtree(left)
 
     def sizes(self) -> dict[str, int]:
@@ -123,17 +131,27 @@ class Store:
         with store_errors(path):
             replace_file(path, signature)
 
-    def remove(self, kid: str) -> None:
-        """Delete an update; one that is not here is no error."""
+    def take_out(self, kid: str) -> None:
+        """Make an update none of ours; one that is not here is no error.  Then ``sweep``."""
         if not self.has(kid):
             return
-        gone = self.updates / f".{kid}.gone"
+        gone = self.updates / f".{kid}{_GONE}"
         with store_errors(self._folder(kid)):
             _clear(gone)
             self._folder(kid).rename(gone)
-        with contextlib.suppress(OSError):  # it is no update any more; ``prepare`` sweeps
             sync_folder(self.updates)
-            shutil.rmtree(gone)
+
+    def taken_out(self) -> list[str]:
+        """Return the updates that were taken out and not swept yet."""
+        with store_errors(self.updates):
+            names = sorted(path.name for path in self.updates.iterdir())
+        return [name[1:].removesuffix(_GONE) for name in names if name.endswith(_GONE)]
+
+    def sweep(self) -> None:
+        """Delete what was taken out."""
+        with store_errors(self.updates):
+            for kid in self.taken_out():
+                shutil.rmtree(self.updates / f".{kid}{_GONE}")
 
     def _folder(self, kid: str) -> Path:
         assert is_kid(kid)
@@ -164,6 +182,11 @@ def store_errors(path: Path) -> Iterator[None]:
     except OSError as e:
         where = e.filename if isinstance(e.filename, str | Path) else path  # not a descriptor
         raise StoreError(f"{where}: {e.strerror}") from e
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Tell whether ``error`` says nothing about the file and the next try may do better."""
+    return isinstance(error, OSError) and error.errno in _PASSING
 
 
 def write_file(path: Path, data: bytes) -> None:

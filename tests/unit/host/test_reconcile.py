@@ -196,7 +196,7 @@ def test_lost_history(host: Host) -> None:
 def test_lost_bundle(host: Host) -> None:
     host.stage()
     host.apply()
-    host.engine.store.remove(KID)
+    host.engine.store.take_out(KID)
     restart(host)
     info = host.engine.get_update(KID)
     assert info.stage is Stage.APPLIED

@@ -24,8 +24,11 @@ def test_add_read_remove(store: Store) -> None:
     assert store.read(KID) == stored
     store.set_signature(KID, b"another")
     assert store.read(KID).signature == b"another"
-    store.remove(KID)
-    store.remove(KID)
+    store.take_out(KID)
+    assert store.taken_out() == [KID]
+    store.sweep()
+    assert store.taken_out() == []
+    store.take_out(KID)
     assert store.kids() == []
     assert list(store.updates.iterdir()) == []
 
@@ -47,6 +50,8 @@ def test_what_a_killed_daemon_left_is_cleared_away(store: Store) -> None:
     (store.updates / f".{KID}.gone").mkdir()
     assert store.kids() == []
     store.prepare()
+    assert [path.name for path in store.updates.iterdir()] == [f".{KID}.gone"]
+    store.sweep()
     assert list(store.updates.iterdir()) == []
     store.add(KID, Stored(bundle=b"bundle", signature=None))
 
