@@ -10,7 +10,6 @@
 #include <linux/pgtable.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
-#include "compat.h"
 #include "match.h"
 
 /**
@@ -32,18 +31,19 @@ bool ksplice_read(void *to, u64 addr, size_t len)
 
 static u64 reloc_value(const struct ksplice_reloc *r, const u8 *field, u64 addr)
 {
+	u64 value = 0;
+
+	memcpy(&value, field, ksplice_reloc_width(r->type));
 	switch (r->type) {
-	case R_X86_64_64:
-		return get_unaligned_le64(field);
 	case R_X86_64_PC64:
-		return get_unaligned_le64(field) + addr;
+		return value + addr;
 	case R_X86_64_PC32:
 	case R_X86_64_PLT32:
-		return (s64)(s32)get_unaligned_le32(field) + addr;
+		return (s32)value + addr;
 	case R_X86_64_32S:
-		return (s64)(s32)get_unaligned_le32(field);
+		return (s32)value;
 	default:
-		return get_unaligned_le32(field);
+		return value;
 	}
 }
 
@@ -147,7 +147,7 @@ u64 ksplice_compiled_target(const struct ksplice_place *p, u32 len)
 	const struct ksplice_reloc *r = relocs_of(p->m, p->func) + i;
 
 	if (i >= p->func->nr_relocs || r->off != field)
-		return p->addr + len + (s64)(s32)get_unaligned_le32(p->pre + len - sizeof(s32));
+		return p->addr + len + ksplice_displacement(p->pre + len);
 	return r->kind == KSPLICE_REF_SYM ? p->m->addr[r->ref] + r->add + sizeof(s32) : 0;
 }
 
@@ -181,15 +181,16 @@ static int differ(struct ksplice_matching *m, const struct ksplice_func *f, u32 
 
 	/* The old code has 0 in its fields; show what belongs there, where a symbol tells. */
 	for (i = first_reloc(m, f, off); i < f->nr_relocs; i++) {
-		u8 field[8] = {};
+		static const u8 zero[sizeof(u64)];
+		u64 field;
 
 		if (r[i].off >= off + report->len)
 			break;
 		if (r[i].kind != KSPLICE_REF_SYM)
 			continue;
-		put_unaligned_le64(m->addr[r[i].ref] + r[i].add -
-				   reloc_value(&r[i], field, m->addr[f->sym] + r[i].off), field);
-		memcpy(report->expected + r[i].off - off, field,
+		field = m->addr[r[i].ref] + r[i].add -
+			reloc_value(&r[i], zero, m->addr[f->sym] + r[i].off);
+		memcpy(report->expected + r[i].off - off, &field,
 		       min(ksplice_reloc_width(r[i].type), off + report->len - r[i].off));
 	}
 	return -EINVAL;

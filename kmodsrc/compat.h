@@ -12,13 +12,6 @@
 #include <linux/module.h>
 #include <asm/nops.h>
 
-/* 5f60d5f6bbc1 ("move asm/unaligned.h to linux/unaligned.h"), 6.12 */
-#if __has_include("linux/unaligned.h")
-#include <linux/unaligned.h>
-#else
-#include <asm/unaligned.h>
-#endif
-
 /*
  * Reach an unexported symbol of vmlinux: the name makes the reference a
  * livepatch relocation once the bundle's builder has marked it.  Since 6.1

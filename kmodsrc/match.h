@@ -9,6 +9,7 @@
 #ifndef KSPLICE_MATCH_H
 #define KSPLICE_MATCH_H
 
+#include <linux/string.h>
 #include <linux/types.h>
 #include "format.h"
 #include "ksplice.h"
@@ -129,6 +130,15 @@ struct ksplice_place {
 static inline const char *ksplice_name(const struct ksplice_matching *m, u32 off)
 {
 	return (const char *)m->blob + off;
+}
+
+/* The 32-bit displacement of an instruction that ends at @end. */
+static inline s32 ksplice_displacement(const u8 *end)
+{
+	s32 value;
+
+	memcpy(&value, end - sizeof(value), sizeof(value));
+	return value;
 }
 
 /* ALT_FLAG_DIRECT_CALL of 6.8 and later; before, the feature word has 16 bits. */

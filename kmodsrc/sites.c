@@ -39,7 +39,7 @@ static u32 jumped_length(const u8 *bytes, u32 room)
 		len = head + bytes[1];
 	} else if (room >= JMP32_INSN_SIZE && bytes[0] == JMP32_INSN_OPCODE) {
 		head = JMP32_INSN_SIZE;
-		len = head + get_unaligned_le32(bytes + 1);
+		len = head + ksplice_displacement(bytes + JMP32_INSN_SIZE);
 	} else {
 		return 0;
 	}
@@ -77,7 +77,7 @@ bool ksplice_is_nops(const u8 *bytes, u32 len)
 /* Where a running branch goes whose 32-bit displacement ends at @end. */
 static u64 branch_target(const struct ksplice_place *p, u32 end)
 {
-	return p->addr + end + (s64)(s32)get_unaligned_le32(p->run + end - sizeof(s32));
+	return p->addr + end + ksplice_displacement(p->run + end);
 }
 
 static u64 short_branch_target(const struct ksplice_place *p)

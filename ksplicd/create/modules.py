@@ -19,10 +19,17 @@ from typing import Final
 from ksplicd.create.config import ConfigDir
 from ksplicd.create.kbuild import compiler_words
 from ksplicd.create.kmodsrc import kmodsrc
-from ksplicd.create.new_code import NewCode
+from ksplicd.create.new_code import ALIAS, NewCode
 from ksplicd.create.tripwires import count_calls
-from ksplicd.elf import LivepatchRelocations, Relocation, Symbol, read_object, write_object
-from ksplicd.elf.model import SHN_LIVEPATCH, STT_NOTYPE
+from ksplicd.elf import (
+    LivepatchRelocations,
+    Object,
+    Relocation,
+    Symbol,
+    read_object,
+    write_object,
+)
+from ksplicd.elf.model import SHN_LIVEPATCH, STB_LOCAL, STT_FUNC, STT_NOTYPE
 from ksplicd.errors import BuildError
 from ksplicd.model import VMLINUX, core_module, new_module, old_module
 from ksplicd.run import run_any
@@ -30,6 +37,9 @@ from ksplicd.run import run_any
 _KLP_SYMBOL: Final = re.compile(r"\.klp\.sym(?:@(?P<target>[^@]+)@|\.)(?P<object>[^.]+)\.")
 """``.klp.sym.OBJECT.NAME,POS``.  With ``@TARGET@`` for the second ``.`` its relocations go with
 another object's: what a module depends on is sure to be there only when the module is."""
+
+NEW_SUFFIX: Final = ".ksplice"
+"""Behind the names of functions that replace others, as traces and ``nm`` show them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +147,7 @@ def write_livepatch_module(ko: bytes, name: str) -> bytes:
     (Documentation/livepatch/module-elf-format.rst).
     """
     obj = read_object(ko, name)
+    _rename_new_functions(obj)
     owners: dict[Symbol, str] = {}
     for s in obj.symbols:
         m = _KLP_SYMBOL.match(s.name) if s.is_undefined else None
@@ -160,3 +171,15 @@ def write_livepatch_module(ko: bytes, name: str) -> bytes:
                 LivepatchRelocations(f".klp.rela.{owner}.{section.name}", section, relocations)
             )
     return write_object(obj)
+
+
+def _rename_new_functions(obj: Object) -> None:
+    """Let no function have the name of the one that it replaces: ``do_fcntl.ksplice``.
+
+    Since 6.6 (b022f0c7e404, also in 6.1.60), a name that two functions have is refused for a
+    kprobe: nobody could probe the old one while the update is applied.
+    """
+    aliased = {(s.section, s.value) for s in obj.symbols if s.name.startswith(ALIAS)}
+    for s in obj.symbols:
+        if s.bind == STB_LOCAL and s.type == STT_FUNC and (s.section, s.value) in aliased:
+            s.name += NEW_SUFFIX
