@@ -55,7 +55,7 @@ def _read_sections(data: bytes) -> dict[str, bytes]:
     )
     if not ident.startswith(_IDENT) or (kind, machine) != (_ET_REL, _EM_X86_64):
         raise ValueError("its ELF header is of another kind")
-    if shentsize != _SHDR.size or not 0 < shstrndx < shnum:
+    if shentsize != _SHDR.size or not 0 < shstrndx < shnum or shoff > len(data):
         raise ValueError("its section table is damaged")
     table = [_SHDR.unpack_from(data, shoff + i * _SHDR.size) for i in range(shnum)]
     names = _slice(data, table[shstrndx])

@@ -23,6 +23,7 @@ from ksplicd.host.store import SIGNATURE_SUFFIX, replace_file, store_errors, syn
 _BUNDLE_SUFFIX: Final = ".tar.gz"
 _REASON_SUFFIX: Final = ".reason"
 _TAKEN_SUFFIX: Final = ".taken"
+_REJECTED_SUFFIX: Final = ".rejected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +48,12 @@ class DropDir:
         return self.root / "rejected"
 
     def scan(self) -> list[Drop]:
-        """Return what is ready now, by name; what is half deleted is deleted."""
+        """Return what is ready now, by name; what is half deleted or moved is finished."""
         with store_errors(self.root):
             for taken in self.root.glob(f".*{_BUNDLE_SUFFIX}{_TAKEN_SUFFIX}"):
                 _forget(taken)
+            for moved in self.root.glob(f".*{_REJECTED_SUFFIX}"):
+                self._finish_reject(moved)
             names = sorted(path.name for path in self.root.iterdir())
         drops = (self.consider(name) for name in names if is_bundle_name(name))
         return [drop for drop in drops if drop is not None]
@@ -93,10 +96,10 @@ class DropDir:
             error = type(reason).__name__.removesuffix("Error")
             text = f"{error}: {reason}\n".encode(errors="replace")
             replace_file(place.with_name(place.name + _REASON_SUFFIX), text)
-            for path in _files(drop):
-                suffix = path.name.removeprefix(drop.bundle.name)
-                with contextlib.suppress(FileNotFoundError):
-                    path.rename(place.with_name(place.name + suffix))
+            moved = self.root / f".{place.name}{_REJECTED_SUFFIX}"
+            with contextlib.suppress(FileNotFoundError):
+                drop.bundle.rename(moved)  # so that a signature that is left is known for one
+            self._finish_reject(moved)
             sync_folder(self.rejected)
             sync_folder(self.root)
         return place
@@ -121,6 +124,16 @@ class DropDir:
                     _delete(path)
                     total -= sizes.get(path, 0)
 
+    def _finish_reject(self, moved: Path) -> None:
+        """Move the signature of a bundle that was rejected, then the bundle."""
+        place = self.rejected / moved.name.removeprefix(".").removesuffix(_REJECTED_SUFFIX)
+        is_first = place.name.endswith(_BUNDLE_SUFFIX)  # else: .tar.gz.1
+        name = place.name if is_first else place.name.rpartition(".")[0]
+        signature = self.root / (name + SIGNATURE_SUFFIX)
+        for path, to in ((signature, f"{place}{SIGNATURE_SUFFIX}"), (moved, place)):
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(to)
+
     def _free_place(self, name: str) -> Path:
         """Return a path in ``rejected/`` that is not taken: ``name``, ``name.1``, ``name.2``…"""
         number, place = 0, self.rejected / name
@@ -141,10 +154,6 @@ def _forget(taken: Path) -> None:
     if not os.path.lexists(taken.with_name(name)):  # else another one came
         taken.with_name(name + SIGNATURE_SUFFIX).unlink(missing_ok=True)
     taken.unlink(missing_ok=True)
-
-
-def _files(drop: Drop) -> list[Path]:
-    return [path for path in (drop.bundle, drop.signature) if path is not None]
 
 
 def _delete(path: Path) -> None:
