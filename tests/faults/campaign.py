@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ksplicd import minisign
 from ksplicd.errors import KspliceError
@@ -38,6 +38,8 @@ from tests.faults.story import Machine, Stopped, Verb
 from tests.unit.host.simulator import Simulator
 
 _EVENT: Final = re.compile(r"{'time':[^{]*?'kid':'(\w*)','stage':'(\w+)'.*?'mismatch':{.*?}}")
+
+_T = TypeVar("_T")
 
 
 class BrokenRuleError(AssertionError):
@@ -138,7 +140,7 @@ def _do(machine: Machine, do: Callable[[Machine], object]) -> dict[str, Any]:
     except Exception as e:
         report |= {"told": type(e).__name__, "text": str(e), "named": is_named(e)}
         report["stages"] = stages(machine)
-        report["running"] = list(machine.kernel.livepatches())
+        report["running"] = sure(machine.kernel.livepatches, list)
         try:
             do(machine)
         except Exception as again:
@@ -156,12 +158,17 @@ def is_named(error: Exception) -> bool:
 
 
 def stages(machine: Machine) -> dict[str, list[str]]:
-    """Return (stage, detail) of each update; the fault may come now, but only once."""
-    try:
-        infos = machine.engine.list_updates()
-    except KspliceError:
-        infos = machine.engine.list_updates()
+    """Return (stage, detail) of each update."""
+    infos = sure(machine.engine.list_updates, list)
     return {info.kid: [info.stage.value, info.detail] for info in infos}
+
+
+def sure(ask: Callable[[], Iterable[Any]], kind: Callable[[Iterable[Any]], _T]) -> _T:
+    """Return what ``ask`` answers; the fault may come now, but only once."""
+    try:
+        return kind(ask())
+    except (KspliceError, MemoryError):
+        return kind(ask())
 
 
 # --- the rules ----------------------------------------------------------------------------------

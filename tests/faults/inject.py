@@ -94,7 +94,7 @@ def run(
         os.waitpid(pid, 0)
         ours.close()
         if tracer is not None:
-            tracer.wait(PATIENCE)
+            tracer.communicate(timeout=PATIENCE)
 
 
 def calls_of(trace: Path) -> Counter[str]:
@@ -114,6 +114,10 @@ def faults_for(calls: Counter[str]) -> list[Fault]:
     ]
 
 
+def _status(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
+
+
 def _may_fail(call: str) -> bool:
     return _NOT_OURS.fullmatch(call) is None
 
@@ -122,10 +126,12 @@ def _attach(pid: int, fault: Fault | None, trace: Path | None) -> "subprocess.Po
     argv = ["strace", "-qq", "-o", str(trace or "/dev/null"), "-p", str(pid)]
     if fault is not None:
         argv += ["-e", f"trace={fault.call}", "-e", fault.option]
-    tracer = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    tracer = subprocess.Popen(argv, stderr=subprocess.PIPE)
     end = time.monotonic() + PATIENCE
-    while f"TracerPid:\t{tracer.pid}\n" not in Path(f"/proc/{pid}/status").read_text():
-        assert tracer.poll() is None, "strace: may not trace"
+    while f"TracerPid:\t{tracer.pid}\n" not in (status := _status(pid)):
+        if tracer.poll() is not None:
+            _, text = tracer.communicate()
+            raise AssertionError(f"strace does not trace: {text.decode()}; {status}")
         assert time.monotonic() < end, "strace does not attach"
         time.sleep(0.001)
     return tracer
