@@ -10,7 +10,11 @@
  *	KSPLICE_FUNC("do_fcntl", 0, ksplice_new_0)
  *	KSPLICE_HOOK(apply, ksplice_hook_0)
  *	KSPLICE_OBJECT_END(0)
+ *	KSPLICE_ANCHORS_BEGIN
+ *	KSPLICE_FUNC("ksplice_anchor_0", 0, ksplice_new_1)
+ *	KSPLICE_OBJECT_END(1)
  *
+ * The last one, when there are anchors, is the core: see anchors.c.
  * The new functions are in other objects of this module.  No locks: livepatch
  * holds klp_mutex around the callbacks, the core has its own lock.
  */
@@ -31,6 +35,7 @@ static void post_unpatch(struct klp_object *obj);
 typedef void ksplice_new_fn(void);
 
 #define KSPLICE_OBJECT_BEGIN(index, object)
+#define KSPLICE_ANCHORS_BEGIN
 #define KSPLICE_OBJECT_END(index)
 #define KSPLICE_FUNC(old, position, new) new,
 #define KSPLICE_HOOK(kind, fn) fn,
@@ -84,6 +89,7 @@ static const struct hook hooks[] = {
 
 #undef KSPLICE_HOOK
 #undef KSPLICE_OBJECT_BEGIN
+#undef KSPLICE_ANCHORS_BEGIN
 #undef KSPLICE_OBJECT_END
 
 #define KSPLICE_HOOK(kind, fn)
@@ -93,6 +99,7 @@ static const struct hook hooks[] = {
 	  .callbacks = {								\
 		.pre_patch = pre_patch, .post_patch = post_patch,			\
 		.pre_unpatch = pre_unpatch, .post_unpatch = post_unpatch } },
+#define KSPLICE_ANCHORS_BEGIN { .name = "ksplice_" __stringify(KSPLICE_KID) },
 static struct klp_object objects[] = {
 #include "update.h"
 	{ }
@@ -122,6 +129,11 @@ static enum phase {
 static enum phase *phase_of(const struct klp_object *obj)
 {
 	return &phases[obj - objects];
+}
+
+static unsigned int number_of(const struct klp_object *obj)
+{
+	return obj - objects;
 }
 
 static const struct hook *first_hook(const struct klp_object *obj)
@@ -186,7 +198,8 @@ static int pre_patch(struct klp_object *obj)
 		return 0;
 	}
 	if (!err) {
-		err = call_hooks(obj, HOOK_pre_apply) ?: call_hooks(obj, HOOK_check_apply);
+		err = call_hooks(obj, HOOK_pre_apply) ?: call_hooks(obj, HOOK_check_apply) ?:
+		      ksplice_prepare_redirects(obj, number_of(obj));
 		if (!err) {
 			call_hooks(obj, HOOK_apply);
 			*phase_of(obj) = APPLYING;
@@ -203,6 +216,7 @@ static int pre_patch(struct klp_object *obj)
 static void post_patch(struct klp_object *obj)
 {
 	if (*phase_of(obj) != LEFT_ALONE) {
+		ksplice_switch_redirects(number_of(obj), true);
 		call_hooks(obj, *phase_of(obj) == REVERSING ? HOOK_fail_reverse : HOOK_post_apply);
 		*phase_of(obj) = APPLIED;
 	}
@@ -217,6 +231,7 @@ static void pre_unpatch(struct klp_object *obj)
 		return;
 	if (!call_hooks(obj, HOOK_pre_reverse))
 		call_hooks(obj, HOOK_check_reverse);
+	ksplice_switch_redirects(number_of(obj), false);
 	*phase_of(obj) = REVERSING;
 }
 
@@ -225,6 +240,7 @@ static void post_unpatch(struct klp_object *obj)
 	enum phase phase = *phase_of(obj);
 
 	if (phase != LEFT_ALONE) {
+		ksplice_release_redirects(number_of(obj));
 		call_hooks(obj, HOOK_reverse);
 		call_hooks(obj, phase == APPLYING ? HOOK_fail_apply : HOOK_post_reverse);
 	}
@@ -242,8 +258,8 @@ static int __init new_init(void)
 
 	for (obj = objects; obj->name; obj++) {
 		obj->funcs = func;
-		if ((func->old_name || first_hook(obj)->kind != NO_HOOK) &&
-		    !ksplice_may_patch(obj->name)) {
+		if (obj->callbacks.pre_patch && !ksplice_may_patch(obj->name) &&
+		    (func->old_name || first_hook(obj)->kind != NO_HOOK || obj != objects)) {
 			pr_err("%s: not matched, nothing is replaced\n", obj->name);
 			return -EPERM;
 		}

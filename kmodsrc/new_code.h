@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Inside of the new-code module: what new_code.c and late.c say to each other.
+ * Inside of the new-code module: what new_code.c, late.c and redirect.c say to each
+ * other.
  */
 #ifndef KSPLICE_NEW_CODE_H
 #define KSPLICE_NEW_CODE_H
@@ -22,6 +23,25 @@ static inline void ksplice_go(struct klp_object *obj, bool is_unloaded)
 }
 
 static inline void ksplice_clear_relocations(const struct klp_object *obj)
+{
+}
+#endif
+
+#ifdef KSPLICE_HAS_REDIRECTS
+int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number);
+void ksplice_switch_redirects(unsigned int number, bool is_on);
+void ksplice_release_redirects(unsigned int number);
+#else
+static inline int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number)
+{
+	return 0;
+}
+
+static inline void ksplice_switch_redirects(unsigned int number, bool is_on)
+{
+}
+
+static inline void ksplice_release_redirects(unsigned int number)
 {
 }
 #endif

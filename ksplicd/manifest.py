@@ -37,6 +37,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TARGET = re.compile(r"[A-Za-z0-9_-]{1,55}")
 _SYMBOL = re.compile(r"[A-Za-z0-9_.$]{1,511}")  # KSYM_NAME_LEN is 512
 _UNIT = re.compile(r"[\x21-\x7e]{1,1023}")
+_HOW = re.compile(r"livepatch|kprobe|exit")
 
 
 def write_manifest(manifest: Manifest) -> bytes:
@@ -102,7 +103,12 @@ def _target_value(target: Target) -> dict[str, object]:
         "module-file": target.module_file,
         "late": target.late,
         "functions": [
-            {"name": function.name, "sympos": function.sympos, "unit": function.unit}
+            {
+                "name": function.name,
+                "sympos": function.sympos,
+                "unit": function.unit,
+                "how": function.how,
+            }
             for function in target.functions
         ],
     }
@@ -136,6 +142,7 @@ def _read_function(fields: Fields) -> PatchedFunction:
         name=fields.text("name", _SYMBOL, "a symbol"),
         sympos=fields.number("sympos", 0, 1 << 20),
         unit=fields.text("unit", _UNIT, "a source file"),
+        how=fields.text("how", _HOW, "livepatch, kprobe or exit"),
     )
     fields.close()
     return function

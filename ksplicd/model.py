@@ -90,6 +90,8 @@ class PatchedFunction:
     """Position among equal names in kallsyms, from 1; 0 when the name is unique."""
     unit: str
     """Source file, such as ``fs/fcntl.c``."""
+    how: str = "livepatch"
+    """Who redirects it: ``livepatch``, a ``kprobe``, or the module's own ``exit`` pointer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

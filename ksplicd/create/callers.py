@@ -153,8 +153,9 @@ def take_in_callers(
 ) -> TakenIn:
     """Find the callers in other files of every changed function that cannot be redirected.
 
-    The source tree must be as it was found.  Raises ``UnsupportedChangeError`` naming the function
-    when not all of them are found, or there are too many.
+    The source tree must be as it was found.  A function of which not all of them are found, or too
+    many, is left to a kprobe where one may be; otherwise raises ``UnsupportedChangeError`` naming
+    the function.
     """
     result = TakenIn()
     search = _Search(kbuild, kernel, sizes)
@@ -164,8 +165,14 @@ def take_in_callers(
         for s in must_be_carried(difference, kernel.traceable(unit.source)):
             if s.name in result.carried:
                 continue
+            try:
+                callers = search.find(unit, s)
+            except UnsupportedChangeError:
+                if difference.twins.pre_of[s].name in kernel.probeable(unit.source):
+                    continue
+                raise
             result.carried[s.name] = aliases()
-            for other, taken in search.find(unit, s).items():
+            for other, taken in callers.items():
                 known = differences.get(other) or result.differences.get(other)
                 if known is not None:
                     by_name = {f.name: f for f in known.post.obj.functions()}

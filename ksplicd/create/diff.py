@@ -13,7 +13,13 @@ from ksplicd.create.correlate import Twins, correlate, relocations_in
 from ksplicd.create.data import compare_data, has_state, is_compared, needs_boot_code
 from ksplicd.create.exports import compare_exports
 from ksplicd.create.hooks import Hook, read_hooks
-from ksplicd.create.names import is_boot_section, is_cold_part, is_prefix, main_name
+from ksplicd.create.names import (
+    is_boot_section,
+    is_cold_part,
+    is_exit_section,
+    is_prefix,
+    main_name,
+)
 from ksplicd.create.place import Places
 from ksplicd.create.refusal import Refusal as Refusal
 from ksplicd.create.refusal import refuse
@@ -41,6 +47,8 @@ class Difference:
     """What is called when the update is applied or undone."""
     boot: dict[Symbol, str] = field(default_factory=dict)
     """Post functions that differ or are new, but run only at boot or at unload."""
+    unload: Symbol | None = None
+    """The post object's exit function, when it or what it alone calls differs; in modules only."""
     notes: list[str] = field(default_factory=list)
     """What is left out, because a running kernel does not need it."""
     refusals: list[Refusal] = field(default_factory=list)
@@ -58,7 +66,7 @@ class Difference:
     @property
     def is_needed(self) -> bool:
         """Tell whether there is something to do in a running kernel, or to refuse."""
-        return bool(self.changed or self.hooks or self.refusals)
+        return bool(self.changed or self.hooks or self.refusals or self.unload)
 
     def refuse_boot_code(self) -> list[Refusal]:
         """Return why a patch that changes nothing else than boot code here is of no use."""
@@ -91,7 +99,8 @@ class _Differ:
                 self.out.changed.setdefault(s, why)
         self.out.hooks, refusals = read_hooks(self.post, self.twins)
         self.out.refusals += refusals
-        if self.out.changed or self.out.hooks:
+        self.take_in_exit()
+        if self.out.changed or self.out.hooks or self.out.unload:
             self.check_new_data()
         self.out.notes = [
             f"{s.name} runs only at boot or at unload: its change is left out"
@@ -116,6 +125,16 @@ class _Differ:
                 self.out.changed[s] = why
                 seen.add((s.section, s.value))
         self.out.removed = [s for s in _functions(self.pre) if s not in self.twins.post_of]
+
+    def take_in_exit(self) -> None:
+        """Have a module's exit function replaced when code changes that runs at unload."""
+        exits = {
+            s: why for s, why in self.out.boot.items() if s.section and is_exit_section(s.section)
+        }
+        function = exit_function(self.post)
+        if exits and function in self.twins.pre_of:
+            self.out.unload = function
+            self.out.boot = {s: why for s, why in self.out.boot.items() if s not in exits}
 
     def compare_cold_parts(self) -> None:
         """Take in the function whose cold part changed, came or went: they are one body."""
@@ -143,6 +162,11 @@ class _Differ:
         for s in new:
             if s in self.twins.ambiguous and s in used and has_state(s):
                 self.out.refusals.append(refuse(s, why, hint))
+
+
+def exit_function(places: Places) -> Symbol | None:
+    """Return what ``module_exit()`` names, by its alias (include/linux/module.h)."""
+    return next((s for s in places.obj.functions() if s.name == "cleanup_module"), None)
 
 
 def _functions(places: Places) -> list[Symbol]:

@@ -115,12 +115,17 @@ def is_init_section(section: Section) -> bool:
     return section.name.startswith((".init", ".con_initcall", ".security_initcall"))
 
 
+def is_exit_section(section: Section) -> bool:
+    """Tell whether a section holds what runs when a module is unloaded, such as ``.exit.text``."""
+    return section.name.startswith(".exit")
+
+
 def is_boot_section(section: Section) -> bool:
     """Tell whether a section is used at boot or at unload only, such as ``.init.text``.
 
     ``.init.data``, ``.initcall6.init``, ``.init.rodata`` and ``.exitcall.exit`` are others.
     """
-    return is_init_section(section) or section.name.startswith(".exit")
+    return is_init_section(section) or is_exit_section(section)
 
 
 def is_per_cpu(section: Section) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol
 
+from ksplicd.create.anchors import Anchors
 from ksplicd.create.correlate import code_section_of
 from ksplicd.create.diff import Difference, Refusal
 from ksplicd.create.keys import JUMP_TABLE, STATIC_CALLS, choose_entries
@@ -19,13 +20,14 @@ from ksplicd.create.names import (
     is_code_fragment,
     is_cold_part,
     is_debug_descriptor,
+    is_exit_section,
     is_literal,
     is_once_flag,
     is_sanitizer_record,
     main_name,
 )
 from ksplicd.create.place import Place
-from ksplicd.create.redirect import plan
+from ksplicd.create.redirect import Redirect, RedirectKind, plan
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.special import (
     REPLACEMENTS,
@@ -48,7 +50,7 @@ from ksplicd.elf.model import (
     STT_SECTION,
 )
 from ksplicd.errors import UnsupportedChangeError
-from ksplicd.model import VMLINUX
+from ksplicd.model import VMLINUX, PatchedFunction
 
 ALIAS: Final = "ksplice_new_"
 """Prefix of the global names by which the new-code module's klp_patch finds its functions."""
@@ -92,6 +94,10 @@ class Kernel(Protocol):
         """Return the unit's functions that livepatch can redirect: that start with fentry."""
         ...
 
+    def probeable(self, unit: str) -> frozenset[str]:
+        """Return the unit's functions that a kprobe may redirect."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
@@ -121,10 +127,30 @@ class NewCode:
     target: str
     obj: Object
     replacements: list[Replacement] = field(default_factory=list)
+    redirects: list[Redirect] = field(default_factory=list)
+    anchors: list[str] = field(default_factory=list)
+    """Global symbols of what livepatch has to look for on stacks besides (anchors.py)."""
     hooks: list[HookCall] = field(default_factory=list)
     new_functions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What the user should know of, such as a tracepoint that does not fire."""
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why each of the functions is in."""
+        return {r.name: r.reason for r in self.replacements} | {
+            r.name: r.reason for r in self.redirects
+        }
+
+    @property
+    def functions(self) -> list[PatchedFunction]:
+        """The functions that lead to new code."""
+        return [
+            *(PatchedFunction(name=r.name, sympos=r.sympos, unit=self.unit)
+              for r in self.replacements),
+            *(PatchedFunction(name=r.name, sympos=r.sympos, unit=self.unit, how=r.kind.value)
+              for r in self.redirects),
+        ]  # fmt: skip
 
 
 def extract(
@@ -161,7 +187,7 @@ class _Extractor:
         self.post, self.twins = difference.post, difference.twins
         self.sizes, self.kernel, self.aliases = sizes, kernel, aliases
         self.carried = carried
-        self.plan = plan(difference, kernel.traceable(unit), carried)
+        self.plan = plan(difference, kernel.traceable(unit), carried, kernel.probeable(unit))
         self.refusals: list[Refusal] = list(difference.refusals)
         self.notes: list[str] = []
         self.kept: dict[Section, None] = {}
@@ -175,8 +201,11 @@ class _Extractor:
     def extract(self) -> NewCode:
         self.refusals += self.plan.refusals
         hooks = self.difference.hooks
-        for s in (*self.plan.replaced, *self.plan.carried, *(h.function for h in hooks)):
+        redirected = [*self.plan.probed, *filter(None, [self.plan.unload])]
+        for s in (*self.plan.replaced, *self.plan.carried, *redirected):
             self.keep_function(s)
+        for hook in hooks:
+            self.keep_function(hook.function)
         self.follow_references()
         self.raise_refusals()
         copies = {s: self.copy(s) for s in self.kept}
@@ -193,6 +222,14 @@ class _Extractor:
         result = NewCode(unit=self.unit, target=target, obj=self.obj)
         for s, why in self.plan.replaced.items():
             result.replacements.append(self.replace(s, why, copies))
+        for s, why in self.plan.probed.items():
+            result.redirects.append(self.probe(s, why, copies))
+        if self.plan.unload is not None:
+            result.redirects.append(self.exchange_exit(self.plan.unload, copies))
+        anchors = Anchors(self.post, self.kept, self.cold)
+        for s in anchors.find(self.plan.replaced, redirected):
+            result.anchors.append(self.aliases())
+            self.name_globally(s, result.anchors[-1], copies)
         for hook in hooks:
             result.hooks.append(HookCall(kind=hook.kind, alias=self.aliases()))
             self.name_globally(hook.function, result.hooks[-1].alias, copies)
@@ -246,7 +283,7 @@ class _Extractor:
         if section.is_text:
             if is_code_fragment(section):
                 self.kept[section] = None
-            elif symbol is not None and symbol.is_function and symbol not in self.twins.pre_of:
+            elif symbol is not None and symbol.is_function and not self.is_in_kernel(symbol):
                 self.keep_function(symbol)
         elif self.is_copied(section, symbol) or symbol in self.difference.carried:
             self.kept[section] = None
@@ -258,6 +295,17 @@ class _Extractor:
                     symbol.name, section, "new data in a section shared with old data",
                     "define it without a section attribute",
                 )  # fmt: skip
+
+    def is_in_kernel(self, function: Symbol) -> bool:
+        """Tell whether the kernel has a function of this unit.
+
+        Not one that the compiler inlined everywhere in the stock kernel, but not here.
+        """
+        if is_exit_section(code_section_of(function)) and self.plan.unload is not None:
+            return False  # its own old form is called by nobody else
+        if function.bind != STB_LOCAL or function not in self.twins.pre_of:
+            return function in self.twins.pre_of
+        return self.external_name(function) is not None
 
     @staticmethod
     def is_copied(section: Section, symbol: Symbol | None) -> bool:
@@ -271,8 +319,10 @@ class _Extractor:
         return is_literal(symbol) if symbol is not None else section.name.startswith(".rodata")
 
     def copy(self, s: Section) -> Section:
+        # A module's own exit code is not what other sections may refer to.
+        name = f".text{s.name}" if is_exit_section(s) else s.name
         return Section(
-            s.name, s.type, s.flags & ~(SHF_LINK_ORDER | SHF_GROUP), s.data, s.align, s.entsize,
+            name, s.type, s.flags & ~(SHF_LINK_ORDER | SHF_GROUP), s.data, s.align, s.entsize,
             s.nobits_size, relocations=list(s.relocations),
         )  # fmt: skip
 
@@ -445,6 +495,34 @@ class _Extractor:
         return Replacement(
             name=name, sympos=self.kernel.sympos(self.unit, name), alias=alias, reason=why
         )
+
+    def probe(self, s: Symbol, why: str, copies: dict[Section, Section]) -> Redirect:
+        alias = self.aliases()
+        self.name_globally(s, alias, copies)
+        name = self.twins.pre_of[s].name
+        place = self.kernel.livepatch_symbol(self.unit, name, is_local=True)
+        if place is None:
+            self.refuse(
+                s.name, s.section, "a function without fentry cannot be redirected, and the"
+                " kernel's kallsyms lack it", "change its callers instead",
+            )  # fmt: skip
+            self.raise_refusals()
+        self.notes.append(
+            f"{self.unit}: {name} is redirected by a kprobe, because livepatch cannot: after all"
+            " other functions, and before them at undo"
+        )
+        return Redirect(
+            kind=RedirectKind.PROBE, name=name, sympos=self.kernel.sympos(self.unit, name),
+            place=place or "", alias=alias, reason=why,
+        )  # fmt: skip
+
+    def exchange_exit(self, s: Symbol, copies: dict[Section, Section]) -> Redirect:
+        alias = self.aliases()
+        self.name_globally(s, alias, copies)
+        return Redirect(
+            kind=RedirectKind.EXIT, name=s.name, sympos=0, place="", alias=alias,
+            reason="code changes that runs at unload",
+        )  # fmt: skip
 
     def name_globally(self, s: Symbol, alias: str, copies: dict[Section, Section]) -> None:
         """Give a kept function a global name beside its own, for the other objects."""

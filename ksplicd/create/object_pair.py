@@ -70,6 +70,9 @@ class _AnyKernel:
     def traceable(self, unit: str) -> frozenset[str]:
         return self.functions
 
+    def probeable(self, unit: str) -> frozenset[str]:
+        return frozenset()
+
 
 def compare_objects(
     pre: Path, post: Path, source: Path | None = None, allowed_layouts: Sequence[str] = ()

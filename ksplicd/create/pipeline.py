@@ -37,7 +37,7 @@ from ksplicd.create.words import names_of
 from ksplicd.create.work import plan_work
 from ksplicd.elf import Object, read_object
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
-from ksplicd.model import VMLINUX, Manifest, PatchedFunction, Target, new_kid
+from ksplicd.model import VMLINUX, Manifest, Target, new_kid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +137,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
                 new_file=modules.new,
                 old_file=old_file,
                 functions=tuple(
-                    PatchedFunction(name=r.name, sympos=r.sympos, unit=unit.unit)
-                    for unit in new_code
-                    if unit.target == target
-                    for r in unit.replacements
+                    f for unit in new_code if unit.target == target for f in unit.functions
                 ),
                 module_file=whole_files.get(target, ""),
                 late=target != VMLINUX,
@@ -163,7 +160,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
     return Created(
         manifest=manifest,
         data=bundle.pack(manifest, files_of_bundle),
-        reasons={r.name: r.reason for unit in new_code for r in unit.replacements},
+        reasons={name: why for unit in new_code for name, why in unit.reasons.items()},
         notes=tuple(
             [note for d in differences.values() for note in d.notes]
             + [note for unit in new_code for note in unit.notes]
@@ -195,7 +192,7 @@ def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, st
     """Return what happened to each unit that was compiled."""
     done = {}
     for c in new_code:
-        functions = ", ".join(r.name for r in c.replacements)
+        functions = ", ".join(f.name for f in c.functions)
         calls = ", ".join(dict.fromkeys(h.kind for h in c.hooks))
         tripwires = count_calls(c.obj)
         words = (

@@ -3,18 +3,43 @@
 
 livepatch redirects functions that start with a call of fentry.  A changed function without one
 (``static inline`` that was not inlined, notrace code) is carried instead: its callers are replaced,
-unchanged as they are, and call the new one.
+unchanged as they are, and call the new one.  Where that cannot be done, because its address is kept
+or too many call it, a kprobe redirects it (kmodsrc/redirect.c).
 """
 
 from collections.abc import Container
 from dataclasses import dataclass, field
+from enum import Enum
 
 from ksplicd.create.correlate import code_section_of
-from ksplicd.create.diff import Difference, Refusal
-from ksplicd.create.names import is_cold_part, main_name
+from ksplicd.create.diff import Difference, Refusal, exit_function
+from ksplicd.create.names import is_cold_part, is_exit_section, is_init_section, main_name
 from ksplicd.create.special import is_special_section
 from ksplicd.elf import Section, Symbol
 from ksplicd.elf.model import STB_LOCAL
+
+
+class RedirectKind(Enum):
+    """How the kernel part leads to new code without livepatch (kmodsrc/redirect.c)."""
+
+    PROBE = "kprobe"
+    EXIT = "exit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redirect:
+    """One place, besides livepatch's functions, that leads to new code."""
+
+    kind: RedirectKind
+    name: str
+    """The function."""
+    sympos: int
+    place: str
+    """Symbol of the old function; empty for a module's exit function."""
+    alias: str
+    """Global symbol of the new code's object."""
+    reason: str
+    """Why it is in."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,6 +50,10 @@ class Plan:
     """Redirected by livepatch, with the reason."""
     carried: dict[Symbol, str] = field(default_factory=dict)
     """Called by new code only, with the reason."""
+    probed: dict[Symbol, str] = field(default_factory=dict)
+    """Redirected by a kprobe, with the reason."""
+    unload: Symbol | None = None
+    """The module's exit function, to be exchanged."""
     refusals: list[Refusal] = field(default_factory=list)
 
 
@@ -38,27 +67,45 @@ class _User:
     is_call: bool
 
 
-def plan(difference: Difference, traceable: frozenset[str], taken_in: Container[str] = ()) -> Plan:
+def plan(
+    difference: Difference,
+    traceable: frozenset[str],
+    taken_in: Container[str] = (),
+    probeable: frozenset[str] = frozenset(),
+) -> Plan:
     """Decide for every changed function.
 
     ``traceable``: the functions of the running kernel's unit that start with fentry, by name.
     ``taken_in``: global functions whose callers in other files are replaced too.
+    ``probeable``: functions without fentry that a kprobe may redirect.
     """
-    result = Plan()
+    result = Plan(unload=difference.unload)
     todo = dict(difference.changed)
     while todo:
         s, why = todo.popitem()
-        if s in result.replaced or s in result.carried:
+        if s in result.replaced or s in result.carried or s in result.probed:
             continue
-        if difference.twins.pre_of[s].name in traceable:
+        name = difference.twins.pre_of[s].name
+        if name in traceable:
             result.replaced[s] = why
-        else:
-            result.carried[s] = why
-            for caller in _callers(difference, s, result, taken_in):
-                todo.setdefault(caller, f"calls {s.name}, which livepatch cannot redirect")
+            continue
+        callers, refusals = _callers(difference, s, taken_in)
+        if refusals and name in probeable:
+            result.probed[s] = why
+            continue
+        result.carried[s] = why
+        result.refusals += [r for r in refusals if r not in result.refusals]
+        for caller in callers:
+            if is_exit_section(code_section_of(caller)):
+                result.unload = exit_function(difference.post)
+                continue
+            todo.setdefault(caller, f"calls {s.name}, which livepatch cannot redirect")
     # In the order of the object, whatever order they were found in: the same bytes every time.
     order = {s: i for i, s in enumerate(difference.post.obj.symbols)}
-    result.replaced = dict(sorted(result.replaced.items(), key=lambda item: order[item[0]]))
+    for found in (result.replaced, result.carried, result.probed):
+        items = sorted(found.items(), key=lambda item: order[item[0]])
+        found.clear()
+        found.update(items)
     return result
 
 
@@ -76,28 +123,27 @@ class _Everything:
 
 
 def _callers(
-    difference: Difference, s: Symbol, result: Plan, taken_in: Container[str]
-) -> list[Symbol]:
+    difference: Difference, s: Symbol, taken_in: Container[str]
+) -> tuple[list[Symbol], list[Refusal]]:
     """Return the functions to be replaced because they call ``s``, which is carried.
 
     What else refers to ``s`` is refused: it would go on using the old function.
     """
+    section = code_section_of(s).name
     if s.bind != STB_LOCAL and s.name not in taken_in:
-        _refuse(
-            result, s, "a function without fentry cannot be redirected, and other files call it",
-            "change its callers instead, or give them a changed copy under another name",
-        )  # fmt: skip
-        return []
+        why = "a function without fentry cannot be redirected, and other files call it"
+        hint = "change its callers instead, or give them a changed copy under another name"
+        return [], [Refusal(symbol=s.name, section=section, reason=why, hint=hint)]
     callers: dict[Symbol, None] = {}
+    refusals = []
     for user in _users(difference, s):
         if user.function is None or not user.is_call:
-            _refuse(
-                result, s, f"it cannot be redirected, and its address is kept in {user.owner.name}",
-                "change its callers instead",
-            )  # fmt: skip
+            why = f"it cannot be redirected, and its address is kept in {user.owner.name}"
+            hint = "change its callers instead"
+            refusals.append(Refusal(symbol=s.name, section=section, reason=why, hint=hint))
         elif user.function in difference.twins.pre_of:
             callers[user.function] = None
-    return list(callers)
+    return list(callers), refusals
 
 
 def _users(difference: Difference, s: Symbol) -> list[_User]:
@@ -107,6 +153,8 @@ def _users(difference: Difference, s: Symbol) -> list[_User]:
     users = []
     for owner in post.obj.sections:
         if not owner.is_alloc or is_special_section(owner) or owner is s.section:
+            continue
+        if is_init_section(owner) or owner.name.startswith(".exitcall"):  # has run, or never will
             continue
         for r in owner.relocations:
             place = post.locate(owner, r)
@@ -119,10 +167,3 @@ def _users(difference: Difference, s: Symbol) -> list[_User]:
                 function = mains.get(main_name(function.name), function)
             users.append(_User(owner, function, post.is_branch(owner, r)))
     return users
-
-
-def _refuse(result: Plan, s: Symbol, reason: str, hint: str) -> None:
-    section = code_section_of(s).name
-    refusal = Refusal(symbol=s.name, section=section, reason=reason, hint=hint)
-    if refusal not in result.refusals:
-        result.refusals.append(refusal)

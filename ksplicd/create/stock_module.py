@@ -35,6 +35,8 @@ class StockModule:
     """As /sys/module has it, such as ``nf_conntrack``."""
     image: Image
     symbols: "ModuleSymbols"
+    depends: frozenset[str]
+    """The modules that are loaded whenever this one is."""
 
 
 class ModuleSymbols(SymbolMap):
@@ -128,7 +130,18 @@ def read_stock_module(data: bytes, name: str, vmlinux: SymbolMap) -> StockModule
         name=name,
         image=Image(data, segments, ""),
         symbols=ModuleSymbols(own, imports, ranges, vmlinux),
+        depends=_depends(obj),
     )
+
+
+def _depends(obj: Object) -> frozenset[str]:
+    """Return the modules named by ``depends=``, which modpost writes (scripts/mod/modpost.c)."""
+    section = obj.find_section(".modinfo")
+    for field in section.data.split(b"\0") if section is not None else ():
+        key, _, value = field.partition(b"=")
+        if key == b"depends" and value:
+            return frozenset(name.replace("-", "_") for name in value.decode().split(","))
+    return frozenset()
 
 
 def _relocated(

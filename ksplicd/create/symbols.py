@@ -14,6 +14,7 @@ from typing import Final
 from ksplicd.create.config import ConfigDir
 from ksplicd.create.image import Image, SymbolMap, read_image, read_system_map
 from ksplicd.create.match import UnitMatch, match_unit
+from ksplicd.create.names import is_boot_section
 from ksplicd.create.old_code import OldUnit, write_old_code
 from ksplicd.create.sites import read_sites
 from ksplicd.create.special import TABLE_BY_SECTION, EntrySizes, read_entries
@@ -28,6 +29,9 @@ from ksplicd.elf import Object, Symbol
 from ksplicd.errors import ConfigDirError, ImageMismatchError, UnsupportedChangeError
 from ksplicd.model import VMLINUX, Kernel
 
+NO_KPROBES: Final = (".noinstr", ".kprobes", ".entry", ".cpuidle")
+"""Beginnings of the names of text sections that the kernel keeps kprobes out of."""
+
 ENDBR64: Final = b"\xf3\x0f\x1e\xfa"
 
 
@@ -39,6 +43,7 @@ class _Unit:
     obj: Object
     match: UnitMatch
     traceable: frozenset[str]
+    probeable: frozenset[str]
     by_name: dict[str, Symbol]
 
 
@@ -90,6 +95,7 @@ class StockKernel:
             obj=obj,
             match=match_unit(obj, image, symbols),
             traceable=traceable_functions(obj, self._sizes),
+            probeable=probeable_functions(obj),
             by_name={s.name: s for s in obj.symbols if s.name},
         )
 
@@ -127,7 +133,8 @@ class StockKernel:
             position = self.sympos(unit, name)
             return f".klp.sym.{target}.{name},{position}"
         owner = self._module_exports.get(name)
-        if symbols.is_import(name) and owner is not None:
+        depends = self._modules[target].depends
+        if owner is not None and (symbols.is_import(name) or owner in depends):
             # Of a module that ours depends on: found when ours is patched, so it goes with ours.
             return f".klp.sym@{target}@{owner}.{name},0"
         return None
@@ -165,6 +172,10 @@ class StockKernel:
     def traceable(self, unit: str) -> frozenset[str]:
         """Return the unit's functions that start with a call of fentry, as livepatch needs it."""
         return self._units[unit].traceable
+
+    def probeable(self, unit: str) -> frozenset[str]:
+        """Return the unit's functions that a kprobe may redirect."""
+        return self._units[unit].probeable
 
     def address_of(self, unit: str, name: str) -> int | None:
         """Return the address in the stock image of what a matched unit defines or uses."""
@@ -288,6 +299,26 @@ def traceable_functions(obj: Object, sizes: EntrySizes) -> frozenset[str]:
         }
     return frozenset(
         s.name for s in obj.functions() if (s.section, s.value + _endbr64_size(s)) in sites
+    )
+
+
+def probeable_functions(obj: Object) -> frozenset[str]:
+    """Return the functions of an object at which a kprobe may be (kernel/kprobes.c).
+
+    Not those in sections that no kprobe may touch, and not those that ``NOKPROBE_SYMBOL`` names.
+    """
+    named = obj.find_section("_kprobe_blacklist")
+    forbidden = {
+        (r.symbol.section, r.symbol.value + r.addend)
+        for r in (named.relocations if named is not None else ())
+    }
+    return frozenset(
+        s.name
+        for s in obj.functions()
+        if s.section is not None
+        and not s.section.name.startswith(NO_KPROBES)
+        and not is_boot_section(s.section)
+        and (s.section, s.value) not in forbidden
     )
 
 

@@ -39,7 +39,7 @@ from ksplicd.errors import (
     UnsupportedChangeError,
 )
 from ksplicd.lab.cache import silent
-from ksplicd.model import Manifest, PatchedFunction, Target
+from ksplicd.model import Manifest, Target
 from tests.coverage.changes import diff_file, independent_changes
 from tests.coverage.outcome import FileResults, Outcome, Result
 
@@ -172,10 +172,7 @@ class Workshop:
                 new_file=modules.new,
                 old_file=old_file,
                 functions=tuple(
-                    PatchedFunction(name=r.name, sympos=r.sympos, unit=unit.unit)
-                    for unit in new_code
-                    if unit.target == target
-                    for r in unit.replacements
+                    f for unit in new_code if unit.target == target for f in unit.functions
                 ),
             )
             for target, old_file in modules.old.items()

@@ -50,6 +50,8 @@ class FakeKernel:
     positions: dict[str, int] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     untraceable: frozenset[str] = frozenset()
+    probes: frozenset[str] = frozenset()
+    """Those of them that a kprobe may redirect."""
     functions: frozenset[str] = frozenset()
     """Set by ``cut``: the pre object's functions."""
 
@@ -71,6 +73,9 @@ class FakeKernel:
 
     def traceable(self, unit: str) -> frozenset[str]:
         return self.functions - self.untraceable
+
+    def probeable(self, unit: str) -> frozenset[str]:
+        return self.probes
 
 
 def compare(tmp_path: Path, pre: str, post: str, *flags: str) -> Difference:

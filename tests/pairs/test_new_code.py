@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.create.redirect import RedirectKind
 from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL
 from ksplicd.errors import UnsupportedChangeError
@@ -127,13 +128,20 @@ int g(int x) {{ keep(f); return f(x) + {0}; }}
     ("kernel", "words"),
     [
         (FakeKernel(untraceable=frozenset({"f"})), "f .*cannot be redirected, and other files"),
-        (FakeKernel(missing=frozenset({"unchanged"})), "unchanged .*kallsyms lack it"),
+        (FakeKernel(missing=frozenset({"visible"})), "visible .*kallsyms lack it"),
     ],
 )
 def test_refused_by_name(tmp_path: Path, kernel: FakeKernel, words: str) -> None:
     d = compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1"))
     with pytest.raises(UnsupportedChangeError, match=words):
         cut(d, kernel)
+
+
+def test_what_the_stock_kernel_has_inlined_everywhere_comes_along(tmp_path: Path) -> None:
+    d = compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1"))
+    code = cut(d, FakeKernel(missing=frozenset({"unchanged"})))
+    assert {s.name for s in code.obj.functions()} >= {"f", "unchanged"}
+    assert [r.name for r in code.replacements] == ["f"]
 
 
 def test_what_is_joined_by_a_short_jump_comes_along(tmp_path: Path) -> None:
@@ -173,6 +181,68 @@ def test_kept_address_of_a_function_without_fentry_is_refused(tmp_path: Path) ->
     d = compare(tmp_path, source.format(1), source.format(2))
     with pytest.raises(UnsupportedChangeError, match=r"inner .*kept in \.data\.pointer"):
         cut(d, kernel)
+
+
+def test_kept_address_of_a_function_without_fentry_gets_a_kprobe(tmp_path: Path) -> None:
+    source = NOTRACE + "int (*pointer)(int) = inner;"
+    kernel = FakeKernel(untraceable=frozenset({"inner"}), probes=frozenset({"inner"}))
+    code = cut(compare(tmp_path, source.format(1), source.format(2)), kernel)
+    assert [(r.kind, r.name, r.place) for r in code.redirects] == [
+        (RedirectKind.PROBE, "inner", ".klp.sym.vmlinux.inner,0")
+    ]
+    assert code.replacements == []
+    assert [(f.name, f.how) for f in code.functions] == [("inner", "kprobe")]
+    assert len(code.anchors) == 1  # livepatch does not know it
+
+
+EXIT = """
+static int count;
+static void __attribute__((section(".exit.text"), __noinline__)) helper(int x) {{ count += x; hidden(x); }}
+void __attribute__((section(".exit.text"))) my_exit(void) {{ helper({0}); helper(count); }}
+void cleanup_module(void) __attribute__((alias("my_exit")));
+int f(int x) {{ return count + x; }}
+"""
+
+
+def test_exit_function_of_a_module_is_exchanged(tmp_path: Path) -> None:
+    code = cut(compare(tmp_path, EXIT.format(1), EXIT.format(2)), FakeKernel(target="mod"))
+    assert [(r.kind, r.name, r.place) for r in code.redirects] == [
+        (RedirectKind.EXIT, "cleanup_module", "")
+    ]
+    assert code.replacements == []
+    assert not any(s.name.startswith(".exit") for s in code.obj.sections)
+    assert {"my_exit", "helper"} <= {s.name for s in code.obj.functions()}
+    assert len(code.anchors) == 1
+
+
+def test_exit_function_of_vmlinux_is_of_no_use(tmp_path: Path) -> None:
+    source = EXIT.replace('void cleanup_module(void) __attribute__((alias("my_exit")));', "")
+    d = compare(tmp_path, source.format(1), source.format(2))
+    assert d.is_boot_only
+
+
+JUMPS = """
+void sleep(void);
+static noinline int last(int x) {{ sleep(); return x; }}
+static noinline int fresh(int x) {{ sleep(); return last(x + 1) + {0}; }}
+static noinline void callback(int x) {{ sleep(); }}
+int f(int x) {{ sleep(); return {1}; }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("tail", "anchored"),
+    [("fresh(x)", 1), ("fresh(x) + 1", 0), ("x + call(callback)", 1)],
+)
+def test_what_is_not_entered_by_a_call_is_anchored(
+    tmp_path: Path, tail: str, anchored: int
+) -> None:
+    declared = "int call(void (*fn)(int));" + JUMPS
+    pre = "\n".join(
+        line for line in declared.format(0, 0).splitlines() if "fresh(int" not in line
+    ).replace("static noinline void callback(int x) { sleep(); }", "")
+    code = cut(compare(tmp_path, pre, declared.format(3, tail)))
+    assert len(code.anchors) == anchored
 
 
 KEYED = """
