@@ -8,7 +8,12 @@
 
 #include "ksplice.h"
 
+struct attribute;
 struct kobject;
+
+/* targets.c */
+extern const struct attribute *ksplice_target_attrs[];
+void ksplice_targets_exit(void);
 
 /* tripwire.c */
 #ifdef KSPLICE_TRIPWIRES

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What the update patches: what was matched, and why it was refused.
+ *
+ * Locks: targets_lock protects everything static in this file.  It is held
+ * while a target is matched (tens of milliseconds) and is taken inside
+ * livepatch's klp_mutex; nothing is called under it that could take klp_mutex.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/kobject.h>
+#include <linux/ktime.h>
+#include <linux/list.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/sysfs.h>
+#include "core.h"
+#include "match.h"
+
+enum target_state {
+	TARGET_MATCHED,
+	TARGET_WAITING,
+	TARGET_REFUSED,
+	TARGET_UNPATCHED,
+};
+
+static const char *const state_names[] = {
+	[TARGET_MATCHED] = "matched",
+	[TARGET_WAITING] = "waiting",
+	[TARGET_REFUSED] = "refused",
+	[TARGET_UNPATCHED] = "unpatched",
+};
+
+/**
+ * struct target - what this update patches, and what was found there
+ * @list: in targets
+ * @old: the old code; of a module a copy, because it may be loaded again
+ * @state: matched; or waiting to be loaded, refused when it was loaded last,
+ *	loaded but left unpatched
+ * @name: the target
+ * @starts: where the functions begin that were compared
+ * @functions: their number
+ * @bytes: their size, all together
+ * @microseconds: how long it took
+ */
+struct target {
+	struct list_head list;
+	struct ksplice_old old;
+	enum target_state state;
+	char name[MODULE_NAME_LEN];
+	u64 *starts;
+	u32 functions;
+	u64 bytes;
+	s64 microseconds;
+};
+
+static DEFINE_MUTEX(targets_lock);
+static LIST_HEAD(targets);
+static enum ksplice_cause abort_cause = KSPLICE_OK;
+static char *mismatch;
+
+static bool leave_unmatched;
+module_param(leave_unmatched, bool, 0644);
+MODULE_PARM_DESC(leave_unmatched,
+		 "load a target that does not match later unpatched, rather than not at all");
+
+static const char *const cause_names[] = {
+	[KSPLICE_OK] = "ok",
+	[KSPLICE_NO_MATCH] = "no_match",
+	[KSPLICE_FAILED_TO_FIND] = "failed_to_find",
+	[KSPLICE_BAD_SYSTEM_MAP] = "bad_system_map",
+	[KSPLICE_TARGET_NOT_LOADED] = "target_not_loaded",
+	[KSPLICE_OUT_OF_MEMORY] = "out_of_memory",
+	[KSPLICE_CALL_FAILED] = "call_failed",
+	[KSPLICE_UNEXPECTED] = "unexpected",
+};
+
+static struct target *find_target(const char *name)
+{
+	struct target *t;
+
+	lockdep_assert_held(&targets_lock);
+	list_for_each_entry(t, &targets, list)
+		if (!strcmp(t->name, name))
+			return t;
+	return NULL;
+}
+
+static void free_target(struct target *t)
+{
+	if (!t)
+		return;
+	if (t->old.walk_modules)
+		kvfree(t->old.blob);
+	kvfree(t->starts);
+	kfree(t);
+}
+
+/* The target of that name is not one any more, if there is one. */
+static void forget_target(const char *name)
+{
+	struct target *t = find_target(name);
+
+	if (t)
+		list_del(&t->list);
+	free_target(t);
+}
+
+static struct target *new_target(const struct ksplice_old *old)
+{
+	struct target *t = kzalloc(sizeof(*t), GFP_KERNEL);
+	void *copy;
+
+	if (!t)
+		return NULL;
+	t->old = *old;
+	if (!old->walk_modules)
+		return t;
+	copy = kvmalloc(old->size, GFP_KERNEL);
+	if (!copy) {
+		kfree(t);
+		return NULL;
+	}
+	t->old.blob = memcpy(copy, old->blob, old->size);
+	return t;
+}
+
+/* One line of key=value; no value has blanks, because names were checked. */
+static char *describe(const struct ksplice_matching *m)
+{
+	const struct ksplice_report *r = &m->report;
+
+	if (r->function)
+		return kasprintf(GFP_KERNEL,
+				 "target=%s function=%s offset=0x%x kind=%s expected=%*phN found=%*phN",
+				 m->target, r->function, r->off, r->kind, (int)r->len,
+				 r->expected, (int)r->len, r->found);
+	if (r->symbol)
+		return kasprintf(GFP_KERNEL, "target=%s symbol=%s kind=%s", m->target, r->symbol,
+				 r->kind);
+	return NULL;
+}
+
+static void note_result(struct target *t, const struct ksplice_matching *m)
+{
+	u32 i;
+
+	abort_cause = m->report.cause;
+	if (abort_cause != KSPLICE_OK) {
+		mismatch = describe(m);
+		pr_err("%s: %s\n", cause_names[abort_cause], mismatch ?: m->target ?: "");
+		return;
+	}
+	t->functions = m->head->funcs.nr;
+	t->bytes = 0;
+	for (i = 0; i < m->head->funcs.nr; i++)
+		t->bytes += m->funcs[i].size;
+	pr_info("%s: %u functions, %llu bytes match, %lld us\n", t->name, t->functions, t->bytes,
+		t->microseconds);
+}
+
+/* Abort cause and mismatch speak of the last call. */
+static int match_target(struct target *t, const struct module *mod)
+{
+	struct ksplice_matching m = { .mod = mod, .report = { .cause = KSPLICE_OK } };
+	ktime_t begin = ktime_get();
+	int err;
+
+	lockdep_assert_held(&targets_lock);
+	kfree(mismatch);
+	mismatch = NULL;
+	err = ksplice_run_match(&t->old, &m);
+	kvfree(t->starts);
+	t->starts = m.starts;
+	t->microseconds = ktime_us_delta(ktime_get(), begin);
+	if (m.target)
+		strscpy(t->name, m.target, sizeof(t->name));
+	t->state = err ? TARGET_WAITING : TARGET_MATCHED;
+	if (err == -ENOENT && m.report.cause == KSPLICE_TARGET_NOT_LOADED && t->old.is_late) {
+		pr_info("%s: not loaded yet\n", t->name);
+		abort_cause = KSPLICE_OK;
+		return 0;
+	}
+	note_result(t, &m);
+	return err;
+}
+
+/**
+ * ksplice_match - compare the old code of one target with the running kernel
+ * @old: the old code; needed only until the call returns
+ *
+ * Context: process context, sleeps.
+ * Return: 0 when every byte is as it should be, or the target may be loaded
+ * later; a negative error otherwise, with abort_cause and mismatch set.
+ */
+int ksplice_match(const struct ksplice_old *old)
+{
+	struct target *t = new_target(old);
+	int err = -ENOMEM;
+
+	mutex_lock(&targets_lock);
+	if (t) {
+		err = match_target(t, NULL);
+		forget_target(t->name);
+	} else {
+		abort_cause = KSPLICE_OUT_OF_MEMORY;
+	}
+	if (err)
+		free_target(t);
+	else
+		list_add_tail(&t->list, &targets);
+	mutex_unlock(&targets_lock);
+	return err;
+}
+EXPORT_SYMBOL_GPL(ksplice_match);
+
+/* Tell user space what became of a target: a uevent of the core module. */
+static void tell(const char *target, enum target_state state)
+{
+	char name[MODULE_NAME_LEN + 16], word[32];
+	char *env[3] = { name, word };
+
+	snprintf(name, sizeof(name), "KSPLICE_TARGET=%s", target);
+	snprintf(word, sizeof(word), "KSPLICE_STATE=%s", state_names[state]);
+	kobject_uevent_env(&THIS_MODULE->mkobj.kobj, KOBJ_CHANGE, env);
+}
+
+/**
+ * ksplice_match_late - compare a module that is there, just before it is patched
+ * @target: its name
+ * @mod: the module
+ * @walk_modules: takes the place of that of the old-code module, which is gone
+ * @may_leave: it may be left as it is when the administrator wants that
+ *
+ * Livepatch holds klp_mutex.
+ *
+ * Return: 0 to patch it, 1 to leave it unpatched, a negative error to refuse
+ * it.
+ */
+int ksplice_match_late(const char *target, const struct module *mod, ksplice_walk_fn *walk_modules,
+		       bool may_leave)
+{
+	enum target_state state = TARGET_REFUSED;
+	struct target *t;
+	int err = -ENOENT;
+
+	mutex_lock(&targets_lock);
+	t = find_target(target);
+	if (t) {
+		t->old.walk_modules = walk_modules;
+		err = match_target(t, mod);
+		if (!err)
+			state = TARGET_MATCHED;
+		else if (may_leave && leave_unmatched)
+			state = TARGET_UNPATCHED;
+		t->state = state;
+	}
+	mutex_unlock(&targets_lock);
+	if (state != TARGET_MATCHED)
+		pr_err("%s: does not match, %s\n", target, state_names[state]);
+	tell(target, state);
+	return state == TARGET_UNPATCHED ? 1 : err;
+}
+EXPORT_SYMBOL_GPL(ksplice_match_late);
+
+/**
+ * ksplice_target_gone - note that a module was unloaded
+ * @target: its name
+ */
+void ksplice_target_gone(const char *target)
+{
+	struct target *t;
+
+	mutex_lock(&targets_lock);
+	t = find_target(target);
+	if (t)
+		t->state = TARGET_WAITING;
+	mutex_unlock(&targets_lock);
+	tell(target, TARGET_WAITING);
+}
+EXPORT_SYMBOL_GPL(ksplice_target_gone);
+
+/**
+ * ksplice_may_patch - was this target matched, or may it be loaded later?
+ * @target: "vmlinux" or a module
+ */
+bool ksplice_may_patch(const char *target)
+{
+	bool may_patch;
+
+	mutex_lock(&targets_lock);
+	may_patch = find_target(target);
+	mutex_unlock(&targets_lock);
+	return may_patch;
+}
+EXPORT_SYMBOL_GPL(ksplice_may_patch);
+
+/**
+ * ksplice_was_compared - is there a function that was compared?
+ * @target: "vmlinux" or a module that was matched
+ * @addr: where it would begin
+ */
+bool ksplice_was_compared(const char *target, unsigned long addr)
+{
+	bool was_compared = false;
+	struct target *t;
+	u32 i;
+
+	mutex_lock(&targets_lock);
+	t = find_target(target);
+	for (i = 0; t && t->state == TARGET_MATCHED && i < t->functions && !was_compared; i++)
+		was_compared = t->starts[i] == addr;
+	mutex_unlock(&targets_lock);
+	return was_compared;
+}
+EXPORT_SYMBOL_GPL(ksplice_was_compared);
+
+/**
+ * ksplice_abort - note why the update was refused, unless a reason is known
+ * @cause: the reason
+ */
+void ksplice_abort(enum ksplice_cause cause)
+{
+	mutex_lock(&targets_lock);
+	if (abort_cause == KSPLICE_OK)
+		abort_cause = cause;
+	mutex_unlock(&targets_lock);
+}
+EXPORT_SYMBOL_GPL(ksplice_abort);
+
+static ssize_t abort_cause_show(struct kobject *unused, struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%s\n", cause_names[READ_ONCE(abort_cause)]);
+}
+
+static ssize_t matched_show(struct kobject *unused, struct kobj_attribute *attr, char *buf)
+{
+	struct target *t;
+	ssize_t len = 0;
+
+	mutex_lock(&targets_lock);
+	list_for_each_entry(t, &targets, list)
+		if (t->state == TARGET_MATCHED)
+			len += sysfs_emit_at(buf, len, "%s %u %llu %lld\n", t->name, t->functions,
+					     t->bytes, t->microseconds);
+	mutex_unlock(&targets_lock);
+	return len;
+}
+
+static ssize_t targets_show(struct kobject *unused, struct kobj_attribute *attr, char *buf)
+{
+	struct target *t;
+	ssize_t len = 0;
+
+	mutex_lock(&targets_lock);
+	list_for_each_entry(t, &targets, list)
+		len += sysfs_emit_at(buf, len, "%s %s\n", t->name, state_names[t->state]);
+	mutex_unlock(&targets_lock);
+	return len;
+}
+
+static ssize_t mismatch_show(struct kobject *unused, struct kobj_attribute *attr, char *buf)
+{
+	ssize_t len = 0;
+
+	mutex_lock(&targets_lock);
+	if (mismatch)
+		len = sysfs_emit(buf, "%s\n", mismatch);
+	mutex_unlock(&targets_lock);
+	return len;
+}
+
+static struct kobj_attribute abort_cause_attr = __ATTR_RO(abort_cause);
+static struct kobj_attribute matched_attr = __ATTR_RO(matched);
+static struct kobj_attribute targets_attr = __ATTR_RO(targets);
+static struct kobj_attribute mismatch_attr = __ATTR_RO_MODE(mismatch, 0400);
+
+const struct attribute *ksplice_target_attrs[] = {
+	&abort_cause_attr.attr,
+	&matched_attr.attr,
+	&targets_attr.attr,
+	&mismatch_attr.attr,
+	NULL
+};
+
+/* Nobody can ask any more. */
+void ksplice_targets_exit(void)
+{
+	struct target *t, *next;
+
+	list_for_each_entry_safe(t, next, &targets, list)
+		free_target(t);
+	kfree(mismatch);
+}
