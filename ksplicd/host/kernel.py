@@ -28,6 +28,7 @@ from ksplicd.errors import (
     UnexpectedError,
 )
 from ksplicd.host.lockdown import why_refused
+from ksplicd.host.probes import Probe, read_probes
 from ksplicd.host.state import Conflict
 from ksplicd.host.sysfs import (
     NOT_SHOWN,
@@ -134,6 +135,9 @@ class KernelDoor(Protocol):
 
         Outside a transition no task has a state.
         """
+
+    def probes(self) -> tuple[Probe, ...]:
+        """Return the kprobes in the kernel, as far as it shows them."""
 
     def listen(self, family: str) -> Listener:
         """Listen to a core's tripwires.  Raises ``UnexpectedError``."""
@@ -353,6 +357,10 @@ class LinuxKernel:
                         )
                     )
         return tuple(sorted(found, key=lambda conflict: conflict.pid))
+
+    def probes(self) -> tuple[Probe, ...]:
+        """Read debugfs and tracefs."""
+        return read_probes(self._sys)
 
     def listen(self, family: str) -> Listener:
         """Listen with a netlink socket."""

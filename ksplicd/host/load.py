@@ -9,17 +9,20 @@ Each step raises the error that says why the kernel refused; nobody cleans up he
 ``unload``.  Records and stages are the engine's.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ksplicd.bundle import Bundle
 from ksplicd.errors import (
+    InUseError,
     KspliceError,
     UnexpectedError,
     by_abort_cause,
 )
 from ksplicd.host.kernel import CoreState, KernelDoor
-from ksplicd.host.words import explain, read_mismatch
+from ksplicd.host.probes import Probe, probe_at
+from ksplicd.host.words import describe_probe, explain, read_mismatch
 from ksplicd.model import core_module, new_module
 
 _OK: Final = "ok"
@@ -108,6 +111,30 @@ def _explain(kernel: KernelDoor, kid: str, error: KspliceError) -> KspliceError:
     """Return the error for what the core says, or ``error`` itself when it says nothing."""
     core = kernel.core(kid)
     if core is None or core.abort_cause == _OK:
-        return error
-    cls = by_abort_cause(core.abort_cause)
-    return cls(f"{kid}: {explain(core.abort_cause, read_mismatch(core.mismatch))}")
+        return _name_transition(kernel, error)
+    cls, mismatch = by_abort_cause(core.abort_cause), read_mismatch(core.mismatch)
+    text = f"{kid}: {explain(core.abort_cause, mismatch)}"
+    probe = _probe_in_the_way(kernel, mismatch)
+    return cls(f"{text}; {describe_probe(probe)}" if probe is not None else text)
+
+
+def _name_transition(kernel: KernelDoor, error: KspliceError) -> KspliceError:
+    """Return ``error``, which may be that a transition runs, with the live patch whose it is."""
+    if isinstance(error, InUseError):
+        with contextlib.suppress(KspliceError):  # then it cannot be named
+            for name in sorted(kernel.livepatches()):
+                state = kernel.livepatch(name)
+                if state is not None and state.transition:
+                    return InUseError(f"{error} (that of {name})")
+    return error
+
+
+def _probe_in_the_way(kernel: KernelDoor, mismatch: Mapping[str, str]) -> Probe | None:
+    """Return the kprobe that stands where the running code differs."""
+    if "function" not in mismatch:
+        return None
+    try:
+        probes = kernel.probes()
+    except KspliceError:
+        return None  # nobody can be named
+    return probe_at(probes, mismatch["function"], int(mismatch["offset"], 16))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ksplicd.host.kernel import CoreState
+from ksplicd.host.probes import Probe
 from ksplicd.host.state import Conflict, UpdateInfo
 from ksplicd.host.verify import Trusted
 
@@ -101,6 +102,12 @@ def describe_match(core: CoreState) -> str:
     waiting = ", ".join(target for target, state in core.targets.items() if state == WAITING)
     text = f"{functions} functions, {size} bytes, {milliseconds:.1f} ms"
     return f"{text}; waits for {waiting}" if waiting else text
+
+
+def describe_probe(probe: Probe) -> str:
+    """Return who wrote into a function, and what to do about it."""
+    place = f"{probe.function}+{probe.offset:#x}"
+    return f"{probe.user} is at {place}: remove it and apply again"
 
 
 def describe_conflicts(conflicts: Iterable[Conflict]) -> str:

@@ -28,6 +28,7 @@ from ksplicd.errors import (
     UnexpectedError,
 )
 from ksplicd.host.kernel import CoreState, LivepatchState, MatchedTarget
+from ksplicd.host.probes import Probe
 from ksplicd.host.state import Conflict
 from ksplicd.host.tripwire import Listener
 from ksplicd.model import Kernel, core_module, new_module
@@ -70,6 +71,7 @@ class Simulator:
         """Target → (abort cause, the line in ``mismatch``)."""
         self.holders: list[Conflict] = []
         """Tasks that hold any transition up."""
+        self.kprobes: list[Probe] = []
         self.fault: tuple[int, KspliceError] | None = None
         self.core_error: KspliceError | None = None
         """Raised when the core's sysfs is read."""
@@ -166,6 +168,9 @@ class Simulator:
         return tuple(self.holders) if any(p.enabled is not patched for p in running) else ()
 
     # --- what the engine does -------------------------------------------------------------------
+
+    def probes(self) -> tuple[Probe, ...]:
+        return tuple(self.kprobes)
 
     def listen(self, family: str) -> Listener:
         raise UnexpectedError(f"{family}: nothing is heard here")

@@ -546,7 +546,7 @@ def test_core_that_talks_nonsense(host: Host) -> None:
 def test_a_transition_of_somebody_else_runs(host: Host) -> None:
     host.stage()
     host.kernel.start_foreign_transition("kpatch_1")
-    with pytest.raises(InUseError, match="another transition runs"):
+    with pytest.raises(InUseError, match=r"another transition runs \(that of kpatch_1\)"):
         host.engine.start_apply(KID, ALICE)
     assert host.engine.get_update(KID).abort_cause == "in_use"
     assert host.kernel.leftovers() == []
