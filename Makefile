@@ -9,9 +9,10 @@
 #                  try all changes between two source packages, and write coverage.json
 #   make fuzz-kernel [MUTATIONS=1000] [SEED=...]
 #                  damage the modules of an update, and have the kernel part find out
+#   make fuzz      a million inputs that nobody meant; a fault at each system call of the host half
 #   make install   as a package does: DESTDIR=, prefix=
 #
-# The first six install what is missing; see tests/tools/setup.sh.
+# The first seven install what is missing; see tests/tools/setup.sh.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -33,9 +34,9 @@ etcdir = $(DESTDIR)$(sysconfdir)/ksplicd
 # believe to be part of this one.
 run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR) $(PYTHON)
 
-.PHONY: all setup demo test bench coverage test-objects test-matrix lint lint-c unit vm fuzz-kernel install
+.PHONY: all setup demo test bench coverage test-objects test-matrix lint lint-c unit vm fuzz fuzz-kernel install
 all:
-	@sed -n '3,12s/^#//p' Makefile
+	@sed -n '3,13s/^#//p' Makefile
 
 setup:
 	@tests/tools/setup.sh
@@ -50,6 +51,12 @@ coverage: setup
 	@$(if $(and $(OLD),$(NEW)),,$(error give OLD= and NEW=, versions of linux-source-*))
 	@$(run) -m tests.coverage '$(OLD)' '$(NEW)' $(if $(FLAVOUR),--flavour $(FLAVOUR)) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(GUEST),--guest $(GUEST)) $(ARGS)
+
+# Half an hour, on one processor.
+fuzz: setup
+	@$(PYTHON) -m pip install -q -r tests/fuzz/requirements.txt
+	@$(run) -m tests.fuzz
+	@$(run) -m tests.faults
 
 # Nine minutes for 1000.
 fuzz-kernel: setup

@@ -5,6 +5,7 @@ strace(1) injects: the real code runs on the real kernel, but for one system cal
 error without being made, or before which the process is killed.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -87,7 +88,8 @@ def run(
         serve(ours)
         if fault is not None or trace is not None:
             tracer = _attach(pid, fault, trace)
-        ours.send(b"!")
+        with contextlib.suppress(BrokenPipeError):  # killed while it waits for this
+            ours.send(b"!")
         return serve(ours)
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -129,6 +131,8 @@ def _attach(pid: int, fault: Fault | None, trace: Path | None) -> "subprocess.Po
     tracer = subprocess.Popen(argv, stderr=subprocess.PIPE)
     end = time.monotonic() + PATIENCE
     while f"TracerPid:\t{tracer.pid}\n" not in (status := _status(pid)):
+        if "State:\tZ" in status:  # killed where it waits to begin
+            break
         if tracer.poll() is not None:
             _, text = tracer.communicate()
             raise AssertionError(f"strace does not trace: {text.decode()}; {status}")

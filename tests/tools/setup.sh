@@ -14,13 +14,13 @@ packages=(
     gcc-12 make flex bison bc libelf-dev libssl-dev dwarves dpkg-dev patch perl rsync
     lz4 xz-utils zstd kmod cpio
     # the guest
-    qemu-system-x86 qemu-utils mmdebstrap busybox-static e2fsprogs util-linux fakeroot
+    qemu-system-x86 qemu-utils ovmf mmdebstrap busybox-static e2fsprogs util-linux fakeroot
     # the daemon
     dbus polkitd minisign
     python3-venv python3-gi python3-pydbus python3-systemd python3-pyudev python3-pyroute2
     python3-pyelftools python3-lz4 gir1.2-glib-2.0
     # the checks; vmlinux-to-elf depends on a module in C
-    git shellcheck gcc libc6-dev python3-dev
+    git shellcheck strace gcc libc6-dev python3-dev
 )
 
 fail() {

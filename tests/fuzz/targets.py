@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is fuzzed: each target takes any bytes, and only errors on purpose may come out of it.
+
+A target is a function, the errors that it may raise, and seeds from which inputs are made.  What
+libFuzzer cannot find by itself is taken off its hands: checksums, digests, compression, signatures.
+"""
+
+import contextlib
+import gzip
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ksplicd import bundle, minisign
+from ksplicd.config import Settings, parse_settings
+from ksplicd.errors import (
+    BadBundleError,
+    BadSignatureError,
+    ConfigFileError,
+    HostError,
+    KeyFileError,
+    KspliceError,
+    StoreError,
+    UnexpectedError,
+)
+from ksplicd.host import guard, history, kmsg, tripwire, words
+from ksplicd.host.dropdir import DropDir
+from ksplicd.host.engine import Engine
+from ksplicd.host.kernel import LinuxKernel, SystemCalls
+from ksplicd.host.keyring import Keyring
+from ksplicd.host.store import Store
+from ksplicd.manifest import read_manifest
+from ksplicd.modinfo import read_module_names
+from tests import netlink
+from tests.bundles import samples
+from tests.bundles.samples import KID
+from tests.bundles.test_bad import bundle_of, good_files
+from tests.unit.host.host import ALICE, ROOT
+from tests.unit.host.simulator import Simulator, StoppedClock
+from tests.unit.host.test_history import EVENT
+
+_BLOCK: Final = 512
+_BUNDLE: Final = samples.bundle()
+_FILES: Final = good_files()
+_SIGNATURE: Final = samples.signature(_BUNDLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One way in."""
+
+    try_one: Callable[[bytes, Path], object]
+    """Takes the input, and an empty folder that stays from one input to the next."""
+    errors: tuple[type[KspliceError], ...]
+    seeds: Sequence[bytes]
+    tokens: Sequence[bytes] = ()
+    """Words that inputs are made of."""
+    runs: int = 60_000
+    """Inputs of a long run."""
+    is_json: bool = False
+
+    def check(self, data: bytes, folder: Path) -> None:
+        """Raise what is raised by accident, and ``AssertionError`` for a broken rule."""
+        with contextlib.suppress(*self.errors):
+            self.try_one(data, folder)
+
+
+# --- the bundle ---------------------------------------------------------------------------------
+
+
+def _archive(data: bytes, _folder: Path) -> None:
+    bundle.unpack(data)
+
+
+def _tar(data: bytes, _folder: Path) -> None:
+    bundle.unpack(_compress(_with_checksums(data)))
+
+
+def _with_checksums(tar: bytes) -> bytes:
+    """Return an archive whose headers have the checksums that they must have."""
+    blocks = [tar[i : i + _BLOCK] for i in range(0, len(tar), _BLOCK)]
+    for i, block in enumerate(blocks):
+        if block[257:262] == b"ustar" and len(block) == _BLOCK:
+            total = sum(block[:148]) + 8 * 32 + sum(block[156:])
+            blocks[i] = block[:148] + b"%06o\0 " % total + block[156:]
+    return b"".join(blocks)
+
+
+def _compress(data: bytes) -> bytes:
+    compressor = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
+def _manifest(data: bytes, _folder: Path) -> None:
+    read_manifest(data)
+
+
+def _bundle(data: bytes, _folder: Path) -> None:
+    """The manifest of a whole bundle; then the bundle has to agree with it."""
+    bundle.unpack(bundle_of({**_FILES, "manifest.json": data}))
+
+
+def _contents(data: bytes, _folder: Path) -> None:
+    bundle.read_contents(data)
+
+
+def _module(data: bytes, _folder: Path) -> None:
+    read_module_names(data, "x.ko")
+
+
+# --- signatures ---------------------------------------------------------------------------------
+
+
+def _signature(data: bytes, _folder: Path) -> None:
+    """No signature but the right one may hold."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise BadSignatureError("not text") from None
+    minisign.verify(_BUNDLE, text, [samples.KEY.public])
+    assert minisign._read_signature(text) == minisign._read_signature(_SIGNATURE.decode())
+
+
+def _key(data: bytes, folder: Path) -> None:
+    (folder / "x.pub").write_bytes(data)
+    (folder / "x.pub").chmod(0o644)
+    Keyring(folder, os.getuid()).read()
+
+
+# --- what we keep -------------------------------------------------------------------------------
+
+
+def _history(data: bytes, folder: Path) -> None:
+    """Whatever is in the file stays, and a line is added."""
+    path = folder / "history.jsonl"
+    path.write_bytes(data)
+    read = history.History(path).read()
+    history.History(path).append(EVENT)
+    assert path.read_bytes().startswith(data)
+    assert history.History(path).read()[: len(read)] == read
+    assert history.History(path).read()[-1] == EVENT
+
+
+def _full_history(data: bytes, folder: Path) -> None:
+    (folder / "history.jsonl.000001.gz").write_bytes(data)
+    history.History(folder / "history.jsonl").read()
+
+
+def _guard(data: bytes, _folder: Path) -> None:
+    guard.read_known(data)
+
+
+def _conf(data: bytes, _folder: Path) -> None:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ConfigFileError("not text") from None
+    parse_settings(text)
+
+
+# --- what the kernel says, which others had their hands in ----------------------------------------
+
+
+def _log(data: bytes, _folder: Path) -> None:
+    list(kmsg.Reader().feed(data))
+
+
+def _tripwire(data: bytes, _folder: Path) -> None:
+    tripwire.read_hit(data, netlink.FAMILY)
+
+
+def _core(data: bytes, folder: Path) -> None:
+    """The attributes of the kernel part, one after the other between NULs."""
+    attributes = folder / f"sys/module/ksplice_{KID}/ksplice"
+    attributes.mkdir(parents=True, exist_ok=True)
+    names = ("stage", "abort_cause", "matched", "mismatch", "targets")
+    for name, text in zip(names, data.split(b"\0") + [b""] * len(names), strict=False):
+        (attributes / name).write_bytes(text)
+    core = LinuxKernel(folder, _NoCalls()).core(KID)
+    if core is not None:
+        words.describe_match(core)
+        words.explain(core.abort_cause, words.read_mismatch(core.mismatch))
+
+
+class _NoCalls(SystemCalls):
+    """Nothing is loaded."""
+
+    def __init__(self) -> None:
+        pass
+
+    def finit_module(self, fd: int, params: bytes, flags: int) -> int:
+        raise AssertionError("a module is loaded")
+
+    delete_module = finit_module  # type: ignore[assignment]
+
+
+# --- all of it ----------------------------------------------------------------------------------
+
+
+def _drop(data: bytes, folder: Path) -> None:
+    """A bundle that a stolen key signed: first byte, how it is dropped; the rest, its tar file."""
+    keys, root = folder / "keys", folder / "store"
+    if not keys.exists():
+        keys.mkdir()
+        (keys / "test.pub").write_text(minisign.write_public_key(samples.KEY.public))
+        (keys / "test.pub").chmod(0o644)
+    how, tar = data[:1], data[1:]
+    dropped = tar if how == b"r" else _compress(_with_checksums(tar))
+    kernel = Simulator()
+    settings = Settings(require_signature=how != b"u")
+    engine = Engine(
+        Store(root), kernel, Keyring(keys, os.getuid()), settings, StoppedClock(),
+        owner=os.getuid(),
+    )  # fmt: skip
+    engine.reconcile()
+    name = f"ksplice-{KID}.tar.gz"
+    (root / name).write_bytes(dropped)
+    if how != b"u":
+        (root / f"{name}.minisig").write_bytes(samples.signature(dropped))
+    with contextlib.suppress(HostError, BadBundleError):
+        for drop in DropDir(root, require_signature=settings.require_signature).scan():
+            engine.stage_file(drop.bundle, drop.signature, ROOT)
+    assert kernel.calls == []
+    assert {path.name for path in folder.iterdir()} == {"keys", "store"}
+    known = {"updates", "rejected", "history.jsonl", "guard.json"}
+    assert {path.name for path in root.iterdir()} <= known
+    for kid in engine.store.kids():
+        engine.describe(kid)
+        engine.remove(kid, ALICE)
+    shutil.rmtree(root)
+
+
+_JSON: Final = [b'"%s"' % key.encode() for key in json.loads(_FILES["manifest.json"])]
+_TAR: Final = gzip.decompress(_BUNDLE)
+_LINE: Final = history.write_event(EVENT)
+_CONF: Final = b"""[ksplicd]
+on-drop = apply
+require-signature = no
+transition-limit = 30
+soak-time = 0
+metrics-file = /var/lib/x.prom
+"""
+_OOPS: Final = b"""4,1,1000,-;BUG: kernel NULL pointer dereference, address: 0000000000000000
+4,2,1001,-;RIP: 0010:do_fcntl+0x1c/0x600 [ksplice_8c4o6ucj_new]
+ SUBSYSTEM=x
+4,3,1002,-;Call Trace:
+4,4,1003,-; ? do_fcntl+0x1c/0x600
+4,5,1004,-;---[ end trace 0000000000000000 ]---
+"""
+
+TARGETS: Final[dict[str, Target]] = {
+    "archive": Target(try_one=_archive, errors=(BadBundleError,), seeds=[_BUNDLE]),
+    "tar": Target(
+        try_one=_tar, errors=(BadBundleError,), seeds=[_TAR, _TAR[:2048]],
+        tokens=[b"ustar\0", b"ksplice-8c4o6ucj/", b"../", b"00000000000\0", b"77777777777\0"],
+    ),
+    "manifest": Target(
+        try_one=_manifest, errors=(BadBundleError,), seeds=[_FILES["manifest.json"]], tokens=_JSON,
+        runs=200_000, is_json=True,
+    ),
+    "bundle": Target(
+        try_one=_bundle, errors=(BadBundleError,), seeds=[_FILES["manifest.json"]], tokens=_JSON,
+        runs=20_000, is_json=True,
+    ),
+    "contents": Target(
+        try_one=_contents, errors=(BadBundleError,), seeds=[_FILES["contents"]],
+        tokens=[b"core ", b"change ", b"module ", b" ksplice_8c4o6ucj_new "], runs=100_000,
+    ),
+    "module": Target(
+        try_one=_module, errors=(BadBundleError,), seeds=[samples.module_elf("x")],
+        tokens=[b".modinfo\0", b"name=", b".gnu.linkonce.this_module\0"], runs=100_000,
+    ),
+    "signature": Target(
+        try_one=_signature, errors=(BadSignatureError,), seeds=[_SIGNATURE],
+        tokens=[b"trusted comment: ", b"untrusted comment: "], runs=100_000,
+    ),
+    "key": Target(
+        try_one=_key, errors=(KeyFileError,),
+        seeds=[minisign.write_public_key(samples.KEY.public).encode()],
+    ),
+    "history": Target(
+        try_one=_history, errors=(), is_json=True, seeds=[_LINE, _LINE * 3],
+        tokens=[b'"stage":"applied"', b'"via":"boot"', b"\n", b"{}"],
+    ),
+    "full history": Target(
+        try_one=_full_history, errors=(StoreError,),
+        seeds=[gzip.compress(history.write_event(EVENT) * 2)],
+    ),
+    "guard": Target(
+        try_one=_guard, errors=(StoreError,), runs=100_000, is_json=True,
+        seeds=[guard.write_known(guard.Known(clean=frozenset({"0" * 32}), soaked={KID: "1" * 32}))],
+        tokens=[b'"schema"', b'"clean"', b'"soaked"', b'"boot-id"'],
+    ),
+    "conf": Target(
+        try_one=_conf, errors=(ConfigFileError,), seeds=[_CONF, b"[ksplicd]\n[signers]\n"],
+        tokens=[b"[ksplicd]\n", b"[signers]\n", b" = ", b"\n", b"[DEFAULT]", b"\r", b"%(x)s"],
+        runs=100_000,
+    ),
+    "log": Target(try_one=_log, errors=(), seeds=[_OOPS], tokens=[b"4,6,7,-;", b"+0x1/0x2"]),
+    "tripwire": Target(
+        try_one=_tripwire, errors=(), runs=100_000,
+        seeds=[netlink.message(netlink.THE_HIT), netlink.message(netlink.SUPPRESSED)]),
+    "core": Target(
+        try_one=_core, errors=(UnexpectedError,),
+        seeds=[
+            b"applied\0ok\0vmlinux 2 812 5100\0\0vmlinux matched",
+            b"preparing\0no_match\0\0target=vmlinux function=f offset=0x1\0romfs waiting",
+        ],
+    ),
+    "drop": Target(try_one=_drop, errors=(), seeds=[b"g" + _TAR, b"u" + _TAR], runs=15_000),
+}  # fmt: skip
