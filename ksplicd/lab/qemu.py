@@ -21,6 +21,7 @@ from typing import Final
 from ksplicd.errors import LabError, ToolError
 from ksplicd.lab import agent
 from ksplicd.lab.cache import Cache, digest_of
+from ksplicd.lab.firmware import Firmware
 from ksplicd.lab.image import Image
 from ksplicd.lab.qmp import Qmp
 from ksplicd.run import Process, run, run_any, spawn, wait
@@ -53,6 +54,8 @@ class Machine:
     """MiB."""
     arguments: tuple[str, ...] = ()
     """Added to the kernel's command line."""
+    firmware: Firmware | None = None
+    """UEFI; without it QEMU's own BIOS starts the kernel."""
     accelerator: str = TCG
     """What ``probe_accelerator()`` says; code under TCG runs everywhere."""
 
@@ -113,9 +116,19 @@ def qemu_argv(machine: Machine, *, folder: Path, disk: Path, ram: Path, share: b
         *("-serial", f"file:{folder}/console"),
         *("-drive", f"if=none,id=disk,file={disk},format=qcow2,cache=unsafe"),
         *("-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci"),
+        *(_flash(machine.firmware) if machine.firmware else ()),
         *("-chardev", f"socket,id=agent,path={folder}/agent.sock", "-device", "virtio-serial-pci"),
         *("-device", f"virtserialport,chardev=agent,name={agent.PORT_NAME}"),
         *("-chardev", f"socket,id=qmp,path={folder}/qmp.sock", "-mon", "chardev=qmp,mode=control"),
+    ]
+
+
+def _flash(firmware: Firmware) -> list[str]:
+    """Return the arguments for two flash chips; what the guest writes to them is not kept."""
+    drive = "if=pflash,format=raw"
+    return [
+        *("-drive", f"{drive},unit=0,readonly=on,file={firmware.code}"),
+        *("-drive", f"{drive},unit=1,snapshot=on,file={firmware.variables}"),
     ]
 
 
