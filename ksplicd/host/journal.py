@@ -180,7 +180,7 @@ _TARGET_STATES: Mapping[str, tuple[int, str]] = {
 def about_target(kid: str, target: str, state: str, core: CoreState | None) -> Entry:
     """Return the entry for a module that was loaded or unloaded while an update is applied.
 
-    ``state`` is the core's word (kmodsrc/core.c), ``core`` what it says by now.
+    ``state`` is the core's word (kmodsrc/targets.c), ``core`` what it says by now.
     """
     priority, words = _TARGET_STATES.get(state, (syslog.LOG_WARNING, f"is {state}"))
     cause, mismatch = "", {}

@@ -62,7 +62,7 @@ class CoreState:
     """``ok``, or an abort cause (``errors``)."""
     matched: tuple[MatchedTarget, ...] = ()
     mismatch: str = ""
-    """Empty, or key=value pairs on one line (kmodsrc/core.c)."""
+    """Empty, or key=value pairs on one line (kmodsrc/targets.c)."""
     targets: Mapping[str, str] = field(default_factory=dict)
     """``matched``, ``waiting`` (not loaded), ``refused`` (its last load) or ``unpatched``, by
     target."""

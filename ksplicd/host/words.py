@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the kernel said, in words: a match, a mismatch, who holds a transition up.
 
-Of a mismatch the core (kmodsrc/core.c, ``describe()``) writes one line of key=value pairs, such as
+Of a mismatch the core (kmodsrc/targets.c, ``describe()``) writes a line of key=value pairs, such as
 ``target=vmlinux function=do_fcntl offset=0x1c kind=bytes expected=0f1f found=9090``.
 """
 
