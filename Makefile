@@ -56,6 +56,7 @@ coverage: setup
 fuzz: setup
 	@$(PYTHON) -m pip install -q -r tests/fuzz/requirements.txt
 	@$(run) -m tests.fuzz
+	KSPLICE_CALLS=30000 $(run) -m pytest -q tests/bus/test_noise.py
 	@$(run) -m tests.faults
 
 # Nine minutes for 1000.
