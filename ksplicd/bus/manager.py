@@ -173,9 +173,12 @@ def _read_bundle(fd: int) -> bytes:
         if about.st_size > MAX_BUNDLE_SIZE:
             raise BadBundleError(f"the file has {about.st_size} bytes; at most {MAX_BUNDLE_SIZE}")
         parts, pos = [], 0
-        while pos <= MAX_BUNDLE_SIZE and (part := os.pread(fd, 1 << 20, pos)):
-            parts.append(part)
-            pos += len(part)
+        try:
+            while pos <= MAX_BUNDLE_SIZE and (part := os.pread(fd, 1 << 20, pos)):
+                parts.append(part)
+                pos += len(part)
+        except OSError as e:  # opened for writing only, or with O_PATH
+            raise BadBundleError(f"the descriptor cannot be read: {e.strerror}") from None
     if pos > MAX_BUNDLE_SIZE:
         raise BadBundleError(f"the file has more than {MAX_BUNDLE_SIZE} bytes")
     return b"".join(parts)
