@@ -37,6 +37,8 @@ MAX_SIZE: Final = 1 << 20
 _MODE: Final = 0o600
 _NEWLINE: Final = b"\n"
 _ID_LIMIT: Final = 2**32
+_MAX_READ: Final = 64 << 20
+"""Bytes of a full file that are looked at, unpacked; it has a sixtieth of that."""
 _MAX_UNWRITTEN: Final = 1 << 20
 """Bytes; the newest of some 3000 events."""
 
@@ -152,11 +154,12 @@ class History:
     def _read_full(self, number: int, *, whole: bool) -> list[Event]:
         """Return what can be read of a full file."""
         plain = self._full(number)
-        lines = []
+        lines, left = [], _MAX_READ
         try:
             with plain.open("rb") if plain.exists() else gzip.open(_compressed(plain)) as f:
-                for line in f:
+                while left > 0 and (line := f.readline(left)):
                     lines.append(line)
+                    left -= len(line)
         except (OSError, EOFError, zlib.error) as e:
             if whole or is_passing(e):
                 raise StoreError(f"{plain}: {e}") from e

@@ -2,6 +2,7 @@
 import gzip
 import json
 import tempfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +182,45 @@ def test_damaged_full_file_costs_no_more_than_itself(tmp_path: Path) -> None:
         found = history.read()
         assert found[-6:] == events[-6:]
         assert found[:-6] == events[: len(found) - 6]
+
+
+def test_full_file_that_unpacks_without_end(tmp_path: Path) -> None:
+    history = History(tmp_path / "h")
+    history.append(EVENT)
+    bomb = gzip.compress(write_event(EVENT) + bytes(200 << 20), 1)
+    (tmp_path / "h.000001.gz").write_bytes(bomb)
+    tracemalloc.start()
+    try:
+        assert history.read() == [EVENT, EVENT]
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+
+
+class Full(History):
+    """A history on a disk that is full for a while."""
+
+    is_full = False
+
+    def _turn_over(self, more: int) -> None:
+        if self.is_full:
+            raise StoreError("the disk is full")
+
+
+def test_line_that_could_not_be_written_goes_before_the_next_one(tmp_path: Path) -> None:
+    history = Full(tmp_path / "h")
+    events = [replace(EVENT, time=float(i)) for i in range(4)]
+    history.append(events[0])
+    history.is_full = True
+    for event in events[1:3]:
+        with pytest.raises(StoreError, match="full"):
+            history.append(event)
+    assert history.read() == events[:1]
+    history.is_full = False
+    history.append(events[3])
+    assert history.read() == events
+    history.catch_up()
+    assert history.read() == events
 
 
 def test_folder_that_cannot_be_turned_over_in(tmp_path: Path) -> None:

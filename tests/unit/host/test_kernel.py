@@ -57,6 +57,28 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+@pytest.mark.parametrize("name", ["enabled", "transition"])
+def test_livepatch_that_cannot_be_read_is_not_gone(tmp_path: Path, name: str) -> None:
+    """Such as without a free descriptor; a folder in the way does as well."""
+    folder = tmp_path / "sys/kernel/livepatch" / NEW
+    write(folder / "enabled", "1\n")
+    write(folder / "transition", "0\n")
+    kernel = LinuxKernel(tmp_path)
+    assert kernel.livepatch(NEW) == LivepatchState(enabled=True, transition=False)
+    (folder / name).unlink()
+    assert kernel.livepatch(NEW) is None
+    (folder / name).mkdir()
+    with pytest.raises(UnexpectedError, match=f"{name}: Is a directory"):
+        kernel.livepatch(NEW)
+
+
+def test_modules_that_cannot_be_listed(tmp_path: Path) -> None:
+    assert LinuxKernel(tmp_path).modules() == frozenset()
+    write(tmp_path / "sys/module", "")
+    with pytest.raises(UnexpectedError, match="module: Not a directory"):
+        LinuxKernel(tmp_path).modules()
+
+
 def test_module_is_loaded_from_a_sealed_memfd() -> None:
     calls = Calls()
     before = len(list(Path("/proc/self/fd").iterdir()))
