@@ -1,50 +1,101 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Run the kernel's own checkpatch.pl, from the kernel's source, over kmodsrc/.
+"""Let the kernel's own tools look at kmodsrc/: checkpatch.pl, and kbuild with W=1 and sparse.
 
-``--strict``, each file as a whole.  The source package comes from this machine's apt sources.
+checkpatch, ``--strict``, sees each file as a whole; the compilers see the modules of an update that
+uses all of them, for each kernel whose headers are installed.  The source package comes from this
+machine's apt sources.
 """
 
+import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
+from ksplicd.create.config import read_config_dir
+from ksplicd.create.modules import make_command, write_sources
+from ksplicd.create.new_code import HookCall, NewCode, Replacement
+from ksplicd.create.tripwires import name_in_core
+from ksplicd.elf import Object, Relocation, Section, Symbol
+from ksplicd.elf.model import SHF_ALLOC, SHF_WRITE, STB_GLOBAL
+from ksplicd.elf.x86_64 import R_X86_64_64
 from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr
-from ksplicd.lab.debian import KernelSource
+from ksplicd.lab.debian import KernelPackages, KernelSource
 from ksplicd.run import run_any
-from tests.stock import VERSION
+from tests.slice import config_folder
+from tests.stock import VERSION, next_kernel, stock_kernel
 
 ROOT: Final = Path(__file__).parent.parent.parent
 SCRIPTS: Final = tuple(
     f"scripts/{name}" for name in ("checkpatch.pl", "spelling.txt", "const_structs.checkpatch")
 )
+KID: Final = "lint0000"
+COMPLAINT: Final = re.compile(r"\b(?:error|warning|note)\b", re.IGNORECASE)
+UNDEFINED: Final = re.compile(r"WARNING: modpost: .* undefined!")
+"""The sample's functions are nowhere, and livepatch symbols never are."""
+
+
+def checkpatch(cache: Cache) -> str:
+    """Return what checkpatch has to say."""
+    sources = sorted([*ROOT.glob("kmodsrc/*.c"), *ROOT.glob("kmodsrc/*.h")])
+    scripts = KernelSource(cache=cache, version=VERSION).files(SCRIPTS)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, content in scripts.items():
+            path = Path(scratch) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        options = ["--strict", "--no-tree", "--terse", "--summary-file", "--max-line-length=100"]
+        script = Path(scratch) / SCRIPTS[0]
+        status, out, err = run_any(["perl", script, *options, "-f", *sources])
+    return (out + err).decode(errors="replace") if status else ""
+
+
+def sample_update() -> list[NewCode]:
+    """Return new code that makes kbuild compile every file."""
+    units = []
+    for i, target in enumerate(("vmlinux", "ext4")):
+        called = Symbol(name_in_core(KID), bind=STB_GLOBAL)
+        data = Section(".data", flags=SHF_ALLOC | SHF_WRITE, data=bytes(8), align=8)
+        data.relocations = [Relocation(0, R_X86_64_64, called, 0)]
+        obj = Object(f"unit{i}", sections=[data], symbols=[called])
+        function = Replacement(name="f", sympos=0, alias=f"ksplice_new_{i}", reason="")
+        hook = HookCall(kind="apply", alias=f"ksplice_hook_{i}")
+        units.append(
+            NewCode(unit=obj.name, target=target, obj=obj, replacements=[function], hooks=[hook])
+        )
+    return units
+
+
+def kbuild(cache: Cache, kernel: KernelPackages) -> str:
+    """Return what gcc (W=1), objtool, modpost and sparse have to say."""
+    config = read_config_dir(config_folder(cache, kernel))
+    update = sample_update()
+    old_code = {unit.target: bytes(64) for unit in update}
+    with tempfile.TemporaryDirectory() as scratch:
+        write_sources(Path(scratch), old_code, update)
+        command = make_command(Path(scratch), KID, config, old_code, update)
+        status, out, err = run_any([*command, "W=1", "C=1"])
+        lines = (out + err).decode(errors="replace").replace(f"{scratch}/", "").splitlines()
+    found = [x for x in lines if COMPLAINT.search(x) and not UNDEFINED.match(x)]
+    if status:
+        found = lines
+    return "".join(f"{kernel.release}: {line}\n" for line in found)
 
 
 def main() -> int:
-    """Return the exit status; what checkpatch has to say goes to standard output."""
-    sources = sorted([*ROOT.glob("kmodsrc/*.c"), *ROOT.glob("kmodsrc/*.h")])
+    """Return the exit status; what is found goes to standard output."""
+    cache = Cache(progress=to_stderr)
+    newer = next_kernel(cache)
     try:
-        scripts = KernelSource(cache=Cache(progress=to_stderr), version=VERSION).files(SCRIPTS)
-        with tempfile.TemporaryDirectory() as scratch:
-            for name, content in scripts.items():
-                path = Path(scratch) / name
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(content)
-            options = [
-                "--strict",
-                "--no-tree",
-                "--terse",
-                "--summary-file",
-                "--max-line-length=100",
-            ]
-            checkpatch = Path(scratch) / SCRIPTS[0]
-            status, out, err = run_any(["perl", checkpatch, *options, "-f", *sources])
+        said = checkpatch(cache) + kbuild(cache, stock_kernel(cache))
+        if newer.headers.exists():
+            said += kbuild(cache, newer)
     except KspliceError as e:
         sys.stderr.write(f"lint-c: {e}\n")
         return 1
-    sys.stdout.write((out + err).decode(errors="replace"))
-    return status
+    sys.stdout.write(said)
+    return 1 if said else 0
 
 
 if __name__ == "__main__":
