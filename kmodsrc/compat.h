@@ -58,7 +58,7 @@ static inline int ksplice_walk(const char *target, void *visit, void *data)
 }
 
 /*
- * 0c05e7bd2d01 ("livepatch: Clear relocation targets on a module removal"),
+ * 0c05e7bd2d01 ("livepatch,x86: Clear relocation targets on a module removal"),
  * 6.3: livepatch does that itself, and complains when it finds it done.  The
  * Kbuild file looks for the function, which a macro cannot see.
  */
@@ -70,7 +70,7 @@ static inline int ksplice_walk(const char *target, void *visit, void *data)
 
 /*
  * x86_nops[] as one row of bytes: nops of 1, 2, 3 ... bytes.
- * df25edbac3df ("x86/alternatives: Add longer 64-bit NOPs"), 6.4: up to 11.
+ * df25edbac31e ("x86/alternatives: Add longer 64-bit NOPs"), 6.5: up to 11.
  */
 #if ASM_NOP_MAX > 8
 #define KSPLICE_ALL_NOPS								\
