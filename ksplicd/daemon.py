@@ -176,6 +176,7 @@ class Daemon:
         self._notify("RELOADING=1")
         try:
             self._engine.settings = read_settings(self._config)
+            tasks.spawn(self._reconcile())
             tasks.spawn(self._drops.scan())
             tasks.spawn(self._write_metrics())
         except KspliceError as e:

@@ -76,6 +76,19 @@ def test_sighup_reads_the_configuration(host: Host) -> None:
     wait_for(lambda: "APPLIED" in host.outcomes())
 
 
+def test_sighup_compares_with_the_kernel(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    with host.kernel.open() as kernel:
+        kernel.set_enabled(new_module(KID), enabled=False)
+        kernel.complete()
+    host.daemon.send_signal(signal.SIGHUP)
+    wait_for(lambda: "REVERSED" in host.outcomes())
+    assert client.history(1)[0]["Detail"] == "undone by somebody else"
+    with host.kernel.open() as kernel:
+        assert kernel.leftovers() == []
+
+
 def test_sighup_with_a_bad_configuration_keeps_the_old_one(host: Host) -> None:
     host.configure(on_drop="perhaps")
     host.daemon.send_signal(signal.SIGHUP)

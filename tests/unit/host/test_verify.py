@@ -57,6 +57,11 @@ def test_fifo_does_not_block(path: Path) -> None:
         read_file(fifo, owner=OWNER)
 
 
+def test_device() -> None:
+    with pytest.raises(BadBundleError, match="/dev/null: not a plain file"):
+        read_file(Path("/dev/null"), owner=0)
+
+
 def test_folder(path: Path) -> None:
     with pytest.raises(BadBundleError, match="not a plain file"):
         read_file(path.parent, owner=OWNER)
