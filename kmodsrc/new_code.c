@@ -189,6 +189,24 @@ static int check_compared(const struct klp_object *obj)
 	return 0;
 }
 
+#ifdef KSPLICE_KEEPS_CODE
+static bool keeps_code;
+module_param(keeps_code, bool, 0444);
+MODULE_PARM_DESC(keeps_code, "set by the module: it stays loaded until the next boot, because the kernel may hold pointers to its functions");
+
+/* Timers, callbacks and copies of tables: nobody can tell who holds them. */
+static void keep_code(void)
+{
+	if (!keeps_code)
+		__module_get(THIS_MODULE);
+	keeps_code = true;
+}
+#else
+static inline void keep_code(void)
+{
+}
+#endif
+
 static int pre_patch(struct klp_object *obj)
 {
 	int err = ksplice_come(obj, patch.enabled) ?: check_compared(obj);
@@ -201,6 +219,7 @@ static int pre_patch(struct klp_object *obj)
 		err = call_hooks(obj, HOOK_pre_apply) ?: call_hooks(obj, HOOK_check_apply) ?:
 		      ksplice_prepare_redirects(obj, number_of(obj));
 		if (!err) {
+			keep_code();
 			call_hooks(obj, HOOK_apply);
 			*phase_of(obj) = APPLYING;
 			return 0;

@@ -14,6 +14,7 @@ from ksplicd.model import (
     Kernel,
     Manifest,
     PatchedFunction,
+    PatchedPointer,
     Target,
     old_module,
 )
@@ -111,6 +112,10 @@ def _target_value(target: Target) -> dict[str, object]:
             }
             for function in target.functions
         ],
+        "pointers": [
+            {"table": pointer.table, "offset": pointer.offset, "unit": pointer.unit}
+            for pointer in target.pointers
+        ],
     }
 
 
@@ -131,6 +136,7 @@ def _read_target(fields: Fields) -> Target:
         old_file=fields.text("old-file", FILE_NAME, "a file name"),
         module_file=fields.text("module-file", _FILE_OR_NONE, "a file name, or empty"),
         functions=tuple(_read_function(entry) for entry in fields.groups("functions")),
+        pointers=tuple(_read_pointer(entry) for entry in fields.groups("pointers")),
         late=fields.flag("late"),
     )
     fields.close()
@@ -146,6 +152,16 @@ def _read_function(fields: Fields) -> PatchedFunction:
     )
     fields.close()
     return function
+
+
+def _read_pointer(fields: Fields) -> PatchedPointer:
+    pointer = PatchedPointer(
+        table=fields.text("table", _SYMBOL, "a symbol"),
+        offset=fields.number("offset", 0, 1 << 31),
+        unit=fields.text("unit", _UNIT, "a source file"),
+    )
+    fields.close()
+    return pointer
 
 
 def _read_files(fields: Fields) -> dict[str, FileDigest]:

@@ -95,6 +95,17 @@ class PatchedFunction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PatchedPointer:
+    """One function pointer that an update changes in a table of the running kernel."""
+
+    table: str
+    offset: int
+    """In bytes."""
+    unit: str
+    """Source file, such as ``fs/nfsd/nfs3acl.c``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """What is patched: ``vmlinux`` or a module, with its part of the update."""
 
@@ -103,6 +114,7 @@ class Target:
     """File in the bundle; every target of an update names the same new-code module."""
     old_file: str
     functions: tuple[PatchedFunction, ...] = ()
+    pointers: tuple[PatchedPointer, ...] = ()
     module_file: str = ""
     """File in the bundle with the whole module after the change, for the next boot; or none."""
     late: bool = False

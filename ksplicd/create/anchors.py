@@ -11,7 +11,7 @@ Those are listed too, as the new form of a function of the core that nobody call
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from ksplicd.create.correlate import code_section_of
+from ksplicd.create.correlate import Twins, code_section_of
 from ksplicd.create.names import is_cold_part, main_name
 from ksplicd.create.place import Places
 from ksplicd.create.special import is_special_section
@@ -24,10 +24,14 @@ class Anchors:
     """Which kept functions and cold parts need an anchor."""
 
     def __init__(
-        self, post: Places, kept: Collection[Section], cold: Mapping[str, Iterable[Symbol]]
+        self,
+        post: Places,
+        twins: Twins,
+        kept: Collection[Section],
+        cold: Mapping[str, Iterable[Symbol]],
     ) -> None:
         """``kept``: the sections that are carried; ``cold``: cold parts by their function."""
-        self.post, self.kept, self.cold = post, kept, cold
+        self.post, self.twins, self.kept, self.cold = post, twins, kept, cold
 
     def find(self, listed: Collection[Symbol], entered: Iterable[Symbol]) -> list[Symbol]:
         """Return the symbols that need one, in the order of the object.
@@ -54,7 +58,10 @@ class Anchors:
         return [s for s in self.post.obj.symbols if s in anchored]
 
     def by_address(self) -> set[Symbol]:
-        """Return the kept functions whose address new code or new data holds."""
+        """Return the new functions whose address new code or new data holds.
+
+        Of a function that the kernel has, they hold that one's.
+        """
         return {
             s
             for owner in self.kept
@@ -62,6 +69,7 @@ class Anchors:
             for r in owner.relocations
             if not self.post.is_branch(owner, r)
             and (s := self.kept_function(owner, r)) is not None
+            and s not in self.twins.pre_of
             and not is_cold_part(s.name)
         }
 

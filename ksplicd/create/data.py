@@ -28,6 +28,7 @@ from ksplicd.create.names import (
     main_name,
 )
 from ksplicd.create.place import Places
+from ksplicd.create.pointers import PointerChange, pointer_changes
 from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.create.special import is_special_section
 from ksplicd.elf import Relocation, Section, Symbol
@@ -51,6 +52,8 @@ class DataChanges:
     """Constants of which new code brings its own copy."""
     users: dict[Symbol, str] = field(default_factory=dict)
     """The functions that use those, with the reason why they change."""
+    pointers: list[PointerChange] = field(default_factory=list)
+    """Function pointers that the running kernel's data get."""
     refusals: list[Refusal] = field(default_factory=list)
 
 
@@ -89,7 +92,7 @@ def compare_data(comparison: Comparison) -> DataChanges:
             changed[s] = f"initialised data changes: {why}"
         elif is_read_only(twin.section) and s.section and not is_read_only(s.section):
             changed[s] = "it was read-only, and is in the running kernel"
-    return _Judge(comparison.post, changed).judge() if changed else DataChanges()
+    return _Judge(comparison, changed).judge() if changed else DataChanges()
 
 
 def is_compared(s: Symbol) -> bool:
@@ -112,9 +115,10 @@ def has_state(s: Symbol) -> bool:
 class _Judge:
     """Decides for each changed datum, whose users are looked for in the post object."""
 
-    def __init__(self, post: Places, changed: dict[Symbol, str]) -> None:
-        self.post, self.changed = post, changed
-        self.uses = find_uses(post)
+    def __init__(self, comparison: Comparison, changed: dict[Symbol, str]) -> None:
+        self.comparison, self.changed = comparison, changed
+        self.post = comparison.post
+        self.uses = find_uses(self.post)
         self.out = DataChanges()
 
     def judge(self) -> DataChanges:
@@ -123,6 +127,8 @@ class _Judge:
                 continue  # only a list that the linker makes may refer to it
             if self.is_constant(s, frozenset()):
                 self.carry(s)
+            elif changes := self.pointers(s):
+                self.out.pointers += changes
             else:
                 self.out.refusals.append(refuse(s, *self.reason(s, why)))
         return self.out
@@ -150,6 +156,13 @@ class _Judge:
             elif use.user not in seen and not self.is_constant(use.user, seen | {s}):
                 return False
         return True
+
+    def pointers(self, s: Symbol) -> list[PointerChange]:
+        """Return the function pointers in which alone a table differs that there is once."""
+        assert s.section is not None
+        if is_tracepoint(s) or is_per_cpu(s.section):
+            return []
+        return pointer_changes(self.comparison, self.comparison.twins.pre_of[s], s)
 
     def carry(self, s: Symbol) -> None:
         """Bring a copy of ``s``, and of the constants that point to it."""

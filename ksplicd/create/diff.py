@@ -21,6 +21,7 @@ from ksplicd.create.names import (
     main_name,
 )
 from ksplicd.create.place import Places
+from ksplicd.create.pointers import PointerChange
 from ksplicd.create.refusal import Refusal as Refusal
 from ksplicd.create.refusal import refuse
 from ksplicd.create.separate import separate
@@ -43,6 +44,8 @@ class Difference:
     """Pre functions without a twin."""
     carried: list[Symbol] = field(default_factory=list)
     """Post constants that differ from their twins, of which new code brings its own copy."""
+    pointers: list[PointerChange] = field(default_factory=list)
+    """Function pointers that the running kernel's tables get."""
     hooks: list[Hook] = field(default_factory=list)
     """What is called when the update is applied or undone."""
     boot: dict[Symbol, str] = field(default_factory=dict)
@@ -66,7 +69,7 @@ class Difference:
     @property
     def is_needed(self) -> bool:
         """Tell whether there is something to do in a running kernel, or to refuse."""
-        return bool(self.changed or self.hooks or self.refusals or self.unload)
+        return bool(self.changed or self.hooks or self.refusals or self.unload or self.pointers)
 
     def refuse_boot_code(self) -> list[Refusal]:
         """Return why a patch that changes nothing else than boot code here is of no use."""
@@ -94,13 +97,14 @@ class _Differ:
         self.compare_cold_parts()
         data = compare_data(self.comparison)
         self.out.carried, self.out.refusals = data.carried, data.refusals
+        self.out.pointers = data.pointers
         for s, why in data.users.items():
             if s in self.twins.pre_of:
                 self.out.changed.setdefault(s, why)
         self.out.hooks, refusals = read_hooks(self.post, self.twins)
         self.out.refusals += refusals
         self.take_in_exit()
-        if self.out.changed or self.out.hooks or self.out.unload:
+        if self.out.is_needed:
             self.check_new_data()
         self.out.notes = [
             f"{s.name} runs only at boot or at unload: its change is left out"

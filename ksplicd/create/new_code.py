@@ -27,6 +27,7 @@ from ksplicd.create.names import (
     main_name,
 )
 from ksplicd.create.place import Place
+from ksplicd.create.pointers import PointerChange
 from ksplicd.create.redirect import Redirect, RedirectKind, plan
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.special import (
@@ -50,7 +51,7 @@ from ksplicd.elf.model import (
     STT_SECTION,
 )
 from ksplicd.errors import UnsupportedChangeError
-from ksplicd.model import VMLINUX, PatchedFunction
+from ksplicd.model import VMLINUX, PatchedFunction, PatchedPointer
 
 ALIAS: Final = "ksplice_new_"
 """Prefix of the global names by which the new-code module's klp_patch finds its functions."""
@@ -130,6 +131,8 @@ class NewCode:
     redirects: list[Redirect] = field(default_factory=list)
     anchors: list[str] = field(default_factory=list)
     """Global symbols of what livepatch has to look for on stacks besides (anchors.py)."""
+    keeps_code: bool = False
+    """Whether somebody may keep the address of a new function."""
     hooks: list[HookCall] = field(default_factory=list)
     new_functions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -149,7 +152,15 @@ class NewCode:
             *(PatchedFunction(name=r.name, sympos=r.sympos, unit=self.unit)
               for r in self.replacements),
             *(PatchedFunction(name=r.name, sympos=r.sympos, unit=self.unit, how=r.kind.value)
-              for r in self.redirects),
+              for r in self.redirects if r.kind is not RedirectKind.POINTER),
+        ]  # fmt: skip
+
+    @property
+    def pointers(self) -> list[PatchedPointer]:
+        """The pointers that lead to new code."""
+        return [
+            PatchedPointer(table=r.name, offset=r.offset, unit=self.unit)
+            for r in self.redirects if r.kind is RedirectKind.POINTER
         ]  # fmt: skip
 
 
@@ -201,7 +212,8 @@ class _Extractor:
     def extract(self) -> NewCode:
         self.refusals += self.plan.refusals
         hooks = self.difference.hooks
-        redirected = [*self.plan.probed, *filter(None, [self.plan.unload])]
+        pointed = [c.new for c in self.difference.pointers if not self.is_reachable(c.new)]
+        redirected = [*self.plan.probed, *filter(None, [self.plan.unload]), *pointed]
         for s in (*self.plan.replaced, *self.plan.carried, *redirected):
             self.keep_function(s)
         for hook in hooks:
@@ -226,7 +238,11 @@ class _Extractor:
             result.redirects.append(self.probe(s, why, copies))
         if self.plan.unload is not None:
             result.redirects.append(self.exchange_exit(self.plan.unload, copies))
-        anchors = Anchors(self.post, self.kept, self.cold)
+        for change in self.difference.pointers:
+            result.redirects.append(self.exchange_pointer(change, copies))
+        self.raise_refusals()
+        anchors = Anchors(self.post, self.twins, self.kept, self.cold)
+        result.keeps_code = bool(pointed or anchors.by_address())
         for s in anchors.find(self.plan.replaced, redirected):
             result.anchors.append(self.aliases())
             self.name_globally(s, result.anchors[-1], copies)
@@ -306,6 +322,10 @@ class _Extractor:
         if function.bind != STB_LOCAL or function not in self.twins.pre_of:
             return function in self.twins.pre_of
         return self.external_name(function) is not None
+
+    def is_reachable(self, function: Symbol) -> bool:
+        """Tell whether a function, of this unit or another, has an address in the kernel."""
+        return function.is_undefined or self.is_in_kernel(function)
 
     @staticmethod
     def is_copied(section: Section, symbol: Symbol | None) -> bool:
@@ -474,13 +494,7 @@ class _Extractor:
 
     def external_symbol(self, s: Symbol) -> Symbol:
         """Return the undefined symbol by which the new code reaches ``s`` in the kernel."""
-        wanted = self.external_name(s)
-        if wanted is None:
-            self.refuse(
-                s.name, s.section, "the new code needs it, but the kernel's kallsyms lack it",
-                "do not refer to it from the changed functions",
-            )  # fmt: skip
-            wanted = s.name
+        wanted = self.name_in_kernel(s)
         for known in self.obj.symbols:
             if known.name == wanted:
                 return known
@@ -513,15 +527,52 @@ class _Extractor:
         )
         return Redirect(
             kind=RedirectKind.PROBE, name=name, sympos=self.kernel.sympos(self.unit, name),
-            place=place or "", alias=alias, reason=why,
+            place=place or "", new=alias, reason=why,
         )  # fmt: skip
 
     def exchange_exit(self, s: Symbol, copies: dict[Section, Section]) -> Redirect:
         alias = self.aliases()
         self.name_globally(s, alias, copies)
         return Redirect(
-            kind=RedirectKind.EXIT, name=s.name, sympos=0, place="", alias=alias,
+            kind=RedirectKind.EXIT, name=s.name, sympos=0, place="", new=alias,
             reason="code changes that runs at unload",
+        )  # fmt: skip
+
+    def exchange_pointer(self, c: PointerChange, copies: dict[Section, Section]) -> Redirect:
+        if self.is_reachable(c.new):
+            new = self.name_in_kernel(c.new)
+        else:
+            new = self.aliases()
+            self.name_globally(c.new, new, copies)
+        return Redirect(
+            kind=RedirectKind.POINTER, name=c.datum.name, sympos=0, offset=c.offset, new=new,
+            place=self.name_in_kernel(c.datum), old=self.name_of_old(c.old),
+            reason=f"{c.new.name} takes the place of {c.old.name if c.old else 'no function'}",
+        )  # fmt: skip
+
+    def name_of_old(self, s: Symbol | None) -> str:
+        """Return the symbol by which the kernel knows a function of the pre object."""
+        if s is None:
+            return ""
+        if (twin := self.twins.post_of.get(s)) is not None:
+            return self.name_in_kernel(twin)
+        is_local = s.section is not None and s.bind == STB_LOCAL
+        name = self.kernel.livepatch_symbol(self.unit, s.name, is_local=is_local)
+        if name is None:
+            self.refuse_unknown(s)
+        return name or s.name
+
+    def name_in_kernel(self, s: Symbol) -> str:
+        """Return the name by which new code reaches ``s``; without one, it is refused."""
+        name = self.external_name(s)
+        if name is None:
+            self.refuse_unknown(s)
+        return name or s.name
+
+    def refuse_unknown(self, s: Symbol) -> None:
+        self.refuse(
+            s.name, s.section, "the new code needs it, but the kernel's kallsyms lack it",
+            "do not refer to it from the changed functions",
         )  # fmt: skip
 
     def name_globally(self, s: Symbol, alias: str, copies: dict[Section, Section]) -> None:

@@ -139,6 +139,9 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
                 functions=tuple(
                     f for unit in new_code if unit.target == target for f in unit.functions
                 ),
+                pointers=tuple(
+                    p for unit in new_code if unit.target == target for p in unit.pointers
+                ),
                 module_file=whole_files.get(target, ""),
                 late=target != VMLINUX,
             )

@@ -23,6 +23,7 @@ class RedirectKind(Enum):
     """How the kernel part leads to new code without livepatch (kmodsrc/redirect.c)."""
 
     PROBE = "kprobe"
+    POINTER = "pointer"
     EXIT = "exit"
 
 
@@ -32,14 +33,18 @@ class Redirect:
 
     kind: RedirectKind
     name: str
-    """The function."""
+    """The function, or the table that the pointer is in."""
     sympos: int
     place: str
-    """Symbol of the old function; empty for a module's exit function."""
-    alias: str
-    """Global symbol of the new code's object."""
+    """Symbol of the old function or of the table; empty for a module's exit function."""
+    new: str
+    """Symbol of the new function."""
     reason: str
     """Why it is in."""
+    offset: int = 0
+    """Of the pointer in the table."""
+    old: str = ""
+    """Symbol of what the pointer holds before; empty: nothing."""
 
 
 @dataclass(slots=True, kw_only=True)

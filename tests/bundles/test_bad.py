@@ -328,7 +328,7 @@ def a_target_twice() -> bytes:
 def two_new_codes() -> bytes:
     target = {
         "name": "loop", "new-file": OLD, "old-file": OLD, "module-file": "", "late": True,
-        "functions": [],
+        "functions": [], "pointers": [],
     }  # fmt: skip
     return with_manifest(lambda m: m["targets"].append(target))
 

@@ -174,6 +174,9 @@ class Workshop:
                 functions=tuple(
                     f for unit in new_code if unit.target == target for f in unit.functions
                 ),
+                pointers=tuple(
+                    p for unit in new_code if unit.target == target for p in unit.pointers
+                ),
             )
             for target, old_file in modules.old.items()
         )

@@ -93,6 +93,10 @@ def test_an_operations_table_has_an_identity(tmp_path: Path) -> None:
     """The kernel has stored its address, in files and inodes, and compares it."""
     d = compare(tmp_path, OPS.format("o"), OPS.format("o, .close = c"))
     assert names(d.carried) == []
+    assert [(c.datum.name, c.offset, c.old, c.new.name) for c in d.pointers] == [
+        ("ops", 8, None, "c")
+    ]
+    d = compare(tmp_path, OPS.format("o, .close = c"), OPS.format("o"))
     assert [r.symbol for r in d.refusals] == ["ops"]
     assert "keeps its address" in d.refusals[0].hint
 

@@ -197,7 +197,8 @@ def test_kept_address_of_a_function_without_fentry_gets_a_kprobe(tmp_path: Path)
 
 EXIT = """
 static int count;
-static void __attribute__((section(".exit.text"), __noinline__)) helper(int x) {{ count += x; hidden(x); }}
+static void __attribute__((section(".exit.text"), __noinline__)) helper(int x)
+{{ count += x; hidden(x); }}
 void __attribute__((section(".exit.text"))) my_exit(void) {{ helper({0}); helper(count); }}
 void cleanup_module(void) __attribute__((alias("my_exit")));
 int f(int x) {{ return count + x; }}
@@ -272,3 +273,50 @@ def test_tracepoint_of_a_patched_module_is_silenced_and_said(tmp_path: Path) -> 
     assert "__jump_table" not in kept(code)
     assert len(code.notes) == 1
     assert code.notes[0].startswith("unit.c: the tracepoint demo does not fire in the new code")
+
+
+TABLE = """
+struct ops {{ int (*a)(int); int (*b)(int); long flags; }};
+static noinline int one(int x) {{ return hidden(x); }}
+{1}
+struct ops table = {{ .a = one, {0} }};
+int f(int x) {{ return table.a(x); }}
+"""
+TWO = "static int two(int x) { return hidden(x) + 2; }"
+
+
+def test_function_pointer_that_comes_is_exchanged(tmp_path: Path) -> None:
+    code = cut(compare(tmp_path, TABLE.format("", ""), TABLE.format(".b = two", TWO)))
+    (pointer,) = code.redirects
+    assert pointer.kind is RedirectKind.POINTER
+    assert (pointer.place, pointer.offset, pointer.old) == (".klp.sym.vmlinux.table,0", 8, "")
+    assert pointer.new in {s.name for s in code.obj.symbols if s.bind == STB_GLOBAL}
+    assert code.keeps_code
+    assert len(code.anchors) == 1
+    assert [(p.table, p.offset) for p in code.pointers] == [("table", 8)]
+
+
+def test_function_pointer_that_changes_to_what_the_kernel_has(tmp_path: Path) -> None:
+    both = TABLE + "int g(int x) {{ return two(x); }}"
+    pre, post = both.format(".b = two", TWO), both.format(".b = one", TWO)
+    code = cut(compare(tmp_path, pre, post))
+    (pointer,) = code.redirects
+    assert pointer.new == ".klp.sym.vmlinux.one,0"
+    assert not code.keeps_code
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (".b = one", ""),  # somebody has just tested it
+        (".flags = 1", ".flags = 2"),
+        ("", ".flags = 1, .b = one"),
+        ("", ".b = (void *)&exported_data"),
+        (".b = one", ".b = (void *)((char *)one + 1)"),
+    ],
+)
+def test_other_changes_of_a_table_are_refused(tmp_path: Path, before: str, after: str) -> None:
+    table = "extern char exported_data;" + TABLE
+    d = compare(tmp_path, table.format(before, ""), table.format(after, ""))
+    with pytest.raises(UnsupportedChangeError, match=r"table .*initialised data changes"):
+        cut(d)
