@@ -109,7 +109,14 @@ class KernelDoor(Protocol):
     def unload_module(self, name: str) -> None:
         """Unload a module; one that is not loaded is no error.
 
-        Raises ``InUseError`` when it is still in use after some tries, ``UnexpectedError``.
+        Raises ``InUseError`` when it is still in use after some tries, or is kept,
+        ``UnexpectedError``.
+        """
+
+    def is_kept(self, name: str) -> bool:
+        """Tell whether an update's module stays loaded until the next boot, for good reason.
+
+        The kernel may hold pointers to its functions: timers, callbacks, copies of tables.
         """
 
     def core(self, kid: str) -> CoreState | None:
@@ -289,7 +296,21 @@ class LinuxKernel:
                 return
             if error not in {errno.EAGAIN, errno.EBUSY}:
                 raise UnexpectedError(f"{name}: cannot be unloaded: {os.strerror(error)}")
+            if self.is_kept(name):
+                raise InUseError(
+                    f"{name}: stays loaded until the next boot, unused: the kernel may hold"
+                    " pointers to its functions"
+                )
         raise InUseError(f"{name}: cannot be unloaded: it is in use; `lsmod` shows by what")
+
+    def is_kept(self, name: str) -> bool:
+        """Read the parameter that kmodsrc/new_code.c sets, of the module or of its holders."""
+        folder = self._sys / "module"
+        holders = [path.name for path in folder.glob(f"{name}/holders/*")]
+        return any(
+            read_attribute(folder / module / "parameters/keeps_code") == "Y"
+            for module in (name, *holders)
+        )
 
     def core(self, kid: str) -> CoreState | None:
         """Read /sys/module/ksplice_KID/ksplice/."""

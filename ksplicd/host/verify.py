@@ -177,6 +177,12 @@ def check_modules(manifest: Manifest, kernel: KernelDoor) -> None:
     """Raise ``ModulePresentError`` when a module of one of the update's names is loaded."""
     loaded = kernel.modules()
     for name in update_modules(manifest):
+        if name in loaded and kernel.is_kept(name):
+            raise ModulePresentError(
+                f"/sys/module/{name}: is there since the update was undone, because the kernel may"
+                " hold pointers to its functions; this update can be applied again after the next"
+                " boot, and one made anew of the same patch now"
+            )
         if name in loaded:
             raise ModulePresentError(
                 f"/sys/module/{name}: is there, but was not loaded by ksplicd; `rmmod {name}` first"

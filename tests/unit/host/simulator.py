@@ -81,6 +81,8 @@ class Simulator:
         """Livepatch → what it replaces: (object, function, position)."""
         self.tripwires: set[str] = set()
         """Updates that have some."""
+        self.keeps_code = False
+        """Whether modules that were enabled stay loaded."""
         self.gone_after_check = ""
         """A module that somebody unloads while the update is being loaded."""
         self._boots = 0
@@ -175,6 +177,10 @@ class Simulator:
     def listen(self, family: str) -> Listener:
         raise UnexpectedError(f"{family}: nothing is heard here")
 
+    def is_kept(self, name: str) -> bool:
+        new = f"{name.removesuffix('_new')}_new"
+        return self.keeps_code and new in self._modules
+
     def load_module(self, data: bytes, name: str, parameters: str = "") -> None:
         assert set(read_module_names(data, name).values()) == {name}
         self._step(f"load {name} {parameters}".rstrip(), lambda: self._load(name, parameters))
@@ -236,6 +242,8 @@ class Simulator:
     def _unload(self, name: str) -> None:
         if name not in self._modules:
             return
+        if self.is_kept(name):
+            raise InUseError(f"{name}: stays loaded until the next boot")
         users = {m for m in self._modules if m.startswith(f"{name}_")}
         if name in self._livepatches or (name in self._cores and users):
             raise InUseError(f"{name}: cannot be unloaded: it is in use")

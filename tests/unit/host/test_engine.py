@@ -621,6 +621,21 @@ def test_undo_is_held_up_and_cancelled(host: Host) -> None:
     assert host.undo().stage is Stage.REVERSED
 
 
+def test_code_that_may_be_pointed_to_stays_after_undo(host: Host) -> None:
+    host.kernel.keeps_code = True
+    host.stage()
+    host.apply()
+    info = host.undo()
+    assert info.stage is Stage.REVERSED
+    assert f"{NEW}: stays loaded until the next boot" in info.detail
+    assert host.kernel.leftovers() == [CORE, NEW]
+    with pytest.raises(ModulePresentError, match="can be applied again after the next boot"):
+        host.apply()
+    assert host.engine.get_update(KID).stage is Stage.REVERSED
+    host.kernel.reboot()
+    assert host.apply().stage is Stage.APPLIED
+
+
 def test_cancel_comes_too_late(host: Host) -> None:
     host.stage()
     transition = host.engine.start_apply(KID, ALICE)

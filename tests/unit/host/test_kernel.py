@@ -122,6 +122,19 @@ def test_unload_gives_up() -> None:
     assert sum(pauses) == pytest.approx(4.95)
 
 
+@pytest.mark.parametrize("name", [NEW, "ksplice_8c4o6ucj"])
+def test_unload_of_what_is_kept_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    write(tmp_path / f"sys/module/{NEW}/parameters/keeps_code", "Y\n")
+    (tmp_path / f"sys/module/ksplice_8c4o6ucj/holders/{NEW}").mkdir(parents=True)
+    pauses = list[float]()
+    kernel = LinuxKernel(tmp_path, calls=Calls(errno.EAGAIN), sleep=pauses.append)
+    with pytest.raises(InUseError, match=f"{name}: stays loaded until the next boot"):
+        kernel.unload_module(name)
+    assert pauses == []
+    write(tmp_path / f"sys/module/{NEW}/parameters/keeps_code", "N\n")
+    assert not kernel.is_kept(name)
+
+
 def test_unload_of_what_is_not_there() -> None:
     LinuxKernel(calls=Calls(errno.ENOENT)).unload_module(NEW)
     with pytest.raises(UnexpectedError, match="cannot be unloaded: Operation not permitted"):
