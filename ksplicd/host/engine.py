@@ -16,28 +16,24 @@ applied is asked of the kernel each time, never remembered.
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
 
 from ksplicd.config import LateMismatch, Settings
 from ksplicd.errors import (
     AlreadyAppliedError,
     AlreadyReversedError,
-    CodeBusyError,
     InUseError,
-    KernelWarningError,
     KspliceError,
-    NotQuarantinedError,
     QuarantinedError,
     StoreError,
     UnexpectedError,
 )
 from ksplicd.host import load, verify
+from ksplicd.host.aftercare import Aftercare
 from ksplicd.host.clock import Clock
 from ksplicd.host.guard import why_quarantined
-from ksplicd.host.intake import Intake, cause_of
+from ksplicd.host.intake import cause_of
 from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.keyring import Keyring
-from ksplicd.host.kmsg import Complaint
 from ksplicd.host.metrics import format_metrics, write_metrics
 from ksplicd.host.reconcile import reconcile
 from ksplicd.host.state import (
@@ -50,7 +46,6 @@ from ksplicd.host.state import (
     Reconciliation,
     Transition,
     UpdateInfo,
-    Via,
     is_moving,
     outcome,
     step,
@@ -59,12 +54,8 @@ from ksplicd.host.store import Store, is_passing
 from ksplicd.host.words import Value, describe_conflicts, describe_match, describe_update
 from ksplicd.model import Kernel, Stage, new_module
 
-_COMPLAINT: Final = KernelWarningError.abort_cause or ""
-_PRINTK_CLOCK: Final = 1.0
-"""Seconds by which the clock of the kernel's log may differ from the monotonic one."""
 
-
-class Engine(Intake):
+class Engine(Aftercare):
     """Updates of one host: the store on one side, the kernel on the other."""
 
     def __init__(
@@ -80,8 +71,6 @@ class Engine(Intake):
     ) -> None:
         """Call ``reconcile`` before anything else; ``owner`` is the user who may drop bundles."""
         super().__init__(store, kernel, keyring, settings, clock, on_event, owner=owner)
-        self._complaints: dict[str, Complaint] = {}
-        """What the kernel complained of since an update was loaded."""
         self._left: dict[str, list[str]] = {}
         """Modules that we loaded and could not unload; tried again at the next apply."""
 
@@ -117,92 +106,6 @@ class Engine(Intake):
             lambda last: why_quarantined(last, known, soak_time),
             actor,
         )
-
-    # --- the crash guard ------------------------------------------------------------------------
-
-    def soak(self) -> float:
-        """Note which applied updates have run for their soak time.
-
-        Returns the seconds until the next one has, or infinity.  Raises ``StoreError``.
-        """
-        self._book.catch_up()
-        boot_id, now = self.kernel.boot_id(), self.clock.monotonic()
-        return self._guard.watch(self._book.applied(), boot_id, now, self.settings.soak_time)
-
-    def heed(self, kid: str, complaint: Complaint) -> bool:
-        """Note that the kernel complains of an update in its soak time.
-
-        Tells whether it is news: only the first complaint of an update is, since it was loaded.
-        One that is on its way is recorded when it has arrived.  Raises ``StoreError``.
-        """
-        info = self._book.info(kid)
-        is_in_kernel = info.stage is Stage.APPLIED or is_moving(info.stage)
-        is_known = kid in self._complaints or info.abort_cause == _COMPLAINT
-        if not is_in_kernel or is_known or not self._is_young(kid, complaint.time):
-            return False
-        self._complaints[kid] = complaint
-        if info.stage is Stage.APPLIED:
-            self._book.record(kid, Stage.APPLIED, DAEMON, **_complain(complaint))
-        return True
-
-    def _is_young(self, kid: str, when: float) -> bool:
-        """Tell whether an update was loaded, and in its soak time, ``when`` seconds after boot."""
-        boot_id = self.kernel.boot_id()
-        if not self.settings.soak_time or self._guard.read().soaked.get(kid) == boot_id:
-            return False
-        booted = self.clock.time() - self.clock.monotonic()
-        for event in self._book.history():
-            if event.boot_id != boot_id:
-                break
-            if event.kid == kid and event.stage is Stage.LOADING:
-                return when >= event.time - booted - _PRINTK_CLOCK
-        return True
-
-    def undo_order(self, kid: str) -> list[str]:
-        """Return the applied updates that have to be undone to undo ``kid``, which comes last."""
-        left = {other: self._depends(other) for other in self._book.applied()}
-        order: list[str] = []
-
-        def visit(this: str) -> None:
-            left.pop(this, None)
-            for other, depends in list(left.items()):
-                if this in depends and other in left:
-                    visit(other)
-            order.append(this)
-
-        visit(kid)
-        return order
-
-    def mark_clean(self) -> None:
-        """Note that the machine is being shut down.  Raises ``StoreError``."""
-        self._guard.mark_clean(self.kernel.boot_id(), self._book.boots())
-
-    def release(self, kid: str, actor: Actor) -> UpdateInfo:
-        """Let a quarantined update be applied again.
-
-        Raises ``NoSuchUpdateError``, ``NotQuarantinedError``.
-        """
-        info = self.get_update(kid)
-        if info.stage is not Stage.QUARANTINED:
-            raise NotQuarantinedError(f"{kid}: is {info.stage}, not quarantined")
-        detail = f"released; it was quarantined because {info.detail}"
-        self._book.record(kid, step(info.stage, Arrow.RELEASE), actor, detail=detail)
-        return self._book.info(kid)
-
-    def to_retry(self) -> list[tuple[str, Actor]]:
-        """Return what failed in this boot because its code was busy, and nobody had waited for it.
-
-        That is from the drop directory or at boot; with the actor.
-        """
-        lasts = [self._book.last(kid) for kid in self.store.kids()]
-        return [
-            (last.kid, last.actor)
-            for last in lasts
-            if last is not None
-            and (last.stage, last.cause) == (Stage.FAILED, CodeBusyError.abort_cause)
-            and last.boot_id == self.kernel.boot_id()
-            and last.actor.via in {Via.DROP, Via.BOOT}
-        ]
 
     # --- questions ------------------------------------------------------------------------------
 
@@ -371,8 +274,8 @@ class Engine(Intake):
         seconds = self.clock.monotonic() - transition.started
         detail = "; ".join(text for text in (detail, f"after {seconds:.1f} s", left) if text)
         self._book.record(kid, stage, transition.actor, cause=cause, detail=detail)
-        if stage is Stage.APPLIED and kid in self._complaints:
-            self._book.record(kid, stage, DAEMON, **_complain(self._complaints[kid]))
+        if stage is Stage.APPLIED:
+            self._record_complaint(kid)
         return self._book.info(kid)
 
     # --- detail ---------------------------------------------------------------------------------
@@ -396,23 +299,7 @@ class Engine(Intake):
         self._left[kid] = names if text else []
         return text
 
-    def _depends(self, kid: str) -> tuple[str, ...]:
-        return self._book.info(kid).manifest.depends
-
     def _check_nothing_moves(self) -> None:
         for info in self.list_updates():
             if is_moving(info.stage):
                 raise InUseError(f"{info.kid}: is {info.stage}; one update at a time")
-
-
-def _complain(complaint: Complaint) -> dict[str, Any]:
-    """Return what the history says of a complaint."""
-    place = {"function": complaint.function}
-    if complaint.module:
-        place["target"] = complaint.module
-    where = f"{complaint.function} [{complaint.module}]" if complaint.module else place["function"]
-    return {
-        "cause": _COMPLAINT,
-        "detail": f"the kernel's log names {where}: {complaint.headline}",
-        "mismatch": place,
-    }

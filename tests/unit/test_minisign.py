@@ -49,7 +49,8 @@ def test_same_id_but_another_key() -> None:
 
 def test_altered_trusted_comment() -> None:
     text = SIGNATURE.replace("8c4o6ucj", "8c4o6ucx")
-    with pytest.raises(BadSignatureError, match="trusted comment that key 706050403020100 signed was altered"):
+    why = "trusted comment that key 706050403020100 signed was altered"
+    with pytest.raises(BadSignatureError, match=why):
         minisign.verify(DATA, text, [KEY.public])
 
 

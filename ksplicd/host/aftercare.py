@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What becomes of an update that is applied: its soak time, the kernel's complaints, a crash.
+
+Here it is noted what has happened; what follows from that, by policy or a person's will, is asked
+of the engine.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from ksplicd.config import Settings
+from ksplicd.errors import CodeBusyError, KernelWarningError, NotQuarantinedError
+from ksplicd.host.clock import Clock
+from ksplicd.host.intake import Intake
+from ksplicd.host.kernel import KernelDoor
+from ksplicd.host.keyring import Keyring
+from ksplicd.host.kmsg import Complaint
+from ksplicd.host.state import DAEMON, Actor, Arrow, Event, UpdateInfo, Via, is_moving, step
+from ksplicd.host.store import Store
+from ksplicd.model import VMLINUX, Stage
+
+_COMPLAINT: Final = KernelWarningError.abort_cause or ""
+_PRINTK_CLOCK: Final = 1.0
+"""Seconds by which the clock of the kernel's log may differ from the monotonic one."""
+
+
+class Aftercare(Intake):
+    """The crash guard, and who has to wait for whom."""
+
+    def __init__(
+        self,
+        store: Store,
+        kernel: KernelDoor,
+        keyring: Keyring,
+        settings: Settings,
+        clock: Clock,
+        on_event: Callable[[Event], None] = lambda event: None,
+        *,
+        owner: int = 0,
+    ) -> None:
+        """As the base class."""
+        super().__init__(store, kernel, keyring, settings, clock, on_event, owner=owner)
+        self._complaints: dict[str, Complaint] = {}
+        """What the kernel complained of since an update was loaded."""
+
+    # --- the crash guard ------------------------------------------------------------------------
+
+    def soak(self) -> float:
+        """Note which applied updates have run for their soak time.
+
+        Returns the seconds until the next one has, or infinity.  Raises ``StoreError``.
+        """
+        self._book.catch_up()
+        boot_id, now = self.kernel.boot_id(), self.clock.monotonic()
+        return self._guard.watch(self._book.applied(), boot_id, now, self.settings.soak_time)
+
+    def heed(self, kid: str, complaint: Complaint) -> bool:
+        """Note that the kernel complains of an update in its soak time.
+
+        Tells whether it is news: only the first complaint of an update is, since it was loaded.
+        One that is on its way is recorded when it has arrived.  Raises ``StoreError``.
+        """
+        info = self._book.info(kid)
+        is_in_kernel = info.stage is Stage.APPLIED or is_moving(info.stage)
+        is_known = kid in self._complaints or info.abort_cause == _COMPLAINT
+        if not is_in_kernel or is_known or not self._is_young(kid, complaint.time):
+            return False
+        self._complaints[kid] = complaint
+        if info.stage is Stage.APPLIED:
+            self._record_complaint(kid)
+        return True
+
+    def _record_complaint(self, kid: str) -> None:
+        """Record what the kernel complained of, if it did, now that the update is applied."""
+        if kid not in self._complaints:
+            return
+        complaint = self._complaints[kid]
+        where = complaint.function + (f" [{complaint.module}]" if complaint.module else "")
+        self._book.record(
+            kid,
+            Stage.APPLIED,
+            DAEMON,
+            cause=_COMPLAINT,
+            detail=f"the kernel's log names {where}: {complaint.headline}",
+            mismatch={"function": complaint.function, "target": complaint.module or VMLINUX},
+        )
+
+    def _is_young(self, kid: str, when: float) -> bool:
+        """Tell whether an update was loaded, and in its soak time, ``when`` seconds after boot."""
+        boot_id = self.kernel.boot_id()
+        if not self.settings.soak_time or self._guard.read().soaked.get(kid) == boot_id:
+            return False
+        booted = self.clock.time() - self.clock.monotonic()
+        for event in self._book.history():
+            if event.boot_id != boot_id:
+                break
+            if event.kid == kid and event.stage is Stage.LOADING:
+                return when >= event.time - booted - _PRINTK_CLOCK
+        return True
+
+    def undo_order(self, kid: str) -> list[str]:
+        """Return the applied updates that have to be undone to undo ``kid``, which comes last."""
+        left = {other: self._depends(other) for other in self._book.applied()}
+        order: list[str] = []
+
+        def visit(this: str) -> None:
+            left.pop(this, None)
+            for other, depends in list(left.items()):
+                if this in depends and other in left:
+                    visit(other)
+            order.append(this)
+
+        visit(kid)
+        return order
+
+    def mark_clean(self) -> None:
+        """Note that the machine is being shut down.  Raises ``StoreError``."""
+        self._guard.mark_clean(self.kernel.boot_id(), self._book.boots())
+
+    def release(self, kid: str, actor: Actor) -> UpdateInfo:
+        """Let a quarantined update be applied again.
+
+        Raises ``NoSuchUpdateError``, ``NotQuarantinedError``.
+        """
+        info = self.get_update(kid)
+        if info.stage is not Stage.QUARANTINED:
+            raise NotQuarantinedError(f"{kid}: is {info.stage}, not quarantined")
+        detail = f"released; it was quarantined because {info.detail}"
+        self._book.record(kid, step(info.stage, Arrow.RELEASE), actor, detail=detail)
+        return self._book.info(kid)
+
+    def to_retry(self) -> list[tuple[str, Actor]]:
+        """Return what failed in this boot because its code was busy, and nobody had waited for it.
+
+        That is from the drop directory or at boot; with the actor.
+        """
+        lasts = [self._book.last(kid) for kid in self.store.kids()]
+        return [
+            (last.kid, last.actor)
+            for last in lasts
+            if last is not None
+            and (last.stage, last.cause) == (Stage.FAILED, CodeBusyError.abort_cause)
+            and last.boot_id == self.kernel.boot_id()
+            and last.actor.via in {Via.DROP, Via.BOOT}
+        ]
+
+    def _depends(self, kid: str) -> tuple[str, ...]:
+        return self._book.info(kid).manifest.depends
