@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Other users of the same text: tracers, probes, perf, BPF, live patches that are not ours.
+
+Whoever hooks into functions by ftrace works on, also on a patched function; whoever writes into one
+is refused, with its name.  The kernel's log is compared as a whole.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ksplicd import bundle
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab.guest import Guest
+from tests import slice as sample
+from tests.stock import stock_kernel
+from tests.vm.hand import Update, has_complaint, is_clean, make_bundle
+from tests.vm.test_updates import Host, Maker
+
+KID = "beside01"
+FUNCTION = "do_fcntl"
+TRACING = "/sys/kernel/tracing"
+CALL = "python3 /root/reproducer.py"
+NEIGHBOUR = Path(__file__).with_name("neighbour.py")
+
+MATCHED = "ksplice_beside01: vmlinux: N functions, N bytes match, N us\n"
+GOLDEN = f"""\
+{MATCHED}\
+livepatch: enabling patch 'ksplice_beside01_new'
+livepatch: 'ksplice_beside01_new': starting patching transition
+ksplice_beside01: applied
+livepatch: 'ksplice_beside01_new': patching complete
+livepatch: 'ksplice_beside01_new': starting unpatching transition
+ksplice_beside01: reversed
+livepatch: 'ksplice_beside01_new': unpatching complete
+"""
+REFUSED = """\
+ksplice_beside01: no_match: target=vmlinux function=do_fcntl offset=0x20 kind=bytes \
+expected=BYTES found=BYTES
+"""
+
+
+class Neighbour(NamedTuple):
+    """Another user of the text, in lines for the shell."""
+
+    start: str
+    hits: str
+    """Prints how often it was hit, or more than that."""
+    stop: str
+
+
+def event(kind: str, place: str = FUNCTION) -> Neighbour:
+    """Return a probe of tracefs' dynamic events: ``p`` or ``r``."""
+    return Neighbour(
+        start=f"cd {TRACING} && echo '{kind}:test/{kind} {place}' >>dynamic_events"
+        f" && echo 1 >events/test/{kind}/enable",
+        hits=f"awk '$1 == \"{kind}\" {{ print $2 }}' {TRACING}/kprobe_profile",
+        stop=f"cd {TRACING} && echo 0 >events/test/{kind}/enable && echo -:{kind} >>dynamic_events",
+    )
+
+
+def tracer(name: str, functions: str = "") -> Neighbour:
+    """Return a tracer of all functions, or of some."""
+    count = "/^entries|^overrun/ { n += $2 } END { print n }"
+    return Neighbour(
+        start=f"cd {TRACING} && echo {functions} >set_ftrace_filter && echo {name} >current_tracer",
+        hits=f"cat {TRACING}/per_cpu/*/stats | awk '{count}'",
+        stop=f"cd {TRACING} && echo nop >current_tracer && echo >set_ftrace_filter",
+    )
+
+
+def program(kind: str) -> Neighbour:
+    """Return a run of neighbour.py."""
+    run_it = f"/usr/bin/python3 -I -S /root/neighbour.py {kind} {FUNCTION}"
+    is_up = f"systemctl -q is-active {kind} || {{ cat /run/{kind}.err >&2; exit 1; }}"
+    return Neighbour(
+        start=f"rm -f /run/{kind}.*;"
+        f" systemd-run -q -u {kind} -p StandardError=file:/run/{kind}.err {run_it}"
+        f" && until [ -e /run/{kind}.hits ]; do {is_up}; sleep 0.1; done",
+        hits=f"sleep 0.3; cat /run/{kind}.hits",
+        stop=f"systemctl stop {kind}",
+    )
+
+
+NEIGHBOURS = {
+    "tracer of everything": [tracer("function")],
+    "tracer of calls, kprobes, BPF": [
+        tracer("function_graph", "'*schedule*' do_fcntl"), event("p"), event("r"),
+        program("bpf-fexit"),
+    ],
+    # Not fexit too: 6.1 cannot add it to fentry on a function with any live patch (docs/beside.md).
+    "perf, BPF": [
+        program("perf-sample"), program("perf-kprobe"), program("bpf-kprobe"),
+        program("bpf-fentry"),
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kernel(lab_cache: Cache) -> KernelPackages:
+    return stock_kernel(lab_cache)
+
+
+@pytest.fixture(scope="module")
+def fix() -> sample.Fix:
+    return sample.FCNTL
+
+
+@pytest.fixture(scope="module")
+def made(lab_cache: Cache, kernel: KernelPackages, fix: sample.Fix) -> bundle.Bundle:
+    patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
+    with lab_cache.lock(f"create-{kernel.version}"):
+        return make_bundle(lab_cache, kernel, KID, [patch])
+
+
+@pytest.fixture
+def update(guest: Guest, made: bundle.Bundle, fix: sample.Fix) -> Iterator[Update]:
+    guest.put("/root/reproducer.py", fix.reproducer.encode())
+    guest.put("/root/neighbour.py", NEIGHBOUR)
+    yield Update(guest, made)
+    assert not has_complaint(guest.kernel_log())
+
+
+def told(log: str) -> str:
+    """Return what livepatch and the modules said, without what differs from run to run."""
+    lines = [x for x in log.splitlines() if re.match(r"ksplice_\w+: |livepatch: ", x)]
+    text = "".join(f"{x}\n" for x in lines if "taint" not in x)
+    text = re.sub(r"\b(expected|found)=\w+", r"\1=BYTES", text)
+    return re.sub(r"\b\d+\b", "N", text)
+
+
+@pytest.mark.parametrize("neighbours", NEIGHBOURS.values(), ids=NEIGHBOURS)
+def test_works_on(
+    guest: Guest, update: Update, fix: sample.Fix, neighbours: Sequence[Neighbour]
+) -> None:
+    """Before the update and on top of it, in both directions."""
+
+    def hits() -> list[int]:
+        return [int(guest.run(n.hits).out) for n in neighbours]
+
+    def check(wanted: str) -> None:
+        before = hits()
+        assert guest.run(CALL).out.startswith(wanted)
+        assert all(b < a for b, a in zip(before, hits(), strict=True))
+
+    for n in neighbours:
+        guest.run(n.start)
+    check(fix.before)
+    update.apply()
+    check(fix.after)
+    for n in neighbours:
+        guest.run(n.stop)
+    assert guest.run(CALL).out.startswith(fix.after)
+    for n in neighbours:
+        guest.run(n.start)
+    check(fix.after)
+    update.undo()
+    check(fix.before)
+    for n in neighbours:
+        guest.run(n.stop)
+    assert is_clean(guest)
+    assert told(guest.kernel_log()) == GOLDEN
+
+
+# --- through the daemon: who is in the way is named ---------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    return Maker(lab_cache, tmp_path_factory.mktemp("beside"))
+
+
+@pytest.fixture(scope="module")
+def file(made: bundle.Bundle, maker: Maker) -> Path:
+    return maker.sign(KID, bundle.pack(made.manifest, made.files))
+
+
+@pytest.fixture
+def host(installed_guest: Guest, maker: Maker) -> Iterator[Host]:
+    installed_guest.put("/root/neighbour.py", NEIGHBOUR)
+    yield Host(installed_guest, maker)
+    assert not has_complaint(installed_guest.kernel_log())
+
+
+@pytest.mark.parametrize(
+    ("neighbour", "name"),
+    [
+        (event("p", "do_fcntl+0x20"), "the kprobe event test/p"),
+        (program("bpf-kprobe+0x20"), "a kprobe of perf, BPF or a module"),
+    ],
+    ids=["event", "BPF"],
+)
+def test_kprobe_inside_is_named(host: Host, file: Path, neighbour: Neighbour, name: str) -> None:
+    """Optimised or not: its breakpoint or jump is found."""
+    host.guest.run(neighbour.start)
+    cause, message = host.apply(file)
+    assert cause == "no_match"
+    assert f"{name} is at do_fcntl+0x20: remove it and apply again" in message
+    assert is_clean(host.guest)
+    assert told(host.guest.kernel_log()) == REFUSED
+    host.guest.run(neighbour.stop)
+    assert host.apply(file) == ("", "")
+    # ... and on top of the update it is in nobody's way, but not hit: the old code does not run.
+    host.guest.run(neighbour.start)
+    assert host.undo(KID) == ("", "")
+    host.guest.run(neighbour.stop)
+    assert told(host.guest.kernel_log()) == REFUSED + GOLDEN
