@@ -113,6 +113,10 @@ class BusObject:
         """Return the values of all properties now."""
         return {name: self.get(name) for name in self.properties}
 
+    def packed(self) -> GLib.Variant:
+        """Return interface and properties as ``a{sa{sv}}``."""
+        return GLib.Variant("a{sa{sv}}", {self.interface: self.get_all()})
+
     def tell(self, names: Iterable[str]) -> None:
         """Tell who listens that the properties ``names`` have changed."""
         changed = {name: getattr(self, self.properties[name])() for name in names}

@@ -124,14 +124,16 @@ class Manager(BusObject, interface=names.MANAGER):
         await self._runner.show_updates()
 
     @method("t flags, u limit", "aa{sv} events")
-    async def list_history(
-        self, call: Call, flags: int, limit: int
-    ) -> list[dict[str, GLib.Variant]]:
+    async def list_history(self, call: Call, flags: int, limit: int) -> GLib.Variant:
         """Return the last ``limit`` events (0: all), newest first."""
         refuse_unknown_flags(flags)
         await self._runner.polkit.check(call, Action.INSPECT)
-        events = await self._runner.worker.run(self._runner.engine.history, limit)
-        return [_describe_event(event) for event in events]
+        return await self._runner.worker.run(self._pack_history, limit)
+
+    def _pack_history(self, limit: int) -> GLib.Variant:
+        """Return the events as ``aa{sv}``; there may be many, and this is the worker's thread."""
+        events = self._runner.engine.history(limit)
+        return GLib.Variant("aa{sv}", [_describe_event(event) for event in events])
 
 
 def _describe_event(event: Event) -> dict[str, GLib.Variant]:

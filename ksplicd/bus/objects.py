@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which objects are on the bus now, and ``org.freedesktop.DBus.ObjectManager`` over them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gi.repository import GLib
 
 from ksplicd.bus import names, wrapper
 from ksplicd.bus.interface import BusObject, Signal, method
 from ksplicd.bus.wrapper import Call, Guard
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 class Objects(BusObject, interface=names.OBJECT_MANAGER):
@@ -20,6 +23,8 @@ class Objects(BusObject, interface=names.OBJECT_MANAGER):
         self._bus = bus
         self._guard = guard
         self._below: dict[str, tuple[BusObject, Any]] = {}
+        self.refresh_all: Callable[[], Awaitable[None]] = self.refresh
+        """Asks for the truth about all objects at once."""
         self._root = [wrapper.register(bus, names.ROOT_PATH, self, guard)]
 
     def add_root(self, subject: BusObject) -> None:
@@ -46,11 +51,12 @@ class Objects(BusObject, interface=names.OBJECT_MANAGER):
             self._root.pop().unregister()
 
     @method("", "a{oa{sa{sv}}} objects")
-    async def get_managed_objects(
-        self, call: Call
-    ) -> dict[str, dict[str, dict[str, GLib.Variant]]]:
+    async def get_managed_objects(self, call: Call) -> GLib.Variant:
         """Return every object with the properties that it has now."""
         await self._guard(call)
-        for subject, _ in list(self._below.values()):
-            await subject.refresh()
-        return {path: {o.interface: o.get_all()} for path, (o, _) in self._below.items()}
+        await self.refresh_all()
+        entries = [
+            GLib.Variant.new_dict_entry(GLib.Variant.new_object_path(path), subject.packed())
+            for path, (subject, _) in self._below.items()
+        ]
+        return GLib.Variant.new_array(GLib.VariantType("{oa{sa{sv}}}"), entries)

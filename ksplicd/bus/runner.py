@@ -68,6 +68,7 @@ class Runner:
         self._watch: StageWatch | None = None
         self._cancel_cause = ""
         engine.on_event = self._on_event
+        objects.refresh_all = self.refresh_all
 
     @property
     def job(self) -> Job | None:
@@ -144,7 +145,16 @@ class Runner:
         return await self.worker.run(self.engine.list_updates)
 
     async def show_updates(self) -> None:
+        """Make the objects on the bus agree with the store and the kernel, and tell of it."""
+        self.on_shown(await self._refresh_updates())
+
+    async def refresh_all(self) -> None:
         """Make the objects on the bus agree with the store and the kernel."""
+        await self._refresh_updates()
+        if self.job is not None:
+            await self.job.refresh()
+
+    async def _refresh_updates(self) -> list[UpdateInfo]:
         found = await self.list_updates()
         infos = {info.kid: info for info in found}
         for kid in self._updates.keys() - infos.keys():
@@ -156,7 +166,7 @@ class Runner:
             else:
                 self._updates[kid] = Update(self, info)
                 self._objects.add(names.update_path(kid), self._updates[kid])
-        self.on_shown(found)
+        return found
 
     async def look_for_conflicts(self, job: Job) -> None:
         """Ask the kernel who holds ``job`` up."""

@@ -4,6 +4,8 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
+from gi.repository import GLib
+
 from ksplicd.bus import names
 from ksplicd.bus.interface import BusObject, method, readable
 from ksplicd.host.state import Direction, UpdateInfo
@@ -20,6 +22,7 @@ class Update(BusObject, interface=names.UPDATE):
     def __init__(self, runner: "Runner", info: UpdateInfo) -> None:
         self._runner = runner
         self._info = info
+        self._packed: GLib.Variant | None = None
 
     async def refresh(self) -> None:
         """Ask the kernel where the update is.  Raises ``NoSuchUpdateError``."""
@@ -27,8 +30,16 @@ class Update(BusObject, interface=names.UPDATE):
 
     def show(self, info: UpdateInfo) -> None:
         """Be ``info`` from now on, and tell who listens what is new in it."""
-        before, self._info = self.get_all(), info
+        if info == self._info:
+            return
+        before, self._info, self._packed = self.get_all(), info, None
         self.tell(name for name, v in self.get_all().items() if not v.equal(before[name]))
+
+    def packed(self) -> GLib.Variant:
+        """Return interface and properties; a hundred updates are asked for in one call."""
+        if self._packed is None:
+            self._packed = super().packed()
+        return self._packed
 
     def show_stage(self, stage: Stage, cause: str) -> None:
         """Show a stage that was just reached, while the engine is still at work."""

@@ -6,6 +6,7 @@ put before the guard like a call; an error keeps its D-Bus name, and an error th
 tells its text to the journal only.
 """
 
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -111,6 +112,8 @@ def _reply(outs: Args, value: Any) -> GLib.Variant:
     match len(outs):
         case 0:
             return GLib.Variant("()", ())
+        case 1 if isinstance(value, GLib.Variant):  # made where it did not hold the loop
+            return GLib.Variant.new_tuple(value)
         case 1:
             return GLib.Variant(signature, (value,))
         case _:
@@ -128,8 +131,15 @@ def _open(value: GLib.Variant) -> Any:
     return value.unpack()
 
 
+@functools.cache
+def _interfaces_of(xml: str) -> list[Any]:
+    """Return the interface, parsed once for all objects that have it."""
+    interfaces: list[Any] = Gio.DBusNodeInfo.new_for_xml(xml).interfaces
+    return interfaces
+
+
 def register(bus: Any, path: str, subject: BusObject, guard: Guard) -> Any:
     """Put ``subject`` on the bus at ``path``; the result's ``unregister()`` takes it off."""
-    interfaces = Gio.DBusNodeInfo.new_for_xml(subject.xml()).interfaces
+    interfaces = _interfaces_of(subject.xml())
     wrapper = ObjectWrapper(subject, interfaces, guard)
     return registration.ObjectRegistration(bus, path, interfaces, wrapper, own_wrapper=True)

@@ -70,16 +70,30 @@ class Book:
         moving = {kid for kid, event in self._last.items() if self._is_moving(event)}
         return sorted({*self._store.kids(), *self._in_kernel(), *moving})
 
+    def has(self, kid: str) -> bool:
+        """Tell whether ``kid`` is one of ``kids()``."""
+        last = self._last.get(kid)
+        is_moving = last is not None and self._is_moving(last)
+        return is_moving or self._store.has(kid) or self.is_in_kernel(kid)
+
     def info(self, kid: str) -> UpdateInfo:
         """Return an update as it is now."""
-        stage, cause, detail = self._where(kid)
+        return self._info(kid, self.is_in_kernel(kid))
+
+    def infos(self) -> list[UpdateInfo]:
+        """Return every update as it is now, by kid."""
+        in_kernel = self._in_kernel()
+        return [self._info(kid, kid in in_kernel) for kid in self.kids()]
+
+    def _info(self, kid: str, is_in_kernel: bool) -> UpdateInfo:  # noqa: FBT001
+        stage, cause, detail = self._where(kid, is_in_kernel)
         return UpdateInfo(
             kid=kid, stage=stage, abort_cause=cause, detail=detail, manifest=self._manifest(kid)
         )
 
     def applied(self) -> list[str]:
         """Return the updates that are applied."""
-        return [kid for kid in self.kids() if self._where(kid)[0] is Stage.APPLIED]
+        return [kid for kid in sorted(self._in_kernel()) if self.info(kid).stage is Stage.APPLIED]
 
     def is_in_kernel(self, kid: str) -> bool:
         """Tell whether the kernel knows the livepatch of an update."""
@@ -193,12 +207,12 @@ class Book:
     def _is_moving(self, last: Event) -> bool:
         return last.boot_id == self._kernel.boot_id() and is_moving(last.stage)
 
-    def _where(self, kid: str) -> tuple[Stage, str, str]:
-        """Return (stage, cause, detail)."""
+    def _where(self, kid: str, is_in_kernel: bool) -> tuple[Stage, str, str]:  # noqa: FBT001
+        """Return (stage, cause, detail); what the kernel has nothing of, it is not asked about."""
         last = self._last.get(kid)
         if last is not None and self._is_moving(last):
             return last.stage, last.cause, last.detail
-        livepatch = self._kernel.livepatch(new_module(kid))
+        livepatch = self._kernel.livepatch(new_module(kid)) if is_in_kernel else None
         if livepatch is not None and livepatch.transition:
             stage = Stage.TRANSITIONING if livepatch.enabled else Stage.REVERSING
             return stage, "", "moved by somebody else"

@@ -77,11 +77,11 @@ class Intake:
 
     def list_updates(self) -> list[UpdateInfo]:
         """Return every update of the store and every one found in the kernel, by kid."""
-        return [self._book.info(kid) for kid in self._book.kids()]
+        return self._book.infos()
 
     def get_update(self, kid: str) -> UpdateInfo:
         """Return one update, its stage as the kernel shows it.  Raises ``NoSuchUpdateError``."""
-        if kid not in self._book.kids():
+        if not self._book.has(kid):
             raise NoSuchUpdateError(f"{kid}: no update of this id is known here")
         return self._book.info(kid)
 

@@ -32,6 +32,7 @@ from ksplicd.host.journal import Entry
 from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.keyring import Keyring
 from ksplicd.host.store import Store
+from tests.bus.loop_meter import LoopMeter
 from tests.unit.host.simulator import Simulator
 
 
@@ -45,6 +46,8 @@ class KernelFile:
         self.path = path
         self._hold = path.with_suffix(".hold")
         self._slow = path.with_suffix(".slow")
+        self._read = b""
+        self._simulator: Simulator
 
     def boot(self) -> None:
         self.path.write_bytes(pickle.dumps(Simulator()))
@@ -63,13 +66,16 @@ class KernelFile:
         with self.path.with_suffix(".lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = self.path.read_bytes()
-            simulator = pickle.loads(before)
+            if before != self._read:  # else it is as we left it
+                self._read, self._simulator = before, pickle.loads(before)
+            simulator = self._simulator
             try:
                 yield simulator
             finally:
                 if (after := pickle.dumps(simulator)) != before:
                     self.path.with_suffix(".new").write_bytes(after)
                     self.path.with_suffix(".new").replace(self.path)
+                    self._read = after
 
     def listen(self, family: str) -> "DatagramListener":
         try:
@@ -162,12 +168,18 @@ def main(address: str, folder: Path, way: str = "") -> int:
             return run_shutdown(engine)
         case _:
             pass
+
+    def tell(state: str) -> None:
+        notify(state)
+        if state == "READY=1" and os.environ.get("KSPLICE_LOOP_METER"):
+            LoopMeter(folder / "loop.json")
+
     return Daemon(
         engine,
         connect(address),
         book=FileJournal(folder / "journal.jsonl"),
         config=folder / "ksplicd.conf",
-        notify=notify,
+        notify=tell,
         modules=folder / "modules",
         disabled=why_disabled(folder),
         kmsg=folder / "kmsg",
