@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What livepatch cannot redirect, on the stock kernel: kprobes, exit functions, pointers."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from ksplicd import bundle
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab.guest import Guest
+from ksplicd.model import old_module
+from tests import slice as sample
+from tests.stock import stock_kernel
+from tests.vm.hand import PATIENCE, Edit, Update, has_complaint, is_clean, make_bundle, write_patch
+
+# No function of lib/ has fentry; this one is called from everywhere.
+BOOL = Edit("lib/kstrtox.c", "\tcase 'y':\n", "\tcase 'x':\n\tcase 'y':\n")
+EXIT = Edit(
+    "fs/romfs/super.c",
+    "static void __exit exit_romfs_fs(void)\n{\n",
+    'static void __exit exit_romfs_fs(void)\n{\n\tprintk("romfs: the new way out\\n");\n',
+)
+# Pipes have no fsync; here they get one, which waits as long as kernel.overflowgid is 7777.
+TABLE = "const struct file_operations pipefifo_fops = {\n"
+POINTER = Edit(
+    "fs/pipe.c",
+    TABLE,
+    "#include <linux/delay.h>\n#include <linux/highuid.h>\n"
+    "static int pipe_fsync(struct file *file, loff_t start, loff_t end, int datasync)\n"
+    f"{{\n\twhile (overflowgid == 7777)\n\t\tmsleep(50);\n\treturn -EUCLEAN;\n}}\n{TABLE}"
+    "\t.fsync = pipe_fsync,\n",
+)
+SYNC = """\
+import os
+r, w = os.pipe()
+try:
+    os.fsync(w)
+except OSError as e:
+    print(e.strerror)
+"""
+OLD, NEW = "Invalid argument", "Structure needs cleaning"
+PARAMETER = "/sys/module/printk/parameters/time"
+
+
+@pytest.fixture(scope="module")
+def kernel(lab_cache: Cache) -> KernelPackages:
+    return stock_kernel(lab_cache)
+
+
+@pytest.fixture(scope="module")
+def tree(lab_cache: Cache, kernel: KernelPackages) -> Path:
+    return sample.source_tree(lab_cache, kernel)
+
+
+@pytest.fixture(scope="module")
+def functions(
+    lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> bundle.Bundle:
+    patch = write_patch(tree, tmp_path_factory.mktemp("redirect") / "functions.patch", BOOL, EXIT)
+    return make_bundle(lab_cache, kernel, "redir001", [patch])
+
+
+@pytest.fixture(scope="module")
+def pointers(
+    lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> bundle.Bundle:
+    patch = write_patch(tree, tmp_path_factory.mktemp("redirect") / "pointers.patch", POINTER)
+    return make_bundle(lab_cache, kernel, "redir002", [patch])
+
+
+def takes(guest: Guest, word: str) -> bool:
+    return guest.run(f"echo {word} >{PARAMETER}", check=False).status == 0
+
+
+def leave_romfs(guest: Guest) -> str:
+    """Load and unload the module; return what its exit function says."""
+    guest.run("dmesg --clear; rmmod romfs")
+    log = guest.kernel_log()
+    guest.run("modprobe romfs")
+    return log
+
+
+def test_what_the_bundle_says(functions: bundle.Bundle, pointers: bundle.Bundle) -> None:
+    found = {f.name: f.how for t in functions.manifest.targets for f in t.functions}
+    assert found == {"kstrtobool": "kprobe", "cleanup_module": "exit"}
+    (target,) = pointers.manifest.targets
+    assert [(p.table, p.unit) for p in target.pointers] == [("pipefifo_fops", "fs/pipe.c")]
+    assert target.functions == ()
+
+
+def test_kprobe_and_exit_function(guest: Guest, functions: bundle.Bundle) -> None:
+    update = Update(guest, functions)
+    guest.run("modprobe romfs")
+    for _ in range(2):
+        assert not takes(guest, "x")
+        assert leave_romfs(guest) == ""
+        update.apply()
+        assert takes(guest, "x")
+        assert takes(guest, "0")
+        assert "romfs: the new way out" in leave_romfs(guest)
+        # It is another module now, patched as it was loaded.
+        assert "romfs: the new way out" in leave_romfs(guest)
+        assert "kstrtobool" in guest.run("cat /sys/kernel/debug/kprobes/list").out
+        update.undo()
+        assert "kstrtobool" not in guest.run("cat /sys/kernel/debug/kprobes/list").out
+    assert not takes(guest, "x")
+    assert leave_romfs(guest) == ""
+    assert is_clean(guest)
+    assert not has_complaint(guest.kernel_log())
+
+
+def test_second_kprobe_on_the_same_function_is_refused(
+    guest: Guest, functions: bundle.Bundle, lab_cache: Cache, kernel: KernelPackages, tree: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """An update that was not built on top of the first one does not match what runs."""
+    other = make_bundle(
+        lab_cache, kernel, "redir003", [write_patch(tree, tmp_path / "bool.patch", BOOL)]
+    )
+    Update(guest, functions).apply(late=True)
+    second = Update(guest, other)
+    second.insmod(second.core)
+    assert second.insmod(old_module(second.kid, "vmlinux"), check=False) != 0
+    assert second.state("abort_cause") == "no_match"
+    found = second.mismatch()
+    assert (found["function"], found["offset"], found["found"][:2]) == ("kstrtobool", "0x0", "cc")
+    assert not has_complaint(guest.kernel_log())
+
+
+def test_pointer_of_a_table(guest: Guest, pointers: bundle.Bundle) -> None:
+    """Who sleeps in the new function keeps the update in force; its code stays after that."""
+    guest.put("/root/sync.py", SYNC.encode())
+    update = Update(guest, pointers)
+    assert guest.run("python3 /root/sync.py").out.strip() == OLD
+    update.apply()
+    assert guest.run("python3 /root/sync.py").out.strip() == NEW
+    guest.run("sysctl -qw kernel.overflowgid=7777; systemd-run -u sync -q python3 /root/sync.py")
+    end = time.monotonic() + PATIENCE
+    while "pipe_fsync" not in guest.run("cat /proc/[0-9]*/stack", check=False).out:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    livepatch = f"/sys/kernel/livepatch/{update.new}"
+    guest.run(f"echo 0 >{livepatch}/enabled")
+    assert guest.run("python3 /root/sync.py").out.strip() == OLD
+    time.sleep(5)
+    assert guest.run(f"cat {livepatch}/transition").out.strip() == "1"
+    guest.run("sysctl -qw kernel.overflowgid=65534")
+    update.wait()
+    assert update.state("stage") == "reversed"
+    assert guest.run("python3 /root/sync.py").out.strip() == OLD
+    assert guest.run(f"cat /sys/module/{update.new}/parameters/keeps_code").out.strip() == "Y"
+    assert guest.run(["rmmod", update.new], check=False).status != 0
+    assert not has_complaint(guest.kernel_log())
