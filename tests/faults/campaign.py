@@ -247,7 +247,8 @@ def check_ends(verb: Verb, found: dict[str, list[str]], report: Any) -> None:
 
 def is_damage(stage: str, detail: str) -> bool:
     """Tell whether an update is shown as one whose bundle or key is on a bad block."""
-    return stage == "rejected" and os.strerror(errno.EIO) in detail
+    lasting = (os.strerror(code) for code in (errno.EIO, errno.ENOSPC))
+    return stage == "rejected" and any(text in detail for text in lasting)
 
 
 def check_truth(livepatches: Iterable[str], found: dict[str, list[str]], report: Any) -> None:
