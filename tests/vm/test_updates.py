@@ -35,6 +35,7 @@ static int other_getfd(void) { return 0; }
 static struct klp_func funcs[] = { { .old_name = "prctl_set_auxv", .new_func = other_getfd }, { } };
 static struct klp_object objs[] = { { .funcs = funcs }, { } };
 static struct klp_patch patch = { .mod = THIS_MODULE, .objs = objs };
+module_param_named(replace, patch.replace, bool, 0);
 static int __init foreign_init(void) { return klp_enable_patch(&patch); }
 static void __exit foreign_exit(void) { }
 module_init(foreign_init);
@@ -42,6 +43,12 @@ module_exit(foreign_exit);
 MODULE_LICENSE("GPL");
 MODULE_INFO(livepatch, "Y");
 """
+
+
+REMOVE_FOREIGN = (
+    "echo 0 >/sys/kernel/livepatch/foreign/enabled;"
+    " until rmmod foreign 2>/dev/null; do sleep 0.2; done"
+)
 
 
 class Maker:
@@ -164,7 +171,22 @@ def test_live_patch_of_somebody_else(host: Host, maker: Maker, tmp_path: Path) -
     name, message = host.apply(file)
     assert name == "no_match"
     assert "prctl_set_auxv is replaced by the live patch foreign" in message
-    host.guest.run("echo 0 >/sys/kernel/livepatch/foreign/enabled; sleep 3; rmmod foreign")
+    host.guest.run(REMOVE_FOREIGN)
+    assert host.apply(file) == ("", "")
+    # on top of ours, which goes first
+    host.guest.run("insmod /root/foreign.ko; sleep 3")
+    assert "applied" in host.guest.run("ksplice status").out
+    assert host.undo("auxv0001") == ("", "")
+    host.guest.run(REMOVE_FOREIGN)
+    assert is_clean(host.guest)
+    # one that replaces all others takes ours out
+    assert host.apply(file) == ("", "")
+    host.guest.run("insmod /root/foreign.ko replace=1; sleep 4")
+    status = host.guest.run("ksplice status").out
+    assert "0 of 1 updates applied" in status
+    assert "undone by somebody else" in status
+    assert host.undo("auxv0001")[0] == "already_reversed"
+    host.guest.run(REMOVE_FOREIGN)
     assert host.apply(file) == ("", "")
 
 
