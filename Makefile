@@ -10,9 +10,13 @@
 #   make fuzz-kernel [MUTATIONS=1000] [SEED=...]
 #                  damage the modules of an update, and have the kernel part find out
 #   make fuzz      a million inputs that nobody meant; a fault at each system call of the host half
+#   make fault-steps
+#                  kill the daemon, and fill its disk, at every step of apply and undo
+#   make soak [CYCLES=300]
+#                  apply and undo under load
 #   make install   as a package does: DESTDIR=, prefix=
 #
-# The first seven install what is missing; see tests/tools/setup.sh.
+# All but the last install what is missing; see tests/tools/setup.sh.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -34,9 +38,10 @@ etcdir = $(DESTDIR)$(sysconfdir)/ksplicd
 # believe to be part of this one.
 run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR) $(PYTHON)
 
-.PHONY: all setup demo test bench coverage test-objects test-matrix lint lint-c unit vm fuzz fuzz-kernel install
+.PHONY: all setup demo test bench coverage test-objects test-matrix lint lint-c unit vm \
+	fuzz fuzz-kernel fault-steps soak install
 all:
-	@sed -n '3,13s/^#//p' Makefile
+	@sed -n '3,17s/^#//p' Makefile
 
 setup:
 	@tests/tools/setup.sh
@@ -63,6 +68,14 @@ fuzz: setup
 fuzz-kernel: setup
 	KSPLICE_MUTATIONS=$(or $(MUTATIONS),1000) $(if $(SEED),KSPLICE_SEED=$(SEED)) \
 		$(run) -m pytest -q -s tests/vm/test_hostile.py tests/vm/test_memory.py
+
+# Half an hour.
+fault-steps: setup
+	KSPLICE_ALL_STEPS=1 $(run) -m pytest -q -s tests/vm/test_faults.py
+
+# An hour for 300.
+soak: setup
+	@$(run) -m tests.soak $(if $(CYCLES),--cycles $(CYCLES))
 
 # Half an hour: compiles folders of the kernel.  FOLDERS="ipc /path/to/objects" chooses others.
 test-objects: setup

@@ -38,11 +38,8 @@ _RUN_TIMEOUT: Final = 120.0
 _BOOT_TIMEOUT: Final = 240.0
 _GRACE: Final = 20.0
 """How much longer than the agent itself we wait, in seconds; the host may be busy."""
-_CRASH: Final = (
-    *("/bin/sh", "-c"),
-    "(sleep 0.2; echo b > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &",
-)
-"""Reset without a sync or an unmount (Documentation/admin-guide/sysrq.rst), after the reply."""
+_CRASH: Final = "(sleep 0.2; echo {} > /proc/sysrq-trigger) < /dev/null > /dev/null 2>&1 &"
+"""Neither syncs nor unmounts (Documentation/admin-guide/sysrq.rst); after the reply."""
 _TAIL: Final = 2000
 _PANIC_LINES: Final = 100
 # arch/x86/mm/fault.c, arch/x86/kernel/dumpstack.c and kernel/panic.c of the kernel
@@ -200,13 +197,15 @@ class Guest(RunningGuest):
         self._qemu.close()
         self._restore()
 
-    def reboot(self, *, crash: bool = False) -> None:
-        """Boot the guest again with its disk as it is now; ``crash``: as if the power had failed.
+    def reboot(self, *, crash: bool = False, panic: bool = False) -> None:
+        """Boot the guest again with its disk as it is now.
 
-        The kernel log then starts at boot.
+        ``crash``: as if the power had failed; ``panic``: because the kernel panicked.  The kernel
+        log then starts at boot.
         """
         # QEMU is not killed: the disk's own metadata would be lost with it (cache=unsafe)
-        self.run(_CRASH if crash else ["systemctl", "--no-block", "reboot"])
+        end = "systemctl --no-block reboot"
+        self.run(_CRASH.format("c" if panic else "b") if crash or panic else end)
         self._qemu.wait(_BOOT_TIMEOUT)
         self._qemu.close()
         machine, disk = self._snapshot.machine, self._disk

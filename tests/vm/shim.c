@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Preloaded into ksplicd: at the N-th step after CONTROL was written, kill the
+ * process or take all space that the file system with its records has left.
+ *
+ * A step is a call that changes the kernel or what is on the disk; the deed
+ * comes before it.  Each step is told on standard error, which is the journal.
+ * CONTROL holds "kill N" or "fill N" and more that is new each time; it is read
+ * at each step.  Without it nothing happens, and the space is given back.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define CONTROL "/etc/ksplicd/fault"
+#define RECORDS "/var/lib/ksplice"
+
+#define REAL(name) ((typeof(&(name)))dlsym(RTLD_NEXT, #name))
+
+static int steps, hoard = -1;
+static char before[32];
+
+static void fill(void)
+{
+	static char block[4096];
+
+	hoard = open(RECORDS, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	while (REAL(write)(hoard, block, sizeof(block)) > 0)
+		;
+}
+
+static void release(void)
+{
+	if (hoard >= 0)
+		close(hoard);
+	hoard = -1;
+}
+
+static void step(const char *what)
+{
+	char text[32] = "", deed[8] = "";
+	int number = 0, fd = open(CONTROL, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0) {
+		release();
+		return;
+	}
+	(void)!read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (strcmp(before, text)) {
+		release();
+		steps = 0;
+	}
+	strcpy(before, text);
+	sscanf(text, "%7s %d", deed, &number);
+	dprintf(2, "step %d: %s\n", ++steps, what);
+	if (steps == number && !strcmp(deed, "kill"))
+		kill(getpid(), SIGKILL);
+	if (steps == number && !strcmp(deed, "fill"))
+		fill();
+}
+
+static int is_below(int fd, const char *folder)
+{
+	char link[64], path[256] = "";
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	(void)!readlink(link, path, sizeof(path) - 1);
+	return !strncmp(path, folder, strlen(folder));
+}
+
+ssize_t write(int fd, const void *data, size_t size)
+{
+	if (is_below(fd, "/sys/") || is_below(fd, RECORDS))
+		step("write");
+	/* A file's last block may have room for a little more: there is none on this disk. */
+	if (hoard >= 0 && is_below(fd, RECORDS)) {
+		errno = ENOSPC;
+		return -1;
+	}
+	return REAL(write)(fd, data, size);
+}
+
+int fsync(int fd)
+{
+	step("fsync");
+	return REAL(fsync)(fd);
+}
+
+int rename(const char *from, const char *to)
+{
+	step("rename");
+	return REAL(rename)(from, to);
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+	step("mkdir");
+	return REAL(mkdir)(path, mode);
+}
+
+long syscall(long number, ...)
+{
+	va_list list;
+	long a, b, c;
+
+	va_start(list, number);
+	a = va_arg(list, long);
+	b = va_arg(list, long);
+	c = va_arg(list, long);
+	va_end(list);
+	if (number == SYS_finit_module)
+		step("finit_module");
+	if (number == SYS_delete_module)
+		step("delete_module");
+	return REAL(syscall)(number, a, b, c);
+}

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""ksplicd killed, and its disk full, at the steps of an apply and an undo in a real kernel.
+
+Whatever is left of it, the next start knows where the update is, and can finish it or take it back.
+``tests.faults`` does the same at every system call, with a simulated kernel.  Here it is a few
+steps; ``make fault-steps`` takes every one.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.guest import Guest
+from ksplicd.run import run
+from tests import slice as sample
+from tests.stock import stock_kernel
+from tests.vm.hand import has_complaint
+from tests.vm.test_daemon import KID, NAME, Host, Signed
+
+SHIM: Final = Path(__file__).with_name("shim.c")
+CONTROL: Final = "/etc/ksplicd/fault"
+DROP_IN: Final = "/run/systemd/system/ksplicd.service.d/fault.conf"
+PRELOAD: Final = b"[Service]\nEnvironment=LD_PRELOAD=/usr/lib/shim.so\nRestart=no\n"
+ALL: Final = "KSPLICE_ALL_STEPS" in os.environ
+SETTLED: Final = {"applied", "staged", "failed", "reversed", ""}
+LIVEPATCH: Final = f"/sys/kernel/livepatch/ksplice_{KID}_new"
+
+
+@pytest.fixture(scope="module")
+def signed(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    folder = tmp_path_factory.mktemp("update")
+    key = sample.throwaway_key(folder)
+    fix = sample.FCNTL
+    patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
+    kernel = stock_kernel(lab_cache)
+    file = sample.make_update(lab_cache, kernel, patch, key.secret, out=folder, kid=KID)
+    return Signed(file=file, public_key=key.public)
+
+
+class Victim(Host):
+    """A host whose daemon meets a fault."""
+
+    def __init__(self, guest: Guest, signed: Signed, shim: Path) -> None:
+        guest.put("/usr/lib/shim.so", shim)
+        guest.put(DROP_IN, PRELOAD)
+        guest.put("/root/reproducer.py", sample.FCNTL.reproducer.encode())
+        guest.run("systemctl daemon-reload; systemctl stop ksplicd")
+        self.armed = 0
+        super().__init__(guest, signed)
+
+    def arm(self, deed: str, step: int) -> None:
+        """Let the deed happen at a step from now on."""
+        self.armed += 1
+        self.guest.put(CONTROL, f"{deed} {step} {self.armed}".encode(), mode=0o644)
+
+    def recover(self) -> str:
+        """Start what was killed; return the stage that it settles in."""
+        self.run(f"rm -f {CONTROL}; systemctl reset-failed ksplicd; systemctl start ksplicd")
+        self.wait_for(lambda: self.stage() in SETTLED)
+        return self.stage()
+
+    def command(self, verb: str) -> str:
+        """Run ``ksplice apply`` with the file, or ``undo``; return its complaint, or nothing."""
+        line = f"ksplice apply /root/{NAME}" if verb == "apply" else f"ksplice undo {KID}"
+        done = self.run(line, check=False)
+        return f"{done.status}: {done.err}" if done.status else ""
+
+    def steps(self, verb: str) -> list[str]:
+        """Run a command that nothing happens to; return the steps that it took."""
+        self.arm("none", 0)
+        assert self.command(verb) == ""
+        self.run(f"rm {CONTROL}")
+        said = self.out("journalctl -u ksplicd -o cat --no-pager")
+        found = re.findall(r"^step (\d+): (\w+)$", said, re.MULTILINE)
+        last = max(i for i, (number, _) in enumerate(found) if number == "1")
+        return [what for _, what in found[last:]]
+
+    def has_fix(self) -> bool:
+        return self.out("python3 /root/reproducer.py").startswith(sample.FCNTL.after)
+
+    def assert_whole(self, stage: str) -> None:
+        """The kernel is what the stage says: all of the update is in force, or nothing is left."""
+        if stage == "applied":
+            assert self.out(f"cat {LIVEPATCH}/enabled {LIVEPATCH}/transition").split() == ["1", "0"]
+            loaded = self.out(f"lsmod | grep -o '^ksplice_{KID}[a-z_]*'").split()
+            assert sorted(loaded) == [f"ksplice_{KID}", f"ksplice_{KID}_new"]
+        else:
+            assert self.is_clean()
+        assert self.has_fix() is (stage == "applied")
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("shim") / "shim.so"
+    run(["gcc", "-Wall", "-Werror", "-shared", "-fPIC", "-O2", "-o", file, SHIM])
+    return file
+
+
+@pytest.fixture
+def victim(installed_guest: Guest, signed: Signed, shim: Path) -> Iterator[Victim]:
+    yield Victim(installed_guest, signed, shim)
+    assert not has_complaint(installed_guest.kernel_log())
+
+
+def chosen(steps: Sequence[str], few: Sequence[tuple[str, int]]) -> list[int]:
+    """Return the numbers of all steps, or of the ``few``: (what, which of that kind)."""
+    if ALL:
+        return list(range(1, len(steps) + 1))
+    return [[i for i, what in enumerate(steps, 1) if what == kind][nth] for kind, nth in few]
+
+
+APPLY: Final = ("rename", 0), ("finit_module", 1), ("write", -1)
+UNDO: Final = ("write", 0), ("write", 1), ("delete_module", -1)
+
+
+def learn(victim: Victim) -> tuple[list[int], list[int]]:
+    """Return the steps of an apply and of an undo to try."""
+    applying = victim.steps("apply")
+    undoing = victim.steps("undo")
+    victim.run(f"ksplice remove {KID}")
+    sys.stdout.write(f"apply: {' '.join(applying)}\nundo: {' '.join(undoing)}\n")
+    return chosen(applying, APPLY), chosen(undoing, UNDO)
+
+
+def test_killed_at_a_step(victim: Victim) -> None:
+    applying, undoing = learn(victim)
+    for step in applying:
+        victim.arm("kill", step)
+        victim.command("apply")
+        victim.wait_for(lambda: victim.pid() == 0)
+        stage = victim.recover()
+        victim.assert_whole(stage)
+        if stage != "applied":
+            assert victim.command("apply") == ""
+            victim.assert_whole("applied")
+        if undoing:
+            victim.arm("kill", undoing.pop())
+            victim.command("undo")
+            victim.wait_for(lambda: victim.pid() == 0)
+            stage = victim.recover()
+            victim.assert_whole(stage)
+        if stage == "applied":
+            assert victim.command("undo") == ""
+            victim.assert_whole("reversed")
+        victim.run(f"ksplice remove {KID}")
+
+
+def test_disk_full_at_a_step(victim: Victim) -> None:
+    victim.run("systemctl stop ksplicd; mount -t tmpfs -o size=512k,mode=700 full /var/lib/ksplice")
+    victim.run("systemctl start ksplicd")
+    pid = victim.pid()
+    applying, undoing = learn(victim)
+    for step in applying:
+        victim.arm("fill", step)
+        victim.command("apply")
+        victim.run(f"rm {CONTROL}")
+        victim.wait_for(lambda: victim.stage() in SETTLED)
+        victim.assert_whole(victim.stage())
+        if victim.stage() != "applied":
+            assert victim.command("apply") == ""
+            victim.assert_whole("applied")
+        if undoing:
+            victim.arm("fill", undoing.pop())
+            victim.command("undo")
+            victim.run(f"rm {CONTROL}")
+            victim.wait_for(lambda: victim.stage() in SETTLED)
+            victim.assert_whole(victim.stage())
+        if victim.stage() == "applied":
+            assert victim.command("undo") == ""
+            victim.assert_whole("reversed")
+        victim.run(f"ksplice remove {KID}")
+    assert victim.pid() == pid, "it lived through all of it"
+    victim.run("systemctl stop ksplicd; umount /var/lib/ksplice")
