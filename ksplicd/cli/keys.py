@@ -34,7 +34,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     keygen.add_argument(
         "--expires",
         metavar="DATE",
-        type=date.fromisoformat,
+        type=read_day,
         help="the last day on which hosts trust the key, like 2027-01-31",
     )
     keygen.set_defaults(run=run_keygen)
@@ -55,6 +55,14 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     verify.set_defaults(run=run_verify)
     for verb in (keygen, sign, verify):
         verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def read_day(text: str) -> date:
+    """Return the day in ``2027-01-31``; argparse reports the error."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: say a day, like 2027-01-31") from None
 
 
 def run_keygen(args: argparse.Namespace) -> int:

@@ -149,7 +149,8 @@ def test_secrets_are_not_shown() -> None:
 @needs_minisign
 @pytest.mark.parametrize("kind", ["legacy", "prehashed"])
 def test_minisign_verifies_ours(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "k.pub").write_text(minisign.write_public_key(KEY.public))
+    expiring = dataclasses.replace(KEY.public, comment="a key of ours expires 2027-01-31")
+    (tmp_path / "k.pub").write_text(minisign.write_public_key(expiring))
     (tmp_path / "f").write_bytes(DATA)
     text = minisign.sign(DATA, KEY, trusted_comment="hello", prehashed=kind == "prehashed")
     (tmp_path / "f.minisig").write_text(text)

@@ -62,3 +62,21 @@ def test_file_without_signature(
 def test_missing_key_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sign", str(tmp_path), "--key", str(tmp_path / "none.key")]) == 1
     assert "none.key: cannot be read" in capsys.readouterr().err
+
+
+def test_key_that_expires(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"bytes")
+    for name, day, status in (("old", "2001-01-31", 3), ("new", "2999-12-31", 0)):
+        key = tmp_path / name
+        assert main(["keygen", "--expires", day, str(key)]) == 0
+        assert main(["sign", str(file), "--key", f"{key}.key"]) == 0
+        assert main(["verify", str(file), "--key", f"{key}.pub"]) == status
+        assert ("which has expired on 2001-01-31" in capsys.readouterr().err) is (status == 3)
+
+
+def test_day_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["keygen", "--expires", "tomorrow", str(tmp_path / "k")])
+    assert "tomorrow: say a day, like 2027-01-31" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

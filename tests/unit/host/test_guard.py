@@ -215,3 +215,10 @@ def test_clean_boot_never_quarantines(
     event = Event(time=1, boot_id="1" * 32, kid=KID, stage=stage, cause=cause)
     clean = replace(known, clean=known.clean | {event.boot_id})
     assert why_quarantined(event, clean, soak_time) == ""
+
+
+def test_file_of_a_released_version() -> None:
+    data = (Path(__file__).parent / "data/guard-0.1.0.json").read_bytes()
+    known = Known(clean=frozenset({f"{1:032x}"}), soaked={KID: f"{2:032x}"})
+    assert read_known(data) == known
+    assert write_known(known) == data
