@@ -3,8 +3,9 @@
 
     drop FILE KID        put a bundle into the drop directory, wait until the kernel has applied it
     undo KID             ask the daemon to undo, wait until the livepatch is gone
-    plain CORE OLD NEW   load the same three modules with insmod, wait for the transition's end
-    take-out CORE OLD NEW
+    plain MODULE ...     load modules with insmod, the last one a live patch; wait for the end of
+                         its transition
+    take-out MODULE ...  the way back
     idle PID SECONDS     count how often a process wakes meanwhile
     start                restart the daemon; what it takes until it is ready
     imports PROGRAM      start Python with PROGRAM
@@ -62,12 +63,12 @@ def undo(kid: str) -> dict[str, float]:
     }
 
 
-def plain(core: str, old: str, new: str) -> dict[str, float]:
+def plain(*files: str) -> dict[str, float]:
     begin = time.monotonic()
-    for file in (core, old, new):
+    for file in files:
         subprocess.run(["insmod", file], check=True)
     loaded = time.monotonic()
-    name = Path(new).stem
+    name = Path(files[-1]).stem
     return {"begin": begin, "loaded": loaded, "done": wait_for(lambda: is_done(name))}
 
 
@@ -75,10 +76,10 @@ def take_out(*files: str) -> dict[str, float]:
     begin = time.monotonic()
     new = Path(files[-1]).stem
     (LIVEPATCH / new / "enabled").write_text("0")
-    wait_for(lambda: not (LIVEPATCH / new).exists())
+    reversed_ = wait_for(lambda: not (LIVEPATCH / new).exists())
     for file in reversed(files):
         wait_for(functools.partial(is_unloaded, Path(file).stem))
-    return {"begin": begin, "done": time.monotonic()}
+    return {"begin": begin, "reversed": reversed_, "done": time.monotonic()}
 
 
 def is_unloaded(module: str) -> bool:

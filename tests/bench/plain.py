@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What an update costs the kernel, against a live patch written by hand.
+
+Both let ``cmdline_proc_show()`` say the same, as the kernel's samples/livepatch does; the two take
+turns in one guest, loaded with insmod.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from ksplicd.lab.cache import Cache, to_stderr
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab.guest import Guest
+from ksplicd.lab.image import build_image
+from ksplicd.lab.qemu import Machine, probe_accelerator
+from ksplicd.lab.snapshot import take_snapshot
+from ksplicd.model import new_kid
+from ksplicd.run import run
+from tests import slice as sample
+from tests.bench import in_guest
+from tests.bench.figures import Figure, median
+from tests.vm.hand import Edit, make_bundle, write_patch
+
+_ROUNDS: Final = 9
+_SAYS: Final = "this has been live patched"
+_SHOW: Final = """\
+	seq_puts(m, saved_command_line);
+	seq_putc(m, '\\n');
+"""
+_EDIT: Final = Edit("fs/proc/cmdline.c", _SHOW, f'\tseq_puts(m, "{_SAYS}\\n");\n')
+_NAME: Final = "by_hand"
+_MODULE: Final = f"""\
+#include <linux/livepatch.h>
+#include <linux/module.h>
+#include <linux/seq_file.h>
+static int by_hand_show(struct seq_file *m, void *v)
+{{
+	seq_puts(m, "{_SAYS}\\n");
+	return 0;
+}}
+static struct klp_func funcs[] = {{
+	{{ .old_name = "cmdline_proc_show", .new_func = by_hand_show }}, {{ }}
+}};
+static struct klp_object objs[] = {{ {{ .funcs = funcs }}, {{ }} }};
+static struct klp_patch patch = {{ .mod = THIS_MODULE, .objs = objs }};
+static int __init by_hand_init(void) {{ return klp_enable_patch(&patch); }}
+static void __exit by_hand_exit(void) {{ }}
+module_init(by_hand_init);
+module_exit(by_hand_exit);
+MODULE_LICENSE("GPL");
+MODULE_INFO(livepatch, "Y");
+"""
+
+_CALLS: Final = 20_000
+_BATCHES: Final = 10
+_PROGRAM: Final = f"""\
+#include <fcntl.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+int main(void)
+{{
+	double ns, least = 1e9;
+	struct timespec a, b;
+	char text[4096];
+	int fd = open("/proc/cmdline", O_RDONLY);
+
+	for (int batch = 0; batch < {_BATCHES}; batch++) {{
+		clock_gettime(CLOCK_MONOTONIC, &a);
+		for (int i = 0; i < {_CALLS}; i++)
+			if (pread(fd, text, sizeof(text), 0) <= 0)
+				return 1;
+		clock_gettime(CLOCK_MONOTONIC, &b);
+		ns = ((b.tv_sec - a.tv_sec) * 1e9 + (b.tv_nsec - a.tv_nsec)) / {_CALLS};
+		least = ns < least ? ns : least;
+	}}
+	printf("%f", least);
+	return 0;
+}}
+"""
+
+
+class LivePatch:
+    """Modules in the guest, the last of which is a live patch; and what was measured with it."""
+
+    def __init__(self, guest: Guest, *files: str) -> None:
+        self.guest, self.files = guest, files
+        self.calls: list[float] = []
+        """Nanoseconds of a call, the best batch of each round."""
+        self.forth: list[float] = []
+        self.back: list[float] = []
+        """Seconds that the transitions took."""
+
+    def measure(self) -> None:
+        """Load, measure, and unload again."""
+        answer = self._do("plain")
+        self.forth.append(answer["done"] - answer["loaded"])
+        assert self.guest.run(["cat", "/proc/cmdline"]).out == f"{_SAYS}\n"
+        self.calls.append(call_ns(self.guest))
+        answer = self._do("take-out")
+        self.back.append(answer["reversed"] - answer["begin"])
+
+    def _do(self, action: str) -> dict[str, float]:
+        argv = ["/usr/bin/python3", "-I", "-S", "/root/in_guest.py", action, *self.files]
+        answer: dict[str, float] = json.loads(self.guest.run(argv).out)
+        return answer
+
+
+def call_ns(guest: Guest) -> float:
+    """Return the nanoseconds of reading /proc/cmdline, which is open, in the best batch."""
+    return float(guest.run(["/root/calls"]).out)
+
+
+def build_by_hand(folder: Path, headers: Path) -> Path:
+    """Build the live patch that is written by hand."""
+    (folder / f"{_NAME}.c").write_text(_MODULE)
+    (folder / "Kbuild").write_text(f"obj-m := {_NAME}.o\n")
+    run(["make", "-C", headers, f"M={folder}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"])
+    return folder / f"{_NAME}.ko"
+
+
+def measure(cache: Cache, kernel: KernelPackages) -> list[Figure]:
+    """Return the figures of an update, with those of the other live patch as their floor."""
+    image = build_image(kernel)
+    machine = Machine(image=image, accelerator=probe_accelerator(cache, image.kernel))
+    snapshot = take_snapshot(cache, machine)
+    with tempfile.TemporaryDirectory(prefix="ksplice-bench-") as scratch, Guest(snapshot) as guest:
+        folder = Path(scratch)
+        (folder / "calls.c").write_text(_PROGRAM)
+        run(["gcc-12", "-O2", "-static", "-o", folder / "calls", folder / "calls.c"])
+        guest.put("/root/calls", folder / "calls")
+        guest.put("/root/in_guest.py", Path(in_guest.__file__))
+        guest.put(f"/root/{_NAME}.ko", build_by_hand(folder, kernel.install_headers()))
+        with cache.lock(f"create-{kernel.version}"):
+            tree = sample.source_tree(cache, kernel)
+            patch = write_patch(tree, folder / "cmdline.patch", _EDIT)
+            update = make_bundle(cache, kernel, new_kid(), [patch])
+        change = update.changes[0]
+        names = (update.core.file, change.old_file, change.new_file)
+        for name in names:
+            guest.put(f"/root/{name}", update.files[name])
+        return compare(
+            guest,
+            LivePatch(guest, *(f"/root/{name}" for name in names)),
+            LivePatch(guest, f"/root/{_NAME}.ko"),
+        )
+
+
+def compare(guest: Guest, ours: LivePatch, theirs: LivePatch) -> list[Figure]:
+    """Let both take turns."""
+    to_stderr(f"plain: {_ROUNDS} rounds of a live patch by hand and an update")
+    unpatched = []
+    for i in range(_ROUNDS):
+        unpatched.append(call_ns(guest))
+        for patch in (ours, theirs) if i % 2 else (theirs, ours):
+            patch.measure()
+    before = round(min(unpatched))
+    return [
+        # what else the machine does only adds to these
+        Figure(
+            name="a call, beside a live patch by hand",
+            value=round(min(ours.calls)), unit="ns", floor=round(min(theirs.calls)),
+            about=f"by hand; {before} unpatched; reads /proc/cmdline, the best batch",
+        ),
+        Figure(
+            name="transition, beside one by hand",
+            value=median(ours.forth), unit="s", floor=median(theirs.forth), about="by hand",
+        ),
+        Figure(
+            name="transition back, beside one by hand",
+            value=median(ours.back), unit="s", floor=median(theirs.back), about="by hand",
+        ),
+    ]  # fmt: skip
