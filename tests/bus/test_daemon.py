@@ -174,6 +174,28 @@ def test_reboot_applies_again(host: Host) -> None:
     assert host.client().history(1)[0]["Uid"] == 0
 
 
+def test_busy_at_boot_is_tried_again_by_the_daemon(bare_host: Host) -> None:
+    bare_host.configure(transition_limit="1", retry_delay="1")
+    bare_host.start_polkit()
+    bare_host.start()
+    client = bare_host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    bare_host.stop()
+    assert bare_host._run_way("shutdown") == 0
+    with bare_host.kernel.open() as kernel:
+        kernel.reboot()
+    bare_host.kernel.hold()
+    folder = str(bare_host.folder)
+    boot = bare_host._spawn_module("tests.bus.serve", bare_host.address, folder, "boot")
+    wait_for(lambda: "REVERSING" in bare_host.outcomes())
+    bare_host.kernel.hold(on=False)
+    assert boot.wait(PATIENCE) == 0
+    assert bare_host.outcomes()[-1] == "CODE_BUSY"
+    bare_host.start()
+    wait_for(lambda: bare_host.outcomes()[-1] == "APPLIED")
+    assert bare_host.client().history(1)[0]["Via"] == "boot"
+
+
 def test_reboot_applies_nothing_where_that_is_the_policy(host: Host) -> None:
     client = host.client()
     client.apply(client.stage(BUNDLE, SIGNATURE))

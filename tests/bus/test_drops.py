@@ -4,6 +4,7 @@
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -285,6 +286,18 @@ def test_file_of_another_user_is_rejected(bare_host: Host) -> None:
     wait_for(lambda: bare_host.outcomes() == ["REJECTED"])
     reason = (bare_host.store / "rejected" / f"{NAME}.reason").read_text()
     assert "belongs to uid 65534, not to 0; chown it" in reason
+
+
+def test_device_is_rejected(bare_host: Host) -> None:
+    bare_host.start()
+    write(bare_host, f"{NAME}.minisig", SIGNATURE)
+    try:
+        os.mknod(bare_host.store / NAME, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("devices cannot be made here")
+    wait_for(lambda: bare_host.outcomes() == ["REJECTED"])
+    reason = (bare_host.store / "rejected" / f"{NAME}.reason").read_text()
+    assert "not a plain file" in reason
 
 
 def test_same_bundle_twice(bare_host: Host) -> None:
