@@ -2,19 +2,11 @@
 /*
  * New code of one update: the klp_patch and its callbacks.
  *
- * update.h, generated with the bundle, lists what is replaced and is included
- * once per table.  Its first object is vmlinux, even when nothing there is
- * replaced: its callbacks tell where the whole update is.
+ * update.h, generated with the bundle, has the tables, with an entry for each
+ * target.  The first is vmlinux, even when nothing there is replaced: its
+ * callbacks tell where the whole update is.  The last one, when there are
+ * anchors, is the core: see anchors.c.
  *
- *	KSPLICE_OBJECT_BEGIN(0, "vmlinux")
- *	KSPLICE_FUNC("do_fcntl", 0, ksplice_new_0)
- *	KSPLICE_HOOK(apply, ksplice_hook_0)
- *	KSPLICE_OBJECT_END(0)
- *	KSPLICE_ANCHORS_BEGIN
- *	KSPLICE_FUNC("ksplice_anchor_0", 0, ksplice_new_1)
- *	KSPLICE_OBJECT_END(1)
- *
- * The last one, when there are anchors, is the core: see anchors.c.
  * The new functions are in other objects of this module.  No locks: livepatch
  * holds klp_mutex around the callbacks, the core has its own lock.
  */
@@ -32,34 +24,6 @@ static void post_patch(struct klp_object *obj);
 static void pre_unpatch(struct klp_object *obj);
 static void post_unpatch(struct klp_object *obj);
 
-typedef void ksplice_new_fn(void);
-
-#define KSPLICE_OBJECT_BEGIN(index, object)
-#define KSPLICE_ANCHORS_BEGIN
-#define KSPLICE_OBJECT_END(index)
-#define KSPLICE_FUNC(old, position, new) new,
-#define KSPLICE_HOOK(kind, fn) fn,
-/* One declaration of all new functions and hooks. */
-ksplice_new_fn
-#include "update.h"
-	ksplice_new_none;
-
-#undef KSPLICE_FUNC
-#undef KSPLICE_HOOK
-#undef KSPLICE_OBJECT_END
-
-#define KSPLICE_OBJECT_END(index) { },
-#define KSPLICE_FUNC(old, position, new)						\
-	{ .old_name = (old), .old_sympos = (position), .new_func = (new) },
-#define KSPLICE_HOOK(kind, fn)
-/* The functions of all objects, one after the other; an empty one ends an object's. */
-static struct klp_func funcs[] = {
-#include "update.h"
-};
-
-#undef KSPLICE_FUNC
-#undef KSPLICE_HOOK
-
 /* When a hook of ksplice-patch.h is called. */
 enum hook_kind {
 	NO_HOOK,
@@ -75,35 +39,25 @@ enum hook_kind {
 	HOOK_fail_reverse,
 };
 
+/**
+ * struct hook - a function of the patch
+ * @kind: when it is called
+ * @check: the function, if it may refuse
+ * @act: the function, if not
+ */
 struct hook {
 	enum hook_kind kind;
-	void *fn;
+	int (*check)(void);
+	void (*act)(void);
 };
 
-#define KSPLICE_FUNC(old, position, new)
-#define KSPLICE_HOOK(kind, fn) { HOOK_##kind, fn },
-/* The hooks of all objects, likewise. */
-static const struct hook hooks[] = {
+#define KSPLICE_CORE	"ksplice_" __stringify(KSPLICE_KID)
+#define KSPLICE_CALLBACKS							\
+	{ .pre_patch = pre_patch, .post_patch = post_patch,			\
+	  .pre_unpatch = pre_unpatch, .post_unpatch = post_unpatch }
+
+/* Generated: objects[], hooks[] of each, and must_match[], the targets' names. */
 #include "update.h"
-};
-
-#undef KSPLICE_HOOK
-#undef KSPLICE_OBJECT_BEGIN
-#undef KSPLICE_ANCHORS_BEGIN
-#undef KSPLICE_OBJECT_END
-
-#define KSPLICE_HOOK(kind, fn)
-#define KSPLICE_OBJECT_END(index)
-#define KSPLICE_OBJECT_BEGIN(index, object)						\
-	{ .name = (object),								\
-	  .callbacks = {								\
-		.pre_patch = pre_patch, .post_patch = post_patch,			\
-		.pre_unpatch = pre_unpatch, .post_unpatch = post_unpatch } },
-#define KSPLICE_ANCHORS_BEGIN { .name = "ksplice_" __stringify(KSPLICE_KID) },
-static struct klp_object objects[] = {
-#include "update.h"
-	{ }
-};
 
 static struct klp_patch patch = {
 	.mod = THIS_MODULE,
@@ -126,48 +80,33 @@ static enum phase {
 	LEFT_ALONE,
 } phases[ARRAY_SIZE(objects)];
 
-static enum phase *phase_of(const struct klp_object *obj)
-{
-	return &phases[obj - objects];
-}
-
 static unsigned int number_of(const struct klp_object *obj)
 {
 	return obj - objects;
 }
 
-static const struct hook *first_hook(const struct klp_object *obj)
+static enum phase *phase_of(const struct klp_object *obj)
 {
-	const struct hook *hook = hooks;
-	long before = obj - objects;
-
-	for (; before; hook++)
-		before -= hook->kind == NO_HOOK;
-	return hook;
+	return &phases[number_of(obj)];
 }
 
-/* Hooks that may fail return an int; the first error ends the row. */
+/* The first error ends the row. */
 static int call_hooks(const struct klp_object *obj, enum hook_kind kind)
 {
 	const struct hook *hook;
 	int err;
 
-	for (hook = first_hook(obj); hook->kind != NO_HOOK; hook++) {
+	for (hook = hooks[number_of(obj)]; hook->kind != NO_HOOK; hook++) {
 		if (hook->kind != kind)
 			continue;
-		switch (kind) {
-		case HOOK_pre_apply:
-		case HOOK_check_apply:
-		case HOOK_pre_reverse:
-		case HOOK_check_reverse:
-			err = ((int (*)(void))hook->fn)();
-			if (err) {
-				pr_err("%pS: error %d\n", hook->fn, err);
-				return err;
-			}
-			break;
-		default:
-			((void (*)(void))hook->fn)();
+		if (hook->act) {
+			hook->act();
+			continue;
+		}
+		err = hook->check();
+		if (err) {
+			pr_err("%pS: error %d\n", hook->check, err);
+			return err;
 		}
 	}
 	return 0;
@@ -271,22 +210,15 @@ static void post_unpatch(struct klp_object *obj)
 
 static int __init new_init(void)
 {
-	struct klp_func *func = funcs;
-	struct klp_object *obj;
+	const char *const *target;
 	int err;
 
-	for (obj = objects; obj->name; obj++) {
-		obj->funcs = func;
-		if (obj->callbacks.pre_patch && !ksplice_may_patch(obj->name) &&
-		    (func->old_name || first_hook(obj)->kind != NO_HOOK || obj != objects)) {
-			pr_err("%s: not matched, nothing is replaced\n", obj->name);
-			return -EPERM;
-		}
-		while ((func++)->old_name)
-			;
+	for (target = must_match; *target; target++) {
+		if (ksplice_may_patch(*target))
+			continue;
+		pr_err("%s: not matched, nothing is replaced\n", *target);
+		return -EPERM;
 	}
-	/* livepatch's name for vmlinux */
-	objects[0].name = NULL;
 
 	err = klp_enable_patch(&patch);
 	/* -EBUSY without a cause: another transition runs */

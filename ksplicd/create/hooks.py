@@ -20,6 +20,9 @@ KINDS: Final = (
 )  # fmt: skip
 """As enum hook_kind of kmodsrc/new_code.c has them."""
 
+CHECKS: Final = ("pre_apply", "check_apply", "pre_reverse", "check_reverse")
+"""Those that return an error or 0."""
+
 SECTION: Final = ".ksplice_call_"
 """Beginning of the names of the sections; the kind follows."""
 

@@ -55,6 +55,8 @@ from ksplicd.model import VMLINUX, PatchedFunction, PatchedPointer
 
 ALIAS: Final = "ksplice_new_"
 """Prefix of the global names by which the new-code module's klp_patch finds its functions."""
+HOOK_ALIAS: Final = "ksplice_hook_"
+"""The same for hooks, which replace nothing and keep their own names."""
 
 
 _NOT_KEPT: Final = (".orc_unwind", "__patchable_function_entries")
@@ -247,7 +249,8 @@ class _Extractor:
             result.anchors.append(self.aliases())
             self.name_globally(s, result.anchors[-1], copies)
         for hook in hooks:
-            result.hooks.append(HookCall(kind=hook.kind, alias=self.aliases()))
+            alias = self.aliases().replace(ALIAS, HOOK_ALIAS)
+            result.hooks.append(HookCall(kind=hook.kind, alias=alias))
             self.name_globally(hook.function, result.hooks[-1].alias, copies)
         came_along = [*self.plan.carried, *self.difference.new]
         for s in self.plan.carried:

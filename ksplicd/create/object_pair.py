@@ -16,7 +16,7 @@ from ksplicd.create.diff import Difference, diff
 from ksplicd.create.entry_sizes import infer_sizes, probe_source, read_probe
 from ksplicd.create.layout import check_layout
 from ksplicd.create.names import is_literal
-from ksplicd.create.new_code import ALIAS, NewCode, extract
+from ksplicd.create.new_code import ALIAS, HOOK_ALIAS, NewCode, extract
 from ksplicd.create.refusal import Refusal
 from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import traceable_functions
@@ -111,7 +111,7 @@ def place_new_code(
     except UnsupportedChangeError as e:
         result.refused = [r for r in e.refusals if isinstance(r, Refusal)]
         return
-    code.obj.symbols = [s for s in code.obj.symbols if s.name != ALIAS]
+    code.obj.symbols = [s for s in code.obj.symbols if s.name not in (ALIAS, HOOK_ALIAS)]
     result.functions = [s.name for s in code.obj.symbols if s.is_function]
     result.data = data_of(code, difference)
     keep_imports(code.obj, difference.post.obj)

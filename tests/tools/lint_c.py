@@ -15,6 +15,7 @@ from typing import Final
 from ksplicd.create.config import read_config_dir
 from ksplicd.create.modules import make_command, write_sources
 from ksplicd.create.new_code import HookCall, NewCode, Replacement
+from ksplicd.create.redirect import Redirect, RedirectKind
 from ksplicd.create.tripwires import name_in_core
 from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.model import SHF_ALLOC, SHF_WRITE, STB_GLOBAL
@@ -61,8 +62,21 @@ def sample_update() -> list[NewCode]:
         obj = Object(f"unit{i}", sections=[data], symbols=[called])
         function = Replacement(name="f", sympos=0, alias=f"ksplice_new_{i}", reason="")
         hook = HookCall(kind="apply", alias=f"ksplice_hook_{i}")
+        redirects = [
+            Redirect(kind=kind, name="g", sympos=0, place="g", new=function.alias, reason="")
+            for kind in RedirectKind
+        ]
         units.append(
-            NewCode(unit=obj.name, target=target, obj=obj, replacements=[function], hooks=[hook])
+            NewCode(
+                unit=obj.name,
+                target=target,
+                obj=obj,
+                replacements=[function],
+                hooks=[hook],
+                redirects=redirects,
+                anchors=[function.alias],
+                keeps_code=True,
+            )
         )
     return units
 
