@@ -28,7 +28,7 @@ _RECORD: Final = re.compile(
 _FRAME: Final = re.compile(rf"(?:RIP: [0-9a-f]{{4}}:| ){_SYMBOL}{_MODULE} ?")
 _AT: Final = re.compile(rf"WARNING: CPU: [0-9]+ PID: [0-9]+ at \S+ {_SYMBOL}{_MODULE} ?")
 _HEADLINE: Final = re.compile(
-    r"WARNING: |BUG: |kernel BUG at |Oops: |general protection fault|divide error: "
+    r"WARNING: |BUG: |UBSAN: |kernel BUG at |Oops: |general protection fault|divide error: "
     r"|invalid opcode: |stack segment: |watchdog: BUG: soft lockup|watchdog: Watchdog detected hard"
     r"|NMI watchdog: Watchdog detected hard|rcu: INFO: rcu_\w+ .*stall|INFO: task .* blocked for "
 )

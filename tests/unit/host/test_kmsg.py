@@ -88,6 +88,7 @@ def test_lockup_and_the_next_complaint() -> None:
         "rcu: INFO: rcu_preempt self-detected stall on CPU",
         "watchdog: Watchdog detected hard LOCKUP on cpu 0",
         "kernel BUG at fs/fcntl.c:12!",
+        "UBSAN: array-index-out-of-bounds in fs/fcntl.c:12:3",
         "general protection fault, probably for non-canonical address 0xdead: 0000 [#1] SMP",
         "WARNING: CPU: 0 PID: 1 at kernel/fork.c:1 copy_process+0x1/0x2 [x 0123456789abcdef]",
     ],
