@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs in the guest, by itself: keeps both processors busy in what the update replaces.
+
+load.py KIND counts in /run/load-KIND how much was done: ``net`` sends over TCP and receives,
+``file`` writes and reads files, ``call`` starts programs and asks for descriptors' flags.
+"""
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+BLOCK = bytes(65536)
+
+
+def net() -> Iterator[None]:
+    """Send 64 KiB over a TCP connection of this host, each time."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def sink() -> None:
+        with server.accept()[0] as peer:
+            while peer.recv(len(BLOCK)):
+                pass
+
+    threading.Thread(target=sink, daemon=True).start()
+    with socket.create_connection(server.getsockname()) as connection:
+        while True:
+            os.write(connection.fileno(), BLOCK)
+            yield
+
+
+def file() -> Iterator[None]:
+    """Write a file of 1 MiB, have it on the disk, read it and delete it, each time."""
+    path = Path("/root/load")
+    while True:
+        with path.open("wb") as f:
+            for _ in range(16):
+                f.write(BLOCK)
+            f.flush()
+            os.fsync(f.fileno())
+        path.read_bytes()
+        path.unlink()
+        yield
+
+
+def call() -> Iterator[None]:
+    """Start a program and ask for a descriptor's flags a thousand times, each time."""
+    while True:
+        subprocess.run(["/bin/true"], check=True)
+        for _ in range(1000):
+            fcntl.fcntl(0, fcntl.F_GETFD)
+        yield
+
+
+if __name__ == "__main__":
+    KIND = sys.argv[1]
+    for done, _ in enumerate({"net": net, "file": file, "call": call}[KIND](), 1):
+        Path(f"/run/load-{KIND}").write_text(str(done))

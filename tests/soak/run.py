@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One soak: cycles under load in a guest, with what the kernel holds before and after."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ksplicd import bundle
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab.guest import RunningGuest
+from tests import slice as sample
+from tests.vm.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
+
+HERE: Final = Path(__file__).parent
+KINDS: Final = ("net", "file", "call")
+WARM_UP: Final = 2
+CHUNK: Final = 10
+CHUNK_LIMIT: Final = 1200.0
+
+FILES: Final = Edit(
+    "fs/read_write.c",
+    "\tif (!(file->f_mode & FMODE_WRITE))\n\t\treturn -EBADF;\n\tif (!(file->f_mode & FMODE_CAN",
+    "\t(void)READ_ONCE(file->f_flags);\n"
+    "\tif (!(file->f_mode & FMODE_WRITE))\n\t\treturn -EBADF;\n\tif (!(file->f_mode & FMODE_CAN",
+)
+"""vfs_write"""
+PACKETS: Final = Edit(
+    "net/ipv4/tcp_input.c",
+    "\t/* TCP congestion window tracking */\n\ttrace_tcp_probe(sk, skb);",
+    "\t(void)READ_ONCE(sk->sk_err);\n\ttrace_tcp_probe(sk, skb);",
+)
+"""tcp_rcv_established"""
+CALLS: Final = Edit(
+    "fs/fcntl.c",
+    "\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n",
+    "\t\t(void)READ_ONCE(filp->f_flags);\n\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n",
+)
+"""do_fcntl"""
+ROMFS: Final = Edit("fs/romfs/super.c", "inval:\n\tret = -EINVAL;", "inval:\n\tret = -EUCLEAN;")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """How much more of something the kernel may hold: at all, and for each cycle."""
+
+    at_all: int
+    each: float
+
+
+LIMITS: Final = {
+    "SUnreclaim": Growth(at_all=3072, each=4),
+    "Percpu": Growth(at_all=64, each=0.5),
+    "VmallocUsed": Growth(at_all=512, each=1),
+    "kmalloc objects": Growth(at_all=1000, each=0.5),
+    "module areas": Growth(at_all=64, each=0),
+    "sysfs entries": Growth(at_all=8, each=0),
+}
+"""KiB, or a number.  What stays by mistake stays with each cycle: an object or more, a page or more
+of vmalloc's.  Caches of the kernel move by the rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a soak has shown."""
+
+    cycles: int
+    seconds: float
+    applies: list[float]
+    undos: list[float]
+    before: dict[str, int]
+    after: dict[str, int]
+    work: dict[str, int]
+    """How often each kind of load did what it does."""
+
+    def __str__(self) -> str:
+        """Return some lines of text."""
+        lines = [f"{self.cycles} cycles in {self.seconds:.0f} s, no complaint of the kernel"]
+        for name, row in (("apply", self.applies), ("undo", self.undos)):
+            lines.append(f"{name}: median {statistics.median(row):.1f} s, longest {max(row):.1f} s")
+        lines.append("load: " + ", ".join(f"{k} {n}" for k, n in self.work.items()))
+        lines += [f"{name}: {self.before[name]} -> {self.after[name]}" for name in self.before]
+        return "\n".join(lines)
+
+    def grown(self) -> list[str]:
+        """Return what grew by more than it may."""
+        return [
+            f"{name} grew from {self.before[name]} to {self.after[name]}"
+            for name, limit in LIMITS.items()
+            if self.after[name] - self.before[name] > limit.at_all + limit.each * self.cycles
+        ]
+
+
+def make(cache: Cache, kernel: KernelPackages, folder: Path, *, has_module: bool) -> bundle.Bundle:
+    """Build the update: functions that the load is in all the time, and maybe one of a module."""
+    edits = [FILES, PACKETS, CALLS, *([ROMFS] if has_module else [])]
+    patch = write_patch(sample.source_tree(cache, kernel), folder / "soak.patch", *edits)
+    kid = "soakmod1" if has_module else "soakvml1"
+    return make_bundle(cache, kernel, kid, [patch])
+
+
+class Soak:
+    """A guest with the update's modules and the load."""
+
+    def __init__(
+        self, guest: RunningGuest, made: bundle.Bundle, tell: Callable[[str], None]
+    ) -> None:
+        self.guest, self.tell = guest, tell
+        self.update = Update(guest, made)
+        self.targets = [target.name for target in made.manifest.targets]
+        guest.put("/root/cycles.py", HERE / "cycles.py")
+        guest.put("/root/load.py", HERE / "load.py")
+        guest.run("dmesg -n 1; dmesg --clear")
+
+    def run(self, cycles: int) -> Report:
+        """Run the cycles.  Raises ``AssertionError`` and ``LabError``."""
+        self._start_load()
+        self._cycles(0, WARM_UP)
+        self._stop_load()
+        before = self._figures()
+        self._start_load()
+        begin, applies, undos = time.monotonic(), [], []
+        for first in range(0, cycles, CHUNK):
+            for apply, undo in self._cycles(first, min(CHUNK, cycles - first)):
+                applies.append(apply)
+                undos.append(undo)
+            self.tell(f"{len(applies)} cycles in {time.monotonic() - begin:.0f} s")
+        seconds = time.monotonic() - begin
+        work = self._stop_load()
+        return Report(
+            cycles=cycles, seconds=seconds, applies=applies, undos=undos,
+            before=before, after=self._figures(), work=work,
+        )  # fmt: skip
+
+    def _cycles(self, first: int, count: int) -> list[tuple[float, float]]:
+        words = ["cycle", self.update.kid, str(first), str(count), *self.targets]
+        said = self.guest.run(["python3", "/root/cycles.py", *words], timeout=CHUNK_LIMIT).out
+        log = self.guest.run("dmesg --notime --read-clear").out
+        assert not has_complaint(log), log
+        assert is_clean(self.guest)
+        return [tuple(json.loads(line)) for line in said.splitlines()]
+
+    def _figures(self) -> dict[str, int]:
+        found: dict[str, int] = json.loads(
+            self.guest.run(["python3", "/root/cycles.py", "figures"]).out
+        )
+        return found
+
+    def _start_load(self) -> None:
+        for kind in KINDS:
+            self.guest.run(f"systemd-run -q -p Nice=10 -u load-{kind} python3 /root/load.py {kind}")
+        self.guest.run("sleep 2")
+
+    def _stop_load(self) -> dict[str, int]:
+        """End the load; return how much each kind did."""
+        work = {kind: int(self.guest.run(f"cat /run/load-{kind}").out) for kind in KINDS}
+        self.guest.run("systemctl stop " + " ".join(f"load-{kind}" for kind in KINDS))
+        return work

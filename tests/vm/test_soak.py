@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A few cycles of apply and undo under load, a module coming and going; ``make soak``: 300."""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.guest import Guest
+from tests.soak.run import Soak, make
+from tests.stock import stock_kernel
+
+CYCLES: Final = 4
+
+
+def test_nothing_grows(guest: Guest, lab_cache: Cache, tmp_path: Path) -> None:
+    made = make(lab_cache, stock_kernel(lab_cache), tmp_path, has_module=True)
+    report = Soak(guest, made, lab_cache.progress).run(CYCLES)
+    sys.stdout.write(f"{report}\n")
+    assert not report.grown()
+    assert all(report.work.values()), "there was no load"
