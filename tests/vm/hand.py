@@ -56,7 +56,10 @@ def make_bundle(
 ) -> bundle.Bundle:
     """Build the update ``kid`` from patches."""
     request = sample.request_for(cache, kernel, patches[0], kid=kid)
-    return bundle.unpack(create(replace(request, patches=tuple(patches)), cache.progress).data)
+    # the tree is the cache's: wait for another run's turn, which create itself refuses
+    with cache.lock(f"create-{kernel.version}"):
+        made = create(replace(request, patches=tuple(patches)), cache.progress)
+    return bundle.unpack(made.data)
 
 
 class Update:
