@@ -53,11 +53,18 @@ def test_ksplice_page_has_every_exit_status() -> None:
         assert f".TP\n{cls.exit_status}\n" in page.replace(".TP 5\n", ".TP\n")
 
 
-def test_conf_page_has_every_setting_and_its_default() -> None:
-    page, example = text_of("ksplicd.conf.5"), (ROOT / "etc/ksplicd.conf").read_text()
-    for key in config._READERS:
-        assert f".B {key}\n" in page
-        assert re.search(rf"^#{key} = ", example, re.MULTILINE)
+def test_conf_page_and_example_have_exactly_the_settings_and_their_defaults() -> None:
+    page = text_of("ksplicd.conf.5").partition(".SS [signers]")[0]
+    paragraphs = dict(
+        re.findall(r"^\.TP\n\.B (\S+)\n(.*?)(?=^\.TP|\Z)", page, re.MULTILINE | re.DOTALL)
+    )
+    example = (ROOT / "etc/ksplicd.conf").read_text().partition("[signers]")[0]
+    defaults = dict(re.findall(r"^#(\S+) = (.*)$", example, re.MULTILINE))
+    assert paragraphs.keys() == defaults.keys() == config._READERS.keys()
+    for key, value in defaults.items():
+        number = rf"default {value}\b"
+        word = rf"^(?:\.B )?{value}[ :,]*\n?\(the default\)"
+        assert re.search(number if value.isdigit() else word, paragraphs[key], re.MULTILINE), key
 
 
 def test_daemon_page_has_stages_and_causes() -> None:
