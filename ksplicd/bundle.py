@@ -19,7 +19,6 @@ contents, files and the modules' own names must agree.  Signatures are not looke
 
 import hashlib
 import struct
-import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -43,7 +42,7 @@ MAX_BUNDLE_SIZE: Final = 64 << 20
 
 _MAX_MEMBERS: Final = 256
 _TEXT_FILES: Final = ("contents", "patch", "description", "api-version", "timestamp", "utsname")
-_BLOCK: Final = tarfile.BLOCKSIZE
+_BLOCK: Final = 512
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"
 """RFC 1952: deflate, no name, time 0, best compression, unknown system."""
 
@@ -135,6 +134,8 @@ def write_contents(manifest: Manifest) -> bytes:
 
 
 def _write_tar(kid: str, files: Mapping[str, bytes], mtime: int) -> bytes:
+    import tarfile  # hosts only read
+
     blocks = []
     for name, data in sorted(files.items()):
         member = tarfile.TarInfo(f"ksplice-{kid}/{name}")

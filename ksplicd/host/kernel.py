@@ -11,7 +11,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -216,11 +215,11 @@ class LinuxKernel:
 
     def release(self) -> str:
         """Return ``uname -r``."""
-        return platform.uname().release
+        return os.uname().release
 
     def version(self) -> str:
         """Return ``uname -v``."""
-        return platform.uname().version
+        return os.uname().version
 
     def build_id(self) -> str:
         """Return the GNU build id in hex, from /sys/kernel/notes."""
