@@ -57,7 +57,7 @@ def mutate_new_code(ko: bytes, seed: str, functions: list[str], strangers: list[
         case "no_function":
             _rename(data, name, _misspell(name, choose))
         case "position":
-            funcs = next(s for s in obj.symbols if s.name == "funcs")
+            funcs = next(s for s in obj.symbols if s.name.startswith("funcs_"))
             assert funcs.section is not None
             at = funcs.value + _KLP_FUNC_SYMPOS
             position = choose.choice((2, 3, 1 << 31, (1 << 64) - 1))
