@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A stock kernel that is locked down: updates with and without the kernel's own signature.
 
-The certificate of the key is in the firmware's ``db``, from where the kernel takes it.
+The certificate of the key is in the firmware's ``db``, from where the kernel takes it.  On the same
+machine, whose kernel has the argument for it: nothing is applied by itself.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from ksplicd.lab.snapshot import Snapshot, take_snapshot
 from ksplicd.run import run
 from tests import slice as sample
 from tests.install import package_layer
-from tests.vm.hand import has_complaint, is_clean, write_patch
+from tests.vm.hand import PATIENCE, has_complaint, is_clean, write_patch
 from tests.vm.test_updates import FIRST, Host, Maker
 
 KID = "lockdown"
@@ -48,7 +50,8 @@ def locked_snapshot(
 ) -> Snapshot:
     certificate = module_key(lab_cache, TRUSTED).certificate
     der = run(["openssl", "x509", "-in", certificate, "-outform", "DER"])
-    trusting = replace(machine, firmware=firmware_with_key(lab_cache, der))
+    firmware = firmware_with_key(lab_cache, der)
+    trusting = replace(machine, firmware=firmware, arguments=("ksplicd.disable",))
     return take_snapshot(lab_cache, trusting, package_layer(tmp_path_factory.mktemp("install")))
 
 
@@ -105,11 +108,15 @@ def strip(ko: bytes) -> bytes:
     return body[: -12 - int.from_bytes(body[-4:], "big")]
 
 
-def test_locked_down_kernel(locked_guest: Guest, maker: Maker) -> None:
+@pytest.fixture(scope="module")
+def updates(maker: Maker) -> Updates:
+    return Updates(maker)
+
+
+def test_locked_down_kernel(locked_guest: Guest, maker: Maker, updates: Updates) -> None:
     guest, host = locked_guest, Host(locked_guest, maker)
     keys = guest.run("cat /proc/keys").out
     assert TRUSTED in keys, guest.kernel_log()
-    updates = Updates(maker)
 
     guest.run("echo integrity > /sys/kernel/security/lockdown")
     name, message = host.apply(updates.unsigned())
@@ -130,3 +137,31 @@ def test_locked_down_kernel(locked_guest: Guest, maker: Maker) -> None:
     assert is_clean(guest)
     assert "[integrity]" in guest.run("cat /sys/kernel/security/lockdown").out
     assert not has_complaint(guest.kernel_log())
+
+
+def test_off_by_kernel_argument(locked_guest: Guest, maker: Maker, updates: Updates) -> None:
+    guest, host = locked_guest, Host(locked_guest, maker)
+    guest.put("/etc/ksplicd/ksplicd.conf", b"[ksplicd]\non-drop = apply\n")
+    guest.run("systemctl reload ksplicd")
+    file = host.put(updates.signed)
+    guest.run(f"cp {file}.minisig {file} /var/lib/ksplice/")
+    status = wait_for(guest, "ksplice status", "staged")
+    assert "Nothing is applied by itself: ksplicd.disable is on the kernel's command line" in status
+    assert is_clean(guest)
+    assert host.try_(f"apply {KID}") == ("", "")  # a person may
+    assert host.bits() == 16
+    guest.reboot()
+    guest.run("systemctl start ksplicd")
+    assert "staged" in guest.run("ksplice status").out
+    assert is_clean(guest)
+    told = guest.run("journalctl -b -u ksplicd-boot").out
+    assert "now waits: ksplicd.disable is on the kernel's command line; `ksplice apply" in told
+
+
+def wait_for(guest: Guest, command: str, word: str) -> str:
+    """Return what ``command`` says once ``word`` is in it."""
+    end = time.monotonic() + PATIENCE
+    while word not in (out := guest.run(command).out):
+        assert time.monotonic() < end, out
+        time.sleep(0.2)
+    return out
