@@ -177,6 +177,8 @@ class Daemon:
         try:
             self._engine.settings = read_settings(self._config)
             tasks.spawn(self._reconcile())
+            if not self._disabled:
+                tasks.spawn(self._automatic.apply_dropped())
             tasks.spawn(self._drops.scan())
             tasks.spawn(self._write_metrics())
         except KspliceError as e:

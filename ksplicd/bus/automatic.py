@@ -4,16 +4,21 @@
 Nobody is there to try again, so we do: when the code was busy, after ``retry-delay``, at most
 ``retries`` times; when an update depends on another one, as soon as that is applied.  What failed
 so at boot, or before the daemon was restarted, is tried again too.
+
+An update that is instead of applied ones has them undone first, when all else allows it; should it
+not come to be applied, they are applied again.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from gi.repository import GLib
 
 from ksplicd.bus import tasks
+from ksplicd.bus.job import DONE
 from ksplicd.bus.runner import Runner
+from ksplicd.config import OnDrop
 from ksplicd.errors import (
     AlreadyAppliedError,
     CodeBusyError,
@@ -60,15 +65,36 @@ class Automatic:
 
     async def resume(self) -> None:
         """Try again what was busy at boot, or before the daemon was restarted."""
-        left: Sequence[tuple[str, Actor]] = await self._runner.worker.run(self._engine.to_retry)
-        for kid, actor in left:
+        for kid, actor in await self._ask(self._engine.to_retry):
             self._retry(kid, actor, 0)
+        await self.apply_dropped()
+
+    async def apply_dropped(self) -> None:
+        """Apply what was dropped before, by the settings that hold now.
+
+        That is what a killed daemon did not get to, and what came under another policy.
+        """
+        if self._engine.settings.on_drop is OnDrop.APPLY:
+            for kid, actor in await self._ask(self._engine.dropped):
+                self.apply(kid, actor)
+
+    async def _ask(self, which: Callable[[], list[tuple[str, Actor]]]) -> list[tuple[str, Actor]]:
+        try:
+            return await self._runner.worker.run(which)
+        except KspliceError as e:
+            _log.error("what is to be applied cannot be told: %s", e)
+            return []
 
     async def _apply(self, kid: str, actor: Actor, attempt: int) -> None:
+        old: list[str] = []
         try:
             await self._runner.worker.run(self._engine.check_not_undone, kid)
+            old = await self._undo_replaced(kid, actor)
             job = await self._runner.start(Direction.APPLY, kid, actor)
-            is_busy = await tasks.Wait(job.ended) == BUSY
+            result = await tasks.Wait(job.ended)
+            is_busy = result == BUSY
+            if result == DONE:
+                old = []
         except MissingDependencyError as e:
             self._wanting[kid] = actor
             _log.warning("%s: waits: %s", kid, e)
@@ -84,8 +110,38 @@ class Automatic:
         except KspliceError as e:
             _log.info("%s: %s", kid, e)  # the engine's event says it louder
             return
+        finally:
+            await self._bring_back(old, actor)
         if is_busy:
             self._retry(kid, actor, attempt)
+
+    async def _undo_replaced(self, kid: str, actor: Actor) -> list[str]:
+        """Undo what an update is instead of, if that is the only thing in its way."""
+        undone: list[str] = []
+        replaced = await self._runner.worker.run(self._engine.replaced_by, kid)
+        if not replaced:
+            return undone
+        await self._runner.worker.run(self._engine.check_apply, kid, replaced)
+        try:
+            for old in replaced:
+                why = f"update {kid} is instead of it"
+                job = await self._runner.start(Direction.UNDO, old, actor, why=why)
+                if (result := await tasks.Wait(job.ended)) != DONE:
+                    raise InUseError(f"{kid}: update {old} could not be undone: {result}")
+                undone.append(old)
+        except KspliceError:
+            await self._bring_back(undone, actor)
+            raise
+        return undone
+
+    async def _bring_back(self, kids: Sequence[str], actor: Actor) -> None:
+        """Apply again what was undone for nothing."""
+        for kid in reversed(kids):
+            try:
+                job = await self._runner.start(Direction.APPLY, kid, actor)
+                await tasks.Wait(job.ended)
+            except KspliceError as e:
+                _log.error("%s: cannot be applied again: %s", kid, e)
 
     def _retry(self, kid: str, actor: Actor, attempt: int) -> None:
         settings = self._engine.settings

@@ -98,6 +98,13 @@ class Aftercare(Intake):
                 return when >= event.time - booted - _PRINTK_CLOCK
         return True
 
+    def replaced_by(self, kid: str) -> list[str]:
+        """Return the applied updates that an update is instead of, in the order of undoing them."""
+        old = self._book.info(kid).manifest.replaces
+        order = (each for other in old for each in self.undo_order(other))
+        applied = self._book.applied()
+        return [each for each in dict.fromkeys(order) if each in applied]
+
     def undo_order(self, kid: str) -> list[str]:
         """Return the applied updates that have to be undone to undo ``kid``, which comes last."""
         left = {other: self._depends(other) for other in self._book.applied()}
@@ -128,6 +135,15 @@ class Aftercare(Intake):
         detail = f"released; it was quarantined because {info.detail}"
         self._book.record(kid, step(info.stage, Arrow.RELEASE), actor, detail=detail)
         return self._book.info(kid)
+
+    def dropped(self) -> list[tuple[str, Actor]]:
+        """Return what came from the drop directory and has only been staged; with the actor."""
+        lasts = [self._book.last(kid) for kid in self.store.kids()]
+        return [
+            (last.kid, last.actor)
+            for last in lasts
+            if last is not None and last.stage is Stage.STAGED and last.actor.via is Via.DROP
+        ]
 
     def to_retry(self) -> list[tuple[str, Actor]]:
         """Return what failed in this boot because its code was busy, and nobody had waited for it.

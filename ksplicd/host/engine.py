@@ -14,9 +14,10 @@ applied is asked of the kernel each time, never remembered.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
+from ksplicd.bundle import Bundle
 from ksplicd.config import LateMismatch, Settings
 from ksplicd.errors import (
     AlreadyAppliedError,
@@ -134,6 +135,31 @@ class Engine(Aftercare):
 
     # --- staged ─load▸ loading ─match▸ matched ─enable▸ transitioning -----------------------------
 
+    def check_apply(self, kid: str, gone: Collection[str] = ()) -> tuple[Stage, Bundle]:
+        """Return where an update is and what its stored bytes hold, when it may be loaded now.
+
+        ``gone`` are updates to be thought of as undone.  Raises as ``start_apply`` does before it
+        loads anything.
+        """
+        info = self.get_update(kid)
+        if info.stage is Stage.APPLIED:
+            raise AlreadyAppliedError(f"{kid}: is applied")
+        self._check_nothing_moves()
+        trusted = self._check(self.store.read(kid))
+        manifest = trusted.bundle.manifest
+        self._book.know(kid, trusted)
+        info = self._book.info(kid)  # that its bundle did not verify may have hidden where it is
+        if info.stage is Stage.QUARANTINED:
+            raise QuarantinedError(
+                f"{kid}: is quarantined: {info.detail}; find out why, then `ksplice release {kid}`"
+            )
+        verify.check_kernel(manifest, self.kernel)
+        others = [other for other in self._book.applied() if other not in gone]
+        verify.check_dependencies(manifest, [self._book.info(other).manifest for other in others])
+        verify.check_targets(manifest, self.kernel)
+        verify.check_replaced(manifest, self.kernel)
+        return info.stage, trusted.bundle
+
     def start_apply(self, kid: str, actor: Actor) -> Transition:
         """Verify the stored bytes again, load, match, and start the transition.
 
@@ -143,29 +169,13 @@ class Engine(Aftercare):
         transition runs), the errors of ``stage``, ``MissingDependencyError``, ``SupersededError``,
         ``ExcludedError``, and the ``ApplyError`` that fits.
         """
-        info = self.get_update(kid)
-        if info.stage is Stage.APPLIED:
-            raise AlreadyAppliedError(f"{kid}: is applied")
-        self._check_nothing_moves()
+        stage, bundle = self.check_apply(kid)
         self._complaints.pop(kid, None)
-        trusted = self._check(self.store.read(kid))
-        bundle = trusted.bundle
-        self._book.know(kid, trusted)
-        info = self._book.info(kid)  # that its bundle did not verify may have hidden where it is
-        if info.stage is Stage.QUARANTINED:
-            raise QuarantinedError(
-                f"{kid}: is quarantined: {info.detail}; find out why, then `ksplice release {kid}`"
-            )
         self._unload_leftovers(kid)
-        verify.check_kernel(bundle.manifest, self.kernel)
         verify.check_modules(bundle.manifest, self.kernel)
-        applied = [self._book.info(other).manifest for other in self._book.applied()]
-        verify.check_dependencies(bundle.manifest, applied)
-        verify.check_targets(bundle.manifest, self.kernel)
-        verify.check_replaced(bundle.manifest, self.kernel)
         try:
             self._guard.forget(kid)
-            self._book.record(kid, step(info.stage, Arrow.LOAD), actor)
+            self._book.record(kid, step(stage, Arrow.LOAD), actor)
             leave = self.settings.late_mismatch is LateMismatch.LEAVE
             detail = describe_match(load.match(self.kernel, bundle, leave_unmatched=leave))
             self._book.record(kid, step(Stage.LOADING, Arrow.MATCH), actor, detail=detail)
@@ -214,6 +224,11 @@ class Engine(Aftercare):
         return Transition(kid=kid, direction=Direction.UNDO, started=started, actor=actor)
 
     # --- while the kernel works -----------------------------------------------------------------
+
+    def tidy(self, transition: Transition) -> None:
+        """Unload what only the match needed; what stays is left to ``finish``."""
+        with contextlib.suppress(KspliceError):
+            load.unload(self.kernel, load.old_modules_of(self.kernel, transition.kid))
 
     def is_finished(self, transition: Transition) -> bool:
         """Tell whether the transition has ended, either way; then call ``finish``.

@@ -206,14 +206,15 @@ def check_targets(manifest: Manifest, kernel: KernelDoor) -> None:
 def check_replaced(manifest: Manifest, kernel: KernelDoor) -> None:
     """Raise ``NoMatchError`` when another live patch replaces a function that this one does.
 
-    What runs then is not what the update was built from, unless it depends on that one.
+    What runs then is not what the update was built from, unless it depends on that one.  That what
+    it is instead of is undone before, ``check_dependencies`` sees to.
     """
     ours = {
         (target.name.replace("-", "_"), f.name, f.sympos or 1)
         for target in manifest.targets
         for f in target.functions
     }
-    allowed = {new_module(kid) for kid in manifest.depends}
+    allowed = {new_module(kid) for kid in (*manifest.depends, *manifest.replaces)}
     for patch, functions in sorted(kernel.replaced().items()):
         if patch in allowed:
             continue

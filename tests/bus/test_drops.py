@@ -4,6 +4,7 @@
 import os
 import re
 import shutil
+import signal
 import stat
 import time
 from collections.abc import Callable
@@ -150,6 +151,72 @@ def test_update_waits_for_what_it_depends_on(bare_host: Host) -> None:
     drop(bare_host, BUNDLE, samples.KID)
     wait_for(lambda: bare_host.outcomes().count("APPLIED") == 2)
     assert bare_host.stage_of("aaaaaaaa") == "applied"
+
+
+def test_policy_holds_for_what_was_dropped_before(bare_host: Host) -> None:
+    bare_host.start_polkit()
+    bare_host.start()
+    drop(bare_host, BUNDLE, samples.KID)
+    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
+    by_hand = samples.bundle(samples.OTHER_KID)
+    bare_host.client().stage(by_hand, samples.signature(by_hand))
+    bare_host.configure(on_drop="apply")
+    bare_host.daemon.send_signal(signal.SIGHUP)
+    wait_for(lambda: "APPLIED" in bare_host.outcomes())
+    assert bare_host.stage_of() == "applied"
+    assert bare_host.stage_of(samples.OTHER_KID) == "staged"
+
+
+def test_killed_before_it_applied_a_drop(bare_host: Host) -> None:
+    bare_host.start()
+    drop(bare_host, BUNDLE, samples.KID)
+    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
+    bare_host.kill()
+    bare_host.configure(on_drop="apply")
+    bare_host.start()
+    wait_for(lambda: "APPLIED" in bare_host.outcomes())
+
+
+def test_successor_takes_the_place_of_what_it_replaces(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply")
+    bare_host.start()
+    drop(bare_host, BUNDLE, samples.KID)
+    wait_for(lambda: "APPLIED" in bare_host.outcomes())
+    new = samples.bundle(samples.OTHER_KID, replaces=(samples.KID,))
+    drop(bare_host, new, samples.OTHER_KID)
+    wait_for(lambda: bare_host.outcomes().count("APPLIED") == 2)
+    assert bare_host.stage_of(samples.OTHER_KID) == "applied"
+    assert bare_host.stage_of() == "reversed"
+    events = bare_host.client().history()
+    (undo,) = [event for event in events if event["Stage"] == "reversing"]
+    assert undo["Detail"] == f"update {samples.OTHER_KID} is instead of it"
+
+
+def test_successor_that_does_not_match_leaves_the_old_one(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply")
+    bare_host.start()
+    drop(bare_host, BUNDLE, samples.KID)
+    wait_for(lambda: "APPLIED" in bare_host.outcomes())
+    with bare_host.kernel.open() as kernel:
+        kernel.mismatches["ext4"] = ("no_match", NO_MATCH)
+    new = samples.bundle(samples.OTHER_KID, ("vmlinux", "ext4"), replaces=(samples.KID,))
+    drop(bare_host, new, samples.OTHER_KID)
+    wait_for(lambda: bare_host.outcomes().count("APPLIED") == 2)
+    assert "NO_MATCH" in bare_host.outcomes()
+    assert bare_host.stage_of() == "applied"
+    assert bare_host.stage_of(samples.OTHER_KID) == "failed"
+
+
+def test_successor_that_cannot_be_applied_undoes_nothing(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply", retries="0")
+    bare_host.start()
+    drop(bare_host, BUNDLE, samples.KID)
+    wait_for(lambda: "APPLIED" in bare_host.outcomes())
+    new = samples.bundle(samples.OTHER_KID, ("vmlinux", "xfs"), replaces=(samples.KID,))
+    drop(bare_host, new, samples.OTHER_KID)
+    wait_for(lambda: "patches module xfs, which is not loaded" in bare_host.log())
+    assert bare_host.stage_of() == "applied"
+    assert "REVERSING" not in bare_host.outcomes()
 
 
 def test_several_at_once_are_applied_one_by_one(bare_host: Host) -> None:
