@@ -35,6 +35,15 @@ void ksplice_set_stage(enum ksplice_stage to)
 }
 EXPORT_SYMBOL_GPL(ksplice_set_stage);
 
+/**
+ * ksplice_kobject - the update's folder in sysfs
+ */
+struct kobject *ksplice_kobject(void)
+{
+	return kobj;
+}
+EXPORT_SYMBOL_GPL(ksplice_kobject);
+
 /*
  * sysfs
  *
@@ -46,6 +55,9 @@ EXPORT_SYMBOL_GPL(ksplice_set_stage);
  *		targets		a line per target: NAME STATE
  *				matched, waiting (not loaded), refused (its last
  *				load) or unpatched (loaded, but does not match)
+ *		conflicts	a line per task that holds a transition up:
+ *				PID FUNCTION COMMAND; only there while the new
+ *				code is loaded (conflicts.c, root only)
  *		tripwire_family	generic netlink family that tells of tripwires; only
  *				there when the update has some (tripwire.c)
  *		mismatch	empty, or key=value ... of what differs (root only:

@@ -22,8 +22,10 @@
 #define ksplice_was_compared	KSPLICE_PASTE(KSPLICE_KID, was_compared)
 #define ksplice_set_stage	KSPLICE_PASTE(KSPLICE_KID, set_stage)
 #define ksplice_abort		KSPLICE_PASTE(KSPLICE_KID, abort)
+#define ksplice_kobject		KSPLICE_PASTE(KSPLICE_KID, kobject)
 #define ksplice_tripwire_hit	KSPLICE_PASTE(KSPLICE_KID, tripwire_hit)
 
+struct kobject;
 struct module;
 
 /**
@@ -84,6 +86,7 @@ void ksplice_target_gone(const char *target);
 bool ksplice_may_patch(const char *target);
 bool ksplice_was_compared(const char *target, unsigned long addr);
 void ksplice_set_stage(enum ksplice_stage stage);
+struct kobject *ksplice_kobject(void);
 void ksplice_abort(enum ksplice_cause cause);
 
 /* Width of the field that a relocation of this type fills, 0: not one of ours. */

@@ -178,8 +178,10 @@ static void post_patch(struct klp_object *obj)
 		call_hooks(obj, *phase_of(obj) == REVERSING ? HOOK_fail_reverse : HOOK_post_apply);
 		*phase_of(obj) = APPLIED;
 	}
-	if (!obj->name)
+	if (!obj->name) {
+		ksplice_transition_ends();
 		ksplice_set_stage(KSPLICE_APPLIED);
+	}
 }
 
 /* Livepatch cannot be stopped here: an error is only told. */
@@ -187,6 +189,8 @@ static void pre_unpatch(struct klp_object *obj)
 {
 	if (*phase_of(obj) != APPLIED)
 		return;
+	if (!obj->name)
+		ksplice_transition_begins();
 	if (!call_hooks(obj, HOOK_pre_reverse))
 		call_hooks(obj, HOOK_check_reverse);
 	ksplice_switch_redirects(number_of(obj), false);
@@ -204,8 +208,10 @@ static void post_unpatch(struct klp_object *obj)
 	}
 	*phase_of(obj) = IDLE;
 	ksplice_go(obj, patch.enabled);
-	if (!obj->name)
+	if (!obj->name) {
+		ksplice_transition_ends();
 		ksplice_set_stage(KSPLICE_REVERSED);
+	}
 }
 
 static int __init new_init(void)
@@ -220,15 +226,24 @@ static int __init new_init(void)
 		return -EPERM;
 	}
 
+	err = ksplice_conflicts_init(&patch);
+	if (err)
+		return err;
+	ksplice_transition_begins();
 	err = klp_enable_patch(&patch);
+	if (!err)
+		return 0;
+	ksplice_transition_ends();
+	ksplice_conflicts_exit();
 	/* -EBUSY without a cause: another transition runs */
-	if (err && err != -EBUSY)
+	if (err != -EBUSY)
 		ksplice_abort(KSPLICE_CALL_FAILED);
 	return err;
 }
 
 static void __exit new_exit(void)
 {
+	ksplice_conflicts_exit();
 }
 
 module_init(new_init);

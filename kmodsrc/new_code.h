@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Inside of the new-code module: what new_code.c, late.c and redirect.c say to each
- * other.
+ * Inside of the new-code module: what new_code.c, conflicts.c, late.c and redirect.c
+ * say to each other.
  */
 #ifndef KSPLICE_NEW_CODE_H
 #define KSPLICE_NEW_CODE_H
 
 #include <linux/livepatch.h>
+
+/* conflicts.c */
+int ksplice_conflicts_init(const struct klp_patch *which);
+void ksplice_conflicts_exit(void);
+void ksplice_transition_begins(void);
+void ksplice_transition_ends(void);
 
 #ifdef KSPLICE_HAS_MODULES
 int ksplice_come(struct klp_object *obj, bool may_leave);

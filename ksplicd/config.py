@@ -68,6 +68,9 @@ class Settings:
     """Who may sign what; without a rule for it, every trusted key."""
     transition_limit: int = 60
     """Seconds after which a transition that does not end is turned around."""
+    signal_after: int = 0
+    """Seconds after which the tasks that hold it up are woken, again and again; 0: as livepatch
+    does, every 15 seconds."""
     retries: int = 3
     """How often an apply that nobody waits for is tried again when the code was busy."""
     retry_delay: int = 300
@@ -170,7 +173,7 @@ def _read_limit(value: str) -> int:
     return int(value)
 
 
-def _read_soak_time(value: str) -> int:
+def _read_seconds(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", value) or int(value) > _MAX_LIMIT:
         raise ValueError(f"say a whole number of seconds from 0 to {_MAX_LIMIT}")
     return int(value)
@@ -194,11 +197,12 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "on-drop": _read_on_drop,
     "require-signature": _read_yes_no,
     "transition-limit": _read_limit,
+    "signal-after": _read_seconds,
     "retries": _read_retries,
     "retry-delay": _read_limit,
     "apply-at-boot": _read_yes_no,
     "late-mismatch": _read_late_mismatch,
-    "soak-time": _read_soak_time,
+    "soak-time": _read_seconds,
     "undo-on-warning": _read_yes_no,
     "store-limit": _read_mebibytes,
     "keep-rejected": _read_mebibytes,

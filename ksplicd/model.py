@@ -22,6 +22,9 @@ MANIFEST_SCHEMA: Final = 1
 VMLINUX: Final = "vmlinux"
 """The target that is the kernel itself rather than a module."""
 
+NEW_SUFFIX: Final = ".ksplice"
+"""Behind the names of functions that replace others, as traces and ``nm`` show them."""
+
 
 def new_kid() -> str:
     """Return a fresh update id."""

@@ -32,15 +32,12 @@ from ksplicd.elf import (
 )
 from ksplicd.elf.model import SHN_LIVEPATCH, STB_LOCAL, STT_FUNC, STT_NOTYPE
 from ksplicd.errors import BuildError
-from ksplicd.model import VMLINUX, core_module, new_module, old_module
+from ksplicd.model import NEW_SUFFIX, VMLINUX, core_module, new_module, old_module
 from ksplicd.run import run_any
 
 _KLP_SYMBOL: Final = re.compile(r"\.klp\.sym(?:@(?P<target>[^@]+)@|\.)(?P<object>[^.]+)\.")
 """``.klp.sym.OBJECT.NAME,POS``.  With ``@TARGET@`` for the second ``.`` its relocations go with
 another object's: what a module depends on is sure to be there only when the module is."""
-
-NEW_SUFFIX: Final = ".ksplice"
-"""Behind the names of functions that replace others, as traces and ``nm`` show them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,13 @@ from ksplicd.host.state import (
     step,
 )
 from ksplicd.host.store import Store, is_passing
-from ksplicd.host.words import Value, describe_conflicts, describe_match, describe_update
+from ksplicd.host.words import (
+    Value,
+    describe_conflicts,
+    describe_match,
+    describe_update,
+    find_function,
+)
 from ksplicd.model import Kernel, Stage, new_module
 
 
@@ -180,7 +186,7 @@ class Engine(Aftercare):
             detail = describe_match(load.match(self.kernel, bundle, leave_unmatched=leave))
             self._book.record(kid, step(Stage.LOADING, Arrow.MATCH), actor, detail=detail)
             started = self.clock.monotonic()
-            load.enable(self.kernel, bundle)
+            load.enable(self.kernel, bundle, self.settings.signal_after)
         except Exception as e:
             self._fail(kid, e, actor)
             raise
@@ -243,7 +249,9 @@ class Engine(Aftercare):
         livepatch = self.kernel.livepatch(new_module(transition.kid))
         if livepatch is None or not livepatch.transition:
             return []
-        return list(self.kernel.blockers(patched=not livepatch.enabled))
+        functions = {f for _, f, _ in self.kernel.replaced().get(new_module(transition.kid), ())}
+        blockers = self.kernel.blockers(patched=not livepatch.enabled)
+        return [replace(b, function=find_function(b.stack, functions)) for b in blockers]
 
     def cancel(self, transition: Transition, cause: str) -> Transition:
         """Turn the transition around (``cause``: ``code_busy`` or ``cancelled``).

@@ -20,7 +20,7 @@ from ksplicd.errors import KernelWarningError
 from ksplicd.host.kernel import CoreState
 from ksplicd.host.state import Conflict, Event
 from ksplicd.host.tripwire import Hit
-from ksplicd.host.words import explain, read_mismatch
+from ksplicd.host.words import describe_conflict, explain, read_mismatch
 from ksplicd.model import Stage
 
 
@@ -143,9 +143,7 @@ def about_event(event: Event) -> Entry | None:
 
 def about_conflicts(kid: str, stage: Stage, conflicts: Sequence[Conflict]) -> Entry:
     """Return the entry that names the tasks which hold a transition up."""
-    blockers = "; ".join(
-        f"{c.command}[{c.pid}]" + (f" in {c.stack}" if c.stack else "") for c in conflicts
-    )
+    blockers = "; ".join(map(describe_conflict, conflicts))
     return Entry(
         message_id=Outcome.HELD_UP,
         priority=syslog.LOG_WARNING,
@@ -155,6 +153,9 @@ def about_conflicts(kid: str, stage: Stage, conflicts: Sequence[Conflict]) -> En
             "KSPLICE_STAGE": stage.value,
             "KSPLICE_CAUSE": "code_busy",
             "KSPLICE_PIDS": " ".join(str(c.pid) for c in conflicts),
+            "KSPLICE_FUNCTION": " ".join(
+                dict.fromkeys(c.function for c in conflicts if c.function)
+            ),
         },
     )
 

@@ -59,14 +59,17 @@ def match(kernel: KernelDoor, bundle: Bundle, *, leave_unmatched: bool = False) 
     return core
 
 
-def enable(kernel: KernelDoor, bundle: Bundle) -> None:
+def enable(kernel: KernelDoor, bundle: Bundle, signal_after: int = 0) -> None:
     """Load the new code, which starts the transition.
+
+    ``signal_after``: the seconds after which it wakes those who hold a transition up; 0: never.
 
     Raises as ``match`` does, ``InUseError`` when another transition runs.
     """
     change = bundle.changes[0]  # every target has the same new code
     try:
-        kernel.load_module(bundle.files[change.new_file], change.new_module)
+        parameters = f"signal_after={signal_after}" if signal_after else ""
+        kernel.load_module(bundle.files[change.new_file], change.new_module, parameters)
     except KspliceError as e:
         raise _explain(kernel, bundle.manifest.kid, e) from e
 

@@ -124,6 +124,8 @@ class Conflict:
     command: str
     stack: str
     """Kernel functions of its stack, innermost first, joined by `` < ``; empty when unreadable."""
+    function: str = ""
+    """The innermost of them that the update replaces; empty when there is none to be seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,13 +5,14 @@ Of a mismatch the core (kmodsrc/targets.c, ``describe()``) writes a line of key=
 ``target=vmlinux function=do_fcntl offset=0x1c kind=bytes expected=0f1f found=9090``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from ksplicd.host.kernel import CoreState
 from ksplicd.host.probes import Probe
 from ksplicd.host.state import Conflict, UpdateInfo
 from ksplicd.host.verify import Trusted
+from ksplicd.model import NEW_SUFFIX
 
 Value = str | int | list[str]
 """What is told of an update; the bus makes ``s``, ``x`` and ``as`` of it."""
@@ -111,9 +112,23 @@ def describe_probe(probe: Probe) -> str:
 
 
 def describe_conflicts(conflicts: Iterable[Conflict]) -> str:
-    """Return who holds a transition up, such as ``held up by cat[812] in do_fcntl < …``."""
-    tasks = [
-        f"{conflict.command}[{conflict.pid}]" + (f" in {conflict.stack}" if conflict.stack else "")
-        for conflict in conflicts
-    ]
-    return f"held up by {'; '.join(tasks)}" if tasks else ""
+    """Return who holds a transition up, such as ``held up by cat[812] in do_fcntl (…)``."""
+    tasks = "; ".join(map(describe_conflict, conflicts))
+    return f"held up by {tasks}" if tasks else ""
+
+
+def describe_conflict(conflict: Conflict) -> str:
+    """Return a task and where it is: ``cat[812] in do_fcntl (fcntl_setlk < do_fcntl < …)``."""
+    task = f"{conflict.command}[{conflict.pid}]"
+    if conflict.function:
+        return f"{task} in {conflict.function} ({conflict.stack})"
+    return f"{task} in {conflict.stack}" if conflict.stack else task
+
+
+def find_function(stack: str, functions: Collection[str]) -> str:
+    """Return the innermost function of a ``Conflict``'s stack that is among ``functions``.
+
+    Old and new code count; empty when there is none.
+    """
+    names = (name.removesuffix(NEW_SUFFIX) for name in stack.split(" < "))
+    return next((name for name in names if name in functions), "")

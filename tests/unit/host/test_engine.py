@@ -621,6 +621,22 @@ def test_undo_is_held_up_and_cancelled(host: Host) -> None:
     assert host.undo().stage is Stage.REVERSED
 
 
+def test_function_that_is_stayed_in_is_named(host: Host) -> None:
+    host.engine.settings = Settings(signal_after=5)
+    host.stage()
+    host.apply()
+    assert f"load ksplice_{KID}_new signal_after=5" in host.kernel.calls
+    host.kernel.functions[f"ksplice_{KID}_new"] = frozenset({("vmlinux", "do_fcntl", 1)})
+    stack = "fcntl_setlk < do_fcntl.ksplice < __x64_sys_fcntl"
+    host.kernel.holders = [replace(CAT, stack=stack), replace(CAT, pid=813, stack="schedule")]
+    transition = host.engine.start_undo(KID, ALICE)
+    assert [c.function for c in host.engine.conflicts(transition)] == ["do_fcntl", ""]
+    cancelled = host.engine.cancel(transition, "code_busy")
+    host.kernel.complete()
+    detail = host.engine.finish(cancelled).detail
+    assert f"held up by cat[812] in do_fcntl ({stack}); cat[813] in schedule" in detail
+
+
 def test_code_that_may_be_pointed_to_stays_after_undo(host: Host) -> None:
     host.kernel.keeps_code = True
     host.stage()

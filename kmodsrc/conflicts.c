@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Who holds a transition of this update up, and, if wanted, a nudge for them.
+ *
+ * Part of the new-code module, because the patch is.  No locks: tasks are
+ * walked under RCU, and what is read of them may be old when it is shown.
+ */
+#include <linux/jiffies.h>
+#include <linux/kobject.h>
+#include <linux/livepatch.h>
+#include <linux/module.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/stacktrace.h>
+#include <linux/string.h>
+#include <linux/sysfs.h>
+#include <linux/workqueue.h>
+#include "compat.h"
+#include "ksplice.h"
+#include "new_code.h"
+
+#define STACK_DEPTH	32
+
+extern unsigned int save_stack(struct task_struct *task, unsigned long *store, unsigned int size,
+			       unsigned int skip) KSPLICE_VMLINUX_SYMBOL(stack_trace_save_tsk);
+
+static const struct klp_patch *patch;
+static struct kobject *kobj;
+static bool is_moving;
+
+static unsigned int signal_after;
+module_param(signal_after, uint, 0644);
+MODULE_PARM_DESC(signal_after, "seconds after which tasks that hold a transition up are woken; 0: livepatch does that after 15");
+
+static bool is_conflict(const struct task_struct *task)
+{
+	return READ_ONCE(is_moving) && READ_ONCE(task->patch_state) == !patch->enabled;
+}
+
+static bool is_inside(unsigned long addr, const void *func, unsigned long size)
+{
+	return addr >= (unsigned long)func && addr - (unsigned long)func < size;
+}
+
+/* The name of the patched function that @addr is in, old or new, or NULL. */
+static const char *patched_function(unsigned long addr)
+{
+	const struct klp_object *obj;
+	const struct klp_func *func;
+
+	klp_for_each_object_static(patch, obj)
+		klp_for_each_func_static(obj, func)
+			if (is_inside(addr, func->old_func, func->old_size) ||
+			    is_inside(addr, func->new_func, func->new_size))
+				return func->old_name;
+	return NULL;
+}
+
+/* The innermost patched function that a task is in, "-" when its stack tells none. */
+static const char *function_of(struct task_struct *task)
+{
+	unsigned long stack[STACK_DEPTH];
+	unsigned int i, nr = save_stack(task, stack, STACK_DEPTH, 0);
+	const char *name;
+
+	for (i = 0; i < nr; i++) {
+		name = patched_function(stack[i]);
+		if (name)
+			return name;
+	}
+	return "-";
+}
+
+static ssize_t conflicts_show(struct kobject *unused, struct kobj_attribute *attr, char *buf)
+{
+	struct task_struct *process, *task;
+	char comm[TASK_COMM_LEN];
+	ssize_t len = 0;
+
+	rcu_read_lock();
+	for_each_process_thread(process, task) {
+		if (!is_conflict(task))
+			continue;
+		get_task_comm(comm, task);
+		len += sysfs_emit_at(buf, len, "%d %s %*pE\n", task_pid_nr(task),
+				     function_of(task), (int)strlen(comm), comm);
+	}
+	rcu_read_unlock();
+	return len;
+}
+
+static struct kobj_attribute conflicts_attr = __ATTR_RO_MODE(conflicts, 0400);
+
+/*
+ * As klp_send_signals() does.  A task that goes to sleep for good just now may
+ * be woken once too often, which everyone who sleeps must expect.
+ */
+static void wake(struct task_struct *task)
+{
+	if (!(task->flags & PF_KTHREAD))
+		set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
+	if (READ_ONCE(task->__state) & TASK_INTERRUPTIBLE)
+		wake_up_process(task);
+	else
+		kick_process(task);
+}
+
+static void wake_all(struct work_struct *work);
+static DECLARE_DELAYED_WORK(waker, wake_all);
+
+static void wake_all(struct work_struct *work)
+{
+	struct task_struct *process, *task;
+	bool any = false;
+
+	rcu_read_lock();
+	for_each_process_thread(process, task) {
+		if (!is_conflict(task))
+			continue;
+		wake(task);
+		any = true;
+	}
+	rcu_read_unlock();
+	if (any && signal_after)
+		schedule_delayed_work(&waker, signal_after * HZ);
+}
+
+/**
+ * ksplice_transition_begins - livepatch is about to move all tasks
+ */
+void ksplice_transition_begins(void)
+{
+	WRITE_ONCE(is_moving, true);
+	if (signal_after)
+		mod_delayed_work(system_wq, &waker, signal_after * HZ);
+}
+
+/**
+ * ksplice_transition_ends - all tasks have moved, or it did not begin
+ */
+void ksplice_transition_ends(void)
+{
+	WRITE_ONCE(is_moving, false);
+	cancel_delayed_work(&waker);
+}
+
+/**
+ * ksplice_conflicts_init - show who holds transitions up
+ * @which: whose transitions
+ */
+int ksplice_conflicts_init(const struct klp_patch *which)
+{
+	patch = which;
+	kobj = ksplice_kobject();
+	return sysfs_create_file(kobj, &conflicts_attr.attr);
+}
+
+void ksplice_conflicts_exit(void)
+{
+	sysfs_remove_file(kobj, &conflicts_attr.attr);
+	cancel_delayed_work_sync(&waker);
+}

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Who holds a transition up, and what becomes of it: sleepers, kernel threads, busy tasks."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ksplicd import bundle
+from ksplicd.host.journal import Outcome
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.guest import Guest, RunningGuest
+from ksplicd.model import core_module, new_module
+from tests import slice as sample
+from tests.vm.hand import Edit, Update, has_complaint, is_clean
+from tests.vm.test_daemon import BLOCKER
+from tests.vm.test_updates import Host, Maker
+
+KID = "fcntl001"
+BUSY = """\
+import os
+for _ in range(os.cpu_count()):
+    if os.fork() == 0:
+        while True:
+            pass
+zero, null = open("/dev/zero", "rb", buffering=0), open("/dev/null", "wb", buffering=0)
+buffer = bytearray(64 << 20)
+while True:
+    zero.readinto(buffer)
+"""
+OOM_REAPER = Edit(
+    "mm/oom_kill.c",
+    "\t\tif (tsk)\n\t\t\toom_reap_task(tsk);\n",
+    "\t\tif (tsk) {\n\t\t\toom_reap_task(tsk);\n\t\t\tcond_resched();\n\t\t}\n",
+)
+"""In a kernel thread that never leaves the function."""
+
+
+@pytest.fixture(scope="module")
+def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    return Maker(lab_cache, tmp_path_factory.mktemp("transitions"))
+
+
+@pytest.fixture(scope="module")
+def file(maker: Maker) -> Path:
+    fix = sample.FCNTL
+    patch = sample.cut_patch(maker.cache, fix.old, fix.new, [fix.file])
+    return sample.make_update(
+        maker.cache, maker.kernel, patch, maker.key.secret, out=maker.folder, kid=KID
+    )
+
+
+@pytest.fixture
+def host(installed_guest: Guest, maker: Maker) -> Iterator[Host]:
+    yield Host(installed_guest, maker)
+    assert not has_complaint(installed_guest.kernel_log())
+
+
+def configure(host: Host, *lines: str) -> None:
+    host.guest.put("/etc/ksplicd/ksplicd.conf", "\n".join(["[ksplicd]", *lines, ""]).encode())
+    host.guest.run("systemctl reload ksplicd")
+
+
+def start(guest: RunningGuest, name: str, program: str) -> None:
+    guest.put(f"/root/{name}.py", program.encode())
+    guest.run(f"systemd-run -u {name} -q /usr/bin/python3 /root/{name}.py")
+
+
+def start_sleeper(guest: RunningGuest) -> str:
+    """Let a task sleep in do_fcntl, waiting for a lock; return its process id."""
+    start(guest, "blocker", BLOCKER)
+    found = "grep -l do_fcntl /proc/[0-9]*/stack"
+    return guest.run(f"until {found}; do sleep 0.1; done").out.split("/")[2]
+
+
+def conflicts(guest: RunningGuest, kid: str) -> list[list[str]]:
+    """Return process id, function and command of those that hold the transition up."""
+    lines = guest.run(f"cat /sys/module/{core_module(kid)}/ksplice/conflicts").out.splitlines()
+    return [line.split() for line in lines]
+
+
+def test_sleeper_is_shown_in_both_directions(guest: Guest, file: Path) -> None:
+    """The kernel does not wake it before 15 seconds are over."""
+    update = Update(guest, bundle.unpack(file.read_bytes()))
+    pid = start_sleeper(guest)
+    update.match()
+    update.insmod(update.new)
+    guest.run(["sleep", "2"])
+    assert conflicts(guest, KID) == [[pid, "do_fcntl", "python3"]]
+    guest.run(f"echo 0 >/sys/kernel/livepatch/{update.new}/enabled")
+    update.wait()
+    assert update.state("stage") == "reversed"
+    update.unload(update.new)
+    assert not guest.run(["ls", f"/sys/module/{update.core}/ksplice/conflicts"], check=False).out
+    update.rmmod(update.core)
+    guest.run("systemctl stop blocker")
+
+    update.apply()
+    assert conflicts(guest, KID) == []
+    pid = start_sleeper(guest)
+    guest.run(f"echo 0 >/sys/kernel/livepatch/{update.new}/enabled; sleep 2")
+    assert conflicts(guest, KID) == [[pid, "do_fcntl", "python3"]]
+    guest.run("systemctl stop blocker")
+    update.wait()
+    assert update.state("stage") == "reversed"
+    assert conflicts(guest, KID) == []
+    assert not has_complaint(guest.kernel_log())
+
+
+def test_sleeper_is_woken_when_that_is_wanted(host: Host, file: Path) -> None:
+    configure(host, "signal-after = 1")
+    pid = start_sleeper(host.guest)
+    begin = time.monotonic()
+    assert host.apply(file) == ("", "")
+    between = time.monotonic()
+    assert host.undo(KID) == ("", "")
+    assert between - begin < 13, "livepatch wakes it after 15 seconds"
+    assert time.monotonic() - between < 13
+    assert "do_fcntl" in host.guest.run(["cat", f"/proc/{pid}/stack"]).out, "it waits again"
+    assert is_clean(host.guest)
+
+
+def test_kernel_thread_that_never_leaves(host: Host, maker: Maker) -> None:
+    kid = "reaper01"
+    configure(host, "transition-limit = 4", "signal-after = 1")
+    cause, message = host.apply(maker.make(kid, OOM_REAPER))
+    assert cause == "code_busy"
+    assert "in oom_reaper (" in message
+    told = host.guest.run(f"journalctl -o json MESSAGE_ID={Outcome.HELD_UP.value}").out
+    entry = json.loads(told.splitlines()[-1])
+    assert entry["KSPLICE_FUNCTION"] == "oom_reaper"
+    assert host.guest.run(f"cat /proc/{entry['KSPLICE_PIDS']}/comm").out == "oom_reaper\n"
+    assert is_clean(host.guest)
+    assert f"'{new_module(kid)}': unpatching complete" in host.guest.kernel_log()
+
+
+def test_busy_tasks_hold_nothing_up(host: Host, file: Path) -> None:
+    """In user mode and in the kernel, more of them than processors."""
+    start(host.guest, "busy", BUSY)
+    assert host.apply(file) == ("", "")
+    assert host.undo(KID) == ("", "")
+    assert host.guest.run("pgrep -cf '^/usr/bin/python3 /root/busy'").out == "3\n"
+    assert is_clean(host.guest)
