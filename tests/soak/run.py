@@ -30,11 +30,11 @@ FILES: Final = Edit(
 )
 """vfs_write"""
 PACKETS: Final = Edit(
-    "net/ipv4/tcp_input.c",
-    "\t/* TCP congestion window tracking */\n\ttrace_tcp_probe(sk, skb);",
-    "\t(void)READ_ONCE(sk->sk_err);\n\ttrace_tcp_probe(sk, skb);",
+    "net/ipv4/ip_input.c",
+    "\tskb = ip_rcv_core(skb, net);\n",
+    "\t(void)READ_ONCE(skb->len);\n\tskb = ip_rcv_core(skb, net);\n",
 )
-"""tcp_rcv_established"""
+"""ip_rcv"""
 CALLS: Final = Edit(
     "fs/fcntl.c",
     "\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n",
