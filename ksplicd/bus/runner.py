@@ -229,6 +229,7 @@ class Runner:
         assert self._watch is not None
         direction = job.transition.direction
         try:
+            await self.worker.run(self.engine.tidy, job.transition)
             while not await self.worker.run(self.engine.is_finished, job.transition):
                 await self._turn_around_if_needed(job)
                 await self._watch.wait(self._seconds_left(job.transition))

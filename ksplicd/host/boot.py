@@ -73,6 +73,7 @@ def apply_again(
 
 def _follow(engine: Engine, transition: Transition, sleep: Callable[[float], None]) -> bool:
     """See a transition through; tells whether its update is applied then."""
+    engine.tidy(transition)
     while not _is_finished(engine, transition):
         age = engine.clock.monotonic() - transition.started
         if age >= engine.settings.transition_limit and not transition.cancelled:

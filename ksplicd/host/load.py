@@ -3,7 +3,7 @@
 
 ::
 
-    load core ─▸ load old code (its load is the match) ─▸ unload old code ─▸ load new code (enables)
+    load core ─▸ load old code (its load is the match) ─▸ load new code (enables) ─▸ unload old code
 
 Each step raises the error that says why the kernel refused; nobody cleans up here, that is
 ``unload``.  Records and stages are the engine's.
@@ -29,11 +29,12 @@ _OK: Final = "ok"
 
 
 def match(kernel: KernelDoor, bundle: Bundle, *, leave_unmatched: bool = False) -> CoreState:
-    """Load the core, have every target matched, unload the old code, and return what the core says.
+    """Load the core, have every target matched, and return what the core says.
 
-    A target that may be loaded later need not be loaded now.  ``leave_unmatched``: should it not
-    match then, it is loaded unpatched rather than not at all.  Raises the ``ApplyError`` for the
-    core's abort cause, or what ``load_module`` raises.
+    The old code stays: to unload it takes as long as to load something, and may be done while the
+    kernel switches.  A target that may be loaded later need not be loaded now.
+    ``leave_unmatched``: should it not match then, it is loaded unpatched rather than not at all.
+    Raises the ``ApplyError`` for the core's abort cause, or what ``load_module`` raises.
     """
     kid = bundle.manifest.kid
     policy = "leave_unmatched=1" if leave_unmatched else ""
@@ -54,8 +55,6 @@ def match(kernel: KernelDoor, bundle: Bundle, *, leave_unmatched: bool = False) 
             f"{kid}: the kernel part does not report on {', '.join(sorted(missing))}; "
             "dmesg tells more"
         )
-    for change in bundle.changes:
-        kernel.unload_module(change.old_module)
     return core
 
 

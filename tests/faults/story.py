@@ -75,6 +75,7 @@ class Machine:
 
     def end(self, transition: Transition) -> None:
         """See a transition to its end."""
+        self.engine.tidy(transition)
         while not self.engine.is_finished(transition):
             self.kernel.complete()
         self.engine.finish(transition)
@@ -189,8 +190,14 @@ class Verb:
     """Stage of each update at the end; ``|`` between those that faults may lead to."""
     error: str = ""
     """The error that is the right answer."""
+    is_careful: bool = False
+    """Whether what cannot be read for good makes it do less."""
     again: str = ""
     """The error that is the right answer when it was done before."""
+
+    def less(self) -> dict[str, str]:
+        """Return how a careful one ends, with what it takes no chances with."""
+        return {kid: f"{stage}|quarantined|staged|rejected" for kid, stage in self.ends.items()}
 
 
 M = Machine
@@ -240,7 +247,7 @@ VERBS: Final[dict[str, Verb]] = {
     "boot": Verb(
         before=[M.stage, M.apply, M.stage_other, M.apply_other, M.shutdown, "reboot"],
         do=M.boot, ends={KID: "applied|failed", OTHER_KID: "applied|failed"},
-        told=["loading", "matched", "transitioning", "applied"] * 2,
+        told=["loading", "matched", "transitioning", "applied"] * 2, is_careful=True,
     ),
     "start after a crash": Verb(
         before=[M.stage, M.apply, "reboot"], do=M.start, told=["quarantined"],

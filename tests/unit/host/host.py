@@ -54,6 +54,7 @@ class Host:
     def apply(self, kid: str = samples.KID) -> UpdateInfo:
         """Apply an update, the kernel being willing."""
         transition = self.engine.start_apply(kid, ALICE)
+        self.engine.tidy(transition)
         self.kernel.complete()
         return self.engine.finish(transition)
 
