@@ -236,11 +236,6 @@ class Engine(Aftercare):
         with contextlib.suppress(KspliceError):
             load.unload(self.kernel, load.old_modules_of(self.kernel, transition.kid))
 
-    def tidy(self, transition: Transition) -> None:
-        """Unload what only the match needed; what stays is left to ``finish``."""
-        with contextlib.suppress(KspliceError):
-            load.unload(self.kernel, load.old_modules_of(self.kernel, transition.kid))
-
     def is_finished(self, transition: Transition) -> bool:
         """Tell whether the transition has ended, either way; then call ``finish``.
 
