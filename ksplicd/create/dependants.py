@@ -6,8 +6,11 @@ graph), which of them mention what changed (``narrow.py``), and of which the com
 assembly.  Only what is left becomes objects.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Final
 
 from ksplicd.create.changes import ChangedFile
 from ksplicd.create.headers import IncludeGraph
@@ -16,10 +19,14 @@ from ksplicd.create.narrow import affected
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.create.units import TargetFilter
 from ksplicd.create.words import names_of
-from ksplicd.errors import UnsupportedChangeError
+from ksplicd.errors import BuildError, UnsupportedChangeError
 
-_STEP = 100
+_STEP: Final = 100
 """Units between two lines of progress."""
+
+MANY_UNITS: Final = 64
+"""Units above which a few are tried first."""
+FEW_UNITS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,13 @@ class Dependants:
     """Those whose code changes."""
     notes: dict[str, str] = field(default_factory=dict)
     """By header, how many units each sieve left; by unit, why it is left out."""
+
+
+def few_of(units: Sequence[Unit], headers: Collection[str]) -> list[Unit]:
+    """Return a few units: those called like a changed header, and some from everywhere."""
+    named = [u for u in units if Path(u.source).stem in headers]
+    step = max(len(units) // FEW_UNITS, 1)
+    return list(dict.fromkeys([*named[: FEW_UNITS // 2], *units[::step]]))[:FEW_UNITS]
 
 
 def include_graph(kbuild: Kbuild) -> IncludeGraph:
@@ -49,6 +63,10 @@ class DependantsFinder:
     after: Sequence[PatchedFile]
     targets: TargetFilter
     progress: Progress
+    check: Callable[[Sequence[Unit]], None]
+    """Raises when units tell that compiling all is in vain."""
+    making: Lock = field(default_factory=Lock)
+    """Held while make runs."""
 
     def find(self, parts: Sequence[ChangedFile], known: Sequence[Unit]) -> Dependants:
         """Return the units that a change of ``parts`` changes, without those ``known`` anyway.
@@ -66,6 +84,11 @@ class DependantsFinder:
             f"{names}: {len(reach.dependants)} units depend on it, the change can reach"
             f" {len(reach.units)}"
         )
+        if len(candidates) > MANY_UNITS:
+            sources = [u for u in candidates if u.source.endswith(".c")]
+            few = few_of(sources, {p.path.stem for p in parts})
+            self.progress(f"{names}: trying {len(few)} units first")
+            self.check(few)
         changed = self.with_other_code(candidates)
         self.progress(f"{names}: changes the code of {len(changed)} units")
         assembly = [u.source for u in changed if u.source.endswith(".S")]
@@ -91,10 +114,19 @@ class DependantsFinder:
             return []
         kept = None if self.before else self.kbuild.split_folder / "assembly"
         with self.source.patched(self.before):
-            old = self.fingerprints("before", units, lambda u: self.kbuild.fingerprint(u, kept))
+            old = self.fingerprints("before", units, lambda u: self.first_fingerprint(u, kept))
         with self.source.patched(self.after):
             new = self.fingerprints("after", units, self.kbuild.fingerprint)
         return [u for u, a, b in zip(units, old, new, strict=True) if a != b]
+
+    def first_fingerprint(self, unit: Unit, kept: Path | None) -> str:
+        """Return a unit's fingerprint, after make has made what it includes if need be."""
+        try:
+            return self.kbuild.fingerprint(unit, kept)
+        except BuildError:
+            with self.making:
+                self.kbuild.compile_plain([unit])
+            return self.kbuild.fingerprint(unit, kept)
 
     def fingerprints(
         self, when: str, units: Sequence[Unit], take: Callable[[Unit], str]

@@ -34,7 +34,7 @@ from ksplicd.create.tripwires import CALLED, count_calls, name_in_core
 from ksplicd.create.units import ANY_TARGET, TargetFilter
 from ksplicd.create.whole_modules import build_whole_modules, file_names
 from ksplicd.create.words import names_of
-from ksplicd.create.work import plan_work
+from ksplicd.create.work import Work, plan_work
 from ksplicd.elf import Object, read_object
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
 from ksplicd.model import VMLINUX, Manifest, Target, new_kid
@@ -99,7 +99,11 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         series.check_kid(request.kid)
         kbuild.kid = series.kids[0] if series.kids else request.kid
         change = read_change(request, Before(root=source.root, contents=series.contents))
-        work = plan_work(kbuild, change, series, request.targets, progress)
+
+        def check(work: Work) -> None:
+            check_layouts(kbuild, source, work, request.allowed_layouts, progress)
+
+        work = plan_work(kbuild, change, series, request.targets, progress, check)
         with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
             plain, pre, post = compile_units(
                 kbuild, source, work.after, work.units, Path(folder), progress, work.before
@@ -243,6 +247,29 @@ def compile_units(
         return {u: read_object(path.read_bytes(), u.object) for u, path in paths.items()}
 
     return read(plain), read(pre), read(post)
+
+
+def check_layouts(
+    kbuild: Kbuild,
+    source: SourceTree,
+    work: Work,
+    allowed_layouts: Collection[str],
+    progress: Progress,
+) -> None:
+    """Refuse ``work`` when it changes a structure layout.
+
+    Of a few of very many units: all would be compiled in vain, for an hour at ``struct sock``.
+    Raises ``UnsupportedChangeError``.
+    """
+    sizes = kbuild.entry_sizes(work.units[0])
+    with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
+        _, pre, post = compile_units(
+            kbuild, source, work.after, work.units, Path(folder), progress, work.before
+        )
+    for unit in work.units:
+        refusals = check_layout(diff(pre[unit], post[unit], sizes), allowed_layouts)
+        if refusals:
+            raise UnsupportedChangeError(refusals_text(unit.source, refusals), refusals)
 
 
 def compare(

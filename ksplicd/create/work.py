@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What an update has to compile: from the files that change to units and states of the tree."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ksplicd.create.changes import Change
@@ -27,9 +28,16 @@ class Work:
 
 
 def plan_work(
-    kbuild: Kbuild, change: Change, series: Series, targets: TargetFilter, progress: Progress
+    kbuild: Kbuild,
+    change: Change,
+    series: Series,
+    targets: TargetFilter,
+    progress: Progress,
+    check: Callable[[Work], None] = lambda _: None,
 ) -> Work:
     """Find the units that a change changes.
+
+    ``check``: raises when a few units tell that compiling very many is in vain.
 
     Raises ``UnsupportedChangeError`` for files that cannot be changed in a running kernel,
     ``NoChangesError`` when nothing is left to compile.
@@ -53,6 +61,9 @@ def plan_work(
         finder = DependantsFinder(
             kbuild=kbuild, source=kbuild.source, before=before, after=tuple(after.values()),
             targets=targets, progress=progress,
+            check=lambda few: check(
+                Work(units=tuple(few), before=before, after=tuple(after.values()), notes={})
+            ),
         )  # fmt: skip
         found = finder.find(touched.parts, [Unit(str(f.path)) for f in touched.units])
         units += found.units
