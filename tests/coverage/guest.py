@@ -148,6 +148,8 @@ class Trial:
             if what == "apply" and (fault := self._not_applied(manifest.kid)):
                 return fault
         left = guest.run("cut -d' ' -f1 /proc/modules | grep ^ksplice", check=False).out.split()
+        kept = guest.run("grep -l Y /sys/module/ksplice_*/parameters/keeps_code", check=False).out
+        left = [name for name in left if name.removesuffix("_new") not in kept]
         return f"left behind: {', '.join(left)}" if left else ""
 
     def _not_applied(self, kid: str) -> str:
