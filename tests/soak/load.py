@@ -58,5 +58,7 @@ def call() -> Iterator[None]:
 
 if __name__ == "__main__":
     KIND = sys.argv[1]
+    NEW = Path(f"/run/load-{KIND}.new")
     for done, _ in enumerate({"net": net, "file": file, "call": call}[KIND](), 1):
-        Path(f"/run/load-{KIND}").write_text(str(done))
+        NEW.write_text(str(done))
+        NEW.replace(f"/run/load-{KIND}")
