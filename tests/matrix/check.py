@@ -70,13 +70,13 @@ class Kernel:
         self._folder = tempfile.TemporaryDirectory(prefix="ksplice-matrix-")
         folder = Path(self._folder.name)
         cache.progress(f"{name}: making an update and old code")
+        tree = sample.source_tree(cache, self.packages)
+        patches = [
+            hand.write_patch(tree, folder / "module.patch", _EDIT),
+            sample.cut_patch(cache, self.fix.old, self.fix.new, [self.fix.file]),
+        ]
+        self.update = hand.make_bundle(cache, self.packages, _KID, patches)
         with cache.lock(f"create-{self.packages.version}"):
-            tree = sample.source_tree(cache, self.packages)
-            patches = [
-                hand.write_patch(tree, folder / "module.patch", _EDIT),
-                sample.cut_patch(cache, self.fix.old, self.fix.new, [self.fix.file]),
-            ]
-            self.update = hand.make_bundle(cache, self.packages, _KID, patches)
             units, symbols, headers = match_units(cache, self.packages, UNITS)
         self.old_code = OldCode(folder, headers, write_old_code("vmlinux", units, symbols))
 
