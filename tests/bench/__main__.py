@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Measure everything, print the table, write ``bench.json`` into the current folder.
 
-python -m tests.bench [create] [host] [plain]
+python -m tests.bench [create] [reach] [host] [plain]
 """
 
 import sys
@@ -10,11 +10,16 @@ from pathlib import Path
 
 from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr
-from tests.bench import create, host, plain
+from tests.bench import create, host, plain, reach
 from tests.bench.figures import write_json, write_table
 from tests.stock import stock_kernel
 
-_PARTS = {"create": create.measure, "host": host.measure, "plain": plain.measure}
+_PARTS = {
+    "create": create.measure,
+    "reach": reach.measure,
+    "host": host.measure,
+    "plain": plain.measure,
+}
 
 
 def main() -> int:
