@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Measure everything, print the table, write ``bench.json`` into the current folder.
 
-python -m tests.bench [create] [reach] [host] [plain]
+python -m tests.bench [create] [reach] [daemon] [host] [plain]
 """
 
 import sys
@@ -10,13 +10,14 @@ from pathlib import Path
 
 from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr
-from tests.bench import create, host, plain, reach
+from tests.bench import create, daemon, host, plain, reach
 from tests.bench.figures import write_json, write_table
 from tests.stock import stock_kernel
 
 _PARTS = {
     "create": create.measure,
     "reach": reach.measure,
+    "daemon": daemon.measure,
     "host": host.measure,
     "plain": plain.measure,
 }
