@@ -144,11 +144,14 @@ class NetlinkListener:
 def open_listener(family: str) -> Listener:
     """Listen to a core's family.  Raises ``UnexpectedError``.
 
-    pyroute2 costs 20 MB, so it is imported by those who have something to hear.
+    pyroute2 costs 16 MB, so it is imported by those who have something to hear.
     """
-    from pyroute2.netlink import genlmsg
-    from pyroute2.netlink.exceptions import NetlinkError
-    from pyroute2.netlink.generic import GenericNetlinkSocket
+    try:
+        from pyroute2.netlink import genlmsg
+        from pyroute2.netlink.exceptions import NetlinkError
+        from pyroute2.netlink.generic import GenericNetlinkSocket
+    except ImportError as e:
+        raise UnexpectedError(f"{family}: tripwires cannot be heard without pyroute2: {e}") from e
 
     class Asker(GenericNetlinkSocket):  # type: ignore[misc]
         module_err_level = "debug"
