@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kernel part's matching, as a program under sanitizers, with tables that are wrong on purpose.
+
+What a byte read too far does in a guest nobody sees; here it ends the program.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.kmod.made_up import ADDRESSES, memory, tables
+from tests.kmod.program import build, match
+from tests.mutate import mutate_tables
+from tests.oracle import Memory, Verdict, judge
+
+MUTATIONS: Final = int(os.environ.get("KSPLICE_MUTATIONS", "2000"))
+SEED: Final = os.environ.get("KSPLICE_SEED", "kmod")
+KERNEL: Final = Memory(
+    symbols={name: [address] for name, address in ADDRESSES.items()},
+    target_symbols={},
+    pieces=memory(),
+)
+CAUSES: Final = {
+    Verdict.DAMAGED: {"unexpected"},
+    Verdict.NO_SYMBOL: {"failed_to_find", "bad_system_map"},
+    Verdict.DIFFERENT: {"no_match"},
+    Verdict.SAME: {"ok"},
+    Verdict.EITHER: {"ok", "no_match"},
+}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("kmod"))
+
+
+def test_made_up_kernel_matches(program: Path) -> None:
+    assert match(program, KERNEL, [tables()]) == [("ok", "-", "-+0x0")]
+    assert judge(tables(), tables(), KERNEL, is_module=False) == Verdict.SAME
+
+
+def test_every_byte_too_few(program: Path) -> None:
+    """Tables that end early, with the header saying so or not."""
+    good = tables()
+    cut = [good[:size] for size in range(len(good))]
+    assert {answer.cause for answer in match(program, KERNEL, cut)} == {"unexpected"}
+    sized = [data[:8] + len(data).to_bytes(4, "little") + data[12:] for data in cut[12:]]
+    answers = match(program, KERNEL, sized)
+    taken = [d for d, answer in zip(sized, answers, strict=True) if answer.cause != "unexpected"]
+    assert all(not any(good[len(data) :]) for data in taken), "only padding may be missing"
+
+
+def test_damage_is_judged_as_the_oracle_does(program: Path) -> None:
+    good, wrong = tables(), []
+    mutations = [mutate_tables(good, f"{SEED}-{i}") for i in range(MUTATIONS)]
+    answers = match(program, KERNEL, [mutation.data for mutation in mutations])
+    verdicts = [judge(mutation.data, good, KERNEL, is_module=False) for mutation in mutations]
+    for i, (mutation, verdict, answer) in enumerate(zip(mutations, verdicts, answers, strict=True)):
+        if answer.cause not in CAUSES[verdict]:
+            wrong.append(f"{SEED}-{i} ({mutation.kind}): should {verdict}, is {answer}")
+    assert not wrong, "\n".join(wrong)
+    assert set(verdicts) == set(Verdict)
