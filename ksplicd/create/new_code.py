@@ -101,6 +101,10 @@ class Kernel(Protocol):
         """Return the unit's functions that a kprobe may redirect."""
         ...
 
+    def is_function(self, name: str) -> bool:
+        """Tell whether ``name``, which no unit at hand defines, is known for a function."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replacement:
@@ -542,6 +546,12 @@ class _Extractor:
         )  # fmt: skip
 
     def exchange_pointer(self, c: PointerChange, copies: dict[Section, Section]) -> Redirect:
+        if c.old is None and c.new.is_undefined and not self.kernel.is_function(c.new.name):
+            self.refuse(
+                c.datum.name, c.datum.section,
+                f"initialised data changes: +{c.offset:#x} points to {c.new.name}, which may be no"
+                " function", "set it from a hook",
+            )  # fmt: skip
         if self.is_reachable(c.new):
             new = self.name_in_kernel(c.new)
         else:

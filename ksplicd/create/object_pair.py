@@ -73,6 +73,9 @@ class _AnyKernel:
     def probeable(self, unit: str) -> frozenset[str]:
         return frozenset()
 
+    def is_function(self, name: str) -> bool:
+        return False
+
 
 def compare_objects(
     pre: Path, post: Path, source: Path | None = None, allowed_layouts: Sequence[str] = ()

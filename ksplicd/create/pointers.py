@@ -61,13 +61,13 @@ def pointer_changes(comparison: Comparison, a: Symbol, b: Symbol) -> list[Pointe
 def _may_become(old: Place | None, new: Place) -> bool:
     """Tell whether a pointer to functions changes to another one.
 
-    Of what another file defines the object does not tell whether it is a function: the old one has
-    to, where it might be ``THIS_MODULE``.
+    Of what another file defines the object does not tell whether it is a function.  The old one
+    does; where there is none, the kernel's symbols tell that it is not ``THIS_MODULE``.
     """
     if new.offset or new.symbol is None:
         return False
     if old is None:
-        return new.symbol.is_function
+        return new.symbol.is_function or new.symbol.is_undefined
     if old.offset or old.symbol is None:
         return False
     return old.symbol.is_function or (old.symbol.is_undefined and new.symbol.is_function)

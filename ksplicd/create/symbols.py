@@ -32,6 +32,9 @@ from ksplicd.model import VMLINUX, Kernel
 NO_KPROBES: Final = (".noinstr", ".kprobes", ".entry", ".cpuidle")
 """Beginnings of the names of text sections that the kernel keeps kprobes out of."""
 
+_TEXT: Final = frozenset("tTwW")
+"""Types of functions in a System.map, see nm(1)."""
+
 ENDBR64: Final = b"\xf3\x0f\x1e\xfa"
 
 
@@ -69,6 +72,8 @@ class StockKernel:
             build_id=self.image.build_id,
             version=check_banner(config, self.image, self.symbols),
         )
+        other = {s.name for s in symbols if s.type not in _TEXT}
+        self._functions = {s.name for s in symbols if s.type in _TEXT} - other
         self._exports = read_exports(config.build / "Module.symvers")
         self._modules: dict[str, StockModule] = {}
         self._units: dict[str, _Unit] = {}
@@ -176,6 +181,10 @@ class StockKernel:
     def probeable(self, unit: str) -> frozenset[str]:
         """Return the unit's functions that a kprobe may redirect."""
         return self._units[unit].probeable
+
+    def is_function(self, name: str) -> bool:
+        """Tell whether vmlinux has a function of this name and nothing else."""
+        return name in self._functions
 
     def address_of(self, unit: str, name: str) -> int | None:
         """Return the address in the stock image of what a matched unit defines or uses."""

@@ -77,6 +77,9 @@ class FakeKernel:
     def probeable(self, unit: str) -> frozenset[str]:
         return self.probes
 
+    def is_function(self, name: str) -> bool:
+        return name in self.exports
+
 
 def compare(tmp_path: Path, pre: str, post: str, *flags: str) -> Difference:
     """Compile both sources one section a symbol and compare them."""

@@ -305,6 +305,13 @@ def test_function_pointer_that_changes_to_what_the_kernel_has(tmp_path: Path) ->
     assert not code.keeps_code
 
 
+def test_function_pointer_to_what_another_file_defines(tmp_path: Path) -> None:
+    table = "int exported(int);" + TABLE
+    code = cut(compare(tmp_path, table.format("", ""), table.format(".b = exported", "")))
+    assert [r.new for r in code.redirects] == ["exported"]
+    assert not code.keeps_code
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
