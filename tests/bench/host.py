@@ -26,6 +26,7 @@ from ksplicd.lab.snapshot import take_snapshot
 from ksplicd.model import Stage, core_module, new_kid, old_module
 from ksplicd.run import run
 from tests.bench import in_guest
+from tests.bench.boot import measure_boot
 from tests.bench.create import codes_of
 from tests.bench.figures import Figure, median
 from tests.install import package_layer
@@ -152,7 +153,8 @@ def measure(cache: Cache, kernel: KernelPackages) -> list[Figure]:
             guest.put("/root/calls", scratch / "calls")
             hosts = [Host(guest, update) for update in updates]
             return [
-                *measure_idle(hosts[0]), *measure_apply(hosts), *measure_match(hosts[0], many)
+                *measure_idle(hosts[0]), *measure_apply(hosts), *measure_match(hosts[0], many),
+                *measure_boot(guest, updates[0], key.secret),
             ]  # fmt: skip
 
 
@@ -190,7 +192,7 @@ def measure_apply(hosts: Sequence[Host]) -> list[Figure]:
     """Return apply and undo, against insmod of the same modules, in turn; one update a round."""
     to_stderr(f"apply: {_ROUNDS} rounds of drop, undo, plain insmod")
     applied, floors, loading, plain_loading, transitions = ([] for _ in range(5))
-    undone, matches = [], []
+    undone, matches, replies = [], [], []
     calls: dict[str, list[float]] = {"before": [], "applied": [], "undone": []}
     functions = 0
     for host in hosts:
@@ -206,6 +208,10 @@ def measure_apply(hosts: Sequence[Host]) -> list[Figure]:
         host.wait_for_stage(Stage.REVERSED)
         undone.append(host.journal_time(Stage.REVERSED, begin))
         calls["undone"].append(host.call_ns())
+        replies.append(host.seconds("reply", host.kid))
+        host.wait_for_stage(Stage.APPLIED)
+        host.do("undo", host.kid)
+        host.wait_for_stage(Stage.REVERSED)
         host.guest.run(["ksplice", "remove", host.kid])
         host.guest.run("systemctl kill -s STOP ksplicd")  # it would look at what is loaded
         answer = host.do("plain", *host.modules)
@@ -229,6 +235,11 @@ def measure_apply(hosts: Sequence[Host]) -> list[Figure]:
         Figure(
             name="apply, drop to transition",
             value=median(loading), unit="s", floor=floor_loading, about="insmod of the same",
+        ),
+        Figure(
+            name="apply, call to reply",
+            value=median(replies), unit="s", floor=round(1.3 * floor_loading, 3),
+            about="goal: 1.3 of insmod of the same",
         ),
         Figure(
             name="transition", value=median(transitions), unit="s",

@@ -3,11 +3,14 @@
 
     drop FILE KID        put a bundle into the drop directory, wait until the kernel has applied it
     undo KID             ask the daemon to undo, wait until the livepatch is gone
+    reply KID            ask the daemon to apply, with busctl; what the answer takes but for busctl
     plain MODULE ...     load modules with insmod, the last one a live patch; wait for the end of
                          its transition
     take-out MODULE ...  the way back
     idle PID SECONDS     count how often a process wakes meanwhile
     start                restart the daemon; what it takes until it is ready
+    plain-many KID...    plain and take-out of each of /root/boot's updates
+    boot KID...          ksplicd --boot, which applies them
     imports PROGRAM      start Python with PROGRAM
 
 Prints JSON; times are CLOCK_MONOTONIC, in seconds, as the journal's are in microseconds.
@@ -61,6 +64,16 @@ def undo(kid: str) -> dict[str, float]:
         "begin": begin,
         "done": wait_for(lambda: not (LIVEPATCH / f"ksplice_{kid}_new").exists()),
     }
+
+
+def reply(kid: str) -> dict[str, float]:
+    times = []
+    for call in (["ListUpdates", "t", "0"], ["Apply", "st", kid, "0"]):
+        begin = time.monotonic()
+        subprocess.run(["busctl", "-q", "call", *MANAGER, *call], check=True)
+        times.append(time.monotonic() - begin)
+    wait_for(lambda: is_done(f"ksplice_{kid}_new"))
+    return {"begin": times[0], "done": times[1]}
 
 
 def plain(*files: str) -> dict[str, float]:
@@ -122,14 +135,40 @@ def imports(program: str) -> dict[str, float]:
     return {"begin": begin, "done": time.monotonic()}
 
 
+def plain_many(*kids: str) -> dict[str, float]:
+    spent = 0.0
+    loaded = []
+    for kid in kids:
+        core, new = f"/root/boot/ksplice_{kid}.ko", f"/root/boot/ksplice_{kid}_new.ko"
+        answer = plain(core, f"/root/boot/ksplice_{kid}_vmlinux_old.ko", new)
+        spent += answer["done"] - answer["begin"]
+        loaded.append((core, f"/root/boot/ksplice_{kid}_vmlinux_old.ko", new))
+    for files in reversed(loaded):
+        take_out(*files)
+    return {"begin": 0.0, "done": spent}
+
+
+def boot(*kids: str) -> dict[str, float]:
+    begin = time.monotonic()
+    subprocess.run(["/usr/libexec/ksplicd/ksplicd", "--boot"], check=True)
+    done = time.monotonic()
+    for kid in kids:
+        if not is_done(f"ksplice_{kid}_new"):
+            sys.exit(f"{kid} is not applied")
+    return {"begin": begin, "done": done}
+
+
 ACTIONS: dict[str, Callable[..., dict[str, float]]] = {
     "start": start,
     "imports": imports,
     "drop": drop,
     "undo": undo,
+    "reply": reply,
     "plain": plain,
     "take-out": take_out,
     "idle": idle,
+    "plain-many": plain_many,
+    "boot": boot,
 }
 
 if __name__ == "__main__":
