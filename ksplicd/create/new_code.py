@@ -93,6 +93,10 @@ class Kernel(Protocol):
         """Return the position in kallsyms of a function that ``unit`` defines; 0 when unique."""
         ...
 
+    def is_sealed(self, symbol: str) -> bool:
+        """Tell whether a livepatch symbol is a function that must not be called by pointers."""
+        ...
+
     def traceable(self, unit: str) -> frozenset[str]:
         """Return the unit's functions that livepatch can redirect: that start with fentry."""
         ...
@@ -426,7 +430,9 @@ class _Extractor:
             return r
         start = symbol.value if r.symbol.type == STT_SECTION else 0
         self.check_early_use(owner, symbol)
-        return Relocation(r.offset, r.type, self.external_symbol(symbol), r.addend - start)
+        external = self.external_symbol(symbol)
+        self.check_landing_pad(owner, r, symbol, external)
+        return Relocation(r.offset, r.type, external, r.addend - start)
 
     def choose_entries(self, entries: list[Entry]) -> list[Entry]:
         """Return the entries of static keys and static calls that new code can have."""
@@ -462,6 +468,22 @@ class _Extractor:
             self.refuse(
                 symbol.name, owner, "an alternative calls a function of the patched module",
                 "move the call out of the alternative",
+            )  # fmt: skip
+
+    def check_landing_pad(
+        self, owner: Section, r: Relocation, symbol: Symbol, external: Symbol
+    ) -> None:
+        """Refuse the address of a function that the kernel itself only calls by its name.
+
+        Where the processor tracks indirect branches, such a function has no landing pad left
+        (``apply_seal_endbr()``), and who calls it through a pointer ends in a fault.
+        """
+        if is_special_section(owner) or owner.name == REPLACEMENTS:
+            return
+        if self.kernel.is_sealed(external.name) and not self.post.is_branch(owner, r):
+            self.refuse(
+                symbol.name, owner, "the address of a function without landing pad is taken",
+                "take the address of a new function that calls it",
             )  # fmt: skip
 
     def is_address_of_old(self, owner: Section, r: Relocation, place: Place) -> bool:

@@ -67,6 +67,9 @@ class _AnyKernel:
     def sympos(self, unit: str, name: str) -> int:
         return 0
 
+    def is_sealed(self, symbol: str) -> bool:
+        return False
+
     def traceable(self, unit: str) -> frozenset[str]:
         return self.functions
 

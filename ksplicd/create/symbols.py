@@ -5,6 +5,8 @@ New code links exported symbols by name, which the kernel checks by CRC.  All ot
 livepatch symbols, whose position among equal names comes from where the stock image has them.
 """
 
+import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +38,8 @@ _TEXT: Final = frozenset("tTwW")
 """Types of functions in a System.map, see nm(1)."""
 
 ENDBR64: Final = b"\xf3\x0f\x1e\xfa"
+
+_VMLINUX_SYMBOL: Final = re.compile(r"\.klp\.sym\.vmlinux\.(?P<name>.+),(?P<position>\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +189,24 @@ class StockKernel:
     def is_function(self, name: str) -> bool:
         """Tell whether vmlinux has a function of this name and nothing else."""
         return name in self._functions
+
+    def is_sealed(self, symbol: str) -> bool:
+        """Tell whether a livepatch symbol of vmlinux is one of the functions in _sealed."""
+        m = _VMLINUX_SYMBOL.fullmatch(symbol)
+        if m is None or not self._sealed:
+            return False
+        return self.symbols.addresses(m["name"])[max(int(m["position"]), 1) - 1] in self._sealed
+
+    @cached_property
+    def _sealed(self) -> frozenset[int]:
+        """Functions whose landing pad the kernel removes: .ibt_endbr_seal, offsets from itself."""
+        begin = self.symbols.addresses("__ibt_endbr_seal")
+        end = self.symbols.addresses("__ibt_endbr_seal_end")
+        if not begin or not end:
+            return frozenset()  # not built to track indirect branches
+        data = self.image.read(begin[0], end[0] - begin[0]) or b""
+        offsets = enumerate(struct.iter_unpack("<i", data))
+        return frozenset(begin[0] + 4 * i + offset for i, (offset,) in offsets)
 
     def address_of(self, unit: str, name: str) -> int | None:
         """Return the address in the stock image of what a matched unit defines or uses."""

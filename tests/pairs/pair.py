@@ -56,6 +56,8 @@ class FakeKernel:
     """Set by ``cut``: the pre object's functions."""
 
     target: str = "vmlinux"
+    sealed: frozenset[str] = frozenset()
+    """Functions without landing pad."""
 
     def target_of(self, unit: str) -> str:
         return self.target
@@ -70,6 +72,9 @@ class FakeKernel:
 
     def sympos(self, unit: str, name: str) -> int:
         return self.positions.get(name, 0)
+
+    def is_sealed(self, symbol: str) -> bool:
+        return symbol in {f".klp.sym.vmlinux.{name},0" for name in self.sealed}
 
     def traceable(self, unit: str) -> frozenset[str]:
         return self.functions - self.untraceable

@@ -327,3 +327,18 @@ def test_other_changes_of_a_table_are_refused(tmp_path: Path, before: str, after
     d = compare(tmp_path, table.format(before, ""), table.format(after, ""))
     with pytest.raises(UnsupportedChangeError, match=r"table .*initialised data changes"):
         cut(d)
+
+
+POINTER = """
+static noinline int helper(int x) {{ return hidden(x) + 1; }}
+int f(int x) {{ int (*volatile p)(int) = {}; return p ? p(x) : helper(x); }}
+"""
+
+
+def test_address_of_a_function_without_landing_pad(tmp_path: Path) -> None:
+    d = compare(tmp_path, POINTER.format("0"), POINTER.format("helper"))
+    assert ".klp.sym.vmlinux.helper,0" in undefined(cut(d))
+    with pytest.raises(UnsupportedChangeError, match=r"helper .*without landing pad is taken"):
+        cut(d, FakeKernel(sealed=frozenset({"helper"})))
+    called = compare(tmp_path, POINTER.format("0"), POINTER.format("(void *)1"))
+    cut(called, FakeKernel(sealed=frozenset({"helper", "hidden"})))
