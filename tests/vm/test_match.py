@@ -93,7 +93,7 @@ def test_stock_kernel_matches(guest: Guest, update: OldCode) -> None:
         ("max", 2, ()),
         ("max", 1, ("mitigations=off",)),
         ("qemu64", 2, ("spectre_v2=retpoline,lfence",)),
-        ("EPYC", 2, ("spectre_v2=retpoline", "retbleed=unret")),
+        ("EPYC-Milan", 4, ("spectre_v2=retpoline", "retbleed=unret", "preempt=full")),
         ("max", 2, ("spectre_v2=off", "indirect_target_selection=force")),
     ],
 )
