@@ -11,7 +11,7 @@ from ksplicd.bus import tasks
 from ksplicd.bus.automatic import Automatic
 from ksplicd.bus.runner import Runner
 from ksplicd.config import OnDrop
-from ksplicd.errors import KspliceError
+from ksplicd.errors import KspliceError, StoreError
 from ksplicd.host.dropdir import DropDir
 from ksplicd.host.state import Actor, UpdateInfo, Via
 
@@ -20,6 +20,9 @@ _log = logging.getLogger(__name__)
 
 class Drops:
     """What is dropped while the daemon runs, and what was while it did not."""
+
+    retry_seconds = 60.0
+    """After which a bundle is looked at again that could not be taken in."""
 
     def __init__(self, runner: Runner, automatic: Automatic, disabled: str = "") -> None:
         """``disabled`` is a reason to apply nothing by ourselves."""
@@ -66,6 +69,10 @@ class Drops:
             await self._runner.show_updates()
             if self._engine.settings.on_drop is OnDrop.APPLY and not self._disabled:
                 self._automatic.apply(info.kid, Actor(uid=os.geteuid(), via=Via.DROP))
+        except StoreError as e:  # no fault of the file's
+            _log.error("%s: stays where it is, and is tried again: %s", name, e)
+            await tasks.sleep(self.retry_seconds)
+            await self._take(name)
         except KspliceError as e:
             _log.info("%s: %s", name, e)  # the engine's event says it louder
 

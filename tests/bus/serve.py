@@ -46,6 +46,7 @@ class KernelFile:
         self.path = path
         self._hold = path.with_suffix(".hold")
         self._slow = path.with_suffix(".slow")
+        self._fault = path.with_suffix(".fault")
         self._read = b""
         self._simulator: Simulator
 
@@ -59,6 +60,10 @@ class KernelFile:
     def slow(self, *, on: bool = True) -> None:
         """Let every load and unload take half a second, the first half of it before the deed."""
         self._slow.touch() if on else self._slow.unlink()
+
+    def fail(self, name: str) -> None:
+        """Have the next call of ``name`` fail, as when there is no free descriptor."""
+        self._fault.write_text(name)
 
     @contextmanager
     def open(self) -> Iterator[Simulator]:
@@ -89,6 +94,9 @@ class KernelFile:
             raise AttributeError(name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if self._fault.exists() and self._fault.read_text() == name:
+                self._fault.unlink()
+                raise UnexpectedError(f"{name}: Too many open files")
             is_slow = name in {"load_module", "unload_module"} and self._slow.exists()
             if is_slow:
                 time.sleep(0.25)
@@ -174,7 +182,7 @@ def main(address: str, folder: Path, way: str = "") -> int:
         if state == "READY=1" and os.environ.get("KSPLICE_LOOP_METER"):
             LoopMeter(folder / "loop.json")
 
-    return Daemon(
+    daemon = Daemon(
         engine,
         connect(address),
         book=FileJournal(folder / "journal.jsonl"),
@@ -183,7 +191,9 @@ def main(address: str, folder: Path, way: str = "") -> int:
         modules=folder / "modules",
         disabled=why_disabled(folder),
         kmsg=folder / "kmsg",
-    ).run()
+    )
+    daemon._drops.retry_seconds = float(os.environ.get("KSPLICE_RETRY_SECONDS", "60"))
+    return daemon.run()
 
 
 if __name__ == "__main__":

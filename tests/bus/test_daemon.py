@@ -284,3 +284,33 @@ def test_metrics_follow_the_updates(bare_host: Host) -> None:
     wait_for(lambda: 'ksplice_updates{stage="applied"} 1' in path.read_text())
     client.undo(KID)
     wait_for(lambda: 'ksplice_updates{stage="reversed"} 1' in path.read_text())
+
+
+def test_job_that_went_wrong_is_looked_into(host: Host) -> None:
+    """The kernel could not be asked once: the caller hears of it, and what became of it is seen."""
+    host.client().stage(samples.bundle(), samples.signature(samples.bundle()))
+    host.kernel.hold()
+    job = host.busctl(
+        "call", names.BUS_NAME, names.ROOT_PATH, names.MANAGER, "Apply", "st", samples.KID, "0"
+    )
+    assert job.stdout == 'to 1 "/org/ksplice/Ksplicd1/job/1"\n'
+    host.kernel.fail("livepatch")
+    wait_for(lambda: "livepatch: Too many open files" in host.log())
+    host.kernel.hold(on=False)
+    wait_for(lambda: host.outcomes()[-1:] == ["APPLIED"])
+    assert host.stage_of() == "applied"
+    host.client().undo(samples.KID)
+
+
+def test_drop_is_tried_again_when_the_disk_was_full(bare_host: Host) -> None:
+    bare_host.start(KSPLICE_RETRY_SECONDS="0.2")
+    (bare_host.store / "updates").rmdir()
+    (bare_host.store / "updates").write_text("in the way")
+    name = f"ksplice-{samples.KID}.tar.gz"
+    (bare_host.store / f"{name}.minisig").write_bytes(samples.signature(samples.bundle()))
+    (bare_host.store / name).write_bytes(samples.bundle())
+    wait_for(lambda: "is tried again" in bare_host.log())
+    assert (bare_host.store / name).exists()
+    (bare_host.store / "updates").unlink()
+    (bare_host.store / "updates").mkdir()
+    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
