@@ -109,6 +109,7 @@ class _Differ:
         self.out.notes = [
             f"{s.name} runs only at boot or at unload: its change is left out"
             for s in self.out.boot
+            if not (self.out.unload and _is_exit_code(s))
         ]
         self.out.notes += compare_exports(self.pre.obj, self.post.obj)
         return self.out
@@ -132,13 +133,9 @@ class _Differ:
 
     def take_in_exit(self) -> None:
         """Have a module's exit function replaced when code changes that runs at unload."""
-        exits = {
-            s: why for s, why in self.out.boot.items() if s.section and is_exit_section(s.section)
-        }
         function = exit_function(self.post)
-        if exits and function in self.twins.pre_of:
+        if function in self.twins.pre_of and any(map(_is_exit_code, self.out.boot)):
             self.out.unload = function
-            self.out.boot = {s: why for s, why in self.out.boot.items() if s not in exits}
 
     def compare_cold_parts(self) -> None:
         """Take in the function whose cold part changed, came or went: they are one body."""
@@ -166,6 +163,10 @@ class _Differ:
         for s in new:
             if s in self.twins.ambiguous and s in used and has_state(s):
                 self.out.refusals.append(refuse(s, why, hint))
+
+
+def _is_exit_code(s: Symbol) -> bool:
+    return s.section is not None and is_exit_section(s.section)
 
 
 def exit_function(places: Places) -> Symbol | None:

@@ -17,7 +17,7 @@ from ksplicd.create.entry_sizes import infer_sizes, probe_source, read_probe
 from ksplicd.create.layout import check_layout
 from ksplicd.create.names import is_literal
 from ksplicd.create.new_code import ALIAS, HOOK_ALIAS, NewCode, extract
-from ksplicd.create.refusal import Refusal
+from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import traceable_functions
 from ksplicd.elf import Object, Section, Symbol, read_object
@@ -87,6 +87,7 @@ def compare_objects(
     before, after = (read_object(p.read_bytes(), str(p)) for p in (pre, post))
     sizes = read_sizes(source) if source else infer_sizes([before, after])
     difference = diff(before, after, sizes)
+    leave_to_livepatch(difference)
     result = describe(difference)
     if difference.is_boot_only:
         result.refused = difference.refuse_boot_code()
@@ -94,6 +95,17 @@ def compare_objects(
         difference.refusals += check_layout(difference, allowed_layouts)
         place_new_code(result, after.name, difference, sizes)
     return result
+
+
+def leave_to_livepatch(difference: Difference) -> None:
+    """Refuse what is no part of an object: pointers and exit functions that are exchanged."""
+    difference.unload = None
+    for c in difference.pointers:
+        old = c.old.name if c.old else "nothing"
+        why = f"initialised data changes: +{c.offset:#x} refers to {c.new.name} instead of {old}"
+        hint = "the kernel keeps its address; change the functions instead, or set it from a hook"
+        difference.refusals.append(refuse(c.datum, why, hint))
+    difference.pointers = []
 
 
 def describe(difference: Difference) -> PairResult:

@@ -99,6 +99,22 @@ def test_boot_code_alone_is_refused(objdiff: Any) -> None:
     assert out["changed"] == ["f"]
 
 
+def test_what_is_exchanged_in_the_kernel_is_no_part_of_an_object(objdiff: Any) -> None:
+    """Pointers in tables, and exit functions: ``ksplice create`` has them done by the new code."""
+    table = "struct {{ int (*a)(int); int (*b)(int); }} ops = {{ helper, {} }};"
+    pre, post = (SOURCE.format("", 1, table.format(b)) for b in ("0", "helper"))
+    status, out = objdiff(pre, post, "--json")
+    assert (status, [r["symbol"] for r in out["refused"]]) == (1, ["ops"])
+    leave = (
+        '__attribute__((section(".exit.text"))) void leave(void) {{ hidden({}); }}'
+        'void cleanup_module(void) __attribute__((alias("leave")));'
+    )
+    pre, post = (SOURCE.format("", 1, leave.format(n)) for n in (1, 2))
+    status, out = objdiff(pre, post, "--json")
+    assert status == 1
+    assert "leave" in [r["symbol"] for r in out["refused"]]
+
+
 def test_layout(objdiff: Any) -> None:
     source = "struct s {{ int a; {0} long b; }}; long f(struct s *s) {{ return s->a + {1}; }}"
     pair = source.format("", 1), source.format("long more;", 2)
