@@ -19,7 +19,7 @@ from ksplicd.run import run
 from tests import slice as sample
 from tests.blob import Blob
 from tests.stock import stock_kernel
-from tests.vm.hand import Edit, has_complaint, is_clean, write_patch
+from tests.vm.hand import Edit, Update, has_complaint, is_clean, write_patch
 from tests.vm.test_modules import ROMFS
 
 GETFD = "\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n"
@@ -153,6 +153,37 @@ def test_update_that_another_one_would_undo(host: Host, maker: Maker, first: Pat
     assert host.undo("first001") == ("", "")
     assert host.apply(beside) == ("", "")
     assert host.bits() == 64
+
+
+WATCH = """\
+import fcntl
+seen = set()
+while True:
+    answer = fcntl.fcntl(0, fcntl.F_GETFD) & ~1
+    if answer not in seen:
+        seen.add(answer)
+        with open("/run/seen", "a") as f:
+            print(answer, file=f)
+"""
+
+
+def test_one_is_taken_out_below_another(guest: Guest, maker: Maker, first: Path) -> None:
+    """Whoever is instead of an update can come before that one goes: no task runs the old code."""
+    lower, upper = (
+        Update(guest, bundle.unpack(file.read_bytes()))
+        for file in (first, maker.make("beside02", BESIDE))
+    )
+    lower.apply()
+    guest.put("/root/watch.py", WATCH.encode())
+    guest.run("systemd-run -q -u watch /usr/bin/python3 /root/watch.py; sleep 1")
+    upper.apply()
+    lower.undo()
+    guest.run("sleep 1; systemctl stop watch")
+    assert guest.run("cat /run/seen").out == "16\n64\n"
+    upper.undo()
+    assert int(guest.run(ASK).out) == 0
+    assert is_clean(guest)
+    assert not has_complaint(guest.kernel_log())
 
 
 def test_live_patch_of_somebody_else(host: Host, maker: Maker, tmp_path: Path) -> None:
