@@ -73,7 +73,7 @@ fuzz-kernel: setup
 fault-steps: setup
 	KSPLICE_ALL_STEPS=1 $(run) -m pytest -q -s tests/vm/test_faults.py
 
-# An hour for 300.
+# Half an hour for 300 of each on an idle machine.
 soak: setup
 	@$(run) -m tests.soak $(if $(CYCLES),--cycles $(CYCLES))
 
