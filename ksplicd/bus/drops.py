@@ -66,9 +66,9 @@ class Drops:
             info = await self._runner.worker.run(self._stage, name)
             if info is None:
                 return
-            await self._runner.show_updates()
             if self._engine.settings.on_drop is OnDrop.APPLY and not self._disabled:
                 self._automatic.apply(info.kid, Actor(uid=os.geteuid(), via=Via.DROP))
+            await self._runner.show_updates()  # while the kernel works
         except StoreError as e:  # no fault of the file's
             _log.error("%s: stays where it is, and is tried again: %s", name, e)
             await tasks.sleep(self.retry_seconds)
