@@ -14,9 +14,10 @@ from typing import Final
 
 from ksplicd.create.diff import Difference, diff
 from ksplicd.create.entry_sizes import infer_sizes, probe_source, read_probe
+from ksplicd.create.extract import extract
 from ksplicd.create.layout import check_layout
 from ksplicd.create.names import is_literal
-from ksplicd.create.new_code import ALIAS, HOOK_ALIAS, NewCode, extract
+from ksplicd.create.new_code import ALIAS, HOOK_ALIAS, NewCode
 from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import traceable_functions

@@ -19,10 +19,11 @@ from ksplicd.create.callers import take_in_callers
 from ksplicd.create.changes import Before, Change, from_copies, from_git, from_patches
 from ksplicd.create.config import read_config_dir
 from ksplicd.create.diff import Difference, diff
+from ksplicd.create.extract import extract
 from ksplicd.create.kbuild import Kbuild, Progress, Unit
 from ksplicd.create.layout import check_layout
 from ksplicd.create.modules import build_modules
-from ksplicd.create.new_code import ALIAS, NewCode, extract
+from ksplicd.create.new_code import ALIAS, NewCode
 from ksplicd.create.prebuild import Snapshot, prebuild
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.series import read_series

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ksplicd.create.diff import Difference, diff
-from ksplicd.create.new_code import NewCode, extract
+from ksplicd.create.extract import extract
+from ksplicd.create.new_code import NewCode
 from ksplicd.create.special import TABLES
 from tests.compile import SPLIT, compile_object
 
