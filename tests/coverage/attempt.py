@@ -12,7 +12,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from ksplicd.create.kbuild import Kbuild, Unit
 from ksplicd.create.modules import build_modules
 from ksplicd.create.new_code import NewCode
 from ksplicd.create.pipeline import compare, compile_units, cut_new_code
+from ksplicd.create.redirect import RedirectKind
 from ksplicd.create.series import Series
 from ksplicd.create.source import SourceTree
 from ksplicd.create.symbols import StockKernel
@@ -60,6 +61,18 @@ _PLACE: Final = re.compile(
     r"| in [._]\S+$|^\w+ (?=sets it up)"
 )
 """What a reason has of its own: addresses, lists of names, sections, the function that boots."""
+
+
+def beside_livepatch(new_code: Sequence[NewCode]) -> list[str]:
+    """Return what an update does that livepatch does not, in words for the table."""
+    kinds = {r.kind for unit in new_code for r in unit.redirects}
+    said = {
+        "a kprobe redirects a function": RedirectKind.PROBE in kinds,
+        "a pointer in a table is exchanged": RedirectKind.POINTER in kinds,
+        "a module's exit function is exchanged": RedirectKind.EXIT in kinds,
+        "new code stays loaded after undo": any(unit.keeps_code for unit in new_code),
+    }
+    return [words for words, is_so in said.items() if is_so]
 
 
 class EndlessError(Exception):
@@ -145,8 +158,9 @@ class Workshop:
             data = self.pack(kid_of(path), kernel, old_code, new_code, patch)
         return Result(
             outcome=Outcome.BUILT,
+            reason=" + ".join(beside_livepatch(new_code)),
             target=", ".join(old_code),
-            functions=tuple(r.name for unit in new_code for r in unit.replacements),
+            functions=tuple(f.name for unit in new_code for f in unit.functions),
             has_modules=with_modules,
         ), data
 

@@ -40,7 +40,9 @@ class Result:
 
     outcome: Outcome
     reason: str = ""
-    """One phrase, the same for all attempts that ended for the same reason."""
+    """Phrases joined by `` + ``, the same for all attempts that ended for the same reasons; of what
+    was built, what is not livepatch's doing in it.
+    """
     message: str = ""
     """The whole error, for a failure with its traceback."""
     target: str = ""
