@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 INIT_MODULE, DELETE_MODULE = 175, 176
-PATIENCE = 120.0
+PATIENCE = 900.0  # QEMU may stand still for minutes: run.py, is_stall
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
