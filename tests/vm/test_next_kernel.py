@@ -195,3 +195,32 @@ def test_real_fix(guest: Guest, lab_cache: Cache, kernel: KernelPackages, fix: s
     assert says() == fix.before
     assert is_clean(guest)
     assert not has_complaint(guest.kernel_log())
+
+
+def test_fprobe_works_on(
+    guest: Guest, lab_cache: Cache, kernel: KernelPackages, fix: sample.Fix
+) -> None:
+    """Linux 6.1 has none."""
+    patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
+    update = Update(guest, make_bundle(lab_cache, kernel, "fprobe01", [patch]))
+    guest.put("/root/reproducer.py", fix.reproducer.encode())
+    tracing = "cd /sys/kernel/tracing"
+    start = "echo f:test/f __dentry_kill >>dynamic_events && echo 1 >events/test/f/enable"
+    stop = "echo 0 >events/test/f/enable && echo -:f >>dynamic_events"
+
+    def check(wanted: str) -> None:
+        guest.run(f"{tracing} && echo >trace")
+        assert guest.run("python3 /root/reproducer.py").out.startswith(wanted)
+        assert int(guest.run(f"{tracing} && grep -c ' f: ' trace").out) > 0
+
+    guest.run(f"{tracing} && {start}")
+    check(fix.before)
+    update.apply()
+    check(fix.after)
+    guest.run(f"{tracing} && {stop} && {start}")
+    check(fix.after)
+    update.undo()
+    check(fix.before)
+    guest.run(f"{tracing} && {stop}")
+    assert is_clean(guest)
+    assert not has_complaint(guest.kernel_log())
