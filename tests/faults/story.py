@@ -261,6 +261,7 @@ VERBS: Final[dict[str, Verb]] = {
     "shutdown": Verb(before=[M.stage, M.apply], do=M.shutdown, ends={KID: "applied"}),
     "metrics": Verb(before=[M.stage, M.apply], do=M.write_metrics, ends={KID: "applied"}),
     "history": Verb(
-        before=[M.stage, M.apply, M.undo, M.apply], do=M.list_history, ends={KID: "applied"}
+        before=[M.stage, M.apply, M.undo, M.apply], do=M.list_history, is_careful=True,
+        ends={KID: "applied"},
     ),
 }  # fmt: skip
