@@ -5,8 +5,9 @@
  *
  * A step is a call that changes the kernel or what is on the disk; the deed
  * comes before it.  Each step is told on standard error, which is the journal.
- * CONTROL holds "kill N" or "fill N" and more that is new each time; it is read
- * at each step.  Without it nothing happens, and the space is given back.
+ * CONTROL holds "kill N any" or "fill N any", or the name of a kind of step that
+ * alone counts, and a number that is new each time; it is read at each step.
+ * Without it nothing happens, and the space is given back.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,7 +25,7 @@
 
 #define REAL(name) ((typeof(&(name)))dlsym(RTLD_NEXT, #name))
 
-static int steps, hoard = -1;
+static int steps, counted, hoard = -1;
 static char before[32];
 
 static void fill(void)
@@ -45,7 +46,7 @@ static void release(void)
 
 static void step(const char *what)
 {
-	char text[32] = "", deed[8] = "";
+	char text[32] = "", deed[8] = "", kind[16] = "";
 	int number = 0, fd = open(CONTROL, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0) {
@@ -56,14 +57,18 @@ static void step(const char *what)
 	close(fd);
 	if (strcmp(before, text)) {
 		release();
-		steps = 0;
+		steps = counted = 0;
 	}
 	strcpy(before, text);
-	sscanf(text, "%7s %d", deed, &number);
+	sscanf(text, "%7s %d %15s", deed, &number, kind);
 	dprintf(2, "step %d: %s\n", ++steps, what);
-	if (steps == number && !strcmp(deed, "kill"))
+	if (strcmp(kind, "any") && strcmp(kind, what))
+		return;
+	if (++counted != number)
+		return;
+	if (!strcmp(deed, "kill"))
 		kill(getpid(), SIGKILL);
-	if (steps == number && !strcmp(deed, "fill"))
+	if (!strcmp(deed, "fill"))
 		fill();
 }
 

@@ -27,6 +27,10 @@ SHIM: Final = Path(__file__).with_name("shim.c")
 CONTROL: Final = "/etc/ksplicd/fault"
 DROP_IN: Final = "/run/systemd/system/ksplicd.service.d/fault.conf"
 PRELOAD: Final = b"[Service]\nEnvironment=LD_PRELOAD=/usr/lib/shim.so\nRestart=no\n"
+BOOT_DROP_IN: Final = "ksplicd-boot.service.d/fault.conf"
+BOOT_PRELOAD: Final = (
+    b"[Service]\nEnvironment=LD_PRELOAD=/usr/lib/shim.so\nSuccessExitStatus=KILL\n"
+)
 ALL: Final = "KSPLICE_ALL_STEPS" in os.environ
 SETTLED: Final = {"applied", "staged", "failed", "reversed", ""}
 LIVEPATCH: Final = f"/sys/kernel/livepatch/ksplice_{KID}_new"
@@ -54,10 +58,10 @@ class Victim(Host):
         self.armed = 0
         super().__init__(guest, signed)
 
-    def arm(self, deed: str, step: int) -> None:
-        """Let the deed happen at a step from now on."""
+    def arm(self, deed: str, step: int, kind: str = "any") -> None:
+        """Let the deed happen at a step, or at one of a kind, from now on."""
         self.armed += 1
-        self.guest.put(CONTROL, f"{deed} {step} {self.armed}".encode(), mode=0o644)
+        self.guest.put(CONTROL, f"{deed} {step} {kind} {self.armed}".encode(), mode=0o644)
 
     def recover(self) -> str:
         """Start what was killed; return the stage that it settles in."""
@@ -177,3 +181,23 @@ def test_disk_full_at_a_step(victim: Victim) -> None:
         victim.run(f"ksplice remove {KID}")
     assert victim.pid() == pid, "it lived through all of it"
     victim.run("systemctl stop ksplicd; umount /var/lib/ksplice")
+
+
+@pytest.mark.skipif(not ALL, reason="takes two minutes; make fault-steps does it")
+@pytest.mark.parametrize("module", [1, 2, 3])
+def test_killed_at_boot(victim: Victim, module: int) -> None:
+    """Before it loads the core, the old code, the new code."""
+    victim.guest.put(f"/etc/systemd/system/{BOOT_DROP_IN}", BOOT_PRELOAD)
+    assert victim.command("apply") == ""
+    victim.arm("kill", module, "finit_module")
+    victim.guest.reboot()
+    victim.run(f"rm {CONTROL}")
+    said = victim.out("journalctl -b -u ksplicd-boot -o cat --no-pager")
+    assert said.count(": finit_module") == module, said
+    victim.wait_for(lambda: victim.stage() in SETTLED)
+    victim.assert_whole(victim.stage())
+    if victim.stage() != "applied":
+        assert victim.command("apply") == ""
+        victim.assert_whole("applied")
+    assert victim.command("undo") == ""
+    victim.assert_whole("reversed")
