@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from ksplicd.lab.cache import Cache, to_stderr
+from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import Snapshot, take_snapshot
+from tests import slice as sample
 from tests.install import package_layer
 from tests.stock import stock_kernel
 
@@ -30,6 +32,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def lab_cache() -> Cache:
     return Cache(progress=to_stderr)
+
+
+@pytest.fixture(scope="session")
+def kernel(lab_cache: Cache) -> KernelPackages:
+    return stock_kernel(lab_cache)
+
+
+@pytest.fixture(scope="session")
+def tree(lab_cache: Cache, kernel: KernelPackages) -> Path:
+    return sample.source_tree(lab_cache, kernel)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests import slice as sample
-from tests.stock import stock_kernel
 from tests.vm.hand import Update, has_complaint, is_clean, make_bundle
 from tests.vm.test_updates import Host, Maker
 
@@ -98,11 +97,6 @@ NEIGHBOURS = {
         program("bpf-fentry"),
     ],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def kernel(lab_cache: Cache) -> KernelPackages:
-    return stock_kernel(lab_cache)
 
 
 @pytest.fixture(scope="module")

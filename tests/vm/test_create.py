@@ -29,17 +29,6 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.run import run
 from tests import slice as sample
-from tests.stock import stock_kernel
-
-
-@pytest.fixture(scope="module")
-def kernel(lab_cache: Cache) -> KernelPackages:
-    return stock_kernel(lab_cache)
-
-
-@pytest.fixture(scope="module")
-def tree(lab_cache: Cache, kernel: KernelPackages) -> Path:
-    return sample.source_tree(lab_cache, kernel)
 
 
 @pytest.fixture(scope="module")

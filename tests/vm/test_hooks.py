@@ -15,7 +15,6 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages, KernelSource
 from ksplicd.lab.guest import Guest
 from tests import slice as sample
-from tests.stock import stock_kernel
 from tests.vm.hand import (
     PATIENCE,
     Edit,
@@ -92,16 +91,6 @@ while not os.path.exists("/root/wake"):
 fcntl.lockf(f, fcntl.LOCK_UN)
 os.wait()
 """
-
-
-@pytest.fixture(scope="module")
-def kernel(lab_cache: Cache) -> KernelPackages:
-    return stock_kernel(lab_cache)
-
-
-@pytest.fixture(scope="module")
-def tree(lab_cache: Cache, kernel: KernelPackages) -> Path:
-    return sample.source_tree(lab_cache, kernel)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests import slice as sample
-from tests.stock import stock_kernel
 from tests.vm.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
 
 KID = "modules1"
@@ -39,11 +38,6 @@ for name in sys.argv[1:]:
     assert libc.mount(b"/dev/loop0", b"/mnt", name.encode(), 1, None) == -1
     print(os.strerror(ctypes.get_errno()))
 """
-
-
-@pytest.fixture(scope="session")
-def kernel(lab_cache: Cache) -> KernelPackages:
-    return stock_kernel(lab_cache)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,6 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.model import old_module
-from tests import slice as sample
-from tests.stock import stock_kernel
 from tests.vm.hand import PATIENCE, Edit, Update, has_complaint, is_clean, make_bundle, write_patch
 
 # No function of lib/ has fentry; this one is called from everywhere.
@@ -42,16 +40,6 @@ except OSError as e:
 """
 OLD, NEW = "Invalid argument", "Structure needs cleaning"
 PARAMETER = "/sys/module/printk/parameters/time"
-
-
-@pytest.fixture(scope="module")
-def kernel(lab_cache: Cache) -> KernelPackages:
-    return stock_kernel(lab_cache)
-
-
-@pytest.fixture(scope="module")
-def tree(lab_cache: Cache, kernel: KernelPackages) -> Path:
-    return sample.source_tree(lab_cache, kernel)
 
 
 @pytest.fixture(scope="module")
