@@ -97,8 +97,15 @@ static __always_inline unsigned long ksplice_shadow_id(u8 n)
 #define KSPLICE_TRIPWIRE_CVE_SIZE	24
 #define KSPLICE_TRIPWIRE_PLACE_SIZE	48
 
+#ifdef KSPLICE_WHOLE_MODULE
+/* Of the next boot, where no core is. */
+static __always_inline void ksplice_tripwire_hit(const char *cve, const char *place)
+{
+}
+#else
 /* The core has it; a call makes create build that in. */
 void __cold ksplice_tripwire_hit(const char *cve, const char *place);
+#endif
 
 /**
  * ksplice_tripwire() - tell that somebody tries what the patch stops here

@@ -4,6 +4,8 @@
 The kernel's own build compiles and links the module's object in the prepared tree; the headers'
 build makes the .ko of it, as of any module that comes from outside: only there are the versions of
 all symbols known.  The module says so (no ``intree``), and has no BTF.
+
+No update's core is there at the next boot: hooks are not called, tripwires are nothing.
 """
 
 import shutil
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from ksplicd.create.config import ConfigDir
 from ksplicd.create.kbuild import Kbuild, compiler_words
+from ksplicd.create.kmodsrc import kmodsrc
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.errors import BuildError, UnsupportedChangeError
 from ksplicd.run import run, run_any
@@ -32,7 +35,7 @@ def build_whole_modules(
     objects = {target: object_of(config, target) for target in targets}
     with tempfile.TemporaryDirectory(prefix="ksplice-whole-") as folder:
         build = Path(folder)
-        with source.patched(files), kbuild.passing():
+        with source.patched([*files, _header(kbuild.kid)]), kbuild.passing():
             kbuild.make(*map(str, objects.values()))
             for obj in objects.values():
                 shutil.copy(kbuild.output / obj, build / f"{obj.name}_shipped")
@@ -48,6 +51,13 @@ def build_whole_modules(
         made = {t: build / obj.with_suffix(".ko").name for t, obj in objects.items()}
         run(["strip", "--strip-debug", *made.values()])  # it has paths of this machine
         return {target: path.read_bytes() for target, path in made.items()}
+
+
+def _header(kid: str) -> PatchedFile:
+    """Return ksplice-patch.h where make finds it without other arguments, which change all."""
+    defines = f"#define KSPLICE_KID {kid}\n#define KSPLICE_WHOLE_MODULE\n"
+    text = (kmodsrc() / "ksplice-patch.h").read_bytes()
+    return PatchedFile(Path("include/ksplice-patch.h"), defines.encode() + text)
 
 
 def object_of(config: ConfigDir, target: str) -> Path:

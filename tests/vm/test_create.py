@@ -29,6 +29,7 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.run import run
 from tests import slice as sample
+from tests.vm.hand import Edit, write_patch
 
 
 @pytest.fixture(scope="module")
@@ -356,6 +357,16 @@ def test_file_that_only_others_include(request_: Request, tree: Path, tmp_path: 
         create(replace(request_, patches=(patch,)))
 
 
+HOOKED = (
+    Edit(
+        "fs/romfs/super.c", "static int romfs_readdir(",
+        "#include <ksplice-patch.h>\n"
+        "static void told(void) { }\nksplice_post_apply(told);\nstatic int romfs_readdir(",
+    ),
+    Edit("fs/romfs/super.c", "inval:\n", 'inval:\n\tksplice_tripwire("", "not a romfs");\n'),
+)  # fmt: skip
+
+
 def test_whole_module_and_the_kernels_signature(
     request_: Request, tree: Path, tmp_path: Path
 ) -> None:
@@ -364,7 +375,7 @@ def test_whole_module_and_the_kernels_signature(
          "-keyout", pem, "-out", tmp_path / "cert.pem"])  # fmt: skip
     pem.write_bytes(pem.read_bytes() + (tmp_path / "cert.pem").read_bytes())
     key = ModuleKey(key=pem, certificate=pem)
-    patch = romfs_patch(tree, tmp_path)
+    patch = write_patch(tree, tmp_path / "whole.patch", *HOOKED)
     made = create(replace(request_, patches=(patch,), whole_modules=True, module_key=key))
     content = bundle.unpack(made.data)
     assert [(m.target, m.file) for m in content.modules] == [("romfs", "romfs.ko")]
@@ -376,6 +387,8 @@ def test_whole_module_and_the_kernels_signature(
     info = run(["/sbin/modinfo", tmp_path / "romfs.ko"]).decode()
     assert re.search(r"^vermagic: +6\.1\.0-50-cloud-amd64 ", info, re.MULTILINE)
     assert re.search(r"^signer: +test$", info, re.MULTILINE)
+    assert b"tripwire_hit" in modules[f"ksplice_{made.manifest.kid}_new.ko"]
+    assert b"tripwire" not in modules["romfs.ko"], "no core is there at the next boot"
 
 
 def test_prebuild(request_: Request) -> None:
