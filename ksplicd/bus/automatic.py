@@ -5,8 +5,9 @@ Nobody is there to try again, so we do: when the code was busy, after ``retry-de
 ``retries`` times; when an update depends on another one, as soon as that is applied.  What failed
 so at boot, or before the daemon was restarted, is tried again too.
 
-An update that is instead of applied ones has them undone first, when all else allows it; should it
-not come to be applied, they are applied again.
+An update goes on top of those that it is instead of, which are then taken out below it
+(``runner.py``).  Where it would not match on top of one, that is undone first, when all else allows
+it; should the update not come to be applied, the other one is applied again.
 """
 
 import logging
@@ -17,7 +18,7 @@ from gi.repository import GLib
 
 from ksplicd.bus import tasks
 from ksplicd.bus.job import DONE
-from ksplicd.bus.runner import Runner
+from ksplicd.bus.runner import Runner, superseded
 from ksplicd.config import OnDrop
 from ksplicd.errors import (
     AlreadyAppliedError,
@@ -31,7 +32,7 @@ from ksplicd.errors import (
     ReplayedError,
     SupersededError,
 )
-from ksplicd.host.state import Actor, Direction, UpdateInfo
+from ksplicd.host.state import DAEMON, Actor, Direction, UpdateInfo
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
@@ -65,6 +66,9 @@ class Automatic:
 
     async def resume(self) -> None:
         """Try again what was busy at boot, or before the daemon was restarted."""
+        for info in await self._runner.list_updates():
+            if info.stage is Stage.APPLIED:
+                await self._runner.take_out_superseded(info.kid, DAEMON)
         for kid, actor in await self._ask(self._engine.to_retry):
             self._retry(kid, actor, 0)
         await self.apply_dropped()
@@ -89,7 +93,7 @@ class Automatic:
         old: list[str] = []
         try:
             await self._runner.worker.run(self._engine.check_not_undone, kid)
-            old = await self._undo_replaced(kid, actor)
+            old = await self._undo_first(kid, actor)
             job = await self._runner.start(Direction.APPLY, kid, actor)
             result = await tasks.Wait(job.ended)
             is_busy = result == BUSY
@@ -115,16 +119,16 @@ class Automatic:
         if is_busy:
             self._retry(kid, actor, attempt)
 
-    async def _undo_replaced(self, kid: str, actor: Actor) -> list[str]:
-        """Undo what an update is instead of, if that is the only thing in its way."""
+    async def _undo_first(self, kid: str, actor: Actor) -> list[str]:
+        """Undo what an update is instead of, if that alone is in its way."""
         undone: list[str] = []
-        replaced = await self._runner.worker.run(self._engine.replaced_by, kid)
+        replaced = await self._runner.worker.run(self._engine.in_the_way_of, kid)
         if not replaced:
             return undone
         await self._runner.worker.run(self._engine.check_apply, kid, replaced)
         try:
             for old in replaced:
-                why = f"update {kid} is instead of it"
+                why = superseded(kid)
                 job = await self._runner.start(Direction.UNDO, old, actor, why=why)
                 if (result := await tasks.Wait(job.ended)) != DONE:
                     raise InUseError(f"{kid}: update {old} could not be undone: {result}")

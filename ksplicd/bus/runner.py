@@ -40,6 +40,11 @@ _RETRY_SECONDS: Final = 5.0
 SYSFS_MODULES: Final = Path("/sys/module")
 
 
+def superseded(kid: str) -> str:
+    """Return what the history says of an update that ``kid`` is instead of."""
+    return f"superseded by update {kid}"
+
+
 class Runner:
     """The engine, its thread, and the jobs."""
 
@@ -212,6 +217,20 @@ class Runner:
         job.ended.set_result(result)
         if not is_known:
             tasks.spawn(self._look_again())
+        elif result == DONE and job.transition.direction is Direction.APPLY:
+            tasks.spawn(self.take_out_superseded(job.transition.kid, job.transition.actor))
+
+    async def take_out_superseded(self, kid: str, actor: Actor) -> None:
+        """Undo what an applied update is instead of: nobody runs its code any more.
+
+        Update ``kid`` lies on top of it, so that at no time anybody runs the old code.
+        """
+        try:
+            for old in await self.worker.run(self.engine.superseded_by, kid):
+                job = await self.start(Direction.UNDO, old, actor, why=superseded(kid))
+                await tasks.Wait(job.ended)
+        except KspliceError as e:
+            _log.error("what update %s is instead of is not undone: %s", kid, e)
 
     async def _look_again(self) -> None:
         """Find out what became of a job that went wrong, as at a start."""

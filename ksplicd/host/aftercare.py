@@ -17,6 +17,7 @@ from ksplicd.host.keyring import Keyring
 from ksplicd.host.kmsg import Complaint
 from ksplicd.host.state import DAEMON, Actor, Arrow, Event, UpdateInfo, Via, is_moving, step
 from ksplicd.host.store import Store
+from ksplicd.host.verify import can_be_below
 from ksplicd.model import VMLINUX, Stage
 
 _COMPLAINT: Final = KernelWarningError.abort_cause or ""
@@ -98,12 +99,19 @@ class Aftercare(Intake):
                 return when >= event.time - booted - _PRINTK_CLOCK
         return True
 
-    def replaced_by(self, kid: str) -> list[str]:
+    def superseded_by(self, kid: str) -> list[str]:
         """Return the applied updates that an update is instead of, in the order of undoing them."""
         old = self._book.info(kid).manifest.replaces
         order = (each for other in old for each in self.undo_order(other))
         applied = self._book.applied()
-        return [each for each in dict.fromkeys(order) if each in applied]
+        return [each for each in dict.fromkeys(order) if each in applied and each != kid]
+
+    def in_the_way_of(self, kid: str) -> list[str]:
+        """Return those of them that have to be undone before it is applied."""
+        replaced = self.superseded_by(kid)
+        if all(can_be_below(self._book.info(old).manifest) for old in replaced):
+            return []
+        return replaced
 
     def undo_order(self, kid: str) -> list[str]:
         """Return the applied updates that have to be undone to undo ``kid``, which comes last."""

@@ -288,8 +288,9 @@ class Engine(Aftercare):
         is_enabled = livepatch is not None and livepatch.enabled
         stage, cause, detail = outcome(transition, is_enabled=is_enabled)
         last = self._book.last(kid)
-        if cause and last is not None:
-            detail = last.detail  # who held it up
+        is_undone = stage is Stage.REVERSED and last is not None and last.stage is Stage.REVERSING
+        if last is not None and (cause or is_undone):
+            detail = last.detail  # who held it up, or why it was undone
         if is_enabled:
             left = load.unload(self.kernel, load.old_modules_of(self.kernel, kid))
         else:

@@ -206,8 +206,8 @@ def check_targets(manifest: Manifest, kernel: KernelDoor) -> None:
 def check_replaced(manifest: Manifest, kernel: KernelDoor) -> None:
     """Raise ``NoMatchError`` when another live patch replaces a function that this one does.
 
-    What runs then is not what the update was built from, unless it depends on that one.  That what
-    it is instead of is undone before, ``check_dependencies`` sees to.
+    What runs then is not what the update was built from, unless it depends on that one, or is
+    instead of it: then it goes on top, and the other one is taken out below.
     """
     ours = {
         (target.name.replace("-", "_"), f.name, f.sympos or 1)
@@ -225,6 +225,17 @@ def check_replaced(manifest: Manifest, kernel: KernelDoor) -> None:
             )
 
 
+def can_be_below(manifest: Manifest) -> bool:
+    """Tell whether an update leaves the old code as it is, so that one instead of it matches.
+
+    livepatch does; a kprobe writes into it, and a pointer that was exchanged is another one.
+    """
+    return all(
+        not target.pointers and all(f.how == "livepatch" for f in target.functions)
+        for target in manifest.targets
+    )
+
+
 def check_dependencies(manifest: Manifest, applied: Iterable[Manifest]) -> None:
     """Raise ``MissingDependencyError``, ``InUseError``, ``SupersededError`` or ``ExcludedError``.
 
@@ -238,8 +249,11 @@ def check_dependencies(manifest: Manifest, applied: Iterable[Manifest]) -> None:
                 f"{kid}: depends on update {needed}, which is not applied; apply it first"
             )
     for old in manifest.replaces:
-        if old in others:
-            raise InUseError(f"{kid}: replaces update {old}, which is applied; undo that one first")
+        if old in others and not can_be_below(others[old]):
+            raise InUseError(
+                f"{kid}: replaces update {old}, which is applied and has a kprobe or a pointer"
+                " where this one looks for the old code; undo that one first"
+            )
     for other in others.values():
         if kid in other.replaces:
             raise SupersededError(

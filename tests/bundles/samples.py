@@ -106,10 +106,15 @@ def bundle(
     excludes: tuple[str, ...] = (),
     description: str = "",
     late: str = "",
+    how: str = "livepatch",
 ) -> bytes:
     """Return the bytes of a whole bundle; the target ``late`` may be loaded later."""
     made = manifest(kid, targets)
-    made = replace(made, targets=tuple(replace(t, late=t.name == late) for t in made.targets))
+    functions = tuple(replace(f, how=how) for f in made.targets[0].functions)
+    made = replace(
+        made,
+        targets=tuple(replace(t, late=t.name == late, functions=functions) for t in made.targets),
+    )
     made = replace(made, kernel=kernel, depends=depends, replaces=replaces, excludes=excludes)
     if description:
         made = replace(made, description=description)

@@ -184,12 +184,26 @@ def test_successor_takes_the_place_of_what_it_replaces(bare_host: Host) -> None:
     wait_for(lambda: "APPLIED" in bare_host.outcomes())
     new = samples.bundle(samples.OTHER_KID, replaces=(samples.KID,))
     drop(bare_host, new, samples.OTHER_KID)
-    wait_for(lambda: bare_host.outcomes().count("APPLIED") == 2)
+    wait_for(lambda: "REVERSED" in bare_host.outcomes())
     assert bare_host.stage_of(samples.OTHER_KID) == "applied"
     assert bare_host.stage_of() == "reversed"
+    story = [name for name in bare_host.outcomes() if name in {"APPLIED", "REVERSING", "REVERSED"}]
+    assert story == ["APPLIED", "APPLIED", "REVERSING", "REVERSED"], "never neither of them"
     events = bare_host.client().history()
-    (undo,) = [event for event in events if event["Stage"] == "reversing"]
-    assert undo["Detail"] == f"update {samples.OTHER_KID} is instead of it"
+    said = [event["Detail"] for event in events if event["Kid"] == samples.KID]
+    assert sum(f"superseded by update {samples.OTHER_KID}" in detail for detail in said) == 2
+
+
+def test_successor_that_cannot_go_on_top_comes_after(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply")
+    bare_host.start()
+    drop(bare_host, samples.bundle(how="kprobe"), samples.KID)
+    wait_for(lambda: "APPLIED" in bare_host.outcomes())
+    new = samples.bundle(samples.OTHER_KID, replaces=(samples.KID,))
+    drop(bare_host, new, samples.OTHER_KID)
+    wait_for(lambda: bare_host.outcomes().count("APPLIED") == 2)
+    story = [name for name in bare_host.outcomes() if name in {"APPLIED", "REVERSING", "REVERSED"}]
+    assert story == ["APPLIED", "REVERSING", "REVERSED", "APPLIED"]
 
 
 def test_successor_that_does_not_match_leaves_the_old_one(bare_host: Host) -> None:
@@ -201,8 +215,8 @@ def test_successor_that_does_not_match_leaves_the_old_one(bare_host: Host) -> No
         kernel.mismatches["ext4"] = ("no_match", NO_MATCH)
     new = samples.bundle(samples.OTHER_KID, ("vmlinux", "ext4"), replaces=(samples.KID,))
     drop(bare_host, new, samples.OTHER_KID)
-    wait_for(lambda: bare_host.outcomes().count("APPLIED") == 2)
-    assert "NO_MATCH" in bare_host.outcomes()
+    wait_for(lambda: "NO_MATCH" in bare_host.outcomes())
+    assert "REVERSING" not in bare_host.outcomes()
     assert bare_host.stage_of() == "applied"
     assert bare_host.stage_of(samples.OTHER_KID) == "failed"
 

@@ -2,6 +2,7 @@
 """Updates beside and on top of each other, and why an update is refused, through the daemon."""
 
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ksplicd.run import run
 from tests import slice as sample
 from tests.blob import Blob
 from tests.stock import stock_kernel
-from tests.vm.hand import Edit, Update, has_complaint, is_clean, write_patch
+from tests.vm.hand import PATIENCE, Edit, Update, has_complaint, is_clean, write_patch
 from tests.vm.test_modules import ROMFS
 
 GETFD = "\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n"
@@ -61,11 +62,20 @@ class Maker:
         self.key = sample.throwaway_key(folder)
 
     def make(
-        self, kid: str, *edits: Edit, on: tuple[Edit, ...] = (), series: tuple[Path, ...] = ()
+        self,
+        kid: str,
+        *edits: Edit,
+        on: tuple[Edit, ...] = (),
+        series: tuple[Path, ...] = (),
+        replaces: tuple[str, ...] = (),
     ) -> Path:
         patch = write_patch(self.tree, self.folder / f"{kid}.patch", *edits, on=on)
-        request = sample.request_for(self.cache, self.kernel, patch, kid=kid)
-        return self.sign(kid, create(replace(request, series=series), self.cache.progress).data)
+        request = replace(
+            sample.request_for(self.cache, self.kernel, patch, kid=kid),
+            series=series,
+            replaces=replaces,
+        )
+        return self.sign(kid, create(request, self.cache.progress).data)
 
     def sign(self, kid: str, data: bytes, folder: Path | None = None) -> Path:
         file = (folder or self.folder) / bundle.file_name(kid)
@@ -184,6 +194,27 @@ def test_one_is_taken_out_below_another(guest: Guest, maker: Maker, first: Path)
     assert int(guest.run(ASK).out) == 0
     assert is_clean(guest)
     assert not has_complaint(guest.kernel_log())
+
+
+def test_successor_takes_over_without_a_gap(host: Host, maker: Maker, first: Path) -> None:
+    successor = maker.make("beside03", BESIDE, replaces=("first001",))
+    assert host.apply(first) == ("", "")
+    host.guest.put("/root/watch.py", WATCH.encode())
+    host.guest.run("systemd-run -q -u watch /usr/bin/python3 /root/watch.py; sleep 1")
+    assert host.apply(successor) == ("", "")
+    end = time.monotonic() + PATIENCE
+    while "ksplice_first001" in host.guest.run("ls /sys/module").out:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    host.guest.run("sleep 1; systemctl stop watch")
+    assert host.guest.run("cat /run/seen").out == "16\n64\n", "the old code ran in between"
+    assert "superseded by update beside03" in host.guest.run("ksplice history").out
+    name, message = host.apply(first)
+    assert name == "OTHER"
+    assert "is replaced by update beside03" in message
+    assert host.undo("beside03") == ("", "")
+    assert host.bits() == 0
+    assert is_clean(host.guest)
 
 
 def test_live_patch_of_somebody_else(host: Host, maker: Maker, tmp_path: Path) -> None:

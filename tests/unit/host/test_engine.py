@@ -336,11 +336,27 @@ def test_dependencies(host: Host) -> None:
     assert host.undo(KID).stage is Stage.REVERSED
 
 
-def test_replaced_update_is_applied(host: Host) -> None:
+def test_update_goes_on_top_of_what_it_is_instead_of(host: Host) -> None:
     host.stage()
     host.apply()
     host.stage(samples.bundle(OTHER_KID, replaces=(KID,)))
-    with pytest.raises(InUseError, match=f"replaces update {KID}, which is applied; undo that"):
+    assert host.engine.in_the_way_of(OTHER_KID) == []
+    assert host.apply(OTHER_KID).stage is Stage.APPLIED
+    assert host.engine.superseded_by(OTHER_KID) == [KID]
+    transition = host.engine.start_undo(KID, ALICE, f"superseded by update {OTHER_KID}")
+    host.kernel.complete()
+    info = host.engine.finish(transition)
+    assert info.stage is Stage.REVERSED
+    assert info.detail.startswith(f"superseded by update {OTHER_KID}; after ")
+    assert host.engine.superseded_by(OTHER_KID) == []
+
+
+def test_update_that_has_a_kprobe_is_undone_before_its_successor_comes(host: Host) -> None:
+    host.stage(samples.bundle(how="kprobe"))
+    host.apply()
+    host.stage(samples.bundle(OTHER_KID, replaces=(KID,)))
+    assert host.engine.in_the_way_of(OTHER_KID) == [KID]
+    with pytest.raises(InUseError, match=f"replaces update {KID}, which is applied .* undo that"):
         host.engine.start_apply(OTHER_KID, ALICE)
 
 
