@@ -262,7 +262,7 @@ def test_busy_code_is_tried_again(bare_host: Host) -> None:
 
 
 def test_busy_code_is_tried_again_after_a_restart_and_not_for_ever(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply", transition_limit="1", retries="1", retry_delay="1")
+    bare_host.configure(on_drop="apply", transition_limit="1", retries="1", retry_delay="3")
     bare_host.start()
     bare_host.kernel.hold()
     drop(bare_host, BUNDLE, samples.KID)
@@ -276,7 +276,7 @@ def test_busy_code_is_tried_again_after_a_restart_and_not_for_ever(bare_host: Ho
     with bare_host.kernel.open() as kernel:
         kernel.complete()
     wait_for(lambda: bare_host.outcomes().count("CODE_BUSY") == 2)
-    time.sleep(1.5)
+    time.sleep(4)
     assert bare_host.outcomes().count("LOADING") == 2
 
 
