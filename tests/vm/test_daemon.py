@@ -53,15 +53,18 @@ class Signed:
     public_key: Path
 
 
-@pytest.fixture(scope="module")
-def signed(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Signed:
-    folder = tmp_path_factory.mktemp("update")
+def signed_fix(cache: Cache, folder: Path) -> Signed:
+    """Make the update of the demo's fix in ``folder``, signed by a key of its own."""
     key = sample.throwaway_key(folder)
     fix = sample.FCNTL
-    patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
-    kernel = stock_kernel(lab_cache)
-    file = sample.make_update(lab_cache, kernel, patch, key.secret, out=folder, kid=KID)
+    patch = sample.cut_patch(cache, fix.old, fix.new, [fix.file])
+    file = sample.make_update(cache, stock_kernel(cache), patch, key.secret, out=folder, kid=KID)
     return Signed(file=file, public_key=key.public)
+
+
+@pytest.fixture(scope="module")
+def signed(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    return signed_fix(lab_cache, tmp_path_factory.mktemp("update"))
 
 
 class Host:

@@ -19,9 +19,8 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from ksplicd.run import run
 from tests import slice as sample
-from tests.stock import stock_kernel
 from tests.vm.hand import has_complaint
-from tests.vm.test_daemon import KID, NAME, Host, Signed
+from tests.vm.test_daemon import KID, NAME, Host, Signed, signed_fix
 
 SHIM: Final = Path(__file__).with_name("shim.c")
 CONTROL: Final = "/etc/ksplicd/fault"
@@ -38,13 +37,7 @@ LIVEPATCH: Final = f"/sys/kernel/livepatch/ksplice_{KID}_new"
 
 @pytest.fixture(scope="module")
 def signed(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Signed:
-    folder = tmp_path_factory.mktemp("update")
-    key = sample.throwaway_key(folder)
-    fix = sample.FCNTL
-    patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
-    kernel = stock_kernel(lab_cache)
-    file = sample.make_update(lab_cache, kernel, patch, key.secret, out=folder, kid=KID)
-    return Signed(file=file, public_key=key.public)
+    return signed_fix(lab_cache, tmp_path_factory.mktemp("update"))
 
 
 class Victim(Host):
