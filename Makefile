@@ -101,9 +101,9 @@ lint-c: setup
 unit: setup
 	$(run) -m pytest -q -n 2 tests --ignore=tests/bus --ignore=tests/vm
 
-# One guest at a time: it has as many processors as the smallest machine.
+# Two guests at a time, each emulated by one thread.
 vm: setup
-	$(run) -m pytest -q --durations=10 tests/bus tests/vm
+	$(run) -m pytest -q -n 2 --dist loadfile --durations=10 tests/bus tests/vm
 
 # $(call entry,MODULE,FUNCTION,FILE): a program that calls it
 entry = printf '%s\n' '\#!/usr/bin/python3 -I' 'import sys' '' 'from $(1) import $(2)' '' \

@@ -7,6 +7,7 @@ when it is needed; no line of the kernel is kept here.  What is slow to make sta
 
 import difflib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,7 +15,8 @@ from typing import Final, NamedTuple
 from ksplicd import minisign
 from ksplicd.cli import config
 from ksplicd.cli.create import write
-from ksplicd.create.pipeline import Request, create
+from ksplicd.create.pipeline import Created, Request, create
+from ksplicd.create.source import PRESRC, SourceTree
 from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, Progress, digest_of, silent
 from ksplicd.lab.debian import ChangelogEntry, KernelPackages, KernelSource
@@ -173,8 +175,15 @@ def config_folder(cache: Cache, kernel: KernelPackages) -> Path:
 
 
 def source_tree(cache: Cache, kernel: KernelPackages) -> Path:
-    """Return the source tree of ``kernel``.  ``create`` patches it for a while, under a lock."""
+    """Return the source tree of ``kernel``, which ``create`` patches for a while."""
     return KernelSource(cache=cache, version=kernel.version).tree()
+
+
+def read_source(tree: Path, path: str) -> str:
+    """Return a file of a source tree as its package has it, whoever patches the tree just now."""
+    with SourceTree(tree).lock():
+        saved = tree / f"{path}{PRESRC}"
+        return (saved if saved.exists() else tree / path).read_text()
 
 
 def throwaway_key(folder: Path) -> Key:
@@ -221,10 +230,20 @@ def make_update(
 ) -> Path:
     """Make a signed bundle in the folder ``out`` and return it; the signature is beside it."""
     request = request_for(cache, kernel, patch, kid=kid, description=description)
-    # the tree is the cache's: wait for another run's turn, which create itself refuses
-    with cache.lock(f"create-{kernel.version}"):
-        created = create(request, progress)
-    return write(created, out, minisign.read_secret_key(key.read_text()))
+    return write(
+        create_alone(cache, request, progress), out, minisign.read_secret_key(key.read_text())
+    )
+
+
+def create_alone(cache: Cache, request: Request, progress: Progress) -> Created:
+    """Run ``create``, but not while a test kills another one that works on the same tree."""
+    with tree_turn(cache):
+        return create(request, progress)
+
+
+def tree_turn(cache: Cache) -> AbstractContextManager[None]:
+    """Return what keeps ``create_alone`` out of the source trees while its context lasts."""
+    return cache.lock("tree-turn")
 
 
 def signature_of(bundle_file: Path) -> Path:

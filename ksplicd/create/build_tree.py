@@ -9,13 +9,14 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from ksplicd.create.config import ConfigDir
+from ksplicd.create.source import Progress as Progress
 from ksplicd.create.source import SourceTree
 from ksplicd.create.units import (
     LISTING_FLAG,
@@ -28,8 +29,6 @@ from ksplicd.create.units import (
 from ksplicd.create.words import compiler_words, names_of
 from ksplicd.errors import BuildError, ConfigDirError, ToolError
 from ksplicd.run import run, run_any
-
-Progress = Callable[[str], None]
 
 _READY: Final = "ksplice-ready"
 _LISTING: Final = "ksplice-units"

@@ -93,7 +93,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
     config = read_config_dir(request.config)
     source = SourceTree(request.source)
     kbuild = Kbuild(source, config, request.cache, jobs=request.jobs, progress=progress)
-    with source.lock(), kbuild.prepared():
+    with source.lock(progress), kbuild.prepared():
         for path in source.revert():
             progress(f"gave {path} its original back, which an earlier run had left patched")
         series = read_series(source.root, request.series)
@@ -182,7 +182,7 @@ def make_snapshot(request: Request, progress: Progress = lambda _: None) -> Snap
     config = read_config_dir(request.config)
     source = SourceTree(request.source)
     kbuild = Kbuild(source, config, request.cache, jobs=request.jobs, progress=progress)
-    with source.lock(), kbuild.prepared():
+    with source.lock(progress), kbuild.prepared():
         source.revert()
         return prebuild(kbuild, request.targets, progress)
 

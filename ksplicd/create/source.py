@@ -12,7 +12,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from ksplicd.errors import SourceTreeError
 from ksplicd.run import run
 
 PRESRC: Final = ".KSPLICE_presrc"
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +55,16 @@ class SourceTree:
             raise SourceTreeError(f"{self.root}/Makefile: {e.args[0]} is not stated") from e
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep others from patching the tree.  Raises ``SourceTreeError`` when it is in use."""
+    def lock(self, progress: Progress = lambda _: None) -> Iterator[None]:
+        """Keep others from patching the tree; says so when it has to wait for one."""
         fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress(f"waiting: another ksplice-create works on {self.root}")
+                fcntl.flock(fd, fcntl.LOCK_EX)
             yield
-        except BlockingIOError as e:
-            raise SourceTreeError(
-                f"{self.root}: another ksplice-create works on this tree; wait for it"
-            ) from e
         finally:
             os.close(fd)
 

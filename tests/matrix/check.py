@@ -76,8 +76,7 @@ class Kernel:
             sample.cut_patch(cache, self.fix.old, self.fix.new, [self.fix.file]),
         ]
         self.update = hand.make_bundle(cache, self.packages, _KID, patches)
-        with cache.lock(f"create-{self.packages.version}"):
-            units, symbols, headers = match_units(cache, self.packages, UNITS)
+        units, symbols, headers = match_units(cache, self.packages, UNITS)
         self.old_code = OldCode(folder, headers, write_old_code("vmlinux", units, symbols))
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
-from ksplicd.lab.qemu import TCG, Machine, probe_accelerator
+from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
 from tests.soak.run import Soak, make
 from tests.stock import stock_kernel
@@ -26,11 +26,7 @@ def main() -> int:
     cache = Cache(progress=to_stderr)
     kernel = stock_kernel(cache)
     image = build_image(kernel)
-    accelerator = probe_accelerator(cache, image.kernel)
-    # two processors, emulated in turn: run.py, is_stall
-    if accelerator == TCG:
-        accelerator = "tcg,thread=single"
-    machine = Machine(image=image, accelerator=accelerator)
+    machine = Machine(image=image, accelerator=probe_accelerator(cache, image.kernel))
     snapshot = take_snapshot(cache, machine)
     failures: list[str] = []
     for kind in arguments.kinds:

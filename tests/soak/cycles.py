@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 INIT_MODULE, DELETE_MODULE = 175, 176
-PATIENCE = 900.0  # QEMU may stand still for minutes: run.py, is_stall
+PATIENCE = 120.0
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 

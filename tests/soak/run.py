@@ -2,7 +2,6 @@
 """One soak: cycles under load in a guest, with what the kernel holds before and after."""
 
 import json
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -42,8 +41,6 @@ CALLS: Final = Edit(
     "\t\t(void)READ_ONCE(filp->f_flags);\n\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n",
 )
 """do_fcntl"""
-PATCHED: Final = ("vfs_write", "ip_rcv", "do_fcntl")
-_EMULATOR: Final = re.compile(r"^Hardware name: QEMU .*", re.MULTILINE)
 
 ROMFS: Final = Edit("fs/romfs/super.c", "inval:\n\tret = -EINVAL;", "inval:\n\tret = -EUCLEAN;")
 
@@ -80,16 +77,12 @@ class Report:
     after: dict[str, int]
     work: dict[str, int]
     """How often each kind of load did what it does."""
-    stalls: int
-    """How often the emulator stood still (``is_stall``)."""
 
     def __str__(self) -> str:
         """Return some lines of text."""
         lines = [f"{self.cycles} cycles in {self.seconds:.0f} s, no complaint of the kernel"]
         for name, row in (("apply", self.applies), ("undo", self.undos)):
             lines.append(f"{name}: median {statistics.median(row):.1f} s, longest {max(row):.1f} s")
-        if self.stalls:
-            lines.append(f"the emulator stood still {self.stalls} times")
         lines.append("load: " + ", ".join(f"{k} {n}" for k, n in self.work.items()))
         lines += [f"{name}: {self.before[name]} -> {self.after[name]}" for name in self.before]
         return "\n".join(lines)
@@ -111,20 +104,6 @@ def make(cache: Cache, kernel: KernelPackages, folder: Path, *, has_module: bool
     return make_bundle(cache, kernel, kid, [patch])
 
 
-def is_stall(log: str) -> bool:
-    """Tell whether all that the kernel complains of is that the emulator stood still.
-
-    When QEMU emulates two processors in two threads, one of them may go on to see the int3 of
-    text_poke_bp() at the entry of a function after the other has put the call there: int3's handler
-    finds none and returns to the same place, for a minute or two.  The kernel says that this
-    processor is stuck, exactly at the entry.  A processor cannot do that after text_poke_sync().
-    """
-    if not _EMULATOR.search(log) or re.search(r"WARNING:|Oops|BUG: (?!soft lockup)", log):
-        return False
-    places = re.findall(r"^RIP: 0010:(\w+)\+(0x\w+)/", log, re.MULTILINE)
-    return bool(places) and set(places) <= {(name, "0x0") for name in PATCHED}
-
-
 class Soak:
     """A guest with the update's modules and the load."""
 
@@ -132,7 +111,6 @@ class Soak:
         self, guest: RunningGuest, made: bundle.Bundle, tell: Callable[[str], None]
     ) -> None:
         self.guest, self.tell = guest, tell
-        self.stalls = 0
         self.update = Update(guest, made)
         self.targets = [target.name for target in made.manifest.targets]
         guest.put("/root/cycles.py", HERE / "cycles.py")
@@ -156,17 +134,14 @@ class Soak:
         work = self._stop_load()
         return Report(
             cycles=cycles, seconds=seconds, applies=applies, undos=undos,
-            before=before, after=self._figures(), work=work, stalls=self.stalls,
+            before=before, after=self._figures(), work=work,
         )  # fmt: skip
 
     def _cycles(self, first: int, count: int) -> list[tuple[float, float]]:
         words = ["cycle", self.update.kid, str(first), str(count), *self.targets]
         said = self.guest.run(["python3", "/root/cycles.py", *words], timeout=CHUNK_LIMIT).out
         log = self.guest.run("dmesg --notime --read-clear").out
-        if is_stall(log):
-            self.stalls += 1
-        else:
-            assert not has_complaint(log), log
+        assert not has_complaint(log), log
         assert is_clean(self.guest)
         return [tuple(json.loads(line)) for line in said.splitlines()]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ksplicd import bundle
-from ksplicd.create.pipeline import create
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import RunningGuest
@@ -33,7 +32,7 @@ def write_patch(tree: Path, patch: Path, *edits: Edit, on: Sequence[Edit] = ()) 
     """Write the patch that makes ``edits``, on top of those of ``on``; return its path."""
     lines: list[str] = []
     for path in dict.fromkeys(edit.path for edit in edits):
-        before = make_edits((tree / path).read_text(), [e for e in on if e.path == path])
+        before = make_edits(sample.read_source(tree, path), [e for e in on if e.path == path])
         after = make_edits(before, [e for e in edits if e.path == path])
         lines += difflib.unified_diff(
             before.splitlines(keepends=True), after.splitlines(keepends=True),
@@ -56,9 +55,7 @@ def make_bundle(
 ) -> bundle.Bundle:
     """Build the update ``kid`` from patches."""
     request = sample.request_for(cache, kernel, patches[0], kid=kid)
-    # the tree is the cache's: wait for another run's turn, which create itself refuses
-    with cache.lock(f"create-{kernel.version}"):
-        made = create(replace(request, patches=tuple(patches)), cache.progress)
+    made = sample.create_alone(cache, replace(request, patches=tuple(patches)), cache.progress)
     return bundle.unpack(made.data)
 
 

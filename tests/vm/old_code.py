@@ -59,11 +59,10 @@ def match_units(
 ) -> tuple[list[OldUnit], SymbolMap, Path]:
     """Return units of a stock kernel, its symbols, and its headers."""
     config = read_config_dir(config_folder(cache, kernel))
-    kbuild = Kbuild(
-        SourceTree(source_tree(cache, kernel)), config, cache.root, jobs=2, progress=cache.progress
-    )
+    source = SourceTree(source_tree(cache, kernel))
+    kbuild = Kbuild(source, config, cache.root, jobs=2, progress=cache.progress)
     units = [Unit(source) for source in sources]
-    with kbuild.prepared():
+    with source.lock(cache.progress), kbuild.prepared():
         paths = kbuild.compile_plain(units)
         objects = [read_object(paths[u].read_bytes(), u.object) for u in units]
         sizes = kbuild.entry_sizes(units[0])

@@ -16,7 +16,7 @@ import pytest
 from ksplicd import bundle
 from ksplicd.create.pipeline import Created, Request, create, make_snapshot
 from ksplicd.create.sign import ModuleKey
-from ksplicd.create.source import PRESRC
+from ksplicd.create.source import PRESRC, SourceTree
 from ksplicd.create.units import TargetFilter
 from ksplicd.errors import (
     BuildError,
@@ -47,29 +47,20 @@ def tree_is_left_as_found(tree: Path) -> Iterator[None]:
     ]  # fmt: skip
 
     def state() -> dict[str, tuple[bytes, int]]:
-        return {f: ((tree / f).read_bytes(), (tree / f).stat().st_mtime_ns) for f in files}
+        with SourceTree(tree).lock():
+            return {f: ((tree / f).read_bytes(), (tree / f).stat().st_mtime_ns) for f in files}
 
     before = state()
     yield
     assert state() == before
-    leftovers = [p for f in files for p in (tree / f).parent.glob(f"*{PRESRC}")]
+    with SourceTree(tree).lock():
+        leftovers = [p for f in files for p in (tree / f).parent.glob(f"*{PRESRC}")]
     assert leftovers == []
 
 
 def edit(tree: Path, tmp_path: Path, path: str, old: str, new: str) -> Path:
     """Return a patch that replaces the first ``old`` in a file of the tree."""
-    text = (tree / path).read_text()
-    assert old in text
-    a, b = tmp_path / "a" / path, tmp_path / "b" / path
-    for p, content in ((a, text), (b, text.replace(old, new, 1))):
-        p.parent.mkdir(parents=True, exist_ok=True)
-        p.write_text(content)
-    done = subprocess.run(
-        ["diff", "-u", f"a/{path}", f"b/{path}"], cwd=tmp_path, capture_output=True, check=False
-    )
-    patch = tmp_path / "edit.patch"
-    patch.write_bytes(done.stdout)
-    return patch
+    return write_patch(tree, tmp_path / "edit.patch", Edit(path, old, new))
 
 
 @pytest.mark.parametrize("fix", sample.FIXES, ids=lambda fix: fix.file)
@@ -196,28 +187,30 @@ def test_configuration_that_does_not_fit_the_tree(
 def test_signal_gives_the_tree_back(
     lab_cache: Cache, request_: Request, tree: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start_create(lab_cache, request_, tmp_path)
-    try:
-        wait_patched(tree, process)
-        process.send_signal(number)
-        assert process.wait(30) != 0
-    finally:
-        process.kill()
-        process.wait()
+    with sample.tree_turn(lab_cache):
+        process = start_create(lab_cache, request_, tmp_path)
+        try:
+            wait_patched(tree, process)
+            process.send_signal(number)
+            assert process.wait(30) != 0
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_kill_is_reverted_by_the_next_run(
     lab_cache: Cache, request_: Request, tree: Path, tmp_path: Path
 ) -> None:
-    process = start_create(lab_cache, request_, tmp_path)
-    try:
-        wait_patched(tree, process)
-    finally:
-        process.kill()
-        process.wait()
-    assert (tree / f"fs/fcntl.c{PRESRC}").exists()
     said: list[str] = []
-    create(replace(request_, patches=(fcntl_patch(lab_cache),)), said.append)
+    with sample.tree_turn(lab_cache):
+        process = start_create(lab_cache, request_, tmp_path)
+        try:
+            wait_patched(tree, process)
+        finally:
+            process.kill()
+            process.wait()
+        assert (tree / f"fs/fcntl.c{PRESRC}").exists()
+        create(replace(request_, patches=(fcntl_patch(lab_cache),)), said.append)
     assert any("fs/fcntl.c" in line and "original back" in line for line in said)
 
 
@@ -287,7 +280,7 @@ def test_header_is_followed_to_the_unit_that_it_changes(
 
 
 def test_new_header(request_: Request, tree: Path, tmp_path: Path) -> None:
-    text = (tree / "fs/romfs/super.c").read_text()
+    text = sample.read_source(tree, "fs/romfs/super.c")
     after = text.replace("return -EINVAL;", "return ROMFS_ERROR;", 1)
     after = after.replace('#include "internal.h"', '#include "internal.h"\n#include "error.h"', 1)
     patch = edit(tree, tmp_path, "fs/romfs/super.c", text, after)
@@ -301,7 +294,7 @@ def test_new_header(request_: Request, tree: Path, tmp_path: Path) -> None:
 
 def test_edited_copies(request_: Request, tree: Path, tmp_path: Path) -> None:
     copy = tree / "fs/romfs/super.c.ksplice-test"
-    copy.write_text((tree / "fs/romfs/super.c").read_text().replace("-EINVAL;", "-EIO;", 1))
+    copy.write_text(sample.read_source(tree, "fs/romfs/super.c").replace("-EINVAL;", "-EIO;", 1))
     try:
         made = create(replace(request_, patches=(), extension=".ksplice-test"))
     finally:
@@ -318,7 +311,9 @@ def test_update_on_top_of_an_earlier_one(
     earlier.write_bytes(first.data)
     copy = tmp_path / "copy"
     (copy / "fs").mkdir(parents=True)
-    (copy / "fs/fcntl.c").write_bytes((tree / "fs/fcntl.c").read_bytes())
+    (copy / "fs/fcntl.c").write_text(sample.read_source(tree, "fs/fcntl.c"))
+    for name in ("Kbuild", "Makefile"):
+        (copy / name).touch()
     run(["patch", "-s", "-p1", "-i", fcntl_patch(lab_cache)], cwd=copy)
     patch = edit(copy, tmp_path, "fs/fcntl.c", "\tlong err = -EINVAL;", "\tlong err = -ENOTTY;")
     made = create(replace(request_, patches=(patch,), series=(earlier,), kid="second00"))

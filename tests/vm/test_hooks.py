@@ -321,7 +321,7 @@ ksplice_reverse(change_back);
 
 def fixed_source(cache: Cache, tree: Path) -> Edit:
     """Return the fixed file with its old table, and the hooks at its end."""
-    before = (tree / SYSCTLS).read_text()
+    before = sample.read_source(tree, SYSCTLS)
     after = KernelSource(cache=cache, version=sample.NEWER).files([SYSCTLS])[SYSCTLS].decode()
     table = re.compile(r"^static struct ctl_table ipv4_net_table\[\] = \{\n.*?^\};\n", re.M | re.S)
     old, new = table.search(before), table.search(after)
@@ -341,7 +341,7 @@ def test_real_fix_that_changes_data(
     guest: Guest, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
 ) -> None:
     newer = KernelSource(cache=lab_cache, version=sample.NEWER).files([SYSCTLS])[SYSCTLS].decode()
-    before = (tree / SYSCTLS).read_text()
+    before = sample.read_source(tree, SYSCTLS)
     whole = write_patch(tree, tmp_path / "whole.patch", Edit(SYSCTLS, before, newer))
     with pytest.raises(UnsupportedChangeError, match=r"ipv4_net_table.*set it from a hook"):
         make_bundle(lab_cache, kernel, "datafix1", [whole])

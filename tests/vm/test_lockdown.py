@@ -14,7 +14,6 @@ import pytest
 
 from ksplicd import bundle
 from ksplicd.create.config import read_config_dir
-from ksplicd.create.pipeline import create
 from ksplicd.create.sign import ModuleKey, sign_module
 from ksplicd.lab.cache import Cache, digest_of
 from ksplicd.lab.firmware import firmware_with_key
@@ -75,8 +74,9 @@ class Updates:
         patch = write_patch(maker.tree, maker.folder / "update.patch", FIRST)
         request = sample.request_for(maker.cache, maker.kernel, patch, kid=KID)
         self._config = read_config_dir(request.config)
-        with maker.cache.lock(f"create-{maker.kernel.version}"):
-            created = create(replace(request, module_key=key), maker.cache.progress)
+        created = sample.create_alone(
+            maker.cache, replace(request, module_key=key), maker.cache.progress
+        )
         self._bundle = bundle.unpack(created.data)
         self.signed = maker.sign(KID, created.data, self._folder("signed"))
 

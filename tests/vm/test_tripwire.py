@@ -143,7 +143,7 @@ print(sent)
 def tmpfile_edits(cache: Cache, tree: Path) -> tuple[Edit, ...]:
     """Return the fix of CVE-2026-72379 with a tripwire where it refuses."""
     function = re.compile(r"^(?:static )?int vfs_tmpfile\(.*?^\}\n", re.MULTILINE | re.DOTALL)
-    old = function.search((tree / NAMEI).read_text())
+    old = function.search(sample.read_source(tree, NAMEI))
     newer = KernelSource(cache=cache, version=sample.NEWER).files([NAMEI])[NAMEI].decode()
     assert old is not None
     fixed = old[0]

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,24 @@ def test_patch_that_changes_nothing(tree: SourceTree, tmp_path: Path) -> None:
         tree.apply([forth, back])
 
 
-def test_tree_in_use(tree: SourceTree) -> None:
-    other = SourceTree(tree.root)
-    with tree.lock(), pytest.raises(SourceTreeError, match="another ksplice-create"), other.lock():
-        pass
+def test_tree_in_use_is_waited_for(tree: SourceTree) -> None:
+    said: list[str] = []
+    order: list[str] = []
+    waits = threading.Event()
+
+    def progress(line: str) -> None:
+        said.append(line)
+        waits.set()
+
+    def other() -> None:
+        with SourceTree(tree.root).lock(progress):
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    with tree.lock():
+        thread.start()
+        assert waits.wait(10)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"]
+    assert said == [f"waiting: another ksplice-create works on {tree.root}"]
