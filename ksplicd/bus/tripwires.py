@@ -3,7 +3,7 @@
 
 There is a listener for each update that has tripwires, from its transition to the end of its undo;
 without such an update there is none, and nothing is imported for it.  The kernel keeps the first
-hits until they are heard, so that none is lost while we start.
+hits until they are heard, so that none is lost while we start, or when we have to try again.
 """
 
 import logging
@@ -28,6 +28,9 @@ _log = logging.getLogger(__name__)
 _IN_FORCE: Final = {Stage.TRANSITIONING, Stage.APPLIED, Stage.REVERSING}
 _AT_ONCE: Final = 64
 """Messages that are read before others have their turn."""
+_FIRST_PAUSE: Final = 1
+_LONGEST_PAUSE: Final = 300
+"""Seconds until we try to listen again; each time twice as long."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +41,8 @@ class _Heard:
     listener: Listener | None = None
     """None: it has no tripwires, or they are not heard yet."""
     source: int = 0
+    """GLib's, of the listener or of the next try; 0: none."""
+    pause: int = _FIRST_PAUSE
     has_warned: bool = False
 
 
@@ -69,15 +74,16 @@ class Tripwires:
 
     def _stop(self, kid: str) -> None:
         heard = self._heard.pop(kid)
-        if heard.listener is not None:
+        if heard.source:
             GLib.source_remove(heard.source)
+        if heard.listener is not None:
             heard.listener.close()
 
     async def _start(self, kid: str, heard: _Heard) -> None:
         try:
             listener = await self._runner.worker.run(self._open, kid)
         except KspliceError as e:
-            _log.error("update %s: %s", kid, e)
+            self._try_again(kid, heard, e)
             return
         if listener is None:
             return
@@ -90,6 +96,18 @@ class Tripwires:
             listener.fileno(), GLib.PRIORITY_DEFAULT, conditions.IN | conditions.ERR,
             self._on_message, kid, heard,
         )  # fmt: skip
+
+    def _try_again(self, kid: str, heard: _Heard, why: object) -> None:
+        if self._heard.get(kid) is not heard:
+            return
+        _log.error("update %s: %s; ksplicd tries again in %d s", kid, why, heard.pause)
+        heard.source = GLib.timeout_add_seconds(heard.pause, self._on_pause, kid, heard)
+        heard.pause = min(2 * heard.pause, _LONGEST_PAUSE)
+
+    def _on_pause(self, kid: str, heard: _Heard) -> bool:
+        heard.source = 0
+        tasks.spawn(self._start(kid, heard))
+        return False  # once
 
     def _open(self, kid: str) -> Listener | None:
         """Listen to an update's core, when that has tripwires; this is the worker's thread."""
@@ -104,15 +122,16 @@ class Tripwires:
                 data = heard.listener.receive()
             except OSError as e:
                 if not is_overrun(e):
-                    _log.error("update %s: tripwires are not heard any more: %s", kid, e)
                     heard.listener.close()
                     heard.listener = None
+                    self._try_again(kid, heard, f"tripwires are not heard any more: {e}")
                     return False
                 self._book.write(journal.about_overrun(kid))
                 continue
             if data is None:
                 break
             hit = read_hit(data, heard.listener.family_id)
+            heard.pause = _FIRST_PAUSE
             if hit is not None:
                 self._on_hit(kid, hit, heard.cves)
             elif not heard.has_warned:

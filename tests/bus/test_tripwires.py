@@ -153,12 +153,31 @@ def test_no_listener_without_tripwires(host: Host) -> None:
     assert not family(host).exists()
 
 
-def test_listening_fails(host: Host) -> None:
+def test_listening_fails_for_a_while(host: Host) -> None:
     family(host).write_text("in the way")
     with host.kernel.open() as kernel:
         kernel.tripwires = {KID}
     data = samples.bundle()
     host.client().stage(data, samples.signature(data))
     assert host.ksplice("apply", KID).returncode == 0
-    wait_for(lambda: "tripwires cannot be heard" in host.log())
+    wait_for(lambda: "tries again in 2 s" in host.log())
+    assert "tripwires cannot be heard" in host.log()
+    family(host).unlink()
+    wait_for(family(host).exists)
+    say(host, message(THE_HIT))
+    wait_for(lambda: told(host))
     assert host.ksplice("undo", KID).returncode == 0
+
+
+def test_undone_before_listening_is_tried_again(host: Host) -> None:
+    family(host).write_text("in the way")
+    with host.kernel.open() as kernel:
+        kernel.tripwires = {KID}
+    data = samples.bundle()
+    host.client().stage(data, samples.signature(data))
+    assert host.ksplice("apply", KID).returncode == 0
+    wait_for(lambda: "tries again in 1 s" in host.log())
+    assert host.ksplice("undo", KID).returncode == 0
+    time.sleep(1.5)
+    assert "tries again in 2 s" not in host.log()
+    assert family(host).read_text() == "in the way"

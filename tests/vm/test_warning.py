@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An update that warns and hangs on the stock kernel is heard, and undone by policy."""
+"""An update that warns, hangs and oopses on the stock kernel is heard, and undone by policy."""
 
 import json
+import re
+import signal
 import time
 from collections.abc import Callable
 
@@ -19,11 +21,13 @@ EDITS = (
     Edit("fs/fcntl.c", MM, f"{MM}#include <linux/delay.h>\n"),
     Edit(
         "fs/fcntl.c", GETFD,
-        f"\t\tWARN_ON(arg == 4711);\n\t\tif (arg == 4712)\n\t\t\tmdelay(6000);\n{GETFD}",
+        "\t\tWARN_ON(arg == 4711);\n\t\tif (arg == 4712)\n\t\t\tmdelay(6000);\n"
+        f"\t\tif (arg == 4713)\n\t\t\t(void)READ_ONCE(*(int *)arg);\n{GETFD}",
     ),
 )  # fmt: skip
 WARN = "python3 -c 'import fcntl; fcntl.fcntl(0, fcntl.F_GETFD, 4711)'"
 HANG = WARN.replace("4711", "4712")
+OOPS = WARN.replace("4711", "4713")
 
 
 @pytest.fixture(scope="module")
@@ -68,4 +72,11 @@ def test_warning_of_a_new_update(installed_guest: Guest, maker: Maker) -> None:
     history = guest.run("ksplice history -n 2").out
     assert "undo-on-warning: watchdog: BUG: soft lockup - " in history
     assert "uid 0 (daemon)" in history
+
+    assert host.try_(f"apply --raw-errors {KID}") == ("", "")
+    guest.run("sysctl -q kernel.panic_on_oops=0")  # the lab's kernel argument
+    assert guest.run(OOPS, check=False).status in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    wait_for(lambda: is_clean(guest))
+    assert "undo-on-warning: BUG: " in guest.run("ksplice history -n 2").out
+    assert re.search(r"^Oops: .*^RIP: 0010:do_fcntl\+", guest.kernel_log(), re.M | re.S)
     assert "deprecated" not in guest.kernel_log()  # reading the log with CAP_SYS_ADMIN is
