@@ -87,3 +87,8 @@ class Job(BusObject, interface=names.JOB):
     def conflicts(self) -> list[tuple[int, str, str]]:
         """Return (pid, command, stack) of each task that holds it up."""
         return [(c.pid, c.command, c.stack) for c in self.blockers]
+
+    @readable("as")
+    def conflict_functions(self) -> list[str]:
+        """Return the patched function that each of them is in; empty where none is to be seen."""
+        return [c.function for c in self.blockers]

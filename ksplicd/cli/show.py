@@ -12,7 +12,7 @@ JSON, all with ``"schema": 1``::
     UPDATE   {"kid", "stage", "abort_cause", "detail", "description", "targets": [], "cves": [],
               "kernel"}
     JOB      {"id", "type": "apply" | "undo", "kid", "progress",
-              "conflicts": [{"pid", "command", "stack"}]}
+              "conflicts": [{"pid", "command", "stack", "function"}]}
     EVENT    {"time": "2026-01-31T12:00:00.000+00:00", "boot_id", "kid", "stage", "cause",
               "detail", "uid", "pid", "unit", "via"}
 
@@ -253,8 +253,10 @@ def to_job(properties: Document) -> Document:
         "kid": str(properties["Update"]).rpartition("/")[2],
         "progress": properties["Progress"],
         "conflicts": [
-            {"pid": pid, "command": command, "stack": stack}
-            for pid, command, stack in properties["Conflicts"]
+            {"pid": pid, "command": command, "stack": stack, "function": function}
+            for (pid, command, stack), function in zip(
+                properties["Conflicts"], properties["ConflictFunctions"], strict=True
+            )
         ],
     }
 

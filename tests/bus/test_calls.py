@@ -383,14 +383,16 @@ def begin(host: Host) -> tuple[int, str]:
 def test_job_shows_who_holds_it_up(host: Host) -> None:
     job, path = begin(host)
     with host.kernel.open() as kernel:
-        kernel.holders.append(Conflict(pid=17, command="sleeper", stack="do_fcntl < schedule"))
+        kernel.functions[f"ksplice_{KID}_new"] = frozenset({("vmlinux", "do_fcntl", 1)})
+        kernel.holders.append(Conflict(pid=17, command="sleeper", stack="schedule < do_fcntl"))
     (shown,) = host.client().look().jobs
     assert shown == {
         "Id": job,
         "Type": "apply",
         "Update": names.update_path(KID),
         "Progress": "transitioning",
-        "Conflicts": [(17, "sleeper", "do_fcntl < schedule")],
+        "Conflicts": [(17, "sleeper", "schedule < do_fcntl")],
+        "ConflictFunctions": ["do_fcntl"],
     }
     assert path == names.job_path(job)
 

@@ -51,6 +51,7 @@ def test_job_document() -> None:
             "Update": "/org/ksplice/Ksplicd1/update/8c4o6ucj",
             "Progress": "transitioning",
             "Conflicts": [(17, "nginx", "do_fcntl < ksys_fcntl")],
+            "ConflictFunctions": ["do_fcntl"],
         }
     )
     assert job == {
@@ -58,7 +59,14 @@ def test_job_document() -> None:
         "type": "undo",
         "kid": "8c4o6ucj",
         "progress": "transitioning",
-        "conflicts": [{"pid": 17, "command": "nginx", "stack": "do_fcntl < ksys_fcntl"}],
+        "conflicts": [
+            {
+                "pid": 17,
+                "command": "nginx",
+                "stack": "do_fcntl < ksys_fcntl",
+                "function": "do_fcntl",
+            }
+        ],
     }
 
 
