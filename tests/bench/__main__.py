@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Measure everything, print the table, write ``bench.json`` into the current folder.
 
-python -m tests.bench [create] [reach] [daemon] [host] [plain]
+python -m tests.bench [create] [reach] [daemon] [host] [match] [plain]
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr
-from tests.bench import create, daemon, host, plain, reach
+from tests.bench import create, daemon, host, match, plain, reach
 from tests.bench.figures import write_json, write_table
 from tests.stock import stock_kernel
 
@@ -19,6 +19,7 @@ _PARTS = {
     "reach": reach.measure,
     "daemon": daemon.measure,
     "host": host.measure,
+    "match": match.measure,
     "plain": plain.measure,
 }
 

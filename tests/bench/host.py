@@ -14,29 +14,24 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd import bundle
-from ksplicd.create.config import read_config_dir
-from ksplicd.create.modules import build_modules
-from ksplicd.create.pipeline import Request
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
-from ksplicd.model import Stage, core_module, new_kid, old_module
+from ksplicd.model import Stage
 from ksplicd.run import run
 from tests.bench import in_guest
 from tests.bench.boot import measure_boot
-from tests.bench.create import codes_of
 from tests.bench.figures import Figure, median
 from tests.install import package_layer
-from tests.slice import FCNTL, cut_patch, make_update, request_for, signature_of, throwaway_key
+from tests.slice import FCNTL, cut_patch, make_update, signature_of, throwaway_key
 
 _ROUNDS: Final = 7
 _STARTS: Final = 5
 _IDLE_SECONDS: Final = 60
 _SETTLE_SECONDS: Final = 3
-_MANY_FUNCTIONS: Final = ("fs/namei.c", "kernel/sys.c", "net/core/dev.c", "net/ipv4/tcp_input.c")
 _IMPORTS: Final = "import gi, pydbus, pyudev, systemd.daemon; from gi.repository import Gio, GLib"
 _BUS, _PATH = "org.ksplice.Ksplicd1", "/org/ksplice/Ksplicd1"
 _CONFIG: Final = b"[ksplicd]\non-drop = apply\n"
@@ -113,12 +108,6 @@ class Host:
         """Return the nanoseconds of one call of what the update changes, in the best batch."""
         return float(self.guest.run(["/root/calls"]).out)
 
-    def matched(self, core: str) -> tuple[int, float]:
-        """Return the number of functions that were matched, and the milliseconds it took."""
-        line = self.guest.get(f"/sys/module/{core}/ksplice/matched").decode()
-        _, functions, _, microseconds = line.split()
-        return int(functions), int(microseconds) / 1000
-
     def memory(self) -> tuple[float, float]:
         """Return what the daemon holds in memory, and its fair share of it (Pss), in MB."""
         pid = self.pid()
@@ -145,7 +134,6 @@ def measure(cache: Cache, kernel: KernelPackages) -> list[Figure]:
         ]
         (scratch / "calls.c").write_text(_CALL_PROGRAM)
         run(["gcc-12", "-O2", "-static", "-o", scratch / "calls", scratch / "calls.c"])
-        many = build_many(request_for(cache, kernel, patch, kid=new_kid()))
         snapshot = take_snapshot(cache, machine, package_layer(scratch / "install"))
         with Guest(snapshot) as guest:
             guest.put("/etc/ksplicd/keys.d/bench.pub", key.public)
@@ -153,7 +141,7 @@ def measure(cache: Cache, kernel: KernelPackages) -> list[Figure]:
             guest.put("/root/calls", scratch / "calls")
             hosts = [Host(guest, update) for update in updates]
             return [
-                *measure_idle(hosts[0]), *measure_apply(hosts), *measure_match(hosts[0], many),
+                *measure_idle(hosts[0]), *measure_apply(hosts),
                 *measure_boot(guest, updates[0], key.secret),
             ]  # fmt: skip
 
@@ -192,17 +180,14 @@ def measure_apply(hosts: Sequence[Host]) -> list[Figure]:
     """Return apply and undo, against insmod of the same modules, in turn; one update a round."""
     to_stderr(f"apply: {_ROUNDS} rounds of drop, undo, plain insmod")
     applied, floors, loading, plain_loading, transitions = ([] for _ in range(5))
-    undone, matches, replies = [], [], []
+    undone, replies = [], []
     calls: dict[str, list[float]] = {"before": [], "applied": [], "undone": []}
-    functions = 0
     for host in hosts:
         calls["before"].append(host.call_ns())
         begin = host.do("drop", host.file, host.kid)["begin"]
         host.wait_for_stage(Stage.APPLIED)
         applied.append(host.journal_time(Stage.APPLIED, begin))
         loading.append(host.journal_time(Stage.TRANSITIONING, begin))
-        functions, milliseconds = host.matched(core_module(host.kid))
-        matches.append(milliseconds)
         calls["applied"].append(host.call_ns())
         begin = host.do("undo", host.kid)["begin"]
         host.wait_for_stage(Stage.REVERSED)
@@ -246,36 +231,11 @@ def measure_apply(hosts: Sequence[Host]) -> list[Figure]:
             about="livepatch's own, part of the floor",
         ),
         Figure(name="undo, call to reversed", value=median(undone), unit="s"),
-        Figure(name=f"match, {functions} functions", value=median(matches, 1), unit="ms"),
         Figure(
             name="a call, applied", value=during, unit="ns", floor=before,
             about=f"before; {after} after undo; fcntl() with its system call, the best batch",
         ),
     ]  # fmt: skip
-
-
-def measure_match(host: Host, many: list[tuple[str, bytes]]) -> list[Figure]:
-    """Return how long it takes to match hundreds of functions."""
-    for name, data in many:
-        host.guest.put(f"/root/{name}.ko", data)
-    core, old = (name for name, _ in many)
-    to_stderr(f"match: {_ROUNDS} rounds of {', '.join(_MANY_FUNCTIONS)}")
-    times, functions = [], 0
-    for _ in range(_ROUNDS):
-        host.guest.run(f"insmod /root/{core}.ko && insmod /root/{old}.ko")
-        functions, milliseconds = host.matched(core)
-        times.append(milliseconds)
-        host.guest.run(["rmmod", old, core])
-    return [Figure(name=f"match, {functions} functions", value=median(times, 1), unit="ms")]
-
-
-def build_many(request: Request) -> list[tuple[str, bytes]]:
-    """Return core and old-code module, by name, for all functions of several units."""
-    old_code, new_code = codes_of(request, _MANY_FUNCTIONS)
-    config = read_config_dir(request.config)
-    modules = build_modules(request.kid, config, old_code, new_code)
-    names = (core_module(request.kid), old_module(request.kid, "vmlinux"))
-    return [(name, modules.files[f"{name}.ko"]) for name in names]
 
 
 def _read_watchdog(guest: Guest) -> float:
