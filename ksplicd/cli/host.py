@@ -2,8 +2,8 @@
 """``ksplice apply``, ``undo``, ``release`` and ``remove``: what changes this host.
 
 ``apply`` of what is applied already is a success, as with Ksplice.  Unlike Ksplice an update that
-was undone can be applied again: its modules are loaded anew.  Ksplice's ``--partial`` (patch what
-is loaded, leave out the rest) is refused.
+was undone can be applied again: its modules are loaded anew.  Ksplice's ``--partial`` (do not ask
+for modules that are not loaded) is how it always is, but such a module is patched when it comes.
 
 JSON: ``{"schema": 1, "kid": "8c4o6ucj", "result": "done", "job": 3}``; ``result`` is ``done``,
 ``already-applied``, ``released`` or ``removed``; ``job`` is null when there was none.  An error is
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ksplicd.cli import output
-from ksplicd.errors import AlreadyAppliedError, BadBundleError, KspliceError, UnknownFlagsError
+from ksplicd.errors import AlreadyAppliedError, BadBundleError, KspliceError
 from ksplicd.model import is_kid
 
 
@@ -32,7 +32,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     apply.add_argument(
         "--partial",
         action="store_true",
-        help="refused: an update is atomic and needs every module that it patches to be loaded",
+        help="as always, not to ask for modules that are not loaded; they are patched when they are",
     )
     apply.set_defaults(run=run_apply)
     undo = verbs.add_parser("undo", help="take an update out of the running kernel")
@@ -74,10 +74,6 @@ def run_apply(args: argparse.Namespace) -> int:
     """Stage what is named, then apply it."""
     from ksplicd.cli.client import connect
 
-    if args.partial:
-        raise UnknownFlagsError(
-            "--partial: an update is applied whole or not at all; load the modules that it patches"
-        )
     path = Path(args.bundle)
     named = args.bundle.removeprefix("ksplice_")
     if path.exists() or not is_kid(named):

@@ -257,7 +257,7 @@ def test_daemon_waits_for_a_module_and_tells_what_became_of_it(
     guest.put("/etc/ksplicd/ksplicd.conf", b"[ksplicd]\nlate-mismatch = leave\n")
     guest.put(f"/root/{file.name}", file)
     guest.put(f"/root/{file.name}.minisig", sample.signature_of(file))
-    guest.run(f"systemctl start ksplicd; ksplice apply /root/{file.name}")
+    guest.run(f"systemctl start ksplicd; ksplice apply --partial /root/{file.name}")
 
     def tell(state: str) -> dict[str, str]:
         """Return the last journal entry about the module, once it is about ``state``."""

@@ -42,11 +42,6 @@ def test_a_missing_tarball_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == f"ksplice: {path}: No such file or directory\n"
 
 
-def test_partial_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["apply", "--partial", "8c4o6ucj"]) == 1
-    assert "applied whole or not at all" in capsys.readouterr().err
-
-
 def test_raw_errors_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "ksplice-8c4o6ucj.tar.gz"
     assert main(["apply", "--raw-errors", str(path)]) == 2
