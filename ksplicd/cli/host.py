@@ -32,7 +32,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     apply.add_argument(
         "--partial",
         action="store_true",
-        help="as always, not to ask for modules that are not loaded; they are patched when they are",
+        help="do not ask for modules that are not loaded, which are patched later; it is always so",
     )
     apply.set_defaults(run=run_apply)
     undo = verbs.add_parser("undo", help="take an update out of the running kernel")
