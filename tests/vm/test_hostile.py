@@ -10,20 +10,24 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import pytest
 
 from ksplicd import bundle
 from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
+from ksplicd.lab.image import build_image
+from ksplicd.lab.qemu import Machine, probe_accelerator
+from ksplicd.lab.snapshot import take_snapshot
 from ksplicd.model import core_module, new_module, old_module
 from tests import slice as sample
 from tests.blob import Blob
 from tests.mutate import edits_between, mutate_new_code, mutate_tables
 from tests.oracle import Memory, Verdict, judge, read_symbols
-from tests.stock import stock_kernel
+from tests.stock import next_kernel, stock_kernel
 from tests.vm.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
 from tests.vm.test_modules import ROMFS
 
@@ -36,6 +40,9 @@ TSC: Final = Edit(
 MUTATIONS: Final = int(os.environ.get("KSPLICE_MUTATIONS", "100"))
 SEED: Final = os.environ.get("KSPLICE_SEED", "2011")
 CHUNK: Final = 100
+PAGE: Final = 4096
+NEAR: Final = 2 * PAGE
+"""Between two sections of one area; areas are further apart, or it does no harm."""
 NEW_CODE: Final = 4
 """One mutation of so many is of the new code."""
 
@@ -98,9 +105,25 @@ class Outcome(NamedTuple):
     left: list[str]
 
 
+@pytest.fixture(scope="module", params=[stock_kernel, next_kernel], ids=["6.1", "6.12"])
+def kernel(request: pytest.FixtureRequest, lab_cache: Cache) -> KernelPackages:
+    packages: KernelPackages = request.param(lab_cache)
+    return packages
+
+
+@pytest.fixture
+def guest(lab_cache: Cache, kernel: KernelPackages) -> Iterator[Guest]:
+    image = build_image(kernel)
+    machine = Machine(image=image, accelerator=probe_accelerator(lab_cache, image.kernel))
+    with Guest(take_snapshot(lab_cache, machine)) as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
-def made(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> bundle.Bundle:
-    kernel, fix = stock_kernel(lab_cache), sample.FCNTL
+def made(
+    lab_cache: Cache, kernel: KernelPackages, tmp_path_factory: pytest.TempPathFactory
+) -> bundle.Bundle:
+    fix = sample.FCNTL if kernel.version == stock_kernel(lab_cache).version else sample.DCACHE
     folder = tmp_path_factory.mktemp("hostile")
     tree = sample.source_tree(lab_cache, kernel)
     patches = [
@@ -126,8 +149,7 @@ class Victim:
         """Copy what the kernel and the target run."""
         symbols, of_target = read_symbols(self.kallsyms, target)
         (start,), (end,) = symbols["_text"], symbols["_edata"]
-        modules = self.guest.run("grep ^romfs /proc/modules").out.split()
-        places = [(int(modules[5], 16), int(modules[1])), (start, end - start)]
+        places = [(start, end - start), *self._areas_of("romfs")]
         words = [str(n) for place in sorted(places) for n in place]
         self.guest.run(["python3", "/root/dumper.py", *words])
         data = self.guest.get("/root/memory")
@@ -136,6 +158,19 @@ class Victim:
             pieces.append((address, data[:size]))
             data = data[size:]
         return Memory(symbols=symbols, target_symbols=of_target, pieces=pieces)
+
+    def _areas_of(self, module: str) -> list[tuple[int, int]]:
+        """Return where a module lies; since 6.4 code, constants and data each have an area."""
+        find = f"find /sys/module/{module}/sections -type f ! -name .init* ! -name .*tab"
+        words = self.guest.run(f"cat $({find})").out.split()
+        areas: list[tuple[int, int]] = []
+        for page in sorted({int(word, 16) // PAGE * PAGE for word in words}):
+            start, size = areas[-1] if areas else (0, 0)
+            if page - start - size > NEAR:
+                areas.append((page, PAGE))
+            else:
+                areas[-1] = start, page + PAGE - start
+        return areas
 
     def load(self, jobs: Sequence[tuple[str, bytes, bytes]]) -> list[Outcome]:
         """Load modules, as (name, good file, altered file), and unload what was taken."""
