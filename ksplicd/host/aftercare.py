@@ -5,18 +5,13 @@ Here it is noted what has happened; what follows from that, by policy or a perso
 of the engine.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
-from ksplicd.config import Settings
 from ksplicd.errors import CodeBusyError, KernelWarningError, NotQuarantinedError
-from ksplicd.host.clock import Clock
 from ksplicd.host.intake import Intake
-from ksplicd.host.kernel import KernelDoor
-from ksplicd.host.keyring import Keyring
 from ksplicd.host.kmsg import Complaint
-from ksplicd.host.state import DAEMON, Actor, Arrow, Event, UpdateInfo, Via, is_moving, step
-from ksplicd.host.store import Store
+from ksplicd.host.state import DAEMON, Actor, Arrow, UpdateInfo, Via, is_moving, step
 from ksplicd.host.verify import can_be_below
 from ksplicd.model import VMLINUX, Stage
 
@@ -25,24 +20,12 @@ _PRINTK_CLOCK: Final = 1.0
 """Seconds by which the clock of the kernel's log may differ from the monotonic one."""
 
 
+@dataclass(eq=False, repr=False)
 class Aftercare(Intake):
     """The crash guard, and who has to wait for whom."""
 
-    def __init__(
-        self,
-        store: Store,
-        kernel: KernelDoor,
-        keyring: Keyring,
-        settings: Settings,
-        clock: Clock,
-        on_event: Callable[[Event], None] = lambda event: None,
-        *,
-        owner: int = 0,
-    ) -> None:
-        """As the base class."""
-        super().__init__(store, kernel, keyring, settings, clock, on_event, owner=owner)
-        self._complaints: dict[str, Complaint] = {}
-        """What the kernel complained of since an update was loaded."""
+    _complaints: dict[str, Complaint] = field(default_factory=dict, init=False)
+    """What the kernel complained of since an update was loaded."""
 
     # --- the crash guard ------------------------------------------------------------------------
 

@@ -14,11 +14,11 @@ applied is asked of the kernel each time, never remembered.
 """
 
 import contextlib
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 from ksplicd.bundle import Bundle
-from ksplicd.config import LateMismatch, Settings
+from ksplicd.config import LateMismatch
 from ksplicd.errors import (
     AlreadyAppliedError,
     AlreadyReversedError,
@@ -30,11 +30,8 @@ from ksplicd.errors import (
 )
 from ksplicd.host import load, verify
 from ksplicd.host.aftercare import Aftercare
-from ksplicd.host.clock import Clock
 from ksplicd.host.guard import why_quarantined
 from ksplicd.host.intake import cause_of
-from ksplicd.host.kernel import KernelDoor
-from ksplicd.host.keyring import Keyring
 from ksplicd.host.metrics import format_metrics, write_metrics
 from ksplicd.host.reconcile import reconcile
 from ksplicd.host.state import (
@@ -51,7 +48,7 @@ from ksplicd.host.state import (
     outcome,
     step,
 )
-from ksplicd.host.store import Store, is_passing
+from ksplicd.host.store import is_passing
 from ksplicd.host.words import (
     Value,
     describe_conflicts,
@@ -62,24 +59,15 @@ from ksplicd.host.words import (
 from ksplicd.model import Kernel, Stage, new_module
 
 
+@dataclass(eq=False, repr=False)
 class Engine(Aftercare):
-    """Updates of one host: the store on one side, the kernel on the other."""
+    """Updates of one host: the store on one side, the kernel on the other.
 
-    def __init__(
-        self,
-        store: Store,
-        kernel: KernelDoor,
-        keyring: Keyring,
-        settings: Settings,
-        clock: Clock,
-        on_event: Callable[[Event], None] = lambda event: None,
-        *,
-        owner: int = 0,
-    ) -> None:
-        """Call ``reconcile`` before anything else; ``owner`` is the user who may drop bundles."""
-        super().__init__(store, kernel, keyring, settings, clock, on_event, owner=owner)
-        self._left: dict[str, list[str]] = {}
-        """Modules that we loaded and could not unload; tried again at the next apply."""
+    Call ``reconcile`` before anything else.
+    """
+
+    _left: dict[str, list[str]] = field(default_factory=dict, init=False)
+    """Modules that we loaded and could not unload; tried again at the next apply."""
 
     # --- at start -------------------------------------------------------------------------------
 

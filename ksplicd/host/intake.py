@@ -12,6 +12,7 @@ What is known of the updates, and is asked most, is here too.  Nothing here touc
 import contextlib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -42,33 +43,26 @@ from ksplicd.model import Stage
 _FILE_KID: Final = re.compile(r"ksplice-([a-z0-9]{8})\.tar\.gz")
 
 
+@dataclass(eq=False, repr=False)
 class Intake:
     """The store, and who may put what into it."""
 
-    def __init__(
-        self,
-        store: Store,
-        kernel: KernelDoor,
-        keyring: Keyring,
-        settings: Settings,
-        clock: Clock,
-        on_event: Callable[[Event], None] = lambda event: None,
-        *,
-        owner: int = 0,
-    ) -> None:
-        """``settings`` may be replaced at any time; ``owner`` is the user who may drop bundles."""
-        self.store = store
-        self.kernel = kernel
-        self.keyring = keyring
-        self.settings = settings
-        self.clock = clock
-        self.on_event = on_event
-        self._owner = owner
-        self._guard = Guard(store.guard_file)
+    store: Store
+    kernel: KernelDoor
+    keyring: Keyring
+    settings: Settings
+    """May be replaced at any time."""
+    clock: Clock
+    on_event: Callable[[Event], None] = lambda event: None
+    owner: int = field(default=0, kw_only=True)
+    """The user who may drop bundles."""
+
+    def __post_init__(self) -> None:
+        self._guard = Guard(self.store.guard_file)
         self._book = Book(
-            store,
-            kernel,
-            clock,
+            self.store,
+            self.kernel,
+            self.clock,
             lambda event: self.on_event(event),
             lambda: self.settings.limits()["history"],
         )
@@ -97,10 +91,10 @@ class Intake:
         drop = Drop(bundle=path, signature=sig_path)
         folder = DropDir(path.parent, require_signature=self.settings.require_signature)
         try:
-            data = verify.read_file(path, owner=self._owner)
+            data = verify.read_file(path, owner=self.owner)
             signature = None
             if sig_path is not None:
-                signature = verify.read_file(sig_path, verify.MAX_SIGNATURE_SIZE, self._owner)
+                signature = verify.read_file(sig_path, verify.MAX_SIGNATURE_SIZE, self.owner)
             info = self.stage(data, signature, actor)
         except StoreError:
             raise
