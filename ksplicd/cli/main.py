@@ -21,6 +21,7 @@ _MODULES: Final = {
     "create": "ksplicd.cli.create",
     "config": "ksplicd.cli.config",
     "objdiff": "ksplicd.cli.objdiff",
+    "try": "ksplicd.cli.try_",
     "apply": _HOST,
     "undo": _HOST,
     "release": _HOST,
@@ -37,6 +38,7 @@ _HELP: Final = {
     "create": "build an update from a kernel's source and a patch",
     "config": "fill the folder that create needs for --config",
     "objdiff": "compare two objects and cut out the new code",
+    "try": "apply an update in a throwaway guest, check it, and undo it",
 }
 """For modules of one verb, which have ``add_arguments(parser)`` and ``run(args)``; the modules of
 several have ``add_parser(verbs)``."""

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ksplice try``: an update in a throwaway guest, before any host has it.
+
+JSON: ``{"schema": 1, "kid", "kernel", "functions", "apply_seconds", "undo_seconds",
+"code_stays": false, "checks": [{"status", "output"}], "faults": []}``; the checks are those before,
+with and after the update.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from ksplicd import bundle
+from ksplicd.cli import output
+from ksplicd.errors import BadBundleError, LabError
+from ksplicd.lab.cache import Cache, silent, to_stderr
+from ksplicd.lab.trial import Trial, try_updates
+
+_WHEN: Final = ("before", "with the update", "after undo")
+
+EPILOG: Final = """\
+The guest is Debian 12 with the kernel that the update is for, made on first use from the sources
+that apt is configured with; that needs root (or sudo), QEMU and mmdebstrap. Signatures are not
+looked at.
+
+example: ksplice try --check ./reproducer ksplice-8c4o6ucj.tar.gz
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "bundles", metavar="TARBALL", type=Path, nargs="+",
+        help="the update, after those that it goes on top of",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check", metavar="FILE", type=Path,
+        help="a program, run in the guest as root before the update, with it, and after undo;"
+        " with the update it has to end with exit status 0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cpu", metavar="MODEL", default="qemu64", help="QEMU's processor model (default: qemu64)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but the outcome")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Try it; return the exit status.  Raises ``KspliceError``."""
+    bundles = [read(path) for path in args.bundles]
+    seen: set[str] = set()
+    for made in bundles:
+        if missing := set(made.manifest.depends) - seen:
+            below = ", ".join(sorted(missing))
+            raise LabError(f"{made.manifest.kid} goes on top of {below}: name that bundle first")
+        seen.add(made.manifest.kid)
+    if args.check is not None and not args.check.is_file():
+        raise LabError(f"{args.check}: no such file, or not a program")
+    cache = Cache(progress=silent if args.quiet else to_stderr)
+    trial = try_updates(cache, bundles, check=args.check, cpu=args.cpu)
+    manifest = bundles[-1].manifest
+    if args.json:
+        output.say_json(
+            kid=manifest.kid,
+            kernel=manifest.kernel.release,
+            functions=trial.functions,
+            apply_seconds=round(trial.apply_seconds, 3),
+            undo_seconds=round(trial.undo_seconds, 3),
+            code_stays=trial.stays,
+            checks=[{"status": c.status, "output": c.out + c.err} for c in trial.checks],
+            faults=trial.faults(),
+        )
+    else:
+        show(trial, manifest.kid, manifest.kernel.release)
+    return 1 if trial.faults() else 0
+
+
+def read(path: Path) -> bundle.Bundle:
+    """Return the bundle in a file.  Raises ``BadBundleError``."""
+    try:
+        return bundle.unpack(path.read_bytes())
+    except OSError as e:
+        raise BadBundleError(f"{path}: {e.strerror}") from e
+
+
+def show(trial: Trial, kid: str, release: str) -> None:
+    """Print the outcome for people."""
+    output.say(f"{kid} on {release}, in a guest:")
+    output.say(f"  applied in {trial.apply_seconds:.1f} s, {trial.functions} functions matched")
+    stays = "; its code stays loaded until the next boot" if trial.stays else ""
+    output.say(f"  undone in {trial.undo_seconds:.1f} s{stays}")
+    for when, check in zip(_WHEN, trial.checks, strict=False):
+        last = (check.out + check.err).strip().rpartition("\n")[2]
+        output.say(f"  check {when}: exit status {check.status}" + (f": {last}" if last else ""))
+    for fault in trial.faults():
+        output.complain(f"ksplice: {fault}")
