@@ -19,7 +19,7 @@ from ksplicd.host.metrics import Meter
 from ksplicd.host.state import Actor, Event, UpdateInfo, is_moving, settle
 from ksplicd.host.store import Store
 from ksplicd.host.verify import Trusted, check_kernel
-from ksplicd.model import Kernel, Manifest, Stage, new_module
+from ksplicd.model import Kernel, Manifest, Stage, is_kid, new_module
 
 _NEW_MODULE: Final = re.compile(r"ksplice_([a-z0-9]{8})_new")
 
@@ -71,7 +71,9 @@ class Book:
         return sorted({*self._store.kids(), *self._in_kernel(), *moving})
 
     def has(self, kid: str) -> bool:
-        """Tell whether ``kid`` is one of ``kids()``."""
+        """Tell whether ``kid``, whatever text a caller sends, is one of ``kids()``."""
+        if not is_kid(kid):
+            return False  # no path is made of it
         last = self._last.get(kid)
         is_moving = last is not None and self._is_moving(last)
         return is_moving or self._store.has(kid) or self.is_in_kernel(kid)

@@ -16,6 +16,7 @@ from ksplicd.errors import (
     MissingExportError,
     ModulePresentError,
     ModuleRefusedError,
+    NoSuchUpdateError,
     OutOfMemoryError,
     UnexpectedError,
 )
@@ -27,6 +28,7 @@ from ksplicd.host.kernel import (
     SystemCalls,
 )
 from ksplicd.host.state import Conflict
+from tests.unit.host.host import Host
 
 KID = "8c4o6ucj"
 NEW = f"ksplice_{KID}_new"
@@ -238,3 +240,16 @@ def test_blockers(tmp_path: Path) -> None:
         Conflict(pid=813, command="cat", stack="do_fcntl < __x64_sys_fcntl"),
     )
     assert kernel.blockers(patched=True) == (Conflict(pid=7, command="init", stack=""),)
+
+
+def test_text_that_is_no_id_leads_nowhere(host: Host, tmp_path: Path) -> None:
+    """Anybody may ask for any update: no path outside sysfs comes of it."""
+    root = tmp_path / "root"
+    for name in ("enabled", "transition"):
+        write(root / f"sys/kernel/livepatch/{NEW}/{name}", "1\n")
+        write(root / f"tmp/evil_new/{name}", "1\n")
+    evil = f"{KID}_new/../../../../tmp/evil"
+    assert LinuxKernel(root).livepatch(f"ksplice_{evil}_new") is not None
+    host.kernel = LinuxKernel(root)  # type: ignore[assignment]
+    with pytest.raises(NoSuchUpdateError, match="no update of this id"):
+        host.new_engine().get_update(evil)
