@@ -40,7 +40,7 @@ class Call:
 
         Raises ``BadBundleError`` when the message carries no such descriptor.
         """
-        if self.fds is None or index >= self.fds.get_length():
+        if self.fds is None or not 0 <= index < self.fds.get_length():
             raise BadBundleError("the message carries no such descriptor; pass an open bundle file")
         return int(self.fds.get(index))
 

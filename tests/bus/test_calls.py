@@ -159,9 +159,18 @@ def test_a_file_without_end_is_no_bundle(host: Host, tmp_path: Path) -> None:
             stage_fd(host, f.fileno())
 
 
-def test_a_missing_descriptor_is_told(host: Host) -> None:
-    name, _ = error_of(host, MANAGER, "Stage", GLib.Variant("(ha{sv})", (3, {})))
+@pytest.mark.parametrize("handle", [3, -1, -(2**31)])
+def test_a_missing_descriptor_is_told(host: Host, handle: int) -> None:
+    name, _ = error_of(host, MANAGER, "Stage", GLib.Variant("(ha{sv})", (handle, {})))
     assert name == ERROR + "BadBundle"
+    with os.fdopen(os.memfd_create("bundle"), "wb", buffering=0) as f:
+        fds = Gio.UnixFDList.new()
+        fds.append(f.fileno())
+        with pytest.raises(GLib.Error, match="carries no such descriptor"):
+            host.connect().call_with_unix_fd_list_sync(
+                *MANAGER, "Stage", GLib.Variant("(ha{sv})", (handle, {})), None,
+                Gio.DBusCallFlags.NONE, -1, fds, None,
+            )  # fmt: skip
 
 
 def test_descriptors_do_not_pile_up(host: Host) -> None:
