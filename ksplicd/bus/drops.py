@@ -5,13 +5,13 @@ import logging
 import os
 from typing import Any
 
-from gi.repository import Gio
+from gi.repository import Gio, GLib
 
 from ksplicd.bus import tasks
 from ksplicd.bus.automatic import Automatic
 from ksplicd.bus.runner import Runner
 from ksplicd.config import OnDrop
-from ksplicd.errors import KspliceError, StoreError
+from ksplicd.errors import BundleError, HostError, KspliceError, StoreError
 from ksplicd.host.dropdir import DropDir
 from ksplicd.host.state import Actor, UpdateInfo, Via
 
@@ -34,6 +34,8 @@ class Drops:
             self._engine.store.root, require_signature=self._engine.settings.require_signature
         )
         self._monitor: Gio.FileMonitor | None = None
+        self._later: set[str] = set()
+        """Files that will be looked at again."""
 
     def watch(self) -> None:
         """Hear of files that were closed after writing, or renamed into place."""
@@ -64,17 +66,29 @@ class Drops:
         """Stage the bundle that file ``name`` completes, and apply it where that is the policy."""
         try:
             info = await self._runner.worker.run(self._stage, name)
+        except KspliceError as e:
+            if isinstance(e, BundleError | HostError) and not isinstance(e, StoreError):
+                _log.info("%s: %s", name, e)  # the engine's event says it louder
+            else:
+                self._take_later(name, e)
+        else:
             if info is None:
                 return
             if self._engine.settings.on_drop is OnDrop.APPLY and not self._disabled:
                 self._automatic.apply(info.kid, Actor(uid=os.geteuid(), via=Via.DROP))
-            await self._runner.show_updates()  # while the kernel works
-        except StoreError as e:  # no fault of the file's
-            _log.error("%s: stays where it is, and is tried again: %s", name, e)
-            await tasks.sleep(self.retry_seconds)
-            await self._take(name)
-        except KspliceError as e:
-            _log.info("%s: %s", name, e)  # the engine's event says it louder
+        await self._runner.show()  # while the kernel works; what was rejected is in the metrics
+
+    def _take_later(self, name: str, why: KspliceError) -> None:
+        """Look at a file again whose fault it was not."""
+        _log.error("%s: stays where it is, and is tried again: %s", name, why)
+        if name not in self._later:
+            self._later.add(name)
+            GLib.timeout_add(round(self.retry_seconds * 1000), self._on_timer, name)
+
+    def _on_timer(self, name: str) -> bool:
+        self._later.discard(name)
+        tasks.spawn(self._take(name))
+        return False  # once
 
     def _stage(self, name: str) -> UpdateInfo | None:
         """Take in what ``name`` completes, if anything; this is the worker's thread."""

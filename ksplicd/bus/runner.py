@@ -210,7 +210,7 @@ class Runner:
             result = e.abort_cause or result
         except Exception:
             _log.exception("update %s: the job went wrong", job.transition.kid)
-        await self._show()
+        await self.show()
         self._turn.give()
         self._objects.remove(job.path)
         self.on_job_removed(job.number, job.path, job.transition.kid, result)
@@ -295,10 +295,10 @@ class Runner:
         if event.kid in self._updates:
             self._updates[event.kid].show_stage(event.stage, event.cause)
         elif event.kid:
-            tasks.spawn(self._show())
+            tasks.spawn(self.show())
         return False  # once
 
-    async def _show(self) -> None:
+    async def show(self) -> None:
         """Show the updates; nobody waits for it, so an error goes to the journal."""
         try:
             await self.show_updates()

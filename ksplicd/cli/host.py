@@ -13,11 +13,14 @@ JSON: ``{"schema": 1, "kid": "8c4o6ucj", "result": "done", "job": 3}``; ``result
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ksplicd.cli import output
 from ksplicd.errors import AlreadyAppliedError, BadBundleError, KspliceError
 from ksplicd.model import is_kid
+
+if TYPE_CHECKING:
+    from ksplicd.bundle import Bundle
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -132,6 +135,17 @@ def read_tarball(path: Path) -> tuple[bytes, bytes | None]:
         return path.read_bytes(), signature.read_bytes() if signature.exists() else None
     except OSError as e:
         raise BadBundleError(f"{e.filename}: {e.strerror}") from e
+
+
+def read_bundle(path: Path) -> "Bundle":
+    """Return what is in a bundle's file.  Raises ``BadBundleError``, which names the file."""
+    from ksplicd.bundle import unpack
+
+    data, _ = read_tarball(path)
+    try:
+        return unpack(data)
+    except BadBundleError as e:
+        raise BadBundleError(f"{path}: {e}") from e
 
 
 def read_tree(path: Path) -> tuple[bytes, None]:

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ksplicd.cli import output
-from ksplicd.cli.host import read_kid, read_tarball
+from ksplicd.cli.host import read_bundle, read_kid
 from ksplicd.errors import KernelWarningError, KspliceError, NoSuchUpdateError
 from ksplicd.model import Manifest
 
@@ -118,7 +118,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def run_view(args: argparse.Namespace) -> int:
     """List what is in the kernel, or show one update or bundle."""
     if args.file:
-        updates = [_read_bundle(args.file)]
+        updates = [from_manifest(read_bundle(args.file).manifest)]
     else:
         from ksplicd.cli.client import connect
 
@@ -281,13 +281,6 @@ def from_manifest(manifest: Manifest) -> Document:
         "cves": list(manifest.cves),
         "kernel": manifest.kernel.release,
     }
-
-
-def _read_bundle(path: Path) -> Document:
-    from ksplicd.bundle import unpack
-
-    data, _ = read_tarball(path)
-    return from_manifest(unpack(data).manifest)
 
 
 # --- text ---------------------------------------------------------------------------------------

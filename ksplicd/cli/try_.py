@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from ksplicd import bundle
 from ksplicd.cli import output
-from ksplicd.errors import BadBundleError, LabError
+from ksplicd.cli.host import read_bundle
+from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, silent, to_stderr
 from ksplicd.lab.trial import Trial, try_updates
 
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Try it; return the exit status.  Raises ``KspliceError``."""
-    bundles = [read(path) for path in args.bundles]
+    bundles = [read_bundle(path) for path in args.bundles]
     seen: set[str] = set()
     for made in bundles:
         if missing := set(made.manifest.depends) - seen:
@@ -75,14 +75,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         show(trial, manifest.kid, manifest.kernel.release)
     return 1 if trial.faults() else 0
-
-
-def read(path: Path) -> bundle.Bundle:
-    """Return the bundle in a file.  Raises ``BadBundleError``."""
-    try:
-        return bundle.unpack(path.read_bytes())
-    except OSError as e:
-        raise BadBundleError(f"{path}: {e.strerror}") from e
 
 
 def show(trial: Trial, kid: str, release: str) -> None:

@@ -412,3 +412,41 @@ def test_drop_that_is_gone_again(bare_host: Host) -> None:
     write(bare_host, NAME, BUNDLE)
     wait_for(lambda: "STAGED" in bare_host.outcomes())
     assert "Traceback" not in bare_host.log()
+
+
+def test_one_that_cannot_be_read_keeps_no_other_waiting(bare_host: Host) -> None:
+    """It is no fault of the file's that its like is in the way of the store."""
+    bare_host.store.mkdir()
+    updates = bare_host.store / "updates"
+    updates.mkdir()
+    (updates / "aaaaaaaa").write_text("in the way")
+    drop(bare_host, samples.bundle("aaaaaaaa"), "aaaaaaaa")
+    drop(bare_host, BUNDLE, samples.KID)
+    bare_host.start(KSPLICE_RETRY_SECONDS="0.2")
+    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
+    assert left(bare_host.store) == ["ksplice-aaaaaaaa.tar.gz", "ksplice-aaaaaaaa.tar.gz.minisig"]
+    assert "stays where it is, and is tried again" in bare_host.log()
+    (updates / "aaaaaaaa").unlink()
+    wait_for(lambda: left(bare_host.store) == [])
+
+
+def test_drop_waits_until_the_keys_are_in_order(bare_host: Host) -> None:
+    bare_host.start(KSPLICE_RETRY_SECONDS="0.2")
+    doubtful = bare_host.folder / "keys/doubtful.pub"
+    doubtful.write_text("no key")
+    drop(bare_host, BUNDLE, samples.KID)
+    wait_for(lambda: f"is tried again: {doubtful}: " in bare_host.log())
+    assert left(bare_host.store) == [NAME, f"{NAME}.minisig"]
+    doubtful.unlink()
+    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
+
+
+def test_metrics_tell_of_a_rejected_drop(bare_host: Host) -> None:
+    path = bare_host.folder / "ksplice.prom"
+    bare_host.configure(metrics_file=str(path))
+    bare_host.start()
+    write(bare_host, NAME, b"no bundle")
+    write(bare_host, f"{NAME}.minisig", SIGNATURE)
+    wait_for(lambda: bare_host.outcomes() == ["REJECTED"])
+    error = f'ksplice_last_error_timestamp_seconds{{kid="{samples.KID}",cause="bad_signature"}} '
+    wait_for(lambda: path.exists() and error in path.read_text())
