@@ -24,7 +24,7 @@ from ksplicd.run import run
 _VERSION: Final = 2
 """To be raised when this module makes something else of the same parts."""
 
-_KEPT: Final = {"snapshot": 6, "snapshot-layered": 4}
+_KEPT: Final = {"snapshot": 8, "snapshot-layered": 8}
 """How many of each are not deleted, 200 MB each; those used last."""
 
 # What every use of the guest needs is in its page cache then, and systemd is at rest.
