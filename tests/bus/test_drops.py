@@ -414,19 +414,18 @@ def test_drop_that_is_gone_again(bare_host: Host) -> None:
     assert "Traceback" not in bare_host.log()
 
 
-def test_one_that_cannot_be_read_keeps_no_other_waiting(bare_host: Host) -> None:
-    """It is no fault of the file's that its like is in the way of the store."""
-    bare_host.store.mkdir()
-    updates = bare_host.store / "updates"
-    updates.mkdir()
-    (updates / "aaaaaaaa").write_text("in the way")
-    drop(bare_host, samples.bundle("aaaaaaaa"), "aaaaaaaa")
+def test_one_that_cannot_be_kept_keeps_no_other_waiting(bare_host: Host) -> None:
+    """It is no fault of the file's that something is in its way in the store."""
+    stuck = "ksplice-00000000.tar.gz"
+    in_the_way = bare_host.store / "updates/00000000"
+    in_the_way.mkdir(parents=True)
+    drop(bare_host, samples.bundle("00000000"), "00000000")
     drop(bare_host, BUNDLE, samples.KID)
     bare_host.start(KSPLICE_RETRY_SECONDS="0.2")
-    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
-    assert left(bare_host.store) == ["ksplice-aaaaaaaa.tar.gz", "ksplice-aaaaaaaa.tar.gz.minisig"]
-    assert "stays where it is, and is tried again" in bare_host.log()
-    (updates / "aaaaaaaa").unlink()
+    wait_for(lambda: left(bare_host.store) == [stuck, f"{stuck}.minisig"])
+    assert bare_host.stage_of() == "staged"
+    wait_for(lambda: f"{stuck}: stays where it is, and is tried again" in bare_host.log())
+    in_the_way.rmdir()
     wait_for(lambda: left(bare_host.store) == [])
 
 
