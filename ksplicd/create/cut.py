@@ -43,7 +43,6 @@ from ksplicd.elf.model import (
     SHF_LINK_ORDER,
     STB_GLOBAL,
     STB_LOCAL,
-    STT_FUNC,
     STT_SECTION,
 )
 from ksplicd.errors import UnsupportedChangeError
@@ -396,7 +395,7 @@ class Cutter:
         )  # fmt: skip
 
     def name_globally(self, s: Symbol, alias: str, copies: dict[Section, Section]) -> None:
-        """Give a kept function a global name beside its own, for the other objects."""
+        """Give what is kept a global name beside its own, for the other objects."""
         self.local_symbol(s, copies)
         copy = copies[code_section_of(s)]
-        self.obj.symbols.append(Symbol(alias, s.value, s.size, STB_GLOBAL, STT_FUNC, section=copy))
+        self.obj.symbols.append(Symbol(alias, s.value, s.size, STB_GLOBAL, s.type, section=copy))

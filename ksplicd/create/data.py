@@ -7,7 +7,7 @@ which are replaced and bring a new copy.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from ksplicd.create import hooks
@@ -221,13 +221,16 @@ def _may_refer(section: Section) -> bool:
 
 
 def needs_boot_code(
-    comparison: Comparison, new: Iterable[Symbol], running: Iterable[Symbol]
+    post: Places,
+    new: Iterable[Symbol],
+    running: Iterable[Symbol],
+    shared: Collection[Symbol] = (),
 ) -> list[Refusal]:
     """Refuse new data that new boot code would set up, because it never runs.
 
-    ``new``: data without a twin; ``running``: the functions that the running kernel gets.
+    ``new``: data without a twin; ``running``: the functions that the running kernel gets;
+    ``shared``: what functions of other units use.
     """
-    post = comparison.post
     uses = find_uses(post)
     sections = {s.section for s in running}
     refusals = []
@@ -235,7 +238,7 @@ def needs_boot_code(
         if not is_compared(s) or not has_state(s):
             continue
         boot = [u.user for u in uses[s] if u.user is not None and is_init_section(u.owner)]
-        if boot and any(u.owner in sections for u in uses[s]):
+        if boot and (s in shared or any(u.owner in sections for u in uses[s])):
             why = f"{boot[0].name} sets it up, which runs only at boot"
             refusals.append(refuse(s, why, "set it up where it is defined, or from a hook"))
     return refusals

@@ -27,6 +27,7 @@ from ksplicd.create.refusal import refuse
 from ksplicd.create.separate import separate
 from ksplicd.create.special import EntrySizes
 from ksplicd.elf import Object, Symbol
+from ksplicd.elf.model import STB_LOCAL
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +51,8 @@ class Difference:
     """What is called when the update is applied or undone."""
     boot: dict[Symbol, str] = field(default_factory=dict)
     """Post functions that differ or are new, but run only at boot or at unload."""
+    shared: list[Symbol] = field(default_factory=list)
+    """New global functions and data that the new code of other units refers to (shared.py)."""
     unload: Symbol | None = None
     """The post object's exit function, when it or what it alone calls differs; in modules only."""
     notes: list[str] = field(default_factory=list)
@@ -69,7 +72,19 @@ class Difference:
     @property
     def is_needed(self) -> bool:
         """Tell whether there is something to do in a running kernel, or to refuse."""
-        return bool(self.changed or self.hooks or self.refusals or self.unload or self.pointers)
+        return bool(
+            self.changed or self.hooks or self.refusals or self.unload or self.pointers
+            or self.shared
+        )  # fmt: skip
+
+    def new_globals(self) -> list[Symbol]:
+        """Return the new functions and data to which other units can refer."""
+        functions = [s for s in self.new if s.bind != STB_LOCAL]
+        return functions + [s for s in self.new_data() if s.bind != STB_LOCAL]
+
+    def new_data(self) -> list[Symbol]:
+        """Return the post data that have a content and no twin."""
+        return [s for s in self.post.obj.symbols if is_compared(s) and s not in self.twins.pre_of]
 
     def refuse_boot_code(self) -> list[Refusal]:
         """Return why a patch that changes nothing else than boot code here is of no use."""
@@ -105,7 +120,7 @@ class _Differ:
         self.out.refusals += refusals
         self.take_in_exit()
         if self.out.is_needed:
-            self.check_new_data()
+            self.out.refusals += refuse_new_data(self.out)
         self.out.notes = [
             f"{s.name} runs only at boot or at unload: its change is left out"
             for s in self.out.boot
@@ -148,21 +163,23 @@ class _Differ:
             if main in self.twins.pre_of:
                 self.out.changed.setdefault(main, f"its cold part: {why}")
 
-    def check_new_data(self) -> None:
-        """Refuse new data that cannot begin as the patch means it."""
-        new = [s for s in self.post.obj.symbols if is_compared(s) and s not in self.twins.pre_of]
-        running = [*self.out.changed, *self.out.new]
-        self.out.refusals += needs_boot_code(self.comparison, new, running)
-        used = {
-            self.post.locate(s.section, r).symbol
-            for s in running if s.section is not None
-            for r in relocations_in(s)
-        }  # fmt: skip
-        why = "several static variables have this name, and it is not clear which one this is"
-        hint = "give those of the changed functions names of their own"
-        for s in new:
-            if s in self.twins.ambiguous and s in used and has_state(s):
-                self.out.refusals.append(refuse(s, why, hint))
+
+def refuse_new_data(d: Difference) -> list[Refusal]:
+    """Refuse new data that cannot begin as the patch means it."""
+    new = d.new_data()
+    running = [*d.changed, *d.new]
+    refusals = needs_boot_code(d.post, new, running, d.shared)
+    used = {
+        d.post.locate(s.section, r).symbol
+        for s in running if s.section is not None
+        for r in relocations_in(s)
+    }  # fmt: skip
+    why = "several static variables have this name, and it is not clear which one this is"
+    hint = "give those of the changed functions names of their own"
+    refusals += [
+        refuse(s, why, hint) for s in new if s in d.twins.ambiguous and s in used and has_state(s)
+    ]
+    return refusals
 
 
 def _is_exit_code(s: Symbol) -> bool:

@@ -8,11 +8,10 @@ from ksplicd.create.anchors import Anchors
 from ksplicd.create.cut import Cutter
 from ksplicd.create.diff import Difference
 from ksplicd.create.new_code import ALIAS, HOOK_ALIAS, HookCall, Kernel, NewCode, Replacement
+from ksplicd.create.place import Place
 from ksplicd.create.pointers import PointerChange
 from ksplicd.create.redirect import Redirect, RedirectKind
-from ksplicd.create.special import (
-    EntrySizes,
-)
+from ksplicd.create.special import EntrySizes, is_special_section
 from ksplicd.elf import Section, Symbol
 from ksplicd.elf.model import (
     STT_FUNC,
@@ -32,7 +31,7 @@ def extract(
 
     ``carried``: global functions that cannot be redirected and whose callers in all files are
     replaced, with the alias by which those call the new one (``callers.py``); and what else new
-    code calls by another name (``tripwires.py``).
+    code reaches by another name (``shared.py``, ``tripwires.py``).
 
     Raises ``UnsupportedChangeError`` naming every symbol that stands in the way.
     """
@@ -47,8 +46,11 @@ class _Extractor(Cutter):
         hooks = self.difference.hooks
         pointed = [c.new for c in self.difference.pointers if not self.is_reachable(c.new)]
         redirected = [*self.plan.probed, *filter(None, [self.plan.unload]), *pointed]
+        shared = [s for s in self.difference.shared if s.name in self.carried]
         for s in (*self.plan.replaced, *self.plan.carried, *redirected):
             self.keep_function(s)
+        for s in shared:
+            self.follow(Place(s, s.section, 0))
         for hook in hooks:
             self.keep_function(hook.function)
         self.follow_references()
@@ -66,8 +68,10 @@ class _Extractor(Cutter):
             result.redirects.append(self.exchange_pointer(change, copies))
         self.raise_refusals()
         anchors = Anchors(self.post, self.twins, self.kept, self.cold)
-        result.keeps_code = bool(pointed or anchors.by_address())
-        for s in anchors.find(self.plan.replaced, redirected):
+        result.keeps_code = bool(pointed or anchors.by_address() or self.holds_others())
+        called = [s for s in self.plan.carried if s.name in self.carried]  # by other units
+        entered = [*redirected, *called, *(s for s in shared if s.is_function)]
+        for s in anchors.find(self.plan.replaced, entered):
             result.anchors.append(self.aliases())
             self.name_globally(s, result.anchors[-1], copies)
         for hook in hooks:
@@ -75,17 +79,28 @@ class _Extractor(Cutter):
             result.hooks.append(HookCall(kind=hook.kind, alias=alias))
             self.name_globally(hook.function, result.hooks[-1].alias, copies)
         came_along = [*self.plan.carried, *self.difference.new]
-        for s in self.plan.carried:
-            if s.name in self.carried:
-                self.name_globally(s, self.carried[s.name], copies)
+        for s in (*called, *shared):
+            self.name_globally(s, self.carried[s.name], copies)
         for s in self.post.obj.symbols:
             # Traces and debuggers show a module's functions and data by their symbols.
             if s.section in self.kept and s.type in (STT_FUNC, STT_OBJECT):
                 self.local_symbol(s, copies)
+        result.shared = [s.name for s in shared]
         result.notes = self.notes
         result.new_functions = [s.name for s in came_along if s.section in self.kept]
         self.obj.symbols = list(dict.fromkeys([*self.new_symbols.values(), *self.obj.symbols]))
         return result
+
+    def holds_others(self) -> bool:
+        """Tell whether kept code or data hold the address of another unit's new function."""
+        return any(
+            self.carried.get(r.symbol.name, "").startswith(ALIAS)
+            and r.symbol.is_undefined
+            and not self.post.is_branch(owner, r)
+            for owner in self.kept
+            if not is_special_section(owner)
+            for r in owner.relocations
+        )
 
     def replace(self, s: Symbol, why: str, copies: dict[Section, Section]) -> Replacement:
         alias = self.aliases()

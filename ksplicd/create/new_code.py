@@ -12,6 +12,8 @@ ALIAS: Final = "ksplice_new_"
 """Prefix of the global names by which the new-code module's klp_patch finds its functions."""
 HOOK_ALIAS: Final = "ksplice_hook_"
 """The same for hooks, which replace nothing and keep their own names."""
+DATA_ALIAS: Final = "ksplice_data_"
+"""The same for new data that the new code of several files uses."""
 
 
 class Kernel(Protocol):
@@ -89,6 +91,8 @@ class NewCode:
     """Whether somebody may keep the address of a new function."""
     hooks: list[HookCall] = field(default_factory=list)
     new_functions: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+    """New functions and data that the new code of other units uses."""
     notes: list[str] = field(default_factory=list)
     """What the user should know of, such as a tracepoint that does not fire."""
 

@@ -27,6 +27,7 @@ from ksplicd.create.new_code import ALIAS, NewCode
 from ksplicd.create.prebuild import Snapshot, prebuild
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.series import read_series
+from ksplicd.create.shared import find_shared, name_shared
 from ksplicd.create.sign import ModuleKey, sign_module
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.create.special import EntrySizes
@@ -205,6 +206,7 @@ def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, st
         tripwires = count_calls(c.obj)
         words = (
             f"replaces {functions}" if functions else "",
+            f"adds {', '.join(c.shared)} for others" if c.shared else "",
             f"hooks: {calls}" if calls else "",
             f"tripwires: {tripwires}" if tripwires else "",
         )
@@ -286,6 +288,7 @@ def compare(
     Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
     """
     differences = {u: diff(pre[u], post[u], sizes) for u in pre}
+    find_shared(differences.values())
     found = {u: d for u, d in differences.items() if not d.is_empty}
     if not found:
         names = ", ".join(u.source for u in pre)
@@ -316,7 +319,8 @@ def cut_new_code(
         return f"{ALIAS}{next(numbers)}"
 
     taken_in = take_in_callers(differences, kbuild, kernel, sizes, alias)
-    others = {**taken_in.carried, CALLED: name_in_core(kid)}
+    shared = name_shared(differences.values(), alias)
+    others = {**taken_in.carried, **shared, CALLED: name_in_core(kid)}
     return [
         extract(unit.source, difference, sizes, kernel, alias, others)
         for unit, difference in (differences | taken_in.differences).items()
