@@ -178,7 +178,7 @@ static int match_target(struct target *t, const struct module *mod)
 	if (m.target)
 		strscpy(t->name, m.target, sizeof(t->name));
 	t->state = err ? TARGET_WAITING : TARGET_MATCHED;
-	if (err == -ENOENT && m.report.cause == KSPLICE_TARGET_NOT_LOADED && t->old.is_late) {
+	if (!mod && m.report.cause == KSPLICE_TARGET_NOT_LOADED && t->old.is_late) {
 		pr_info("%s: not loaded yet\n", t->name);
 		abort_cause = KSPLICE_OK;
 		return 0;
