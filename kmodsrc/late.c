@@ -81,15 +81,18 @@ int ksplice_come(struct klp_object *obj, bool may_leave)
 /**
  * ksplice_go - a target is not patched any more
  * @obj: the target
- * @is_unloaded: because it is being unloaded
+ *
+ * The references to one that stays are kept: after an undo that was forced, or
+ * by a pointer to it, the new code may still be run.
  */
-void ksplice_go(struct klp_object *obj, bool is_unloaded)
+void ksplice_go(struct klp_object *obj)
 {
 	if (!obj->name)
 		return;
 	leave_alone(obj, false);
+	if (obj->mod->state == MODULE_STATE_LIVE)
+		return;
 	if (KSPLICE_MUST_CLEAR_UNLOADED)
 		ksplice_clear_relocations(obj);
-	if (is_unloaded)
-		ksplice_target_gone(obj->name);
+	ksplice_target_gone(obj->name);
 }

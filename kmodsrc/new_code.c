@@ -146,6 +146,16 @@ static inline void keep_code(void)
 }
 #endif
 
+/*
+ * A live patch of others that replaces all takes this one out without calling
+ * it.  What hooks have done stays then, as do kprobes and pointers, and so must
+ * this module.
+ */
+static bool must_be_called(const struct klp_object *obj)
+{
+	return hooks[number_of(obj)]->kind != NO_HOOK || ksplice_has_redirects(number_of(obj));
+}
+
 static int pre_patch(struct klp_object *obj)
 {
 	int err = ksplice_come(obj, patch.enabled) ?: check_compared(obj);
@@ -159,13 +169,15 @@ static int pre_patch(struct klp_object *obj)
 		      ksplice_prepare_redirects(obj, number_of(obj));
 		if (!err) {
 			keep_code();
+			if (must_be_called(obj))
+				__module_get(THIS_MODULE);
 			call_hooks(obj, HOOK_apply);
 			*phase_of(obj) = APPLYING;
 			return 0;
 		}
 		call_hooks(obj, HOOK_fail_apply);
 		ksplice_abort(KSPLICE_CALL_FAILED);
-		ksplice_go(obj, patch.enabled);
+		ksplice_go(obj);
 	}
 	ksplice_clear_relocations(obj);
 	return err;
@@ -205,9 +217,12 @@ static void post_unpatch(struct klp_object *obj)
 		ksplice_release_redirects(number_of(obj));
 		call_hooks(obj, HOOK_reverse);
 		call_hooks(obj, phase == APPLYING ? HOOK_fail_apply : HOOK_post_reverse);
+		/* never the last one: livepatch has its own until later */
+		if (must_be_called(obj))
+			module_put(THIS_MODULE);
 	}
 	*phase_of(obj) = IDLE;
-	ksplice_go(obj, patch.enabled);
+	ksplice_go(obj);
 	if (!obj->name) {
 		ksplice_transition_ends();
 		ksplice_set_stage(KSPLICE_REVERSED);
@@ -237,7 +252,7 @@ static int __init new_init(void)
 	ksplice_conflicts_exit();
 	/* -EBUSY without a cause: another transition runs */
 	if (err != -EBUSY)
-		ksplice_abort(KSPLICE_CALL_FAILED);
+		ksplice_abort(err == -ENOMEM ? KSPLICE_OUT_OF_MEMORY : KSPLICE_CALL_FAILED);
 	return err;
 }
 

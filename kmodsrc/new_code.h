@@ -16,7 +16,7 @@ void ksplice_transition_ends(void);
 
 #ifdef KSPLICE_HAS_MODULES
 int ksplice_come(struct klp_object *obj, bool may_leave);
-void ksplice_go(struct klp_object *obj, bool is_unloaded);
+void ksplice_go(struct klp_object *obj);
 void ksplice_clear_relocations(const struct klp_object *obj);
 #else
 static inline int ksplice_come(struct klp_object *obj, bool may_leave)
@@ -24,7 +24,7 @@ static inline int ksplice_come(struct klp_object *obj, bool may_leave)
 	return 0;
 }
 
-static inline void ksplice_go(struct klp_object *obj, bool is_unloaded)
+static inline void ksplice_go(struct klp_object *obj)
 {
 }
 
@@ -37,6 +37,7 @@ static inline void ksplice_clear_relocations(const struct klp_object *obj)
 int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number);
 void ksplice_switch_redirects(unsigned int number, bool is_on);
 void ksplice_release_redirects(unsigned int number);
+bool ksplice_has_redirects(unsigned int number);
 #else
 static inline int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number)
 {
@@ -49,6 +50,11 @@ static inline void ksplice_switch_redirects(unsigned int number, bool is_on)
 
 static inline void ksplice_release_redirects(unsigned int number)
 {
+}
+
+static inline bool ksplice_has_redirects(unsigned int number)
+{
+	return false;
 }
 #endif
 

@@ -60,6 +60,15 @@ static struct redirect *next_redirect(struct redirect *r, unsigned int number)
 	return NULL;
 }
 
+/**
+ * ksplice_has_redirects - is there something here for a target?
+ * @number: its number in the klp_patch
+ */
+bool ksplice_has_redirects(unsigned int number)
+{
+	return next_redirect(NULL, number);
+}
+
 /* As the kernel's error injection does (kernel/fail_function.c). */
 static int move_ip(struct kprobe *probe, struct pt_regs *regs)
 {
@@ -155,7 +164,8 @@ int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number)
 		if (err) {
 			pr_err("%pS: cannot be redirected: %d\n", r->place, err);
 			r->probe.addr = NULL;
-			ksplice_abort(err == -EILSEQ ? KSPLICE_NO_MATCH : KSPLICE_CALL_FAILED);
+			ksplice_abort(err == -EILSEQ ? KSPLICE_NO_MATCH :
+				      err == -ENOMEM ? KSPLICE_OUT_OF_MEMORY : KSPLICE_CALL_FAILED);
 			ksplice_release_redirects(number);
 			return err;
 		}
