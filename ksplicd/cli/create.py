@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from ksplicd import bundle, minisign
+from ksplicd.cli import output
 from ksplicd.create.pipeline import Created, Request, create, make_snapshot
 from ksplicd.create.prebuild import Snapshot
 from ksplicd.create.sign import ModuleKey
@@ -146,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
         raise CreateError(f"--id {kid}: an update's id is {KID_LENGTH} of a-z0-9")
     key = read_key(args.sign_key) if args.sign_key else None
     module_key = read_module_key(args.module_sign_key, args.module_sign_cert)
+    check_output(args.output)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     started = time.monotonic()
@@ -257,18 +259,31 @@ def read_key(path: Path) -> minisign.SecretKey:
         return minisign.read_secret_key(text, getpass.getpass(f"Password of {path}: "), str(path))
 
 
+def check_output(folder: Path) -> None:
+    """Raise ``CreateError`` when the bundle could not be written, before anything is built."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise CreateError(f"--output {folder}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CreateError(f"--output {folder}: {there} cannot be written to; give another folder")
+
+
 def write(created: Created, folder: Path, key: minisign.SecretKey | None) -> Path:
-    """Write the bundle, the signature first, so that a watcher never sees it unsigned."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the bundle, the signature first, so that a watcher never sees it unsigned.
+
+    Raises ``CreateError``.
+    """
     path = folder / bundle.file_name(created.manifest.kid)
     outputs = [(path, created.data)]
     if key is not None:
         signature = minisign.sign(created.data, key, trusted_comment=path.name)
         outputs.insert(0, (Path(f"{path}.minisig"), signature.encode()))
-    for target, data in outputs:
-        temporary = target.with_name(f".{target.name}.tmp")
-        temporary.write_bytes(data)
-        temporary.replace(target)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for target, data in outputs:
+            output.write_whole(target, data)
+    except OSError as e:
+        raise CreateError(f"{e.filename}: {e.strerror}") from e
     return path
 
 

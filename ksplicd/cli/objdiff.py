@@ -15,7 +15,8 @@ from ksplicd.errors import CreateError
 DESCRIPTION: Final = """\
 Compare two x86-64 kernel objects that were compiled with -ffunction-sections -fdata-sections, and
 cut the new code out of the second.  No kernel tree is needed.  What the new code has from the
-kernel stays undefined under its plain name, also static functions and data of PRE.o.
+kernel stays undefined under its plain name, also static functions and data of PRE.o; new functions
+and data that POST.o has for other objects are global.
 """
 
 EPILOG: Final = """\
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         result = compare_objects(args.pre, args.post, args.source, args.allow_layout)
         if args.output and result.obj is not None:
-            args.output.write_bytes(write_object(result.obj))
+            output.write_whole(args.output, write_object(result.obj))
     except OSError as e:
         raise CreateError(f"{e.filename}: {e.strerror}") from e
     for note in result.notes:

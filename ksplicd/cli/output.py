@@ -6,7 +6,10 @@ changed or removed.
 """
 
 import json
+import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 SCHEMA: Final = 1
@@ -25,3 +28,23 @@ def say_json(**document: Any) -> None:
 def complain(text: str) -> None:
     """Print a line to standard error."""
     sys.stderr.write(f"{text}\n")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole, or leave what was there.  Raises ``OSError``, which names ``path``.
+
+    What is no regular file (/dev/stdout) is written to, and never replaced.
+    """
+    real = Path(os.path.realpath(path))
+    temporary = (
+        real if real.exists() and not real.is_file() else real.with_name(f".{real.name}.tmp")
+    )
+    try:
+        temporary.write_bytes(data)
+        if temporary is not real:
+            temporary.replace(real)
+    except OSError as e:
+        if temporary is not real:
+            with suppress(OSError):
+                temporary.unlink()
+        raise OSError(e.errno, e.strerror, str(path)) from e

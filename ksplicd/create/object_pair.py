@@ -19,6 +19,7 @@ from ksplicd.create.layout import check_layout
 from ksplicd.create.names import is_literal
 from ksplicd.create.new_code import ALIAS, HOOK_ALIAS, NewCode
 from ksplicd.create.refusal import Refusal, refuse
+from ksplicd.create.shared import share
 from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import traceable_functions
 from ksplicd.elf import Object, Section, Symbol, read_object
@@ -88,6 +89,7 @@ def compare_objects(
     before, after = (read_object(p.read_bytes(), str(p)) for p in (pre, post))
     sizes = read_sizes(source) if source else infer_sizes([before, after])
     difference = diff(before, after, sizes)
+    share(difference, new_for_others(difference))
     leave_to_livepatch(difference)
     result = describe(difference)
     if difference.is_boot_only:
@@ -96,6 +98,15 @@ def compare_objects(
         difference.refusals += check_layout(difference, allowed_layouts)
         place_new_code(result, after.name, difference, sizes)
     return result
+
+
+def new_for_others(difference: Difference) -> list[Symbol]:
+    """Return the new symbols that other objects may refer to, as far as they can be cut out."""
+    places = difference.post
+    return [
+        s for s in difference.new_globals()
+        if s.is_function or (s.section is not None and places.symbols_in(s.section) == [s])
+    ]  # fmt: skip
 
 
 def leave_to_livepatch(difference: Difference) -> None:
@@ -126,11 +137,15 @@ def place_new_code(
     """Add the new code to ``result``, or why there is none."""
     kernel = _AnyKernel(redirectable_functions(difference.pre.obj, sizes))
     try:
-        code = extract(name, difference, sizes, kernel, lambda: ALIAS)
+        shared = {s.name: ALIAS for s in difference.shared}
+        code = extract(name, difference, sizes, kernel, lambda: ALIAS, shared)
     except UnsupportedChangeError as e:
         result.refused = [r for r in e.refusals if isinstance(r, Refusal)]
         return
     code.obj.symbols = [s for s in code.obj.symbols if s.name not in (ALIAS, HOOK_ALIAS)]
+    binds = {(s.name, s.type, s.size): s.bind for s in difference.shared}
+    for s in code.obj.symbols:
+        s.bind = binds.get((s.name, s.type, s.size), s.bind)
     result.functions = [s.name for s in code.obj.symbols if s.is_function]
     result.data = data_of(code, difference)
     keep_imports(code.obj, difference.post.obj)

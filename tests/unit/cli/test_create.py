@@ -2,11 +2,12 @@
 """The arguments of ``ksplice create``; what it does with them is tested in tests/vm."""
 
 import argparse
+import os
 from pathlib import Path
 
 import pytest
 
-from ksplicd.cli.create import add_arguments, check_input, read_module_key
+from ksplicd.cli.create import add_arguments, check_input, check_output, read_module_key
 from ksplicd.errors import CreateError
 
 
@@ -51,3 +52,19 @@ def test_module_key_and_certificate(tmp_path: Path) -> None:
         read_module_key(None, certificate)
     with pytest.raises(CreateError, match=r"none\.pem: No such file"):
         read_module_key(tmp_path / "none.pem", None)
+
+
+def test_where_the_bundle_goes(tmp_path: Path) -> None:
+    """What cannot be written is refused before anything is built."""
+    check_output(tmp_path / "not" / "yet")
+    assert not (tmp_path / "not").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(CreateError, match="file is not a folder"):
+        check_output(tmp_path / "file" / "below")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_where_the_bundle_may_not_go(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(CreateError, match="cannot be written to; give another folder"):
+        check_output(tmp_path / "bundles")

@@ -10,6 +10,7 @@ import pytest
 
 from ksplicd.cli.main import main
 from ksplicd.elf import read_object
+from ksplicd.elf.model import STB_GLOBAL
 from ksplicd.run import run
 from tests.compile import KERNEL_LIKE, SPLIT, compile_c
 
@@ -62,6 +63,27 @@ def test_changes(objdiff: Any, tmp_path: Path) -> None:
     assert sorted(s.name for s in obj.functions()) == ["f", "f.cold", "fresh"]
     assert {"helper", "report"} <= {s.name for s in obj.symbols if s.is_undefined}
     run(["ld", "-r", "-o", tmp_path / "linked.o", new])
+
+
+def test_new_symbols_for_other_objects(objdiff: Any, tmp_path: Path) -> None:
+    """Another file of the same patch may use them, as their only users."""
+    new = tmp_path / "new.o"
+    more = "int level = 4; int fresh(int x) { return hidden(x) + level; }"
+    status, out = objdiff(SOURCE.format("", 1, ""), SOURCE.format("", 1, more), "--json", "-o",
+                          str(new))  # fmt: skip
+    assert status == 0
+    assert out == {
+        "functions": ["fresh"], "changed": [], "new": ["fresh"], "removed": [],
+        "data": ["level"], "refused": [],
+    }  # fmt: skip
+    obj = read_object(new.read_bytes())
+    assert {s.name for s in obj.symbols if s.bind == STB_GLOBAL} == {"fresh", "level", "hidden"}
+
+
+def test_nothing_half_written(objdiff: Any, tmp_path: Path) -> None:
+    status, _ = objdiff(SOURCE.format("", 1, ""), SOURCE.format("", 2, ""), "-o", str(tmp_path))
+    assert status == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["post", "pre"]
 
 
 def test_nothing_changes(objdiff: Any, tmp_path: Path) -> None:
