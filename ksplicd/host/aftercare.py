@@ -8,14 +8,21 @@ of the engine.
 from dataclasses import dataclass, field
 from typing import Final
 
-from ksplicd.errors import CodeBusyError, KernelWarningError, NotQuarantinedError
-from ksplicd.host.intake import Intake
+from ksplicd.errors import (
+    CodeBusyError,
+    InUseError,
+    KernelWarningError,
+    NotQuarantinedError,
+)
+from ksplicd.host.intake import Intake, cause_of
 from ksplicd.host.kmsg import Complaint
 from ksplicd.host.state import DAEMON, Actor, Arrow, UpdateInfo, Via, is_moving, step
 from ksplicd.host.verify import can_be_below
 from ksplicd.model import VMLINUX, Stage
 
 _COMPLAINT: Final = KernelWarningError.abort_cause or ""
+_PASSING: Final = {cause_of(CodeBusyError()), cause_of(InUseError())}
+"""Why an apply failed that may do better later."""
 _PRINTK_CLOCK: Final = 1.0
 """Seconds by which the clock of the kernel's log may differ from the monotonic one."""
 
@@ -137,19 +144,25 @@ class Aftercare(Intake):
         ]
 
     def to_retry(self) -> list[tuple[str, Actor]]:
-        """Return what failed in this boot because its code was busy, and nobody had waited for it.
+        """Return what failed in this boot for now only, and nobody had waited for it.
 
-        That is from the drop directory or at boot; with the actor.
+        Its code was busy, or another live patch was on its way; it came from the drop directory or
+        was to come back at boot.  What was to come back and depends on such a one is returned after
+        it.  With the actor.
         """
-        lasts = [self._book.last(kid) for kid in self.store.kids()]
-        return [
-            (last.kid, last.actor)
-            for last in lasts
-            if last is not None
-            and (last.stage, last.cause) == (Stage.FAILED, CodeBusyError.abort_cause)
-            and last.boot_id == self.kernel.boot_id()
-            and last.actor.via in {Via.DROP, Via.BOOT}
-        ]
+        boot_id, found = self.kernel.boot_id(), dict[str, Actor]()
+        lasts = [self._book.last(kid) for kid in self._book.in_order() if self.store.has(kid)]
+        for last in filter(None, lasts):
+            is_passing = last.stage is Stage.FAILED and last.cause in _PASSING
+            is_alone = last.actor.via in {Via.DROP, Via.BOOT}
+            if last.boot_id == boot_id and is_passing and is_alone:
+                found[last.kid] = last.actor
+        for last in filter(None, lasts):
+            if last.stage is Stage.APPLIED and last.boot_id != boot_id:
+                ahead = [found[kid] for kid in self._depends(last.kid) if kid in found]
+                if any(actor.via is Via.BOOT for actor in ahead):
+                    found[last.kid] = ahead[0]
+        return list(found.items())
 
     def _depends(self, kid: str) -> tuple[str, ...]:
         return self._book.info(kid).manifest.depends

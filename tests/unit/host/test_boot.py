@@ -57,6 +57,30 @@ def test_one_that_does_not_match_keeps_no_other_from_it(two: Host) -> None:
     assert two.kernel.leftovers() == []
 
 
+def test_what_failed_for_now_is_to_be_tried_again(host: Host) -> None:
+    """And with it what depends on it, in order; nothing else."""
+    host.stage()
+    host.stage(samples.bundle(OTHER_KID, depends=(KID,)))
+    host.apply(KID)
+    host.apply(OTHER_KID)
+    host.reboot()
+    host.kernel.start_foreign_transition("kpatch_x")
+    applied, told = boot(host, willing=False)
+    assert applied == []
+    assert "another transition runs" in told[0]
+    assert "depends on update" in told[1]
+    assert host.engine.to_retry() == [(KID, BOOT), (OTHER_KID, BOOT)]
+    host.kernel.complete()
+    for kid in (KID, OTHER_KID):
+        host.apply(kid)
+    assert host.engine.to_retry() == []
+
+
+def test_what_waits_for_nothing_is_not_tried_again(two: Host) -> None:
+    boot(two, "ksplicd.disable is on the kernel's command line")
+    assert two.engine.to_retry() == []
+
+
 def test_one_whose_bundle_is_gone_waits(two: Host) -> None:
     next((two.root / "updates" / OTHER_KID).glob("*.tar.gz")).unlink()
     applied, told = boot(two)
