@@ -161,7 +161,7 @@ class SupersededError(HostError):
 
 
 class ReplayedError(HostError):
-    """The update was undone here; only a person may apply it again."""
+    """The update was undone or quarantined here; only a person may apply it again."""
 
 
 class QuarantinedError(HostError):

@@ -127,8 +127,8 @@ class Book:
                 return found[:limit]
         return found
 
-    def was_undone(self, kid: str) -> bool:
-        """Tell whether the last that was done with an update was to undo it.
+    def last_word(self, kid: str) -> Stage | None:
+        """Return whether an update was applied, undone or quarantined last; None: none of these.
 
         The whole history is asked: its bundle may have been removed and come back since.  Raises
         ``StoreError`` when it cannot tell.
@@ -136,8 +136,8 @@ class Book:
         for events in self._history.read_back(whole=True):
             for event in reversed(events):
                 if event.kid == kid and event.stage in LASTING:
-                    return event.stage is Stage.REVERSED
-        return False
+                    return event.stage
+        return None
 
     def catch_up(self) -> None:
         """Write down what could not be written before, if it can be now."""

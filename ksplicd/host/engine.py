@@ -93,6 +93,7 @@ class Engine(Aftercare):
                 if is_passing(e.__cause__):
                     raise
                 self._book.distrust(kid, e)
+        self._guard.begin(self.kernel.boot_id())
         known, soak_time = self._guard.read(), self.settings.soak_time
         return reconcile(
             self._book,

@@ -75,6 +75,12 @@ class Guard:
         known = self.read()
         self._write(Known(clean=known.clean & frozenset(named) | {boot_id}, soaked=known.soaked))
 
+    def begin(self, boot_id: str) -> None:
+        """Note that this boot goes on: the unit that marks its end was stopped or restarted."""
+        known = self.read()
+        if boot_id in known.clean:
+            self._write(Known(clean=known.clean - {boot_id}, soaked=known.soaked))
+
     def watch(self, applied: Collection[str], boot_id: str, now: float, soak_time: float) -> float:
         """Note which of the ``applied`` updates have run for ``soak_time`` seconds.
 

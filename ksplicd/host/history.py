@@ -42,7 +42,7 @@ _MAX_READ: Final = 64 << 20
 _MAX_UNWRITTEN: Final = 1 << 20
 """Bytes; the newest of some 3000 events."""
 
-LASTING: Final = frozenset({Stage.APPLIED, Stage.REVERSED})
+LASTING: Final = frozenset({Stage.APPLIED, Stage.REVERSED, Stage.QUARANTINED})
 """The stages that tell whether an update is wanted."""
 
 _BOOT_ID = re.compile(r"[0-9a-f]{32}")
@@ -201,8 +201,8 @@ def _compressed(plain: Path) -> Path:
 def last_words(events: Iterable[Event]) -> list[Event]:
     """Return what must not be forgotten of ``events``, oldest first.
 
-    Of each update its last event, and the last one that tells whether it was applied or undone.  A
-    rejected file tells nothing of the update whose name it bears.
+    Of each update its last event, and the last one that tells whether it was applied, undone or
+    quarantined.  A rejected file tells nothing of the update whose name it bears.
     """
     kept: dict[tuple[str, bool], Event] = {}
     for event in events:

@@ -194,14 +194,19 @@ class Intake:
         return stage is Stage.REVERSED or (is_idle and bool(self._book.why_other_kernel(kid)))
 
     def check_not_undone(self, kid: str) -> None:
-        """Raise ``ReplayedError`` when the last that was done with an update was to undo it.
+        """Raise ``ReplayedError`` when an update was undone, or quarantined, and not applied since.
 
         Nothing but a person's call may apply it then: whoever drops an old bundle anew must not
-        bring back what somebody took out.
+        bring back what somebody took out, or what may have crashed the machine.
         """
-        if self._book.was_undone(kid):
+        last = self._book.last(kid)
+        if last is not None and last.stage is Stage.QUARANTINED:
+            return  # it has to be released first: ``check_apply`` says so
+        word = self._book.last_word(kid)
+        if word is not None and word is not Stage.APPLIED:
+            what = "undone" if word is Stage.REVERSED else "quarantined"
             raise ReplayedError(
-                f"{kid}: was undone here and is not applied by itself again; "
+                f"{kid}: was {what} here and is not applied by itself again; "
                 f"`ksplice apply {kid}` applies it"
             )
 

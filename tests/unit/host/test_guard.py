@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksplicd.errors import NoSuchUpdateError, NotQuarantinedError, QuarantinedError, StoreError
+from ksplicd.errors import (
+    NoSuchUpdateError,
+    NotQuarantinedError,
+    QuarantinedError,
+    ReplayedError,
+    StoreError,
+)
 from ksplicd.host.guard import Guard, Known, read_known, why_quarantined, write_known
 from ksplicd.host.state import Actor, Event, Via
 from ksplicd.model import Stage
@@ -149,6 +155,22 @@ def test_quarantined_update_can_be_removed(host: Host) -> None:
     start(host)
     host.engine.remove(KID, ALICE)
     assert host.engine.list_updates() == []
+    host.stage()  # somebody drops it again
+    with pytest.raises(ReplayedError, match="was quarantined here and is not applied by itself"):
+        host.engine.check_not_undone(KID)
+    assert host.apply().stage is Stage.APPLIED
+    host.engine.check_not_undone(KID)
+
+
+def test_what_marks_the_end_may_be_restarted(host: Host) -> None:
+    """As when the package is upgraded: the boot goes on, and may crash later."""
+    host.stage()
+    host.apply()
+    host.engine.mark_clean()
+    assert start(host) == ()
+    host.reboot(clean=False)
+    start(host)
+    assert stage_of(host) == "quarantined"
 
 
 def test_machine_went_down_while_an_apply_was_turned_around(host: Host) -> None:
