@@ -19,8 +19,17 @@ from ksplicd.elf import read_object
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
+from ksplicd.run import run
 from tests import slice as sample
-from tests.vm.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
+from tests.vm.hand import (
+    PATIENCE,
+    Edit,
+    Update,
+    has_complaint,
+    is_clean,
+    make_bundle,
+    write_patch,
+)
 
 KID = "modules1"
 ROMFS = Edit("fs/romfs/super.c", "inval:\n\tret = -EINVAL;", "inval:\n\tret = -EUCLEAN;")
@@ -30,6 +39,27 @@ VFAT = Edit(
     "return fat_fill_super(sb, data, silent, 1, setup) ? -EUCLEAN : 0;",
 )
 OLD, NEW = "Invalid argument", "Structure needs cleaning"
+
+HOOK = """\
+#include <ksplice-patch.h>
+static void tell(void) { printk("the hook of romfs\\n"); }
+ksplice_apply(tell);
+"""
+SLOW = (
+    Edit(
+        "fs/romfs/super.c",
+        "#include <linux/module.h>\n",
+        "#include <linux/module.h>\n#include <linux/delay.h>\n#include <linux/highuid.h>\n",
+    ),
+    # rubbish has the size 0, so that there is nothing to read
+    Edit(
+        "fs/romfs/super.c",
+        "inval:\n\tret = -EINVAL;",
+        "inval:\n\twhile (overflowgid == 7777)\n\t\tmsleep(50);\n"
+        "\tret = romfs_dev_read(sb, 0, rsb, 4) == -EIO ? -EUCLEAN : -EINVAL;",
+    ),
+)
+"""A mount waits as long as kernel.overflowgid is 7777."""
 
 MOUNT = """\
 import ctypes, os, sys
@@ -239,6 +269,59 @@ def test_altered_module_is_left_unpatched_by_policy(
     update.undo()
     assert mount(guest, "romfs") == [OLD]
     assert is_clean(guest)
+
+
+def test_stranger_of_the_same_name_is_refused(
+    guest: Guest, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
+) -> None:
+    """It has none of the symbols, and the update none that livepatch would miss: only a hook."""
+    hook = Edit("fs/romfs/super.c", "module_init(", f"{HOOK}module_init(")
+    patch = write_patch(tree, tmp_path / "hook.patch", hook)
+    update = Update(guest, make_bundle(lab_cache, kernel, "strange1", [patch]))
+    (tmp_path / "romfs.c").write_text('#include <linux/module.h>\nMODULE_LICENSE("GPL");\n')
+    (tmp_path / "Kbuild").write_text("obj-m := romfs.o\n")
+    run(["make", "-C", kernel.headers, f"M={tmp_path}", "modules"])
+    update.apply(late=True)
+    assert not insmod(guest, (tmp_path / "romfs.ko").read_bytes())
+    assert update.targets()["romfs"] == "refused"
+    assert "the hook of romfs" not in guest.kernel_log()
+    guest.run("modprobe romfs")
+    assert update.targets()["romfs"] == "matched"
+    assert "the hook of romfs" in guest.kernel_log()
+    update.undo()
+    assert is_clean(guest)
+    assert not has_complaint(guest.kernel_log())
+
+
+def test_undo_that_is_forced_leaves_the_new_code_whole(
+    guest: Guest, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
+) -> None:
+    """Who is still in it goes on to call a function of the module."""
+    patch = write_patch(tree, tmp_path / "slow.patch", *SLOW)
+    update = Update(guest, make_bundle(lab_cache, kernel, "forced01", [patch]))
+    guest.put("/root/mount.py", MOUNT.encode())
+    guest.run("truncate -s 64k /root/rubbish; modprobe loop; losetup /dev/loop0 /root/rubbish")
+    assert mount(guest, "romfs") == [OLD]
+    update.apply()
+    guest.run(
+        "sysctl -qw kernel.overflowgid=7777; systemd-run -u mount -q"
+        " -p StandardOutput=file:/root/said python3 /root/mount.py romfs"
+    )
+    end = time.monotonic() + PATIENCE
+    while "romfs_fill_super" not in guest.run("cat /proc/[0-9]*/stack", check=False).out:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    livepatch = f"/sys/kernel/livepatch/{update.new}"
+    guest.run(f"echo 0 >{livepatch}/enabled; sleep 2; echo 1 >{livepatch}/force")
+    update.wait()
+    assert update.state("stage") == "reversed"
+    guest.run("sysctl -qw kernel.overflowgid=65534")
+    while not (said := guest.run("cat /root/said").out):
+        assert time.monotonic() < end, guest.kernel_log()
+        time.sleep(0.1)
+    assert said.strip() == NEW
+    assert mount(guest, "romfs") == [OLD]
+    assert not has_complaint(guest.kernel_log())
 
 
 def test_daemon_waits_for_a_module_and_tells_what_became_of_it(

@@ -11,7 +11,9 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.model import old_module
+from ksplicd.run import run
 from tests.vm.hand import PATIENCE, Edit, Update, has_complaint, is_clean, make_bundle, write_patch
+from tests.vm.test_updates import FOREIGN
 
 # No function of lib/ has fentry; this one is called from everywhere.
 BOOL = Edit("lib/kstrtox.c", "\tcase 'y':\n", "\tcase 'x':\n\tcase 'y':\n")
@@ -114,6 +116,31 @@ def test_second_kprobe_on_the_same_function_is_refused(
     assert second.state("abort_cause") == "no_match"
     found = second.mismatch()
     assert (found["function"], found["offset"], found["found"][:2]) == ("kstrtobool", "0x0", "cc")
+    assert not has_complaint(guest.kernel_log())
+
+
+def test_live_patch_that_replaces_all_frees_nothing_that_is_in_use(
+    guest: Guest, functions: bundle.Bundle, kernel: KernelPackages, tmp_path: Path
+) -> None:
+    """It takes the update out without calling it: kprobe and exit function stay, and so must we."""
+    (tmp_path / "foreign.c").write_text(FOREIGN)
+    (tmp_path / "Kbuild").write_text("obj-m := foreign.o\n")
+    run(["make", "-C", kernel.headers, f"M={tmp_path}", "modules"])
+    guest.put("/root/foreign.ko", tmp_path / "foreign.ko")
+    update = Update(guest, functions)
+    guest.run("modprobe romfs")
+    update.apply()
+    guest.run("insmod /root/foreign.ko replace=1")
+    end = time.monotonic() + PATIENCE
+    while update.new in guest.run("ls /sys/kernel/livepatch").out:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    time.sleep(1)  # livepatch gives its reference back from a work queue
+    assert guest.run(["rmmod", update.new], check=False).status != 0
+    assert takes(guest, "x")
+    assert "romfs: the new way out" in leave_romfs(guest)
+    assert leave_romfs(guest) == "", "loaded anew, it is nobody's"
+    assert takes(guest, "0")
     assert not has_complaint(guest.kernel_log())
 
 
