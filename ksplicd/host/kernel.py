@@ -300,7 +300,10 @@ class LinuxKernel:
                     f"{name}: stays loaded until the next boot, unused: the kernel may hold"
                     " pointers to its functions"
                 )
-        raise InUseError(f"{name}: cannot be unloaded: it is in use; `lsmod` shows by what")
+        raise InUseError(
+            f"{name}: cannot be unloaded: it is in use; `lsmod` shows by what, or by nothing when a"
+            " live patch of somebody else took it out: then it stays until the next boot"
+        )
 
     def is_kept(self, name: str) -> bool:
         """Read the parameter that kmodsrc/new_code.c sets, of the module or of its holders."""
