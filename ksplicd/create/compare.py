@@ -4,7 +4,9 @@
 What may differ without a change of meaning is decided here, by the predicates of ``names``.
 """
 
+import json
 from collections.abc import Sequence
+from typing import Final
 
 from ksplicd.create.correlate import Twins, is_numbered, relocations_in
 from ksplicd.create.line_shift import is_line_shift
@@ -28,7 +30,10 @@ from ksplicd.create.special import (
 )
 from ksplicd.elf import Relocation, Section, Symbol
 from ksplicd.elf.model import SHF_EXECINSTR, SHF_WRITE, SHT_NOBITS, STB_LOCAL
-from ksplicd.elf.x86_64 import RELOCATION_TYPES
+from ksplicd.elf.x86_64 import R_X86_64_PC32, R_X86_64_PLT32, RELOCATION_TYPES
+
+_SHOWN: Final = 40
+"""Characters of a string in a message."""
 
 
 class Comparison:
@@ -77,11 +82,11 @@ class Comparison:
             return f"{len(before)} → {len(after)} relocations"
         for ra, rb in zip(before, after, strict=True):
             at = rb.offset - start_b
-            if (ra.offset - start_a, ra.type) != (at, rb.type):
+            if (ra.offset - start_a, _kind(ra)) != (at, _kind(rb)):
                 return f"relocation at +{at:#x} moved or changed type"
             pa, pb = self.pre.locate(owner_a, ra), self.post.locate(owner_b, rb)
             if not self.same_target(pa, pb):
-                return f"+{at:#x} refers to {pb} instead of {pa}"
+                return f"+{at:#x} refers to {_difference(pa, pb)}"
         return None
 
     def same_target(self, a: Place, b: Place) -> bool:
@@ -217,6 +222,31 @@ class Comparison:
             == _masked(sb.data[at_b : at_b + m], after, at_b)
             and self.compare_relocations(sa, before, at_a, sb, after, at_b) is None
         )
+
+
+def _kind(r: Relocation) -> int:
+    """Return a relocation's type; a call of what becomes static or global keeps its meaning.
+
+    The module loader and the kernel's linker calculate R_X86_64_PLT32 like R_X86_64_PC32.
+    """
+    return R_X86_64_PC32 if r.type == R_X86_64_PLT32 else r.type
+
+
+def _difference(a: Place, b: Place) -> str:
+    """Return what two places that are not the same are, in words that differ."""
+    before, after = (_text(p) or str(p) for p in (a, b))
+    return f"{after} instead of {before}" if before != after else f"{after}, whose content differs"
+
+
+def _text(place: Place) -> str | None:
+    """Return the string at a place, shortened, None when there is none."""
+    if place.section is None or not place.section.is_strings:
+        return None
+    text = string_at(place.section, place.offset)
+    if text is None or place.section.entsize > 1:
+        return None
+    words = text[:-1].decode(errors="replace")
+    return json.dumps(words if len(words) <= _SHOWN else f"{words[:_SHOWN]}...")
 
 
 def _is_same_external(a: Place, b: Place) -> bool:

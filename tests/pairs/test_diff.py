@@ -192,3 +192,21 @@ def test_other_immediates_are_a_change(tmp_path: Path, more: int, other: int, na
     d = compare(tmp_path, LINES.format("", 10, 1, 9), LINES.format("", 12, more, other))
     assert name in changed(d)
     assert "f" not in changed(d)
+
+
+def test_static_function_becomes_global(tmp_path: Path) -> None:
+    """Its callers are the same: the call is only written down in another way."""
+    source = """{} noinline int h(int x) {{ return hidden(x) + hidden(x); }}
+        int f(int x) {{ return h(x) + 1; }} int g(int x) {{ return h(x + {}); }}"""
+    d = compare(tmp_path, source.format("static", 1), source.format("", 2), "-fno-ipa-ra")
+    assert changed(d) == ["g"]
+
+
+def test_reasons_tell_what_differs(tmp_path: Path) -> None:
+    source = 'int f(int x) {{ return printk("{}", x); }} const char *name = "{}";'
+    long = "a long text that goes on and on until nobody reads it, "
+    d = compare(tmp_path, source.format("one %d", long), source.format("two %d", long + "end"))
+    (why,) = d.changed.values()
+    assert why.endswith('refers to "two %d" instead of "one %d"')
+    (refusal,) = d.refusals
+    assert refusal.reason.endswith('goes on and on until no...", whose content differs')
