@@ -63,12 +63,13 @@ class Daemon:
         config: Path = CONFIG_FILE,
         notify: Callable[[str], object] = lambda state: None,
         modules: Path = SYSFS_MODULES,
-        disabled: str = "",
+        why_disabled: Callable[[], str] = lambda: "",
         kmsg: Path = KMSG,
     ) -> None:
         """Use ``bus``, a pydbus bus; ``notify`` is sd_notify(3); ``modules`` is /sys/module.
 
-        ``disabled`` is a reason to apply nothing by ourselves (``host.boot.why_disabled``).
+        ``why_disabled`` tells what there is against applying by ourselves, each time that we would
+        (``host.boot.why_disabled``).
         ``config`` is read again at SIGHUP; what holds at start is in ``engine.settings``.
         ``kmsg`` is the kernel's log.
         """
@@ -84,12 +85,12 @@ class Daemon:
         self._objects = Objects(bus, self._polkit.check_inspect)
         self._runner = Runner(engine, self._worker, self._objects, self._polkit, book, modules)
         self._runner.on_shown = self._on_shown
-        manager = Manager(self._runner, disabled)
+        manager = Manager(self._runner, why_disabled)
         self._objects.add_root(manager)
         self._tripwires = Tripwires(self._runner, book, manager.TripwireHit)
-        self._disabled = disabled
-        self._automatic = Automatic(self._runner)
-        self._drops = Drops(self._runner, self._automatic, disabled)
+        self._why_disabled = why_disabled
+        self._automatic = Automatic(self._runner, why_disabled)
+        self._drops = Drops(self._runner, self._automatic)
         self._soak = SoakWatch(self._runner, kmsg)
         self._keep: list[object] = []
         """What would end when nobody held it: monitors."""
@@ -157,7 +158,7 @@ class Daemon:
         self._notify("READY=1")
         for kid, why in found.waiting.items():
             self._book.write(journal.about_waiting(kid, why))
-        if not self._disabled:
+        if not self._why_disabled():
             await self._automatic.resume()
         await self._drops.scan()
 
@@ -177,7 +178,7 @@ class Daemon:
         try:
             self._engine.settings = read_settings(self._config)
             tasks.spawn(self._reconcile())
-            if not self._disabled:
+            if not self._why_disabled():
                 tasks.spawn(self._automatic.apply_dropped())
             tasks.spawn(self._drops.scan())
             tasks.spawn(self._write_metrics())
@@ -331,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_boot(engine, journal.SystemJournal(), boot.why_disabled())
         daemon = Daemon(
             engine, connect(args.bus), book=journal.SystemJournal(), config=args.config,
-            notify=notify, disabled=boot.why_disabled(),
+            notify=notify, why_disabled=boot.why_disabled,
         )  # fmt: skip
     except (KspliceError, GLib.Error) as e:
         _log.critical("%s", e)

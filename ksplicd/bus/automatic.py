@@ -32,7 +32,7 @@ from ksplicd.errors import (
     ReplayedError,
     SupersededError,
 )
-from ksplicd.host.state import DAEMON, Actor, Direction, UpdateInfo
+from ksplicd.host.state import DAEMON, Actor, Direction, UpdateInfo, Via
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
@@ -43,8 +43,10 @@ BUSY: Final = CodeBusyError.abort_cause or ""
 class Automatic:
     """Updates that are to be applied by themselves."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, why_disabled: Callable[[], str]) -> None:
+        """``why_disabled`` tells what turns the service off; it is asked each time."""
         self._runner = runner
+        self._why_disabled = why_disabled
         self._engine = runner.engine
         self._wanting: dict[str, Actor] = {}
         """Updates that wait for others which they depend on."""
@@ -90,6 +92,9 @@ class Automatic:
             return []
 
     async def _apply(self, kid: str, actor: Actor, attempt: int) -> None:
+        if why := self._why_not(actor):
+            _log.warning("%s: is not applied by itself: %s", kid, why)
+            return
         old: list[str] = []
         try:
             await self._runner.worker.run(self._engine.check_not_undone, kid)
@@ -118,6 +123,15 @@ class Automatic:
             await self._bring_back(old, actor)
         if is_busy:
             self._retry(kid, actor, attempt)
+
+    def _why_not(self, actor: Actor) -> str:
+        """Tell which setting, as it is now, keeps an update from being applied; or nothing."""
+        settings = self._engine.settings
+        if actor.via is Via.DROP and settings.on_drop is not OnDrop.APPLY:
+            return "on-drop = stage in ksplicd.conf"
+        if actor.via is Via.BOOT and not settings.apply_at_boot:
+            return "apply-at-boot = no in ksplicd.conf"
+        return self._why_disabled()
 
     async def _undo_first(self, kid: str, actor: Actor) -> list[str]:
         """Undo what an update is instead of, if that alone is in its way."""

@@ -24,12 +24,10 @@ class Drops:
     retry_seconds = 60.0
     """After which a bundle is looked at again that could not be taken in."""
 
-    def __init__(self, runner: Runner, automatic: Automatic, disabled: str = "") -> None:
-        """``disabled`` is a reason to apply nothing by ourselves."""
+    def __init__(self, runner: Runner, automatic: Automatic) -> None:
         self._automatic = automatic
         self._runner = runner
         self._engine = runner.engine
-        self._disabled = disabled
         self._folder = DropDir(
             self._engine.store.root, require_signature=self._engine.settings.require_signature
         )
@@ -74,7 +72,7 @@ class Drops:
         else:
             if info is None:
                 return
-            if self._engine.settings.on_drop is OnDrop.APPLY and not self._disabled:
+            if self._engine.settings.on_drop is OnDrop.APPLY:
                 self._automatic.apply(info.kid, Actor(uid=os.geteuid(), via=Via.DROP))
         await self._runner.show()  # while the kernel works; what was rejected is in the metrics
 

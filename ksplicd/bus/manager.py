@@ -3,6 +3,7 @@
 
 import os
 import stat
+from collections.abc import Callable
 from typing import Final
 
 from gi.repository import GLib
@@ -28,10 +29,10 @@ class Manager(BusObject, interface=names.MANAGER):
     JobRemoved = Signal("t job, o path, s kid, s result")
     TripwireHit = Signal("s kid, s cve, s place, a{sv} details")
 
-    def __init__(self, runner: Runner, disabled: str = "") -> None:
-        """``disabled`` is why nothing is applied by itself."""
+    def __init__(self, runner: Runner, why_disabled: Callable[[], str]) -> None:
+        """``why_disabled`` tells why nothing is applied by itself."""
         self._runner = runner
-        self._disabled = disabled
+        self._why_disabled = why_disabled
         self._sizes: dict[str, int] = {}
         runner.on_job_new = self.JobNew
         runner.on_job_removed = self.JobRemoved
@@ -50,10 +51,10 @@ class Manager(BusObject, interface=names.MANAGER):
         """Return the release of the running kernel."""
         return self._runner.engine.kernel.release()
 
-    @readable("s", emits="const")
+    @readable("s", emits="false")
     def disabled(self) -> str:
         """Return why nothing is applied by itself; empty when it is."""
-        return self._disabled
+        return self._why_disabled()
 
     @readable("a{st}", emits="false")
     def store_size(self) -> dict[str, int]:

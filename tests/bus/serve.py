@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -189,7 +190,7 @@ def main(address: str, folder: Path, way: str = "") -> int:
         config=folder / "ksplicd.conf",
         notify=tell,
         modules=folder / "modules",
-        disabled=why_disabled(folder),
+        why_disabled=partial(why_disabled, folder),
         kmsg=folder / "kmsg",
     )
     daemon._drops.retry_seconds = float(os.environ.get("KSPLICE_RETRY_SECONDS", "60"))

@@ -226,6 +226,40 @@ def test_nothing_is_applied_by_itself_where_the_service_is_disabled(host: Host) 
     assert host.stage_of() == "applied"
 
 
+def test_disabled_while_it_runs(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply")
+    bare_host.start()
+    off = bare_host.folder / "etc/ksplicd/disable"
+    off.parent.mkdir(parents=True)
+    off.touch()
+    drop = bare_host.store / f"ksplice-{KID}.tar.gz"
+    drop.with_name(drop.name + ".minisig").write_bytes(SIGNATURE)
+    drop.write_bytes(BUNDLE)
+    wait_for(lambda: "is not applied by itself: there is a file" in bare_host.log())
+    assert "there is a file /etc/ksplicd/disable" in bare_host.ksplice("status").stdout
+    assert bare_host.outcomes() == ["STAGED"]
+    off.unlink()
+    bare_host.daemon.send_signal(signal.SIGHUP)
+    wait_for(lambda: "APPLIED" in bare_host.outcomes())
+    assert bare_host.client().service()["Disabled"] == ""
+
+
+def test_retries_heed_the_policy_of_now(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply", transition_limit="1", retry_delay="2")
+    bare_host.start()
+    bare_host.kernel.hold()
+    drop = bare_host.store / f"ksplice-{KID}.tar.gz"
+    drop.with_name(drop.name + ".minisig").write_bytes(SIGNATURE)
+    drop.write_bytes(BUNDLE)
+    wait_for(lambda: "REVERSING" in bare_host.outcomes())
+    bare_host.kernel.hold(on=False)
+    wait_for(lambda: "CODE_BUSY" in bare_host.outcomes())
+    bare_host.configure(on_drop="stage")
+    bare_host.daemon.send_signal(signal.SIGHUP)
+    wait_for(lambda: "is not applied by itself: on-drop = stage" in bare_host.log())
+    assert bare_host.outcomes().count("LOADING") == 1
+
+
 def test_new_update_in_a_crash_is_quarantined_until_it_is_released(host: Host) -> None:
     client = host.client()
     client.apply(client.stage(BUNDLE, SIGNATURE))
