@@ -212,7 +212,7 @@ def judge(updates: Sequence[Document]) -> tuple[Health, list[str]]:
 def _health_of(update: Document) -> Health:
     """Return how an update is; an applied one has an abort cause when it is not well.
 
-    It could not be undone then, or the kernel complained of it.
+    It could not be undone then, its bundle does not verify any more, or the kernel complained.
     """
     if update["stage"] == "applied" and update["abort_cause"]:
         is_complaint = update["abort_cause"] == KernelWarningError.abort_cause

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ksplicd.errors import KspliceError, StoreError, WrongKernelError
+from ksplicd.errors import StoreError, WrongKernelError
 from ksplicd.host.clock import Clock
 from ksplicd.host.history import LASTING, History
 from ksplicd.host.kernel import KernelDoor
@@ -44,7 +44,8 @@ class Book:
         self._last: dict[str, Event] = {}
         self.meter = Meter()
         self._trusted: dict[str, Trusted] = {}
-        self._distrusted: dict[str, str] = {}
+        self._distrusted: dict[str, tuple[str, str]] = {}
+        """Cause and detail, for people."""
 
     def open(self) -> None:
         """Read as much of the history as tells where each update is.
@@ -151,10 +152,14 @@ class Book:
         self._trusted[kid] = replace(trusted, bundle=replace(trusted.bundle, files={}))
         self._distrusted.pop(kid, None)
 
-    def distrust(self, kid: str, why: KspliceError) -> None:
-        """Remember that the stored bundle does not verify any more."""
-        self._trusted.pop(kid, None)
-        self._distrusted[kid] = str(why)
+    def distrust(self, kid: str, cause: str, why: str) -> None:
+        """Remember that the stored bundle does not verify any more.
+
+        Of what is in the kernel, and was verified before, we go on to tell what it is.
+        """
+        if not self.is_in_kernel(kid):
+            self._trusted.pop(kid, None)
+        self._distrusted[kid] = cause, why
 
     def forget(self, kid: str) -> None:
         """Drop what is known of a bundle that was deleted."""
@@ -219,9 +224,12 @@ class Book:
             stage = Stage.TRANSITIONING if livepatch.enabled else Stage.REVERSING
             return stage, "", "moved by somebody else"
         is_enabled = livepatch is not None and livepatch.enabled
-        if not is_enabled and kid in self._distrusted:
-            return Stage.REJECTED, "", self._distrusted[kid]
+        distrusted = self._distrusted.get(kid)
+        if distrusted is not None and not is_enabled:
+            return Stage.REJECTED, "", distrusted[1]
         stage, cause, detail = settle(last, self._kernel.boot_id(), is_enabled=is_enabled)
+        if distrusted is not None and not cause:
+            return stage, distrusted[0], f"its bundle does not verify any more: {distrusted[1]}"
         if stage is Stage.STAGED and last is not None and last.stage is Stage.APPLIED:
             detail = "; ".join(text for text in (detail, self.why_other_kernel(kid)) if text)
         return stage, cause, detail

@@ -92,7 +92,7 @@ class Engine(Aftercare):
             except KspliceError as e:  # one damaged update must not keep the others from us
                 if is_passing(e.__cause__):
                     raise
-                self._book.distrust(kid, e)
+                self._book.distrust(kid, cause_of(e), str(e))
         self._guard.begin(self.kernel.boot_id())
         known, soak_time = self._guard.read(), self.settings.soak_time
         return reconcile(
@@ -289,7 +289,9 @@ class Engine(Aftercare):
         self._book.record(kid, stage, transition.actor, cause=cause, detail=detail)
         if stage is Stage.APPLIED:
             self._record_complaint(kid)
-        return self._book.info(kid)
+            return self._book.info(kid)
+        # that its bundle may not verify any more is another thing
+        return replace(self._book.info(kid), stage=stage, abort_cause=cause, detail=detail)
 
     # --- detail ---------------------------------------------------------------------------------
 

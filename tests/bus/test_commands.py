@@ -3,6 +3,7 @@
 
 import io
 import json
+import signal
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from ksplicd import __version__
 from tests.bundles import samples
-from tests.bus.conftest import Host
+from tests.bus.conftest import Host, wait_for
 from tests.unit.host.simulator import NO_MATCH
 
 BUNDLE = samples.bundle()
@@ -177,6 +178,18 @@ def test_status_checks_the_host(host: Host, tarball: str) -> None:
     assert document["reasons"][0].startswith(f"{KID} is quarantined: the machine went down")
     host.ksplice("release", KID)
     assert host.ksplice("status", "--check").returncode == 1
+
+
+def test_status_names_what_a_deleted_key_had_signed(host: Host, tarball: str) -> None:
+    host.ksplice("apply", tarball)
+    (host.folder / "keys/test.pub").unlink()
+    host.daemon.send_signal(signal.SIGHUP)
+    wait_for(lambda: host.ksplice("status", "--check").returncode == 1)
+    status = host.ksplice("status").stdout
+    why = f"its bundle does not verify any more: signature: made by key {samples.KEY.public.name}"
+    assert f"  bad_signature: {why}" in status
+    undone = host.ksplice("undo", KID)
+    assert (undone.returncode, undone.stderr) == (0, "")
 
 
 def test_view_of_an_unknown_id(host: Host) -> None:

@@ -12,6 +12,7 @@ from ksplicd.errors import BadSignatureError, KeyFileError, SignerNotAllowedErro
 from ksplicd.host.signers import check_signer
 from ksplicd.model import Stage
 from tests.bundles import samples
+from tests.bundles.samples import KID
 from tests.unit.host.host import ALICE, Host
 
 A, B = "AAAA", "BBBB"
@@ -133,3 +134,23 @@ def test_keys_that_come_and_go_while_we_run(host: Host, tmp_path: Path) -> None:
     (host.keys / "test.pub").unlink()
     with pytest.raises(BadSignatureError, match=f"made by key {MINE}, which is not trusted here"):
         host.apply()
+
+
+def test_key_of_what_is_applied_is_deleted(host: Host) -> None:
+    """What it had signed is named, still described, and can be undone."""
+    host.stage()
+    host.apply()
+    before = host.engine.get_update(KID)
+    (host.keys / "test.pub").unlink()
+    host.engine.reconcile()
+    info = host.engine.get_update(KID)
+    assert (info.stage, info.abort_cause) == (Stage.APPLIED, "bad_signature")
+    assert f"does not verify any more: signature: made by key {MINE}, which is not" in info.detail
+    assert info.manifest == before.manifest
+    assert host.engine.describe(KID)["SignedBy"] == MINE
+    host.engine = host.new_engine()  # after a restart the key is all that is known
+    host.engine.reconcile()
+    assert f"made by key {MINE}" in host.engine.get_update(KID).detail
+    undone = host.undo()
+    assert (undone.stage, undone.abort_cause) == (Stage.REVERSED, "")
+    assert host.engine.get_update(KID).stage is Stage.REJECTED
