@@ -28,8 +28,6 @@ _FILE_OR_NONE: Final = re.compile(f"(?:{FILE_NAME.pattern})?")
 
 MAX_FILE_SIZE: Final = 128 << 20
 
-_MODULE_NAME_SIZE: Final = 56  # MODULE_NAME_LEN with its NUL, <linux/moduleparam.h>
-
 _KID = re.compile(r"[a-z0-9]{8}")
 _CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
 _RELEASE = re.compile(r"[A-Za-z0-9_.+~-]{1,64}")
@@ -194,8 +192,6 @@ def _check_targets(manifest: Manifest, top: Fields) -> None:
         module = old_module(manifest.kid, target.name)
         if module in seen:
             top.refuse(f"targets[{i}].name", f"{target.name} is there twice")
-        if len(module) >= _MODULE_NAME_SIZE:
-            top.refuse(f"targets[{i}].name", f"too long: {module} is no name for a module")
         if target.module_file and target.name == VMLINUX:
             top.refuse(f"targets[{i}].module-file", f"{VMLINUX} is no module")
         if target.new_file != first.new_file:

@@ -22,6 +22,8 @@ MANIFEST_SCHEMA: Final = 1
 VMLINUX: Final = "vmlinux"
 """The target that is the kernel itself rather than a module."""
 
+_TARGET_MAX: Final = 34
+"""Characters; ``old_module`` has 55 then: MODULE_NAME_LEN less its NUL (<linux/module.h>)."""
 NEW_SUFFIX: Final = ".ksplice"
 """Behind the names of functions that replace others, as traces and ``nm`` show them."""
 
@@ -48,9 +50,17 @@ def new_module(kid: str) -> str:
     return f"ksplice_{kid}_new"
 
 
+def flat_target(target: str) -> str:
+    """Return the target as names of modules and files have it: as the kernel writes it, and cut.
+
+    One of Debian's modules, processor_thermal_device_pci_legacy, would make too long a name.
+    """
+    return target.replace("-", "_")[:_TARGET_MAX]
+
+
 def old_module(kid: str, target: str) -> str:
     """Return the name of the old-code module for ``target``."""
-    return f"ksplice_{kid}_{target.replace('-', '_')}_old"
+    return f"ksplice_{kid}_{flat_target(target)}_old"
 
 
 class Stage(StrEnum):

@@ -32,7 +32,14 @@ from ksplicd.elf import (
 )
 from ksplicd.elf.model import SHN_LIVEPATCH, STB_LOCAL, STT_FUNC, STT_NOTYPE
 from ksplicd.errors import BuildError
-from ksplicd.model import NEW_SUFFIX, VMLINUX, core_module, new_module, old_module
+from ksplicd.model import (
+    NEW_SUFFIX,
+    VMLINUX,
+    core_module,
+    flat_target,
+    new_module,
+    old_module,
+)
 from ksplicd.run import run_any
 
 _KLP_SYMBOL: Final = re.compile(r"\.klp\.sym(?:@(?P<target>[^@]+)@|\.)(?P<object>[^.]+)\.")
@@ -83,7 +90,7 @@ def write_sources(build: Path, old_code: Mapping[str, bytes], new_code: Sequence
         if source.suffix in (".c", ".h") or source.name == "Kbuild":
             shutil.copy(source, build / source.name)
     for target, blob in old_code.items():
-        (build / f"{_flat(target)}.old").write_bytes(blob)
+        (build / f"{flat_target(target)}.old").write_bytes(blob)
     for name, unit in zip(_objects(new_code), new_code, strict=True):
         (build / f"{name}_shipped").write_bytes(write_object(unit.obj))
         (build / f".{name}.cmd").touch()
@@ -108,7 +115,7 @@ def make_command(
         # ... so that there is nothing to make BTF of, where the headers have a vmlinux for that.
         "CONFIG_DEBUG_INFO_BTF_MODULES=",
         "KBUILD_MODPOST_WARN=1", f"KSPLICE_KID={kid}",
-        f"KSPLICE_TARGETS={' '.join(map(_flat, targets))}",
+        f"KSPLICE_TARGETS={' '.join(map(flat_target, targets))}",
         f"KSPLICE_NEW={' '.join(_objects(new_code))}",
         f"KSPLICE_REDIRECTS={'y' if any(unit.redirects for unit in new_code) else ''}",
         f"KSPLICE_ANCHORS={'y' if _anchors(new_code) else ''}",
@@ -119,10 +126,6 @@ def make_command(
 
 def _objects(new_code: Sequence[NewCode]) -> list[str]:
     return [f"unit{i}.o" for i in range(len(new_code))]
-
-
-def _flat(target: str) -> str:
-    return target.replace("-", "_")
 
 
 def _update_header(new_code: Sequence[NewCode]) -> str:

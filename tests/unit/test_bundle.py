@@ -128,9 +128,19 @@ def test_pack_refuses_what_unpack_would(change: dict[str, object], message: str)
 
 
 def test_module_name_that_is_too_long() -> None:
-    manifest = samples.manifest(targets=("a" * 35,))
-    with pytest.raises(BadBundleError, match=r"targets\[0\]\.name: too long: ksplice_"):
+    manifest = samples.manifest(targets=("a" * 56,))
+    with pytest.raises(BadBundleError, match=r"targets\[0\]\.name: 'a+' is not vmlinux or a"):
         bundle.pack(manifest, samples.files(manifest))
+
+
+def test_old_code_of_the_longest_name() -> None:
+    """The kernel's module names have at most 55 characters."""
+    manifest = samples.manifest(targets=("processor_thermal_device_pci_legacy",))
+    content = bundle.unpack(bundle.pack(manifest, samples.files(manifest)))
+    (change,) = content.changes
+    assert change.target == "processor_thermal_device_pci_legacy"
+    assert change.old_module == f"ksplice_{manifest.kid}_processor_thermal_device_pci_legac_old"
+    assert len(change.old_module) == 55
 
 
 # --- hypothesis ---------------------------------------------------------------------------------
