@@ -4,6 +4,7 @@
 import os
 import stat
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from gi.repository import GLib
@@ -18,6 +19,10 @@ from ksplicd.bus.runner import Runner
 from ksplicd.bus.wrapper import Call
 from ksplicd.errors import BadBundleError
 from ksplicd.host.state import Direction, Event
+
+_MAX_ANSWER: Final = 12 << 20
+"""Bytes of GVariant.  dbus-daemon(1) cuts off who sends a message of more than 32 MiB
+(max_message_size), and D-Bus pads more."""
 
 STAGE_OPTIONS: Final = {"signature": "ay"}
 
@@ -126,15 +131,22 @@ class Manager(BusObject, interface=names.MANAGER):
 
     @method("t flags, u limit", "aa{sv} events")
     async def list_history(self, call: Call, flags: int, limit: int) -> GLib.Variant:
-        """Return the last ``limit`` events (0: all), newest first."""
+        """Return the last ``limit`` events (0: as many as one answer holds), newest first."""
         refuse_unknown_flags(flags)
         await self._runner.polkit.check(call, Action.INSPECT)
         return await self._runner.worker.run(self._pack_history, limit)
 
     def _pack_history(self, limit: int) -> GLib.Variant:
         """Return the events as ``aa{sv}``; there may be many, and this is the worker's thread."""
-        events = self._runner.engine.history(limit)
-        return GLib.Variant("aa{sv}", [_describe_event(event) for event in events])
+        found: list[GLib.Variant] = []
+        size = 0
+        for event in islice(self._runner.engine.history_back(), limit or None):
+            packed = GLib.Variant("a{sv}", _describe_event(event))
+            size += packed.get_size()
+            if found and size > _MAX_ANSWER:
+                break
+            found.append(packed)
+        return GLib.Variant.new_array(GLib.VariantType("a{sv}"), found)
 
 
 def _describe_event(event: Event) -> dict[str, GLib.Variant]:

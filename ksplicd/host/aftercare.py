@@ -82,7 +82,7 @@ class Aftercare(Intake):
         if not self.settings.soak_time or self._guard.read().soaked.get(kid) == boot_id:
             return False
         booted = self.clock.time() - self.clock.monotonic()
-        for event in self._book.history():
+        for event in self._book.back():
             if event.boot_id != boot_id:
                 break
             if event.kid == kid and event.stage is Stage.LOADING:

@@ -7,8 +7,9 @@ the kernel, in that order of weakness (``state.settle``); it is worked out anew 
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Final
 
 from ksplicd.errors import StoreError, WrongKernelError
@@ -120,13 +121,13 @@ class Book:
 
     def history(self, limit: int = 0) -> list[Event]:
         """Return the last ``limit`` events (0: all), newest first."""
+        return list(islice(self.back(), limit or None))
+
+    def back(self) -> Iterator[Event]:
+        """Yield the events, newest first; no more is read than is asked for, but for one file."""
         self.catch_up()
-        found: list[Event] = []
         for events in self._history.read_back():
-            found += reversed(events)
-            if limit and len(found) >= limit:
-                return found[:limit]
-        return found
+            yield from reversed(events)
 
     def last_word(self, kid: str) -> Stage | None:
         """Return whether an update was applied, undone or quarantined last; None: none of these.

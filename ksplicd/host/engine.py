@@ -14,7 +14,7 @@ applied is asked of the kernel each time, never remembered.
 """
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from ksplicd.bundle import Bundle
@@ -113,6 +113,10 @@ class Engine(Aftercare):
     def history(self, limit: int = 0) -> list[Event]:
         """Return the last ``limit`` events (0: all), newest first."""
         return self._book.history(limit)
+
+    def history_back(self) -> Iterator[Event]:
+        """Yield the events, newest first, as far as somebody wants them: there may be millions."""
+        return self._book.back()
 
     def write_metrics(self) -> None:
         """Write the file for Prometheus, where one is wanted.  Raises ``StoreError``."""

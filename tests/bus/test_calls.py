@@ -26,8 +26,9 @@ from ksplicd.errors import (
     PermissionDeniedError,
     WrongKernelError,
 )
-from ksplicd.host.state import Conflict
-from ksplicd.model import Kernel
+from ksplicd.host.history import write_event
+from ksplicd.host.state import Conflict, Event
+from ksplicd.model import Kernel, Stage
 from tests.bundles import samples
 from tests.bus.conftest import Host, wait_for
 from tests.unit.host.simulator import NO_MATCH
@@ -230,6 +231,21 @@ def test_history_tells_who(host: Host) -> None:
     ]
     assert {(e["Uid"], e["Pid"], e["Via"]) for e in events} == {(os.getuid(), os.getpid(), "dbus")}
     assert client.history(2) == events[:2]
+
+
+def test_history_is_no_larger_than_a_message(bare_host: Host) -> None:
+    """The bus would cut the daemon off."""
+    bare_host.store.mkdir()
+    event = Event(
+        time=1.0, boot_id="0" * 32, kid=KID, stage=Stage.FAILED, cause="code_busy",
+        detail="held up by " + "x" * (1 << 20),
+    )  # fmt: skip
+    (bare_host.store / "history.jsonl").write_bytes(write_event(event) * 40)
+    bare_host.start()
+    client = bare_host.client()
+    assert 10 <= len(client.history()) < 12
+    assert len(client.history(3)) == 3
+    assert bare_host.daemon.poll() is None
 
 
 def test_update_object_applies_and_undoes(host: Host) -> None:
