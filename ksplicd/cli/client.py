@@ -83,7 +83,7 @@ class Client:
         return dict(known)
 
     def history(self, limit: int = 0) -> list[Properties]:
-        """Return the last ``limit`` events (0: all), newest first."""
+        """Return the last ``limit`` events (0: as many as one answer holds), newest first."""
         (events,) = self._call("ListHistory", GLib.Variant("(tu)", (0, limit)))
         return list(events)
 

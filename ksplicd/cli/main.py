@@ -112,12 +112,7 @@ def _add_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", verb
 def _complain(error: KspliceError, args: argparse.Namespace) -> None:
     """Say what went wrong, in the way that was asked for."""
     if getattr(args, "json", False):
-        about = {
-            "name": error.dbus_name(),
-            "abort_cause": error.abort_cause,
-            "message": str(error),
-        }
-        output.say_json(error=about)
+        output.say_json_error(error)
     if getattr(args, "raw_errors", False):
         output.complain(error.abort_cause or "OTHER")
         output.complain(str(error))

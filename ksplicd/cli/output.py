@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from ksplicd.errors import KspliceError
+
 SCHEMA: Final = 1
 
 
@@ -23,6 +25,12 @@ def say(text: str) -> None:
 def say_json(**document: Any) -> None:
     """Print a JSON document."""
     say(json.dumps({"schema": SCHEMA, **document}, indent=2, ensure_ascii=False))
+
+
+def say_json_error(error: KspliceError) -> None:
+    """Print the JSON document of an error."""
+    cause = error.abort_cause
+    say_json(error={"name": error.dbus_name(), "abort_cause": cause, "message": str(error)})
 
 
 def complain(text: str) -> None:

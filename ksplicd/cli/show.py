@@ -83,6 +83,7 @@ _EVENT_KEYS: Final = {
     "unit": "Unit",
     "via": "Via",
 }
+_COUNT_LIMIT: Final = 1 << 32  # D-Bus's u
 _NOT_STAGED: Final = ""
 """``stage`` of a bundle that is looked at as a file."""
 
@@ -107,12 +108,20 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     status.set_defaults(run=run_status)
     history = verbs.add_parser("history", help="show what happened, newest first")
     history.add_argument(
-        "-n", "--lines", metavar="N", type=int, default=0, help="at most N events (0: all)"
-    )
+        "-n", "--lines", metavar="N", type=read_count, default=0,
+        help="at most N events (0: as many as the service gives at once)",
+    )  # fmt: skip
     history.add_argument("--id", metavar="ID", type=read_kid, help="of one update")
     history.set_defaults(run=run_history)
     for verb in (view, status, history):
         verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def read_count(text: str) -> int:
+    """Return a number of events; argparse reports the error."""
+    if not text.isascii() or not text.isdigit() or int(text) >= _COUNT_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text}: say a whole number from 0 to {_COUNT_LIMIT - 1}")
+    return int(text)
 
 
 def run_view(args: argparse.Namespace) -> int:
@@ -148,6 +157,8 @@ def run_status(args: argparse.Namespace) -> int:
     except KspliceError as e:
         if not args.check:
             raise
+        if args.json:
+            output.say_json_error(e)
         output.complain(f"ksplice: {e}")
         return _UNKNOWN
 

@@ -221,6 +221,28 @@ def test_without_a_daemon(bare_host: Host) -> None:
     )
 
 
+def test_check_without_a_daemon(bare_host: Host) -> None:
+    checked = bare_host.ksplice("status", "--check", "--json")
+    assert checked.returncode == 3
+    assert json.loads(checked.stdout) == {
+        "schema": 1,
+        "error": {
+            "name": "org.ksplice.Ksplicd1.Error.NoDaemon",
+            "abort_cause": None,
+            "message": "ksplicd does not run; start it: systemctl start ksplicd",
+        },
+    }
+    assert checked.stderr.startswith("ksplice: ksplicd does not run")
+
+
+@pytest.mark.parametrize("lines", ["-1", "4294967296", "some"])
+def test_history_of_no_number(bare_host: Host, lines: str) -> None:
+    done = bare_host.ksplice("history", "-n", lines)
+    assert done.returncode == 2
+    assert f"{lines}: say a whole number" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_status_names_who_holds_a_job_up(host: Host, tarball: str) -> None:
     from ksplicd.host.state import Conflict
     from tests.bus.test_calls import begin
