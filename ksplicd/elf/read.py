@@ -38,6 +38,10 @@ SYM: Final = struct.Struct("<IBBHQQ")
 RELA: Final = struct.Struct("<QQq")
 ET_REL: Final = 1
 MAX_SECTIONS: Final = SHN_LORESERVE - 1
+MAX_ALIGN: Final = 1 << 21
+"""A large page's size; no section of a kernel has more."""
+MAX_SIZE: Final = 1 << 30
+"""Bytes; more than the area of the kernel's image (KERNEL_IMAGE_SIZE in page_64_types.h)."""
 
 
 @dataclass(slots=True)
@@ -64,7 +68,7 @@ def read_object(data: bytes, name: str = "object") -> Object:
     """
     try:
         return _Reader(data, name).read()
-    except (struct.error, IndexError, UnicodeDecodeError, ValueError) as e:
+    except (struct.error, IndexError, OverflowError, UnicodeDecodeError, ValueError) as e:
         raise ElfError(f"{name}: damaged ELF object: {e}") from e
 
 
@@ -92,7 +96,8 @@ class _Reader:
         content = self.make_sections(headers, skip={symtab_index, symtab.link, shstrndx})
         strtab = headers[symtab.link].data
         name_offsets: dict[Symbol | Section | tuple[str, Section | None], int] = {}
-        symbols = self.read_symbols(symtab.data, strtab, content, name_offsets)
+        indexes = next((h.data for h in headers if h.type == SHT_SYMTAB_SHNDX), b"")
+        symbols = self.read_symbols(symtab.data, indexes, strtab, content, name_offsets)
         by_index = [Symbol(""), *symbols]
 
         obj = Object(self.name, [s for s in content if s is not None], symbols)
@@ -106,6 +111,8 @@ class _Reader:
                 kinds.append(("shstrtab", None))
             elif i == symtab.link:
                 kinds.append(("strtab", None))
+            elif header.type == SHT_SYMTAB_SHNDX:
+                kinds.append(("indexes", None))
             elif section is not None:
                 self.link_section(section, header, content, by_index)
                 kinds.append(("content", section))
@@ -156,13 +163,28 @@ class _Reader:
             raise self.refuse(
                 f"not an x86-64 relocatable object (type {e_type}, machine {machine})"
             )
-        if shentsize != SHDR.size or not shnum or shstrndx in (SHN_UNDEF, SHN_XINDEX):
+        if shentsize != SHDR.size or not shoff:
             raise self.refuse("section headers of a kind that is not read here")
+        # Numbers that have no room in the file's header are in the first section's.
+        first = SHDR.unpack_from(self.data, shoff)
+        shnum = shnum or first[5]
+        shstrndx = first[6] if shstrndx == SHN_XINDEX else shstrndx
+        if not 0 < shstrndx < shnum or shoff + shnum * SHDR.size > len(self.data):
+            raise self.refuse("section headers that are damaged or cut off")
         raw = [SHDR.unpack_from(self.data, shoff + i * SHDR.size) for i in range(shnum)]
         self.shstrndx = shstrndx
         names = self.data[raw[shstrndx][4] : raw[shstrndx][4] + raw[shstrndx][5]]
         headers = []
         for n, t, flags, _addr, offset, size, link, info, align, entsize in raw:
+            if align > MAX_ALIGN or align & (align - 1):
+                raise self.refuse(
+                    f"{_string(names, n)}: alignment {align:#x} is no power of two up to"
+                    f" {MAX_ALIGN:#x}"
+                )
+            if size > MAX_SIZE:
+                raise self.refuse(
+                    f"{_string(names, n)}: {size:#x} bytes are more than a kernel has"
+                )
             data = b""
             if t not in (SHT_NOBITS, SHT_NULL):
                 data = self.data[offset : offset + size]
@@ -178,9 +200,7 @@ class _Reader:
     def make_sections(self, headers: list[_Header], skip: set[int]) -> list[Section | None]:
         content: list[Section | None] = []
         for i, h in enumerate(headers):
-            if h.type == SHT_SYMTAB_SHNDX:
-                raise self.refuse(f"more than {MAX_SECTIONS} sections")
-            if h.type in (SHT_NULL, SHT_RELA) or i in skip:
+            if h.type in (SHT_NULL, SHT_RELA, SHT_SYMTAB_SHNDX) or i in skip:
                 content.append(None)
                 continue
             section = Section(
@@ -198,6 +218,8 @@ class _Reader:
         symbols: list[Symbol],
     ) -> None:
         if section.type == SHT_GROUP:
+            if section.is_alloc:
+                raise self.refuse(f"{section.name}: a section group that is loaded")
             section.signature = symbols[header.info]
             words = struct.unpack(f"<{len(section.data) // 4}I", section.data)
             members = [content[i] for i in words[1:]]
@@ -208,21 +230,25 @@ class _Reader:
     def read_symbols(
         self,
         table: bytes,
+        indexes: bytes,
         strtab: bytes,
         content: list[Section | None],
         name_offsets: dict[Symbol | Section | tuple[str, Section | None], int],
     ) -> list[Symbol]:
         symbols = []
-        for name, info, other, shndx, value, size in list(SYM.iter_unpack(table))[1:]:
-            if shndx == SHN_XINDEX:
-                raise self.refuse(f"more than {MAX_SECTIONS} sections")
+        entries = list(SYM.iter_unpack(table))[1:]
+        for i, (name, info, other, shndx, value, size) in enumerate(entries, 1):
             section = content[shndx] if 0 < shndx < SHN_LORESERVE else None
+            if shndx == SHN_XINDEX:  # gABI, chapter 4: SHT_SYMTAB_SHNDX
+                section = content[struct.unpack_from("<I", indexes, 4 * i)[0]]
             symbol = Symbol(
                 _string(strtab, name), value, size, info >> 4, info & 15, other, section,
                 SHN_UNDEF if section else shndx,
             )  # fmt: skip
-            if section is None and 0 < shndx < SHN_LORESERVE:
+            if section is None and (0 < shndx < SHN_LORESERVE or shndx == SHN_XINDEX):
                 raise self.refuse(f"symbol {symbol.name}: lies in no content section")
+            if section is not None and value + size > section.size:
+                raise self.refuse(f"symbol {symbol.name}: ends behind {section.name}'s end")
             name_offsets[symbol] = name
             symbols.append(symbol)
         return symbols

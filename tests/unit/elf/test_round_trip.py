@@ -17,6 +17,7 @@ from ksplicd.elf import (
     write_object,
 )
 from ksplicd.elf.model import SHN_LIVEPATCH, STB_GLOBAL, STT_FUNC
+from ksplicd.elf.read import EHDR, SHDR
 from ksplicd.elf.x86_64 import R_X86_64_PLT32
 from ksplicd.errors import ElfError
 from ksplicd.run import run
@@ -117,6 +118,65 @@ def test_damaged_objects_are_refused_or_read(data: st.DataObject) -> None:
     for candidate in (bad, good[:cut]):
         with contextlib.suppress(ElfError):
             read_object(candidate)
+
+
+def change_header(data: bytes, name: str, field: int, value: int) -> bytes:
+    """Return the object with one field of a section's header changed (gABI, Elf64_Shdr)."""
+    header = EHDR.unpack_from(data)
+    shoff, shstrndx = header[6], header[13]
+    names = SHDR.unpack_from(data, shoff + shstrndx * SHDR.size)[4]
+    for at in range(shoff, len(data), SHDR.size):
+        fields = list(SHDR.unpack_from(data, at))
+        if data.startswith(name.encode() + b"\0", names + fields[0]):
+            fields[field] = value
+            return data[:at] + SHDR.pack(*fields) + data[at + SHDR.size :]
+    raise LookupError(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"),
+    [
+        (".text.entry", 8, 3, r"\.text\.entry: alignment 0x3 is no power of two up to 0x200000"),
+        (".bss.counter", 8, 1 << 40, r"\.bss\.counter: alignment 0x10000000000 is no power"),
+        (".bss.counter", 5, 1 << 40, r"\.bss\.counter: 0x10000000000 bytes are more than a kernel"),
+        (".bss.counter", 5, 2, r"symbol counter: ends behind \.bss\.counter's end"),
+        (".text.entry", 1, 17, r"\.text\.entry: a section group that is loaded"),
+        (".text.entry", 4, 1 << 63, r"\.text\.entry: ends behind the end of the file|damaged"),
+    ],
+)
+def test_what_no_compiler_writes(
+    tmp_path: Path, name: str, field: int, value: int, message: str
+) -> None:
+    data = change_header(compile_c(tmp_path, SOURCE, *SPLIT), name, field, value)
+    with pytest.raises(ElfError, match=f"^x.o: (?:{message})"):
+        read_object(data, "x.o")
+
+
+def test_section_headers_that_are_cut_off(tmp_path: Path) -> None:
+    data = compile_c(tmp_path, SOURCE)
+    with pytest.raises(ElfError, match="section headers that are damaged or cut off"):
+        read_object(data[:-1])
+    with pytest.raises(ElfError, match="damaged ELF object"):
+        read_object(data[:40] + b"\xff" * 8 + data[48:])  # e_shoff
+
+
+def test_more_sections_than_a_header_can_count(tmp_path: Path) -> None:
+    """``vmlinux.o`` of a kernel that is compiled with one section a function."""
+    count = 33000
+    asm = tmp_path / "many.s"
+    one = '.section .text.f{0},"ax"\n.type f{0},@function\nf{0}: call f{1}\n.size f{0},.-f{0}\n'
+    asm.write_text("".join(one.format(i, i // 2) for i in range(count)))
+    run(["as", "-o", tmp_path / "many.o", asm])
+    obj = read_object((tmp_path / "many.o").read_bytes())
+    for s in obj.functions():
+        assert s.section is not None
+        assert s.section.name == f".text.{s.name}"
+        target = obj.symbols[0] if not s.section.relocations else s.section.relocations[0].symbol
+        assert target.section is not None
+        assert target.section.name == f".text.f{int(s.name[1:]) // 2}"
+    assert len(obj.functions()) == count
+    with pytest.raises(ElfError, match="sections are too many to write"):
+        write_object(obj)
 
 
 def test_an_object_without_symbols(tmp_path: Path) -> None:
