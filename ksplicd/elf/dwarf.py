@@ -31,6 +31,11 @@ _QUALIFIERS: Final = frozenset({_TYPEDEF, _CONST, _VOLATILE, _RESTRICT, _ATOMIC}
 _RECORDS: Final = frozenset({_STRUCT, _UNION, _CLASS})
 _TYPES: Final = _RECORDS | _QUALIFIERS | {_ARRAY, _ENUM, _POINTER, _BASE}
 
+# Section 7.5.1: unit types
+_UNITS: Final = (1, 3)
+"""Compilation units, whole and partial."""
+_SKELETON: Final = 4
+
 # Section 7.5.4: attributes
 _NAME, _BYTE_SIZE, _BIT_SIZE, _UPPER_BOUND, _ORIGIN, _COUNT, _LOCATION, _DECLARATION = (
     0x03, 0x0B, 0x0D, 0x2F, 0x31, 0x37, 0x38, 0x3C,
@@ -54,6 +59,8 @@ _ULEB_BLOCKS: Final = frozenset({0x09, 0x18})
 _STRX: Final = frozenset({0x1A, 0x25, 0x26, 0x27, 0x28})
 _PLUS_UCONST: Final = 0x23
 _POINTER_SIZE: Final = 8
+_ZLIB: Final = 1
+"""ELFCOMPRESS_ZLIB; zstd is 2."""
 
 
 @dataclass(slots=True)
@@ -163,15 +170,19 @@ class DebugInfo:
 def read_debug_info(obj: Object) -> DebugInfo | None:
     """Return what the debug information of an object tells, None when it has none.
 
-    Raises ``ElfError`` when it is damaged or of a kind that is not read here.
+    With -gsplit-dwarf (CONFIG_DEBUG_INFO_SPLIT) it is in another file.  Raises ``ElfError`` when it
+    is damaged or of a kind that is not read here.
     """
-    info = obj.find_section(".debug_info")
+    info = _find(obj, ".debug_info")
     if info is None:
         return None
     try:
-        return _Reader(obj, info).read()
-    except (struct.error, IndexError, KeyError, ValueError, zlib.error) as e:
-        raise ElfError(f"{obj.name}: debug information cannot be read: {e!r}") from e
+        reader = _Reader(obj, info)
+        return None if reader.is_elsewhere() else reader.read()
+    except ValueError as e:
+        raise ElfError(f"{obj.name}: debug information cannot be read: {e}") from e
+    except (struct.error, IndexError, KeyError, zlib.error) as e:
+        raise ElfError(f"{obj.name}: debug information is damaged: {e!r}") from e
 
 
 _Plan = tuple[int, bool, list[tuple[int, int, int]], int | None]
@@ -187,11 +198,16 @@ class _Reader:
         self.obj = obj
         self.data = _content(info)
         self.values = {r.offset: r.symbol.value + r.addend for r in info.relocations}
-        self.strings = _content(obj.find_section(".debug_str"))
-        self.line_strings = _content(obj.find_section(".debug_line_str"))
-        self.abbreviations = _content(obj.find_section(".debug_abbrev"))
+        self.strings = _content(_find(obj, ".debug_str"))
+        self.line_strings = _content(_find(obj, ".debug_line_str"))
+        self.abbreviations = _content(_find(obj, ".debug_abbrev"))
         self.out = DebugInfo()
         self.origins: list[tuple[int, int]] = []
+
+    def is_elsewhere(self) -> bool:
+        """Tell whether the first unit is a skeleton, as all are then."""
+        _, version, kind = struct.unpack_from("<IHB", self.data)
+        return bool(version >= 5 and kind == _SKELETON)
 
     def read(self) -> DebugInfo:
         at = 0
@@ -212,6 +228,8 @@ class _Reader:
         length, version = struct.unpack_from("<IH", self.data, start)
         if length >= 0xFFFFFFF0 or not 2 <= version <= 5:
             raise ValueError(f"DWARF {version}, length {length:#x}")
+        if version >= 5 and self.data[start + 6] not in _UNITS:
+            raise ValueError(f"unit type {self.data[start + 6]} (-fdebug-types-section?)")
         header, abbreviations_at = (12, 8) if version >= 5 else (11, 6)
         plans = self.read_abbreviations(self.values.get(start + abbreviations_at, 0))
         end = start + 4 + length
@@ -371,15 +389,25 @@ class _Reader:
         return {r.offset: r.symbol.value + r.addend for r in section.relocations}
 
 
+def _find(obj: Object, name: str) -> Section | None:
+    """Return a debug section, also as -gz=zlib-gnu calls it: ``.zdebug_info``."""
+    return obj.find_section(name) or obj.find_section(f".z{name[1:]}")
+
+
 def _content(section: Section | None) -> bytes:
     """Return the content of a debug section, which may be compressed (gABI, Elf64_Chdr)."""
     if section is None:
         return b""
+    if section.name.startswith(".zdebug"):  # "ZLIB" and the size, big-endian
+        return zlib.decompress(section.data[12:])
     if not section.flags & SHF_COMPRESSED:
         return section.data
     (kind,) = struct.unpack_from("<I", section.data)
-    if kind != 1:
-        raise ValueError(f"{section.name}: compression {kind}")
+    if kind != _ZLIB:
+        raise ValueError(
+            f"{section.name} is compressed in a way (ELFCOMPRESS {kind}) that is not read here;"
+            " use `objcopy --decompress-debug-sections`"
+        )
     return zlib.decompress(section.data[24:])
 
 

@@ -261,6 +261,7 @@ class _Reader:
             for offset, info, addend in RELA.iter_unpack(header.data)
         ]
         for r in relocations:
-            if r.offset > target.size and not target.flags & SHF_COMPRESSED:
+            is_compressed = target.flags & SHF_COMPRESSED or target.name.startswith(".zdebug")
+            if r.offset > target.size and not is_compressed:
                 raise self.refuse(f"{header.name}: offset {r.offset:#x} behind the section's end")
         return relocations

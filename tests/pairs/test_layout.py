@@ -7,6 +7,7 @@ import pytest
 
 from ksplicd.create.layout import check_layout
 from ksplicd.create.refusal import Refusal
+from ksplicd.errors import ElfError
 from tests.pairs.pair import compare
 
 SOURCE = """
@@ -29,7 +30,9 @@ def layouts(
     return check_layout(d, allow)
 
 
-@pytest.mark.parametrize("flags", ["-g", "-gdwarf-4", "-gdwarf-5", "-gdwarf-2", "-gz=zlib"])
+@pytest.mark.parametrize(
+    "flags", ["-g", "-gdwarf-4", "-gdwarf-5", "-gdwarf-2", "-gz=zlib", "-gz=zlib-gnu"]
+)
 def test_a_field_in_the_middle(tmp_path: Path, flags: str) -> None:
     """A new field moves those behind it, also those of an anonymous union."""
     refusals = layouts(tmp_path, flags, before="long b;")
@@ -127,3 +130,9 @@ def test_arguments_that_something_points_to_may_not(tmp_path: Path) -> None:
 
 def test_without_debug_information_nothing_is_known(tmp_path: Path) -> None:
     assert layouts(tmp_path, "-g0", before="long b;") == []
+    assert layouts(tmp_path, "-gsplit-dwarf", before="long b;") == []  # it is in unit.dwo
+
+
+def test_debug_information_that_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(ElfError, match=r"unit type 2 \(-fdebug-types-section\?\)"):
+        layouts(tmp_path, "-fdebug-types-section", before="long b;")
