@@ -26,16 +26,20 @@ Return Codes"): 0 ok, 1 warning, 2 critical, 3 when it cannot be told.
 """
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum, auto
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ksplicd.cli import output
 from ksplicd.cli.host import read_bundle, read_kid
 from ksplicd.errors import KernelWarningError, KspliceError, NoSuchUpdateError
 from ksplicd.model import Manifest
+
+if TYPE_CHECKING:
+    from ksplicd.cli.client import Client
 
 _IN_KERNEL: Final = ("applied", "transitioning", "reversing")
 
@@ -192,6 +196,9 @@ def _show_status(args: argparse.Namespace) -> int:
         reason = ": ".join(text for text in (update["abort_cause"], update["detail"]) if text)
         if reason and (update["abort_cause"] or update["stage"] != "applied"):
             output.say(f"  {reason}")
+        if update in in_use:
+            for redirect in _redirects(client, update["kid"]):
+                output.say(f"  {redirect}, not by livepatch")
     for job in jobs:
         output.say(f"Job {job['id']}: {job['type']} of {job['kid']}: {job['progress']}")
         for conflict in job["conflicts"]:
@@ -199,6 +206,14 @@ def _show_status(args: argparse.Namespace) -> int:
     parts = ", ".join(f"{part} {_in_mebibytes(of['bytes'])}" for part, of in store.items())
     output.say(f"Store: {parts}")
     return status
+
+
+def _redirects(client: "Client", kid: str) -> list[str]:
+    """Return what an update redirects without livepatch; nothing when it is gone meanwhile."""
+    with contextlib.suppress(KspliceError):
+        redirects: list[str] = client.describe(kid)["Redirects"]
+        return redirects
+    return []
 
 
 def _in_mebibytes(size: int) -> str:

@@ -12,7 +12,7 @@ from ksplicd.host.kernel import CoreState
 from ksplicd.host.probes import Probe
 from ksplicd.host.state import Conflict, UpdateInfo
 from ksplicd.host.verify import Trusted
-from ksplicd.model import NEW_SUFFIX
+from ksplicd.model import NEW_SUFFIX, Manifest
 
 Value = str | int | list[str]
 """What is told of an update; the bus makes ``s``, ``x`` and ``as`` of it."""
@@ -80,6 +80,7 @@ def describe_update(
         "Functions": [
             f"{t.name}:{f.name} ({f.unit})" for t in manifest.targets for f in t.functions
         ],
+        "Redirects": describe_redirects(manifest),
         "Cves": list(manifest.cves),
         "Depends": list(manifest.depends),
         "Replaces": list(manifest.replaces),
@@ -93,6 +94,16 @@ def describe_update(
         "TrustedComment": trusted.trusted_comment if trusted else "",
         "Modules": modules,
     }
+
+
+def describe_redirects(manifest: Manifest) -> list[str]:
+    """Return what leads to new code without livepatch: ``vmlinux:kstrtobool by kprobe``."""
+    return [
+        *(f"{t.name}:{f.name} by {f.how}"
+          for t in manifest.targets for f in t.functions if f.how != "livepatch"),
+        *(f"{t.name}:{p.table}+{p.offset:#x} by pointer"
+          for t in manifest.targets for p in t.pointers),
+    ]  # fmt: skip
 
 
 def describe_match(core: CoreState) -> str:

@@ -61,6 +61,18 @@ def test_apply_view_undo(host: Host, tarball: str) -> None:
     assert "0 of 1 updates applied" in host.ksplice("status").stdout
 
 
+def test_status_names_what_is_redirected_without_livepatch(host: Host, tmp_path: Path) -> None:
+    data, path = samples.bundle(how="kprobe"), tmp_path / f"ksplice-{KID}.tar.gz"
+    path.write_bytes(data)
+    path.with_name(path.name + ".minisig").write_bytes(samples.signature(data))
+    assert host.ksplice("apply", str(path)).returncode == 0
+    line = "  vmlinux:do_fcntl by kprobe, not by livepatch\n"
+    assert line in host.ksplice("status").stdout
+    assert host.client().describe(KID)["Redirects"] == ["vmlinux:do_fcntl by kprobe"]
+    host.ksplice("undo", KID)
+    assert line not in host.ksplice("status").stdout
+
+
 def test_applied_already_is_a_success(host: Host, tarball: str) -> None:
     host.ksplice("apply", tarball)
     again = host.ksplice("apply", tarball)
