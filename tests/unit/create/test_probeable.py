@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from pathlib import Path
+
+from ksplicd.create.symbols import probeable_functions
+from tests.compile import SPLIT, compile_object
+
+# noinstr, __kprobes, __init, NOKPROBE_SYMBOL() of 6.1's headers
+SOURCE = """
+#define IN(name) __attribute__((noinline, section(name)))
+#define NOKPROBE_SYMBOL(fn) static unsigned long \\
+    __attribute__((used, section("_kprobe_blacklist"))) _kbl_addr_##fn = (unsigned long)fn
+int plain(int x) { return x; }
+int IN(".noinstr.text") not_instrumented(int x) { return x + 1; }
+int IN(".kprobes.text") of_kprobes(int x) { return x + 2; }
+int IN(".entry.text") of_entry(int x) { return x + 3; }
+int IN(".cpuidle.text") idle(int x) { return x + 4; }
+int IN(".init.text") boot(int x) { return x + 5; }
+static int __attribute__((noinline)) first(int x) { return x + 6; }
+static int __attribute__((noinline)) named(int x) { return x + 7; }
+NOKPROBE_SYMBOL(named);
+int named_too(int x) { return first(x) * named(x); }
+NOKPROBE_SYMBOL(named_too);
+int other(int x) { return x + 8; }
+"""
+
+
+def test_no_kprobe_where_the_kernel_allows_none(tmp_path: Path) -> None:
+    assert probeable_functions(compile_object(tmp_path, SOURCE)) == {"plain", "first", "other"}
+    split = compile_object(tmp_path, SOURCE, *SPLIT)
+    assert probeable_functions(split) == {"plain", "first", "other"}
