@@ -183,6 +183,13 @@ class Comparison:
             and self.compare_relocations(sa, _sorted(sa), 0, sb, _sorted(sb), 0) is None
         )
 
+    def same_code(self, before: Sequence[Section], after: Sequence[Section]) -> bool:
+        """Compare code without functions, section by section."""
+        return len(before) == len(after) and all(
+            self.same_anonymous(Place(None, a, 0), Place(None, b, 0))
+            for a, b in zip(before, after, strict=True)
+        )
+
     # --- special sections -----------------------------------------------------------------------
 
     def compare_tables(self, a: Symbol, b: Symbol) -> str | None:

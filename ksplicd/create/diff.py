@@ -6,6 +6,7 @@ bytes differ, when a relocation means another thing, or when an entry of a speci
 belongs to it does.  ``diff(x, x)`` is empty.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from ksplicd.create.compare import Comparison
@@ -15,6 +16,7 @@ from ksplicd.create.exports import compare_exports
 from ksplicd.create.hooks import Hook, read_hooks
 from ksplicd.create.names import (
     is_boot_section,
+    is_code_fragment,
     is_cold_part,
     is_exit_section,
     is_prefix,
@@ -25,8 +27,8 @@ from ksplicd.create.pointers import PointerChange
 from ksplicd.create.refusal import Refusal as Refusal
 from ksplicd.create.refusal import refuse
 from ksplicd.create.separate import separate
-from ksplicd.create.special import EntrySizes
-from ksplicd.elf import Object, Symbol
+from ksplicd.create.special import REPLACEMENTS, EntrySizes
+from ksplicd.elf import Object, Section, Symbol
 from ksplicd.elf.model import STB_LOCAL
 
 
@@ -100,6 +102,7 @@ def diff(pre: Object, post: Object, sizes: EntrySizes) -> Difference:
 
 class _Differ:
     def __init__(self, pre: Object, post: Object, sizes: EntrySizes) -> None:
+        self.nameless = _nameless_code(Places(pre)), _nameless_code(Places(post))
         separate(pre)
         separate(post)
         self.pre, self.post = Places(pre), Places(post)
@@ -110,6 +113,7 @@ class _Differ:
     def run(self) -> Difference:
         self.compare_functions()
         self.compare_cold_parts()
+        one_place = self.check_aliases()
         data = compare_data(self.comparison)
         self.out.carried, self.out.refusals = data.carried, data.refusals
         self.out.pointers = data.pointers
@@ -117,7 +121,7 @@ class _Differ:
             if s in self.twins.pre_of:
                 self.out.changed.setdefault(s, why)
         self.out.hooks, refusals = read_hooks(self.post, self.twins)
-        self.out.refusals += refusals
+        self.out.refusals += [*refusals, *one_place, *self.check_nameless_code()]
         self.take_in_exit()
         if self.out.is_needed:
             self.out.refusals += refuse_new_data(self.out)
@@ -151,6 +155,37 @@ class _Differ:
         function = exit_function(self.post)
         if function in self.twins.pre_of and any(map(_is_exit_code, self.out.boot)):
             self.out.unload = function
+
+    def check_aliases(self) -> list[Refusal]:
+        """Refuse to change one of two names for a function in the kernel, and not the other.
+
+        Where ``long b(void) __alias(a);`` becomes a function, what leads to it is that of both.
+        """
+        old = defaultdict(list)
+        for s in _functions(self.pre):
+            old[s.section, s.value].append(s)
+        refusals = []
+        for s in self.out.changed:
+            twin = self.twins.pre_of[s]
+            for other in old[twin.section, twin.value]:
+                new = self.twins.post_of.get(other)
+                if new is not None and (new.section, new.value) != (s.section, s.value):
+                    why = f"in the kernel {other.name} is the same function; the patch parts them"
+                    hint = f"give both the same code, or change the callers of {s.name} instead"
+                    refusals.append(refuse(s, why, hint))
+        return refusals
+
+    def check_nameless_code(self) -> list[Refusal]:
+        """Refuse changed code that is in no function: assembly without ``.type`` and ``.size``."""
+        before, after = self.nameless
+        return [
+            Refusal(
+                symbol=name, section=name, reason="code that belongs to no function changes",
+                hint="leave it out of the patch; only functions can be replaced",
+            )
+            for name in before | after
+            if not self.comparison.same_code(before.get(name, []), after.get(name, []))
+        ]  # fmt: skip
 
     def compare_cold_parts(self) -> None:
         """Take in the function whose cold part changed, came or went: they are one body."""
@@ -189,6 +224,17 @@ def _is_exit_code(s: Symbol) -> bool:
 def exit_function(places: Places) -> Symbol | None:
     """Return what ``module_exit()`` names, by its alias (include/linux/module.h)."""
     return next((s for s in places.obj.functions() if s.name == "cleanup_module"), None)
+
+
+def _nameless_code(places: Places) -> dict[str, list[Section]]:
+    """Return the sections of code that have no function, by name, but not pieces of functions."""
+    found: dict[str, list[Section]] = defaultdict(list)
+    for s in places.obj.sections:
+        if not s.is_text or not s.size or places.functions_in(s) or is_boot_section(s):
+            continue
+        if not is_code_fragment(s) and s.name != REPLACEMENTS:
+            found[s.name].append(s)
+    return found
 
 
 def _functions(places: Places) -> list[Symbol]:

@@ -210,3 +210,32 @@ def test_reasons_tell_what_differs(tmp_path: Path) -> None:
     assert why.endswith('refers to "two %d" instead of "one %d"')
     (refusal,) = d.refusals
     assert refusal.reason.endswith('goes on and on until no...", whose content differs')
+
+
+def test_code_in_no_function(tmp_path: Path) -> None:
+    label = 'asm(".text\\n.globl label\\nlabel: {} ret\\n"); extern int label(int);'
+    source = label + "int f(int x) {{ return label(x) + {}; }}"
+    d = compare(tmp_path, source.format("", 1), source.format("nop\\n", 1))
+    assert [(r.symbol, r.reason) for r in d.refusals] == [
+        (".text", "code that belongs to no function changes")
+    ]
+    d = compare(tmp_path, source.format("", 1), source.format("", 2))
+    assert not d.refusals
+    assert changed(d) == ["f"]
+    d = compare(tmp_path, source.format("", 1), "int f(int x) { return hidden(x) + 1; }")
+    assert [r.symbol for r in d.refusals] == [".text"]
+
+
+def test_one_of_two_names_of_a_function(tmp_path: Path) -> None:
+    """What redirects one of them redirects the other."""
+    alias = 'int a(int x) {{ return hidden(x); }} int b(int) __attribute__((alias("a")));'
+    pre = alias.format()
+    d = compare(tmp_path, pre, "int a(int x) { return hidden(x); } int b(int x) { return 1; }")
+    assert [(r.symbol, r.reason) for r in d.refusals] == [
+        ("b", "in the kernel a is the same function; the patch parts them")
+    ]
+    d = compare(tmp_path, pre, pre.replace("hidden(x)", "hidden(x) + 1"))
+    assert not d.refusals
+    assert changed(d) == ["a"]
+    d = compare(tmp_path, pre, "int a(int x) { return hidden(x) + 1; }")  # b is gone
+    assert not d.refusals
