@@ -50,10 +50,14 @@ class Automatic:
         self._engine = runner.engine
         self._wanting: dict[str, Actor] = {}
         """Updates that wait for others which they depend on."""
+        self._queued: set[str] = set()
+        """Updates that wait for their turn, or have it."""
 
     def apply(self, kid: str, actor: Actor, attempt: int = 0) -> None:
-        """Apply an update when its turn comes."""
-        tasks.spawn(self._apply(kid, actor, attempt))
+        """Apply an update when its turn comes, once, however often that is asked for till then."""
+        if kid not in self._queued:
+            self._queued.add(kid)
+            tasks.spawn(self._apply(kid, actor, attempt))
 
     def show(self, infos: Iterable[UpdateInfo]) -> None:
         """Apply what had to wait for the updates that are applied now."""
@@ -92,11 +96,11 @@ class Automatic:
             return []
 
     async def _apply(self, kid: str, actor: Actor, attempt: int) -> None:
-        if why := self._why_not(actor):
-            _log.warning("%s: is not applied by itself: %s", kid, why)
-            return
         old: list[str] = []
         try:
+            if why := self._why_not(actor):
+                _log.warning("%s: is not applied by itself: %s", kid, why)
+                return
             await self._runner.worker.run(self._engine.check_not_undone, kid)
             old = await self._undo_first(kid, actor)
             job = await self._runner.start(Direction.APPLY, kid, actor)
@@ -120,6 +124,7 @@ class Automatic:
             _log.info("%s: %s", kid, e)  # the engine's event says it louder
             return
         finally:
+            self._queued.discard(kid)
             await self._bring_back(old, actor)
         if is_busy:
             self._retry(kid, actor, attempt)

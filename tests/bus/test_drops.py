@@ -247,6 +247,26 @@ def test_several_at_once_are_applied_one_by_one(bare_host: Host) -> None:
     assert story == ["LOADING", "MATCHED", "TRANSITIONING", "APPLIED"] * 5
 
 
+def test_reload_queues_nothing_twice(bare_host: Host) -> None:
+    bare_host.configure(on_drop="apply")
+    bare_host.start()
+    bare_host.kernel.hold()
+    drop(bare_host, BUNDLE, samples.KID)
+    wait_for(lambda: "TRANSITIONING" in bare_host.outcomes())
+    with bare_host.kernel.open() as kernel:
+        kernel.mismatches["vmlinux"] = ("no_match", NO_MATCH)
+    drop(bare_host, samples.bundle(samples.OTHER_KID), samples.OTHER_KID)
+    wait_for(lambda: left(bare_host.store) == [])
+    bare_host.daemon.send_signal(signal.SIGHUP)
+    bare_host.hear("RELOADING=1")
+    found = bare_host.client().look().updates  # behind what the reload asks for
+    assert [update["Stage"] for update in found] == ["transitioning", "staged"]
+    bare_host.kernel.hold(on=False)
+    wait_for(lambda: "NO_MATCH" in bare_host.outcomes())
+    time.sleep(0.5)
+    assert bare_host.outcomes().count("NO_MATCH") == 1
+
+
 def test_busy_code_is_tried_again(bare_host: Host) -> None:
     bare_host.configure(on_drop="apply", transition_limit="1", retries="2", retry_delay="1")
     bare_host.start()
