@@ -72,6 +72,8 @@ class Runner:
         self._job: Job | None = None
         self._watch: StageWatch | None = None
         self._cancel_cause = ""
+        self._adopting: set[str] = set()
+        """Updates with a transition that waits for its turn to be watched."""
         engine.on_event = self._on_event
         objects.refresh_all = self.refresh_all
 
@@ -92,11 +94,15 @@ class Runner:
         await self._turn.take()
         try:
             found = await self.worker.run(self.engine.reconcile)
+            new = [each for each in found.transitions if each.kid not in self._adopting]
+            self._adopting.update(each.kid for each in new)
         finally:
             self._turn.give()
-        await self.show_updates()
-        for transition in found.transitions:
-            tasks.spawn(self._adopt(transition))
+        try:
+            await self.show_updates()
+        finally:
+            for transition in new:
+                tasks.spawn(self._adopt(transition))
         return found
 
     async def start(
@@ -197,6 +203,7 @@ class Runner:
     async def _adopt(self, transition: Transition) -> None:
         """Watch a transition that we did not start in this life."""
         await self._turn.take()
+        self._adopting.discard(transition.kid)
         await self._follow(self._new_job(transition))
 
     async def _follow(self, job: Job) -> None:

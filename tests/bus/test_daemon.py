@@ -2,6 +2,7 @@
 """The daemon as a process: start, stop, signals, death and the truth after it."""
 
 import signal
+import time
 
 import pytest
 from gi.repository import Gio, GLib
@@ -87,6 +88,24 @@ def test_sighup_compares_with_the_kernel(host: Host) -> None:
     assert client.history(1)[0]["Detail"] == "undone by somebody else"
     with host.kernel.open() as kernel:
         assert kernel.leftovers() == []
+
+
+def test_transition_of_somebody_else_is_one_job(host: Host) -> None:
+    """However often we look while it begins."""
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.kernel.hold()
+    with host.kernel.open() as kernel:
+        kernel.set_enabled(new_module(KID), enabled=False)
+    for _ in range(5):
+        host.daemon.send_signal(signal.SIGHUP)
+        host.hear("RELOADING=1")
+    wait_for(lambda: client.look().jobs)
+    host.kernel.hold(on=False)
+    wait_for(lambda: host.stage_of() == "reversed")
+    wait_for(lambda: not client.look().jobs)
+    time.sleep(0.3)
+    assert host.outcomes().count("REVERSED") == 1
 
 
 def test_sighup_with_a_bad_configuration_keeps_the_old_one(host: Host) -> None:
