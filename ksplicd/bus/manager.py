@@ -97,7 +97,7 @@ class Manager(BusObject, interface=names.MANAGER):
     @method("s kid", "a{sv} description")
     async def describe(self, call: Call, kid: str) -> dict[str, GLib.Variant]:
         """Return all that is known of an update."""
-        await self._runner.polkit.check(call, Action.INSPECT)
+        await self._runner.polkit.check(call, Action.INSPECT, kid=kid)
         known = await self._runner.worker.run(self._runner.engine.describe, kid)
         return {key: _to_variant(value) for key, value in known.items()}
 

@@ -341,6 +341,8 @@ def test_polkit_is_asked_with_the_arguments(host: Host) -> None:
     client = host.client()
     client.apply(client.stage(BUNDLE, SIGNATURE))
     client.undo(KID)
+    client.describe(KID)
+    assert host.asked()[-1]["details"] == {"kid": KID}
     client.remove(KID)
     asked = [(a["action"].rpartition(".")[2], a["details"]) for a in host.asked()]
     assert [a for a in asked if a[0] != "inspect"] == [
