@@ -24,11 +24,12 @@ from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import traceable_functions
 from ksplicd.elf import Object, Section, Symbol, read_object
 from ksplicd.elf.model import SHF_ALLOC, STB_LOCAL, STT_OBJECT
-from ksplicd.errors import BuildError, UnsupportedChangeError
+from ksplicd.errors import BuildError, ElfError, UnsupportedChangeError
 from ksplicd.model import VMLINUX
 from ksplicd.run import run_any
 
 _PROBE: Final = "ksplice_sizes"
+_LTO: Final = ".gnu.lto_"
 _IMPORT: Final = "__UNIQUE_ID_import_ns"
 
 
@@ -86,7 +87,7 @@ def compare_objects(
     pre: Path, post: Path, source: Path | None = None, allowed_layouts: Sequence[str] = ()
 ) -> PairResult:
     """Compare two object files.  Raises ``ElfError``, ``BuildError`` and ``OSError``."""
-    before, after = (read_object(p.read_bytes(), str(p)) for p in (pre, post))
+    before, after = (read_code(p) for p in (pre, post))
     sizes = read_sizes(source) if source else infer_sizes([before, after])
     difference = diff(before, after, sizes)
     share(difference, new_for_others(difference))
@@ -98,6 +99,14 @@ def compare_objects(
         difference.refusals += check_layout(difference, allowed_layouts)
         place_new_code(result, after.name, difference, sizes)
     return result
+
+
+def read_code(path: Path) -> Object:
+    """Read an object that has its code.  Raises ``ElfError`` and ``OSError``."""
+    obj = read_object(path.read_bytes(), str(path))
+    if not obj.functions() and any(s.name.startswith(_LTO) for s in obj.sections):
+        raise ElfError(f"{path}: has no code yet, only what gcc links later; compile with -fno-lto")
+    return obj
 
 
 def new_for_others(difference: Difference) -> list[Symbol]:

@@ -178,6 +178,12 @@ def test_functions_without_fentry(objdiff: Any) -> None:
         assert (status, out["changed"]) == (0, ["f"])
 
 
+def test_objects_without_code(objdiff: Any) -> None:
+    pair = SOURCE.format("", 1, ""), SOURCE.format("", 2, "")
+    assert objdiff(*pair, flags=("-flto",))[0] == 1
+    assert objdiff(*pair, flags=("-flto", "-ffat-lto-objects"))[0] == 0
+
+
 @pytest.mark.parametrize("text", [b"", b"\x7fELF\x02\x01 and no more", b"not an object"])
 def test_what_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: bytes) -> None:
     (tmp_path / "x.o").write_bytes(text)
