@@ -22,6 +22,8 @@ from ksplicd.host.store import Store
 from ksplicd.host.verify import Trusted, check_kernel
 from ksplicd.model import Kernel, Manifest, Stage, is_kid, new_module
 
+_MAX_DETAIL: Final = 10_000
+"""Characters; a thousand tasks may hold a transition up, and a description may be a book."""
 _NEW_MODULE: Final = re.compile(r"ksplice_([a-z0-9]{8})_new")
 
 
@@ -182,6 +184,8 @@ class Book:
         It is reported, and in force for as long as we run, even when it can not be written
         (``StoreError``).  A rejected file tells nothing about the update whose name it bears.
         """
+        if len(detail) > _MAX_DETAIL:
+            detail = f"{detail[:_MAX_DETAIL]}…"
         event = Event(
             time=self._clock.time(),
             boot_id=self._kernel.boot_id(),

@@ -702,6 +702,21 @@ def test_the_kernels_truth_is_shown(host: Host) -> None:
     assert host.apply().stage is Stage.APPLIED
 
 
+def test_many_who_hold_it_up_are_no_lost_line(host: Host) -> None:
+    """Whoever has a machine full of tasks cannot make an event too long to be written."""
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    stack = " < ".join(["do_fcntl"] * 16)
+    host.kernel.holders = [
+        Conflict(pid=pid, command="sleeper", stack=stack) for pid in range(10_000)
+    ]
+    host.engine.cancel(transition, "code_busy")
+    event = host.engine.history(1)[0]
+    assert (event.stage, event.cause) == (Stage.REVERSING, "code_busy")
+    assert event.detail.startswith("held up by sleeper[0]")
+    assert len(event.detail) < 20_000
+
+
 # --- what was taken out stays out ----------------------------------------------------------------
 
 
