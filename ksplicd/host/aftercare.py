@@ -8,21 +8,14 @@ of the engine.
 from dataclasses import dataclass, field
 from typing import Final
 
-from ksplicd.errors import (
-    CodeBusyError,
-    InUseError,
-    KernelWarningError,
-    NotQuarantinedError,
-)
-from ksplicd.host.intake import Intake, cause_of
+from ksplicd.errors import KernelWarningError, NotQuarantinedError
+from ksplicd.host.intake import Intake
 from ksplicd.host.kmsg import Complaint
-from ksplicd.host.state import DAEMON, Actor, Arrow, UpdateInfo, Via, is_moving, step
+from ksplicd.host.state import DAEMON, PASSING, Actor, Arrow, UpdateInfo, Via, is_moving, step
 from ksplicd.host.verify import can_be_below
 from ksplicd.model import VMLINUX, Stage
 
 _COMPLAINT: Final = KernelWarningError.abort_cause or ""
-_PASSING: Final = {cause_of(CodeBusyError()), cause_of(InUseError())}
-"""Why an apply failed that may do better later."""
 _PRINTK_CLOCK: Final = 1.0
 """Seconds by which the clock of the kernel's log may differ from the monotonic one."""
 
@@ -153,7 +146,7 @@ class Aftercare(Intake):
         boot_id, found = self.kernel.boot_id(), dict[str, Actor]()
         lasts = [self._book.last(kid) for kid in self._book.in_order() if self.store.has(kid)]
         for last in filter(None, lasts):
-            is_passing = last.stage is Stage.FAILED and last.cause in _PASSING
+            is_passing = last.stage is Stage.FAILED and last.cause in PASSING
             is_alone = last.actor.via in {Via.DROP, Via.BOOT}
             if last.boot_id == boot_id and is_passing and is_alone:
                 found[last.kid] = last.actor

@@ -14,11 +14,13 @@ from ksplicd.host.clock import Clock
 from ksplicd.host.kernel import KernelDoor, LivepatchState
 from ksplicd.host.state import (
     DAEMON,
+    PASSING,
     Actor,
     Direction,
     Event,
     Reconciliation,
     Transition,
+    Via,
     is_moving,
     settle,
 )
@@ -54,12 +56,21 @@ def reconcile(
         else:
             is_enabled = livepatch is not None and livepatch.enabled
             _settle(book, kernel, kid, is_enabled=is_enabled, actor=actor)
-            if last is not None and is_old and last.stage is Stage.APPLIED and livepatch is None:
+            if last is not None and is_old and livepatch is None and _comes_back(last):
                 if why := _why_waiting(book, kid):
                     waiting[kid] = why
                 else:
                     reapply.append(kid)
     return Reconciliation(transitions=tuple(transitions), reapply=tuple(reapply), waiting=waiting)
+
+
+def _comes_back(last: Event) -> bool:
+    """Tell whether an update whose last event is of an earlier boot is to be applied at this one.
+
+    It was applied, or was to be at that boot and could not be then.
+    """
+    is_put_off = last.actor.via is Via.BOOT and last.cause in PASSING
+    return last.stage is Stage.APPLIED or (last.stage is Stage.FAILED and is_put_off)
 
 
 def _find_transition(book: Book, kid: str, livepatch: LivepatchState, started: float) -> Transition:

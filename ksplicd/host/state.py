@@ -18,6 +18,7 @@ the engine, the history and the bus share are here too.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
+from typing import Final
 
 from ksplicd.model import Manifest, Stage
 
@@ -159,6 +160,9 @@ _NEXT = {
     (Stage.REVERSING, Arrow.FAIL): Stage.FAILED,
     (Stage.QUARANTINED, Arrow.RELEASE): Stage.STAGED,
 }
+
+PASSING: Final = frozenset({"code_busy", "in_use"})
+"""Abort causes of an apply that may do better later."""
 
 _UNEXPECTED = "unexpected"
 _SOMEBODY = "turned around by somebody else"

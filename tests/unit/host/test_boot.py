@@ -76,6 +76,13 @@ def test_what_failed_for_now_is_to_be_tried_again(host: Host) -> None:
     assert host.engine.to_retry() == []
 
 
+def test_what_was_put_off_comes_back_at_the_next_boot(two: Host) -> None:
+    two.kernel.start_foreign_transition("kpatch_x")
+    assert boot(two, willing=False)[0] == []
+    two.reboot()
+    assert boot(two) == ([OTHER_KID, KID], [])
+
+
 def test_what_waits_for_nothing_is_not_tried_again(two: Host) -> None:
     boot(two, "ksplicd.disable is on the kernel's command line")
     assert two.engine.to_retry() == []
