@@ -46,6 +46,11 @@ from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
 
+_NOT_AT_BOOT: Final = (
+    "ksplicd-boot.service has not applied it; `journalctl -b -u ksplicd-boot` says why, unless "
+    "that unit is off; `ksplice apply {}` applies it by hand"
+)
+
 _DO_NOT_QUEUE: Final = 4
 _PRIMARY_OWNER: Final = 1
 """Flag and answer of RequestName (D-Bus specification, "Message Bus Messages")."""
@@ -159,6 +164,9 @@ class Daemon:
         for kid, why in found.waiting.items():
             self._book.write(journal.about_waiting(kid, why))
         if not self._why_disabled():
+            if self._engine.settings.apply_at_boot:
+                for kid in found.reapply:
+                    self._book.write(journal.about_waiting(kid, _NOT_AT_BOOT.format(kid)))
             await self._automatic.resume()
         await self._drops.scan()
 

@@ -226,6 +226,21 @@ def test_reboot_applies_nothing_where_that_is_the_policy(host: Host) -> None:
     assert "apply-at-boot = no" in told["message"]
 
 
+def test_off_by_unit(host: Host) -> None:
+    """Nobody applies it then, and the daemon says so."""
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.stop()
+    assert host._run_way("shutdown") == 0
+    with host.kernel.open() as kernel:
+        kernel.reboot()
+    host.start()
+    (told,) = wait_for(lambda: [e for e in host.journal() if e["name"] == "WAITING"])
+    assert "now waits: ksplicd-boot.service has not applied it" in told["message"]
+    assert f"`ksplice apply {KID}` applies it by hand" in told["message"]
+    assert host.stage_of() == "staged"
+
+
 def test_nothing_is_applied_by_itself_where_the_service_is_disabled(host: Host) -> None:
     client = host.client()
     client.apply(client.stage(BUNDLE, SIGNATURE))
