@@ -248,7 +248,16 @@ def _read_key_file(text: str, name: str, size: int) -> tuple[str, bytes]:
     try:
         return lines[0].removeprefix(_UNTRUSTED), _decode(lines[1], size)
     except ValueError as e:
-        raise KeyFileError(f"{name}:2: {e}") from None
+        why = str(e)
+        if size == _SECRET.size and len(lines[1]) == _base64_size(_PUBLIC_SIZE):
+            why = "a public key (.pub), where the secret one (.key) is needed"
+        elif size == _PUBLIC_SIZE and len(lines[1]) == _base64_size(_SECRET.size):
+            why = "a secret key (.key), where the public one (.pub) is needed"
+        raise KeyFileError(f"{name}:2: {why}") from None
+
+
+def _base64_size(size: int) -> int:
+    return (size + 2) // 3 * 4
 
 
 def _checksum(key_id: bytes, pair: bytes) -> bytes:

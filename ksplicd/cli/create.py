@@ -253,6 +253,8 @@ def read_key(path: Path) -> minisign.SecretKey:
         text = path.read_text()
     except OSError as e:
         raise KeyFileError(f"{path}: {e.strerror}; make one with `ksplice keygen`") from e
+    except UnicodeDecodeError as e:
+        raise KeyFileError(f"{path}: not a minisign key file: {e}") from e
     try:
         return minisign.read_secret_key(text, name=str(path))
     except PasswordNeededError:

@@ -69,6 +69,8 @@ def run_keygen(args: argparse.Namespace) -> int:
     """Write a fresh key pair; existing files stay."""
     from ksplicd.minisign import new_secret_key, write_public_key, write_secret_key
 
+    if not args.name.name:
+        raise KeyFileError(f"{args.name}: a folder; give a name for the two files")
     password = ""
     if args.password:
         password = getpass.getpass("Password: ")
@@ -81,7 +83,11 @@ def run_keygen(args: argparse.Namespace) -> int:
     comment = f"minisign public key {key.public.name}"
     if args.expires:
         comment += f" expires {args.expires}"
-    _write_new(public, write_public_key(replace(key.public, comment=comment)), 0o644)
+    try:
+        _write_new(public, write_public_key(replace(key.public, comment=comment)), 0o644)
+    except KeyFileError:
+        secret.unlink()  # one without the other is of no use
+        raise
     if args.json:
         output.say_json(key_id=key.public.name, secret=str(secret), public=str(public))
     else:
@@ -97,9 +103,10 @@ def run_sign(args: argparse.Namespace) -> int:
     comment = args.comment or f"file:{args.file.name}"
     if "\n" in comment:
         raise KeyFileError("--comment: must be one line")
-    signature = args.file.with_name(args.file.name + ".minisig")
+    signature = Path(f"{args.file}.minisig")
     try:
-        signature.write_text(sign(args.file.read_bytes(), key, trusted_comment=comment))
+        text = sign(args.file.read_bytes(), key, trusted_comment=comment)
+        output.write_whole(signature, text.encode())
     except OSError as e:
         raise KeyFileError(f"{e.filename}: {e.strerror}") from e
     if args.json:
@@ -114,7 +121,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from ksplicd.host.keyring import check_not_expired
     from ksplicd.minisign import verify
 
-    signature = args.file.with_name(args.file.name + ".minisig")
+    signature = Path(f"{args.file}.minisig")
     keys = [_read_public(path) for path in args.key or sorted(KEYS_DIR.glob("*.pub"))]
     try:
         data, text = args.file.read_bytes(), signature.read_text(encoding="utf-8")

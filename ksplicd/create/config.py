@@ -52,6 +52,15 @@ class ConfigDir:
         path = self.path / "vmlinuz"
         return path if path.exists() else None
 
+    def stock_image(self) -> Path:
+        """Return the stock image.  Raises ``ConfigDirError`` when it was not given."""
+        if self.vmlinuz is None:
+            raise ConfigDirError(
+                f"{self.path}/vmlinuz: missing; the objects are checked against the stock image."
+                " `ksplice config RELEASE DIR` fills such a directory"
+            )
+        return self.vmlinuz
+
 
 def read_config_dir(path: Path) -> ConfigDir:
     """Check a configuration directory and return it.
@@ -68,7 +77,7 @@ def read_config_dir(path: Path) -> ConfigDir:
                 f"{path}/{name}: missing; it must be {what}. `ksplice config RELEASE DIR`"
                 " fills such a directory"
             )
-    text = (path / ".config").read_text()
+    text = _read(path / ".config")
     # Debian's headers hold the upstream version in include/config/kernel.release.
     release_file = path / "build/include/generated/utsrelease.h"
     release = re.search(r'^#define UTS_RELEASE "(\S+)"', _read(release_file), re.MULTILINE)
@@ -78,7 +87,7 @@ def read_config_dir(path: Path) -> ConfigDir:
             " /usr/src/linux-headers-6.1.0-50-cloud-amd64"
         )
     headers_config = path / "build/.config"
-    if headers_config.exists() and headers_config.read_text() != text:
+    if headers_config.exists() and _read(headers_config) != text:
         raise ConfigDirError(
             f"{path}/.config differs from {headers_config}; take both from the same kernel"
             " (Debian's /boot/config-* lacks lines that the headers' .config has)"
@@ -93,10 +102,13 @@ def read_config_dir(path: Path) -> ConfigDir:
         release=release[1],
         compiler=m[1].split()[0],
         compiler_text=m[1],
-        flags=tuple(flags.read_text().split()) if flags.exists() else (),
+        flags=tuple(_read(flags).split()),
     )
 
 
 def _read(path: Path) -> str:
-    """Return the text of a file, empty when it is missing."""
-    return path.read_text() if path.exists() else ""
+    """Return the text of a file, empty when it is missing.  Raises ``ConfigDirError``."""
+    try:
+        return path.read_text(errors="replace") if path.exists() else ""
+    except OSError as e:
+        raise ConfigDirError(f"{path}: {e.strerror}") from e

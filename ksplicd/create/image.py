@@ -30,7 +30,7 @@ _DECOMPRESSORS: Final = (
 """Magic, Debian package, program; from the kernel's scripts/extract-vmlinux."""
 
 
-def unpack_vmlinuz(data: bytes) -> bytes:
+def unpack_vmlinuz(data: bytes, name: str = "vmlinuz") -> bytes:
     """Return the ELF file inside a bzImage; an ELF file is returned as it is.
 
     Offsets are those of the boot protocol 2.08 (Documentation/x86/boot.rst): ``setup_sects`` at
@@ -40,7 +40,7 @@ def unpack_vmlinuz(data: bytes) -> bytes:
     if data.startswith(_ELF_MAGIC):
         return data
     if data[0x202:0x206] != b"HdrS" or len(data) < 0x250:
-        raise ConfigDirError("vmlinuz: neither a bzImage nor an ELF file; give the stock image")
+        raise ConfigDirError(f"{name}: neither a bzImage nor an ELF file; give the stock image")
     start = ((data[0x1F1] or 4) + 1) * 512
     offset, length = struct.unpack_from("<II", data, 0x248)
     # The build appends the uncompressed size (scripts/Makefile.lib, size_append).
@@ -49,12 +49,12 @@ def unpack_vmlinuz(data: bytes) -> bytes:
         if not payload.startswith(magic):
             continue
         if shutil.which(argv[0]) is None:
-            raise ConfigDirError(f"vmlinuz: needs the program {argv[0]}; install {package}")
+            raise ConfigDirError(f"{name}: needs the program {argv[0]}; install {package}")
         elf = run(argv, stdin=payload)
         if not elf.startswith(_ELF_MAGIC):
-            raise ConfigDirError("vmlinuz: the payload is no ELF file")
+            raise ConfigDirError(f"{name}: the payload is no ELF file")
         return elf
-    raise ConfigDirError(f"vmlinuz: unknown compression (payload starts with {payload[:6].hex()})")
+    raise ConfigDirError(f"{name}: unknown compression (payload starts with {payload[:6].hex()})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +92,18 @@ class Image:
         return None
 
 
-def read_image(vmlinuz: bytes) -> Image:
+def read_image(vmlinuz: bytes, name: str = "vmlinuz") -> Image:
     """Read a kernel image, compressed or not.
 
     Raises ``ConfigDirError`` when it is not an x86-64 kernel with a build id.
     """
-    elf = unpack_vmlinuz(vmlinuz)
+    elf = unpack_vmlinuz(vmlinuz, name)
     view = memoryview(elf)
     segments: list[Segment] = []
     build_id = ""
     try:
         if elf[4] != 2 or elf[5] != 1:
-            raise ConfigDirError("vmlinuz: not a 64-bit little-endian ELF file")
+            raise ConfigDirError(f"{name}: not a 64-bit little-endian ELF file")
         (phoff,) = struct.unpack_from("<Q", elf, 0x20)
         entsize, count = struct.unpack_from("<HH", elf, 0x36)
         for i in range(count):
@@ -111,15 +111,15 @@ def read_image(vmlinuz: bytes) -> Image:
                 "<IIQQQQ", elf, phoff + i * entsize
             )
             if offset + size > len(elf):
-                raise ConfigDirError("vmlinuz: truncated")
+                raise ConfigDirError(f"{name}: truncated")
             if kind == _PT_LOAD:
                 segments.append(Segment(address, view[offset : offset + size]))
             elif kind == _PT_NOTE:
                 build_id = build_id or _find_build_id(elf[offset : offset + size])
-    except struct.error as e:
-        raise ConfigDirError("vmlinuz: truncated") from e
+    except (struct.error, IndexError) as e:
+        raise ConfigDirError(f"{name}: truncated") from e
     if not segments or not build_id:
-        raise ConfigDirError("vmlinuz: no loadable segments or no GNU build id")
+        raise ConfigDirError(f"{name}: no loadable segments or no GNU build id")
     return Image(elf, tuple(segments), build_id)
 
 

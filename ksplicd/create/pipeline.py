@@ -92,6 +92,7 @@ class Created:
 def create(request: Request, progress: Progress = lambda _: None) -> Created:
     """Make an update.  Raises ``CreateError`` and its leaves, ``ToolError``."""
     config = read_config_dir(request.config)
+    config.stock_image()  # before anything is compiled in vain
     source = SourceTree(request.source)
     kbuild = Kbuild(source, config, request.cache, jobs=request.jobs, progress=progress)
     with source.lock(progress), kbuild.prepared():

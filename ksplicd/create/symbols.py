@@ -62,13 +62,10 @@ class StockKernel:
 
         Raises ``ConfigDirError`` when the parts of ``config`` do not belong together.
         """
-        if config.vmlinuz is None:
-            raise ConfigDirError(
-                f"{config.path}/vmlinuz: missing; the objects are checked against the stock image"
-            )
         self._config, self._sizes = config, sizes
-        self.image = read_image(config.vmlinuz.read_bytes())
-        symbols = read_system_map(config.system_map.read_text(), str(config.system_map))
+        self.image = read_image(config.stock_image().read_bytes(), str(config.vmlinuz))
+        text = config.system_map.read_text(errors="replace")
+        symbols = read_system_map(text, str(config.system_map))
         self.symbols = SymbolMap(symbols)
         self._globals = {s.name: s.address for s in symbols if s.type.isupper()}
         self.identity = Kernel(

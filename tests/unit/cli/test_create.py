@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.cli.create import add_arguments, check_input, check_output, read_module_key
-from ksplicd.errors import CreateError
+from ksplicd.cli.create import add_arguments, check_input, check_output, read_key, read_module_key
+from ksplicd.errors import CreateError, KeyFileError
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -52,6 +52,12 @@ def test_module_key_and_certificate(tmp_path: Path) -> None:
         read_module_key(None, certificate)
     with pytest.raises(CreateError, match=r"none\.pem: No such file"):
         read_module_key(tmp_path / "none.pem", None)
+
+
+def test_sign_key_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "k.key").write_bytes(b"\xff\xfe")
+    with pytest.raises(KeyFileError, match=r"k\.key: not a minisign key file"):
+        read_key(tmp_path / "k.key")
 
 
 def test_where_the_bundle_goes(tmp_path: Path) -> None:

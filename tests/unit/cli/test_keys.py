@@ -80,3 +80,35 @@ def test_day_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         main(["keygen", "--expires", "tomorrow", str(tmp_path / "k")])
     assert "tomorrow: say a day, like 2027-01-31" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_wrong_one_of_two_keys(
+    key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"bytes")
+    assert main(["sign", str(file), "--key", f"{key}.pub"]) == 1
+    assert "k.pub:2: a public key (.pub), where the secret one" in capsys.readouterr().err
+    assert not file.with_name("f.minisig").exists()
+    assert main(["sign", str(file), "--key", f"{key}.key"]) == 0
+    assert main(["verify", str(file), "--key", f"{key}.key"]) == 1
+    assert "k.key:2: a secret key (.key), where the public one" in capsys.readouterr().err
+
+
+def test_keygen_leaves_no_half_of_a_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "k.pub").write_text("somebody's")
+    assert main(["keygen", str(tmp_path / "k")]) == 1
+    assert "k.pub: File exists; choose another name" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["k.pub"]
+    assert (tmp_path / "k.pub").read_text() == "somebody's"
+
+
+def test_folders_are_no_files(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keygen", "/"]) == 1
+    assert "/: a folder; give a name for the two files" in capsys.readouterr().err
+    assert main(["sign", "/", "--key", f"{key}.key"]) == 1
+    assert "/: Is a directory" in capsys.readouterr().err
+    assert main(["verify", "/", "--key", f"{key}.pub"]) == 3
+    assert "/: cannot be verified" in capsys.readouterr().err

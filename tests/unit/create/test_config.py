@@ -85,3 +85,21 @@ def test_exports_of_another_form(tmp_path: Path) -> None:
         read_exports(symvers)
     with pytest.raises(ConfigDirError, match=r"No such file.*headers package"):
         read_exports(tmp_path / "none")
+
+
+def test_no_stock_image(folder: Path) -> None:
+    config = read_config_dir(folder)
+    with pytest.raises(ConfigDirError, match=r"/vmlinuz: missing; .*ksplice config RELEASE DIR"):
+        config.stock_image()
+    (folder / "vmlinuz").touch()
+    assert config.stock_image() == folder / "vmlinuz"
+
+
+def test_files_that_are_no_text(folder: Path) -> None:
+    (folder / ".config").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigDirError, match=r"\.config: no CONFIG_CC_VERSION_TEXT in it"):
+        read_config_dir(folder)
+    (folder / ".config").unlink()
+    (folder / ".config").mkdir()
+    with pytest.raises(ConfigDirError, match=r"\.config: Is a directory"):
+        read_config_dir(folder)

@@ -111,3 +111,9 @@ def test_symbol_map_counts_equal_names_in_order() -> None:
     assert not symbols.is_unique("twice")
     assert symbols.nearest_unique(TEXT + 40) == ("once", TEXT)
     assert symbols.nearest_unique(TEXT - 1) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"\x7fELF", b"\x7fELF\x02\x01" + bytes(60), bytes(1000)])
+def test_no_image_says_which_file(data: bytes) -> None:
+    with pytest.raises(ConfigDirError, match=r"^dir/vmlinuz: "):
+        read_image(data, "dir/vmlinuz")
