@@ -289,7 +289,7 @@ def compare(
     Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
     """
     differences = {u: diff(pre[u], post[u], sizes) for u in pre}
-    find_shared(differences.values())
+    find_shared(differences.values(), sizes)
     found = {u: d for u, d in differences.items() if not d.is_empty}
     if not found:
         names = ", ".join(u.source for u in pre)

@@ -7,13 +7,17 @@ code of b.c has to reach that of a.c, with which it shares a module.
 
 from collections.abc import Callable, Collection, Iterable
 
+from ksplicd.create.compare import Comparison
+from ksplicd.create.correlate import correlate
 from ksplicd.create.diff import Difference, refuse_new_data
 from ksplicd.create.new_code import ALIAS, DATA_ALIAS
+from ksplicd.create.refusal import refuse
+from ksplicd.create.special import EntrySizes
 from ksplicd.elf import Symbol
 from ksplicd.elf.model import STB_LOCAL
 
 
-def find_shared(differences: Collection[Difference]) -> None:
+def find_shared(differences: Collection[Difference], sizes: EntrySizes) -> None:
     """Note in each difference which of its new symbols the new code of the others refers to.
 
     A unit in which nothing else changes comes in for them.  What one of the units had or used
@@ -22,6 +26,7 @@ def find_shared(differences: Collection[Difference]) -> None:
     known = {
         s.name for d in differences for s in d.pre.obj.symbols if s.bind != STB_LOCAL and s.name
     }
+    refuse_moved(differences, sizes)
     offered: dict[str, list[tuple[Difference, Symbol]]] = {}
     for d in differences:
         for s in d.new_globals():
@@ -38,6 +43,25 @@ def find_shared(differences: Collection[Difference]) -> None:
                     todo.append(owner)
                 if new not in owner.shared:
                     share(owner, [new])
+
+
+def refuse_moved(differences: Collection[Difference], sizes: EntrySizes) -> None:
+    """Refuse what moves from one file to another and changes: the kernel goes on using the old."""
+    gone = {
+        s.name: (d, s)
+        for d in differences
+        for s in d.pre.obj.symbols
+        if s.section is not None and s.name and s.bind != STB_LOCAL and s not in d.twins.post_of
+    }
+    for d in differences:
+        for s in d.new_globals():
+            if s.name not in gone:
+                continue
+            old, before = gone[s.name]
+            twins = correlate(old.pre, d.post)
+            if why := Comparison(old.pre, d.post, twins, sizes).why_differs(before, s):
+                words = f"it moves here from another file and changes: {why}"
+                d.refusals.append(refuse(s, words, "leave it where it is, and change it there"))
 
 
 def share(d: Difference, symbols: Collection[Symbol]) -> None:

@@ -47,7 +47,7 @@ def test_another_files_new_function_and_datum(tmp_path: Path) -> None:
     a = pair(tmp_path, "a", "int old(int x) { return x; }", "int old(int x) { return x; }" + HELPER)
     b = pair(tmp_path, "b", "int f(int x) { return hidden(x); }",
              CALLER.format("int f(int x) { return fresh(x) + fresh_count; }"))  # fmt: skip
-    find_shared([a, b])
+    find_shared([a, b], SIZES)
     assert [s.name for s in a.shared] == ["fresh", "fresh_count"]
     new = cut_all(a, b)
     assert new[0].shared == ["fresh", "fresh_count"]
@@ -70,7 +70,7 @@ def test_through_a_new_function_of_a_third_file(tmp_path: Path) -> None:
     c = pair(tmp_path, "c", "int f(int x) { return x; }",
              "extern int fresh(int); int f(int x) { return fresh(x) + 1; }")  # fmt: skip
     unused = pair(tmp_path, "d", "", "int unused(int x) { return hidden(x); }")
-    find_shared([a, b, c, unused])
+    find_shared([a, b, c, unused], SIZES)
     assert [[s.name for s in d.shared] for d in (a, b, c, unused)] == [["deep"], ["fresh"], [], []]
     assert unused.is_empty
     assert len(cut_all(a, b, c, unused)) == 3
@@ -84,7 +84,7 @@ def test_code_stays_while_its_address_may_be_known(tmp_path: Path) -> None:
         "extern void keep(void *); void f(void) { keep(0); }",
         "extern void keep(void *); extern int fresh(int); void f(void) { keep(fresh); }",
     )
-    find_shared([a, b])
+    find_shared([a, b], SIZES)
     assert [unit.keeps_code for unit in cut_all(a, b)] == [False, True]
 
 
@@ -94,10 +94,22 @@ def test_what_only_moves_is_the_kernels(tmp_path: Path) -> None:
     a = pair(tmp_path, "a", "", function)
     b = pair(tmp_path, "b", function, "")
     c = pair(tmp_path, "c", call.format(1), call.format(2))
-    find_shared([a, b, c])
+    find_shared([a, b, c], SIZES)
     assert not a.shared
     assert a.is_empty
     assert changed(c) == ["f"]
+
+
+def test_what_moves_and_changes_is_refused(tmp_path: Path) -> None:
+    """Who calls it from a file that the patch leaves alone goes on to call the old one."""
+    function = "int limit = {0}; int moved(int x) {{ return hidden(x) + {0}; }}"
+    a = pair(tmp_path, "a", "", function.format(2))
+    b = pair(tmp_path, "b", function.format(1), "")
+    find_shared([a, b], SIZES)
+    assert sorted(r.symbol for r in a.refusals) == ["limit", "moved"]
+    assert a.refusals[0].reason.startswith("it moves here from another file and changes: ")
+    assert a.is_needed
+    assert b.is_empty
 
 
 def test_two_new_symbols_of_one_name(tmp_path: Path) -> None:
@@ -106,7 +118,7 @@ def test_two_new_symbols_of_one_name(tmp_path: Path) -> None:
     b = pair(tmp_path, "b", "", HELPER)
     c = pair(tmp_path, "c", "int f(int x) { return x; }",
              CALLER.format("int f(int x) { return fresh(x) + 1; }"))  # fmt: skip
-    find_shared([a, b, c])
+    find_shared([a, b, c], SIZES)
     assert not a.shared
     assert not b.shared
 
@@ -119,7 +131,7 @@ def test_boot_code_sets_up_what_is_shared(tmp_path: Path) -> None:
     b = pair(tmp_path, "b", "int f(int x) { return x; }",
              "extern int table; int f(int x) { return table; }")  # fmt: skip
     assert not a.refusals
-    find_shared([a, b])
+    find_shared([a, b], SIZES)
     assert [r.symbol for r in a.refusals] == ["table"]
     assert "setup sets it up" in a.refusals[0].reason
 
@@ -128,6 +140,6 @@ def test_symbols_keep_their_names(tmp_path: Path) -> None:
     a = pair(tmp_path, "a", "", HELPER)
     b = pair(tmp_path, "b", "int f(int x) { return x; }",
              CALLER.format("int f(int x) { return fresh(x) + 1; }"))  # fmt: skip
-    find_shared([a, b])
+    find_shared([a, b], SIZES)
     local = {s.name for s in cut_all(a, b)[0].obj.symbols if s.bind == STB_LOCAL and s.name}
     assert local == {"fresh", "fresh_count"}
