@@ -13,7 +13,7 @@ import fcntl
 import os
 import shutil
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,12 +26,27 @@ _TAKEN_SUFFIX: Final = ".taken"
 _REJECTED_SUFFIX: Final = ".rejected"
 
 
+Mark = tuple[int, int, int] | None
+"""Inode, size and time of the last change, by which a file is known again; None: not known."""
+
+
+def mark(path: Path) -> Mark:
+    """Return the mark of what is there now."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
     """A bundle to be verified."""
 
     bundle: Path
     signature: Path | None
+    marks: tuple[Mark, Mark] = field(default=(None, None), compare=False)
+    """Of bundle and signature; what bears the name later may be another file."""
 
 
 class DropDir:
@@ -77,12 +92,14 @@ class DropDir:
         return Drop(bundle=bundle, signature=None)
 
     def forget(self, drop: Drop) -> None:
-        """Delete the files of a drop that was taken in."""
+        """Delete the files of a drop that was taken in; others that came meanwhile stay."""
         with store_errors(self.root):
             taken = drop.bundle.with_name(f".{drop.bundle.name}{_TAKEN_SUFFIX}")
             with contextlib.suppress(FileNotFoundError):
                 drop.bundle.rename(taken)  # so that a signature that is left is known for one
-            _forget(taken)
+            if _put_back(taken, drop):
+                return
+            _forget(taken, keep_signature=_has_new_signature(drop))
             sync_folder(self.root)
 
     def reject(self, drop: Drop, reason: KspliceError) -> Path:
@@ -99,7 +116,8 @@ class DropDir:
             moved = self.root / f".{place.name}{_REJECTED_SUFFIX}"
             with contextlib.suppress(FileNotFoundError):
                 drop.bundle.rename(moved)  # so that a signature that is left is known for one
-            self._finish_reject(moved)
+            if not _put_back(moved, drop):
+                self._finish_reject(moved, keep_signature=_has_new_signature(drop))
             sync_folder(self.rejected)
             sync_folder(self.root)
         return place
@@ -124,13 +142,15 @@ class DropDir:
                     _delete(path)
                     total -= sizes.get(path, 0)
 
-    def _finish_reject(self, moved: Path) -> None:
-        """Move the signature of a bundle that was rejected, then the bundle."""
+    def _finish_reject(self, moved: Path, *, keep_signature: bool = False) -> None:
+        """Move the signature of a bundle that was rejected, unless it is kept, then the bundle."""
         place = self.rejected / moved.name.removeprefix(".").removesuffix(_REJECTED_SUFFIX)
         is_first = place.name.endswith(_BUNDLE_SUFFIX)  # else: .tar.gz.1
         name = place.name if is_first else place.name.rpartition(".")[0]
         signature = self.root / (name + SIGNATURE_SUFFIX)
         for path, to in ((signature, f"{place}{SIGNATURE_SUFFIX}"), (moved, place)):
+            if path == signature and keep_signature:
+                continue
             with contextlib.suppress(FileNotFoundError):
                 path.rename(to)
 
@@ -148,12 +168,32 @@ def is_bundle_name(name: str) -> bool:
     return name.endswith(_BUNDLE_SUFFIX) and not name.startswith(".") and "/" not in name
 
 
-def _forget(taken: Path) -> None:
-    """Delete a bundle that was taken in, and its signature before it."""
+def _forget(taken: Path, *, keep_signature: bool = False) -> None:
+    """Delete a bundle that was taken in, and its signature before it, unless that is kept."""
     name = taken.name.removeprefix(".").removesuffix(_TAKEN_SUFFIX)
-    if not os.path.lexists(taken.with_name(name)):  # else another one came
+    if not keep_signature and not os.path.lexists(taken.with_name(name)):  # else another one came
         taken.with_name(name + SIGNATURE_SUFFIX).unlink(missing_ok=True)
     taken.unlink(missing_ok=True)
+
+
+def _is_another(path: Path, seen: Mark) -> bool:
+    """Tell whether another file than the one that was ``seen`` bears its name now."""
+    now = mark(path)
+    return seen is not None and now is not None and now != seen
+
+
+def _has_new_signature(drop: Drop) -> bool:
+    """Tell whether the signature of the next bundle is there, which is still to come."""
+    return drop.signature is not None and _is_another(drop.signature, drop.marks[1])
+
+
+def _put_back(hidden: Path, drop: Drop) -> bool:
+    """Give a bundle that came over the one that was looked at its name again: it is news."""
+    if not _is_another(hidden, drop.marks[0]):
+        return False
+    if not os.path.lexists(drop.bundle):  # else a still newer one came
+        hidden.rename(drop.bundle)
+    return True
 
 
 def _delete(path: Path) -> None:

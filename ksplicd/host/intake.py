@@ -32,7 +32,7 @@ from ksplicd.errors import (
 from ksplicd.host import verify
 from ksplicd.host.book import Book
 from ksplicd.host.clock import Clock
-from ksplicd.host.dropdir import Drop, DropDir
+from ksplicd.host.dropdir import Drop, DropDir, mark
 from ksplicd.host.guard import Guard
 from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.keyring import Keyring
@@ -88,7 +88,8 @@ class Intake:
         ``.reason`` beside them, the event is REJECTED, and the error is raised.  A ``StoreError``
         or ``KeyFileError`` (our fault, not the file's) leaves the drop where it is.
         """
-        drop = Drop(bundle=path, signature=sig_path)
+        marks = mark(path), mark(sig_path) if sig_path is not None else None
+        drop = Drop(bundle=path, signature=sig_path, marks=marks)
         folder = DropDir(path.parent, require_signature=self.settings.require_signature)
         try:
             data = verify.read_file(path, owner=self.owner)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The engine's arrows on the simulator, and every way in which they end."""
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +39,7 @@ from ksplicd.model import Kernel, Stage
 from tests.bundles import samples
 from tests.bundles.samples import KID, OTHER_KID
 from tests.unit.host.host import ALICE, ROOT, Host
-from tests.unit.host.simulator import NO_MATCH
+from tests.unit.host.simulator import NO_MATCH, Simulator
 
 CORE, OLD, NEW = f"ksplice_{KID}", f"ksplice_{KID}_vmlinux_old", f"ksplice_{KID}_new"
 
@@ -272,6 +274,43 @@ def test_refused_drop_tells_nothing_about_the_update_of_that_name(host: Host) ->
     engine = host.new_engine()
     engine.reconcile()
     assert engine.get_update(KID).detail == "after 0.0 s"
+
+
+class Meanwhile(Simulator):
+    """A kernel during whose first answer something else happens."""
+
+    happens: Callable[[], object] | None = None
+
+    def release(self) -> str:
+        if self.happens is not None:
+            happens, self.happens = self.happens, None
+            happens()
+        return super().release()
+
+
+@pytest.mark.parametrize("first", ["good", "bad"])
+@pytest.mark.parametrize("what", ["bundle", "signature"])
+def test_drop_of_the_same_name_meanwhile_is_not_lost(host: Host, first: str, what: str) -> None:
+    data, newer = samples.bundle(), samples.bundle(description="newer")
+    kernel = samples.KERNEL if first == "good" else replace(samples.KERNEL, build_id="ff" * 20)
+    host.kernel = simulator = Meanwhile(kernel)
+    engine = host.new_engine()
+    path, sig = drop(host, data, samples.signature(data))
+
+    def come() -> None:
+        came, content = (path, newer) if what == "bundle" else (sig, samples.signature(newer))
+        copy = host.root / ".copy"
+        copy.write_bytes(content)
+        copy.rename(came)
+
+    simulator.happens = come
+    with contextlib.suppress(WrongKernelError):
+        engine.stage_file(path, sig, ROOT)
+    if what == "bundle":
+        assert path.read_bytes() == newer
+    else:
+        assert not path.exists()
+        assert sig.read_bytes() == samples.signature(newer)
 
 
 def test_drop_writable_by_others(host: Host) -> None:
