@@ -12,6 +12,7 @@ from gi.repository import Gio, GLib
 
 from ksplicd.bus import names
 from ksplicd.bus.errors import class_of, text_of
+from ksplicd.cli import output
 from ksplicd.errors import KspliceError, NoDaemonError, by_abort_cause
 
 _NO_TIMEOUT: Final = GLib.MAXINT
@@ -159,7 +160,10 @@ class Client:
         )
 
     def _cancel(self, path: str) -> bool:
-        self._call("Cancel", None, path=path, interface=names.JOB)
+        try:
+            self._call("Cancel", None, path=path, interface=names.JOB)
+        except KspliceError as e:
+            output.complain(f"ksplice: not cancelled: {e}")
         return True  # stay: a second Ctrl-C does no harm
 
     @contextmanager

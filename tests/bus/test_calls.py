@@ -445,6 +445,19 @@ def test_interrupted_client_cancels(host: Host) -> None:
         client.apply(KID)
 
 
+def test_client_that_may_not_cancel_is_told(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.kernel.hold()
+    client = host.client()
+    client.stage(BUNDLE, SIGNATURE)
+    GLib.timeout_add(100, lambda: host.answer(apply="no"))
+    GLib.timeout_add(200, lambda: os.kill(os.getpid(), 2))
+    GLib.timeout_add(600, lambda: host.kernel.hold(on=False))
+    assert client.apply(KID).result == "done"
+    told = capsys.readouterr().err
+    assert told.startswith("ksplice: not cancelled: org.ksplice.ksplicd1.apply is refused for :")
+    assert "Traceback" not in told
+
+
 def test_transition_limit(bare_host: Host) -> None:
     host = bare_host
     host.configure(transition_limit="1")
