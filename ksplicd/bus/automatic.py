@@ -121,7 +121,7 @@ class Automatic:
             _log.warning("%s", e)
             is_busy = True
         except KspliceError as e:
-            _log.info("%s: %s", kid, e)  # the engine's event says it louder
+            _log.warning("%s: is not applied: %s", kid, e)  # the history has it once it was loaded
             return
         finally:
             self._queued.discard(kid)

@@ -228,7 +228,9 @@ def test_successor_that_cannot_be_applied_undoes_nothing(bare_host: Host) -> Non
     wait_for(lambda: "APPLIED" in bare_host.outcomes())
     new = samples.bundle(samples.OTHER_KID, ("vmlinux", "xfs"), replaces=(samples.KID,))
     drop(bare_host, new, samples.OTHER_KID)
-    wait_for(lambda: "patches module xfs, which is not loaded" in bare_host.log())
+    told = f"WARNING:ksplicd.bus.automatic:{samples.OTHER_KID}: is not applied: "
+    why = f"{told}{samples.OTHER_KID}: patches module xfs, which is not loaded"
+    wait_for(lambda: why in bare_host.log())
     assert bare_host.stage_of() == "applied"
     assert "REVERSING" not in bare_host.outcomes()
 
