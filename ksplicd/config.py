@@ -131,7 +131,11 @@ def parse_settings(text: str, name: str = "ksplicd.conf") -> Settings:
 def _read_signers(
     text: str, name: str, sections: Mapping[str, Mapping[str, str]]
 ) -> Iterator[SignerRule]:
+    seen: dict[str, str] = {}
     for what, value in sections.get(_SIGNERS, {}).items():
+        if (other := seen.setdefault(what.replace("-", "_"), what)) != what:
+            reason = f"[{_SIGNERS}] {what} is the same module as {other}: say all keys in one line"
+            raise _error(text, name, what, reason, _SIGNERS)
         if not _SIGNED.fullmatch(what):
             known = "vmlinux, a module, *, CVE-… (its end may be *) or no-CVE"
             raise _error(text, name, what, f"[{_SIGNERS}] {what!r} is not {known}", _SIGNERS)

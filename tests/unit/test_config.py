@@ -97,6 +97,7 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
         ("[signers]\next4 =", r"^f:2: ext4 = '': say key ids"),
         ("[signers]\nCVE-26 = 1", r"^f:2: \[signers\] 'CVE-26' is not vmlinux, a module,"),
         ("[ksplicd]\n\n[signers]\n* = 1\n* = 2", r"^f:5: \* is set twice$"),
+        ("[signers]\nnf-tables = 1\nnf_tables = 2", r"^f:3: .* is the same module as nf-tables"),
         ("[ksplicd]\nretries = 1\n[signers]\nretries = x", r"^f:4: retries = 'x': say key ids"),
         ("[ksplicd]\nsign", r"^f:2: 'sign' is not a line `key = value`$"),
     ],
