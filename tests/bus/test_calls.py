@@ -496,6 +496,31 @@ def test_one_update_at_a_time_and_in_order(host: Host) -> None:
     assert stages.index((KID, "applied")) < stages.index((samples.OTHER_KID, "loading"))
 
 
+def test_callers_who_race_for_one_update(host: Host) -> None:
+    """Who undoes it comes after who applies it; who removes it is refused till then."""
+    begin(host)
+    replies: list[Any] = []
+    args = GLib.Variant("(st)", (KID, 0))
+    undoing = threading.Thread(target=lambda: replies.append(call(host, MANAGER, "Undo", args)))
+    undoing.start()
+    wait_for(lambda: any(a["action"].endswith(".undo") for a in host.asked()))
+    name, text = error_of(host, MANAGER, "Remove", args)
+    assert (name, text) == (
+        ERROR + "InUse",
+        f"{KID}: is transitioning; undo it before it is removed",
+    )
+    assert replies == []
+    host.kernel.hold(on=False)
+    undoing.join()
+    assert replies == [(2, names.job_path(2))]
+    wait_for(lambda: host.stage_of() == "reversed")
+    host.client().remove(KID)
+    for method in ("Apply", "Undo", "Remove"):
+        assert error_of(host, MANAGER, method, args)[0] == ERROR + "NoSuchUpdate"
+    with host.kernel.open() as kernel:
+        assert kernel.leftovers() == []
+
+
 def test_who_gave_up_waiting_is_not_served(host: Host) -> None:
     other = samples.bundle(samples.OTHER_KID)
     host.client().stage(other, samples.signature(other))
