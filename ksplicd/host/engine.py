@@ -212,7 +212,10 @@ class Engine(Aftercare):
         info = self.get_update(kid)
         self._check_nothing_moves()
         if info.stage is not Stage.APPLIED:
-            raise AlreadyReversedError(f"{kid}: is {info.stage}, not applied")
+            last = self._book.last(kid)
+            waits = info.stage is Stage.STAGED and last is not None and last.stage is Stage.APPLIED
+            hint = f"; `ksplice remove {kid}` keeps it from coming back at a boot" if waits else ""
+            raise AlreadyReversedError(f"{kid}: is {info.stage}, not applied{hint}")
         for other in self._book.applied():
             if kid in self._depends(other):
                 raise InUseError(f"{kid}: update {other} depends on it; undo that one first")

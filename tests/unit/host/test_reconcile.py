@@ -3,6 +3,7 @@
 
 import pytest
 
+from ksplicd.errors import AlreadyReversedError
 from ksplicd.host.state import Direction, Reconciliation
 from ksplicd.model import Kernel, Stage
 from tests.bundles import samples
@@ -140,6 +141,8 @@ def test_reboot_while_applied(host: Host) -> None:
     host.reboot()
     assert restart(host).reapply == (OTHER_KID, KID)
     assert stage_of(host) == ("staged", "")
+    with pytest.raises(AlreadyReversedError, match=f"`ksplice remove {KID}` keeps it from coming"):
+        host.engine.start_undo(KID, ALICE)
     assert restart(host).reapply == (OTHER_KID, KID)
     host.apply(KID)
     assert restart(host).reapply == (OTHER_KID,)
