@@ -125,7 +125,7 @@ class Client:
         return tuple(reply.unpack())
 
     def _do(self, method: str, kid: str) -> Outcome:
-        """Start a job and wait for its end; Ctrl-C cancels it.
+        """Start a job and wait for its end; Ctrl-C cancels it, as soon as it has begun.
 
         Raises the ``ApplyError`` of the result when the goal is not reached.
         """
@@ -137,12 +137,18 @@ class Client:
             ended[job] = Outcome(job=job, kid=of_kid, result=result)
             loop.quit()
 
+        path = ""
         with self._listening(on_removed, loop) as is_gone:
-            job, path = self._call(method, GLib.Variant("(st)", (kid, 0)))
-            cancel = GLib.unix_signal_add(GLib.PRIORITY_HIGH, signal.SIGINT, self._cancel, path)
-            while job not in ended and not is_gone():
-                loop.run()
-            GLib.source_remove(cancel)
+            # the loop does not run before there is a path
+            cancel = GLib.unix_signal_add(
+                GLib.PRIORITY_HIGH, signal.SIGINT, lambda: self._cancel(path)
+            )
+            try:
+                job, path = self._call(method, GLib.Variant("(st)", (kid, 0)))
+                while job not in ended and not is_gone():
+                    loop.run()
+            finally:
+                GLib.source_remove(cancel)
         if job not in ended:
             raise NoDaemonError(
                 f"{kid}: ksplicd went away; the kernel carries on. See `ksplice status`"

@@ -445,6 +445,30 @@ def test_interrupted_client_cancels(host: Host) -> None:
         client.apply(KID)
 
 
+def test_client_interrupted_before_its_turn(host: Host) -> None:
+    """Its update is not applied behind its back."""
+    other = samples.bundle(samples.OTHER_KID)
+    host.client().stage(other, samples.signature(other))
+    begin(host)
+
+    def complete() -> None:
+        with host.kernel.open() as kernel:
+            kernel.complete()
+
+    def go_on() -> None:
+        wait_for(lambda: sum(a["action"].endswith(".apply") for a in host.asked()) == 2)
+        os.kill(os.getpid(), 2)
+        complete()
+        wait_for(lambda: host.stage_of(samples.OTHER_KID) == "reversing")
+        complete()
+
+    going = threading.Thread(target=go_on)
+    going.start()
+    with pytest.raises(CancelledError, match="not applied: cancelled"):
+        host.client().apply(samples.OTHER_KID)
+    going.join()
+
+
 def test_client_that_may_not_cancel_is_told(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     host.kernel.hold()
     client = host.client()
