@@ -131,13 +131,25 @@ def leave_to_livepatch(difference: Difference) -> None:
 
 def describe(difference: Difference) -> PairResult:
     """Return what a difference says."""
+    changed = reasons_of(difference)
     return PairResult(
-        changed=[s.name for s in difference.changed],
+        changed=list(changed),
         new=[s.name for s in difference.new],
         removed=[s.name for s in difference.removed],
-        reasons={s.name: why for s, why in difference.changed.items()},
+        reasons=changed,
         notes=difference.notes,
     )
+
+
+def reasons_of(difference: Difference) -> dict[str, str]:
+    """Return why functions change, by each of their names; one name is enough to redirect them."""
+    reasons = {s.name: why for s, why in difference.changed.items()}
+    names = {(s.section, s.value): s.name for s in difference.changed}
+    for s in difference.post.obj.functions():
+        name = names.get((s.section, s.value))
+        if name is not None and s in difference.twins.pre_of:
+            reasons.setdefault(s.name, f"another name of {name}")
+    return reasons
 
 
 def place_new_code(

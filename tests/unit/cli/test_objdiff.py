@@ -80,6 +80,16 @@ def test_new_symbols_for_other_objects(objdiff: Any, tmp_path: Path) -> None:
     assert {s.name for s in obj.symbols if s.bind == STB_GLOBAL} == {"fresh", "level", "hidden"}
 
 
+def test_two_names_of_a_function(objdiff: Any) -> None:
+    alias = 'int second(int) __attribute__((alias("f")));'
+    pair = SOURCE.format("", 1, alias), SOURCE.format("", 2, alias)
+    status, out = objdiff(*pair, "--json")
+    assert status == 0
+    assert sorted(out["changed"]) == ["f", "second"]
+    assert sorted(out["functions"]) == ["f", "f.cold", "second"]
+    assert "changed second: another name of f\n" in objdiff(*pair)[1]
+
+
 def test_nothing_half_written(objdiff: Any, tmp_path: Path) -> None:
     status, _ = objdiff(SOURCE.format("", 1, ""), SOURCE.format("", 2, ""), "-o", str(tmp_path))
     assert status == 1
