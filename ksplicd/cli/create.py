@@ -2,7 +2,6 @@
 """``ksplice create``, also installed as ``ksplice-create``: from a diff to a signed bundle."""
 
 import argparse
-import getpass
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ from typing import Final, NoReturn
 
 from ksplicd import bundle, minisign
 from ksplicd.cli import output
+from ksplicd.cli.keys import ask_password
 from ksplicd.create.pipeline import Created, Request, create, make_snapshot
 from ksplicd.create.prebuild import Snapshot
 from ksplicd.create.sign import ModuleKey
@@ -258,7 +258,7 @@ def read_key(path: Path) -> minisign.SecretKey:
     try:
         return minisign.read_secret_key(text, name=str(path))
     except PasswordNeededError:
-        return minisign.read_secret_key(text, getpass.getpass(f"Password of {path}: "), str(path))
+        return minisign.read_secret_key(text, ask_password(f"Password of {path}: "), str(path))
 
 
 def check_output(folder: Path) -> None:

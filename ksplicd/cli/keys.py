@@ -73,8 +73,8 @@ def run_keygen(args: argparse.Namespace) -> int:
         raise KeyFileError(f"{args.name}: a folder; give a name for the two files")
     password = ""
     if args.password:
-        password = getpass.getpass("Password: ")
-        if not password or getpass.getpass("Again: ") != password:
+        password = ask_password("Password: ")
+        if not password or ask_password("Again: ") != password:
             raise KeyFileError("the two passwords differ, or are empty; nothing was written")
     key = new_secret_key()
     secret = args.name.with_name(args.name.name + ".key")
@@ -143,8 +143,19 @@ def read_secret(path: Path) -> "SecretKey":
     text = _read_key_text(path)
     encrypted = "encrypted" in text.partition("\n")[0]
     return read_secret_key(
-        text, getpass.getpass(f"Password of {path}: ") if encrypted else "", str(path)
+        text, ask_password(f"Password of {path}: ") if encrypted else "", str(path)
     )
+
+
+def ask_password(prompt: str) -> str:
+    """Return what the user types, or the next line of standard input without a terminal.
+
+    Raises ``KeyFileError`` when there is none.
+    """
+    try:
+        return getpass.getpass(prompt)
+    except EOFError:
+        raise KeyFileError(f"{prompt}none given, neither on a terminal nor on stdin") from None
 
 
 def _read_public(path: Path) -> "PublicKey":

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,17 @@ def test_folders_are_no_files(key: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "/: Is a directory" in capsys.readouterr().err
     assert main(["verify", "/", "--key", f"{key}.pub"]) == 3
     assert "/: cannot be verified" in capsys.readouterr().err
+
+
+def test_nobody_to_ask_for_a_password(tmp_path: Path) -> None:
+    """In a pipeline, with no terminal and nothing on standard input."""
+    program = "import sys; from ksplicd.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    out = subprocess.run(
+        [sys.executable, "-c", program, "keygen", "--password", tmp_path / "k"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        start_new_session=True,
+    )  # fmt: skip
+    assert out.returncode == 1
+    assert "Password: none given, neither on a terminal nor on stdin" in out.stderr
+    assert "Traceback" not in out.stderr
+    assert list(tmp_path.iterdir()) == []
