@@ -91,7 +91,7 @@ class Manager(BusObject, interface=names.MANAGER):
         data = await worker.run(_read_bundle, call.take_fd(bundle))
         signature = bytes(options["signature"].unpack()) if "signature" in options else None
         info = await worker.run(self._runner.engine.stage, data, signature, actor)
-        await self._runner.show_updates()
+        await self._runner.show()
         return info.kid, names.update_path(info.kid)
 
     @method("s kid", "a{sv} description")
@@ -118,7 +118,7 @@ class Manager(BusObject, interface=names.MANAGER):
         await self._runner.polkit.check(call, Action.APPLY, kid=kid)
         actor = await self._runner.polkit.read_actor(call)
         await self._runner.worker.run(self._runner.engine.release, kid, actor)
-        await self._runner.show_updates()
+        await self._runner.show()
 
     @method("s kid, t flags")
     async def remove(self, call: Call, kid: str, flags: int) -> None:
@@ -127,7 +127,7 @@ class Manager(BusObject, interface=names.MANAGER):
         await self._runner.polkit.check(call, Action.STAGE, kid=kid)
         actor = await self._runner.polkit.read_actor(call)
         await self._runner.worker.run(self._runner.engine.remove, kid, actor)
-        await self._runner.show_updates()
+        await self._runner.show()
 
     @method("t flags, u limit", "aa{sv} events")
     async def list_history(self, call: Call, flags: int, limit: int) -> GLib.Variant:

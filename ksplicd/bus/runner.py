@@ -132,7 +132,7 @@ class Runner:
             self._turn.give()
             raise
         finally:
-            await self.show_updates()
+            await self.show()
         tasks.spawn(self._follow(job))
         return job
 

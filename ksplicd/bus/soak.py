@@ -138,7 +138,7 @@ class SoakWatch:
         try:
             if not await self._runner.worker.run(self._engine.heed, kid, complaint):
                 return
-            await self._runner.show_updates()
+            await self._runner.show()
             if self._engine.settings.undo_on_warning:
                 await self._undo(kid, complaint)
         except KspliceError as e:
