@@ -12,8 +12,9 @@ from ksplicd.bus.automatic import Automatic
 from ksplicd.bus.runner import Runner
 from ksplicd.config import OnDrop
 from ksplicd.errors import BundleError, HostError, KspliceError, StoreError
-from ksplicd.host.dropdir import DropDir
+from ksplicd.host.dropdir import DropDir, is_bundle_name
 from ksplicd.host.state import Actor, UpdateInfo, Via
+from ksplicd.host.store import SIGNATURE_SUFFIX
 
 _log = logging.getLogger(__name__)
 
@@ -46,9 +47,12 @@ class Drops:
         self._folder.require_signature = self._engine.settings.require_signature
         try:
             drops = await self._runner.worker.run(self._folder.scan)
+            waiting = await self._runner.worker.run(self._folder.waiting)
         except KspliceError as e:
             _log.error("%s", e)
             return
+        for name in waiting:
+            _tell_waiting(name)
         for drop in drops:
             await self._take(drop.bundle.name)
 
@@ -92,6 +96,12 @@ class Drops:
         """Take in what ``name`` completes, if anything; this is the worker's thread."""
         drop = self._folder.consider(name)
         if drop is None:
+            if is_bundle_name(name) and name in self._folder.waiting():
+                _tell_waiting(name)
             return None
         actor = Actor(uid=os.geteuid(), via=Via.DROP)
         return self._engine.stage_file(drop.bundle, drop.signature, actor)
+
+
+def _tell_waiting(name: str) -> None:
+    _log.info("%s: waits for its signature, %s%s", name, name, SIGNATURE_SUFFIX)

@@ -77,6 +77,20 @@ def test_drop_while_the_daemon_is_away(bare_host: Host) -> None:
     wait_for(lambda: bare_host.outcomes() == ["STAGED"])
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_bundle_whose_signature_does_not_come(bare_host: Host, when: str) -> None:
+    bare_host.store.mkdir()
+    if when == "after":
+        bare_host.start()
+    write(bare_host, NAME, BUNDLE)
+    if when == "before":
+        bare_host.start()
+    wait_for(lambda: f"{NAME}: waits for its signature, {NAME}.minisig" in bare_host.log())
+    assert left(bare_host.store) == [NAME]
+    write(bare_host, f"{NAME}.minisig", SIGNATURE)
+    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
+
+
 def test_drop_is_applied_where_that_is_the_policy(bare_host: Host) -> None:
     bare_host.configure(on_drop="apply")
     bare_host.start()
