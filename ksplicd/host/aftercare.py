@@ -6,6 +6,7 @@ of the engine.
 """
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 from ksplicd.errors import KernelWarningError, NotQuarantinedError
@@ -83,11 +84,15 @@ class Aftercare(Intake):
         return True
 
     def superseded_by(self, kid: str) -> list[str]:
-        """Return the applied updates that an update is instead of, in the order of undoing them."""
-        old = self._book.info(kid).manifest.replaces
-        order = (each for other in old for each in self.undo_order(other))
-        applied = self._book.applied()
-        return [each for each in dict.fromkeys(order) if each in applied and each != kid]
+        """Return the applied updates that an update is instead of, in the order of undoing them.
+
+        What another one depends on, which it is not instead of, is not among them: that one is
+        wanted.
+        """
+        applied, old = self._book.applied(), self._book.info(kid).manifest.replaces
+        orders = [self.undo_order(other) for other in old if other in applied]
+        free = (order for order in orders if {*order} <= {*old, kid})
+        return [each for each in dict.fromkeys(chain(*free)) if each != kid]
 
     def in_the_way_of(self, kid: str) -> list[str]:
         """Return those of them that have to be undone before it is applied."""

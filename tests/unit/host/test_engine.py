@@ -390,6 +390,20 @@ def test_update_goes_on_top_of_what_it_is_instead_of(host: Host) -> None:
     assert host.engine.superseded_by(OTHER_KID) == []
 
 
+def test_successor_takes_nothing_away_that_others_need(host: Host) -> None:
+    third = "third000"
+    host.stage()
+    host.stage(samples.bundle(third, depends=(KID,)))
+    host.stage(samples.bundle(OTHER_KID, replaces=(KID,)))
+    host.stage(samples.bundle("fourth00", replaces=(KID, third)))
+    for kid in (KID, third, OTHER_KID):
+        host.apply(kid)
+    assert host.engine.superseded_by(OTHER_KID) == []
+    assert host.engine.superseded_by("fourth00") == [third, KID]
+    host.undo(third)
+    assert host.engine.superseded_by(OTHER_KID) == [KID]
+
+
 def test_update_that_has_a_kprobe_is_undone_before_its_successor_comes(host: Host) -> None:
     host.stage(samples.bundle(how="kprobe"))
     host.apply()
