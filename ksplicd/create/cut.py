@@ -132,6 +132,9 @@ class Cutter:
                 self.keep_function(symbol)
         elif self.is_copied(section, symbol) or symbol in self.difference.carried:
             self.kept[section] = None
+        elif symbol is not None and self.has_labels(section):
+            self.kept[section] = None
+            self.difference.carried.append(symbol)
         elif symbol is not None and symbol not in self.twins.pre_of:
             if self.post.symbols_in(section) == [symbol]:
                 self.kept[section] = None
@@ -140,6 +143,17 @@ class Cutter:
                     symbol.name, section, "new data in a section shared with old data",
                     "define it without a section attribute",
                 )  # fmt: skip
+
+    def has_labels(self, section: Section) -> bool:
+        """Tell whether data point into the middle of kept code, as for ``goto *jumptable[op]``.
+
+        The kernel's own copy (``jumptable`` of kernel/bpf/core.c) leads into the old function.
+        """
+        for r in section.relocations:
+            place = self.post.locate(section, r)
+            if place.section in self.kept and place.section.is_text and place.offset:
+                return True
+        return False
 
     def is_in_kernel(self, function: Symbol) -> bool:
         """Tell whether the kernel has a function of this unit.

@@ -257,3 +257,23 @@ asm(".pushsection .rodata.table,\\"a\\"\\n.balign 8\\n1: .quad .text.f + {0}, .t
 """
     d = compare(tmp_path, source.format(7, 10), source.format(10, 7))
     assert changed(d) == ["f"]
+
+
+def test_labels_in_a_table(tmp_path: Path) -> None:
+    """``jumptable`` of kernel/bpf/core.c: the kernel's copy leads into the old function."""
+    source = """
+int f(int x)
+{{
+    static const void *const jumptable[] = {{ &&one, &&two, &&three }};
+    goto *jumptable[x];
+one: return hidden(1);
+two: return hidden({});
+three: return hidden(3);
+}}
+"""
+    d = compare(tmp_path, source.format(2), source.format(4))
+    assert changed(d) == ["f"]
+    code = cut(d)
+    assert undefined(code) == {".klp.sym.vmlinux.hidden,0"}
+    (table,) = (s for s in code.obj.sections if s.name.startswith(".rodata.jumptable"))
+    assert [r.symbol.section.name for r in table.relocations if r.symbol.section] == 3 * [".text.f"]
