@@ -143,3 +143,18 @@ def test_symbols_keep_their_names(tmp_path: Path) -> None:
     find_shared([a, b], SIZES)
     local = {s.name for s in cut_all(a, b)[0].obj.symbols if s.bind == STB_LOCAL and s.name}
     assert local == {"fresh", "fresh_count"}
+
+
+def test_what_other_files_call_is_looked_for_on_stacks(tmp_path: Path) -> None:
+    """A function without fentry, whose callers in other files are taken in, perhaps by a jump."""
+    source = "int g(int x) {{ return hidden(x) + {}; }}"
+    d = pair(tmp_path, "a", source.format(1), source.format(2))
+    kernel = FakeKernel(functions=frozenset({"g"}), untraceable=frozenset({"g"}))
+    names = itertools.count()
+    code = extract(
+        "unit.c", d, SIZES, kernel, lambda: f"ksplice_new_{next(names)}", {"g": "ksplice_new_g"}
+    )
+    assert not code.replacements
+    assert code.anchors == ["ksplice_new_0"]
+    places = {s.name: (s.section, s.value) for s in code.obj.symbols if s.bind == STB_GLOBAL}
+    assert places["ksplice_new_0"] == places["ksplice_new_g"]
