@@ -9,7 +9,7 @@ from ksplicd.create.extract import extract
 from ksplicd.create.new_code import NewCode
 from ksplicd.create.shared import find_shared, name_shared
 from ksplicd.elf import read_object, write_object
-from ksplicd.elf.model import STB_LOCAL
+from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL
 from ksplicd.run import run
 from tests.pairs.pair import SIZES, FakeKernel, changed, compare, undefined
 
