@@ -147,7 +147,8 @@ def run(args: argparse.Namespace) -> int:
         raise CreateError(f"--id {kid}: an update's id is {KID_LENGTH} of a-z0-9")
     key = read_key(args.sign_key) if args.sign_key else None
     module_key = read_module_key(args.module_sign_key, args.module_sign_cert)
-    check_output(args.output)
+    if not args.prebuild:
+        check_output(args.output)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     started = time.monotonic()
