@@ -4,6 +4,11 @@
 The details that are passed on show up in the password dialog and in polkit's rules, so that a rule
 can allow one update and refuse another.  Without polkit on the bus everyone may look and only root
 may do more.
+
+The bus lets a connection wait for 128 answers at a time (``max_replies_per_connection`` of
+dbus-daemon(1)), so what we ask goes in turn.  A password dialog may stay open for as long as its
+user likes: polkit is asked without one first, and only who needs one takes one of a few places, so
+that nobody else waits for it.
 """
 
 from concurrent.futures import Future
@@ -13,7 +18,7 @@ from typing import Final
 from gi.repository import Gio, GLib
 
 from ksplicd.bus.names import Action
-from ksplicd.bus.tasks import Wait
+from ksplicd.bus.tasks import Turn, Wait
 from ksplicd.bus.wrapper import Call
 from ksplicd.errors import PermissionDeniedError
 from ksplicd.host.state import Actor, Via
@@ -24,6 +29,9 @@ DBUS: Final = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop
 """The bus itself: name, path, interface."""
 
 _WITHOUT_DIALOG_MS: Final = 25_000
+_QUESTIONS: Final = 64
+_DIALOGS: Final = 32
+"""At a time."""
 _ABSENT: Final = (
     Gio.DBusError.SERVICE_UNKNOWN,
     Gio.DBusError.NAME_HAS_NO_OWNER,
@@ -38,6 +46,8 @@ class Polkit:
 
     def __init__(self, connection: Gio.DBusConnection) -> None:
         self._connection = connection
+        self._questions = Turn(_QUESTIONS)
+        self._dialogs = 0
 
     async def check(self, call: Call, action: Action, **details: str) -> None:
         """Raise ``PermissionDeniedError`` unless ``call.sender`` may do ``action``."""
@@ -63,16 +73,42 @@ class Polkit:
     async def _ask(self, call: Call, action: Action, details: dict[str, str]) -> tuple[bool, bool]:
         """Return polkit's (is authorized, is challenge)."""
         subject = ("system-bus-name", {"name": GLib.Variant("s", call.sender)})
-        flags = _ALLOW_USER_INTERACTION if call.is_interactive else 0
-        reply = await call_bus(
-            self._connection,
-            (_POLKIT, "/org/freedesktop/PolicyKit1/Authority", f"{_POLKIT}.Authority"),
-            "CheckAuthorization",
-            GLib.Variant("((sa{sv})sa{ss}us)", (subject, action.value, details, flags, "")),
-            timeout_ms=GLib.MAXINT if call.is_interactive else _WITHOUT_DIALOG_MS,
-        )
+        where = (_POLKIT, "/org/freedesktop/PolicyKit1/Authority", f"{_POLKIT}.Authority")
+
+        def args(flags: int) -> GLib.Variant:
+            question = (subject, action.value, details, flags, "")
+            return GLib.Variant("((sa{sv})sa{ss}us)", question)
+
+        reply = await self._call(where, "CheckAuthorization", args(0))
+        is_authorized, is_challenge, _ = reply.unpack()[0]
+        if not is_challenge or not call.is_interactive:
+            return is_authorized, is_challenge
+        if self._dialogs >= _DIALOGS:
+            raise PermissionDeniedError(
+                f"{action} needs a password, and {_DIALOGS} dialogs for one are open already;"
+                " try again later, or call as root"
+            )
+        self._dialogs += 1
+        try:
+            reply = await call_bus(
+                self._connection, where, "CheckAuthorization", args(_ALLOW_USER_INTERACTION),
+                timeout_ms=GLib.MAXINT,
+            )  # fmt: skip
+        finally:
+            self._dialogs -= 1
         is_authorized, is_challenge, _ = reply.unpack()[0]
         return is_authorized, is_challenge
+
+    async def _call(
+        self, where: tuple[str, str, str], method: str, args: GLib.Variant
+    ) -> GLib.Variant:
+        await self._questions.take()
+        try:
+            return await call_bus(
+                self._connection, where, method, args, timeout_ms=_WITHOUT_DIALOG_MS
+            )
+        finally:
+            self._questions.give()
 
     async def _is_allowed_without(self, call: Call, action: Action) -> bool:
         if action is Action.INSPECT:
@@ -82,7 +118,7 @@ class Polkit:
     async def read_actor(self, call: Call) -> Actor:
         """Return who called, as the bus knows it."""
         sender = GLib.Variant("(s)", (call.sender,))
-        reply = await call_bus(self._connection, DBUS, "GetConnectionCredentials", sender)
+        reply = await self._call(DBUS, "GetConnectionCredentials", sender)
         known = reply.unpack()[0]
         pid = known.get("ProcessID", 0)
         return Actor(uid=known["UnixUserID"], pid=pid, unit=_read_unit(pid), via=Via.DBUS)
@@ -92,7 +128,7 @@ class Polkit:
         if not call.wants_reply:
             return True
         sender = GLib.Variant("(s)", (call.sender,))
-        reply = await call_bus(self._connection, DBUS, "NameHasOwner", sender)
+        reply = await self._call(DBUS, "NameHasOwner", sender)
         return bool(reply.unpack()[0])
 
 

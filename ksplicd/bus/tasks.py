@@ -78,28 +78,29 @@ class Worker:
 
 
 class Turn:
-    """One at a time, first come, first served."""
+    """One at a time, or a few, first come, first served."""
 
-    def __init__(self) -> None:
-        self._taken = False
+    def __init__(self, places: int = 1) -> None:
+        self._free = places
         self._waiting: deque[Future[None]] = deque()
 
     async def take(self) -> None:
         """Wait until it is our turn."""
-        if self._taken:
-            future: Future[None] = Future()
-            self._waiting.append(future)
-            await Wait(future)
-        self._taken = True
+        if self._free:
+            self._free -= 1
+            return
+        future: Future[None] = Future()
+        self._waiting.append(future)
+        await Wait(future)
 
     def give(self) -> None:
         """Let the next one in."""
         if self._waiting:
-            self._waiting.popleft().set_result(None)  # stays taken: it passes on
+            self._waiting.popleft().set_result(None)  # the place passes on
         else:
-            self._taken = False
+            self._free += 1
 
     @property
     def is_taken(self) -> bool:
-        """Tell whether somebody's turn is on."""
-        return self._taken
+        """Tell whether the next one has to wait."""
+        return not self._free

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A polkit for a private bus: ``python -m tests.bus.polkit ADDRESS DIR``.
 
-``DIR/answers.json`` maps an action to ``yes``, ``no`` or ``challenge`` (default: yes) and is read
-for each question; each question is appended to ``DIR/asked.jsonl``.
+``DIR/answers.json`` maps an action to ``yes``, ``no``, ``challenge`` or ``password``, which is yes
+after a dialog (default: yes), and is read for each question; each question is appended to
+``DIR/asked.jsonl``.  While there is a ``DIR/hold``, no question is answered.
 """
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,12 @@ class Authority:
         }
         with (self._folder / "asked.jsonl").open("a") as f:
             f.write(json.dumps(asked) + "\n")
+        while (self._folder / "hold").exists():
+            time.sleep(0.01)
         answers = self._folder / "answers.json"
         answer = json.loads(answers.read_text()).get(action, "yes") if answers.exists() else "yes"
+        if answer == "password":
+            answer = "yes" if asked["interactive"] else "challenge"
         return answer == "yes", answer == "challenge", {}
 
 

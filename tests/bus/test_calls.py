@@ -355,9 +355,11 @@ def test_polkit_is_asked_with_the_arguments(host: Host) -> None:
 
 
 def test_polkit_may_ask_the_user_only_when_the_caller_says_so(host: Host) -> None:
-    call(host, MANAGER, "ListUpdates", GLib.Variant("(t)", (0,)))
+    host.answer(inspect="password")
+    with pytest.raises(GLib.Error, match="call again with interactive authorization"):
+        call(host, MANAGER, "ListUpdates", GLib.Variant("(t)", (0,)))
     host.client().history()
-    assert [a["interactive"] for a in host.asked()] == [False, True]
+    assert [a["interactive"] for a in host.asked()] == [False, False, True]
 
 
 @pytest.mark.parametrize("answer", ["no", "challenge"])

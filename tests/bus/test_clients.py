@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Two hundred clients at once: who calls, who reads, who watches, and who applies in between."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -128,6 +129,19 @@ def questions_of(number: int) -> Iterator[tuple[str, str, str, Any]]:
     ]
     for turn in range(ROUNDS):
         yield all_of_them[(number + turn) % len(all_of_them)]
+
+
+def test_more_questions_than_the_bus_lets_us_wait_for(busy_host: Host) -> None:
+    """The bus refuses a connection's 129th open call; polkit may take its time."""
+    hold = busy_host.folder / "hold"
+    hold.touch()
+    crowd = Crowd(busy_host)
+    for client in crowd.clients:
+        crowd.ask(client, itertools.islice(questions_of(0), 1))
+    GLib.timeout_add(1000, hold.unlink)
+    crowd.run()
+    assert (crowd.open, crowd.errors) == (0, [])
+    assert crowd.answers.total() == CLIENTS
 
 
 def test_two_hundred_clients(busy_host: Host) -> None:
