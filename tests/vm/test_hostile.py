@@ -267,7 +267,9 @@ def test_damage_is_refused_and_nothing_stays(victim: Victim) -> None:
         assert not has_complaint(log), log
         before = before or victim.memory_in_use()
     grown = victim.memory_in_use() - before
-    assert grown < max(MUTATIONS - CHUNK, 100) / 2, "objects stay with every refusal"
+    # after the first chunk alone, nothing but what else the kernel does is measured
+    if MUTATIONS > CHUNK:
+        assert grown < (MUTATIONS - CHUNK) / 2, "objects stay with every refusal"
     sys.stdout.write(f"{MUTATIONS} mutations: {dict(counts)}; {grown:+} objects\n")
 
     victim.update.rmmod(victim.core)
