@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "create": {"create", "elf", "run", "bundle", *NOUNS},
     "host": {"host", "config", *FILES, *NOUNS},
     "bus": {"bus", "host", "config", "bundle", *NOUNS},
-    "lab": {"lab", "run", "errors"},
+    "lab": {"lab", "run", "bundle", *NOUNS},
     "cli": {"cli", "create", "elf", "host", "bus", "lab", "run", "config", *FILES, *NOUNS},
     "bundle.py": {*FILES, *NOUNS},
     "minisign.py": {*FILES, *NOUNS},
