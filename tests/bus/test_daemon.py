@@ -289,7 +289,8 @@ def test_retries_heed_the_policy_of_now(bare_host: Host) -> None:
     wait_for(lambda: "REVERSING" in bare_host.outcomes())
     bare_host.kernel.hold(on=False)
     wait_for(lambda: "CODE_BUSY" in bare_host.outcomes())
-    bare_host.configure(on_drop="stage")
+    # the delay of the retry may be read before or after
+    bare_host.configure(on_drop="stage", transition_limit="1", retry_delay="2")
     bare_host.daemon.send_signal(signal.SIGHUP)
     wait_for(lambda: "is not applied by itself: on-drop = stage" in bare_host.log())
     assert bare_host.outcomes().count("LOADING") == 1
