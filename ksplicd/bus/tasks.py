@@ -83,24 +83,28 @@ class Turn:
     def __init__(self, places: int = 1) -> None:
         self._free = places
         self._waiting: deque[Future[None]] = deque()
+        """Who was called stays first until it goes on: who comes in between passes nobody."""
 
     async def take(self) -> None:
         """Wait until it is our turn."""
-        if self._free:
-            self._free -= 1
-            return
-        future: Future[None] = Future()
-        self._waiting.append(future)
-        await Wait(future)
+        if self.is_taken:
+            future: Future[None] = Future()
+            self._waiting.append(future)
+            await Wait(future)
+            self._waiting.popleft()
+        self._free -= 1
+        self._call_next()
 
     def give(self) -> None:
         """Let the next one in."""
-        if self._waiting:
-            self._waiting.popleft().set_result(None)  # the place passes on
-        else:
-            self._free += 1
+        self._free += 1
+        self._call_next()
+
+    def _call_next(self) -> None:
+        if self._free and self._waiting and not self._waiting[0].done():
+            self._waiting[0].set_result(None)
 
     @property
     def is_taken(self) -> bool:
         """Tell whether the next one has to wait."""
-        return not self._free
+        return not self._free or bool(self._waiting)

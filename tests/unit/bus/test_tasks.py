@@ -108,6 +108,29 @@ def test_turns_come_in_the_order_of_asking() -> None:
     assert not turn.is_taken
 
 
+def test_nobody_passes_those_who_are_called_and_have_not_gone_on() -> None:
+    """A place falls free twice in one round of the loop, and somebody comes in in that round."""
+    turn = tasks.Turn(2)
+    told: list[str] = []
+
+    async def take(name: str) -> None:
+        await turn.take()
+        told.append(name)
+
+    async def all_of_them() -> None:
+        for name in "abc":
+            tasks.spawn(take(name))
+        turn.give()
+        turn.give()
+        tasks.spawn(take("d"))
+        assert turn.is_taken
+        while len(told) < 4:
+            await tasks.sleep(0.002)
+
+    run(all_of_them())
+    assert told == list("abcd")
+
+
 def test_an_error_that_nobody_handles_is_told(caplog: pytest.LogCaptureFixture) -> None:
     async def task() -> None:
         raise RuntimeError("unforeseen")
