@@ -13,6 +13,9 @@ from ksplicd.host.store import Store
 from tests.bundles import samples
 from tests.unit.host.simulator import Simulator, StoppedClock
 
+KID = samples.KID
+CORE, OLD, NEW = f"ksplice_{KID}", f"ksplice_{KID}_vmlinux_old", f"ksplice_{KID}_new"
+
 ALICE = Actor(uid=1000, pid=4711, unit="session-2.scope", via=Via.DBUS)
 ROOT = Actor(uid=0, via=Via.DROP)
 

@@ -8,10 +8,8 @@ from ksplicd.host.state import Direction, Reconciliation
 from ksplicd.model import Kernel, Stage
 from tests.bundles import samples
 from tests.bundles.samples import KID, OTHER_KID
-from tests.unit.host.host import ALICE, Host
+from tests.unit.host.host import ALICE, NEW, Host
 from tests.unit.host.simulator import Killed
-
-NEW = f"ksplice_{KID}_new"
 
 
 def restart(host: Host) -> Reconciliation:

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Transitions that do not end, or that somebody else ends."""
+
+from dataclasses import replace
+
+import pytest
+
+from ksplicd.config import Settings
+from ksplicd.errors import (
+    InUseError,
+    ModulePresentError,
+)
+from ksplicd.host.state import Conflict
+from ksplicd.model import Stage
+from tests.bundles.samples import KID
+from tests.unit.host.host import ALICE, CORE, NEW, Host
+
+CAT = Conflict(pid=812, command="cat", stack="do_fcntl < __x64_sys_fcntl")
+HELD_UP = "held up by cat[812] in do_fcntl < __x64_sys_fcntl"
+
+
+def test_apply_is_held_up_and_cancelled(host: Host) -> None:
+    host.stage()
+    host.kernel.holders = [CAT]
+    transition = host.engine.start_apply(KID, ALICE)
+    assert host.engine.conflicts(transition) == [CAT]
+    cancelled = host.engine.cancel(transition, "code_busy")
+    assert cancelled.cancelled == "code_busy"
+    assert host.engine.cancel(cancelled, "cancelled") is cancelled
+    assert host.engine.get_update(KID).stage is Stage.REVERSING
+    assert not host.engine.is_finished(cancelled)
+    host.kernel.complete()
+    info = host.engine.finish(cancelled)
+    assert (info.stage, info.abort_cause) == (Stage.FAILED, "code_busy")
+    assert HELD_UP in info.detail
+    assert host.kernel.leftovers() == []
+    assert host.engine.conflicts(cancelled) == []
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_undo_is_held_up_and_cancelled(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.kernel.holders = [CAT]
+    transition = host.engine.start_undo(KID, ALICE)
+    cancelled = host.engine.cancel(transition, "code_busy")
+    host.kernel.complete()
+    info = host.engine.finish(cancelled)
+    assert (info.stage, info.abort_cause) == (Stage.APPLIED, "code_busy")
+    assert HELD_UP in info.detail
+    assert host.undo().stage is Stage.REVERSED
+
+
+def test_function_that_is_stayed_in_is_named(host: Host) -> None:
+    host.engine.settings = Settings(signal_after=5)
+    host.stage()
+    host.apply()
+    assert f"load ksplice_{KID}_new signal_after=5" in host.kernel.calls
+    host.kernel.functions[f"ksplice_{KID}_new"] = frozenset({("vmlinux", "do_fcntl", 1)})
+    stack = "fcntl_setlk < do_fcntl.ksplice < __x64_sys_fcntl"
+    host.kernel.holders = [replace(CAT, stack=stack), replace(CAT, pid=813, stack="schedule")]
+    transition = host.engine.start_undo(KID, ALICE)
+    assert [c.function for c in host.engine.conflicts(transition)] == ["do_fcntl", ""]
+    cancelled = host.engine.cancel(transition, "code_busy")
+    host.kernel.complete()
+    detail = host.engine.finish(cancelled).detail
+    assert f"held up by cat[812] in do_fcntl ({stack}); cat[813] in schedule" in detail
+
+
+def test_code_that_may_be_pointed_to_stays_after_undo(host: Host) -> None:
+    host.kernel.keeps_code = True
+    host.stage()
+    host.apply()
+    info = host.undo()
+    assert info.stage is Stage.REVERSED
+    assert f"{NEW}: stays loaded until the next boot" in info.detail
+    assert host.kernel.leftovers() == [CORE, NEW]
+    with pytest.raises(ModulePresentError, match="can be applied again after the next boot"):
+        host.apply()
+    assert host.engine.get_update(KID).stage is Stage.REVERSED
+    host.kernel.reboot()
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_cancel_comes_too_late(host: Host) -> None:
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    host.kernel.complete()
+    assert host.engine.cancel(transition, "cancelled") is transition
+    assert host.engine.finish(transition).stage is Stage.APPLIED
+
+
+def test_somebody_else_turns_it_around(host: Host) -> None:
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    host.kernel.set_enabled(NEW, enabled=False)
+    host.kernel.complete()
+    info = host.engine.finish(transition)
+    assert info.stage is Stage.REVERSED
+    assert "turned around by somebody else" in info.detail
+    assert host.kernel.leftovers() == []
+
+
+def test_the_kernels_truth_is_shown(host: Host) -> None:
+    host.stage()
+    host.apply()
+    host.kernel.set_enabled(NEW, enabled=False)
+    assert host.engine.get_update(KID).stage is Stage.REVERSING
+    with pytest.raises(InUseError, match="is reversing; one update at a time"):
+        host.engine.start_undo(KID, ALICE)
+    host.kernel.complete()
+    info = host.engine.get_update(KID)
+    assert (info.stage, info.detail) == (Stage.REVERSED, "undone by somebody else")
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_many_who_hold_it_up_are_no_lost_line(host: Host) -> None:
+    """Whoever has a machine full of tasks cannot make an event too long to be written."""
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    stack = " < ".join(["do_fcntl"] * 16)
+    host.kernel.holders = [
+        Conflict(pid=pid, command="sleeper", stack=stack) for pid in range(10_000)
+    ]
+    host.engine.cancel(transition, "code_busy")
+    event = host.engine.history(1)[0]
+    assert (event.stage, event.cause) == (Stage.REVERSING, "code_busy")
+    assert event.detail.startswith("held up by sleeper[0]")
+    assert len(event.detail) < 20_000
