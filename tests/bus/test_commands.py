@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from ksplicd import __version__
+from ksplicd.host.state import Conflict
 from tests.bundles import samples
+from tests.bus.calls import BUNDLE, KID, begin
 from tests.bus.conftest import Host, wait_for
 from tests.unit.host.simulator import NO_MATCH
-
-BUNDLE = samples.bundle()
-KID = samples.KID
 
 
 @pytest.fixture
@@ -256,9 +255,6 @@ def test_history_of_no_number(bare_host: Host, lines: str) -> None:
 
 
 def test_status_names_who_holds_a_job_up(host: Host, tarball: str) -> None:
-    from ksplicd.host.state import Conflict
-    from tests.bus.test_calls import begin
-
     begin(host)
     with host.kernel.open() as kernel:
         kernel.holders.append(Conflict(pid=17, command="sleeper", stack="do_fcntl < schedule"))

@@ -9,11 +9,10 @@ import pytest
 
 from ksplicd.model import new_module
 from tests.bundles import samples
+from tests.bus.calls import BUNDLE, KID, SIGNATURE
 from tests.bus.conftest import Host, wait_for
 
-KID, OTHER = samples.KID, samples.OTHER_KID
-BUNDLE = samples.bundle()
-SIGNATURE = samples.signature(BUNDLE)
+OTHER = samples.OTHER_KID
 
 
 class Log:

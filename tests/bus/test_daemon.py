@@ -13,12 +13,8 @@ from ksplicd.daemon import watchdog_seconds
 from ksplicd.errors import AlreadyAppliedError, NoDaemonError
 from ksplicd.model import core_module, new_module
 from tests.bundles import samples
+from tests.bus.calls import BUNDLE, KID, MANAGER, SIGNATURE
 from tests.bus.conftest import PATIENCE, Host, wait_for
-
-BUNDLE = samples.bundle()
-SIGNATURE = samples.signature(BUNDLE)
-KID = samples.KID
-MANAGER = (names.BUS_NAME, names.ROOT_PATH, names.MANAGER)
 
 
 def test_sigterm_is_a_clean_end(host: Host) -> None:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Who may do what."""
+
+import os
+
+import pytest
+from gi.repository import GLib
+
+from ksplicd.errors import (
+    PermissionDeniedError,
+)
+from tests.bundles import samples
+from tests.bus.calls import BUNDLE, KID, MANAGER, SIGNATURE, call
+from tests.bus.conftest import Host
+
+
+def test_polkit_is_asked_with_the_arguments(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    client.undo(KID)
+    client.describe(KID)
+    assert host.asked()[-1]["details"] == {"kid": KID}
+    client.remove(KID)
+    asked = [(a["action"].rpartition(".")[2], a["details"]) for a in host.asked()]
+    assert [a for a in asked if a[0] != "inspect"] == [
+        ("stage", {}),
+        ("apply", {"kid": KID}),
+        ("undo", {"kid": KID}),
+        ("stage", {"kid": KID}),
+    ]
+    assert {a["subject"] for a in host.asked()} == {"system-bus-name"}
+
+
+def test_polkit_may_ask_the_user_only_when_the_caller_says_so(host: Host) -> None:
+    host.answer(inspect="password")
+    with pytest.raises(GLib.Error, match="call again with interactive authorization"):
+        call(host, MANAGER, "ListUpdates", GLib.Variant("(t)", (0,)))
+    host.client().history()
+    assert [a["interactive"] for a in host.asked()] == [False, False, True]
+
+
+@pytest.mark.parametrize("answer", ["no", "challenge"])
+def test_what_polkit_refuses_is_not_done(host: Host, answer: str) -> None:
+    client = host.client()
+    client.stage(BUNDLE, SIGNATURE)
+    host.answer(apply=answer, undo=answer, stage=answer)
+    for forbidden in (client.apply, client.undo, client.remove):
+        with pytest.raises(PermissionDeniedError, match="refused for :"):
+            forbidden(KID)
+    other = samples.bundle(samples.OTHER_KID)
+    with pytest.raises(PermissionDeniedError, match="refused for :"):
+        client.stage(other, samples.signature(other))
+    assert host.outcomes() == ["STAGED"]
+
+
+def test_looking_can_be_refused_too(host: Host) -> None:
+    client = host.client()
+    client.stage(BUNDLE, SIGNATURE)
+    host.answer(inspect="no")
+    for look in (client.look, client.history, lambda: client.describe(KID)):
+        with pytest.raises(PermissionDeniedError, match="inspect"):
+            look()
+    with pytest.raises(GLib.Error, match="inspect"):
+        host.stage_of()
+
+
+def test_without_polkit_root_alone_may_act(bare_host: Host) -> None:
+    bare_host.start()
+    client = bare_host.client()
+    assert client.look().updates == ()
+    if os.getuid() == 0:
+        assert client.apply(client.stage(BUNDLE, SIGNATURE)).result == "done"
+    else:
+        with pytest.raises(PermissionDeniedError, match="call as root"):
+            client.stage(BUNDLE, SIGNATURE)

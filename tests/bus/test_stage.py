@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Bundles that are handed over the bus, and what calls leave behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+from gi.repository import Gio, GLib
+
+from ksplicd.bundle import MAX_BUNDLE_SIZE
+from ksplicd.bus import names
+from ksplicd.errors import (
+    BadBundleError,
+    BadSignatureError,
+    WrongKernelError,
+)
+from ksplicd.model import Kernel
+from tests.bundles import samples
+from tests.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, error_of
+from tests.bus.conftest import Host, wait_for
+
+
+def test_what_is_staged_is_described(host: Host) -> None:
+    host.client().stage(BUNDLE, SIGNATURE)
+    (update,) = host.client().look().updates
+    assert update == {
+        "Kid": KID,
+        "Stage": "staged",
+        "AbortCause": "",
+        "Detail": update["Detail"],
+        "Description": "fcntl: refuse F_SET_RW_HINT on an immutable inode",
+        "Targets": ["vmlinux"],
+        "Cves": ["CVE-2026-12345"],
+        "Kernel": samples.KERNEL.release,
+    }
+    described = host.client().describe(KID)
+    assert (described["Kid"], described["Functions"]) == (KID, ["vmlinux:do_fcntl (fs/fcntl.c)"])
+
+
+def test_stage_is_refused_with_the_cause(host: Host) -> None:
+    client = host.client()
+    with pytest.raises(BadSignatureError, match=r"\w"):
+        client.stage(BUNDLE, None)
+    with pytest.raises(BadSignatureError, match="not trusted"):
+        client.stage(BUNDLE, samples.signature(BUNDLE, samples.STRANGER))
+    with pytest.raises(BadBundleError, match="archive"):
+        client.stage(b"no bundle", samples.signature(b"no bundle"))
+    kernel = Kernel(release="6.1.0-49-cloud-amd64", build_id="00" * 20)
+    other = samples.bundle(kernel=kernel)
+    with pytest.raises(WrongKernelError, match=r"6\.1\.0-49-cloud-amd64"):
+        client.stage(other, samples.signature(other))
+    assert client.look().updates == ()
+
+
+def test_unknown_options_are_refused(host: Host) -> None:
+    fds = Gio.UnixFDList.new()
+    with os.fdopen(os.memfd_create("bundle"), "wb", buffering=0) as f:
+        args = GLib.Variant("(ha{sv})", (fds.append(f.fileno()), {"force": GLib.Variant("t", 1)}))
+        with pytest.raises(GLib.Error, match="force") as caught:
+            host.connect().call_with_unix_fd_list_sync(
+                *MANAGER, "Stage", args, None, Gio.DBusCallFlags.NONE, -1, fds, None
+            )
+    assert Gio.DBusError.get_remote_error(caught.value) == ERROR + "UnknownFlags"
+
+
+def stage_fd(host: Host, fd: int) -> None:
+    fds = Gio.UnixFDList.new()
+    args = GLib.Variant("(ha{sv})", (fds.append(fd), {}))
+    host.connect().call_with_unix_fd_list_sync(
+        *MANAGER, "Stage", args, None, Gio.DBusCallFlags.NONE, -1, fds, None
+    )
+
+
+def test_a_pipe_is_no_bundle(host: Host) -> None:
+    r, w = os.pipe()  # nobody writes: reading it would wait for ever
+    try:
+        with pytest.raises(GLib.Error, match="no regular file"):
+            stage_fd(host, r)
+    finally:
+        os.close(r)
+        os.close(w)
+
+
+def test_a_file_without_end_is_no_bundle(host: Host, tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb+") as f:
+        f.truncate(MAX_BUNDLE_SIZE + 1)
+        with pytest.raises(GLib.Error, match="at most"):
+            stage_fd(host, f.fileno())
+
+
+@pytest.mark.parametrize("handle", [3, -1, -(2**31)])
+def test_a_missing_descriptor_is_told(host: Host, handle: int) -> None:
+    name, _ = error_of(host, MANAGER, "Stage", GLib.Variant("(ha{sv})", (handle, {})))
+    assert name == ERROR + "BadBundle"
+    with os.fdopen(os.memfd_create("bundle"), "wb", buffering=0) as f:
+        fds = Gio.UnixFDList.new()
+        fds.append(f.fileno())
+        with pytest.raises(GLib.Error, match="carries no such descriptor"):
+            host.connect().call_with_unix_fd_list_sync(
+                *MANAGER, "Stage", GLib.Variant("(ha{sv})", (handle, {})), None,
+                Gio.DBusCallFlags.NONE, -1, fds, None,
+            )  # fmt: skip
+
+
+def test_descriptors_do_not_pile_up(host: Host) -> None:
+    folder = Path(f"/proc/{host.daemon.pid}/fd")
+    client = host.client()
+    client.stage(BUNDLE, SIGNATURE)
+    before = len(list(folder.iterdir()))
+    for _ in range(20):
+        client.stage(BUNDLE, SIGNATURE)
+    wait_for(lambda: len(list(folder.iterdir())) <= before)
+
+
+def test_calls_leave_no_memory_behind(host: Host) -> None:
+    def resident() -> int:
+        return int(Path(f"/proc/{host.daemon.pid}/statm").read_text().split()[1]) * 4096
+
+    connection = host.connect()
+    text = "x" * 50_000
+    flags = Gio.DBusCallFlags.NONE
+    where = (names.BUS_NAME, names.ROOT_PATH, names.MANAGER, "Describe")
+    args = GLib.Variant("(s)", (text,))
+    sizes = []
+    for _ in range(2):
+        for _ in range(200):
+            with pytest.raises(GLib.Error, match="NoSuchUpdate"):
+                connection.call_sync(*where, args, None, flags, -1, None)
+        sizes.append(resident())
+    assert sizes[1] - sizes[0] < 200 * len(text) / 4
