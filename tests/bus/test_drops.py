@@ -4,25 +4,16 @@
 import os
 import re
 import shutil
-import signal
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.bundles import samples
+from tests.bus.calls import BUNDLE, SIGNATURE
 from tests.bus.conftest import Host, wait_for
-from tests.unit.host.simulator import NO_MATCH
-
-BUNDLE = samples.bundle()
-SIGNATURE = samples.signature(BUNDLE)
-NAME = f"ksplice-{samples.KID}.tar.gz"
-
-
-def write(host: Host, name: str, data: bytes) -> None:
-    (host.store / name).write_bytes(data)
+from tests.bus.drops import NAME, drop, left, write
 
 
 def write_slowly(host: Host, name: str, data: bytes) -> None:
@@ -64,11 +55,6 @@ def test_drop_is_staged(
     assert left(host.store) == []
 
 
-def left(folder: Path) -> list[str]:
-    """Return the bundles and signatures in ``folder`` itself."""
-    return sorted(p.name for p in folder.iterdir() if ".tar.gz" in p.name)
-
-
 def test_drop_while_the_daemon_is_away(bare_host: Host) -> None:
     bare_host.store.mkdir()
     write(bare_host, NAME, BUNDLE)
@@ -91,245 +77,11 @@ def test_bundle_whose_signature_does_not_come(bare_host: Host, when: str) -> Non
     wait_for(lambda: bare_host.outcomes() == ["STAGED"])
 
 
-def test_drop_is_applied_where_that_is_the_policy(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply")
-    bare_host.start()
-    write(bare_host, NAME, BUNDLE)
-    write(bare_host, f"{NAME}.minisig", SIGNATURE)
-    wait_for(lambda: bare_host.outcomes()[-1:] == ["APPLIED"])
-    assert {e["Via"] for e in bare_host.client().history()} == {"drop"}
-
-
-def test_broken_signature_never_reaches_the_kernel(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply")
-    bare_host.start()
-    write(bare_host, NAME, BUNDLE)
-    write(bare_host, f"{NAME}.minisig", samples.signature(BUNDLE, samples.STRANGER))
-    wait_for(lambda: bare_host.outcomes() == ["REJECTED"])
-    wait_for(lambda: left(bare_host.store) == [])
-    assert "BadSignature" in (bare_host.store / "rejected" / f"{NAME}.reason").read_text()
-    with bare_host.kernel.open() as kernel:
-        assert kernel.calls == []
-    assert bare_host.client().look().updates == ()
-
-
-def test_mismatch_of_a_drop(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply")
-    bare_host.start()
-    with bare_host.kernel.open() as kernel:
-        kernel.mismatches["vmlinux"] = ("no_match", NO_MATCH)
-    write(bare_host, NAME, BUNDLE)
-    write(bare_host, f"{NAME}.minisig", SIGNATURE)
-    wait_for(lambda: bare_host.outcomes()[-1:] == ["NO_MATCH"])
-    with bare_host.kernel.open() as kernel:
-        assert kernel.leftovers() == []
-
-
 def test_unsigned_drop_where_that_is_the_policy(bare_host: Host) -> None:
     bare_host.configure(require_signature="no")
     bare_host.start()
     write(bare_host, NAME, BUNDLE)
     wait_for(lambda: bare_host.outcomes() == ["STAGED"])
-
-
-def test_old_bundle_does_not_bring_back_what_was_undone(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply")
-    bare_host.start_polkit()
-    bare_host.start()
-    write(bare_host, NAME + ".minisig", SIGNATURE)
-    write(bare_host, NAME, BUNDLE)
-    wait_for(lambda: "APPLIED" in bare_host.outcomes())
-    bare_host.client().undo(samples.KID)
-    bare_host.client().remove(samples.KID)
-    write(bare_host, NAME + ".minisig", SIGNATURE)
-    write(bare_host, NAME, BUNDLE)
-    wait_for(lambda: "is staged only" in bare_host.log())
-    assert bare_host.stage_of() == "staged"
-    assert bare_host.outcomes().count("LOADING") == 1
-    bare_host.client().apply(samples.KID)
-    assert bare_host.stage_of() == "applied"
-
-
-def drop(host: Host, data: bytes, kid: str) -> None:
-    name = f"ksplice-{kid}.tar.gz"
-    write(host, f"{name}.minisig", samples.signature(data))
-    write(host, name, data)
-
-
-def test_update_waits_for_what_it_depends_on(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply")
-    bare_host.start()
-    drop(bare_host, samples.bundle("aaaaaaaa", depends=(samples.KID,)), "aaaaaaaa")
-    wait_for(lambda: "depends on update" in bare_host.log())
-    assert bare_host.stage_of("aaaaaaaa") == "staged"
-    drop(bare_host, BUNDLE, samples.KID)
-    wait_for(lambda: bare_host.outcomes().count("APPLIED") == 2)
-    assert bare_host.stage_of("aaaaaaaa") == "applied"
-
-
-def test_policy_holds_for_what_was_dropped_before(bare_host: Host) -> None:
-    bare_host.start_polkit()
-    bare_host.start()
-    drop(bare_host, BUNDLE, samples.KID)
-    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
-    by_hand = samples.bundle(samples.OTHER_KID)
-    bare_host.client().stage(by_hand, samples.signature(by_hand))
-    bare_host.configure(on_drop="apply")
-    bare_host.daemon.send_signal(signal.SIGHUP)
-    wait_for(lambda: "APPLIED" in bare_host.outcomes())
-    assert bare_host.stage_of() == "applied"
-    assert bare_host.stage_of(samples.OTHER_KID) == "staged"
-
-
-def test_killed_before_it_applied_a_drop(bare_host: Host) -> None:
-    bare_host.start()
-    drop(bare_host, BUNDLE, samples.KID)
-    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
-    bare_host.kill()
-    bare_host.configure(on_drop="apply")
-    bare_host.start()
-    wait_for(lambda: "APPLIED" in bare_host.outcomes())
-
-
-def test_successor_takes_the_place_of_what_it_replaces(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply")
-    bare_host.start()
-    drop(bare_host, BUNDLE, samples.KID)
-    wait_for(lambda: "APPLIED" in bare_host.outcomes())
-    new = samples.bundle(samples.OTHER_KID, replaces=(samples.KID,))
-    drop(bare_host, new, samples.OTHER_KID)
-    wait_for(lambda: "REVERSED" in bare_host.outcomes())
-    assert bare_host.stage_of(samples.OTHER_KID) == "applied"
-    assert bare_host.stage_of() == "reversed"
-    story = [name for name in bare_host.outcomes() if name in {"APPLIED", "REVERSING", "REVERSED"}]
-    assert story == ["APPLIED", "APPLIED", "REVERSING", "REVERSED"], "never neither of them"
-    events = bare_host.client().history()
-    said = [event["Detail"] for event in events if event["Kid"] == samples.KID]
-    assert sum(f"superseded by update {samples.OTHER_KID}" in detail for detail in said) == 2
-
-
-def test_successor_that_cannot_go_on_top_comes_after(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply")
-    bare_host.start()
-    drop(bare_host, samples.bundle(how="kprobe"), samples.KID)
-    wait_for(lambda: "APPLIED" in bare_host.outcomes())
-    new = samples.bundle(samples.OTHER_KID, replaces=(samples.KID,))
-    drop(bare_host, new, samples.OTHER_KID)
-    wait_for(lambda: bare_host.outcomes().count("APPLIED") == 2)
-    story = [name for name in bare_host.outcomes() if name in {"APPLIED", "REVERSING", "REVERSED"}]
-    assert story == ["APPLIED", "REVERSING", "REVERSED", "APPLIED"]
-
-
-def test_successor_that_does_not_match_leaves_the_old_one(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply")
-    bare_host.start()
-    drop(bare_host, BUNDLE, samples.KID)
-    wait_for(lambda: "APPLIED" in bare_host.outcomes())
-    with bare_host.kernel.open() as kernel:
-        kernel.mismatches["ext4"] = ("no_match", NO_MATCH)
-    new = samples.bundle(samples.OTHER_KID, ("vmlinux", "ext4"), replaces=(samples.KID,))
-    drop(bare_host, new, samples.OTHER_KID)
-    wait_for(lambda: "NO_MATCH" in bare_host.outcomes())
-    assert "REVERSING" not in bare_host.outcomes()
-    assert bare_host.stage_of() == "applied"
-    assert bare_host.stage_of(samples.OTHER_KID) == "failed"
-
-
-def test_successor_that_cannot_be_applied_undoes_nothing(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply", retries="0")
-    bare_host.start()
-    drop(bare_host, BUNDLE, samples.KID)
-    wait_for(lambda: "APPLIED" in bare_host.outcomes())
-    new = samples.bundle(samples.OTHER_KID, ("vmlinux", "xfs"), replaces=(samples.KID,))
-    drop(bare_host, new, samples.OTHER_KID)
-    told = f"WARNING:ksplicd.bus.automatic:{samples.OTHER_KID}: is not applied: "
-    why = f"{told}{samples.OTHER_KID}: patches module xfs, which is not loaded"
-    wait_for(lambda: why in bare_host.log())
-    assert bare_host.stage_of() == "applied"
-    assert "REVERSING" not in bare_host.outcomes()
-
-
-def test_several_at_once_are_applied_one_by_one(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply")
-    bare_host.store.mkdir()
-    kids = [f"drop{number:04}" for number in range(5)]
-    for kid in kids:
-        drop(bare_host, samples.bundle(kid), kid)
-    bare_host.start()
-    wait_for(lambda: bare_host.outcomes().count("APPLIED") == 5)
-    ways = [e["fields"]["KSPLICE_KID"] for e in bare_host.journal() if e["name"] == "APPLIED"]
-    assert ways == kids
-    story = [name for name in bare_host.outcomes() if name != "STAGED"]
-    assert story == ["LOADING", "MATCHED", "TRANSITIONING", "APPLIED"] * 5
-
-
-def test_reload_queues_nothing_twice(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply")
-    bare_host.start()
-    bare_host.kernel.hold()
-    drop(bare_host, BUNDLE, samples.KID)
-    wait_for(lambda: "TRANSITIONING" in bare_host.outcomes())
-    with bare_host.kernel.open() as kernel:
-        kernel.mismatches["vmlinux"] = ("no_match", NO_MATCH)
-    drop(bare_host, samples.bundle(samples.OTHER_KID), samples.OTHER_KID)
-    wait_for(lambda: left(bare_host.store) == [])
-    bare_host.daemon.send_signal(signal.SIGHUP)
-    bare_host.hear("RELOADING=1")
-    found = bare_host.client().look().updates  # behind what the reload asks for
-    assert [update["Stage"] for update in found] == ["transitioning", "staged"]
-    bare_host.kernel.hold(on=False)
-    wait_for(lambda: "NO_MATCH" in bare_host.outcomes())
-    time.sleep(0.5)
-    assert bare_host.outcomes().count("NO_MATCH") == 1
-
-
-def test_busy_code_is_tried_again(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply", transition_limit="1", retries="2", retry_delay="1")
-    bare_host.start()
-    bare_host.kernel.hold()
-    drop(bare_host, BUNDLE, samples.KID)
-    wait_for(lambda: "REVERSING" in bare_host.outcomes())
-    with bare_host.kernel.open() as kernel:
-        kernel.complete()
-    wait_for(lambda: "CODE_BUSY" in bare_host.outcomes())
-    bare_host.kernel.hold(on=False)
-    wait_for(lambda: "APPLIED" in bare_host.outcomes())
-    assert "is tried again in 1 s" in bare_host.log()
-
-
-def test_busy_code_is_tried_again_after_a_restart_and_not_for_ever(bare_host: Host) -> None:
-    bare_host.configure(on_drop="apply", transition_limit="1", retries="1", retry_delay="3")
-    bare_host.start()
-    bare_host.kernel.hold()
-    drop(bare_host, BUNDLE, samples.KID)
-    wait_for(lambda: "REVERSING" in bare_host.outcomes())
-    with bare_host.kernel.open() as kernel:
-        kernel.complete()
-    wait_for(lambda: "CODE_BUSY" in bare_host.outcomes())
-    bare_host.kill()
-    bare_host.start()
-    wait_for(lambda: bare_host.outcomes().count("REVERSING") == 2)
-    with bare_host.kernel.open() as kernel:
-        kernel.complete()
-    wait_for(lambda: bare_host.outcomes().count("CODE_BUSY") == 2)
-    time.sleep(4)
-    assert bare_host.outcomes().count("LOADING") == 2
-
-
-def test_what_a_person_asks_for_is_tried_once(bare_host: Host) -> None:
-    bare_host.configure(transition_limit="1", retries="1", retry_delay="1")
-    bare_host.start_polkit()
-    bare_host.start()
-    client = bare_host.client()
-    client.stage(BUNDLE, SIGNATURE)
-    bare_host.kernel.hold()
-    manager = "org.ksplice.Ksplicd1", "/org/ksplice/Ksplicd1", "org.ksplice.Ksplicd1.Manager"
-    assert bare_host.busctl("call", *manager, "Apply", "st", samples.KID, "0").returncode == 0
-    wait_for(lambda: bare_host.stage_of() == "reversing")
-    bare_host.kernel.hold(on=False)
-    wait_for(lambda: bare_host.stage_of() == "failed")
-    time.sleep(1.5)
-    assert bare_host.outcomes().count("LOADING") == 1
 
 
 # --- what is no drop of ours --------------------------------------------------------------------
@@ -420,7 +172,7 @@ def test_device_is_rejected(bare_host: Host) -> None:
 def test_same_bundle_twice(bare_host: Host) -> None:
     bare_host.start()
     for _ in range(2):
-        drop(bare_host, BUNDLE, samples.KID)
+        drop(bare_host)
         wait_for(lambda: left(bare_host.store) == [])
     wait_for(lambda: bare_host.stage_of() == "staged")
     assert bare_host.outcomes() == ["STAGED"]
@@ -428,9 +180,9 @@ def test_same_bundle_twice(bare_host: Host) -> None:
 
 def test_same_id_with_other_content(bare_host: Host) -> None:
     bare_host.start()
-    drop(bare_host, BUNDLE, samples.KID)
+    drop(bare_host)
     wait_for(lambda: bare_host.outcomes() == ["STAGED"])
-    drop(bare_host, samples.bundle(description="other"), samples.KID)
+    drop(bare_host, samples.bundle(description="other"))
     wait_for(lambda: bare_host.outcomes() == ["STAGED", "REJECTED"])
     reason = (bare_host.store / "rejected" / f"{NAME}.reason").read_text()
     assert reason.startswith("AlreadyStaged: 8c4o6ucj: another bundle of this id is stored;")
@@ -441,11 +193,9 @@ def test_drop_that_is_gone_again(bare_host: Host) -> None:
     bare_host.start()
     path = bare_host.store / NAME
     for _ in range(50):
-        write(bare_host, f"{NAME}.minisig", SIGNATURE)
-        write(bare_host, NAME, BUNDLE)
+        drop(bare_host)
         path.unlink(missing_ok=True)
-    write(bare_host, f"{NAME}.minisig", SIGNATURE)
-    write(bare_host, NAME, BUNDLE)
+    drop(bare_host)
     wait_for(lambda: "STAGED" in bare_host.outcomes())
     assert "Traceback" not in bare_host.log()
 
@@ -456,7 +206,7 @@ def test_one_that_cannot_be_kept_keeps_no_other_waiting(bare_host: Host) -> None
     in_the_way = bare_host.store / "updates/00000000"
     in_the_way.mkdir(parents=True)
     drop(bare_host, samples.bundle("00000000"), "00000000")
-    drop(bare_host, BUNDLE, samples.KID)
+    drop(bare_host)
     bare_host.start(KSPLICE_RETRY_SECONDS="0.2")
     wait_for(lambda: left(bare_host.store) == [stuck, f"{stuck}.minisig"])
     assert bare_host.stage_of() == "staged"
@@ -469,7 +219,7 @@ def test_drop_waits_until_the_keys_are_in_order(bare_host: Host) -> None:
     bare_host.start(KSPLICE_RETRY_SECONDS="0.2")
     doubtful = bare_host.folder / "keys/doubtful.pub"
     doubtful.write_text("no key")
-    drop(bare_host, BUNDLE, samples.KID)
+    drop(bare_host)
     wait_for(lambda: f"is tried again: {doubtful}: " in bare_host.log())
     assert left(bare_host.store) == [NAME, f"{NAME}.minisig"]
     doubtful.unlink()
@@ -485,3 +235,15 @@ def test_metrics_tell_of_a_rejected_drop(bare_host: Host) -> None:
     wait_for(lambda: bare_host.outcomes() == ["REJECTED"])
     error = f'ksplice_last_error_timestamp_seconds{{kid="{samples.KID}",cause="bad_signature"}} '
     wait_for(lambda: path.exists() and error in path.read_text())
+
+
+def test_drop_is_tried_again_when_the_disk_was_full(bare_host: Host) -> None:
+    bare_host.start(KSPLICE_RETRY_SECONDS="0.2")
+    (bare_host.store / "updates").rmdir()
+    (bare_host.store / "updates").write_text("in the way")
+    drop(bare_host)
+    wait_for(lambda: "is tried again" in bare_host.log())
+    assert (bare_host.store / NAME).exists()
+    (bare_host.store / "updates").unlink()
+    (bare_host.store / "updates").mkdir()
+    wait_for(lambda: bare_host.outcomes() == ["STAGED"])

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The machine goes down and comes up: what is applied again, and what is not."""
+
+from tests.bundles import samples
+from tests.bus.calls import BUNDLE, KID, SIGNATURE
+from tests.bus.conftest import PATIENCE, Host, wait_for
+from tests.bus.drops import drop
+
+
+def test_reboot_applies_again(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.reboot()
+    host.start()
+    assert host.stage_of() == "applied"
+    assert {event["Via"] for event in host.client().history(4)} == {"boot"}
+    assert host.client().history(1)[0]["Uid"] == 0
+
+
+def test_busy_at_boot_is_tried_again_by_the_daemon(bare_host: Host) -> None:
+    bare_host.configure(transition_limit="1", retry_delay="1")
+    bare_host.start_polkit()
+    bare_host.start()
+    client = bare_host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    bare_host.stop()
+    assert bare_host._run_way("shutdown") == 0
+    with bare_host.kernel.open() as kernel:
+        kernel.reboot()
+    bare_host.kernel.hold()
+    folder = str(bare_host.folder)
+    boot = bare_host._spawn_module("tests.bus.serve", bare_host.address, folder, "boot")
+    wait_for(lambda: "REVERSING" in bare_host.outcomes())
+    bare_host.kernel.hold(on=False)
+    assert boot.wait(PATIENCE) == 0
+    assert bare_host.outcomes()[-1] == "CODE_BUSY"
+    bare_host.start()
+    wait_for(lambda: bare_host.outcomes()[-1] == "APPLIED")
+    assert bare_host.client().history(1)[0]["Via"] == "boot"
+
+
+def test_reboot_applies_nothing_where_that_is_the_policy(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.configure(apply_at_boot="no")
+    host.reboot()
+    host.start()
+    assert host.stage_of() == "staged"
+    (told,) = [e for e in host.journal() if e["name"] == "WAITING"]
+    assert "apply-at-boot = no" in told["message"]
+
+
+def test_off_by_unit(host: Host) -> None:
+    """Nobody applies it then, and the daemon says so."""
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.stop()
+    assert host._run_way("shutdown") == 0
+    with host.kernel.open() as kernel:
+        kernel.reboot()
+    host.start()
+    (told,) = wait_for(lambda: [e for e in host.journal() if e["name"] == "WAITING"])
+    assert "now waits: ksplicd-boot.service has not applied it" in told["message"]
+    assert f"`ksplice apply {KID}` applies it by hand" in told["message"]
+    assert host.stage_of() == "staged"
+
+
+def test_nothing_is_applied_by_itself_where_the_service_is_disabled(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    (host.folder / "etc/ksplicd").mkdir(parents=True)
+    (host.folder / "etc/ksplicd/disable").touch()
+    host.configure(on_drop="apply")
+    host.reboot()
+    host.start()
+    assert host.stage_of() == "staged"
+    drop(host, samples.bundle(samples.OTHER_KID), samples.OTHER_KID)
+    wait_for(lambda: len(host.client().look().updates) == 2)
+    assert host.stage_of(samples.OTHER_KID) == "staged"
+    host.client().apply(KID)
+    assert host.stage_of() == "applied"
+
+
+def test_new_update_in_a_crash_is_quarantined_until_it_is_released(host: Host) -> None:
+    client = host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    host.reboot(crash=True)
+    host.start()
+    assert host.stage_of() == "quarantined"
+    (told,) = [e for e in host.journal() if e["name"] == "QUARANTINED"]
+    assert told["priority"] == 2
+    refused = host.ksplice("apply", KID)
+    assert refused.returncode == 8
+    assert f"find out why, then `ksplice release {KID}`" in refused.stderr
+    assert "QuarantinedError" not in host.log()
+    released = host.ksplice("release", KID)
+    assert (released.returncode, released.stderr) == (0, "")
+    event = host.client().history(1)[0]
+    assert (event["Stage"], event["Via"]) == ("staged", "dbus")
+    assert event["Detail"].startswith("released; it was quarantined because the machine went down")
+    assert host.ksplice("release", KID).returncode == 1
+    assert host.ksplice("apply", KID).returncode == 0
+
+
+def test_update_that_has_run_for_its_soak_time_outlives_a_crash(bare_host: Host) -> None:
+    bare_host.configure(soak_time="1")
+    bare_host.start_polkit()
+    bare_host.start()
+    client = bare_host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    wait_for((bare_host.store / "guard.json").exists)
+    bare_host.reboot(crash=True)
+    bare_host.start()
+    assert bare_host.stage_of() == "applied"
