@@ -38,8 +38,8 @@ from ksplicd.manifest import read_manifest
 from ksplicd.modinfo import read_module_names
 from tests import netlink
 from tests.bundles import samples
+from tests.bundles.faults import bundle_of, good_files
 from tests.bundles.samples import KID
-from tests.bundles.test_bad import bundle_of, good_files
 from tests.unit.host.host import ALICE, ROOT
 from tests.unit.host.simulator import Simulator, StoppedClock
 from tests.unit.host.test_history import EVENT
