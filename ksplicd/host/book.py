@@ -14,8 +14,8 @@ from typing import Final
 
 from ksplicd.errors import StoreError, WrongKernelError
 from ksplicd.host.clock import Clock
+from ksplicd.host.door import KernelDoor
 from ksplicd.host.history import LASTING, History
-from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.metrics import Meter
 from ksplicd.host.state import Actor, Event, UpdateInfo, is_moving, settle
 from ksplicd.host.store import Store

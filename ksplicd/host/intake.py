@@ -32,9 +32,9 @@ from ksplicd.errors import (
 from ksplicd.host import verify
 from ksplicd.host.book import Book
 from ksplicd.host.clock import Clock
+from ksplicd.host.door import KernelDoor
 from ksplicd.host.dropdir import Drop, DropDir, mark
 from ksplicd.host.guard import Guard
-from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.keyring import Keyring
 from ksplicd.host.state import DAEMON, Actor, Event, UpdateInfo, is_moving
 from ksplicd.host.store import Store, Stored

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from ksplicd.errors import KernelWarningError
-from ksplicd.host.kernel import CoreState
+from ksplicd.host.door import CoreState
 from ksplicd.host.state import Conflict, Event
 from ksplicd.host.tripwire import Hit
 from ksplicd.host.words import describe_conflict, explain, read_mismatch

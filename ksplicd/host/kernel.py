@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The one door to the kernel: modules in and out, sysfs and procfs.
-
-``KernelDoor`` is what the host half needs of a kernel; ``LinuxKernel`` is the running one, and
-tests/unit/host/simulator.py another.  The door knows names and errnos, not updates: what to load,
-when, and what a failure means for an update is the engine's.
-"""
+"""The running kernel, behind the one door to it (door.py): modules in and out, sysfs and procfs."""
 
 import contextlib
 import ctypes
@@ -12,10 +7,9 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from ksplicd.errors import (
     InUseError,
@@ -26,6 +20,7 @@ from ksplicd.errors import (
     OutOfMemoryError,
     UnexpectedError,
 )
+from ksplicd.host.door import CoreState, LivepatchState, MatchedTarget
 from ksplicd.host.lockdown import why_refused
 from ksplicd.host.probes import Probe, read_probes
 from ksplicd.host.state import Conflict
@@ -39,117 +34,6 @@ from ksplicd.host.sysfs import (
 )
 from ksplicd.host.tripwire import Listener, open_listener
 from ksplicd.model import core_module
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatchedTarget:
-    """One line of the core's ``matched``."""
-
-    target: str
-    functions: int
-    bytes: int
-    microseconds: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CoreState:
-    """What /sys/module/ksplice_KID/ksplice/ shows."""
-
-    stage: str
-    """``preparing``, ``applied`` or ``reversed``."""
-    abort_cause: str
-    """``ok``, or an abort cause (``errors``)."""
-    matched: tuple[MatchedTarget, ...] = ()
-    mismatch: str = ""
-    """Empty, or key=value pairs on one line (kmodsrc/targets.c)."""
-    targets: Mapping[str, str] = field(default_factory=dict)
-    """``matched``, ``waiting`` (not loaded), ``refused`` (its last load) or ``unpatched``, by
-    target."""
-    tripwire_family: str = ""
-    """Generic netlink family that tells of tripwires; empty when the update has none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LivepatchState:
-    """What /sys/kernel/livepatch/NAME/ shows (Documentation/livepatch in the kernel)."""
-
-    enabled: bool
-    transition: bool
-
-
-class KernelDoor(Protocol):
-    """A kernel, as far as live patching needs one."""
-
-    def release(self) -> str:
-        """Return ``uname -r``."""
-
-    def version(self) -> str:
-        """Return ``uname -v``."""
-
-    def build_id(self) -> str:
-        """Return the GNU build id in hex.  Raises ``UnexpectedError``."""
-
-    def boot_id(self) -> str:
-        """Return the id of this boot, 32 hex digits."""
-
-    def modules(self) -> frozenset[str]:
-        """Return the names of the loaded modules."""
-
-    def livepatches(self) -> frozenset[str]:
-        """Return the names of the livepatches that the kernel knows."""
-
-    def load_module(self, data: bytes, name: str, parameters: str = "") -> None:
-        """Load the module in ``data``; ``name`` is for messages, ``parameters`` are the module's.
-
-        Raises ``ModulePresentError``, ``ModuleRefusedError``, ``MissingExportError``,
-        ``OutOfMemoryError``, ``InUseError`` (a transition runs), ``UnexpectedError``.
-        """
-
-    def unload_module(self, name: str) -> None:
-        """Unload a module; one that is not loaded is no error.
-
-        Raises ``InUseError`` when it is still in use after some tries, or is kept,
-        ``UnexpectedError``.
-        """
-
-    def is_kept(self, name: str) -> bool:
-        """Tell whether an update's module stays loaded until the next boot, for good reason.
-
-        The kernel may hold pointers to its functions: timers, callbacks, copies of tables.
-        """
-
-    def core(self, kid: str) -> CoreState | None:
-        """Return what the core module of ``kid`` shows, or None when it is not loaded."""
-
-    def livepatch(self, name: str) -> LivepatchState | None:
-        """Return the state of a livepatch, or None when the kernel does not know it."""
-
-    def replaced(self) -> Mapping[str, frozenset[tuple[str, str, int]]]:
-        """Return the functions that each livepatch replaces: (object, function, position from 1).
-
-        The object is ``vmlinux`` or a module, loaded or not.
-        """
-
-    def set_enabled(self, name: str, *, enabled: bool) -> None:
-        """Start, or turn around, the transition of a livepatch.
-
-        Raises ``InUseError`` when another transition runs, ``UnexpectedError``.
-        """
-
-    def blockers(self, *, patched: bool) -> tuple[Conflict, ...]:
-        """Return the tasks whose state is ``patched``: those that hold up a way to its opposite.
-
-        Outside a transition no task has a state.
-        """
-
-    def probes(self) -> tuple[Probe, ...]:
-        """Return the kprobes in the kernel, as far as it shows them."""
-
-    def listen(self, family: str) -> Listener:
-        """Listen to a core's tripwires.  Raises ``UnexpectedError``."""
-
-
-# --- the running kernel -------------------------------------------------------------------------
 
 _SYS_FINIT_MODULE: Final = 313  # arch/x86/entry/syscalls/syscall_64.tbl
 _SYS_DELETE_MODULE: Final = 176

@@ -20,7 +20,7 @@ from ksplicd.errors import (
     UnexpectedError,
     by_abort_cause,
 )
-from ksplicd.host.kernel import CoreState, KernelDoor
+from ksplicd.host.door import CoreState, KernelDoor
 from ksplicd.host.probes import Probe, probe_at
 from ksplicd.host.words import describe_probe, explain, read_mismatch
 from ksplicd.model import core_module, new_module

@@ -11,7 +11,7 @@ from ksplicd.errors import CancelledError, QuarantinedError
 from ksplicd.host import load
 from ksplicd.host.book import Book
 from ksplicd.host.clock import Clock
-from ksplicd.host.kernel import KernelDoor, LivepatchState
+from ksplicd.host.door import KernelDoor, LivepatchState
 from ksplicd.host.state import (
     DAEMON,
     PASSING,

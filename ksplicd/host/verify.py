@@ -36,7 +36,7 @@ from ksplicd.errors import (
     TargetNotLoadedError,
     WrongKernelError,
 )
-from ksplicd.host.kernel import KernelDoor
+from ksplicd.host.door import KernelDoor
 from ksplicd.host.keyring import Keyring, check_not_expired
 from ksplicd.host.signers import check_signer
 from ksplicd.host.store import Stored, store_errors

@@ -8,7 +8,7 @@ Of a mismatch the core (kmodsrc/targets.c, ``describe()``) writes a line of key=
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from ksplicd.host.kernel import CoreState
+from ksplicd.host.door import CoreState
 from ksplicd.host.probes import Probe
 from ksplicd.host.state import Conflict, UpdateInfo
 from ksplicd.host.verify import Trusted

@@ -28,9 +28,9 @@ from ksplicd.daemon import Daemon, connect, run_boot, run_shutdown
 from ksplicd.errors import KspliceError, UnexpectedError
 from ksplicd.host.boot import why_disabled
 from ksplicd.host.clock import SystemClock
+from ksplicd.host.door import KernelDoor
 from ksplicd.host.engine import Engine
 from ksplicd.host.journal import Entry
-from ksplicd.host.kernel import KernelDoor
 from ksplicd.host.keyring import Keyring
 from ksplicd.host.store import Store
 from tests.bus.loop_meter import LoopMeter

@@ -27,7 +27,7 @@ from ksplicd.errors import (
     ModuleRefusedError,
     UnexpectedError,
 )
-from ksplicd.host.kernel import CoreState, LivepatchState, MatchedTarget
+from ksplicd.host.door import CoreState, LivepatchState, MatchedTarget
 from ksplicd.host.probes import Probe
 from ksplicd.host.state import Conflict
 from ksplicd.host.tripwire import Listener

@@ -3,8 +3,8 @@ import syslog
 
 import pytest
 
+from ksplicd.host.door import CoreState
 from ksplicd.host.journal import Outcome, about_target
-from ksplicd.host.kernel import CoreState
 
 CORE = CoreState(
     stage="applied",

@@ -20,13 +20,8 @@ from ksplicd.errors import (
     OutOfMemoryError,
     UnexpectedError,
 )
-from ksplicd.host.kernel import (
-    CoreState,
-    LinuxKernel,
-    LivepatchState,
-    MatchedTarget,
-    SystemCalls,
-)
+from ksplicd.host.door import CoreState, LivepatchState, MatchedTarget
+from ksplicd.host.kernel import LinuxKernel, SystemCalls
 from ksplicd.host.state import Conflict
 from tests.unit.host.host import Host
 
