@@ -8,7 +8,7 @@ function that one of them left for by a jump, or in one that was entered by a po
 Those are listed too, as the new form of a function of the core that nobody calls.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from ksplicd.create.correlate import Twins, code_section_of
@@ -28,10 +28,9 @@ class Anchors:
         post: Places,
         twins: Twins,
         kept: Collection[Section],
-        cold: Mapping[str, Iterable[Symbol]],
     ) -> None:
-        """``kept``: the sections that are carried; ``cold``: cold parts by their function."""
-        self.post, self.twins, self.kept, self.cold = post, twins, kept, cold
+        """``kept``: the sections that are carried."""
+        self.post, self.twins, self.kept = post, twins, kept
 
     def find(self, listed: Collection[Symbol], entered: Iterable[Symbol]) -> list[Symbol]:
         """Return the symbols that need one, in the order of the object.
@@ -48,7 +47,7 @@ class Anchors:
             if function in seen:
                 continue
             seen.add(function)
-            parts = list(self.cold.get(function.name, ()))
+            parts = self.post.cold_parts_of(function)
             found.update(p for p in parts if self.calls(p))
             for part in (function, *parts):
                 jumps = [t for t in self.jump_targets(part) if main_name(t.name) != function.name]

@@ -6,7 +6,7 @@ Names that the source gives pair by name.  Names that the compiler numbers (``co
 no twin is new, or gone.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from difflib import SequenceMatcher
 
@@ -77,7 +77,7 @@ def can_be_twins(pre: Symbol, post: Symbol) -> bool:
 def correlate(pre: Places, post: Places) -> Twins:
     """Return the twins of two objects compiled with one section a symbol."""
     twins = Twins()
-    pre_symbols, post_symbols = _by_name(pre), _by_name(post)
+    pre_symbols, post_symbols = _by_name(pre, post)
     for name, symbols in pre_symbols.items():
         _pair_named(twins, symbols, post_symbols.get(name, []))
     # Pairs found by use may bring others together (clones), whose references then count too.
@@ -98,26 +98,51 @@ def _pair_named(twins: Twins, pre: list[Symbol], post: list[Symbol]) -> None:
     """Pair symbols of one name."""
     if len(pre) == len(post) == 1 and not is_numbered(pre[0]) and can_be_twins(pre[0], post[0]):
         twins.pair(pre[0], post[0])
+    elif len(pre) > 1 or len(post) > 1:  # two files of one name
+        twins.ambiguous.update(s for s in post if s.bind == STB_LOCAL and not is_numbered(s))
 
 
-def _by_name(places: Places) -> _Named:
-    """Return the defined symbols by name and, where a local name is there twice, source file.
+def _by_name(pre: Places, post: Places) -> tuple[_Named, _Named]:
+    """Return the defined symbols of both by name and, where a name is there twice, source file.
 
     A module of several files (``nfsd.o``) is linked from their objects, and has a static
     ``init_once`` of each that has one.
     """
-    by_name: dict[str, list[tuple[str, Symbol]]] = defaultdict(list)
-    file = ""
+    before, after = (
+        Counter(_file_name(s) for s in places.obj.symbols if s.type == STT_FILE)
+        for places in (pre, post)
+    )
+    known = {name for name, n in before.items() if n == after[name]}
+    listed = tuple(_with_files(places, known) for places in (pre, post))
+    out: tuple[_Named, _Named] = (defaultdict(list), defaultdict(list))
+    for named, mine in zip(out, listed, strict=True):
+        for name, symbols in mine.items():
+            is_several = any(len(theirs.get(name, ())) > 1 for theirs in listed)
+            for file, s in symbols:
+                named[name, file if is_several else ""].append(s)
+    return out
+
+
+def _with_files(places: Places, known: Collection[str]) -> dict[str, list[tuple[str, Symbol]]]:
+    """Return the defined symbols by name, local ones with their source file.
+
+    gcc writes the file's name without its folder.  Files of one name are counted, in the order of
+    the link, where both objects have as many (``known``).
+    """
+    found: dict[str, list[tuple[str, Symbol]]] = defaultdict(list)
+    file, seen = "", Counter[str]()
     for s in places.obj.symbols:
         if s.type == STT_FILE:
-            file = s.name.rpartition("/")[2]
+            name = _file_name(s)
+            seen[name] += 1
+            file = f"{name}:{seen[name] if name in known else 0}"
         elif s.section is not None and s.name and s.type != STT_SECTION:
-            by_name[s.name].append((file if s.bind == STB_LOCAL else "", s))
-    found: _Named = defaultdict(list)
-    for name, symbols in by_name.items():
-        for file, s in symbols:
-            found[name, file if len(symbols) > 1 else ""].append(s)
+            found[s.name].append((file if s.bind == STB_LOCAL else "", s))
     return found
+
+
+def _file_name(s: Symbol) -> str:
+    return s.name.rpartition("/")[2]
 
 
 def relocations_in(symbol: Symbol) -> list[Relocation]:

@@ -21,7 +21,6 @@ from ksplicd.create.names import (
     is_literal,
     is_once_flag,
     is_sanitizer_record,
-    main_name,
 )
 from ksplicd.create.new_code import Kernel
 from ksplicd.create.place import Place
@@ -82,10 +81,6 @@ class Cutter:
         self.kept: dict[Section, None] = {}
         self.new_symbols: dict[Symbol, Symbol] = {}
         self.obj = Object(unit)
-        self.cold: dict[str, list[Symbol]] = {}
-        for s in self.post.obj.functions():
-            if is_cold_part(s.name):
-                self.cold.setdefault(main_name(s.name), []).append(s)
 
     # --- what is refused ------------------------------------------------------------------------
 
@@ -104,7 +99,7 @@ class Cutter:
     def keep_function(self, s: Symbol) -> None:
         """Keep a function with its cold parts."""
         self.kept[code_section_of(s)] = None
-        for part in self.cold.get(s.name, []):
+        for part in self.post.cold_parts_of(s):
             self.kept[code_section_of(part)] = None
 
     def follow_references(self) -> None:

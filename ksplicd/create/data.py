@@ -14,7 +14,6 @@ from ksplicd.create import hooks
 from ksplicd.create.compare import Comparison
 from ksplicd.create.names import (
     is_boot_section,
-    is_cold_part,
     is_debug_descriptor,
     is_expendable,
     is_init_section,
@@ -25,7 +24,6 @@ from ksplicd.create.names import (
     is_read_only,
     is_sanitizer_record,
     is_tracepoint,
-    main_name,
 )
 from ksplicd.create.place import Places
 from ksplicd.create.pointers import PointerChange, pointer_changes
@@ -174,14 +172,8 @@ class _Judge:
             if not use.owner.is_text:
                 self.carry(use.user)
             elif not is_boot_section(use.owner):
-                function = self.main_of(use.user)
+                function = self.post.main_of(use.user)
                 self.out.users.setdefault(function, f"uses {s.name}, whose content changes")
-
-    def main_of(self, function: Symbol) -> Symbol:
-        if not is_cold_part(function.name):
-            return function
-        name = main_name(function.name)
-        return next((s for s in self.post.obj.functions() if s.name == name), function)
 
     def reason(self, s: Symbol, why: str) -> tuple[str, str]:
         """Return the reason and the way out."""

@@ -20,7 +20,6 @@ from ksplicd.create.names import (
     is_cold_part,
     is_exit_section,
     is_prefix,
-    main_name,
 )
 from ksplicd.create.place import Places
 from ksplicd.create.pointers import PointerChange
@@ -189,10 +188,9 @@ class _Differ:
 
     def compare_cold_parts(self) -> None:
         """Take in the function whose cold part changed, came or went: they are one body."""
-        mains = {s.name: s for s in self.post.obj.functions() if not is_cold_part(s.name)}
         for part in [s for s in self.out.changed if is_cold_part(s.name)]:
-            main = mains.get(main_name(part.name))
-            if main is None:
+            main = self.post.main_of(part)
+            if main is part:
                 continue
             why = self.out.changed.pop(part)
             if main in self.twins.pre_of:
@@ -206,7 +204,7 @@ def refuse_new_data(d: Difference) -> list[Refusal]:
     refusals = needs_boot_code(d.post, new, running, d.shared)
     used = {
         d.post.locate(s.section, r).symbol
-        for s in running if s.section is not None
+        for s in (*running, *new) if s.section is not None
         for r in relocations_in(s)
     }  # fmt: skip
     why = "several static variables have this name, and it is not clear which one this is"

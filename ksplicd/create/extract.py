@@ -67,7 +67,7 @@ class _Extractor(Cutter):
         for change in self.difference.pointers:
             result.redirects.append(self.exchange_pointer(change, copies))
         self.raise_refusals()
-        anchors = Anchors(self.post, self.twins, self.kept, self.cold)
+        anchors = Anchors(self.post, self.twins, self.kept)
         result.keeps_code = bool(pointed or anchors.by_address() or self.holds_others())
         called = [s for s in self.plan.carried if s.name in self.carried]  # by other units
         entered = [*redirected, *called, *(s for s in shared if s.is_function)]

@@ -8,8 +8,9 @@ depends on the instruction around it.  A place is the thing itself.
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 
-from ksplicd.create.names import is_prefix
+from ksplicd.create.names import is_cold_part, is_prefix, main_name
 from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
 from ksplicd.elf.model import STT_FILE, STT_FUNC, STT_NOTYPE, STT_OBJECT, STT_SECTION
@@ -56,6 +57,39 @@ class Places:
             s.value: s for s in self.symbols_in(section) if s.is_function and not is_prefix(s)
         }  # fmt: skip
         return list(found.values())
+
+    def main_of(self, function: Symbol) -> Symbol:
+        """Return the function that a cold part belongs to; others, and lost parts, themselves."""
+        return self._mains.get(function, function)
+
+    def cold_parts_of(self, function: Symbol) -> list[Symbol]:
+        """Return the cold parts of a function, by whichever of its names."""
+        return [
+            part for part, main in self._mains.items()
+            if (main.section, main.value) == (function.section, function.value)
+        ]  # fmt: skip
+
+    @cached_property
+    def _mains(self) -> dict[Symbol, Symbol]:
+        """The function of each cold part: of several of that name the one that refers to it."""
+        by_name: dict[str, list[Symbol]] = defaultdict(list)
+        for s in self.obj.functions():
+            by_name[s.name].append(s)
+        found = {}
+        for part in filter(lambda s: is_cold_part(s.name), self.obj.functions()):
+            mains = by_name[main_name(part.name)]
+            if len(mains) > 1:
+                mains = [m for m in mains if self.refers(m, part)]
+            if mains:
+                found[part] = mains[0]
+        return found
+
+    def refers(self, function: Symbol, other: Symbol) -> bool:
+        """Tell whether the section of a function refers to another symbol."""
+        owner = function.section
+        return owner is not None and any(
+            self.locate(owner, r).symbol is other for r in owner.relocations
+        )
 
     def only_datum_in(self, section: Section) -> Symbol | None:
         """Return the datum that a section was made for, None when there are several or none."""

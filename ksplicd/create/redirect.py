@@ -13,7 +13,7 @@ from enum import Enum
 
 from ksplicd.create.correlate import code_section_of
 from ksplicd.create.diff import Difference, Refusal, exit_function
-from ksplicd.create.names import is_cold_part, is_exit_section, is_init_section, main_name
+from ksplicd.create.names import is_exit_section, is_init_section
 from ksplicd.create.special import is_special_section
 from ksplicd.elf import Section, Symbol
 from ksplicd.elf.model import STB_LOCAL
@@ -154,7 +154,6 @@ def _callers(
 def _users(difference: Difference, s: Symbol) -> list[_User]:
     """Return the references to ``s`` from other functions and from data."""
     post = difference.post
-    mains = {f.name: f for f in post.obj.functions() if not is_cold_part(f.name)}
     users = []
     for owner in post.obj.sections:
         if not owner.is_alloc or is_special_section(owner) or owner is s.section:
@@ -166,9 +165,9 @@ def _users(difference: Difference, s: Symbol) -> list[_User]:
             if place.symbol is not s or place.offset:
                 continue
             function = post.symbol_at(owner, r.offset) if owner.is_text else None
-            if function is not None and is_cold_part(function.name):
-                if main_name(function.name) == s.name:
+            if function is not None:
+                function = post.main_of(function)
+                if (function.section, function.value) == (s.section, s.value):
                     continue
-                function = mains.get(main_name(function.name), function)
             users.append(_User(owner, function, post.is_branch(owner, r)))
     return users

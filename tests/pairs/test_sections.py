@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Sections that the source asks for, groups, exports, weak functions and linked objects."""
+"""Sections that the source asks for, groups, exports and weak functions."""
 
 from pathlib import Path
 
 import pytest
 
-from ksplicd.create.diff import diff
-from ksplicd.elf import read_object
-from ksplicd.run import run
-from tests.compile import SPLIT, compile_c
-from tests.pairs.pair import PRELUDE, SIZES, changed, compare, cut, kept, undefined
+from tests.pairs.pair import changed, compare, cut, kept, undefined
 
 SCHED = """
 #define sched __attribute__((section(".sched.text"), __noinline__))
@@ -168,27 +164,3 @@ int f(void) {{ struct big b = {{ {{ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, {0} }} }}
     d = compare(tmp_path, source.format(12), source.format(13))
     assert changed(d) == ["f"]
     assert cut(d).obj.sections
-
-
-def test_objects_of_several_files(tmp_path: Path) -> None:
-    """Two static functions of one name are told apart by their files."""
-    source = """
-static noinline int once(int x) {{ return hidden(x) + {0}; }}
-int {1}(int x) {{ return once(x); }}
-"""
-
-    def link(values: tuple[int, int]) -> bytes:
-        parts = []
-        for value, name in zip(values, ("first", "second"), strict=True):
-            part = tmp_path / f"{name}.part.o"
-            text = PRELUDE + source.format(value, name)
-            part.write_bytes(compile_c(tmp_path, text, *SPLIT, "-g", name=name))
-            parts.append(part)
-        run(["ld", "-r", "-o", tmp_path / "both.o", *parts])
-        return (tmp_path / "both.o").read_bytes()
-
-    pre, post = link((1, 2)), link((1, 3))
-    d = diff(read_object(pre), read_object(post), SIZES)
-    assert changed(d) == ["once"]
-    assert not d.new
-    assert diff(read_object(pre), read_object(pre), SIZES).is_empty
