@@ -13,7 +13,8 @@ from typing import Final
 from ksplicd.create.diff import Difference
 from ksplicd.create.names import base_name
 from ksplicd.create.refusal import Refusal
-from ksplicd.elf.dwarf import DebugInfo, Type, read_debug_info
+from ksplicd.elf.debug_info import DebugInfo, Type
+from ksplicd.elf.dwarf import read_debug_info
 
 _SHOWN: Final = 4
 """Fields that a message names."""

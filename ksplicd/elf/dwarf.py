@@ -1,35 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The types that an object's debug information describes, and which function refers to which.
+"""Reads the debug information of an object into the types of debug_info.py.
 
-Reads ``.debug_info`` of relocatable objects as gcc and clang write it for C (DWARF 2 to 5, 32-bit
-format), and of that only what tells the layout of structures.  A kernel unit has some fifty
-thousand entries; a general reader takes seconds for them, this one a tenth of one.
+Of a relocatable object, as gcc and clang write it for C (DWARF 2 to 5, 32-bit format), and of that
+only what tells the layout of structures.  A kernel unit has some fifty thousand entries; a general
+reader takes seconds for them, this one a tenth of one.
 """
 
 import struct
 import zlib
-from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
+from ksplicd.elf.debug_info import TYPES, DebugInfo, Member, Type, Variable
 from ksplicd.elf.model import SHF_COMPRESSED, Object, Section
 from ksplicd.errors import ElfError
 
 # DWARF 5, section 7.5.3: tags
-_ARRAY, _CLASS, _ENUM, _MEMBER, _POINTER, _STRUCT, _TYPEDEF, _UNION = (
-    0x01, 0x02, 0x04, 0x0D, 0x0F, 0x13, 0x16, 0x17,
-)  # fmt: skip
-_SUBRANGE, _BASE, _CONST, _SUBPROGRAM, _VOLATILE, _RESTRICT, _ATOMIC = (
-    0x21, 0x24, 0x26, 0x2E, 0x35, 0x37, 0x47,
-)  # fmt: skip
-_PARAMETER, _VARIABLE = (
-    0x05, 0x34,
-)  # fmt: skip
-_QUALIFIERS: Final = frozenset({_TYPEDEF, _CONST, _VOLATILE, _RESTRICT, _ATOMIC})
-_RECORDS: Final = frozenset({_STRUCT, _UNION, _CLASS})
-_TYPES: Final = _RECORDS | _QUALIFIERS | {_ARRAY, _ENUM, _POINTER, _BASE}
+_PARAMETER, _MEMBER, _SUBRANGE, _SUBPROGRAM, _VARIABLE = 0x05, 0x0D, 0x21, 0x2E, 0x34
 
 # Section 7.5.1: unit types
 _UNITS: Final = (1, 3)
@@ -58,113 +45,8 @@ _BLOCKS: Final = {0x0A: 1, 0x03: 2, 0x04: 4}
 _ULEB_BLOCKS: Final = frozenset({0x09, 0x18})
 _STRX: Final = frozenset({0x1A, 0x25, 0x26, 0x27, 0x28})
 _PLUS_UCONST: Final = 0x23
-_POINTER_SIZE: Final = 8
 _ZLIB: Final = 1
 """ELFCOMPRESS_ZLIB; zstd is 2."""
-
-
-@dataclass(slots=True)
-class Member:
-    """One field of a structure."""
-
-    name: str
-    offset: int
-    """Bits from the beginning of the structure."""
-    bits: int | None
-    """Size of a bit-field."""
-    type: int
-    """Key of its type, 0 when it has none."""
-
-
-@dataclass(slots=True)
-class Type:
-    """One type.  Keys are offsets in ``.debug_info``."""
-
-    tag: int
-    name: str
-    size: int | None
-    type: int
-    members: list[Member] = field(default_factory=list)
-    count: int = 1
-    """Elements of an array; 0 when it has no bound."""
-
-    @property
-    def is_record(self) -> bool:
-        """Tell whether the type is a structure or a union."""
-        return self.tag in _RECORDS
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """A variable or a parameter."""
-
-    name: str
-    type: int
-    node: int
-    """The outermost entry that it is in: its function's, or its own."""
-    is_parameter: bool
-
-
-@dataclass(slots=True)
-class DebugInfo:
-    """The types of an object, and the graph of its outermost entries."""
-
-    types: dict[int, Type] = field(default_factory=dict)
-    functions: dict[str, list[int]] = field(default_factory=dict)
-    """By name, the outermost entries of a function: the inlined and the out-of-line one."""
-    nodes: list[int] = field(default_factory=list)
-    """Offsets of the outermost entries, ascending."""
-    edges: dict[int, set[int]] = field(default_factory=dict)
-    """From an outermost entry to the offsets that it and all inside it refer to."""
-    variables: list["Variable"] = field(default_factory=list)
-
-    def node_of(self, offset: int) -> int:
-        """Return the outermost entry that has ``offset``."""
-        return self.nodes[bisect_right(self.nodes, offset) - 1]
-
-    def reachable(self, names: set[str]) -> set[int]:
-        """Return the outermost entries that functions refer to, directly or not."""
-        todo = [node for name in names for node in self.functions.get(name, [])]
-        seen = set(todo)
-        while todo:
-            for target in self.edges.get(todo.pop(), ()):
-                node = self.node_of(target)
-                if node not in seen:
-                    seen.add(node)
-                    todo.append(node)
-        return seen
-
-    def size_of(self, key: int) -> int | None:
-        """Return the size of a type in bytes, None when it has none."""
-        t = self.types.get(key)
-        if t is None:
-            return None
-        if t.tag == _POINTER:
-            return _POINTER_SIZE
-        if t.tag in _QUALIFIERS:
-            return self.size_of(t.type)
-        if t.tag == _ARRAY and t.size is None:
-            element = self.size_of(t.type)
-            return None if element is None else element * t.count
-        return t.size
-
-    @property
-    def records(self) -> Iterator[tuple[int, Type]]:
-        """The structures and unions that have a name and a size, with their keys."""
-        for key, t in self.types.items():
-            if t.is_record and t.name and t.size is not None:
-                yield key, t
-
-    def record_of(self, key: int) -> tuple[Type | None, bool]:
-        """Return the structure behind a type and whether pointers lead there.
-
-        Looks through typedefs, arrays and pointers.
-        """
-        t, is_pointer = self.types.get(key), False
-        while t is not None and (t.tag in _QUALIFIERS or t.tag in (_ARRAY, _POINTER)):
-            is_pointer |= t.tag == _POINTER
-            t = self.types.get(t.type)
-        return (t if t is not None and t.is_record else None), is_pointer
 
 
 def read_debug_info(obj: Object) -> DebugInfo | None:
@@ -259,7 +141,7 @@ class _Reader:
                 fields.append((attribute, form, implicit))
                 size = _FIXED.get(form)
                 fixed = None if fixed is None or size is None else fixed + size
-            if fixed is not None and tag not in _TYPES and tag not in (_MEMBER, _SUBRANGE):
+            if fixed is not None and tag not in TYPES and tag not in (_MEMBER, _SUBRANGE):
                 wanted = [f for f in fields if f[0] in (_TYPE, _ORIGIN)]
                 if not wanted and tag != _SUBPROGRAM:
                     fields = []  # nothing in it is looked at
@@ -303,7 +185,7 @@ class _Reader:
         depth: int,
     ) -> Type | None:  # fmt: skip
         """Add what the entry tells and return the type that it is."""
-        if tag in _TYPES:
+        if tag in TYPES:
             made = Type(tag, self.text(name), values.get(_BYTE_SIZE), values.get(_TYPE, 0))
             if not values.get(_DECLARATION):
                 self.out.types[entry] = made
