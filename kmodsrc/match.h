@@ -3,8 +3,8 @@
  * Inside of the core module: run-pre matching.
  *
  * tables.c checks the blob, resolve.c finds its symbols, compare.c compares
- * one function, sites.c knows the legal forms of patch sites, and match.c
- * tells the story.
+ * one function, sites.c and alternatives.c know the legal forms of patch sites,
+ * and match.c tells the story.
  */
 #ifndef KSPLICE_MATCH_H
 #define KSPLICE_MATCH_H
@@ -141,6 +141,18 @@ static inline s32 ksplice_displacement(const u8 *end)
 	return value;
 }
 
+/* Where a running branch goes whose 32-bit displacement ends at @end. */
+static inline u64 ksplice_branch_target(const struct ksplice_place *p, u32 end)
+{
+	return p->addr + end + ksplice_displacement(p->run + end);
+}
+
+/* Where a running branch of two bytes goes. */
+static inline u64 ksplice_short_branch_target(const struct ksplice_place *p)
+{
+	return p->addr + 2 + (s64)(s8)p->run[1];
+}
+
 /* ALT_FLAG_DIRECT_CALL of 6.8 and later; before, the feature word has 16 bits. */
 static inline bool ksplice_is_direct_call(const struct ksplice_site *site)
 {
@@ -163,9 +175,12 @@ u64 ksplice_compiled_target(const struct ksplice_place *p, u32 len);
 
 /* sites.c */
 bool ksplice_is_nops(const u8 *bytes, u32 len);
-bool ksplice_is_replaced(const struct ksplice_place *p);
+bool ksplice_is_accounting(u64 target, u64 func);
 int ksplice_check_site(const struct ksplice_place *p);
 const char *ksplice_site_name(u8 kind);
+
+/* alternatives.c */
+bool ksplice_is_replaced(const struct ksplice_place *p);
 
 /* match.c */
 int ksplice_run_match(const struct ksplice_old *old, struct ksplice_matching *m);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The legal run-time forms of patch sites.
+ * The legal run-time forms of patch sites, but for alternatives (alternatives.c).
  *
  * One function per kind, each after the kernel function that rewrites the site.
  * A check looks only at the running bytes, the old code and the tables, and
@@ -22,9 +22,6 @@
 #define REX_B_BYTE		0x41
 #define TWO_BYTE_ESCAPE		0x0f
 #define JCC8_OPCODE		0x70
-#define RIP_CALL_OPCODE		0xff
-#define RIP_CALL_MODRM		0x15
-#define RIP_CALL_SIZE		6
 #define ILLEGAL			(-1)
 
 static const u8 nops[] = KSPLICE_ALL_NOPS;
@@ -36,7 +33,7 @@ static u32 jumped_length(const u8 *bytes, u32 room)
 
 	if (room >= JMP8_INSN_SIZE && bytes[0] == JMP8_INSN_OPCODE) {
 		head = JMP8_INSN_SIZE;
-		len = head + bytes[1];
+		len = head + (s8)bytes[1];
 	} else if (room >= JMP32_INSN_SIZE && bytes[0] == JMP32_INSN_OPCODE) {
 		head = JMP32_INSN_SIZE;
 		len = head + ksplice_displacement(bytes + JMP32_INSN_SIZE);
@@ -74,19 +71,8 @@ bool ksplice_is_nops(const u8 *bytes, u32 len)
 	return true;
 }
 
-/* Where a running branch goes whose 32-bit displacement ends at @end. */
-static u64 branch_target(const struct ksplice_place *p, u32 end)
-{
-	return p->addr + end + ksplice_displacement(p->run + end);
-}
-
-static u64 short_branch_target(const struct ksplice_place *p)
-{
-	return p->addr + JMP8_INSN_SIZE + (s64)(s8)p->run[1];
-}
-
 /* patch_dest(): is this the code before @func that counts a call, "sarq $5, %gs:..."? */
-static bool is_accounting(u64 target, u64 func)
+bool ksplice_is_accounting(u64 target, u64 func)
 {
 	static const u8 want[] = { 0x65, 0x48, 0xc1 };
 	u8 have[sizeof(want)];
@@ -134,10 +120,10 @@ static int check_jump_label(const struct ksplice_place *p)
 	if (is_single_nop(p->run, len))
 		return len;
 	if (len == JMP8_INSN_SIZE && p->run[0] == JMP8_INSN_OPCODE &&
-	    short_branch_target(p) == symbol_value(p))
+	    ksplice_short_branch_target(p) == symbol_value(p))
 		return len;
 	if (len == JMP32_INSN_SIZE && p->run[0] == JMP32_INSN_OPCODE &&
-	    branch_target(p, len) == symbol_value(p))
+	    ksplice_branch_target(p, len) == symbol_value(p))
 		return len;
 	return ILLEGAL;
 }
@@ -157,7 +143,7 @@ static bool is_return(const struct ksplice_place *p)
 
 	return !memcmp(p->run, ret, sizeof(ret)) ||
 	       (p->run[0] == JMP32_INSN_OPCODE && p->m->return_thunk &&
-		branch_target(p, JMP32_INSN_SIZE) == p->m->return_thunk);
+		ksplice_branch_target(p, JMP32_INSN_SIZE) == p->m->return_thunk);
 }
 
 /* patch_return() */
@@ -209,9 +195,9 @@ static int check_retpoline(const struct ksplice_place *p)
 	is_call = !is_jcc && opcode == CALL_INSN_OPCODE;
 
 	/* The same branch through a thunk that is safe from ITS, or counts calls. */
-	target = branch_target(p, len) - reg * RETPOLINE_THUNK_SIZE;
+	target = ksplice_branch_target(p, len) - reg * RETPOLINE_THUNK_SIZE;
 	if (!memcmp(p->run, p->pre, len - sizeof(s32)) &&
-	    (is_its_thunk(branch_target(p, len), reg) ||
+	    (is_its_thunk(ksplice_branch_target(p, len), reg) ||
 	     target == p->m->own[is_call ? KSPLICE_CALL_THUNKS : KSPLICE_JUMP_THUNKS]))
 		return len;
 
@@ -247,7 +233,7 @@ static bool is_static_callee(const struct ksplice_place *p, u64 target)
 				   target < p->m->own[KSPLICE_ETEXT]);
 	/* struct static_call_key begins with its function */
 	return ksplice_read(&func, symbol_value(p), sizeof(func)) &&
-	       (func == target || is_accounting(target, func));
+	       (func == target || ksplice_is_accounting(target, func));
 }
 
 /* __static_call_transform() */
@@ -262,16 +248,16 @@ static int check_static_call(const struct ksplice_place *p)
 	if (is_jcc32(p->pre)) {
 		if (len != 6 || memcmp(p->run, p->pre, 2))
 			return ILLEGAL;
-		if (is_static_callee(p, branch_target(p, len)))
+		if (is_static_callee(p, ksplice_branch_target(p, len)))
 			return len;
 		if (is_static_callee(p, 0) &&
-		    (branch_target(p, len) == p->m->return_thunk ||
-		     branch_target(p, len) == p->m->own[KSPLICE_STATIC_CALL_RETURN]))
+		    (ksplice_branch_target(p, len) == p->m->return_thunk ||
+		     ksplice_branch_target(p, len) == p->m->own[KSPLICE_STATIC_CALL_RETURN]))
 			return len;
 		return ILLEGAL;
 	}
 
-	if (p->run[0] == p->pre[0] && is_static_callee(p, branch_target(p, CALL_INSN_SIZE)))
+	if (p->run[0] == p->pre[0] && is_static_callee(p, ksplice_branch_target(p, CALL_INSN_SIZE)))
 		return CALL_INSN_SIZE;
 	if (p->pre[0] == JMP32_INSN_OPCODE)
 		return is_return(p) && is_static_callee(p, 0) ? JMP32_INSN_SIZE : ILLEGAL;
@@ -289,7 +275,7 @@ static int check_static_call(const struct ksplice_place *p)
 /* apply_paravirt(): a direct call and nops, or nothing but nops. */
 static int check_paravirt(const struct ksplice_place *p)
 {
-	u64 target = branch_target(p, CALL_INSN_SIZE);
+	u64 target = ksplice_branch_target(p, CALL_INSN_SIZE);
 
 	/* "call *pv_ops+N", with an absolute or a %rip-relative address */
 	if (p->pre[0] != 0xff || (p->pre[1] != 0x14 && p->pre[1] != 0x15))
@@ -333,96 +319,10 @@ static int check_call(const struct ksplice_place *p)
 		return ILLEGAL;
 	if (ksplice_is_as_compiled(p))
 		return len;
-	return p->run[0] == CALL_INSN_OPCODE &&
-	       is_accounting(branch_target(p, len), ksplice_compiled_target(p, len)) ?
-	       len : ILLEGAL;
-}
-
-/*
- * recompute_jump(), __apply_relocation(): a replacement that is one "jmp rel32"
- * is shortened, if it can be.
- */
-static bool is_shortened_jump(const struct ksplice_place *p)
-{
-	const struct ksplice_reloc *r = p->m->relocs + p->site->reloc;
-	const u8 *replacement = p->m->blob + p->site->alt;
-	u32 end = JMP8_INSN_SIZE;
-
-	if (p->site->alt_len != JMP32_INSN_SIZE || replacement[0] != JMP32_INSN_OPCODE ||
-	    p->site->nr_relocs != 1 || r->off != 1 || r->kind != KSPLICE_REF_SYM ||
-	    p->run[0] != JMP8_INSN_OPCODE ||
-	    short_branch_target(p) != p->m->addr[r->ref] + r->add + sizeof(s32))
-		return false;
-	if (p->run[end] == INT3_INSN_OPCODE) {
-		if (memchr_inv(p->run + end, INT3_INSN_OPCODE, JMP32_INSN_SIZE - end))
-			return false;
-		end = JMP32_INSN_SIZE;
-	}
-	return ksplice_is_nops(p->run + end, p->site->len - end);
-}
-
-/* alt_replace_call(): in place of "call *pointer" a call of what it points to */
-static bool is_direct_call(const struct ksplice_place *p)
-{
-	u64 pointer = ksplice_compiled_target(p, RIP_CALL_SIZE), func, target;
-
-	if (p->pre[0] != RIP_CALL_OPCODE || p->pre[1] != RIP_CALL_MODRM || !pointer ||
-	    !ksplice_read(&func, pointer, sizeof(func)))
-		return false;
-	if (func == p->m->own[KSPLICE_NOP_FUNC])
-		return ksplice_is_nops(p->run, p->site->len);
-	target = branch_target(p, CALL_INSN_SIZE);
-	return p->run[0] == CALL_INSN_OPCODE && (target == func || is_accounting(target, func)) &&
-	       ksplice_is_nops(p->run + CALL_INSN_SIZE, p->site->len - CALL_INSN_SIZE);
-}
-
-/* A relocated field of a replacement; patch_alt_call_sites() may have it count its call. */
-static bool is_replaced_field_ok(const struct ksplice_place *p, const struct ksplice_reloc *r)
-{
-	if (ksplice_is_reloc_ok(p->m, r, p->run + r->off, p->addr + r->off))
-		return true;
-	return p->run[0] == CALL_INSN_OPCODE && r->off == 1 && r->kind == KSPLICE_REF_SYM &&
-	       is_accounting(branch_target(p, CALL_INSN_SIZE),
-			     p->m->addr[r->ref] + r->add + sizeof(s32));
-}
-
-/**
- * ksplice_is_replaced - does an alternative run with its replacement?
- * @p: a site of kind KSPLICE_SITE_ALT
- *
- * apply_alternatives() copies the replacement, makes its branch relative to
- * the new place and fills up with nops.
- */
-bool ksplice_is_replaced(const struct ksplice_place *p)
-{
-	const struct ksplice_reloc *r = p->m->relocs + p->site->reloc;
-	const u8 *replacement = p->m->blob + p->site->alt;
-	u32 i, done = 0, end = 0, nr = p->site->nr_relocs, len = p->site->alt_len;
-
-	if (ksplice_is_direct_call(p->site))
-		return is_direct_call(p);
-	if (is_shortened_jump(p))
-		return true;
-	/* Its nops and those behind it are made into longer ones together. */
-	if (nr)
-		end = r[nr - 1].off + ksplice_reloc_width(r[nr - 1].type);
-	while (len > end && replacement[len - 1] == 0x90)
-		len--;
-
-	/* Plain bytes first: a slot must not learn from another alternative. */
-	for (i = 0; i <= nr; i++) {
-		end = i < nr ? r[i].off : len;
-		if (memcmp(p->run + done, replacement + done, end - done))
-			return false;
-		if (i < nr)
-			done = end + ksplice_reloc_width(r[i].type);
-	}
-	if (!ksplice_is_nops(p->run + len, p->site->len - len))
-		return false;
-	for (i = 0; i < nr; i++)
-		if (!is_replaced_field_ok(p, &r[i]))
-			return false;
-	return true;
+	if (p->run[0] == CALL_INSN_OPCODE &&
+	    ksplice_is_accounting(ksplice_branch_target(p, len), ksplice_compiled_target(p, len)))
+		return len;
+	return ILLEGAL;
 }
 
 static const struct {

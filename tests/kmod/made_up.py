@@ -86,10 +86,10 @@ SECOND: Final = (
 )  # fmt: skip
 
 
-def tables() -> bytes:
-    """Return the old code."""
+def tables(*more: Part) -> bytes:
+    """Return the old code, with ``more`` at the end of the second function."""
     writer = _Writer(SymbolMap([]))
-    for name, parts in (("first", FIRST), ("second", SECOND)):
+    for name, parts in (("first", FIRST), ("second", SECOND + more)):
         first_reloc, offset = len(writer.relocs), 0
         for part in parts:
             _add_relocs(writer, part.refs, offset)
@@ -123,10 +123,10 @@ def _add_relocs(
         writer.relocs.append(_Reloc(start + offset, kind, ref, content, addend, kind_of))
 
 
-def memory() -> list[tuple[int, bytes]]:
+def memory(*more: Part) -> list[tuple[int, bytes]]:
     """Return what runs, as (address, bytes)."""
     text = bytearray(b"\xcc" * 0x10000)
-    for name, parts in (("first", FIRST), ("second", SECOND)):
+    for name, parts in (("first", FIRST), ("second", SECOND + more)):
         at = ADDRESSES[name] - TEXT
         for part in parts:
             run = bytearray(part.run if part.run is not None else part.code)

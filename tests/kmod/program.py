@@ -11,10 +11,12 @@ from tests.oracle import Memory
 
 HERE: Final = Path(__file__).parent
 KMODSRC: Final = HERE.parent.parent / "kmodsrc"
-SOURCES: Final = ("tables.c", "resolve.c", "compare.c", "sites.c", "match.c")
+SOURCES: Final = (
+    "tables.c", "resolve.c", "compare.c", "sites.c", "alternatives.c", "match.c",
+)  # fmt: skip
 HEADERS: Final = (
-    "linux/ctype", "linux/delay", "linux/elf", "linux/kallsyms", "linux/kernel", "linux/mm",
-    "linux/module", "linux/pgtable", "linux/printk", "linux/sched", "linux/slab",
+    "linux/cache", "linux/ctype", "linux/delay", "linux/elf", "linux/kallsyms", "linux/kernel",
+    "linux/mm", "linux/module", "linux/pgtable", "linux/printk", "linux/sched", "linux/slab",
     "linux/static_call", "linux/string", "linux/stringify", "linux/types", "linux/uaccess",
     "asm/nops", "asm/nospec-branch", "asm/text-patching", "asm/unaligned",
 )  # fmt: skip

@@ -10,7 +10,8 @@ from typing import Final
 
 import pytest
 
-from tests.kmod.made_up import ADDRESSES, memory, tables
+from ksplicd.create.sites import SiteKind
+from tests.kmod.made_up import ADDRESSES, Part, memory, tables
 from tests.kmod.program import build, match
 from tests.mutate import mutate_tables
 from tests.oracle import Memory, Verdict, judge
@@ -39,6 +40,25 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_made_up_kernel_matches(program: Path) -> None:
     assert match(program, KERNEL, [tables()]) == [("ok", "-", "-+0x0")]
     assert judge(tables(), tables(), KERNEL, is_module=False) == Verdict.SAME
+
+
+@pytest.mark.parametrize(
+    ("size", "jump", "cause"),
+    [
+        (20, b"\xeb\x12", "ok"),
+        (140, b"\xe9\x87\x00\x00\x00", "ok"),
+        (140, b"\xeb\x8a", "no_match"),  # goes back by 118 bytes
+        (140, b"\xe9\x75\xff\xff\xff", "no_match"),
+        (20, b"\xeb\x13", "no_match"),
+    ],
+)
+def test_jump_over_many_nops_leads_to_their_end(
+    program: Path, size: int, jump: bytes, cause: str
+) -> None:
+    """``add_nop()`` of arch/x86/kernel/alternative.c."""
+    many = Part(b"\x90" * size, run=jump.ljust(size, b"\xcc"), site=SiteKind.ALT)
+    kernel = Memory(symbols=KERNEL.symbols, target_symbols={}, pieces=memory(many))
+    assert [answer.cause for answer in match(program, kernel, [tables(many)])] == [cause]
 
 
 def test_every_byte_too_few(program: Path) -> None:
