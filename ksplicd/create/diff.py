@@ -29,6 +29,7 @@ from ksplicd.create.separate import separate
 from ksplicd.create.special import REPLACEMENTS, EntrySizes
 from ksplicd.elf import Object, Section, Symbol
 from ksplicd.elf.model import STB_LOCAL
+from ksplicd.model import VMLINUX
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class Difference:
     pre: Places
     post: Places
     twins: Twins
+    target: str = VMLINUX
+    """What the unit is part of: ``vmlinux`` or a module."""
     changed: dict[Symbol, str] = field(default_factory=dict)
     """Post functions that have a twin and differ from it, with the reason."""
     new: list[Symbol] = field(default_factory=list)
@@ -54,6 +57,8 @@ class Difference:
     """Post functions that differ or are new, but run only at boot or at unload."""
     shared: list[Symbol] = field(default_factory=list)
     """New global functions and data that the new code of other units refers to (shared.py)."""
+    borrowed: dict[str, Symbol] = field(default_factory=dict)
+    """By name, what the new code here refers to of that of other units."""
     unload: Symbol | None = None
     """The post object's exit function, when it or what it alone calls differs; in modules only."""
     notes: list[str] = field(default_factory=list)

@@ -20,6 +20,9 @@ _PT_LOAD: Final = 1
 _PT_NOTE: Final = 4
 _NT_GNU_BUILD_ID: Final = 3
 
+_WEAK: Final = frozenset("WV")
+"""Types of weak symbols in a System.map, see nm(1)."""
+
 _LZ4_LEGACY_MAGIC: Final = b"\x02\x21\x4c\x18"
 _DECOMPRESSORS: Final = (
     (_LZ4_LEGACY_MAGIC, "lz4", ("lz4", "-dc")),
@@ -219,8 +222,11 @@ class SymbolMap:
 
     def __init__(self, symbols: Iterable[MapSymbol]) -> None:
         self._addresses: dict[str, list[int]] = {}
+        self._strong: set[str] = set()
         for s in symbols:
             self._addresses.setdefault(s.name, []).append(s.address)
+            if s.type.isupper() and s.type not in _WEAK:
+                self._strong.add(s.name)
         unique = sorted((a[0], name) for name, a in self._addresses.items() if len(a) == 1)
         self._unique_addresses = [address for address, _ in unique]
         self._unique_names = [name for _, name in unique]
@@ -232,6 +238,10 @@ class SymbolMap:
     def is_unique(self, name: str) -> bool:
         """Tell whether exactly one symbol has this name."""
         return len(self.addresses(name)) == 1
+
+    def is_strong(self, name: str) -> bool:
+        """Tell whether ``name`` is a global symbol that takes the place of every weak one."""
+        return name in self._strong
 
     def position(self, name: str, address: int) -> int | None:
         """Return livepatch's sympos of ``name`` at ``address``.

@@ -88,7 +88,7 @@ class _Matcher:
         """
         bases: set[int] | None = None
         for f in functions:
-            addresses = self.symbols.addresses(f.name)
+            addresses = [] if self._is_overridden(f) else self.symbols.addresses(f.name)
             found = {a - f.value for a in addresses if self._is_at(f, a)}
             together = found if bases is None else bases & found
             if together:
@@ -113,12 +113,18 @@ class _Matcher:
         for f in functions:
             address = base + f.value
             # The linker leaves an overridden body where it is; only the name goes elsewhere.
-            if f.bind == STB_WEAK and address not in self.symbols.addresses(f.name):
+            if self._is_overridden(f) or (
+                f.bind == STB_WEAK and address not in self.symbols.addresses(f.name)
+            ):
                 self.result.overridden.append(f)
             elif self._is_at(f, address):
                 self.result.functions[f] = address
             else:
                 raise self._mismatch(f, address)
+
+    def _is_overridden(self, f: Symbol) -> bool:
+        """Tell whether the image has a strong function instead, which may have the same bytes."""
+        return f.bind == STB_WEAK and self.symbols.is_strong(f.name)
 
     def _fields(self, f: Symbol) -> list[tuple[int, int]]:
         """Return (offset, size) of the relocated fields of a function."""

@@ -10,9 +10,10 @@
 
 import itertools
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from ksplicd import __version__, bundle
 from ksplicd.create.callers import take_in_callers
@@ -27,7 +28,13 @@ from ksplicd.create.new_code import ALIAS, NewCode
 from ksplicd.create.prebuild import Snapshot, prebuild
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.series import read_series
-from ksplicd.create.shared import find_shared, name_shared
+from ksplicd.create.shared import (
+    find_shared,
+    name_shared,
+    names_for,
+    refuse_overridden,
+    refuse_taken,
+)
 from ksplicd.create.sign import ModuleKey, sign_module
 from ksplicd.create.source import PatchedFile, SourceTree
 from ksplicd.create.special import EntrySizes
@@ -112,10 +119,12 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
                 kbuild, source, work.after, work.units, Path(folder), progress, work.before
             )
         sizes = kbuild.entry_sizes(work.units[0])
-        progress("comparing")
-        differences = compare(pre, post, sizes, request.allowed_layouts)
-        progress("checking against the stock kernel")
+        progress("reading the stock kernel")
         kernel = StockKernel(config, sizes)
+        progress("comparing")
+        targets = {u: kbuild.module_of(u) or VMLINUX for u in work.units}
+        differences = compare(pre, post, sizes, request.allowed_layouts, targets, kernel.has_global)
+        progress("checking against the stock kernel")
         series.check_kernel(kernel.identity)
         for unit in differences:
             kernel.add_unit(unit.source, plain[unit], kbuild.module_of(unit))
@@ -125,8 +134,8 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
             progress("building the changed modules whole")
             contents = dict(series.contents) | {f.path: f.after for f in change.files}
             states = [PatchedFile(path, text) for path, text in contents.items()]
-            targets = [t for t in dict.fromkeys(c.target for c in new_code) if t != VMLINUX]
-            whole = build_whole_modules(kbuild, source, config, states, targets)
+            modules_only = [t for t in dict.fromkeys(c.target for c in new_code) if t != VMLINUX]
+            whole = build_whole_modules(kbuild, source, config, states, modules_only)
     progress("building the update's modules")
     modules = build_modules(request.kid, config, kernel.old_code(), new_code)
     whole_files = file_names(whole, config)
@@ -281,14 +290,20 @@ def compare(
     post: dict[Unit, Object],
     sizes: EntrySizes,
     allowed_layouts: Collection[str] = (),
+    targets: Mapping[Unit, str] = MappingProxyType({}),
+    has_global: Callable[[str, str], bool] = lambda _target, _name: False,
 ) -> dict[Unit, Difference]:
     """Return the differences of the units that differ.
 
-    ``allowed_layouts``: structures that may change.
+    ``allowed_layouts``: structures that may change; ``targets``: what the units are part of, where
+    that is not vmlinux; ``has_global``: tells whether the kernel's target has a global of a name.
 
     Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
     """
     differences = {u: diff(pre[u], post[u], sizes) for u in pre}
+    for unit, d in differences.items():
+        d.target = targets.get(unit, VMLINUX)
+    refuse_taken(differences.values(), has_global)
     find_shared(differences.values(), sizes)
     found = {u: d for u, d in differences.items() if not d.is_empty}
     if not found:
@@ -319,10 +334,20 @@ def cut_new_code(
     def alias() -> str:
         return f"{ALIAS}{next(numbers)}"
 
+    for unit, difference in differences.items():
+        refuse_overridden(difference, kernel.overridden(unit.source))
     taken_in = take_in_callers(differences, kbuild, kernel, sizes, alias)
     shared = name_shared(differences.values(), alias)
-    others = {**taken_in.carried, **shared, CALLED: name_in_core(kid)}
+
+    def others(d: Difference) -> dict[str, str]:
+        """Return what new code reaches by another name; a module may have functions so named."""
+        callees = {
+            name: new for name, new in taken_in.carried.items()
+            if d.target == VMLINUX or not kernel.has_global(d.target, name)
+        }  # fmt: skip
+        return {**callees, **names_for(d, shared), CALLED: name_in_core(kid)}
+
     return [
-        extract(unit.source, difference, sizes, kernel, alias, others)
+        extract(unit.source, difference, sizes, kernel, alias, others(difference))
         for unit, difference in (differences | taken_in.differences).items()
     ]

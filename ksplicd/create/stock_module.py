@@ -6,20 +6,23 @@ imports gets an address of its own.  That is enough to match objects against it,
 """
 
 import lzma
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ksplicd.create.image import Image, MapSymbol, Segment, SymbolMap
 from ksplicd.elf import Object, Section, read_object
-from ksplicd.elf.model import SHT_NOBITS, STT_FILE, STT_SECTION
+from ksplicd.elf.model import SHT_NOBITS, STB_GLOBAL, STB_WEAK, STT_FILE, STT_SECTION
 from ksplicd.elf.x86_64 import RELOCATION_TYPES
 from ksplicd.errors import ConfigDirError
 from ksplicd.run import run
 
 IN_TARGET: Final = 1 << 31
 """KSPLICE_SYM_IN_TARGET of kmodsrc/format.h: the symbol is the target module's."""
+
+_LETTERS: Final = {STB_GLOBAL: "T", STB_WEAK: "W"}
+"""Types of global symbols, of functions and data alike, as in a System.map."""
 
 _FIRST_SECTION: Final = 0xFFFF_FFFF_C000_0000
 _FIRST_IMPORT: Final = 0xFFFF_FFFF_8100_0000
@@ -48,13 +51,14 @@ class ModuleSymbols(SymbolMap):
 
     def __init__(
         self,
-        own: Iterable[MapSymbol],
+        own: Collection[MapSymbol],
         imports: dict[str, int],
         sections: list[range],
         vmlinux: SymbolMap,
     ) -> None:
         super().__init__(own)
         self._imports = imports
+        self._globals = {s.name for s in own if s.type.isupper()}
         self._sections = sections
         self._vmlinux = vmlinux
 
@@ -66,6 +70,10 @@ class ModuleSymbols(SymbolMap):
     def is_own(self, name: str) -> bool:
         """Tell whether the module defines ``name``."""
         return bool(super().addresses(name))
+
+    def is_global(self, name: str) -> bool:
+        """Tell whether the module's files know ``name`` from each other or from elsewhere."""
+        return name in self._globals or self.is_import(name)
 
     def is_import(self, name: str) -> bool:
         """Tell whether the module needs ``name`` from elsewhere."""
@@ -121,7 +129,7 @@ def read_stock_module(data: bytes, name: str, vmlinux: SymbolMap) -> StockModule
         for section, address in sections.items()
     )
     own = [
-        MapSymbol(sections[s.section] + s.value, "t", s.name)
+        MapSymbol(sections[s.section] + s.value, _LETTERS.get(s.bind, "t"), s.name)
         for s in obj.symbols
         if s.section in sections and s.name and s.type not in (STT_SECTION, STT_FILE)
         and not s.section.name.startswith(".init")

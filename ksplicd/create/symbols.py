@@ -115,6 +115,16 @@ class StockKernel:
         """Return what a unit is part of: ``vmlinux`` or a module."""
         return self._units[unit].target
 
+    def has_global(self, target: str, name: str) -> bool:
+        """Tell whether the files of a target have or use a global symbol of this name."""
+        if target == VMLINUX:
+            return name in self._globals
+        return self._module(target).symbols.is_global(name)
+
+    def overridden(self, unit: str) -> frozenset[str]:
+        """Return the unit's weak functions in whose place the kernel has another file's."""
+        return frozenset(f.name for f in self._units[unit].match.overridden)
+
     def is_exported(self, name: str) -> bool:
         """Tell whether every module may link to ``name``."""
         return name in self._exports

@@ -4,10 +4,18 @@
 import itertools
 from pathlib import Path
 
+import pytest
+
 from ksplicd.create.diff import Difference
 from ksplicd.create.extract import extract
 from ksplicd.create.new_code import NewCode
-from ksplicd.create.shared import find_shared, name_shared
+from ksplicd.create.shared import (
+    find_shared,
+    name_shared,
+    names_for,
+    refuse_overridden,
+    refuse_taken,
+)
 from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL
 from ksplicd.run import run
@@ -20,11 +28,13 @@ int fresh(int x) { fresh_count += x; return hidden(fresh_count); }
 CALLER = "extern int fresh(int), fresh_count; {}"
 
 
-def pair(tmp_path: Path, name: str, pre: str, post: str) -> Difference:
+def pair(tmp_path: Path, name: str, pre: str, post: str, target: str = "vmlinux") -> Difference:
     """Compare two versions of one file of several."""
     folder = tmp_path / name
     folder.mkdir(exist_ok=True)
-    return compare(folder, pre, post)
+    d = compare(folder, pre, post)
+    d.target = target
+    return d
 
 
 def cut_all(*differences: Difference) -> list[NewCode]:
@@ -34,11 +44,11 @@ def cut_all(*differences: Difference) -> list[NewCode]:
     def alias() -> str:
         return f"ksplice_new_{next(numbers)}"
 
-    names = name_shared(differences, alias)
+    aliases = name_shared(differences, alias)
     functions = frozenset(s.name for d in differences for s in d.pre.obj.functions())
-    kernel = FakeKernel(missing=frozenset(names), functions=functions)
+    kernel = FakeKernel(missing=frozenset(s.name for s in aliases), functions=functions)
     return [
-        extract(f"unit{i}.c", d, SIZES, kernel, alias, names)
+        extract(f"unit{i}.c", d, SIZES, kernel, alias, names_for(d, aliases))
         for i, d in enumerate(differences) if not d.is_empty
     ]  # fmt: skip
 
@@ -112,15 +122,117 @@ def test_what_moves_and_changes_is_refused(tmp_path: Path) -> None:
     assert b.is_empty
 
 
-def test_two_new_symbols_of_one_name(tmp_path: Path) -> None:
-    """Two modules may have a global each; which one a third file means the objects do not tell."""
-    a = pair(tmp_path, "a", "", HELPER)
-    b = pair(tmp_path, "b", "", HELPER)
-    c = pair(tmp_path, "c", "int f(int x) { return x; }",
-             CALLER.format("int f(int x) { return fresh(x) + 1; }"))  # fmt: skip
-    find_shared([a, b, c], SIZES)
-    assert not a.shared
-    assert not b.shared
+def test_each_target_has_its_own_new_symbols(tmp_path: Path) -> None:
+    """Two modules may have a global of one name each."""
+    call = CALLER.format("int f(int x) { return fresh(x) + 1; }")
+    old = "int f(int x) { return x; }"
+    units = []
+    for target in ("one", "two"):
+        units += [
+            pair(tmp_path, f"{target}-a", "", HELPER, target),
+            pair(tmp_path, f"{target}-b", old, call, target),
+        ]
+    find_shared(units, SIZES)
+    assert [[s.name for s in d.shared] for d in units] == [["fresh"], [], ["fresh"], []]
+    new = cut_all(*units)
+    assert [undefined(unit) for unit in new[1::2]] == [{"ksplice_new_0"}, {"ksplice_new_1"}]
+    for i in (0, 2):
+        (alias,) = (s for s in new[i].obj.symbols if s.name == f"ksplice_new_{i // 2}")
+        assert alias.bind == STB_GLOBAL
+
+
+def test_another_module_has_its_own_function_of_a_name(tmp_path: Path) -> None:
+    """The new ``fresh`` of one module, and the one that the kernel has for all others."""
+    call = CALLER.format("int f(int x) { return fresh(x) + 1; }")
+    units = [
+        pair(tmp_path, "a", "", HELPER, "one"),
+        pair(tmp_path, "b", "int f(int x) { return x; }", call, "one"),
+        pair(tmp_path, "c", "int f(int x) { return x; }", call, "two"),
+    ]
+    find_shared(units, SIZES)
+    assert [sorted(d.borrowed) for d in units] == [[], ["fresh"], []]
+
+
+EXPORT = """
+asm(".section \\"___ksymtab+fresh\\", \\"a\\"; .quad 0; .previous");
+"""
+
+
+def test_what_vmlinux_newly_exports_is_for_modules_too(tmp_path: Path) -> None:
+    call = CALLER.format("int f(int x) { return fresh(x) + 1; }")
+    for exports, shared in ((EXPORT, ["fresh"]), ("", [])):
+        a = pair(tmp_path, "a", "", HELPER + exports)
+        b = pair(tmp_path, "b", "int f(int x) { return x; }", call, "module")
+        find_shared([a, b], SIZES)
+        assert [s.name for s in a.shared] == shared
+
+
+def test_a_new_weak_function_and_the_one_in_its_place(tmp_path: Path) -> None:
+    """All files call the strong one; the weak one's own file would call its copy."""
+    weak = "__attribute__((weak)) int fresh(int x) { return hidden(x); }"
+    user = "int f(int x) { return fresh(x) + 1; }"
+    old = "int f(int x) { return x; }"
+    strong = pair(tmp_path, "strong", "", HELPER)
+    other = pair(tmp_path, "other", old, CALLER.format(user))
+    unused = pair(tmp_path, "weak", "", weak)
+    find_shared([strong, other, unused], SIZES)
+    assert [s.name for s in strong.shared] == ["fresh"]
+    assert not unused.is_needed
+    used = pair(tmp_path, "weak", old, weak + user)
+    find_shared([strong, used], SIZES)
+    assert [(r.symbol, r.hint) for r in used.refusals] == [
+        ("fresh", "leave the weak one out of the patch, declare it only")
+    ]
+
+
+@pytest.mark.parametrize("caller", ["", "int f(int x) {{ return taken(x) + {}; }}"])
+def test_a_function_that_takes_the_place_of_a_weak_one(tmp_path: Path, caller: str) -> None:
+    """Whoever calls the kernel's weak function goes on to do so, whatever the patch adds."""
+    before = "extern int taken(int);" + caller.format(1)
+    a = pair(tmp_path, "a", before, "int taken(int x) { return x * 7; }" + caller.format(2))
+    refuse_taken([a], lambda target, name: (target, name) == ("vmlinux", "taken"))
+    assert [(r.symbol, r.reason) for r in a.refusals] == [
+        ("taken", "vmlinux has another taken already, which goes on being used")
+    ]
+    assert a.is_needed
+
+
+def test_a_function_becomes_weak_and_gets_another_in_its_place(tmp_path: Path) -> None:
+    function = "int taken(int x) { return hidden(x); }"
+    a = pair(tmp_path, "a", function, "__attribute__((weak))" + function)
+    b = pair(tmp_path, "b", "", "int taken(int x) { return hidden(x + 1); }")
+    refuse_taken([a, b], lambda _target, _name: True)
+    assert [r.symbol for r in b.refusals] == ["taken"]
+    assert not a.refusals
+
+
+def test_what_only_moves_takes_no_place(tmp_path: Path) -> None:
+    function = "int moved(int x) { return hidden(x); }"
+    a = pair(tmp_path, "a", "", function)
+    b = pair(tmp_path, "b", function, "")
+    refuse_taken([a, b], lambda _target, _name: True)
+    assert not a.refusals
+
+
+def test_a_static_function_becomes_global_under_a_taken_name(tmp_path: Path) -> None:
+    user = "int f(int x) { return taken(x) + 1; }"
+    function = "noinline int taken(int x) { return hidden(x); }" + user
+    a = pair(tmp_path, "a", "static " + function, function)
+    refuse_taken([a], lambda _target, name: name == "taken")
+    assert [r.symbol for r in a.refusals] == ["taken"]
+    b = pair(tmp_path, "a", "static " + function, function)
+    refuse_taken([b], lambda _target, _name: False)
+    assert not b.refusals
+
+
+def test_a_weak_function_that_is_not_the_kernels(tmp_path: Path) -> None:
+    source = "__attribute__((weak)) int f(int x) {{ return x + {0}; }} int g(int x) {{ return x; }}"
+    a = pair(tmp_path, "a", source.format(1), source.format(2))
+    refuse_overridden(a, ["g"])
+    assert not a.refusals
+    refuse_overridden(a, ["f"])
+    assert [r.symbol for r in a.refusals] == ["f"]
+    assert a.refusals[0].hint.startswith("leave it out of the patch")
 
 
 def test_boot_code_sets_up_what_is_shared(tmp_path: Path) -> None:

@@ -113,3 +113,17 @@ def test_refuses_another_version_of_a_function(linked: Linked, tmp_path: Path) -
     post = link(folder, {"second": SECOND.replace("count -= x", "count -= x * 3")})
     with pytest.raises(ImageMismatchError, match=r"second\.o: helper"):
         match_unit(post.objects["second"], linked.image, linked.map)
+
+
+def test_a_weak_function_with_the_bytes_of_the_one_in_its_place(tmp_path: Path) -> None:
+    """Alone in its section, it would be taken for it."""
+    source = "{} int same(int x) {{ return x * 3; }}"
+    linked = link(
+        tmp_path,
+        {"weak": source.format("__attribute__((weak))"), "strong": source.format("")},
+    )
+    match = match_unit(linked.objects["weak"], linked.image, linked.map)
+    assert [f.name for f in match.overridden] == ["same"]
+    assert not match.functions
+    match = match_unit(linked.objects["strong"], linked.image, linked.map)
+    assert [f.name for f in match.functions] == ["same"]
