@@ -19,6 +19,7 @@ from ksplicd.lab.snapshot import Snapshot, take_snapshot
 from tests import slice as sample
 from tests.install import package_layer
 from tests.stock import stock_kernel
+from tests.vm.golden import check_log
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,3 +74,14 @@ def installed_snapshot(
 def installed_guest(installed_snapshot: Snapshot) -> Iterator[Guest]:
     with Guest(installed_snapshot) as running:
         yield running
+
+
+@pytest.fixture
+def golden_log(request: pytest.FixtureRequest) -> Iterator[None]:
+    """At the end, compare the kernel's log with the golden one of this test."""
+    found = {"guest", "installed_guest"} & set(request.fixturenames)
+    guests: list[Guest] = [request.getfixturevalue(name) for name in found]
+    yield
+    for guest in guests:
+        file, test = request.path.stem, request.node.name
+        check_log(guest, file.removeprefix("test_"), test.removeprefix("test_"))

@@ -3,10 +3,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from tests.vm.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
+from tests.vm.hand import Edit, Update, is_clean, make_bundle, write_patch
+
+pytestmark = pytest.mark.usefixtures("golden_log")
 
 SHOW = "static int version_proc_show("
 ADDED = Edit(
@@ -50,4 +54,3 @@ def test_files_share_their_new_code(
         update.undo()
         assert guest.run("cat /proc/cmdline").out == before
     assert is_clean(guest)
-    assert not has_complaint(guest.kernel_log())

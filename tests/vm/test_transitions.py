@@ -3,7 +3,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,11 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest, RunningGuest
 from ksplicd.model import core_module, new_module
 from tests import slice as sample
-from tests.vm.hand import Edit, Update, has_complaint, is_clean
+from tests.vm.hand import Edit, Update, is_clean
 from tests.vm.test_daemon import BLOCKER
 from tests.vm.test_updates import Host, Maker
+
+pytestmark = pytest.mark.usefixtures("golden_log")
 
 KID = "fcntl001"
 BUSY = """\
@@ -53,9 +54,8 @@ def file(maker: Maker) -> Path:
 
 
 @pytest.fixture
-def host(installed_guest: Guest, maker: Maker) -> Iterator[Host]:
-    yield Host(installed_guest, maker)
-    assert not has_complaint(installed_guest.kernel_log())
+def host(installed_guest: Guest, maker: Maker) -> Host:
+    return Host(installed_guest, maker)
 
 
 def configure(host: Host, *lines: str) -> None:
@@ -106,7 +106,6 @@ def test_sleeper_is_shown_in_both_directions(guest: Guest, file: Path) -> None:
     update.wait()
     assert update.state("stage") == "reversed"
     assert conflicts(guest, KID) == []
-    assert not has_complaint(guest.kernel_log())
 
 
 def test_sleeper_is_woken_when_that_is_wanted(host: Host, file: Path) -> None:
