@@ -6,6 +6,7 @@
  * No locks: livepatch holds klp_mutex around every call.
  */
 #include <linux/elf.h>
+#include <linux/list.h>
 #include <linux/livepatch.h>
 #include <linux/module.h>
 #include <linux/string.h>
@@ -53,13 +54,21 @@ void ksplice_clear_relocations(const struct klp_object *obj)
 	}
 }
 
-/* livepatch redirects functions with @nop set to what they were before. */
-static void leave_alone(struct klp_object *obj, bool is_left)
+/* Livepatch patches the functions that are in the list: none. */
+static void hide_functions(struct klp_object *obj)
+{
+	INIT_LIST_HEAD(&obj->func_list);
+}
+
+/* As klp_init_patch_early() does; without "replace" there are no others. */
+static void show_functions(struct klp_object *obj)
 {
 	struct klp_func *func;
 
-	klp_for_each_func(obj, func)
-		func->nop = is_left;
+	if (!list_empty(&obj->func_list))
+		return;
+	klp_for_each_func_static(obj, func)
+		list_add_tail(&func->node, &obj->func_list);
 }
 
 /**
@@ -67,32 +76,51 @@ static void leave_alone(struct klp_object *obj, bool is_left)
  * @obj: the target
  * @may_leave: it may be left unpatched
  *
- * Return: 0 to patch it, 1 when it was left alone, or a negative error.
+ * Return: 0 to patch it, 1 when it is left alone, or a negative error.
  */
 int ksplice_come(struct klp_object *obj, bool may_leave)
 {
 	int left = obj->name ? ksplice_match_late(obj->name, obj->mod, ksplice_walk, may_leave) : 0;
 
 	if (left > 0)
-		leave_alone(obj, true);
+		hide_functions(obj);
 	return left;
+}
+
+/**
+ * ksplice_was_left - livepatch is done with a target that is left alone
+ * @obj: the target
+ *
+ * Its functions are in no list of ftrace's then: livepatch must neither look
+ * for them there nor go without those that it is to free.
+ */
+void ksplice_was_left(struct klp_object *obj)
+{
+	struct klp_func *func;
+
+	show_functions(obj);
+	klp_for_each_func(obj, func)
+		func->transition = false;
+	obj->patched = false;
 }
 
 /**
  * ksplice_go - a target is not patched any more
  * @obj: the target
+ * @is_undone: because the update is not; otherwise the module goes, or cannot be patched
  *
- * The references to one that stays are kept: after an undo that was forced, or
- * by a pointer to it, the new code may still be run.
+ * After an undo the references are kept: when it was forced, or by a pointer to
+ * it, the new code may still be run.
  */
-void ksplice_go(struct klp_object *obj)
+void ksplice_go(struct klp_object *obj, bool is_undone)
 {
 	if (!obj->name)
 		return;
-	leave_alone(obj, false);
-	if (obj->mod->state == MODULE_STATE_LIVE)
+	show_functions(obj);
+	if (is_undone)
 		return;
-	if (KSPLICE_MUST_CLEAR_UNLOADED)
+	/* klp_alive: it did not go but come, and then livepatch never empties them */
+	if (KSPLICE_MUST_CLEAR_UNLOADED || obj->mod->klp_alive)
 		ksplice_clear_relocations(obj);
 	ksplice_target_gone(obj->name);
 }

@@ -80,6 +80,9 @@ static enum phase {
 	LEFT_ALONE,
 } phases[ARRAY_SIZE(objects)];
 
+/* From then on a target may be left alone: it has come later. */
+static bool was_enabled;
+
 static unsigned int number_of(const struct klp_object *obj)
 {
 	return obj - objects;
@@ -119,7 +122,7 @@ static int check_compared(const struct klp_object *obj)
 	const struct klp_func *func;
 
 	klp_for_each_func(obj, func) {
-		if (func->nop || ksplice_was_compared(target, (unsigned long)func->old_func))
+		if (ksplice_was_compared(target, (unsigned long)func->old_func))
 			continue;
 		pr_err("%s: %s was not compared, nothing is replaced\n", target, func->old_name);
 		ksplice_abort(KSPLICE_NO_MATCH);
@@ -158,7 +161,9 @@ static bool must_be_called(const struct klp_object *obj)
 
 static int pre_patch(struct klp_object *obj)
 {
-	int err = ksplice_come(obj, patch.enabled) ?: check_compared(obj);
+	/* An undo takes patch.enabled back long before it is over. */
+	bool may_leave = patch.enabled || READ_ONCE(was_enabled);
+	int err = ksplice_come(obj, may_leave) ?: check_compared(obj);
 
 	if (err > 0) {
 		*phase_of(obj) = LEFT_ALONE;
@@ -177,7 +182,7 @@ static int pre_patch(struct klp_object *obj)
 		}
 		call_hooks(obj, HOOK_fail_apply);
 		ksplice_abort(KSPLICE_CALL_FAILED);
-		ksplice_go(obj);
+		ksplice_go(obj, false);
 	}
 	ksplice_clear_relocations(obj);
 	return err;
@@ -185,7 +190,9 @@ static int pre_patch(struct klp_object *obj)
 
 static void post_patch(struct klp_object *obj)
 {
-	if (*phase_of(obj) != LEFT_ALONE) {
+	if (*phase_of(obj) == LEFT_ALONE) {
+		ksplice_was_left(obj);
+	} else {
 		ksplice_switch_redirects(number_of(obj), true);
 		call_hooks(obj, *phase_of(obj) == REVERSING ? HOOK_fail_reverse : HOOK_post_apply);
 		*phase_of(obj) = APPLIED;
@@ -222,7 +229,8 @@ static void post_unpatch(struct klp_object *obj)
 			module_put(THIS_MODULE);
 	}
 	*phase_of(obj) = IDLE;
-	ksplice_go(obj);
+	/* vmlinux is the first when all are undone, and stays when only a module goes */
+	ksplice_go(obj, phases[0] == IDLE);
 	if (!obj->name) {
 		ksplice_transition_ends();
 		ksplice_set_stage(KSPLICE_REVERSED);
@@ -246,8 +254,10 @@ static int __init new_init(void)
 		return err;
 	ksplice_transition_begins();
 	err = klp_enable_patch(&patch);
-	if (!err)
+	if (!err) {
+		WRITE_ONCE(was_enabled, true);
 		return 0;
+	}
 	ksplice_transition_ends();
 	ksplice_conflicts_exit();
 	/* -EBUSY without a cause: another transition runs */

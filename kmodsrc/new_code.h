@@ -16,7 +16,8 @@ void ksplice_transition_ends(void);
 
 #ifdef KSPLICE_HAS_MODULES
 int ksplice_come(struct klp_object *obj, bool may_leave);
-void ksplice_go(struct klp_object *obj);
+void ksplice_was_left(struct klp_object *obj);
+void ksplice_go(struct klp_object *obj, bool is_undone);
 void ksplice_clear_relocations(const struct klp_object *obj);
 #else
 static inline int ksplice_come(struct klp_object *obj, bool may_leave)
@@ -24,7 +25,11 @@ static inline int ksplice_come(struct klp_object *obj, bool may_leave)
 	return 0;
 }
 
-static inline void ksplice_go(struct klp_object *obj)
+static inline void ksplice_was_left(struct klp_object *obj)
+{
+}
+
+static inline void ksplice_go(struct klp_object *obj, bool is_undone)
 {
 }
 

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Modules that come and are left unpatched by policy, when other things happen meanwhile."""
+
+import time
+from pathlib import Path
+
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab.guest import Guest
+from ksplicd.run import run
+from tests.vm.hand import PATIENCE, Update, has_complaint, is_clean
+from tests.vm.test_daemon import BLOCKER
+from tests.vm.test_modules import NEW, OLD, altered, edits, fix, insmod, made, mount, update
+from tests.vm.test_updates import FOREIGN, REMOVE_FOREIGN
+
+__all__ = ["altered", "edits", "fix", "made", "update"]
+
+LEAVE = "leave_unmatched=1"
+
+
+def test_live_patch_that_replaces_all_frees_only_its_own(
+    guest: Guest, update: Update, altered: bytes, kernel: KernelPackages, tmp_path: Path
+) -> None:
+    """It takes the update out without calling it, while a module is left alone."""
+    (tmp_path / "foreign.c").write_text(FOREIGN)
+    (tmp_path / "Kbuild").write_text("obj-m := foreign.o\n")
+    run(["make", "-C", kernel.headers, f"M={tmp_path}", "modules"])
+    guest.put("/root/foreign.ko", tmp_path / "foreign.ko")
+    update.apply(late=True, policy=LEAVE)
+    assert insmod(guest, altered)
+    assert update.targets()["romfs"] == "unpatched"
+    livepatch = f"/sys/kernel/livepatch/{update.new}"
+    assert guest.run(f"cat {livepatch}/romfs/patched {livepatch}/vmlinux/patched").out == "0\n1\n"
+    guest.run("insmod /root/foreign.ko replace=1")
+    end = time.monotonic() + PATIENCE
+    while update.new in guest.run("ls /sys/kernel/livepatch").out:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    update.unload(update.new)
+    update.rmmod(update.core)
+    assert mount(guest, "romfs") == [OLD]
+    guest.run("rmmod romfs")
+    guest.run(REMOVE_FOREIGN)
+    assert is_clean(guest)
+    assert not has_complaint(guest.kernel_log())
+
+
+def test_policy_holds_while_the_update_is_undone(
+    guest: Guest, update: Update, altered: bytes
+) -> None:
+    """A task in new code holds the undo up, which is turned around then."""
+    update.apply(late=True, policy=LEAVE)
+    guest.put("/root/altered.ko", altered)
+    guest.put("/root/blocker.py", BLOCKER.encode())
+    guest.run("systemd-run -u blocker -q /usr/bin/python3 /root/blocker.py")
+    guest.run("until grep -l do_fcntl /proc/[0-9]*/stack; do sleep 0.1; done")
+    livepatch = f"/sys/kernel/livepatch/{update.new}"
+    # within the 15 seconds after which livepatch wakes the task
+    said = guest.run(
+        f"echo 0 >{livepatch}/enabled; insmod /root/altered.ko;"
+        f" cat {livepatch}/transition; echo 1 >{livepatch}/enabled"
+    )
+    assert said.out == "1\n"
+    update.wait()
+    assert update.state("stage") == "applied"
+    assert update.targets()["romfs"] == "unpatched"
+    assert mount(guest, "romfs") == [OLD]
+    guest.run("rmmod romfs")
+    assert mount(guest, "romfs") == [NEW], "the module of the package is patched"
+    guest.run("rmmod romfs; insmod /root/altered.ko; systemctl stop blocker")
+    update.undo()
+    assert mount(guest, "romfs") == [OLD]
+    assert is_clean(guest)
+    assert not has_complaint(guest.kernel_log())
