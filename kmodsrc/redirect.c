@@ -4,14 +4,16 @@
  * moves the instruction pointer; function pointers in tables; the exit function
  * of a module.
  *
- * Off until every task runs new code, and off again before the first one leaves
- * it.  That nobody is left in a function that was reached this way is for
+ * Prepared before the transition, where failure still refuses the update, off
+ * until every task runs new code, and off again before the first one leaves it.
+ * That nobody is left in a function that was reached this way is for
  * livepatch's stack check to find: see anchors.c.
  *
  * No locks: livepatch holds klp_mutex around every call.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/atomic.h>
 #include <linux/compiler.h>
 #include <linux/kprobes.h>
 #include <linux/livepatch.h>
@@ -19,6 +21,7 @@
 #include <linux/module.h>
 #include <linux/printk.h>
 #include <linux/vmalloc.h>
+#include <asm/text-patching.h>
 #include "ksplice.h"
 #include "new_code.h"
 
@@ -35,8 +38,9 @@ enum redirect_kind {
  * @place: the old function; the pointer; or NULL for the module's exit function
  * @old: what the pointer holds before
  * @new: what it holds then, or the new function
- * @cell: the pointer, where it can be written
- * @probe: at the old function
+ * @cell: the pointer, where it can be written; NULL while nothing is to be written
+ * @probe: at the old function, from before the transition on, so that it cannot fail later
+ * @is_on: does the probe lead to @new?
  */
 struct redirect {
 	unsigned int object;
@@ -46,6 +50,7 @@ struct redirect {
 	void *new;
 	void **cell;
 	struct kprobe probe;
+	bool is_on;
 };
 
 /* Generated: redirects[] */
@@ -74,6 +79,8 @@ static int move_ip(struct kprobe *probe, struct pt_regs *regs)
 {
 	struct redirect *r = container_of(probe, struct redirect, probe);
 
+	if (!READ_ONCE(r->is_on))
+		return 0;
 	instruction_pointer_set(regs, (unsigned long)r->new);
 	return 1;
 }
@@ -81,42 +88,62 @@ static int move_ip(struct kprobe *probe, struct pt_regs *regs)
 NOKPROBE_SYMBOL(move_ip);
 
 /* It being there keeps the probe a breakpoint: only that can move the pointer. */
-static void never_called(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
+static void do_nothing(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
 {
 }
 
-NOKPROBE_SYMBOL(never_called);
+NOKPROBE_SYMBOL(do_nothing);
 
 /* Nothing is redirected that was not compared. */
 static int prepare_probe(struct redirect *r, const struct klp_object *obj)
 {
+	int err;
+
 	if (!ksplice_was_compared(obj->name ?: "vmlinux", (unsigned long)r->place))
 		return -EILSEQ;
 	r->probe = (struct kprobe){
 		.addr = r->place,
 		.pre_handler = move_ip,
-		.post_handler = never_called,
-		.flags = KPROBE_FLAG_DISABLED,
+		.post_handler = do_nothing,
 	};
-	return register_kprobe(&r->probe);
+	err = register_kprobe(&r->probe);
+	if (err || *(u8 *)r->probe.addr == INT3_INSN_OPCODE)
+		return err;
+	pr_err("kprobes are switched off: write 1 to /sys/kernel/debug/kprobes/enabled\n");
+	unregister_kprobe(&r->probe);
+	return -EPERM;
 }
 
-/* The table may be read-only: write through a mapping of our own. */
-static int prepare_pointer(struct redirect *r)
+/* The table may be read-only: a mapping of our own, for as long as it takes to write. */
+static int map_pointer(struct redirect *r)
 {
-	struct page *page;
-	void *map;
+	struct page *page = virt_addr_valid(r->place) ? virt_to_page(r->place) :
+							vmalloc_to_page(r->place);
+	void *map = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
 
-	if (READ_ONCE(*(void **)r->place) != r->old) {
-		pr_err("%pS: holds %pS, expected %pS\n", r->place, *(void **)r->place, r->old);
-		return -EILSEQ;
-	}
-	page = virt_addr_valid(r->place) ? virt_to_page(r->place) : vmalloc_to_page(r->place);
-	map = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
 	if (!map)
 		return -ENOMEM;
 	r->cell = map + offset_in_page(r->place);
 	return 0;
+}
+
+static void unmap_pointer(struct redirect *r)
+{
+	if (r->cell && r->kind == REDIRECT_POINTER) {
+		vunmap((void *)((unsigned long)r->cell & PAGE_MASK));
+		r->cell = NULL;
+	}
+}
+
+static int prepare_pointer(struct redirect *r)
+{
+	void *now = READ_ONCE(*(void **)r->place);
+
+	if (now != r->old) {
+		pr_err("%pS: holds %pS, expected %pS\n", r->place, now, r->old);
+		return -EILSEQ;
+	}
+	return map_pointer(r);
 }
 
 static int prepare(struct redirect *r, const struct klp_object *obj)
@@ -142,8 +169,8 @@ static void release(struct redirect *r)
 	if (r->probe.addr)
 		unregister_kprobe(&r->probe);
 	r->probe.addr = NULL;
-	if (r->cell && r->kind == REDIRECT_POINTER)
-		vunmap((void *)((unsigned long)r->cell & PAGE_MASK));
+	r->is_on = false;
+	unmap_pointer(r);
 	r->cell = NULL;
 }
 
@@ -173,6 +200,18 @@ int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number)
 	return 0;
 }
 
+/* A pointer that still leads to new code does no harm: keep_code() has kept that. */
+static void exchange(struct redirect *r, void *from, void *to)
+{
+	if (!r->cell && map_pointer(r)) {
+		pr_err("%pS: no memory, still leads to %pS\n", r->place, from);
+		return;
+	}
+	if (cmpxchg(r->cell, from, to) != from)
+		pr_warn("%pS: was changed by somebody else\n", r->place);
+	unmap_pointer(r);
+}
+
 /**
  * ksplice_switch_redirects - lead to new code, or to old code again
  * @number: number of the target in the klp_patch
@@ -181,18 +220,12 @@ int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number)
 void ksplice_switch_redirects(unsigned int number, bool is_on)
 {
 	struct redirect *r;
-	int err;
 
 	for (r = next_redirect(NULL, number); r; r = next_redirect(r, number)) {
-		if (r->kind == REDIRECT_PROBE) {
-			err = is_on ? enable_kprobe(&r->probe) : disable_kprobe(&r->probe);
-			if (err)
-				pr_err("%pS: kprobe: %d\n", r->place, err);
-		} else if (*r->cell == (is_on ? r->old : r->new)) {
-			WRITE_ONCE(*r->cell, is_on ? r->new : r->old);
-		} else {
-			pr_warn("%pS: was changed by somebody else\n", r->place);
-		}
+		if (r->kind == REDIRECT_PROBE)
+			WRITE_ONCE(r->is_on, is_on);
+		else
+			exchange(r, is_on ? r->old : r->new, is_on ? r->new : r->old);
 	}
 }
 

@@ -102,6 +102,25 @@ def test_kprobe_and_exit_function(guest: Guest, functions: bundle.Bundle) -> Non
     assert is_clean(guest)
 
 
+def test_update_is_refused_while_kprobes_are_off(guest: Guest, functions: bundle.Bundle) -> None:
+    switch = "/sys/kernel/debug/kprobes/enabled"
+    update = Update(guest, functions)
+    guest.run("modprobe romfs")
+    update.match()
+    guest.run(f"echo 0 >{switch}")
+    assert update.insmod(update.new, check=False) != 0
+    assert update.state("abort_cause") == "call_failed"
+    assert f"write 1 to {switch}" in guest.kernel_log()
+    assert "kstrtobool" not in guest.run("cat /sys/kernel/debug/kprobes/list").out
+    assert not takes(guest, "x")
+    guest.run(f"echo 1 >{switch}")
+    update.rmmod(update.core)
+    update.apply()
+    assert takes(guest, "x")
+    update.undo()
+    assert is_clean(guest)
+
+
 def test_second_kprobe_on_the_same_function_is_refused(
     guest: Guest, functions: bundle.Bundle, lab_cache: Cache, kernel: KernelPackages, tree: Path,
     tmp_path: Path,
