@@ -74,6 +74,8 @@ class Runner:
         self._cancel_cause = ""
         self._adopting: set[str] = set()
         """Updates with a transition that waits for its turn to be watched."""
+        self._is_show_due = False
+        """Whether the worker will list the updates for new ones to be shown."""
         engine.on_event = self._on_event
         objects.refresh_all = self.refresh_all
 
@@ -301,9 +303,19 @@ class Runner:
             return False  # a file was: it says nothing about an update of the same name
         if event.kid in self._updates:
             self._updates[event.kid].show_stage(event.stage, event.cause)
-        elif event.kid:
-            tasks.spawn(self.show())
+        elif event.kid and not self._is_show_due:  # at the first start there may be a thousand
+            self._is_show_due = True
+            tasks.spawn(self._show_new())
         return False  # once
+
+    async def _show_new(self) -> None:
+        """Show what came by all the events until the worker gets to it."""
+        await self.worker.run(self._begin_to_show)
+        await self.show()
+
+    def _begin_to_show(self) -> None:
+        """Let later events be shown anew; they come from this thread, so none can be missed."""
+        self._is_show_due = False
 
     async def show(self) -> None:
         """Show the updates; nobody waits for it, so an error goes to the journal."""

@@ -10,7 +10,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from gi.repository import Gio, GLib
 from pydbus import registration
@@ -49,13 +49,22 @@ Guard = Callable[[Call], Awaitable[None]]
 """Raises ``PermissionDeniedError`` when this caller may not look."""
 
 
+_tables: Final[dict[str, tuple[dict[str, list[str]], dict[str, str]]]] = {}
+"""By interface: the signatures of what methods return, and of properties."""
+
+
 class ObjectWrapper(registration.ObjectWrapper):  # type: ignore[misc]
     """Carries calls from GDBus to a ``BusObject``."""
 
     SignalEmitted = Signal()
+    outargs: dict[str, list[str]]
+    readable_properties: dict[str, str]
 
     def __init__(self, subject: BusObject, interfaces: list[Any], guard: Guard) -> None:
         super().__init__(subject, interfaces)
+        tables = self.outargs, self.readable_properties
+        # What pydbus made is the same for all objects of an interface: one is kept.
+        self.outargs, self.readable_properties = _tables.setdefault(subject.interface, tables)
         self._guard = guard
 
     def call_method(

@@ -151,8 +151,10 @@ class Book:
     # --- entries --------------------------------------------------------------------------------
 
     def know(self, kid: str, trusted: Trusted) -> None:
-        """Remember what a verified bundle says, without its files: they are large."""
-        self._trusted[kid] = replace(trusted, bundle=replace(trusted.bundle, files={}))
+        """Remember what a verified bundle says, without its files and what only they need."""
+        manifest = replace(trusted.bundle.manifest, files={})
+        bundle = replace(trusted.bundle, manifest=manifest, files={}, changes=(), modules=())
+        self._trusted[kid] = replace(trusted, bundle=bundle)
         self._distrusted.pop(kid, None)
 
     def distrust(self, kid: str, cause: str, why: str) -> None:

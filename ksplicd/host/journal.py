@@ -71,15 +71,16 @@ class SystemJournal:
 
     def write(self, entry: Entry) -> None:
         """Write one entry."""
-        from systemd import journal
+        from systemd import _journal  # what is around it takes half a megabyte
 
-        journal.send(
-            entry.message,
-            MESSAGE_ID=entry.message_id.value,
-            PRIORITY=str(entry.priority),
-            SYSLOG_IDENTIFIER="ksplicd",
+        fields = {
+            "MESSAGE": entry.message,
+            "MESSAGE_ID": entry.message_id.value,
+            "PRIORITY": str(entry.priority),
+            "SYSLOG_IDENTIFIER": "ksplicd",
             **entry.fields,
-        )
+        }
+        _journal.sendv(*(f"{name}={value}" for name, value in fields.items()))
 
 
 _BY_STAGE: Mapping[Stage, tuple[Outcome, int, str]] = {

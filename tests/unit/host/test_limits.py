@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the store may hold, and what goes when that is reached."""
 
+import gc
 import random
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -82,3 +84,17 @@ def test_history_is_bounded(host: Host) -> None:
     """Not by much: a full file is 1 MiB before it is compressed."""
     host.engine.settings = Settings(keep_history=1)
     assert host.engine._book._history._keep() == MIB
+
+
+def test_what_is_known_of_an_update_takes_little_memory(host: Host) -> None:
+    """Its files' digests, half of it, are of use while the files are checked only."""
+    updates = 20
+    for number in range(updates):
+        host.stage(samples.bundle(f"kid{number:05}"))
+    engine = host.new_engine()
+    tracemalloc.start()
+    engine.reconcile()
+    gc.collect()
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < updates * 4500
