@@ -64,10 +64,10 @@ enum ksplice_own_sym {
  * @target:	name of the target
  * @walk_modules: see struct ksplice_old
  * @mod:	the target while it is being loaded, or NULL
+ * @starts: address of each of @funcs once all match; the caller's to free
  * @addr:	address of each of @syms
  * @seen:	how often each name was seen
  * @own:	addresses of enum ksplice_own_sym, 0 when this kernel lacks it
- * @starts: address of each of @funcs once all match; the caller's to free
  * @return_thunk: where returns jump to in this boot, or 0
  * @slots:	learned bases, 0 when not seen yet
  * @run:	copy of the running function
@@ -86,7 +86,7 @@ struct ksplice_matching {
 	ksplice_walk_fn *walk_modules;
 	const struct module *mod;
 	u64 *starts;
-	/* private: working memory */
+	/* working memory, zeroed by the caller */
 	u64 *addr;
 	u32 *seen;
 	u64 own[KSPLICE_NR_OWN_SYMS];

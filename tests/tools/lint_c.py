@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Let the kernel's own tools look at kmodsrc/: checkpatch.pl, and kbuild with W=1 and sparse.
+"""Let the kernel's own tools look at kmodsrc/: checkpatch.pl, kernel-doc, gcc (W=1) and sparse.
 
-checkpatch, ``--strict``, sees each file as a whole; the compilers see the modules of an update that
-uses all of them, for each kernel whose headers are installed.  The source package comes from this
-machine's apt sources.
+checkpatch, ``--strict``, sees each file as a whole, kernel-doc every struct; the compilers see the
+modules of an update that uses all of them, for each kernel whose headers are installed.  The source
+package comes from this machine's apt sources.
 """
 
 import re
@@ -29,16 +29,18 @@ from tests.stock import VERSION, next_kernel, stock_kernel
 
 ROOT: Final = Path(__file__).parent.parent.parent
 SCRIPTS: Final = tuple(
-    f"scripts/{name}" for name in ("checkpatch.pl", "spelling.txt", "const_structs.checkpatch")
+    f"scripts/{name}"
+    for name in ("checkpatch.pl", "kernel-doc", "spelling.txt", "const_structs.checkpatch")
 )
+STRUCT: Final = re.compile(r"^(?:static )?struct (\w+) \{", re.MULTILINE)
 KID: Final = "lint0000"
 COMPLAINT: Final = re.compile(r"\b(?:error|warning|note)\b", re.IGNORECASE)
 UNDEFINED: Final = re.compile(r"WARNING: modpost: .* undefined!")
 """The sample's functions are nowhere, and livepatch symbols never are."""
 
 
-def checkpatch(cache: Cache) -> str:
-    """Return what checkpatch has to say."""
+def check_files(cache: Cache) -> str:
+    """Return what checkpatch and kernel-doc have to say, and what has no kernel-doc."""
     sources = sorted([*ROOT.glob("kmodsrc/*.c"), *ROOT.glob("kmodsrc/*.h")])
     scripts = KernelSource(cache=cache, version=VERSION).files(SCRIPTS)
     with tempfile.TemporaryDirectory() as scratch:
@@ -49,7 +51,13 @@ def checkpatch(cache: Cache) -> str:
         options = ["--strict", "--no-tree", "--terse", "--summary-file", "--max-line-length=100"]
         script = Path(scratch) / SCRIPTS[0]
         status, out, err = run_any(["perl", script, *options, "-f", *sources])
-    return (out + err).decode(errors="replace") if status else ""
+        _, _, said = run_any(["perl", Path(scratch) / SCRIPTS[1], "-none", *sources])
+    return ((out + err if status else b"") + said).decode(errors="replace") + "".join(
+        f"{path.name}: struct {name} has no kernel-doc\n"
+        for path in sources
+        for name in STRUCT.findall(path.read_text())
+        if f"/**\n * struct {name} - " not in path.read_text()
+    )
 
 
 def sample_update() -> list[NewCode]:
@@ -102,7 +110,7 @@ def main() -> int:
     cache = Cache(progress=to_stderr)
     newer = next_kernel(cache)
     try:
-        said = checkpatch(cache) + kbuild(cache, stock_kernel(cache))
+        said = check_files(cache) + kbuild(cache, stock_kernel(cache))
         if newer.headers.exists():
             said += kbuild(cache, newer)
     except KspliceError as e:
