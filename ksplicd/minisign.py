@@ -150,16 +150,15 @@ def sign(
     key: SecretKey,
     *,
     trusted_comment: str = "",
-    untrusted_comment: str = "signature from ksplice",
     prehashed: bool = True,
 ) -> str:
     """Return the text of the ``.minisig`` file for ``data``."""
-    assert "\n" not in trusted_comment + untrusted_comment
+    assert "\n" not in trusted_comment
     algorithm = _PREHASHED if prehashed else _LEGACY
     signature = ed25519.sign(key.seed, _message(algorithm, data))
     whole = ed25519.sign(key.seed, signature + trusted_comment.encode())
     return (
-        f"{_UNTRUSTED}{untrusted_comment}\n{_encode(algorithm + key.key_id + signature)}\n"
+        f"{_UNTRUSTED}signature from ksplice\n{_encode(algorithm + key.key_id + signature)}\n"
         f"{_TRUSTED}{trusted_comment}\n{_encode(whole)}\n"
     )
 

@@ -4,12 +4,11 @@
 Programs get no shell, no standard input and a C locale, and they die with us.
 """
 
-import contextlib
 import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -72,32 +71,18 @@ def has(program: str) -> bool:
     return shutil.which(program) is not None
 
 
-@contextlib.contextmanager
-def background(
-    argv: Sequence[str | Path],
-    *,
-    stdout: IO[bytes] | int = subprocess.DEVNULL,
-    stderr: IO[bytes] | int = subprocess.DEVNULL,
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``argv`` beside us until the context ends; then it is killed and waited for."""
-    process = spawn(argv, stdout=stdout, stderr=stderr)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
 def spawn(
     argv: Sequence[str | Path],
     *,
-    stdout: IO[bytes] | int = subprocess.DEVNULL,
     stderr: IO[bytes] | int = subprocess.DEVNULL,
-) -> subprocess.Popen[bytes]:
-    """Start ``argv``; the caller kills it and waits for it."""
+) -> Process:
+    """Start ``argv``, whose output is lost; the caller kills it and waits for it."""
     try:
         return subprocess.Popen(
-            list(map(str, argv)), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+            list(map(str, argv)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
         )
     except FileNotFoundError as e:
         raise ToolError(f"{argv[0]}: not found; install the package that has it") from e

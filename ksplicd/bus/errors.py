@@ -8,10 +8,10 @@ from ksplicd.errors import KspliceError, UnknownFlagsError, walk
 _BY_NAME = {cls.dbus_name(): cls for cls in walk()}
 
 
-def refuse_unknown_flags(flags: int, known: int = 0) -> None:
+def refuse_unknown_flags(flags: int) -> None:
     """Raise ``UnknownFlagsError`` for a bit that this version does not know."""
-    if flags & ~known:
-        raise UnknownFlagsError(f"flags {flags & ~known:#x} are not known; pass 0")
+    if flags:
+        raise UnknownFlagsError(f"flags {flags:#x} are not known; pass 0")
 
 
 def refuse_unknown_options(options: dict[str, GLib.Variant], known: dict[str, str]) -> None:

@@ -47,10 +47,6 @@ class Kbuild(BuildTree):
     kid = "00000000"
     """Whose ids shadow variables have: the update's, or those of its series' first."""
 
-    def is_compiled(self, unit: Unit) -> bool:
-        """Tell whether the unit was compiled in this output tree before."""
-        return self._record(unit).exists()
-
     def compile_plain(self, units: Sequence[Unit]) -> dict[Unit, Path]:
         """Return the units' objects exactly as the kernel build makes them.
 

@@ -22,7 +22,7 @@ from ksplicd.create.config import read_config_dir
 from ksplicd.create.diff import Difference, diff
 from ksplicd.create.extract import extract
 from ksplicd.create.kbuild import Kbuild, Progress, Unit
-from ksplicd.create.layout import check_layout
+from ksplicd.create.layout import check_layout, unseen_layouts
 from ksplicd.create.modules import build_modules
 from ksplicd.create.new_code import ALIAS, NewCode
 from ksplicd.create.prebuild import Snapshot, prebuild
@@ -42,7 +42,6 @@ from ksplicd.create.symbols import StockKernel
 from ksplicd.create.tripwires import CALLED, count_calls, name_in_core
 from ksplicd.create.units import ANY_TARGET, TargetFilter
 from ksplicd.create.whole_modules import build_whole_modules, file_names
-from ksplicd.create.words import names_of
 from ksplicd.create.work import Work, plan_work
 from ksplicd.elf import Object, read_object
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
@@ -181,7 +180,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         data=bundle.pack(manifest, files_of_bundle),
         reasons={name: why for unit in new_code for name, why in unit.reasons.items()},
         notes=tuple(
-            [note for d in differences.values() for note in d.notes]
+            notes_of(differences)
             + [note for unit in new_code for note in unit.notes]
         ),
         files=work.notes | outcomes(work.units, new_code),
@@ -207,6 +206,13 @@ def read_change(request: Request, before: Before) -> Change:
     return from_patches(before, request.patches, request.patch_options)
 
 
+def notes_of(differences: Mapping[Unit, Difference]) -> list[str]:
+    """Return what the user should know of the units that differ."""
+    unseen = [u.source for u, d in differences.items() if d.has_unseen_layouts]
+    notes = [note for d in differences.values() for note in d.notes]
+    return [*([unseen_layouts(unseen)] if unseen else []), *notes]
+
+
 def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, str]:
     """Return what happened to each unit that was compiled."""
     done = {}
@@ -222,14 +228,6 @@ def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, st
         )
         done[c.unit] = "; ".join(w for w in words if w)
     return {u.source: done.get(u.source, "its code is the same") for u in units}
-
-
-def touched_units(files: Sequence[PatchedFile], patches: Sequence[Path]) -> list[Unit]:
-    """Return the units that changed .c files are.  Raises ``UnsupportedChangeError`` for others."""
-    other = [f.path for f in files if f.path.suffix != ".c"]
-    if other:
-        raise UnsupportedChangeError(f"{names_of(map(str, other))}: no .c files ({patches})")
-    return [Unit(str(f.path)) for f in files]
 
 
 def compile_units(

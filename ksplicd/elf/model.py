@@ -14,7 +14,6 @@ SHT_PROGBITS: Final = 1
 SHT_SYMTAB: Final = 2
 SHT_STRTAB: Final = 3
 SHT_RELA: Final = 4
-SHT_NOTE: Final = 7
 SHT_NOBITS: Final = 8
 SHT_GROUP: Final = 17
 SHT_SYMTAB_SHNDX: Final = 18
@@ -35,8 +34,6 @@ SHN_UNDEF: Final = 0
 SHN_LORESERVE: Final = 0xFF00
 SHN_LIVEPATCH: Final = 0xFF20
 """include/uapi/linux/elf.h"""
-SHN_ABS: Final = 0xFFF1
-SHN_COMMON: Final = 0xFFF2
 SHN_XINDEX: Final = 0xFFFF
 
 STB_LOCAL: Final = 0

@@ -163,11 +163,6 @@ def series(version: str) -> str:
     return match[1]
 
 
-def source_versions(kernel_series: str) -> list[str]:
-    """Return the versions of ``linux-source-SERIES`` in this machine's sources, newest first."""
-    return apt.versions(f"linux-source-{kernel_series}")
-
-
 def stock_kernels(cache: Cache, kernel_series: str, flavour: str) -> list[KernelPackages]:
     """Return the kernels that can be patched with what this machine's sources have, newest first.
 
