@@ -61,6 +61,8 @@ class Difference:
     """By name, what the new code here refers to of that of other units."""
     unload: Symbol | None = None
     """The post object's exit function, when it or what it alone calls differs; in modules only."""
+    has_unseen_layouts: bool = False
+    """Whether changed structure layouts would go unnoticed (layout.py)."""
     notes: list[str] = field(default_factory=list)
     """What is left out, because a running kernel does not need it."""
     refusals: list[Refusal] = field(default_factory=list)

@@ -15,7 +15,7 @@ from typing import Final
 from ksplicd.create.diff import Difference, diff
 from ksplicd.create.entry_sizes import infer_sizes, probe_source, read_probe
 from ksplicd.create.extract import extract
-from ksplicd.create.layout import check_layout
+from ksplicd.create.layout import check_layout, unseen_layouts
 from ksplicd.create.names import is_literal
 from ksplicd.create.new_code import ALIAS, HOOK_ALIAS, NewCode
 from ksplicd.create.refusal import Refusal, refuse
@@ -97,6 +97,8 @@ def compare_objects(
         result.refused = difference.refuse_boot_code()
     elif not difference.is_empty:
         difference.refusals += check_layout(difference, allowed_layouts)
+        if difference.has_unseen_layouts:
+            result.notes = [*result.notes, unseen_layouts([after.name])]
         place_new_code(result, after.name, difference, sizes)
     return result
 

@@ -179,10 +179,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         manifest=manifest,
         data=bundle.pack(manifest, files_of_bundle),
         reasons={name: why for unit in new_code for name, why in unit.reasons.items()},
-        notes=tuple(
-            notes_of(differences)
-            + [note for unit in new_code for note in unit.notes]
-        ),
+        notes=tuple(notes_of(differences) + [note for unit in new_code for note in unit.notes]),
         files=work.notes | outcomes(work.units, new_code),
     )
 

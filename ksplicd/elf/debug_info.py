@@ -4,7 +4,6 @@
 What tells the layout of structures, and no more; dwarf.py reads it.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -64,32 +63,14 @@ class Variable:
 
 @dataclass(slots=True)
 class DebugInfo:
-    """The types of an object, and the graph of its outermost entries."""
+    """The types, functions and variables of an object."""
 
     types: dict[int, Type] = field(default_factory=dict)
     functions: dict[str, list[int]] = field(default_factory=dict)
     """By name, the outermost entries of a function: the inlined and the out-of-line one."""
     nodes: list[int] = field(default_factory=list)
     """Offsets of the outermost entries, ascending."""
-    edges: dict[int, set[int]] = field(default_factory=dict)
-    """From an outermost entry to the offsets that it and all inside it refer to."""
     variables: list["Variable"] = field(default_factory=list)
-
-    def node_of(self, offset: int) -> int:
-        """Return the outermost entry that has ``offset``."""
-        return self.nodes[bisect_right(self.nodes, offset) - 1]
-
-    def reachable(self, names: set[str]) -> set[int]:
-        """Return the outermost entries that functions refer to, directly or not."""
-        todo = [node for name in names for node in self.functions.get(name, [])]
-        seen = set(todo)
-        while todo:
-            for target in self.edges.get(todo.pop(), ()):
-                node = self.node_of(target)
-                if node not in seen:
-                    seen.add(node)
-                    todo.append(node)
-        return seen
 
     def size_of(self, key: int) -> int | None:
         """Return the size of a type in bytes, None when it has none."""
@@ -106,11 +87,15 @@ class DebugInfo:
         return t.size
 
     @property
-    def records(self) -> Iterator[tuple[int, Type]]:
-        """The structures and unions that have a name and a size, with their keys."""
-        for key, t in self.types.items():
+    def records(self) -> Iterator[tuple[str, Type]]:
+        """The structures and unions that have a size, by their own name or that of a typedef."""
+        for t in self.types.values():
             if t.is_record and t.name and t.size is not None:
-                yield key, t
+                yield t.name, t
+            elif t.tag == _TYPEDEF:
+                meant = self.types.get(t.type)
+                if meant is not None and meant.is_record and not meant.name and meant.size:
+                    yield t.name, meant
 
     def record_of(self, key: int) -> tuple[Type | None, bool]:
         """Return the structure behind a type and whether pointers lead there.

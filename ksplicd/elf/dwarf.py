@@ -150,7 +150,6 @@ class _Reader:
     def read_entries(self, unit: int, at: int, end: int, plans: dict[int, _Plan]) -> None:
         data, out = self.data, self.out
         open_types: list[Type | None] = []
-        edges: set[int] = set()
         while at < end:
             entry = at
             code = data[at]
@@ -165,7 +164,6 @@ class _Reader:
             tag, has_children, fields, fixed = plans[code]
             if len(open_types) == 1:
                 out.nodes.append(entry)
-                out.edges[entry] = edges = set()
             made: Type | None = None
             if not fields and fixed is not None:
                 at += fixed
@@ -174,7 +172,6 @@ class _Reader:
                 for attribute in (_TYPE, _ORIGIN):
                     if attribute in values:
                         values[attribute] += unit
-                        edges.add(values[attribute])
                 parent = open_types[-1] if open_types else None
                 made = self.add(entry, tag, values, name, parent, len(open_types))
             if has_children:

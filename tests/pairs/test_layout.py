@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.create.kbuild import Unit
 from ksplicd.create.layout import check_layout
+from ksplicd.create.object_pair import compare_objects
+from ksplicd.create.pipeline import notes_of
 from ksplicd.create.refusal import Refusal
 from ksplicd.errors import ElfError
+from tests.compile import SPLIT, compile_c
 from tests.pairs.pair import compare
 
 SOURCE = """
@@ -93,16 +97,57 @@ def test_fields_that_change_places(tmp_path: Path) -> None:
     assert "b moves from 4 to 0, a moves from 0 to 4" in check_layout(d)[0].reason
 
 
-def test_a_type_that_no_changed_function_reaches(tmp_path: Path) -> None:
+STRUCT = "struct s {{ int a; {0} int b; }}; "
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        STRUCT + "extern struct s t; int f(void) {{ return t.b; }}",
+        STRUCT + "extern struct s *t; int f(void) {{ return t->b; }}",
+        STRUCT + "int f(void *p) {{ return ((struct s *)p)->b; }}",
+        STRUCT + "int f(void *p) {{ return ((struct s *)p)->b; }}"
+        " int g(struct s *s) {{ return s->a; }}",
+        STRUCT + "extern void *get(int); void *f(void) {{ return get(sizeof(struct s)); }}"
+        " int g(struct s *s) {{ return s->a; }}",
+        "typedef struct {{ int a; {0} int b; }} s; int f(s *s) {{ return s->b; }}",
+        "struct s {{ struct {{ int a; {0} int b; }} *p; }};int f(struct s *q) {{return q->p->b;}}",
+    ],
+)
+def test_it_does_not_matter_how_a_function_gets_at_it(tmp_path: Path, source: str) -> None:
+    """By a variable of another file, in a cast as TCP_SKB_CB() has it, in sizeof, by a typedef."""
+    d = compare(tmp_path, source.format(""), source.format("int n;"), "-g")
+    assert [s.name for s in d.changed] == ["f"]
+    assert [r.symbol for r in check_layout(d)] == ["s"]
+
+
+def test_only_a_new_function_uses_it(tmp_path: Path) -> None:
     source = """
-struct used {{ int a; }};
-struct unused {{ int a; {} int b; }};
-int f(struct used *u) {{ return u->a + {}; }}
-int g(struct unused *u) {{ return u->a; }}
+struct s {{ int a; {} }};
+struct ops {{ int (*f)(struct s *), (*g)(struct s *); }};
+static int f(struct s *s) {{ return s->a; }}
+{}
+struct ops ops = {{ f, {} }};
 """
-    d = compare(tmp_path, source.format("", 1), source.format("int n;", 2), "-g")
+    pre = source.format("", "", "0")
+    post = source.format("int n;", "static int g(struct s *s) { return s->n; }", "g")
+    d = compare(tmp_path, pre, post, "-g")
+    assert not d.changed
+    assert [r.symbol for r in check_layout(d)] == ["s"]
+
+
+def test_structures_of_one_name_in_two_functions(tmp_path: Path) -> None:
+    source = """
+int f(void *p) {{ struct s {{ int a; }} *s = p; return s->a + {1}; }}
+int g(void *p) {{ struct s {{ int a; int b; {0} }} *s = p; return s->b; }}
+"""
+    d = compare(tmp_path, source.format("", 1), source.format("", 2), "-g")
     assert [s.name for s in d.changed] == ["f"]
     assert check_layout(d) == []
+    d = compare(tmp_path, source.format("", 1), source.format("int c;", 1), "-g")
+    assert d.is_empty
+    d = compare(tmp_path, source.format("", 1), source.format("int c;", 2), "-g")
+    assert [r.symbol for r in check_layout(d)] == ["s"]
 
 
 ARGUMENTS = """
@@ -128,9 +173,27 @@ def test_arguments_that_something_points_to_may_not(tmp_path: Path) -> None:
     assert [r.symbol for r in check_layout(d)] == ["args"]
 
 
-def test_without_debug_information_nothing_is_known(tmp_path: Path) -> None:
-    assert layouts(tmp_path, "-g0", before="long b;") == []
-    assert layouts(tmp_path, "-gsplit-dwarf", before="long b;") == []  # it is in unit.dwo
+@pytest.mark.parametrize("flag", ["-g0", "-gsplit-dwarf"])
+def test_without_debug_information_nothing_is_known(tmp_path: Path, flag: str) -> None:
+    """With -gsplit-dwarf it is in unit.dwo."""
+    source = "struct s {{ int a; {} int b; }}; int f(struct s *s) {{ return s->b; }}"
+    d = compare(tmp_path, source.format(""), source.format("int n;"), "-g", flag)
+    assert check_layout(d) == []
+    assert d.has_unseen_layouts
+    (note,) = notes_of({Unit("fs/a.c"): d})
+    assert note.startswith("fs/a.c: compiled without debug information, so that changed structure")
+    d = compare(tmp_path, source.format(""), source.format(""), "-g")
+    check_layout(d)
+    assert not notes_of({Unit("fs/a.c"): d})
+
+
+@pytest.mark.parametrize(("flag", "count"), [("-g0", 1), ("-g", 0)])
+def test_objdiff_tells_so_too(tmp_path: Path, flag: str, count: int) -> None:
+    pre, post = tmp_path / "pre.o", tmp_path / "post.o"
+    for i, path in enumerate((pre, post)):
+        path.write_bytes(compile_c(tmp_path, f"int f(int x) {{ return x + {i}; }}", *SPLIT, flag))
+    notes = compare_objects(pre, post).notes
+    assert [str(post) in n and "without debug information" in n for n in notes] == [True] * count
 
 
 def test_debug_information_that_is_not_read(tmp_path: Path) -> None:
