@@ -80,6 +80,8 @@ static enum phase {
 	LEFT_ALONE,
 } phases[ARRAY_SIZE(objects)];
 
+/* Livepatch has taken the update up, no other transition was in the way. */
+static bool was_begun;
 /* From then on a target may be left alone: it has come later. */
 static bool was_enabled;
 
@@ -165,6 +167,7 @@ static int pre_patch(struct klp_object *obj)
 	bool may_leave = patch.enabled || READ_ONCE(was_enabled);
 	int err = ksplice_come(obj, may_leave) ?: check_compared(obj);
 
+	was_begun = true;
 	if (err > 0) {
 		*phase_of(obj) = LEFT_ALONE;
 		return 0;
@@ -261,8 +264,11 @@ static int __init new_init(void)
 	ksplice_transition_ends();
 	ksplice_conflicts_exit();
 	/* -EBUSY without a cause: another transition runs */
-	if (err != -EBUSY)
-		ksplice_abort(err == -ENOMEM ? KSPLICE_OUT_OF_MEMORY : KSPLICE_CALL_FAILED);
+	if (err == -EBUSY && !was_begun)
+		return err;
+	if (err == -EBUSY)
+		pr_err("ftrace refuses: a function has another redirection, or kernel.ftrace_enabled is 0\n");
+	ksplice_abort(err == -ENOMEM ? KSPLICE_OUT_OF_MEMORY : KSPLICE_CALL_FAILED);
 	return err;
 }
 

@@ -151,6 +151,23 @@ def test_works_on(
     assert told(guest.kernel_log()) == GOLDEN
 
 
+def test_ftrace_that_is_off_is_not_another_transition(
+    guest: Guest, update: Update, fix: sample.Fix
+) -> None:
+    """Both are EBUSY to the kernel; only of the first the core tells a cause."""
+    update.match()
+    guest.run("sysctl -qw kernel.ftrace_enabled=0")
+    assert update.insmod(update.new, check=False) != 0
+    assert update.state("abort_cause") == "call_failed"
+    assert "kernel.ftrace_enabled is 0" in guest.kernel_log()
+    guest.run("sysctl -qw kernel.ftrace_enabled=1")
+    update.rmmod(update.core)
+    update.apply()
+    assert guest.run(CALL).out.startswith(fix.after)
+    update.undo()
+    assert is_clean(guest)
+
+
 # --- through the daemon: who is in the way is named ---------------------------------------------
 
 
