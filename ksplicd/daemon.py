@@ -217,16 +217,13 @@ class Daemon:
         GLib.io_add_watch(fd, GLib.PRIORITY_DEFAULT, GLib.IOCondition.IN, self._on_uevent, monitor)
 
     def _on_uevent(self, _fd: int, _condition: int, monitor: Any) -> bool:
-        heard = False
         while (device := monitor.poll(timeout=0)) is not None:
             if not device.sys_name.startswith("ksplice_"):
                 continue
             if device.action == "change":
                 tasks.spawn(self._tell_target(device.sys_name, device.properties))
             else:
-                heard = True
-        if heard and not self._runner.is_busy:  # a busy runner makes these events itself
-            tasks.spawn(self._reconcile())
+                self._runner.hear_module(device.sys_name)
         return True  # more will come
 
     async def _tell_target(self, core: str, said: Mapping[str, str]) -> None:

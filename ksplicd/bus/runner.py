@@ -74,6 +74,10 @@ class Runner:
         self._cancel_cause = ""
         self._adopting: set[str] = set()
         """Updates with a transition that waits for its turn to be watched."""
+        self._at_work = ""
+        """The update whose turn it is; its modules come and go by our own doing."""
+        self._is_look_due = False
+        """Whether we shall reconcile when the turn is free."""
         self._is_show_due = False
         """Whether the worker will list the updates for new ones to be shown."""
         engine.on_event = self._on_event
@@ -84,16 +88,12 @@ class Runner:
         """The job that is on, if one is."""
         return self._job if self._watch is not None else None
 
-    @property
-    def is_busy(self) -> bool:
-        """Tell whether something is being applied or undone."""
-        return self._turn.is_taken
-
     # --- what the daemon asks for ---------------------------------------------------------------
 
     async def reconcile(self) -> Reconciliation:
         """Learn the kernel's truth, show it, and watch what still moves."""
         await self._turn.take()
+        self._is_look_due = False
         try:
             found = await self.worker.run(self.engine.reconcile)
             new = [each for each in found.transitions if each.kid not in self._adopting]
@@ -106,6 +106,16 @@ class Runner:
             for transition in new:
                 tasks.spawn(self._adopt(transition))
         return found
+
+    def hear_module(self, name: str) -> None:
+        """Look what is so, when the turn is free: somebody loaded or unloaded a module of ours.
+
+        That may have been us, who know.
+        """
+        is_ours = bool(self._at_work) and f"{name}_".startswith(f"{core_module(self._at_work)}_")
+        if not is_ours and not self._is_look_due:
+            self._is_look_due = True
+            tasks.spawn(self._look_again())
 
     async def start(
         self,
@@ -125,13 +135,13 @@ class Runner:
         begin: Callable[[str, Actor], Transition] = self.engine.start_apply
         if direction is Direction.UNDO:
             begin = partial(self.engine.start_undo, why=why)
-        await self._turn.take()
+        await self._take_turn(kid)
         try:
             if call is not None and not await self.polkit.is_waiting(call):
                 raise CancelledError(f"{kid}: {call.sender} has gone while it waited")
             job = self._new_job(await self.worker.run(begin, kid, actor))
         except BaseException:
-            self._turn.give()
+            self._give_turn()
             raise
         finally:
             await self.show()
@@ -193,6 +203,14 @@ class Runner:
 
     # --- the way of a job -----------------------------------------------------------------------
 
+    async def _take_turn(self, kid: str) -> None:
+        await self._turn.take()
+        self._at_work = kid
+
+    def _give_turn(self) -> None:
+        self._at_work = ""
+        self._turn.give()
+
     def _new_job(self, transition: Transition) -> Job:
         self._number += 1
         self._job = job = Job(self, self._number, transition)
@@ -204,7 +222,7 @@ class Runner:
 
     async def _adopt(self, transition: Transition) -> None:
         """Watch a transition that we did not start in this life."""
-        await self._turn.take()
+        await self._take_turn(transition.kid)
         self._adopting.discard(transition.kid)
         await self._follow(self._new_job(transition))
 
@@ -220,7 +238,7 @@ class Runner:
         except Exception:
             _log.exception("update %s: the job went wrong", job.transition.kid)
         await self.show()
-        self._turn.give()
+        self._give_turn()
         self._objects.remove(job.path)
         self.on_job_removed(job.number, job.path, job.transition.kid, result)
         job.ended.set_result(result)
@@ -242,7 +260,7 @@ class Runner:
             _log.error("what update %s is instead of is not undone: %s", kid, e)
 
     async def _look_again(self) -> None:
-        """Find out what became of a job that went wrong, as at a start."""
+        """Find out what is so, as at a start, however long that takes."""
         while True:
             try:
                 await self.reconcile()
@@ -323,3 +341,5 @@ class Runner:
             await self.show_updates()
         except KspliceError as e:
             _log.error("the updates cannot be shown: %s", e)
+        except Exception:  # whose turn it is must get to its end
+            _log.exception("the updates cannot be shown")

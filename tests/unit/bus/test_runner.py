@@ -11,12 +11,13 @@ from gi.repository import GLib
 from ksplicd.bus.objects import Objects
 from ksplicd.bus.polkit import Polkit
 from ksplicd.bus.runner import Runner
-from ksplicd.bus.tasks import Worker, spawn
+from ksplicd.bus.tasks import Wait, Worker, spawn
 from ksplicd.host.engine import Engine
 from ksplicd.host.journal import Entry
-from ksplicd.host.state import UpdateInfo
+from ksplicd.host.state import DAEMON, Actor, Direction, Reconciliation, UpdateInfo
+from ksplicd.model import Stage
 from tests.bundles import samples
-from tests.unit.host.host import Host
+from tests.unit.host.host import CORE, NEW, OLD, ROOT, Host
 
 
 class NoJournal:
@@ -41,10 +42,15 @@ class Shown:
 @dataclass(eq=False, repr=False)
 class CountingEngine(Engine):
     lists: int = field(default=0, init=False)
+    reconciled: int = field(default=0, init=False)
 
     def list_updates(self) -> list[UpdateInfo]:
         self.lists += 1
         return super().list_updates()
+
+    def reconcile(self, actor: Actor = DAEMON) -> Reconciliation:
+        self.reconciled += 1
+        return super().reconcile(actor)
 
 
 def run(coroutine: Coroutine[Any, None, None]) -> None:
@@ -61,6 +67,15 @@ def run(coroutine: Coroutine[Any, None, None]) -> None:
     loop.run()
 
 
+def make_runner(host: Host, shown: Shown, worker: Worker) -> tuple[Runner, CountingEngine]:
+    parts = vars(host.new_engine())
+    names = ("store", "kernel", "keyring", "settings", "clock", "owner")
+    engine = CountingEngine(**{name: parts[name] for name in names})
+    modules = host.root / "modules"
+    polkit = cast(Polkit, None)
+    return Runner(engine, worker, cast(Objects, shown), polkit, NoJournal(), modules), engine
+
+
 def test_many_new_updates_are_listed_a_few_times(tmp_path: Path) -> None:
     """Each of their events is news; a thousand lists of a thousand took 17 s at a first start."""
     host = Host(tmp_path)
@@ -70,13 +85,8 @@ def test_many_new_updates_are_listed_a_few_times(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / f"ksplice-{folder.name}.tar.gz").write_bytes(data)
         (folder / f"ksplice-{folder.name}.tar.gz.minisig").write_bytes(samples.signature(data))
-    parts = vars(host.new_engine())
-    names = ("store", "kernel", "keyring", "settings", "clock", "owner")
-    engine = CountingEngine(**{name: parts[name] for name in names})
     shown, worker = Shown(), Worker()
-    runner = Runner(
-        engine, worker, cast(Objects, shown), cast(Polkit, None), NoJournal(), tmp_path / "modules"
-    )
+    runner, engine = make_runner(host, shown, worker)
 
     async def main() -> None:
         await runner.reconcile()
@@ -86,3 +96,52 @@ def test_many_new_updates_are_listed_a_few_times(tmp_path: Path) -> None:
     worker.stop()
     assert len(shown.paths) == 50
     assert engine.lists <= 5
+
+
+def test_module_that_somebody_unloads_while_we_are_busy(tmp_path: Path) -> None:
+    """It is looked at when the turn is free, however many of its modules went."""
+    host = Host(tmp_path)
+    for kid in (samples.KID, samples.OTHER_KID):
+        host.stage(samples.bundle(kid))
+    host.apply(samples.OTHER_KID)
+    worker = Worker()
+    runner, engine = make_runner(host, Shown(), worker)
+    stages: list[Stage] = []
+
+    async def main() -> None:
+        await runner.reconcile()
+        job = await runner.start(Direction.APPLY, samples.KID, ROOT)
+        host.kernel.complete()
+        host.kernel.set_enabled(f"ksplice_{samples.OTHER_KID}_new", enabled=False)
+        host.kernel.complete()
+        for name in (f"ksplice_{samples.OTHER_KID}_new", f"ksplice_{samples.OTHER_KID}"):
+            runner.hear_module(name)
+        runner.hear_module(f"ksplice_{samples.KID}_vmlinux_old")  # we do that
+        await Wait(job.ended)
+        await runner.reconcile()  # behind all that is on its way
+        stages.extend(event.stage for event in engine.history() if event.kid == samples.OTHER_KID)
+
+    run(main())
+    worker.stop()
+    assert stages[0] is Stage.REVERSED
+    assert engine.reconciled == 3
+
+
+def test_our_own_modules_are_no_news(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.stage()
+    worker = Worker()
+    runner, engine = make_runner(host, Shown(), worker)
+
+    async def main() -> None:
+        await runner.reconcile()
+        job = await runner.start(Direction.APPLY, samples.KID, ROOT)
+        for name in (CORE, OLD, NEW):
+            runner.hear_module(name)
+        host.kernel.complete()
+        await Wait(job.ended)
+        await runner.reconcile()
+
+    run(main())
+    worker.stop()
+    assert engine.reconciled == 2
