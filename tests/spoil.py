@@ -5,7 +5,7 @@ import struct
 from typing import Final
 
 from ksplicd import bundle
-from ksplicd.create.old_code import flip_byte
+from tests.blob import Blob
 
 _MAGIC: Final = b"KOLD"
 
@@ -21,8 +21,9 @@ def flip_old_code(data: bytes, function: str, offset: int) -> bytes:
     module = files[name]
     start = module.index(_MAGIC)
     (size,) = struct.unpack_from("<I", module, start + 8)
-    tables = flip_byte(module[start : start + size], function, offset)
-    files[name] = module[:start] + tables + module[start + size :]
+    blob = Blob(module[start : start + size])
+    blob.data[blob.function(function).at + offset] ^= 1
+    files[name] = module[:start] + bytes(blob.data) + module[start + size :]
     kept = {n: d for n, d in files.items() if n.endswith(".ko") or n in ("patch", "timestamp")}
     return bundle.pack(content.manifest, kept)
 

@@ -298,21 +298,3 @@ def compared_functions(match: UnitMatch, symbols: SymbolMap) -> list[tuple[Symbo
 
 def _preference(f: Symbol, symbols: SymbolMap) -> tuple[int, bool, bool]:
     return f.size, symbols.is_unique(f.name), f.bind == STB_GLOBAL
-
-
-def flip_byte(blob: bytes, function: str, offset: int, mask: int = 1) -> bytes:
-    """Return ``blob`` with one byte of ``function``'s code changed: it must not match any more.
-
-    Raises ``KeyError`` when the function is not in it, ``IndexError`` for an offset outside.
-    """
-    start, count = HEADER.unpack_from(blob, 0)[8:10]
-    for i in range(count):
-        name, _, code, size, *_ = FUNC.unpack_from(blob, start + i * FUNC.size)
-        if blob[name : blob.index(b"\0", name)] != function.encode("ascii"):
-            continue
-        if not 0 <= offset < size:
-            raise IndexError(f"{function} has {size} bytes, none at {offset:#x}")
-        out = bytearray(blob)
-        out[code + offset] ^= mask
-        return bytes(out)
-    raise KeyError(function)

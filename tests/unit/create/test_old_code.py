@@ -7,7 +7,7 @@ import pytest
 
 from ksplicd.create import old_code
 from ksplicd.create.match import match_unit
-from ksplicd.create.old_code import OldUnit, compared_functions, flip_byte, write_old_code
+from ksplicd.create.old_code import OldUnit, compared_functions, write_old_code
 from ksplicd.create.sites import SiteKind, read_sites
 from ksplicd.elf.x86_64 import R_X86_64_PC32, R_X86_64_PLT32, RELOCATION_TYPES
 from ksplicd.errors import ImageMismatchError
@@ -180,17 +180,6 @@ def test_jump_label_carries_its_target(linked: Linked) -> None:
     name, position = blob.sym(site.sym)
     target = linked.map.addresses(name)[max(position, 1) - 1] + site.addend
     assert target == linked.address("site") + site.offset + site.size
-
-
-def test_flip_byte_changes_one_byte_of_one_function(linked: Linked) -> None:
-    data = write(linked, "unit")
-    flipped = flip_byte(data, "same_a", 2)
-    assert sum(a != b for a, b in zip(data, flipped, strict=True)) == 1
-    assert Blob(flipped).function("same_b").code == Blob(data).function("same_b").code
-    with pytest.raises(IndexError, match="none at 0x1000"):
-        flip_byte(data, "same_a", 0x1000)
-    with pytest.raises(KeyError, match="unheard_of"):
-        flip_byte(data, "unheard_of", 0)
 
 
 def test_refuses_units_without_running_code(linked: Linked) -> None:
