@@ -16,6 +16,7 @@ applied is asked of the kernel each time, never remembered.
 import contextlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from ksplicd.bundle import Bundle
 from ksplicd.config import LateMismatch
@@ -48,7 +49,7 @@ from ksplicd.host.state import (
     outcome,
     step,
 )
-from ksplicd.host.store import is_passing
+from ksplicd.host.store import is_passing, store_errors
 from ksplicd.host.words import (
     Value,
     describe_conflicts,
@@ -68,6 +69,8 @@ class Engine(Aftercare):
 
     _left: dict[str, list[str]] = field(default_factory=dict, init=False)
     """Modules that we loaded and could not unload; tried again at the next apply."""
+    _metrics_file: Path | None = field(default=None, init=False)
+    """Which one we wrote."""
 
     # --- at start -------------------------------------------------------------------------------
 
@@ -119,8 +122,17 @@ class Engine(Aftercare):
         return self._book.back()
 
     def write_metrics(self) -> None:
-        """Write the file for Prometheus, where one is wanted.  Raises ``StoreError``."""
-        if self.settings.metrics_file is None:
+        """Write the file for Prometheus, where one is wanted, and delete what we wrote elsewhere.
+
+        Raises ``StoreError``.
+        """
+        settings = self.settings
+        path = settings.metrics_file
+        old, self._metrics_file = self._metrics_file, path
+        if old is not None and old != path:
+            with store_errors(old):
+                old.unlink(missing_ok=True)
+        if path is None:
             return
         kernel = Kernel(
             release=self.kernel.release(),
@@ -128,9 +140,9 @@ class Engine(Aftercare):
             version=self.kernel.version(),
         )
         sizes = self.store.sizes()
-        limits = self.settings.limits()
+        limits = settings.limits()
         text = format_metrics(kernel, self.list_updates(), self._book.meter, sizes, limits)
-        write_metrics(self.settings.metrics_file, text)
+        write_metrics(path, text)
 
     # --- staged ─load▸ loading ─match▸ matched ─enable▸ transitioning -----------------------------
 

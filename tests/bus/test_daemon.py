@@ -205,6 +205,9 @@ def test_metrics_follow_the_updates(bare_host: Host) -> None:
     wait_for(lambda: 'ksplice_updates{stage="applied"} 1' in path.read_text())
     client.undo(KID)
     wait_for(lambda: 'ksplice_updates{stage="reversed"} 1' in path.read_text())
+    bare_host.configure()
+    bare_host.daemon.send_signal(signal.SIGHUP)
+    wait_for(lambda: not path.exists())
 
 
 def test_job_that_went_wrong_is_looked_into(host: Host) -> None:

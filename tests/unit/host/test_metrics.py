@@ -89,6 +89,18 @@ def test_none_is_written_by_default(host: Host, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_no_file_stays_with_what_was_so_once(measured: Host, tmp_path: Path) -> None:
+    measured.engine.write_metrics()
+    moved = tmp_path / "moved.prom"
+    measured.engine.settings = replace(measured.settings, metrics_file=moved)
+    measured.engine.write_metrics()
+    assert [path.name for path in tmp_path.glob("*.prom")] == ["moved.prom"]
+    measured.engine.settings = replace(measured.settings, metrics_file=None)
+    for _ in range(2):
+        measured.engine.write_metrics()
+    assert list(tmp_path.glob("*.prom")) == []
+
+
 def test_replaced_in_one_step_for_all_to_read(tmp_path: Path) -> None:
     path = tmp_path / "k.prom"
     write_metrics(path, "a 1\n")
