@@ -41,6 +41,9 @@ ENDBR64: Final = b"\xf3\x0f\x1e\xfa"
 
 _VMLINUX_SYMBOL: Final = re.compile(r"\.klp\.sym\.vmlinux\.(?P<name>.+),(?P<position>\d+)")
 
+_RESERVED_TEXT: Final = ("_kprobe_blacklist", "__jump_table", ".static_call_sites", "__bug_table")
+"""Tables of places where no kprobe may be."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unit:
@@ -343,12 +346,15 @@ def traceable_functions(obj: Object, sizes: EntrySizes) -> frozenset[str]:
 def probeable_functions(obj: Object) -> frozenset[str]:
     """Return the functions of an object at which a kprobe may be (kernel/kprobes.c).
 
-    Not those in sections that no kprobe may touch, and not those that ``NOKPROBE_SYMBOL`` names.
+    Not those in sections that no kprobe may touch, not those that ``NOKPROBE_SYMBOL`` names, and
+    not those that begin with what the kernel itself rewrites or traps
+    (``check_kprobe_address_safe()``), of which it does not know yet when a module comes.
     """
-    named = obj.find_section("_kprobe_blacklist")
     forbidden = {
         (r.symbol.section, r.symbol.value + r.addend)
-        for r in (named.relocations if named is not None else ())
+        for section in obj.sections
+        if section.name in _RESERVED_TEXT
+        for r in section.relocations
     }
     return frozenset(
         s.name
@@ -356,7 +362,7 @@ def probeable_functions(obj: Object) -> frozenset[str]:
         if s.section is not None
         and not s.section.name.startswith(NO_KPROBES)
         and not is_boot_section(s.section)
-        and (s.section, s.value) not in forbidden
+        and forbidden.isdisjoint(((s.section, s.value), (s.section, s.value + _endbr64_size(s))))
     )
 
 

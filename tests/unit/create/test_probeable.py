@@ -4,7 +4,7 @@ from pathlib import Path
 from ksplicd.create.symbols import probeable_functions
 from tests.compile import SPLIT, compile_object
 
-# noinstr, __kprobes, __init, NOKPROBE_SYMBOL() of 6.1's headers
+# noinstr, __kprobes, __init, NOKPROBE_SYMBOL(), jump labels, static calls, BUG() of 6.1's headers
 SOURCE = """
 #define IN(name) __attribute__((noinline, section(name)))
 #define NOKPROBE_SYMBOL(fn) static unsigned long \\
@@ -21,10 +21,22 @@ NOKPROBE_SYMBOL(named);
 int named_too(int x) { return first(x) * named(x); }
 NOKPROBE_SYMBOL(named_too);
 int other(int x) { return x + 8; }
+#define BEGINS_WITH(table, insn) \
+    asm volatile("1: " insn "; .pushsection " table ",\\"aw\\"; .long 1b - .; .popsection")
+int branches(int x) { BEGINS_WITH("__jump_table", "nopl 0(%rax,%rax)"); return x + 9; }
+int calls(int x) { BEGINS_WITH(".static_call_sites", "call other"); return x + 10; }
+int traps(int x) { BEGINS_WITH("__bug_table", "ud2"); return x + 11; }
+int branches_later(int x)
+{
+    asm volatile("nop");
+    BEGINS_WITH("__jump_table", "nopl 0(%rax,%rax)");
+    return x + 12;
+}
 """
+PROBEABLE = {"plain", "first", "other", "branches_later"}
 
 
 def test_no_kprobe_where_the_kernel_allows_none(tmp_path: Path) -> None:
-    assert probeable_functions(compile_object(tmp_path, SOURCE)) == {"plain", "first", "other"}
+    assert probeable_functions(compile_object(tmp_path, SOURCE)) == PROBEABLE
     split = compile_object(tmp_path, SOURCE, *SPLIT)
-    assert probeable_functions(split) == {"plain", "first", "other"}
+    assert probeable_functions(split) == PROBEABLE
