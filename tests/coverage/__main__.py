@@ -252,7 +252,7 @@ def cover(args: argparse.Namespace) -> None:
                 f"{stale} of {len(known)} results in {args.output} are of other code;"
                 " --again all tries them again"
             )
-        todo = [p for p in paths if p not in book.files]
+        todo = [p for p in paths if p not in book.files or needs_changes(book.files[p], args)]
         progress = Progress(len(todo))
 
         def done(path: str, results: FileResults) -> None:
@@ -267,6 +267,11 @@ def cover(args: argparse.Namespace) -> None:
             finally:
                 book.write(args.output)
     sys.stdout.write("\n".join(table.lines({p: book.files[p] for p in paths})) + "\n")
+
+
+def needs_changes(results: FileResults, args: argparse.Namespace) -> bool:
+    """Tell whether a file's changes are still to be tried one by one."""
+    return args.hunks and not results.changes
 
 
 def forget(book: Book, outcomes: str, paths: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ from ksplicd.errors import (
     UnsupportedChangeError,
 )
 from ksplicd.lab.cache import silent
-from ksplicd.model import Manifest, Target
+from ksplicd.model import VMLINUX, Manifest, Target
 from tests.coverage.changes import diff_file, independent_changes
 from tests.coverage.outcome import FileResults, Outcome, Result
 
@@ -102,6 +102,7 @@ class Workshop:
         if self.with_changes:
             old, new = ((root / path).read_bytes() for root in (self.source.root, self.newer))
             parts = independent_changes(patch, old, new)
+            results.changes = [results.whole]
             if len(parts) > 1:
                 results.changes = [self.attempt(path, part) for part in parts]
         return results
@@ -142,13 +143,16 @@ class Workshop:
                 result = Result(outcome=Outcome.NOT_ALONE, message=str(e))
                 return result, b""
         modules_of = {unit: self.kbuild.module_of(unit) for unit in work.units}
+        kernel = self.fresh_kernel()
+        targets = {unit: module or VMLINUX for unit, module in modules_of.items()}
         try:
-            differences = compare(pre, post, self.sizes)
+            differences = compare(
+                pre, post, self.sizes, targets=targets, has_global=kernel.has_global
+            )
         except UnsupportedChangeError as e:
             if is_gone(str(e), in_module=any(modules_of.values())):
                 return Result(outcome=Outcome.BOOT_ONLY, message=str(e)), b""
             raise
-        kernel = self.fresh_kernel()
         for unit in differences:
             kernel.add_unit(unit.source, plain[unit], modules_of[unit])
         new_code = cut_new_code(kid_of(path), differences, self.kbuild, kernel, self.sizes)

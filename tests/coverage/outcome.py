@@ -59,6 +59,7 @@ class FileResults:
 
     whole: Result
     changes: list[Result] = field(default_factory=list)
+    """Of each independent change, the whole one when it is one; empty when none was tried."""
     tool: str = ""
     """Digest of the code that was tried."""
     guest: str = ""

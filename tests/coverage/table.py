@@ -17,8 +17,8 @@ def rate(results: Iterable[Result]) -> tuple[int, int]:
 
 
 def single_changes(files: Iterable[FileResults]) -> list[Result]:
-    """Return one result for each independent change; a file that is one change counts whole."""
-    return [r for f in files for r in (f.changes or [f.whole])]
+    """Return one result for each independent change of the files whose changes were tried."""
+    return [r for f in files for r in f.changes]
 
 
 def percent(built: int, eligible: int) -> str:
@@ -34,9 +34,9 @@ def lines(files: dict[str, FileResults]) -> list[str]:
                   for f in files.values())  # fmt: skip
     if without:
         out.append(f"      {without} of those built without running kbuild on their modules")
-    if any(f.changes for f in files.values()):
-        singles = single_changes(files.values())
-        out += ["", f"{len(singles):5} single changes"]
+    if singles := single_changes(files.values()):
+        tried_files = sum(bool(f.changes) for f in files.values())
+        out += ["", f"{len(singles):5} single changes of {tried_files} files"]
         out += _rows({f"#{i}": r for i, r in enumerate(singles)}, with_names=False)
         out.append(f"      {percent(*rate(singles))} of the single changes")
     tried = Counter(f.guest.partition(":")[0] for f in files.values() if f.guest)

@@ -7,6 +7,7 @@ import pytest
 from ksplicd.create.refusal import Refusal, refusals_text
 from ksplicd.errors import LabError
 from tests.coverage import table
+from tests.coverage.__main__ import needs_changes, parse
 from tests.coverage.attempt import EndlessError, is_gone, kid_of, place_of, reason_of, time_limit
 from tests.coverage.guest import choose, complaints
 from tests.coverage.outcome import Book, FileResults, Outcome, Result
@@ -124,9 +125,25 @@ def test_a_file_that_does_not_separate_is_one_single_change() -> None:
         whole=Result(outcome=Outcome.REFUSED, reason="data"),
         changes=[Result(outcome=Outcome.BUILT), Result(outcome=Outcome.REFUSED, reason="data")],
     )
-    lines = table.lines({"a": several, "b": whole(Outcome.BUILT)})
+    one = whole(Outcome.BUILT)
+    one.changes = [one.whole]
+    lines = table.lines({"a": several, "b": one})
+    assert "    3 single changes of 2 files" in lines
     assert "      2/3 66.7 % of the single changes" in lines
     assert lines[-1] == "coverage: 1/2 50.0 %"
+
+
+def test_files_of_a_run_without_single_changes_are_none() -> None:
+    """They are tried again when their changes are asked for, and do not count until then."""
+    old, several = whole(Outcome.BUILT), whole(Outcome.REFUSED, reason="data")
+    several.changes = [Result(outcome=Outcome.BUILT), Result(outcome=Outcome.REFUSED)]
+    lines = table.lines({"a": old, "b": several})
+    assert "    2 single changes of 1 files" in lines
+    assert "      1/2 50.0 % of the single changes" in lines
+    asked, not_asked = parse(["1", "2", "--hunks"]), parse(["1", "2"])
+    assert needs_changes(old, asked)
+    assert not needs_changes(several, asked)
+    assert not needs_changes(old, not_asked)
 
 
 def test_modules_are_a_third_of_what_the_guest_gets() -> None:
