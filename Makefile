@@ -133,11 +133,7 @@ install:
 	$(call data,$(wildcard docs/man/*.1),$(datadir)/man/man1)
 	$(call data,$(wildcard docs/man/*.5),$(datadir)/man/man5)
 	$(call data,$(wildcard docs/man/*.8),$(datadir)/man/man8)
-	for kind in tmpfiles sysusers; do \
-		if [ -e units/ksplicd.$$kind ]; then \
-			install -D -m 644 units/ksplicd.$$kind $(libdir)/$$kind.d/ksplicd.conf; \
-		fi; \
-	done
+	install -D -m 644 units/ksplicd.tmpfiles $(libdir)/tmpfiles.d/ksplicd.conf
 	install -d $(etcdir)/keys.d
 	$(call data,etc/ksplicd.conf,$(etcdir))
 	$(call data,$(wildcard etc/keys.d/*),$(etcdir)/keys.d)
