@@ -82,7 +82,7 @@ static enum phase {
 
 /* Livepatch has taken the update up, no other transition was in the way. */
 static bool was_begun;
-/* From then on a target may be left alone: it has come later. */
+/* From then on a target may be left alone: it has come later.  Written outside of klp_mutex. */
 static bool was_enabled;
 
 static unsigned int number_of(const struct klp_object *obj)

@@ -253,13 +253,14 @@ int ksplice_match_late(const char *target, const struct module *mod, ksplice_wal
 		err = match_target(t, mod);
 		if (!err)
 			state = TARGET_MATCHED;
-		else if (may_leave && leave_unmatched)
+		else if (may_leave && leave_unmatched && err != -ENOMEM)
 			state = TARGET_UNPATCHED;
 		t->state = state;
 	}
 	mutex_unlock(&targets_lock);
 	if (state != TARGET_MATCHED)
-		pr_err("%s: does not match, %s\n", target, state_names[state]);
+		pr_err("%s: %s, %s\n", target, err == -ENOMEM ? "no memory to match it" :
+		       "does not match", state_names[state]);
 	tell(target, state);
 	return state == TARGET_UNPATCHED ? 1 : err;
 }

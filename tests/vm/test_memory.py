@@ -17,12 +17,14 @@ from typing import Final
 import pytest
 
 from ksplicd import bundle
+from ksplicd.create.stock_module import find_stock_module
 from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.model import new_module, old_module
 from ksplicd.run import run
 from tests.stock import stock_kernel
-from tests.vm.hand import Update, is_clean
+from tests.vm.hand import Update, has_complaint, is_clean
 from tests.vm.test_hostile import KID, MUTATIONS, made
 
 __all__ = ["made"]
@@ -111,6 +113,35 @@ for after in range(1000):
     if is_over:
         break
 """
+
+# As the loader above does, but a target, until the core has no memory to match it.
+LATE: Final = """\
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+PR_SET_NAME, INIT_MODULE, DELETE_MODULE = 15, 175, 176
+def read(name):
+    with open(f"/sys/module/{sys.argv[1]}/ksplice/{name}") as f:
+        return f.read().split()
+def starve(after):
+    for key, value in ("times", 1), ("after", after):
+        with open(f"/sys/module/starve/parameters/{key}", "w") as f:
+            f.write(str(value))
+data = open("/root/target.ko", "rb").read()
+for after in range(1000):
+    starve(after)
+    pid = os.fork()
+    if not pid:
+        libc.prctl(PR_SET_NAME, b"starved")
+        failed = libc.syscall(INIT_MODULE, data, ctypes.c_ulong(len(data)), b"")
+        os._exit(ctypes.get_errno() if failed else 0)
+    error = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if not error:
+        libc.syscall(DELETE_MODULE, b"romfs", os.O_NONBLOCK)
+    elif read("abort_cause") == ["out_of_memory"]:
+        print(error, *read("targets"))
+        break
+starve(-1)
+"""
 ENOMEM: Final = 12
 CASES: Final = [("romfs", 1), ("romfs", 2), ("vmlinux", 1), ("vmlinux", 2)]
 MANY: Final = 1000
@@ -151,3 +182,23 @@ def test_every_allocation_fails_once(
     update.undo()
     assert is_clean(starving)
     assert new_module(KID) not in starving.run("lsmod").out
+
+
+def test_target_without_memory_is_refused_rather_than_left(
+    starving: Guest, made: bundle.Bundle, kernel: KernelPackages
+) -> None:
+    """The policy is for a module that is another one; this one is the right one at the next try."""
+    update = Update(starving, made)
+    starving.put("/root/target.ko", find_stock_module(kernel.modules(), "romfs"))
+    starving.put("/root/late.py", LATE.encode())
+    starving.run("rmmod romfs")
+    update.apply(late=True, policy="leave_unmatched=1")
+    said = starving.run(f"python3 /root/late.py {update.core}").out.split()
+    assert said[0] == str(ENOMEM)
+    assert dict(zip(said[1::2], said[2::2], strict=True))["romfs"] == "refused"
+    assert "romfs: no memory to match it, refused" in starving.kernel_log()
+    starving.run("modprobe romfs")
+    assert update.targets()["romfs"] == "matched"
+    update.undo()
+    assert is_clean(starving)
+    assert not has_complaint(starving.kernel_log())
