@@ -3,15 +3,14 @@
 
 Kept are the changed and new functions with their cold parts, the strings and constants that they
 use, new data, and their entries of the special sections.  Everything else is reached in the running
-kernel: exported symbols by name, all others by livepatch relocations
-(Documentation/livepatch/module-elf-format.rst).
+kernel (reach.py).
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from ksplicd.create.correlate import code_section_of
-from ksplicd.create.diff import Difference, Refusal
+from ksplicd.create.diff import Difference
 from ksplicd.create.keys import JUMP_TABLE, STATIC_CALLS, choose_entries
 from ksplicd.create.names import (
     is_code_fragment,
@@ -24,8 +23,7 @@ from ksplicd.create.names import (
 )
 from ksplicd.create.new_code import Kernel
 from ksplicd.create.place import Place
-from ksplicd.create.redirect import plan
-from ksplicd.create.refusal import refusals_text
+from ksplicd.create.reach import Reach
 from ksplicd.create.special import (
     REPLACEMENTS,
     TABLE_BY_SECTION,
@@ -36,7 +34,7 @@ from ksplicd.create.special import (
     read_entries,
     replacement_of,
 )
-from ksplicd.elf import Object, Relocation, Section, Symbol
+from ksplicd.elf import Relocation, Section, Symbol
 from ksplicd.elf.model import (
     SHF_GROUP,
     SHF_LINK_ORDER,
@@ -44,12 +42,10 @@ from ksplicd.elf.model import (
     STB_LOCAL,
     STT_SECTION,
 )
-from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX
 
 _NOT_KEPT: Final = (".orc_unwind", "__patchable_function_entries")
 """Special sections that come with their companion, and what nothing on x86 reads."""
-
 
 _NOTES: Final = (
     ".discard.reachable", ".discard.unreachable", ".discard.retpoline_safe", ".discard.noendbr",
@@ -58,7 +54,7 @@ _NOTES: Final = (
 """What annotations in the source leave for objtool; the link throws it away."""
 
 
-class Cutter:
+class Cutter(Reach):
     """Cuts the new code of one unit out of its post object."""
 
     def __init__(
@@ -70,29 +66,11 @@ class Cutter:
         aliases: Callable[[], str],
         carried: Mapping[str, str],
     ) -> None:
-        self.unit = unit
-        self.difference = difference
-        self.post, self.twins = difference.post, difference.twins
-        self.sizes, self.kernel, self.aliases = sizes, kernel, aliases
-        self.carried = carried
-        self.plan = plan(difference, kernel.traceable(unit), carried, kernel.probeable(unit))
-        self.refusals: list[Refusal] = list(difference.refusals)
+        super().__init__(unit, difference, kernel, carried)
+        self.difference, self.sizes, self.aliases = difference, sizes, aliases
         self.notes: list[str] = []
         self.kept: dict[Section, None] = {}
         self.new_symbols: dict[Symbol, Symbol] = {}
-        self.obj = Object(unit)
-
-    # --- what is refused ------------------------------------------------------------------------
-
-    def refuse(self, symbol: str, section: Section | None, reason: str, hint: str) -> None:
-        """Note what stands in the way."""
-        name = section.name if section else "undefined"
-        self.refusals.append(Refusal(symbol=symbol, section=name, reason=reason, hint=hint))
-
-    def raise_refusals(self) -> None:
-        """Raise ``UnsupportedChangeError`` when anything does."""
-        if self.refusals:
-            raise UnsupportedChangeError(refusals_text(self.unit, self.refusals), self.refusals)
 
     # --- what is kept ---------------------------------------------------------------------------
 
@@ -149,21 +127,6 @@ class Cutter:
             if place.section in self.kept and place.section.is_text and place.offset:
                 return True
         return False
-
-    def is_in_kernel(self, function: Symbol) -> bool:
-        """Tell whether the kernel has a function of this unit.
-
-        Not one that the compiler inlined everywhere in the stock kernel, but not here.
-        """
-        if is_exit_section(code_section_of(function)) and self.plan.unload is not None:
-            return False  # its own old form is called by nobody else
-        if function.bind != STB_LOCAL or function not in self.twins.pre_of:
-            return function in self.twins.pre_of
-        return self.external_name(function) is not None
-
-    def is_reachable(self, function: Symbol) -> bool:
-        """Tell whether a function, of this unit or another, has an address in the kernel."""
-        return function.is_undefined or self.is_in_kernel(function)
 
     @staticmethod
     def is_copied(section: Section, symbol: Symbol | None) -> bool:
@@ -355,53 +318,6 @@ class Cutter:
             )  # fmt: skip
             self.new_symbols[s] = new
         return self.new_symbols[s]
-
-    def external_name(self, s: Symbol) -> str | None:
-        """Return the name by which new code reaches ``s``, None when the kernel has no such."""
-        if s.is_undefined and s.name in self.carried:
-            return self.carried[s.name]
-        twin = self.twins.pre_of.get(s)
-        name = twin.name if twin is not None else s.name
-        is_local = s.section is not None and s.bind == STB_LOCAL
-        if not is_local and self.kernel.is_exported(name):
-            return name
-        return self.kernel.livepatch_symbol(self.unit, name, is_local=is_local)
-
-    def external_symbol(self, s: Symbol) -> Symbol:
-        """Return the undefined symbol by which the new code reaches ``s`` in the kernel."""
-        wanted = self.name_in_kernel(s)
-        for known in self.obj.symbols:
-            if known.name == wanted:
-                return known
-        new = Symbol(wanted, bind=STB_GLOBAL)
-        self.obj.symbols.append(new)
-        return new
-
-    def name_of_old(self, s: Symbol | None) -> str:
-        """Return the symbol by which the kernel knows a function of the pre object."""
-        if s is None:
-            return ""
-        if (twin := self.twins.post_of.get(s)) is not None:
-            return self.name_in_kernel(twin)
-        is_local = s.section is not None and s.bind == STB_LOCAL
-        name = self.kernel.livepatch_symbol(self.unit, s.name, is_local=is_local)
-        if name is None:
-            self.refuse_unknown(s)
-        return name or s.name
-
-    def name_in_kernel(self, s: Symbol) -> str:
-        """Return the name by which new code reaches ``s``; without one, it is refused."""
-        name = self.external_name(s)
-        if name is None:
-            self.refuse_unknown(s)
-        return name or s.name
-
-    def refuse_unknown(self, s: Symbol) -> None:
-        """Refuse what new code cannot reach."""
-        self.refuse(
-            s.name, s.section, "the new code needs it, but the kernel's kallsyms lack it",
-            "do not refer to it from the changed functions",
-        )  # fmt: skip
 
     def name_globally(self, s: Symbol, alias: str, copies: dict[Section, Section]) -> None:
         """Give what is kept a global name beside its own, for the other objects."""
