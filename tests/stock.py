@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The stock kernel that tests, demo and benchmarks run on."""
 
+import os
 from typing import Final
 
 from ksplicd.lab.cache import Cache
@@ -21,7 +22,9 @@ def next_kernel(cache: Cache) -> KernelPackages:
 
 
 def stock_kernel(cache: Cache) -> KernelPackages:
-    """Return the packages of the kernel under test."""
+    """Return the packages of the kernel under test; ``KSPLICE_KERNEL=next`` makes it the newer."""
+    if os.environ.get("KSPLICE_KERNEL") == "next":
+        return next_kernel(cache)
     return KernelPackages(cache=cache, release=RELEASE, version=VERSION)
 
 

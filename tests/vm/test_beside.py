@@ -15,15 +15,15 @@ from ksplicd import bundle
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from tests import slice as sample
 from tests.vm.golden import told
-from tests.vm.hand import Update, has_complaint, is_clean, make_bundle
-from tests.vm.test_updates import Host, Maker
+from tests.vm.hand import Update, has_complaint, is_clean, make_bundle, write_patch
+from tests.vm.test_updates import ASK, FIRST, Host, Maker
 
 KID = "beside01"
 FUNCTION = "do_fcntl"
 TRACING = "/sys/kernel/tracing"
-CALL = "python3 /root/reproducer.py"
+BEFORE, AFTER = "0\n", "16\n"
+"""What a call of the function says."""
 NEIGHBOUR = Path(__file__).with_name("neighbour.py")
 
 MATCHED = "ksplice_beside01: vmlinux: N functions, N bytes match, N us\n"
@@ -100,28 +100,22 @@ NEIGHBOURS = {
 
 
 @pytest.fixture(scope="module")
-def fix() -> sample.Fix:
-    return sample.FCNTL
-
-
-@pytest.fixture(scope="module")
-def made(lab_cache: Cache, kernel: KernelPackages, fix: sample.Fix) -> bundle.Bundle:
-    patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
+def made(
+    lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> bundle.Bundle:
+    patch = write_patch(tree, tmp_path_factory.mktemp("beside") / "first.patch", FIRST)
     return make_bundle(lab_cache, kernel, KID, [patch])
 
 
 @pytest.fixture
-def update(guest: Guest, made: bundle.Bundle, fix: sample.Fix) -> Iterator[Update]:
-    guest.put("/root/reproducer.py", fix.reproducer.encode())
+def update(guest: Guest, made: bundle.Bundle) -> Iterator[Update]:
     guest.put("/root/neighbour.py", NEIGHBOUR)
     yield Update(guest, made)
     assert not has_complaint(guest.kernel_log())
 
 
 @pytest.mark.parametrize("neighbours", NEIGHBOURS.values(), ids=NEIGHBOURS)
-def test_works_on(
-    guest: Guest, update: Update, fix: sample.Fix, neighbours: Sequence[Neighbour]
-) -> None:
+def test_works_on(guest: Guest, update: Update, neighbours: Sequence[Neighbour]) -> None:
     """Before the update and on top of it, in both directions."""
 
     def hits() -> list[int]:
@@ -129,31 +123,29 @@ def test_works_on(
 
     def check(wanted: str) -> None:
         before = hits()
-        assert guest.run(CALL).out.startswith(wanted)
+        assert guest.run(ASK).out == wanted
         assert all(b < a for b, a in zip(before, hits(), strict=True))
 
     for n in neighbours:
         guest.run(n.start)
-    check(fix.before)
+    check(BEFORE)
     update.apply()
-    check(fix.after)
+    check(AFTER)
     for n in neighbours:
         guest.run(n.stop)
-    assert guest.run(CALL).out.startswith(fix.after)
+    assert guest.run(ASK).out == AFTER
     for n in neighbours:
         guest.run(n.start)
-    check(fix.after)
+    check(AFTER)
     update.undo()
-    check(fix.before)
+    check(BEFORE)
     for n in neighbours:
         guest.run(n.stop)
     assert is_clean(guest)
     assert told(guest.kernel_log()) == GOLDEN
 
 
-def test_ftrace_that_is_off_is_not_another_transition(
-    guest: Guest, update: Update, fix: sample.Fix
-) -> None:
+def test_ftrace_that_is_off_is_not_another_transition(guest: Guest, update: Update) -> None:
     """Both are EBUSY to the kernel; only of the first the core tells a cause."""
     update.match()
     guest.run("sysctl -qw kernel.ftrace_enabled=0")
@@ -163,7 +155,7 @@ def test_ftrace_that_is_off_is_not_another_transition(
     guest.run("sysctl -qw kernel.ftrace_enabled=1")
     update.rmmod(update.core)
     update.apply()
-    assert guest.run(CALL).out.startswith(fix.after)
+    assert guest.run(ASK).out == AFTER
     update.undo()
     assert is_clean(guest)
 

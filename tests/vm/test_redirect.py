@@ -12,6 +12,7 @@ from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.model import old_module
 from ksplicd.run import run
+from tests import slice as sample
 from tests.vm.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
 from tests.vm.test_updates import FOREIGN
 
@@ -135,7 +136,9 @@ def test_second_kprobe_on_the_same_function_is_refused(
     assert second.insmod(old_module(second.kid, "vmlinux"), check=False) != 0
     assert second.state("abort_cause") == "no_match"
     found = second.mismatch()
-    assert (found["function"], found["offset"], found["found"][:2]) == ("kstrtobool", "0x0", "cc")
+    config = (sample.config_folder(lab_cache, kernel) / ".config").read_text()
+    entry = "0x4" if "CONFIG_X86_KERNEL_IBT=y" in config else "0x0"  # behind endbr64
+    assert (found["function"], found["offset"], found["found"][:2]) == ("kstrtobool", entry, "cc")
 
 
 def test_live_patch_that_replaces_all_frees_nothing_that_is_in_use(

@@ -12,10 +12,9 @@ from ksplicd.host.journal import Outcome
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest, RunningGuest
 from ksplicd.model import core_module, new_module
-from tests import slice as sample
 from tests.vm.hand import Edit, Update, is_clean
 from tests.vm.test_daemon import BLOCKER
-from tests.vm.test_updates import Host, Maker
+from tests.vm.test_updates import FIRST, Host, Maker
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
@@ -46,11 +45,7 @@ def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
 
 @pytest.fixture(scope="module")
 def file(maker: Maker) -> Path:
-    fix = sample.FCNTL
-    patch = sample.cut_patch(maker.cache, fix.old, fix.new, [fix.file])
-    return sample.make_update(
-        maker.cache, maker.kernel, patch, maker.key.secret, out=maker.folder, kid=KID
-    )
+    return maker.make(KID, FIRST)
 
 
 @pytest.fixture

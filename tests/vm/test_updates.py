@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle, minisign
+from ksplicd.bus import names
 from ksplicd.create.old_code import SYM
 from ksplicd.create.pipeline import create
 from ksplicd.elf import Object, read_object, write_object
+from ksplicd.errors import ERROR_PREFIX
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest, Result
 from ksplicd.model import core_module, new_module
@@ -29,6 +31,11 @@ GETFD = "\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n"
 FIRST = Edit("fs/fcntl.c", GETFD, f"{GETFD}\t\terr |= 16;\n")
 SECOND = Edit("fs/fcntl.c", "\t\terr |= 16;\n", "\t\terr |= 16 | 32;\n")
 BESIDE = Edit("fs/fcntl.c", GETFD, f"{GETFD}\t\terr |= 64;\n")
+AUXV = Edit(
+    "kernel/sys.c",
+    "\tif (len > sizeof(user_auxv))\n\t\treturn -EINVAL;\n",
+    "\tif (len > sizeof(user_auxv))\n\t\treturn -E2BIG;\n",
+)
 ASK = "python3 -c 'import fcntl; print(fcntl.fcntl(0, fcntl.F_GETFD) & ~1)'"
 
 FOREIGN = """\
@@ -48,6 +55,14 @@ MODULE_INFO(livepatch, "Y");
 """
 
 
+UNDO_FIRST = (
+    f"dbus-send --system --print-reply --dest={names.BUS_NAME} {names.ROOT_PATH}"
+    f" {names.MANAGER}.Undo string:first001 uint64:0"
+)
+ADD_FOREIGN = (
+    "insmod /root/foreign.ko;"
+    " while [ $(cat /sys/kernel/livepatch/foreign/transition) != 0 ]; do sleep 0.2; done"
+)
 REMOVE_FOREIGN = (
     "echo 0 >/sys/kernel/livepatch/foreign/enabled;"
     " until rmmod foreign 2>/dev/null; do sleep 0.2; done"
@@ -145,6 +160,7 @@ def test_update_on_top_of_another(host: Host, maker: Maker, first: Path) -> None
         assert host.apply(second) == ("", "")
         assert host.bits() == 48
         _, message = host.undo("first001")
+        assert f"{ERROR_PREFIX}InUse:" in host.guest.run(UNDO_FIRST, check=False).err
         assert "update second01 depends on it; undo that one first" in message
         assert host.bits() == 48
         assert host.undo("second01") == ("", "")
@@ -222,30 +238,28 @@ def test_live_patch_of_somebody_else(host: Host, maker: Maker, tmp_path: Path) -
     (tmp_path / "Kbuild").write_text("obj-m := foreign.o\n")
     run(["make", "-C", maker.kernel.headers, f"M={tmp_path}", "modules"])
     host.guest.put("/root/foreign.ko", tmp_path / "foreign.ko")
-    fix = sample.AUXV
-    patch = sample.cut_patch(maker.cache, fix.old, fix.new, [fix.file])
-    file = sample.make_update(
-        maker.cache, maker.kernel, patch, maker.key.secret, out=maker.folder, kid="auxv0001"
-    )
+    file = maker.make("auxv0001", AUXV)
     functions = bundle.unpack(file.read_bytes()).manifest.targets[0].functions
     assert "prctl_set_auxv" in {f.name for f in functions}
-    host.guest.run("insmod /root/foreign.ko; sleep 3")
+    host.guest.run(ADD_FOREIGN)
     name, message = host.apply(file)
     assert name == "no_match"
     assert "prctl_set_auxv is replaced by the live patch foreign" in message
     host.guest.run(REMOVE_FOREIGN)
     assert host.apply(file) == ("", "")
     # on top of ours, which goes first
-    host.guest.run("insmod /root/foreign.ko; sleep 3")
+    host.guest.run(ADD_FOREIGN)
     assert "applied" in host.guest.run("ksplice status").out
     assert host.undo("auxv0001") == ("", "")
     host.guest.run(REMOVE_FOREIGN)
     assert is_clean(host.guest)
     # one that replaces all others takes ours out
     assert host.apply(file) == ("", "")
-    host.guest.run("insmod /root/foreign.ko replace=1; sleep 4")
-    status = host.guest.run("ksplice status").out
-    assert "0 of 1 updates applied" in status
+    host.guest.run(ADD_FOREIGN.replace(";", " replace=1;", 1))
+    end = time.monotonic() + PATIENCE
+    while "0 of 1 updates applied" not in (status := host.guest.run("ksplice status").out):
+        assert time.monotonic() < end
+        time.sleep(0.2)
     assert "undone by somebody else" in status
     assert host.undo("auxv0001")[0] == "already_reversed"
     host.guest.run(REMOVE_FOREIGN)
