@@ -28,6 +28,7 @@ from ksplicd.create.stock_module import (
     stock_modules,
 )
 from ksplicd.elf import Object, Symbol
+from ksplicd.elf.model import STB_LOCAL
 from ksplicd.errors import ConfigDirError, ImageMismatchError, UnsupportedChangeError
 from ksplicd.model import VMLINUX, Kernel
 
@@ -138,18 +139,24 @@ class StockKernel:
         ``is_local``: the symbol that ``unit`` defines for itself; otherwise the global one.
         """
         target = self._units[unit].target
-        if target != VMLINUX and (found := self._module_symbol(unit, name)) is not None:
-            return found
+        if target != VMLINUX:
+            found = self._module_symbol(unit, name, is_local=is_local)
+            if found is not None:
+                return found
         position = self._position(unit, name, is_local=is_local)
         return None if position is None else f".klp.sym.vmlinux.{name},{position}"
 
-    def _module_symbol(self, unit: str, name: str) -> str | None:
+    def _module_symbol(self, unit: str, name: str, *, is_local: bool) -> str | None:
         """Return the livepatch symbol of what the unit's module defines or has from another one."""
         target = self._units[unit].target
         symbols = self._symbols_of(target)
         assert isinstance(symbols, ModuleSymbols)
-        if symbols.is_own(name):
-            position = self.sympos(unit, name)
+        if self._is_of_unit(unit, name, is_local=is_local):
+            return f".klp.sym.{target}.{name},{self.sympos(unit, name)}"
+        if is_local:
+            return None
+        if (address := symbols.global_address(name)) is not None:
+            position = symbols.own_position(name, address)
             return f".klp.sym.{target}.{name},{position}"
         owner = self._module_exports.get(name)
         depends = self._modules[target].depends
@@ -238,12 +245,31 @@ class StockKernel:
         symbol = self._units[unit].by_name.get(name)
         return self._units[unit].match.address_of(symbol) if symbol is not None else None
 
+    def _is_of_unit(self, unit: str, name: str, *, is_local: bool) -> bool:
+        """Tell whether a name is that of what the unit itself defines.
+
+        Another file's static symbol may have it too, and so may a global one.
+        """
+        symbol = self._units[unit].by_name.get(name)
+        return (
+            symbol is not None
+            and symbol.section is not None
+            and (is_local or symbol.bind != STB_LOCAL)
+        )
+
     def _position(self, unit: str, name: str, *, is_local: bool) -> int | None:
-        if self.symbols.is_unique(name):
-            return 0
-        address = self._address(unit, name) if self._units[unit].target == VMLINUX else None
-        if address is None and not is_local:
+        """Return the position in vmlinux of a symbol of the unit's, or of a global one."""
+        known = self._address(unit, name) if self._units[unit].target == VMLINUX else None
+        if self._is_of_unit(unit, name, is_local=is_local):
+            address = known
+            if address is None and self.symbols.is_unique(name):
+                return 0
+        elif is_local:
+            return None
+        elif self._is_of_unit(unit, name, is_local=True):  # a static one, which is not meant
             address = self._globals.get(name)
+        else:
+            address = known or self._globals.get(name)
         return None if address is None else self.symbols.position(name, address)
 
     def old_code(self) -> dict[str, bytes]:

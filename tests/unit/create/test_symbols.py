@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which of the kernel's symbols a name means, where several have it."""
+
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create.config import ConfigDir
+from ksplicd.create.image import write_system_map
+from ksplicd.create.symbols import StockKernel
+from ksplicd.elf import write_object
+from tests.compile import compile_object
+from tests.link import Linked, link
+from tests.pairs.pair import SIZES
+
+BANNER = 'const char linux_banner[] = "Linux version 6.1.0 (gcc) #1 SMP";'
+NOINLINE = "__attribute__((noinline)) "
+SOURCES = {
+    "banner": BANNER,
+    "own": f"static {NOINLINE} int both(int x) {{ return x + 1; }}"
+    "int own(int x) { return both(x) + both(x + 1); }",
+    "other": f"static {NOINLINE} int one(int x) {{ return x + 2; }}"
+    f"{NOINLINE} int both(int x) {{ return x * 2; }}"
+    "int other(int x) { return one(x) + one(x + 1) + both(x); }",
+}
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Linked:
+    return link(tmp_path, SOURCES)
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, linked: Linked) -> StockKernel:
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build/Module.symvers").touch()
+    (tmp_path / "System.map").write_text(write_system_map(linked.symbols))
+    (tmp_path / "vmlinuz").write_bytes(linked.elf)
+    config = ConfigDir(
+        path=tmp_path, text="", release="6.1.0", compiler="gcc", compiler_text="gcc", flags=()
+    )
+    kernel = StockKernel(config, SIZES)
+    for unit in ("own", "other"):
+        kernel.add_unit(f"{unit}.c", linked.objects[unit], None)
+    return kernel
+
+
+def test_a_static_function_is_the_units_own(kernel: StockKernel, linked: Linked) -> None:
+    addresses = linked.map.addresses("both")
+    kinds = [s.type for s in linked.symbols if s.name == "both"]
+    assert sorted(kinds) == ["T", "t"]
+    position = 1 + kinds.index("t")
+    assert len(addresses) == 2
+    found = kernel.livepatch_symbol("own.c", "both", is_local=True)
+    assert found == f".klp.sym.vmlinux.both,{position}"
+
+
+def test_a_global_function_is_not_the_units_static_one(kernel: StockKernel, linked: Linked) -> None:
+    """Where a patch drops a file's own helper for the common one of that name."""
+    kinds = [s.type for s in linked.symbols if s.name == "both"]
+    found = kernel.livepatch_symbol("own.c", "both", is_local=False)
+    assert found == f".klp.sym.vmlinux.both,{1 + kinds.index('T')}"
+    assert kernel.livepatch_symbol("other.c", "both", is_local=False) == found
+
+
+def test_a_static_function_is_not_another_files(kernel: StockKernel) -> None:
+    """The stock kernel may have inlined it everywhere, and another file one of that name."""
+    assert kernel.livepatch_symbol("other.c", "one", is_local=True) == ".klp.sym.vmlinux.one,0"
+    assert kernel.livepatch_symbol("own.c", "one", is_local=True) is None
+    assert kernel.livepatch_symbol("own.c", "one", is_local=False) is None
+
+
+def test_the_same_in_a_module(kernel: StockKernel, tmp_path: Path) -> None:
+    (tmp_path / "modules/kernel").mkdir(parents=True)
+    obj = compile_object(tmp_path, SOURCES["other"], name="other")
+    (tmp_path / "modules/kernel/mod.ko").write_bytes(write_object(obj))
+    kernel.add_unit("mod.c", obj, "mod")
+    assert kernel.livepatch_symbol("mod.c", "one", is_local=True) == ".klp.sym.mod.one,0"
+    assert kernel.livepatch_symbol("mod.c", "both", is_local=False) == ".klp.sym.mod.both,0"
+    assert kernel.livepatch_symbol("mod.c", "own", is_local=True) is None
+    assert kernel.livepatch_symbol("mod.c", "own", is_local=False) == ".klp.sym.vmlinux.own,0"
+    assert kernel.livepatch_symbol("mod.c", "one", is_local=False) is None
+    assert kernel.has_global("mod", "both")
+    assert not kernel.has_global("mod", "one")
+    assert not kernel.has_global("mod", "own")
+    assert kernel.has_global("vmlinux", "own")
+    assert not kernel.has_global("vmlinux", "one")
