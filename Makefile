@@ -14,6 +14,7 @@
 #                  kill the daemon, and fill its disk, at every step of apply and undo
 #   make soak [CYCLES=300]
 #                  apply and undo under load
+#   make vm-next   the guests' tests that fit, on the newer kernel
 #   make install   as a package does: DESTDIR=, prefix=
 #
 # All but the last install what is missing; see tests/tools/setup.sh.
@@ -41,7 +42,7 @@ run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR
 .PHONY: all setup demo test bench coverage test-objects test-matrix lint lint-c unit vm \
 	vm-next fuzz fuzz-kernel fault-steps soak install
 all:
-	@sed -n '3,17s/^#//p' Makefile
+	@sed -n '3,18s/^#//p' Makefile
 
 setup:
 	@tests/tools/setup.sh
