@@ -110,18 +110,25 @@ class Host:
 
     def reboot(self, *, crash: bool = False) -> None:
         """Stop the daemon, go down and come up to where systemd starts it again."""
+        self.go_down(crash=crash)
+        assert self.start_boot().wait(PATIENCE) == 0
+
+    def go_down(self, *, crash: bool = False) -> None:
+        """Stop the daemon and have the kernel start anew."""
         if crash:
             self.kill()
         else:
             self.stop()
-            assert self._run_way("shutdown") == 0
+            assert self._start_way("shutdown").wait(PATIENCE) == 0
         with self.kernel.open() as kernel:
             kernel.reboot()
-        assert self._run_way("boot") == 0
 
-    def _run_way(self, way: str) -> int:
-        process = self._spawn_module("tests.bus.serve", self.address, str(self.folder), way)
-        return process.wait(PATIENCE)
+    def start_boot(self) -> subprocess.Popen[bytes]:
+        """Start what ksplicd-boot.service does."""
+        return self._start_way("boot")
+
+    def _start_way(self, way: str) -> subprocess.Popen[bytes]:
+        return self._spawn_module("tests.bus.serve", self.address, str(self.folder), way)
 
     def hear(self, state: str) -> None:
         """Wait until the daemon notifies ``state``."""

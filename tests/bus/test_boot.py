@@ -23,13 +23,9 @@ def test_busy_at_boot_is_tried_again_by_the_daemon(bare_host: Host) -> None:
     bare_host.start()
     client = bare_host.client()
     client.apply(client.stage(BUNDLE, SIGNATURE))
-    bare_host.stop()
-    assert bare_host._run_way("shutdown") == 0
-    with bare_host.kernel.open() as kernel:
-        kernel.reboot()
+    bare_host.go_down()
     bare_host.kernel.hold()
-    folder = str(bare_host.folder)
-    boot = bare_host._spawn_module("tests.bus.serve", bare_host.address, folder, "boot")
+    boot = bare_host.start_boot()
     wait_for(lambda: "REVERSING" in bare_host.outcomes())
     bare_host.kernel.hold(on=False)
     assert boot.wait(PATIENCE) == 0
@@ -54,10 +50,7 @@ def test_off_by_unit(host: Host) -> None:
     """Nobody applies it then, and the daemon says so."""
     client = host.client()
     client.apply(client.stage(BUNDLE, SIGNATURE))
-    host.stop()
-    assert host._run_way("shutdown") == 0
-    with host.kernel.open() as kernel:
-        kernel.reboot()
+    host.go_down()
     host.start()
     (told,) = wait_for(lambda: [e for e in host.journal() if e["name"] == "WAITING"])
     assert "now waits: ksplicd-boot.service has not applied it" in told["message"]

@@ -212,7 +212,7 @@ def test_metrics_follow_the_updates(bare_host: Host) -> None:
 
 def test_job_that_went_wrong_is_looked_into(host: Host) -> None:
     """The kernel could not be asked once: the caller hears of it, and what became of it is seen."""
-    host.client().stage(samples.bundle(), samples.signature(samples.bundle()))
+    host.client().stage(BUNDLE, SIGNATURE)
     host.kernel.hold()
     job = host.busctl(
         "call", names.BUS_NAME, names.ROOT_PATH, names.MANAGER, "Apply", "st", samples.KID, "0"

@@ -15,24 +15,28 @@ from gi.repository import Gio, GLib
 
 from ksplicd.bus import names
 from tests.bundles import samples
+from tests.bus.calls import BUNDLE, KID, SIGNATURE
 from tests.bus.conftest import Host, wait_for
 from tests.bus.serve import DatagramListener
 from tests.netlink import SUPPRESSED, THE_HIT, message
 
-KID = samples.KID
 CVES = samples.manifest().cves
 
 
 @pytest.fixture
 def wired(host: Host) -> Host:
     """A host with an update applied that has tripwires."""
-    with host.kernel.open() as kernel:
-        kernel.tripwires = {KID}
-    data = samples.bundle()
-    host.client().stage(data, samples.signature(data))
-    host.ksplice("apply", KID)
+    apply(host)
     wait_for(family(host).exists)
     return host
+
+
+def apply(host: Host) -> None:
+    """Apply an update that has tripwires."""
+    with host.kernel.open() as kernel:
+        kernel.tripwires = {KID}
+    host.client().stage(BUNDLE, SIGNATURE)
+    assert host.ksplice("apply", KID).returncode == 0
 
 
 def family(host: Host) -> Path:
@@ -147,19 +151,14 @@ def test_listener_goes_with_the_update_and_comes_with_the_daemon(wired: Host) ->
 
 
 def test_no_listener_without_tripwires(host: Host) -> None:
-    data = samples.bundle()
-    host.client().stage(data, samples.signature(data))
+    host.client().stage(BUNDLE, SIGNATURE)
     assert host.ksplice("apply", KID).returncode == 0
     assert not family(host).exists()
 
 
 def test_listening_fails_for_a_while(host: Host) -> None:
     family(host).write_text("in the way")
-    with host.kernel.open() as kernel:
-        kernel.tripwires = {KID}
-    data = samples.bundle()
-    host.client().stage(data, samples.signature(data))
-    assert host.ksplice("apply", KID).returncode == 0
+    apply(host)
     wait_for(lambda: "tries again in 2 s" in host.log())
     assert "tripwires cannot be heard" in host.log()
     family(host).unlink()
@@ -171,11 +170,7 @@ def test_listening_fails_for_a_while(host: Host) -> None:
 
 def test_undone_before_listening_is_tried_again(host: Host) -> None:
     family(host).write_text("in the way")
-    with host.kernel.open() as kernel:
-        kernel.tripwires = {KID}
-    data = samples.bundle()
-    host.client().stage(data, samples.signature(data))
-    assert host.ksplice("apply", KID).returncode == 0
+    apply(host)
     wait_for(lambda: "tries again in 1 s" in host.log())
     assert host.ksplice("undo", KID).returncode == 0
     time.sleep(1.5)
