@@ -2,7 +2,7 @@
 """Patch sites: the places in an object's code that the running kernel rewrites.
 
 They are read from the object's own special sections, one row a table.  What a site may become is
-known to ``kmodsrc/sites.c`` only.
+known to ``kmodsrc/sites.c`` and ``alternatives.c`` only.
 """
 
 from collections import defaultdict
