@@ -20,7 +20,7 @@ from ksplicd.create.names import (
 )
 from ksplicd.create.place import Place, Places, string_at
 from ksplicd.elf import Relocation, Section, Symbol
-from ksplicd.elf.model import STB_LOCAL, STT_FILE, STT_SECTION
+from ksplicd.elf.model import SHF_WRITE, STB_LOCAL, STT_FILE, STT_OBJECT, STT_SECTION
 
 _Named = dict[tuple[str, str], list[Symbol]]
 """Symbols by name and source file, the latter only where it matters."""
@@ -89,7 +89,8 @@ def correlate(pre: Places, post: Places) -> Twins:
         for s in alike or todo:
             done.add(s)
             _pair_by_use(twins, pre, post, s, twins.post_of[s])
-    _pair_leftovers(twins, pre_symbols, post_symbols)
+    _pair_leftovers(twins, pre, post)
+    _pair_moved(twins, pre, post)
     _pair_renamed(twins, pre, post)
     return twins
 
@@ -255,21 +256,77 @@ def _group(symbols: Iterable[Symbol | None], taken: Collection[Symbol]) -> dict[
     return {name: list(group) for name, group in found.items()}
 
 
-def _pair_leftovers(twins: Twins, pre: _Named, post: _Named) -> None:
+def _pair_leftovers(twins: Twins, pre: Places, post: Places) -> None:
     """Pair numbered symbols that nobody paired by use and whose base name is unambiguous.
 
-    Those that are the same in the same order pair too: the entries ``__UNIQUE_ID_nop374`` of KVM's
-    emulator are reached by computed jumps.
+    Code and constants that are the same in the same order pair too: the entries
+    ``__UNIQUE_ID_nop374`` of KVM's emulator are reached by computed jumps.  Variables that begin
+    alike tell nothing.
     """
-    others = _group((s for group in post.values() for s in group), twins.pre_of)
-    for name, symbols in _group((s for g in pre.values() for s in g), twins.post_of).items():
+    others = _group(post.obj.symbols, twins.pre_of)
+    for name, symbols in _group(pre.obj.symbols, twins.post_of).items():
         candidates = others.get(name, [])
         contents = [_content(x) for x in symbols], [_content(x) for x in candidates]
-        if len(symbols) == len(candidates) == 1 or contents[0] == contents[1]:
+        is_state = any(code_section_of(x).flags & SHF_WRITE for x in (*symbols, *candidates))
+        if len(symbols) == len(candidates) == 1:
+            is_alike = not (
+                is_state and _changes_hands(twins, pre, symbols[0], post, candidates[0])
+            )
+        else:
+            is_alike = contents[0] == contents[1] and not is_state
+        if is_alike:
             for a, b in zip(symbols, candidates, strict=True):
                 _pair_numbered(twins, a, b)
         else:
             twins.ambiguous.update(candidates)
+
+
+def _changes_hands(twins: Twins, pre: Places, a: Symbol, post: Places, b: Symbol) -> bool:
+    """Tell whether one function loses a variable and another one, which was there, gets it."""
+    before, after = _functions_using(pre, a), _functions_using(post, b)
+    return (
+        bool(before and after)
+        and before <= twins.post_of.keys()
+        and after <= twins.pre_of.keys()
+        and not {twins.post_of[f] for f in before} & after
+    )
+
+
+def _functions_using(places: Places, s: Symbol) -> set[Symbol]:
+    found = set()
+    for owner in filter(lambda x: x.is_text, places.obj.sections):
+        for r in owner.relocations:
+            user = places.symbol_at(owner, r.offset)
+            if user is not None and places.locate(owner, r).symbol is s:
+                found.add(places.main_of(user))
+    return found
+
+
+def _pair_moved(twins: Twins, pre: Places, post: Places) -> None:
+    """Pair the variables that move into a function or out of it: ``count.3`` and ``count``."""
+    before, after = (
+        {
+            is_inside: _by_base_name(
+                s for s in places.obj.symbols
+                if s not in taken and s.bind == STB_LOCAL and s.type == STT_OBJECT
+                and s.section is not None and is_paired_by_use(s) is is_inside
+            )
+            for is_inside in (True, False)
+        }
+        for places, taken in ((pre, twins.post_of), (post, twins.pre_of))
+    )  # fmt: skip
+    for is_inside in (True, False):
+        for name, symbols in before[is_inside].items():
+            others = after[not is_inside].get(name, [])
+            if len(symbols) == len(others) == 1 and can_be_twins(symbols[0], others[0]):
+                twins.pair(symbols[0], others[0])
+
+
+def _by_base_name(symbols: Iterable[Symbol]) -> dict[str, list[Symbol]]:
+    found: dict[str, list[Symbol]] = defaultdict(list)
+    for s in symbols:
+        found[base_name(s.name)].append(s)
+    return found
 
 
 def _pair_renamed(twins: Twins, pre: Places, post: Places) -> None:

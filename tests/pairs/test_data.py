@@ -303,6 +303,39 @@ def test_static_variables_that_cannot_be_told_apart_are_refused(tmp_path: Path) 
     assert all("several static variables" in r.reason for r in d.refusals)
 
 
+def test_variables_that_begin_alike_are_not_paired_by_their_order(tmp_path: Path) -> None:
+    """Two functions get new names and change places: whose ``count`` is whose?"""
+    one = "static noinline int {0}(int x) {{ static int count; return hidden(count {1} x) + {2}; }}"
+    user = "int f(int x) {{ return {0}(x) + {1}(x); }}"
+    pre = one.format("a", "+=", 1) + one.format("b", "-=", 1) + user.format("a", "b")
+    post = one.format("d", "-=", 2) + one.format("c", "+=", 2) + user.format("c", "d")
+    d = compare(tmp_path, pre, post)
+    assert [r.symbol.split(".")[0] for r in d.refusals] == ["count"] * 2
+
+
+def test_a_variable_that_another_function_gets(tmp_path: Path) -> None:
+    """One goes and one comes; a new function may have taken the old code with its variable."""
+    has, has_not = "static int count; return hidden(count += x);", "return hidden(x);"
+    source = "int f(int x) {{ {} }} int g(int x) {{ {} }}"
+    d = compare(tmp_path, source.format(has, has_not), source.format(has_not, has))
+    assert [r.symbol.split(".")[0] for r in d.refusals] == ["count"]
+    post = "static noinline int helper(int x) {{ {} }} int f(int x) {{ return helper(x) + 1; }}"
+    d = compare(tmp_path, "int f(int x) {" + has + "}", post.format(has))
+    assert d.refusals == []
+    assert ".klp.sym.vmlinux.count.0,0" in undefined(cut(d))
+
+
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_a_variable_moves_into_a_function_or_out_of_it(tmp_path: Path, is_inside: bool) -> None:  # noqa: FBT001
+    inside = "int f(int x) {{ static int count; return hidden(count += x) + {}; }}"
+    outside = "static int count; int f(int x) {{ return hidden(count += x) + {}; }}"
+    sources = (outside, inside) if is_inside else (inside, outside)
+    d = compare(tmp_path, *(s.format(i) for i, s in enumerate(sources)))
+    assert changed(d) == ["f"]
+    name = "count" if is_inside else "count.0"
+    assert f".klp.sym.vmlinux.{name},0" in undefined(cut(d))
+
+
 @pytest.mark.parametrize("name", ["_rs", "__key"])
 def test_state_that_may_be_lost(tmp_path: Path, name: str) -> None:
     """A rate limit begins to count anew; that is not worth a refusal."""
