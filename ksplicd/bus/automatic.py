@@ -74,7 +74,7 @@ class Automatic:
         """Try again what was busy at boot, or before the daemon was restarted."""
         for info in await self._runner.list_updates():
             if info.stage is Stage.APPLIED:
-                await self._runner.take_out_superseded(info.kid, DAEMON)
+                tasks.spawn(self._runner.take_out_superseded(info.kid, DAEMON))
         for kid, actor in await self._ask(self._engine.to_retry):
             self._retry(kid, actor, 0)
         await self.apply_dropped()

@@ -6,6 +6,7 @@ an apply or undo to the end of its transition; questions and staging pass in bet
 wrong before the transition is an error of the call; from then on there is a job.
 """
 
+import contextlib
 import logging
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,13 @@ from ksplicd.bus.polkit import Polkit
 from ksplicd.bus.update import Update
 from ksplicd.bus.watch import StageWatch
 from ksplicd.bus.wrapper import Call
-from ksplicd.errors import ApplyError, CancelledError, CodeBusyError, KspliceError
+from ksplicd.errors import (
+    AlreadyReversedError,
+    ApplyError,
+    CancelledError,
+    CodeBusyError,
+    KspliceError,
+)
 from ksplicd.host import journal
 from ksplicd.host.engine import Engine
 from ksplicd.host.state import Actor, Direction, Event, Reconciliation, Transition, UpdateInfo
@@ -125,16 +132,17 @@ class Runner:
         call: Call | None = None,
         *,
         why: str = "",
+        below: str = "",
     ) -> Job:
         """Start to apply or undo when it is our turn; the turn ends with the job.
 
-        ``why`` an update is undone is for the history.
+        ``why`` an update is undone, and ``below`` which one, are as for ``Engine.start_undo``.
 
         Should the caller have given up by then, so do we: nobody expects it to happen any more.
         """
         begin: Callable[[str, Actor], Transition] = self.engine.start_apply
         if direction is Direction.UNDO:
-            begin = partial(self.engine.start_undo, why=why)
+            begin = partial(self.engine.start_undo, why=why, below=below)
         await self._take_turn(kid)
         try:
             if call is not None and not await self.polkit.is_waiting(call):
@@ -250,14 +258,27 @@ class Runner:
     async def take_out_superseded(self, kid: str, actor: Actor) -> None:
         """Undo what an applied update is instead of: nobody runs its code any more.
 
-        Update ``kid`` lies on top of it, so that at no time anybody runs the old code.
+        Update ``kid`` lies on top of it, so that at no time anybody runs the old code.  Nobody
+        waits for it: it is tried again, as an apply is.
         """
-        try:
-            for old in await self.worker.run(self.engine.superseded_by, kid):
-                job = await self.start(Direction.UNDO, old, actor, why=superseded(kid))
-                await tasks.Wait(job.ended)
-        except KspliceError as e:
-            _log.error("what update %s is instead of is not undone: %s", kid, e)
+        for left in range(self.engine.settings.retries, -1, -1):
+            try:
+                await self._take_out_superseded(kid, actor)
+            except KspliceError as e:
+                then = "it is tried again" if left else "`ksplice undo` takes it out"
+                _log.error("what update %s is instead of is not undone: %s; %s", kid, e, then)
+            else:
+                return
+            if left:
+                await tasks.sleep(self.engine.settings.retry_delay)
+
+    async def _take_out_superseded(self, kid: str, actor: Actor) -> None:
+        for old in await self.worker.run(self.engine.superseded_by, kid):
+            # Somebody was quicker, with the one or the other.
+            with contextlib.suppress(AlreadyReversedError):
+                job = await self.start(Direction.UNDO, old, actor, why=superseded(kid), below=kid)
+                if await tasks.Wait(job.ended) == CodeBusyError.abort_cause:
+                    raise CodeBusyError(f"{old}: its code was busy")
 
     async def _look_again(self) -> None:
         """Find out what is so, as at a start, however long that takes."""

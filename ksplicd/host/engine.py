@@ -215,12 +215,16 @@ class Engine(Aftercare):
 
     # --- applied ─undo▸ reversing ---------------------------------------------------------------
 
-    def start_undo(self, kid: str, actor: Actor, why: str = "") -> Transition:
+    def start_undo(self, kid: str, actor: Actor, why: str = "", below: str = "") -> Transition:
         """Start the way back to the old code; ``why`` is for the history.
 
-        Raises ``NoSuchUpdateError``, ``AlreadyReversedError`` (it is not applied), ``InUseError``
-        (an applied update depends on it, it is on its way, or another transition runs).
+        ``below`` is the update that takes its place, if one does, and has to be applied still.
+        Raises ``NoSuchUpdateError``, ``AlreadyReversedError`` (it is not applied, or that one is
+        not), ``InUseError`` (an applied update depends on it, it is on its way, or another
+        transition runs).
         """
+        if below and self.get_update(below).stage is not Stage.APPLIED:
+            raise AlreadyReversedError(f"{below}: is not applied, so that {kid} is left as it is")
         info = self.get_update(kid)
         self._check_nothing_moves()
         if info.stage is not Stage.APPLIED:

@@ -2,22 +2,28 @@
 """The runner over a simulated kernel, without a bus."""
 
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from gi.repository import GLib
 
+from ksplicd.bus.job import DONE
 from ksplicd.bus.objects import Objects
 from ksplicd.bus.polkit import Polkit
 from ksplicd.bus.runner import Runner
-from ksplicd.bus.tasks import Wait, Worker, spawn
+from ksplicd.bus.tasks import Wait, Worker, sleep, spawn
+from ksplicd.config import Settings
+from ksplicd.errors import InUseError
+from ksplicd.host.door import LivepatchState
 from ksplicd.host.engine import Engine
 from ksplicd.host.journal import Entry
 from ksplicd.host.state import DAEMON, Actor, Direction, Reconciliation, UpdateInfo
 from ksplicd.model import Stage
 from tests.bundles import samples
 from tests.unit.host.host import CORE, NEW, OLD, ROOT, Host
+from tests.unit.host.simulator import Simulator
 
 
 class NoJournal:
@@ -55,16 +61,19 @@ class CountingEngine(Engine):
 
 def run(coroutine: Coroutine[Any, None, None]) -> None:
     """Run the loop until the coroutine has ended and nothing else is to be done."""
-    loop = GLib.MainLoop()
+    loop, ended = GLib.MainLoop(), Future[None]()
 
     async def main() -> None:
         try:
             await coroutine
-        finally:
-            loop.quit()
+            ended.set_result(None)
+        except Exception as e:
+            ended.set_exception(e)
+        loop.quit()
 
     spawn(main())
     loop.run()
+    ended.result()
 
 
 def make_runner(host: Host, shown: Shown, worker: Worker) -> tuple[Runner, CountingEngine]:
@@ -145,3 +154,69 @@ def test_our_own_modules_are_no_news(tmp_path: Path) -> None:
     run(main())
     worker.stop()
     assert engine.reconciled == 2
+
+
+class AutoKernel(Simulator):
+    """Every transition ends when it is looked at."""
+
+    def livepatch(self, name: str) -> LivepatchState | None:
+        found = super().livepatch(name)
+        self.complete()
+        return found
+
+
+def superseding(folder: Path, worker: Worker) -> tuple[Host, Runner]:
+    """Return a host where ``KID`` is applied, and ``OTHER_KID``, which is instead of it, staged."""
+    host = Host(folder)
+    host.kernel = AutoKernel()
+    host.settings = Settings(retries=1, retry_delay=0)
+    host.engine = host.new_engine()
+    host.engine.reconcile()
+    host.stage()
+    host.apply()
+    host.stage(samples.bundle(samples.OTHER_KID, replaces=(samples.KID,)))
+    runner, _ = make_runner(host, Shown(), worker)
+    return host, runner
+
+
+async def wait_for_stage(runner: Runner, kid: str, stage: Stage) -> None:
+    for _ in range(2000):
+        if (await runner.get_update(kid)).stage is stage:
+            return
+        await sleep(0.01)
+    raise AssertionError(f"{kid} is not {stage}")
+
+
+def test_what_is_superseded_is_taken_out_at_the_second_try(tmp_path: Path) -> None:
+    worker = Worker()
+    host, runner = superseding(tmp_path, worker)
+
+    async def main() -> None:
+        await runner.reconcile()
+        # Three modules are loaded, one is unloaded, then the other update is to be disabled.
+        host.kernel.fault = (len(host.kernel.calls) + 5, InUseError("another transition runs"))
+        job = await runner.start(Direction.APPLY, samples.OTHER_KID, ROOT)
+        assert await Wait(job.ended) == DONE
+        await wait_for_stage(runner, samples.KID, Stage.REVERSED)
+
+    run(main())
+    worker.stop()
+    assert f"enable {NEW}=0" in host.kernel.calls
+
+
+def test_nothing_is_taken_out_for_what_is_undone_by_then(tmp_path: Path) -> None:
+    """Who waits to undo the successor gets the turn before we do."""
+    worker = Worker()
+    _, runner = superseding(tmp_path, worker)
+
+    async def main() -> None:
+        await runner.reconcile()
+        job = await runner.start(Direction.APPLY, samples.OTHER_KID, ROOT)
+        back = await runner.start(Direction.UNDO, samples.OTHER_KID, ROOT)
+        assert await Wait(job.ended) == DONE
+        assert await Wait(back.ended) == DONE
+        await runner.reconcile()  # behind all that is on its way
+        await wait_for_stage(runner, samples.KID, Stage.APPLIED)
+
+    run(main())
+    worker.stop()
