@@ -32,14 +32,14 @@ class Linked:
         (address,) = self.map.addresses(name)
         return address
 
-    def damaged(self, address: int, mask: int = 1) -> Image:
+    def damaged(self, address: int) -> Image:
         """Return the image with one byte changed."""
         image = self.image
         segments = []
         for segment in image.segments:
             data = bytearray(segment.data)
             if 0 <= address - segment.address < len(data):
-                data[address - segment.address] ^= mask
+                data[address - segment.address] ^= 1
             segments.append(Segment(segment.address, memoryview(bytes(data))))
         return replace(image, segments=tuple(segments))
 

@@ -202,8 +202,6 @@ def request_for(
     patch: Path,
     *,
     kid: str | None = None,
-    description: str = "",
-    jobs: int = 2,
 ) -> Request:
     """Return what ``create`` is asked for an update of ``kernel``."""
     return Request(
@@ -212,8 +210,7 @@ def request_for(
         cache=cache.root,
         patches=(patch,),
         kid=kid or new_kid(),
-        description=description,
-        jobs=jobs,
+        jobs=2,
     )
 
 
@@ -225,13 +222,11 @@ def make_update(
     *,
     out: Path,
     kid: str | None = None,
-    description: str = "",
-    progress: Progress = silent,
 ) -> Path:
     """Make a signed bundle in the folder ``out`` and return it; the signature is beside it."""
-    request = request_for(cache, kernel, patch, kid=kid, description=description)
+    request = request_for(cache, kernel, patch, kid=kid)
     return write(
-        create_alone(cache, request, progress), out, minisign.read_secret_key(key.read_text())
+        create_alone(cache, request, silent), out, minisign.read_secret_key(key.read_text())
     )
 
 

@@ -24,14 +24,14 @@ _STORE: Final = "/var/lib/ksplice"
 _SECONDS: Final = 550.0
 
 
-def measure_boot(guest: Guest, bundle_file: Path, key: Path, count: int = _UPDATES) -> list[Figure]:
+def measure_boot(guest: Guest, bundle_file: Path, key: Path) -> list[Figure]:
     """Return the figure; the service is stopped for it, and nothing may be applied."""
     secret = minisign.read_secret_key(key.read_text())
     made = bundle.unpack(bundle_file.read_bytes())
     kids: list[str] = []
     history = b""
     guest.run(f"systemctl stop ksplicd; rm -rf {_STORE}/*; mkdir -p /root/boot")
-    for _ in range(count):
+    for _ in range(_UPDATES):
         kid, depends = new_kid(), tuple(kids)
         data = another(made, kid, depends)
         folder = f"{_STORE}/updates/{kid}"
@@ -51,7 +51,7 @@ def measure_boot(guest: Guest, bundle_file: Path, key: Path, count: int = _UPDAT
     ours = json.loads(guest.run([*argv, "boot", *kids], timeout=_SECONDS).out)
     return [
         Figure(
-            name=f"{count} updates applied again at boot",
+            name=f"{_UPDATES} updates applied again at boot",
             value=round(ours["done"] - ours["begin"], 2), unit="s",
             floor=round(1.2 * (plain["done"] - plain["begin"]), 2),
             about="goal: 1.2 of insmod of the same and their transitions",

@@ -65,7 +65,8 @@ def graph_of(root: Path) -> IncludeGraph:
     return IncludeGraph(root, root / "out", units, root / "kept.json")
 
 
-def reach(root: Path, change: Callable[[str], str], path: str = "include/net/sock.h") -> Affected:
+def reach(root: Path, change: Callable[[str], str]) -> Affected:
+    path = "include/net/sock.h"
     before = TREE[path]
     after = change(before)
     assert after != before

@@ -38,8 +38,8 @@ def start(host: Host) -> tuple[str, ...]:
     return host.engine.reconcile(BOOT).reapply
 
 
-def stage_of(host: Host, kid: str = KID) -> str:
-    return host.engine.get_update(kid).stage.value
+def stage_of(host: Host) -> str:
+    return host.engine.get_update(KID).stage.value
 
 
 def soak(host: Host, seconds: float = 600) -> None:

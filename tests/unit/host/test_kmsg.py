@@ -45,8 +45,8 @@ RIP: 0010:native_safe_halt+0xb/0x10
 """
 
 
-def record(text: str, *, seconds: float = 12.5, priority: int = 4, number: int = 1) -> bytes:
-    return f"{priority},{number},{round(seconds * 1e6)},-;{text}\n SUBSYSTEM=x\n".encode()
+def record(text: str, *, seconds: float = 12.5, priority: int = 4) -> bytes:
+    return f"{priority},1,{round(seconds * 1e6)},-;{text}\n SUBSYSTEM=x\n".encode()
 
 
 def read(text: str, priority: int = 4) -> list[Complaint]:

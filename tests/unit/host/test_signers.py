@@ -84,8 +84,8 @@ DAY = 86400
 TODAY = "2023-11-14"  # by the stopped clock
 
 
-def write_key(host: Host, comment: str, name: str = "test.pub") -> None:
-    path = host.keys / name
+def write_key(host: Host, comment: str) -> None:
+    path = host.keys / "test.pub"
     path.write_text(minisign.write_public_key(replace(samples.KEY.public, comment=comment)))
     path.chmod(0o644)
 
