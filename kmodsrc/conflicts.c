@@ -42,8 +42,8 @@ static bool is_inside(unsigned long addr, const void *func, unsigned long size)
 	return addr >= (unsigned long)func && addr - (unsigned long)func < size;
 }
 
-/* The name of the patched function that @addr is in, old or new, or NULL. */
-static const char *patched_function(unsigned long addr)
+/* The patched function that @addr is in, old or new, or NULL. */
+static const struct klp_func *patched_function(unsigned long addr)
 {
 	const struct klp_object *obj;
 	const struct klp_func *func;
@@ -52,29 +52,41 @@ static const char *patched_function(unsigned long addr)
 		klp_for_each_func_static(obj, func)
 			if (is_inside(addr, func->old_func, func->old_size) ||
 			    is_inside(addr, func->new_func, func->new_size))
-				return func->old_name;
+				return func;
 	return NULL;
 }
 
-/* The innermost patched function that a task is in, "-" when its stack tells none. */
-static const char *function_of(struct task_struct *task)
+/* The innermost patched function that a task is in, NULL when its stack tells none. */
+static const struct klp_func *function_of(struct task_struct *task)
 {
 	unsigned long stack[STACK_DEPTH];
 	unsigned int i, nr = save_stack(task, stack, STACK_DEPTH, 0);
-	const char *name;
+	const struct klp_func *func;
 
 	for (i = 0; i < nr; i++) {
-		name = patched_function(stack[i]);
-		if (name)
-			return name;
+		func = patched_function(stack[i]);
+		if (func)
+			return func;
 	}
-	return "-";
+	return NULL;
+}
+
+/* An anchor says nothing: what it stands for does, without ".cold" and its module. */
+static const char *name_of(const struct klp_func *func, char *buf, size_t size)
+{
+	if (!func)
+		return "-";
+	if (!strstarts(func->old_name, "ksplice_anchor_"))
+		return func->old_name;
+	snprintf(buf, size, "%ps", func->new_func);
+	buf[strcspn(buf, ". ")] = '\0';
+	return buf;
 }
 
 static ssize_t conflicts_show(struct kobject *unused, struct kobj_attribute *attr, char *buf)
 {
 	struct task_struct *process, *task;
-	char comm[TASK_COMM_LEN];
+	char comm[TASK_COMM_LEN], name[64];
 	ssize_t len = 0;
 
 	rcu_read_lock();
@@ -83,7 +95,8 @@ static ssize_t conflicts_show(struct kobject *unused, struct kobj_attribute *att
 			continue;
 		get_task_comm(comm, task);
 		len += sysfs_emit_at(buf, len, "%d %s %*pE\n", task_pid_nr(task),
-				     function_of(task), (int)strlen(comm), comm);
+				     name_of(function_of(task), name, sizeof(name)),
+				     (int)strlen(comm), comm);
 	}
 	rcu_read_unlock();
 	return len;

@@ -182,6 +182,7 @@ def test_pointer_of_a_table(guest: Guest, pointers: bundle.Bundle) -> None:
     assert guest.run("python3 /root/sync.py").out.strip() == OLD
     time.sleep(5)
     assert guest.run(f"cat {livepatch}/transition").out.strip() == "1"
+    assert update.state("conflicts").split()[1:] == ["pipe_fsync", "python3"]
     guest.run("sysctl -qw kernel.overflowgid=65534")
     update.wait()
     assert update.state("stage") == "reversed"
