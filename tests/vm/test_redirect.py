@@ -171,6 +171,7 @@ def test_pointer_of_a_table(guest: Guest, pointers: bundle.Bundle) -> None:
     update = Update(guest, pointers)
     assert guest.run("python3 /root/sync.py").out.strip() == OLD
     update.apply()
+    assert update.new not in guest.run("cat /proc/vmallocinfo").out, "no way to write is left"
     assert guest.run("python3 /root/sync.py").out.strip() == NEW
     guest.run("sysctl -qw kernel.overflowgid=7777; systemd-run -u sync -q python3 /root/sync.py")
     end = time.monotonic() + PATIENCE
