@@ -66,7 +66,7 @@ class Comparison:
             code_a = _masked(_bytes(a.section, a.value, a.size), before, a.value)
             code_b = _masked(_bytes(b.section, b.value, b.size), after, b.value)
             if code_a != code_b and not (
-                b.is_function and is_line_shift(self.post, b, code_a, code_b)
+                b.is_function and is_line_shift(self.pre, a, self.post, b, code_a, code_b)
             ):
                 at = next(i for i, (x, y) in enumerate(zip(code_a, code_b, strict=True)) if x != y)
                 return f"bytes differ from +{at:#x}"

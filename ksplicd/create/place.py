@@ -12,6 +12,7 @@ from functools import cached_property
 
 from ksplicd.create.names import is_cold_part, is_prefix, main_name
 from ksplicd.elf import Object, Relocation, Section, Symbol
+from ksplicd.elf.debug_line import read_lines
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
 from ksplicd.elf.model import STT_FILE, STT_FUNC, STT_NOTYPE, STT_OBJECT, STT_SECTION
 from ksplicd.elf.x86_64 import R_X86_64_PLT32, RELOCATION_TYPES
@@ -83,6 +84,14 @@ class Places:
             if mains:
                 found[part] = mains[0]
         return found
+
+    def lines_of(self, function: Symbol) -> set[int] | None:
+        """Return the lines that a function's code is from, None when nothing tells."""
+        return self._lines.get(function.section) if self._lines and function.section else None
+
+    @cached_property
+    def _lines(self) -> dict[Section, set[int]] | None:
+        return read_lines(self.obj)
 
     def refers(self, function: Symbol, other: Symbol) -> bool:
         """Tell whether the section of a function refers to another symbol."""

@@ -55,7 +55,7 @@ def read_debug_info(obj: Object) -> DebugInfo | None:
     With -gsplit-dwarf (CONFIG_DEBUG_INFO_SPLIT) it is in another file.  Raises ``ElfError`` when it
     is damaged or of a kind that is not read here.
     """
-    info = _find(obj, ".debug_info")
+    info = find_debug(obj, ".debug_info")
     if info is None:
         return None
     try:
@@ -78,11 +78,11 @@ _Name = tuple[int, int] | None
 class _Reader:
     def __init__(self, obj: Object, info: Section) -> None:
         self.obj = obj
-        self.data = _content(info)
+        self.data = debug_content(info)
         self.values = {r.offset: r.symbol.value + r.addend for r in info.relocations}
-        self.strings = _content(_find(obj, ".debug_str"))
-        self.line_strings = _content(_find(obj, ".debug_line_str"))
-        self.abbreviations = _content(_find(obj, ".debug_abbrev"))
+        self.strings = debug_content(find_debug(obj, ".debug_str"))
+        self.line_strings = debug_content(find_debug(obj, ".debug_line_str"))
+        self.abbreviations = debug_content(find_debug(obj, ".debug_abbrev"))
         self.out = DebugInfo()
         self.origins: list[tuple[int, int]] = []
 
@@ -122,20 +122,20 @@ class _Reader:
         data = self.abbreviations
         plans: dict[int, _Plan] = {}
         while True:
-            code, at = _uleb(data, at)
+            code, at = read_uleb(data, at)
             if not code:
                 return plans
-            tag, at = _uleb(data, at)
+            tag, at = read_uleb(data, at)
             has_children = bool(data[at])
             at += 1
             fields: list[tuple[int, int, int]] = []
             fixed: int | None = 0
             while True:
-                attribute, at = _uleb(data, at)
-                form, at = _uleb(data, at)
+                attribute, at = read_uleb(data, at)
+                form, at = read_uleb(data, at)
                 implicit = 0
                 if form == _IMPLICIT:
-                    implicit, at = _sleb(data, at)
+                    implicit, at = read_sleb(data, at)
                 if not attribute and not form:
                     break
                 fields.append((attribute, form, implicit))
@@ -155,7 +155,7 @@ class _Reader:
             code = data[at]
             at += 1
             if code >= 0x80:
-                code, at = _uleb(data, entry)
+                code, at = read_uleb(data, entry)
             if not code:
                 open_types.pop()
                 if not open_types:
@@ -223,9 +223,9 @@ class _Reader:
                 elif form == _FLAG_PRESENT:
                     value = 1
             elif form in _ULEB:
-                value, at = _uleb(data, at)
+                value, at = read_uleb(data, at)
             elif form == _SLEB:
-                value, at = _sleb(data, at)
+                value, at = read_sleb(data, at)
             elif form == _STRING:
                 value, at = start, data.index(b"\0", at) + 1
             else:
@@ -242,12 +242,12 @@ class _Reader:
             n = _BLOCKS[form]
             length, at = int.from_bytes(self.data[at : at + n], "little"), at + n
         elif form in _ULEB_BLOCKS:
-            length, at = _uleb(self.data, at)
+            length, at = read_uleb(self.data, at)
         else:
             raise ValueError(f"form {form:#x}")
         value = -1
         if length > 1 and self.data[at] == _PLUS_UCONST:
-            value, _ = _uleb(self.data, at + 1)
+            value, _ = read_uleb(self.data, at + 1)
         return value, at + length
 
     def text(self, name: _Name) -> str:
@@ -268,12 +268,12 @@ class _Reader:
         return {r.offset: r.symbol.value + r.addend for r in section.relocations}
 
 
-def _find(obj: Object, name: str) -> Section | None:
+def find_debug(obj: Object, name: str) -> Section | None:
     """Return a debug section, also as -gz=zlib-gnu calls it: ``.zdebug_info``."""
     return obj.find_section(name) or obj.find_section(f".z{name[1:]}")
 
 
-def _content(section: Section | None) -> bytes:
+def debug_content(section: Section | None) -> bytes:
     """Return the content of a debug section, which may be compressed (gABI, Elf64_Chdr)."""
     if section is None:
         return b""
@@ -290,7 +290,8 @@ def _content(section: Section | None) -> bytes:
     return zlib.decompress(section.data[24:])
 
 
-def _uleb(data: bytes, at: int) -> tuple[int, int]:
+def read_uleb(data: bytes, at: int) -> tuple[int, int]:
+    """Return an unsigned number (section 7.6) and what follows."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -301,9 +302,10 @@ def _uleb(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _sleb(data: bytes, at: int) -> tuple[int, int]:
+def read_sleb(data: bytes, at: int) -> tuple[int, int]:
+    """Return a signed number (section 7.6) and what follows."""
     start = at
-    value, at = _uleb(data, at)
+    value, at = read_uleb(data, at)
     bits = 7 * (at - start)
     return value - (1 << bits) if value >> (bits - 1) else value, at
 

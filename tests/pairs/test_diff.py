@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pairs.pair import changed, compare
+from tests.pairs.pair import PRELUDE, changed, compare
 
 WIDE = """
 static int table[3] = {1, 2, 3};
@@ -177,10 +177,25 @@ int h(int x) {{ exported({3}); return printk("%s %d", __func__, __LINE__); }}
 """
 
 
-def test_line_numbers_are_no_change(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", ["-gdwarf-2", "-gdwarf-4", "-gdwarf-5", "-gz=zlib"])
+def test_line_numbers_are_no_change(tmp_path: Path, flag: str) -> None:
     """Lines are immediates beside the name of a file or of the function; all move alike."""
-    d = compare(tmp_path, LINES.format("", 10, 1, 9), LINES.format("", 13, 1, 9))
+    d = compare(tmp_path, LINES.format("", 10, 1, 9), LINES.format("", 13, 1, 9), "-g", flag)
     assert d.is_empty
+
+
+def test_line_numbers_without_debug_information(tmp_path: Path) -> None:
+    """``__FILE__, __LINE__`` is clear; what stands beside ``__func__`` may be any number."""
+    d = compare(tmp_path, LINES.format("", 10, 1, 9), LINES.format("", 13, 1, 9))
+    assert changed(d) == ["h"]
+
+
+@pytest.mark.parametrize("flag", ["-g", "-g0"])
+def test_a_number_beside_the_functions_name_is_no_line(tmp_path: Path, flag: str) -> None:
+    source = 'int f(void) {{ return printk("%s %d", __func__, {}) + 1; }}'
+    assert changed(compare(tmp_path, source.format(1000), source.format(2000), flag)) == ["f"]
+    line = PRELUDE.count("\n") + 1
+    assert changed(compare(tmp_path, source.format(line), source.format(line + 1), flag)) == ["f"]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +204,7 @@ def test_line_numbers_are_no_change(tmp_path: Path) -> None:
 )
 def test_other_immediates_are_a_change(tmp_path: Path, more: int, other: int, name: str) -> None:
     """A constant that moves as the lines do, or beside a line, is still a change."""
-    d = compare(tmp_path, LINES.format("", 10, 1, 9), LINES.format("", 12, more, other))
+    d = compare(tmp_path, LINES.format("", 10, 1, 9), LINES.format("", 12, more, other), "-g")
     assert name in changed(d)
     assert "f" not in changed(d)
 
