@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which objects are on the bus now, and ``org.freedesktop.DBus.ObjectManager`` over them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gi.repository import GLib
 
-from ksplicd.bus import names, wrapper
+from ksplicd.bus import names, tasks, wrapper
 from ksplicd.bus.interface import BusObject, Signal, method
 from ksplicd.bus.wrapper import Call, Guard
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+_AT_ONCE: Final = 50
+"""So that a thousand objects hold the loop for some ten milliseconds at a time only."""
 
 
 class Objects(BusObject, interface=names.OBJECT_MANAGER):
@@ -55,6 +58,10 @@ class Objects(BusObject, interface=names.OBJECT_MANAGER):
         """Return every object with the properties that it has now."""
         await self._guard(call)
         await self.refresh_all()
+        for number, (subject, _) in enumerate(list(self._below.values()), 1):
+            subject.packed()  # takes its time, and is kept
+            if number % _AT_ONCE == 0:
+                await tasks.sleep(0)
         entries = [
             GLib.Variant.new_dict_entry(GLib.Variant.new_object_path(path), subject.packed())
             for path, (subject, _) in self._below.items()

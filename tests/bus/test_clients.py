@@ -4,7 +4,7 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import pytest
@@ -29,24 +29,29 @@ LONGEST: Final = 0.1
 KIDS: Final = [f"kid{number:05}" for number in range(UPDATES)]
 
 
-@pytest.fixture
-def busy_host(bare_host: Host) -> Host:
-    """A host with many updates and a long history."""
-    updates = bare_host.store / "updates"
+def stock(host: Host, kids: Sequence[str], events: int) -> None:
+    """Put updates into the store and ``events`` into the history, as if they had been staged."""
+    updates = host.store / "updates"
     updates.mkdir(parents=True, mode=0o700)
-    for kid in KIDS:
+    for kid in kids:
         data = samples.bundle(kid)
         folder = updates / kid
         folder.mkdir()
         (folder / f"ksplice-{kid}.tar.gz").write_bytes(data)
         (folder / f"ksplice-{kid}.tar.gz.minisig").write_bytes(samples.signature(data))
-    with (bare_host.store / "history.jsonl").open("wb") as f:
-        for number in range(EVENTS):
+    with (host.store / "history.jsonl").open("wb") as f:
+        for number in range(events):
             event = Event(
-                time=1.7e9 + number, boot_id="f" * 32, kid=KIDS[number % UPDATES],
+                time=1.7e9 + number, boot_id="f" * 32, kid=kids[number % len(kids)],
                 stage=Stage.STAGED, detail="a line of the history that is not too short",
             )  # fmt: skip
             f.write(write_event(event))
+
+
+@pytest.fixture
+def busy_host(bare_host: Host) -> Host:
+    """A host with many updates and a long history."""
+    stock(bare_host, KIDS, EVENTS)
     bare_host.start_polkit()
     bare_host.start(KSPLICE_LOOP_METER="yes")
     return bare_host
@@ -55,7 +60,7 @@ def busy_host(bare_host: Host) -> Host:
 class Crowd:
     """Clients, each with a connection of its own, on one loop."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, clients: int = CLIENTS) -> None:
         self.loop = GLib.MainLoop()
         self.answers: Counter[str] = Counter()
         self.errors: list[str] = []
@@ -64,7 +69,7 @@ class Crowd:
         self.replies: list[int] = []
         """Jobs in the order of the replies."""
         self.open = 0
-        self.clients = [host.connect() for _ in range(CLIENTS)]
+        self.clients = [host.connect() for _ in range(clients)]
         for client in self.clients:
             client.signal_subscribe(
                 names.BUS_NAME, None, None, None, None, Gio.DBusSignalFlags.NONE, self._on_signal
@@ -142,6 +147,23 @@ def test_more_questions_than_the_bus_lets_us_wait_for(busy_host: Host) -> None:
     crowd.run()
     assert (crowd.open, crowd.errors) == (0, [])
     assert crowd.answers.total() == CLIENTS
+
+
+def test_a_thousand_updates_do_not_hold_the_loop(bare_host: Host) -> None:
+    kids = [f"kid{number:05}" for number in range(1000)]
+    stock(bare_host, kids, len(kids))
+    bare_host.start_polkit()
+    bare_host.start(KSPLICE_LOOP_METER="yes")
+    crowd = Crowd(bare_host, clients=1)
+    found: list[int] = []
+    crowd.call(
+        crowd.clients[0], names.ROOT_PATH, names.OBJECT_MANAGER, "GetManagedObjects", None,
+        then=lambda reply: found.append(len(reply[0]) if reply else 0),
+    )  # fmt: skip
+    crowd.run()
+    assert (crowd.errors, found) == ([], [1000])
+    times = json.loads((bare_host.folder / "loop.json").read_text())
+    assert times["held"] < LONGEST, times
 
 
 def test_two_hundred_clients(busy_host: Host) -> None:
