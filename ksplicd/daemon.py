@@ -121,7 +121,8 @@ class Daemon:
             self._soak.stop()
             self._tripwires.stop()
             self._worker.stop()
-            self._objects.clear()
+            if not self._bus.con.is_closed():
+                self._objects.clear()
         return self._status
 
     def _on_shown(self, infos: Sequence[UpdateInfo]) -> None:

@@ -28,6 +28,10 @@ _FILE_OR_NONE: Final = re.compile(f"(?:{FILE_NAME.pattern})?")
 
 MAX_FILE_SIZE: Final = 128 << 20
 
+_MAX_SIZE: Final = 4 << 20
+"""Bytes of the manifest, some thirty thousand functions.  A host tells of it in messages, and the
+bus cuts off who sends one of over 32 MiB."""
+
 _KID = re.compile(r"[a-z0-9]{8}")
 _CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
 _RELEASE = re.compile(r"[A-Za-z0-9_.+~-]{1,64}")
@@ -71,6 +75,8 @@ def read_manifest(data: bytes) -> Manifest:
 
     Every field must be there and no other; raises ``BadBundleError`` naming the field.
     """
+    if len(data) > _MAX_SIZE:
+        raise BadBundleError(f"{NAME}: over {_MAX_SIZE >> 20} MiB")
     top = Fields.parse(data, NAME, BadBundleError)
     schema = top.number("schema", 0, 1 << 31)
     if schema != MANIFEST_SCHEMA:

@@ -16,13 +16,9 @@ from ksplicd.bus.errors import refuse_unknown_flags, refuse_unknown_options
 from ksplicd.bus.interface import BusObject, Signal, method, readable
 from ksplicd.bus.names import Action
 from ksplicd.bus.runner import Runner
-from ksplicd.bus.wrapper import Call
+from ksplicd.bus.wrapper import MAX_ANSWER, Call
 from ksplicd.errors import BadBundleError
 from ksplicd.host.state import Direction, Event
-
-_MAX_ANSWER: Final = 12 << 20
-"""Bytes of GVariant.  dbus-daemon(1) cuts off who sends a message of more than 32 MiB
-(max_message_size), and D-Bus pads more."""
 
 STAGE_OPTIONS: Final = {"signature": "ay"}
 
@@ -143,7 +139,7 @@ class Manager(BusObject, interface=names.MANAGER):
         for event in islice(self._runner.engine.history_back(), limit or None):
             packed = GLib.Variant("a{sv}", _describe_event(event))
             size += packed.get_size()
-            if found and size > _MAX_ANSWER:
+            if found and size > MAX_ANSWER:
                 break
             found.append(packed)
         return GLib.Variant.new_array(GLib.VariantType("a{sv}"), found)

@@ -7,7 +7,8 @@ from gi.repository import GLib
 
 from ksplicd.bus import names, tasks, wrapper
 from ksplicd.bus.interface import BusObject, Signal, method
-from ksplicd.bus.wrapper import Call, Guard
+from ksplicd.bus.wrapper import MAX_ANSWER, Call, Guard
+from ksplicd.errors import UnexpectedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -66,4 +67,10 @@ class Objects(BusObject, interface=names.OBJECT_MANAGER):
             GLib.Variant.new_dict_entry(GLib.Variant.new_object_path(path), subject.packed())
             for path, (subject, _) in self._below.items()
         ]
-        return GLib.Variant.new_array(GLib.VariantType("{oa{sa{sv}}}"), entries)
+        answer = GLib.Variant.new_array(GLib.VariantType("{oa{sa{sv}}}"), entries)
+        if answer.get_size() > MAX_ANSWER:
+            raise UnexpectedError(
+                f"what there is to tell of {len(entries)} objects is too long for one message; "
+                "ListUpdates names them, and `ksplice remove` what is not used makes them fewer"
+            )
+        return answer

@@ -22,6 +22,10 @@ from ksplicd.errors import BadBundleError, KspliceError
 
 _log = logging.getLogger(__name__)
 
+MAX_ANSWER: Final = 12 << 20
+"""Bytes of GVariant.  dbus-daemon(1) cuts off who sends a message of more than 32 MiB
+(max_message_size), and D-Bus pads more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:

@@ -27,6 +27,11 @@ def manifest_is_very_deep() -> bytes:
     return with_text(b"[" * 100_000)
 
 
+@fault(r"manifest\.json: over 4 MiB$")
+def manifest_is_a_book() -> bytes:
+    return with_manifest(lambda m: m.update(description="a" * (4 << 20)))
+
+
 @fault(r"manifest\.json: not the JSON that belongs here: field 'kid' occurs twice")
 def manifest_field_twice() -> bytes:
     return with_text(b'{"kid": 1, "kid": 2}')

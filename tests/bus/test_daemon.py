@@ -10,7 +10,7 @@ from gi.repository import Gio, GLib
 
 from ksplicd.bus import names
 from ksplicd.daemon import watchdog_seconds
-from ksplicd.errors import AlreadyAppliedError, NoDaemonError
+from ksplicd.errors import AlreadyAppliedError, NoDaemonError, UnexpectedError
 from ksplicd.model import core_module, new_module
 from tests.bundles import samples
 from tests.bus.calls import BUNDLE, KID, MANAGER, SIGNATURE
@@ -50,10 +50,24 @@ def test_second_daemon_on_a_bus_gives_up(host: Host) -> None:
 
 
 def test_lost_bus_ends_the_daemon(bare_host: Host) -> None:
-    bus = bare_host._processes[0]
+    bus, polkit = bare_host._processes[0], bare_host.start_polkit()
     bare_host.start()
+    bare_host.client().stage(BUNDLE, SIGNATURE)
+    polkit.kill()
     bus.kill()
     assert bare_host.daemon.wait(PATIENCE) == 1
+    assert "Traceback" not in bare_host.log()
+
+
+def test_more_than_a_message_holds(host: Host) -> None:
+    """Who sends a message of over 32 MiB is cut off by the bus; we would be, again and again."""
+    client = host.client()
+    for kid in ("book0001", "book0002", "book0003", "book0004"):
+        data = samples.bundle(kid, description="a" * 4_000_000)
+        client.stage(data, samples.signature(data))
+    with pytest.raises(UnexpectedError, match="of 4 objects is too long for one message"):
+        client.look()
+    assert host.stage_of("book0004") == "staged"
 
 
 def test_bad_configuration_stops_the_start(bare_host: Host) -> None:
