@@ -17,6 +17,7 @@ from ksplicd.create.names import (
     is_cold_part,
     is_debug_descriptor,
     is_exit_section,
+    is_init_section,
     is_literal,
     is_once_flag,
     is_sanitizer_record,
@@ -98,7 +99,13 @@ class Cutter(Reach):
         section, symbol = place.section, place.symbol
         if section is None or section in self.kept:
             return
-        if section.is_text:
+        if is_init_section(section) and symbol not in self.twins.pre_of:
+            self.refuse(
+                symbol.name if symbol else section.name, section,
+                "new code refers to it, and it is there at boot only",
+                "take __init or __initdata away from it",
+            )  # fmt: skip
+        elif section.is_text:
             if is_code_fragment(section):
                 self.kept[section] = None
             elif symbol is not None and symbol.is_function and not self.is_in_kernel(symbol):

@@ -19,6 +19,7 @@ from ksplicd.create.names import (
     is_code_fragment,
     is_cold_part,
     is_exit_section,
+    is_per_cpu,
     is_prefix,
 )
 from ksplicd.create.place import Places
@@ -214,6 +215,12 @@ def refuse_new_data(d: Difference) -> list[Refusal]:
         for s in (*running, *new) if s.section is not None
         for r in relocations_in(s)
     }  # fmt: skip
+    before = {s.name: s for s in d.pre.obj.symbols if is_compared(s)}
+    for s in new:
+        old = before.get(s.name)
+        if old and old.section and s.section and is_per_cpu(old.section) != is_per_cpu(s.section):
+            why = "it becomes per-CPU data or ceases to be, and the kernel goes on using the old"
+            refusals.append(refuse(s, why, "give what is new a name of its own"))
     why = "several static variables have this name, and it is not clear which one this is"
     hint = "give those of the changed functions names of their own"
     refusals += [

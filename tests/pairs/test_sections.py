@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.errors import UnsupportedChangeError
 from tests.pairs.pair import changed, compare, cut, kept, undefined
 
 SCHED = """
@@ -164,3 +165,35 @@ int f(void) {{ struct big b = {{ {{ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, {0} }} }}
     d = compare(tmp_path, source.format(12), source.format(13))
     assert changed(d) == ["f"]
     assert cut(d).obj.sections
+
+
+@pytest.mark.parametrize("to_percpu", [True, False])
+def test_data_that_become_per_cpu(tmp_path: Path, to_percpu: bool) -> None:  # noqa: FBT001
+    """Whoever else uses them goes on using the old."""
+    source = "{} int v = 1; int f(int x) {{ return v + x; }}"
+    states = ("", '__attribute__((section(".data..percpu")))')
+    pre, post = states if to_percpu else states[::-1]
+    d = compare(tmp_path, source.format(pre), source.format(post))
+    assert [r.symbol for r in d.refusals] == ["v"]
+
+
+@pytest.mark.parametrize(
+    ("pre", "post", "name"),
+    [
+        (
+            "static int v = 1; int f(int x) { return v += x; }",
+            "static int v INIT(data) = 1; int f(int x) { return v += x; }",
+            "v",
+        ),
+        (
+            "int f(int x) { return x; }",
+            "static noinline INIT(text) int g(int x) { return x; } int f(int x) { return g(x); }",
+            "g",
+        ),
+    ],
+)
+def test_what_is_there_at_boot_only(tmp_path: Path, pre: str, post: str, name: str) -> None:
+    """The loader throws such sections of a module away, too."""
+    macro = '#define INIT(x) __attribute__((section(".init." #x)))\n'
+    with pytest.raises(UnsupportedChangeError, match=rf"{name} \(.init.*it is there at boot only"):
+        cut(compare(tmp_path, pre, macro + post))
