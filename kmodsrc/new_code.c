@@ -164,8 +164,8 @@ static bool must_be_called(const struct klp_object *obj)
 static int pre_patch(struct klp_object *obj)
 {
 	/* An undo takes patch.enabled back long before it is over. */
-	bool may_leave = patch.enabled || READ_ONCE(was_enabled);
-	int err = ksplice_come(obj, may_leave) ?: check_compared(obj);
+	bool is_late = patch.enabled || READ_ONCE(was_enabled);
+	int err = ksplice_come(obj, is_late) ?: check_compared(obj);
 
 	was_begun = true;
 	if (err > 0) {
@@ -185,7 +185,7 @@ static int pre_patch(struct klp_object *obj)
 		}
 		call_hooks(obj, HOOK_fail_apply);
 		ksplice_abort(KSPLICE_CALL_FAILED);
-		ksplice_go(obj, false);
+		ksplice_go(obj, !is_late);
 	}
 	ksplice_clear_relocations(obj);
 	return err;

@@ -215,6 +215,7 @@ def test_hook_that_fails(guest: Guest, update: Update, name: str, kind: str) -> 
     update.match()
     assert update.insmod(update.new, check=False) != 0
     assert update.state("abort_cause") == "call_failed"
+    assert update.targets()["romfs"] == "matched", "it is still there"
     assert f"{name}_{kind}+0x0" in guest.kernel_log(), "the hook is named"
     row = ["pre_apply", "check_apply"]
     failed = [*row[: row.index(kind) + 1], "fail_apply"]
