@@ -7,6 +7,7 @@ undefined symbols keep their plain names, also those of the pre object's static 
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,9 @@ from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.create.shared import share
 from ksplicd.create.special import EntrySizes
 from ksplicd.create.symbols import traceable_functions
+from ksplicd.create.words import names_of
 from ksplicd.elf import Object, Section, Symbol, read_object
-from ksplicd.elf.model import SHF_ALLOC, STB_LOCAL, STT_OBJECT
+from ksplicd.elf.model import SHF_ALLOC, STB_LOCAL, STT_FUNC, STT_OBJECT
 from ksplicd.errors import BuildError, ElfError, UnsupportedChangeError
 from ksplicd.model import VMLINUX
 from ksplicd.run import run_any
@@ -172,8 +174,29 @@ def place_new_code(
     result.functions = [s.name for s in code.obj.symbols if s.is_function]
     result.data = data_of(code, difference)
     keep_imports(code.obj, difference.post.obj)
-    result.notes = [*result.notes, *code.notes]
+    result.notes = [*result.notes, *code.notes, *names_that_are_several(code, difference)]
     result.obj = code.obj
+
+
+def names_that_are_several(code: NewCode, difference: Difference) -> list[str]:
+    """Return a note when names of the new code are those of several statics of the pre object.
+
+    So it may be where ``ld -r`` has linked files: here each is told by its file, but the new code's
+    object has plain names.
+    """
+    count = Counter(
+        s.name for s in difference.pre.obj.symbols
+        if s.section is not None and s.bind == STB_LOCAL and s.type in (STT_FUNC, STT_OBJECT)
+    )  # fmt: skip
+    names = [s.name for s in difference.changed]
+    names += [s.name for s in code.obj.symbols if s.is_undefined]
+    several = [name for name in dict.fromkeys(names) if count[name] > 1]
+    if not several:
+        return []
+    why = (
+        f"{difference.pre.obj.name} has several statics of this name, and the new code does not say"
+    )
+    return [f"{names_of(several)}: {why} of which file: compare the objects that it is linked of"]
 
 
 def keep_imports(new: Object, post: Object) -> None:

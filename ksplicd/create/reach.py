@@ -29,6 +29,8 @@ class Reach:
         self.plan = plan(difference, kernel.traceable(unit), carried, kernel.probeable(unit))
         self.refusals: list[Refusal] = list(difference.refusals)
         self.obj = Object(unit)
+        self.meant: dict[str, Symbol] = {}
+        """By name in the kernel, the symbol that has it."""
 
     def refuse(self, symbol: str, section: Section | None, reason: str, hint: str) -> None:
         """Note what stands in the way."""
@@ -69,6 +71,12 @@ class Reach:
     def external_symbol(self, s: Symbol) -> Symbol:
         """Return the undefined symbol by which the new code reaches ``s`` in the kernel."""
         wanted = self.name_in_kernel(s)
+        meant = self.twins.pre_of.get(s, s)
+        if self.meant.setdefault(wanted, meant) is not meant:  # of two files that ld -r has linked
+            self.refuse(
+                s.name, s.section, "the new code needs several symbols of this name",
+                "compare the objects of their files one by one",
+            )  # fmt: skip
         for known in self.obj.symbols:
             if known.name == wanted:
                 return known

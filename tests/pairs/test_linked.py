@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.diff import Difference, diff
+from ksplicd.create.object_pair import compare_objects
 from ksplicd.elf import Object, read_object
 from ksplicd.run import run
 from tests.compile import SPLIT, compile_c
@@ -95,3 +96,26 @@ def test_static_state_that_no_file_tells_apart_is_refused(tmp_path: Path, source
     assert {(r.symbol, r.reason) for r in d.refusals} == {
         ("count", "several static variables have this name, and it is not clear which one this is")
     }
+
+
+def test_objdiff_tells_that_names_are_several(tmp_path: Path) -> None:
+    pre, post = tmp_path / "pre.o", tmp_path / "post.o"
+    for path, value in ((pre, 2), (post, 7)):
+        link(tmp_path, ("one", ONCE.format(1, "first")), ("two", ONCE.format(value, "second")))
+        (tmp_path / "all.o").rename(path)
+    result = compare_objects(pre, post)
+    assert result.changed == ["once"]
+    (note,) = result.notes
+    assert note.startswith(f"once, count: {pre} has several statics of this name")
+
+
+def test_two_statics_of_one_name_are_no_one(tmp_path: Path) -> None:
+    """In the new code's object both would be an undefined ``count``."""
+    pre, post = tmp_path / "pre.o", tmp_path / "post.o"
+    for path, value in ((pre, 2), (post, 7)):
+        link(tmp_path, ("one", ONCE.format(value, "first")), ("two", ONCE.format(value, "second")))
+        (tmp_path / "all.o").rename(path)
+    result = compare_objects(pre, post)
+    assert [(r.symbol, r.reason) for r in result.refused] == [
+        ("count", "the new code needs several symbols of this name")
+    ]
