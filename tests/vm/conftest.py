@@ -20,6 +20,7 @@ from tests import slice as sample
 from tests.install import package_layer
 from tests.stock import stock_kernel
 from tests.vm.golden import check_log
+from tests.vm.maker import Maker
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,6 +75,11 @@ def installed_snapshot(
 def installed_guest(installed_snapshot: Snapshot) -> Iterator[Guest]:
     with Guest(installed_snapshot) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
+    return Maker(lab_cache, tmp_path_factory.mktemp("maker"))
 
 
 @pytest.fixture

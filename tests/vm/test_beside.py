@@ -17,7 +17,7 @@ from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.vm.golden import told
 from tests.vm.hand import Update, has_complaint, is_clean, make_bundle, write_patch
-from tests.vm.test_updates import ASK, FIRST, Host, Maker
+from tests.vm.maker import ASK, FIRST, Host, Maker
 
 KID = "beside01"
 FUNCTION = "do_fcntl"
@@ -161,11 +161,6 @@ def test_ftrace_that_is_off_is_not_another_transition(guest: Guest, update: Upda
 
 
 # --- through the daemon: who is in the way is named ---------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    return Maker(lab_cache, tmp_path_factory.mktemp("beside"))
 
 
 @pytest.fixture(scope="module")

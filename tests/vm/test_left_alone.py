@@ -7,10 +7,10 @@ from pathlib import Path
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.run import run
+from tests.vm.foreign import FOREIGN, REMOVE_FOREIGN
 from tests.vm.hand import PATIENCE, Update, has_complaint, is_clean
 from tests.vm.test_daemon import BLOCKER
 from tests.vm.test_modules import NEW, OLD, altered, edits, fix, insmod, made, mount, update
-from tests.vm.test_updates import FOREIGN, REMOVE_FOREIGN
 
 __all__ = ["altered", "edits", "fix", "made", "update"]
 

@@ -24,7 +24,7 @@ from ksplicd.run import run
 from tests import slice as sample
 from tests.install import package_layer
 from tests.vm.hand import PATIENCE, has_complaint, is_clean, write_patch
-from tests.vm.test_updates import FIRST, Host, Maker
+from tests.vm.maker import FIRST, Host, Maker
 
 KID = "lockdown"
 MARK = b"~Module signature appended~\n"
@@ -58,11 +58,6 @@ def locked_snapshot(
 def locked_guest(locked_snapshot: Snapshot) -> Iterator[Guest]:
     with Guest(locked_snapshot) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    return Maker(lab_cache, tmp_path_factory.mktemp("updates"))
 
 
 class Updates:

@@ -13,8 +13,8 @@ from ksplicd.lab.guest import Guest
 from ksplicd.model import old_module
 from ksplicd.run import run
 from tests import slice as sample
+from tests.vm.foreign import FOREIGN
 from tests.vm.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
-from tests.vm.test_updates import FOREIGN
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 

@@ -9,12 +9,11 @@ import pytest
 
 from ksplicd import bundle
 from ksplicd.host.journal import Outcome
-from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest, RunningGuest
 from ksplicd.model import core_module, new_module
 from tests.vm.hand import Edit, Update, is_clean
+from tests.vm.maker import FIRST, Host, Maker
 from tests.vm.test_daemon import BLOCKER
-from tests.vm.test_updates import FIRST, Host, Maker
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
@@ -36,11 +35,6 @@ OOM_REAPER = Edit(
     "\t\tif (tsk) {\n\t\t\toom_reap_task(tsk);\n\t\t\tcond_resched();\n\t\t}\n",
 )
 """In a kernel thread that never leaves the function."""
-
-
-@pytest.fixture(scope="module")
-def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    return Maker(lab_cache, tmp_path_factory.mktemp("transitions"))
 
 
 @pytest.fixture(scope="module")

@@ -9,26 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd import bundle, minisign
+from ksplicd import bundle
 from ksplicd.bus import names
 from ksplicd.create.old_code import SYM
-from ksplicd.create.pipeline import create
 from ksplicd.elf import Object, read_object, write_object
 from ksplicd.errors import ERROR_PREFIX
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.guest import Guest, Result
+from ksplicd.lab.guest import Guest
 from ksplicd.model import core_module, new_module
 from ksplicd.run import run
-from tests import slice as sample
 from tests.blob import Blob
-from tests.stock import stock_kernel
-from tests.vm.hand import PATIENCE, Edit, Update, is_clean, write_patch
+from tests.vm.foreign import ADD_FOREIGN, FOREIGN, REMOVE_FOREIGN
+from tests.vm.hand import PATIENCE, Edit, Update, is_clean
+from tests.vm.maker import ASK, FIRST, GETFD, Host, Maker
 from tests.vm.test_modules import ROMFS
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
-GETFD = "\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n"
-FIRST = Edit("fs/fcntl.c", GETFD, f"{GETFD}\t\terr |= 16;\n")
 SECOND = Edit("fs/fcntl.c", "\t\terr |= 16;\n", "\t\terr |= 16 | 32;\n")
 BESIDE = Edit("fs/fcntl.c", GETFD, f"{GETFD}\t\terr |= 64;\n")
 AUXV = Edit(
@@ -36,106 +32,11 @@ AUXV = Edit(
     "\tif (len > sizeof(user_auxv))\n\t\treturn -EINVAL;\n",
     "\tif (len > sizeof(user_auxv))\n\t\treturn -E2BIG;\n",
 )
-ASK = "python3 -c 'import fcntl; print(fcntl.fcntl(0, fcntl.F_GETFD) & ~1)'"
-
-FOREIGN = """\
-#include <linux/livepatch.h>
-#include <linux/module.h>
-static int other_getfd(void) { return 0; }
-static struct klp_func funcs[] = { { .old_name = "prctl_set_auxv", .new_func = other_getfd }, { } };
-static struct klp_object objs[] = { { .funcs = funcs }, { } };
-static struct klp_patch patch = { .mod = THIS_MODULE, .objs = objs };
-module_param_named(replace, patch.replace, bool, 0);
-static int __init foreign_init(void) { return klp_enable_patch(&patch); }
-static void __exit foreign_exit(void) { }
-module_init(foreign_init);
-module_exit(foreign_exit);
-MODULE_LICENSE("GPL");
-MODULE_INFO(livepatch, "Y");
-"""
-
 
 UNDO_FIRST = (
     f"dbus-send --system --print-reply --dest={names.BUS_NAME} {names.ROOT_PATH}"
     f" {names.MANAGER}.Undo string:first001 uint64:0"
 )
-ADD_FOREIGN = (
-    "insmod /root/foreign.ko;"
-    " while [ $(cat /sys/kernel/livepatch/foreign/transition) != 0 ]; do sleep 0.2; done"
-)
-REMOVE_FOREIGN = (
-    "echo 0 >/sys/kernel/livepatch/foreign/enabled;"
-    " until rmmod foreign 2>/dev/null; do sleep 0.2; done"
-)
-
-
-class Maker:
-    """Makes and signs bundles."""
-
-    def __init__(self, cache: Cache, folder: Path) -> None:
-        self.cache, self.folder = cache, folder
-        self.kernel = stock_kernel(cache)
-        self.tree = sample.source_tree(cache, self.kernel)
-        self.key = sample.throwaway_key(folder)
-
-    def make(
-        self,
-        kid: str,
-        *edits: Edit,
-        on: tuple[Edit, ...] = (),
-        series: tuple[Path, ...] = (),
-        replaces: tuple[str, ...] = (),
-    ) -> Path:
-        patch = write_patch(self.tree, self.folder / f"{kid}.patch", *edits, on=on)
-        request = replace(
-            sample.request_for(self.cache, self.kernel, patch, kid=kid),
-            series=series,
-            replaces=replaces,
-        )
-        return self.sign(kid, create(request, self.cache.progress).data)
-
-    def sign(self, kid: str, data: bytes, folder: Path | None = None) -> Path:
-        file = (folder or self.folder) / bundle.file_name(kid)
-        file.write_bytes(data)
-        key = minisign.read_secret_key(self.key.secret.read_text())
-        signature = minisign.sign(data, key, trusted_comment="a test")
-        sample.signature_of(file).write_text(signature)
-        return file
-
-
-class Host:
-    """The guest as a host."""
-
-    def __init__(self, guest: Guest, maker: Maker) -> None:
-        self.guest = guest
-        guest.put("/etc/ksplicd/keys.d/test.pub", maker.key.public, mode=0o644)
-        guest.run("systemctl start ksplicd")
-
-    def put(self, file: Path) -> str:
-        self.guest.put(f"/root/{file.name}", file)
-        self.guest.put(f"/root/{file.name}.minisig", sample.signature_of(file))
-        return f"/root/{file.name}"
-
-    def try_(self, command: str) -> tuple[str, str]:
-        """Run a ksplice command; return the error's name on the first line, and the message."""
-        done: Result = self.guest.run(f"ksplice {command}", check=False)
-        first, _, rest = done.err.partition("\n")
-        return (first, rest) if done.status else ("", "")
-
-    def apply(self, file: Path) -> tuple[str, str]:
-        return self.try_(f"apply --raw-errors {self.put(file)}")
-
-    def undo(self, kid: str) -> tuple[str, str]:
-        return self.try_(f"undo --raw-errors {kid}")
-
-    def bits(self) -> int:
-        """Return what the updates add to F_GETFD's answer."""
-        return int(self.guest.run(ASK).out)
-
-
-@pytest.fixture(scope="module")
-def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    return Maker(lab_cache, tmp_path_factory.mktemp("updates"))
 
 
 @pytest.fixture(scope="module")

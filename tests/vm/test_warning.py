@@ -7,13 +7,10 @@ import signal
 import time
 from collections.abc import Callable
 
-import pytest
-
 from ksplicd.host.journal import Outcome
-from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from tests.vm.hand import PATIENCE, Edit, is_clean
-from tests.vm.test_updates import GETFD, Host, Maker
+from tests.vm.maker import GETFD, Host, Maker
 
 KID = "warns001"
 MM = "#include <linux/mm.h>\n"
@@ -31,11 +28,6 @@ EDITS = (
 WARN = "python3 -c 'import fcntl; fcntl.fcntl(0, fcntl.F_GETFD, 4711)'"
 HANG = WARN.replace("4711", "4712")
 OOPS = WARN.replace("4711", "4713")
-
-
-@pytest.fixture(scope="module")
-def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    return Maker(lab_cache, tmp_path_factory.mktemp("warns"))
 
 
 def wait_for(what: Callable[[], bool]) -> None:
