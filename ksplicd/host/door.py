@@ -113,6 +113,7 @@ class KernelDoor(Protocol):
     def blockers(self, *, patched: bool) -> tuple[Conflict, ...]:
         """Return the tasks whose state is ``patched``: those that hold up a way to its opposite.
 
+        A thousand of them when there are more: they are told in one message.
         Outside a transition no task has a state.
         """
 

@@ -8,6 +8,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -26,11 +27,11 @@ from ksplicd.host.probes import Probe, read_probes
 from ksplicd.host.state import Conflict
 from ksplicd.host.sysfs import (
     NOT_SHOWN,
+    entries,
     folders_with,
     read_attribute,
     read_notes,
     read_stack,
-    unexpected,
 )
 from ksplicd.host.tripwire import Listener, open_listener
 from ksplicd.model import core_module
@@ -42,6 +43,8 @@ _NT_GNU_BUILD_ID: Final = 3  # <linux/elf.h>, name "GNU"
 _UNLOAD_TRIES: Final = 100
 _UNLOAD_PAUSE: Final = 0.05
 """Seconds; after a transition the kernel drops its last reference from a work queue."""
+
+MAX_BLOCKERS: Final = 1000
 
 _MEANINGS: Final[dict[int, tuple[type[KspliceError], str]]] = {
     errno.EEXIST: (ModulePresentError, "a module of this name is loaded; unload it first"),
@@ -192,7 +195,7 @@ class LinuxKernel:
     def is_kept(self, name: str) -> bool:
         """Read the parameter that kmodsrc/new_code.c sets, of the module or of its holders."""
         folder = self._sys / "module"
-        holders = [path.name for path in folder.glob(f"{name}/holders/*")]
+        holders = [path.name for path in entries(folder / name / "holders")]
         return any(
             read_attribute(folder / module / "parameters/keeps_code") == "Y"
             for module in (name, *holders)
@@ -225,11 +228,13 @@ class LinuxKernel:
     def replaced(self) -> dict[str, frozenset[tuple[str, str, int]]]:
         """Read the names in /sys/kernel/livepatch/NAME/OBJECT/FUNCTION,POSITION."""
         found: dict[str, set[tuple[str, str, int]]] = {}
-        with unexpected(self._sys):
-            for path in self._sys.glob("kernel/livepatch/*/*/*,*"):
-                function, _, position = path.name.rpartition(",")
-                entry = path.parent.name, function, int(position)
-                found.setdefault(path.parent.parent.name, set()).add(entry)
+        for patch in entries(self._sys / "kernel/livepatch"):
+            for target in entries(patch):
+                for path in entries(target):
+                    function, comma, position = path.name.rpartition(",")
+                    if comma:
+                        entry = target.name, function, int(position)
+                        found.setdefault(patch.name, set()).add(entry)
         return {name: frozenset(entries) for name, entries in found.items()}
 
     def set_enabled(self, name: str, *, enabled: bool) -> None:
@@ -251,18 +256,21 @@ class LinuxKernel:
     def blockers(self, *, patched: bool) -> tuple[Conflict, ...]:
         """Read /proc/PID/task/TID/{patch_state,comm,stack}."""
         wanted = "1" if patched else "0"
-        found = []
-        with unexpected(self._proc):
-            for path in self._proc.glob("[0-9]*/task/[0-9]*/patch_state"):
-                if read_attribute(path) == wanted:
-                    task = path.parent
-                    found.append(
-                        Conflict(
-                            pid=int(task.name),
-                            command=read_attribute(task / "comm") or "",
-                            stack=read_stack(read_attribute(task / "stack", NOT_SHOWN) or ""),
-                        )
-                    )
+        tasks = (
+            task
+            for process in entries(self._proc)
+            if process.name.isdecimal()
+            for task in entries(process / "task")
+            if read_attribute(task / "patch_state") == wanted
+        )
+        found = (
+            Conflict(
+                pid=int(task.name),
+                command=read_attribute(task / "comm") or "",
+                stack=read_stack(read_attribute(task / "stack", NOT_SHOWN) or ""),
+            )
+            for task in islice(tasks, MAX_BLOCKERS)
+        )
         return tuple(sorted(found, key=lambda conflict: conflict.pid))
 
     def probes(self) -> tuple[Probe, ...]:

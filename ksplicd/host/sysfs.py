@@ -53,6 +53,19 @@ def folders_with(file: str, parent: Path) -> Iterator[str]:
                 yield folder.name
 
 
+def entries(folder: Path) -> list[Path]:
+    """Return what is in a folder of sysfs or procfs; nothing when it is gone, or is a file.
+
+    ``Path.glob`` fails where a folder goes while it looks.  Raises ``UnexpectedError``.
+    """
+    try:
+        return list(folder.iterdir())
+    except OSError as e:
+        if e.errno in _GONE:
+            return []
+        raise UnexpectedError(f"{folder}: {e.strerror}") from e
+
+
 @contextlib.contextmanager
 def unexpected(path: Path) -> Iterator[None]:
     """Turn an ``OSError`` into an ``UnexpectedError`` that names the file at fault, or ``path``."""

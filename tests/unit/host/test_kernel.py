@@ -21,7 +21,7 @@ from ksplicd.errors import (
     UnexpectedError,
 )
 from ksplicd.host.door import CoreState, LivepatchState, MatchedTarget
-from ksplicd.host.kernel import LinuxKernel, SystemCalls
+from ksplicd.host.kernel import MAX_BLOCKERS, LinuxKernel, SystemCalls
 from ksplicd.host.state import Conflict
 from tests.unit.host.host import Host
 
@@ -235,6 +235,14 @@ def test_blockers(tmp_path: Path) -> None:
         Conflict(pid=813, command="cat", stack="do_fcntl < __x64_sys_fcntl"),
     )
     assert kernel.blockers(patched=True) == (Conflict(pid=7, command="init", stack=""),)
+
+
+def test_thousands_of_blockers_are_told_by_a_thousand(tmp_path: Path) -> None:
+    """Each with its stack, they would be more than the bus takes in a message."""
+    for tid in range(1, MAX_BLOCKERS + 100):
+        write(tmp_path / f"proc/1/task/{tid}/patch_state", "0\n")
+    found = LinuxKernel(tmp_path).blockers(patched=False)
+    assert len({conflict.pid for conflict in found}) == MAX_BLOCKERS == 1000
 
 
 def test_text_that_is_no_id_leads_nowhere(host: Host, tmp_path: Path) -> None:
