@@ -20,7 +20,7 @@ from ksplicd.lab.guest import Guest
 from ksplicd.run import run
 from tests import slice as sample
 from tests.vm.hand import has_complaint
-from tests.vm.test_daemon import KID, NAME, Host, Signed, signed_fix
+from tests.vm.installed import KID, NAME, Host, Signed, signed_fix
 
 SHIM: Final = Path(__file__).with_name("shim.c")
 CONTROL: Final = "/etc/ksplicd/fault"

@@ -7,9 +7,9 @@ from pathlib import Path
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.run import run
+from tests.vm.blocker import BLOCKER
 from tests.vm.foreign import FOREIGN, REMOVE_FOREIGN
 from tests.vm.hand import PATIENCE, Update, has_complaint, is_clean
-from tests.vm.test_daemon import BLOCKER
 from tests.vm.test_modules import NEW, OLD, altered, edits, fix, insmod, made, mount, update
 
 __all__ = ["altered", "edits", "fix", "made", "update"]

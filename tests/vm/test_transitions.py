@@ -11,9 +11,9 @@ from ksplicd import bundle
 from ksplicd.host.journal import Outcome
 from ksplicd.lab.guest import Guest, RunningGuest
 from ksplicd.model import core_module, new_module
+from tests.vm.blocker import BLOCKER
 from tests.vm.hand import Edit, Update, is_clean
 from tests.vm.maker import FIRST, Host, Maker
-from tests.vm.test_daemon import BLOCKER
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 

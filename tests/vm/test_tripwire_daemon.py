@@ -16,7 +16,7 @@ from tests import netlink
 from tests import slice as sample
 from tests.stock import stock_kernel
 from tests.vm.hand import has_complaint, write_patch
-from tests.vm.test_daemon import MANAGER, NAME, Host, Signed
+from tests.vm.installed import MANAGER, NAME, Host, Signed
 from tests.vm.tmpfile import CVE, EXPLOIT, PLACE, exploit, prepare, tmpfile_edits
 
 KID: Final = "wired001"
