@@ -39,8 +39,8 @@ class Reach:
 
     def raise_refusals(self) -> None:
         """Raise ``UnsupportedChangeError`` when anything does."""
-        if self.refusals:
-            raise UnsupportedChangeError(refusals_text(self.unit, self.refusals), self.refusals)
+        if refusals := list(dict.fromkeys(self.refusals)):
+            raise UnsupportedChangeError(refusals_text(self.unit, refusals), refusals)
 
     def is_in_kernel(self, function: Symbol) -> bool:
         """Tell whether the kernel has a function of this unit.
