@@ -52,6 +52,8 @@ class DataChanges:
     """The functions that use those, with the reason why they change."""
     pointers: list[PointerChange] = field(default_factory=list)
     """Function pointers that the running kernel's data get."""
+    notes: list[str] = field(default_factory=list)
+    """What is left out, because a running kernel has read it already."""
     refusals: list[Refusal] = field(default_factory=list)
 
 
@@ -90,7 +92,14 @@ def compare_data(comparison: Comparison) -> DataChanges:
             changed[s] = f"initialised data changes: {why}"
         elif is_read_only(twin.section) and s.section and not is_read_only(s.section):
             changed[s] = "it was read-only, and is in the running kernel"
-    return _Judge(comparison, changed).judge() if changed else DataChanges()
+    out = _Judge(comparison, changed).judge() if changed else DataChanges()
+    out.notes += [
+        f"{s.name} is used only at boot: its change is left out"
+        for s in comparison.post.obj.symbols
+        if (twin := comparison.twins.pre_of.get(s)) is not None
+        and is_boot_data(s) and comparison.compare_content(twin, s)
+    ]  # fmt: skip
+    return out
 
 
 def is_compared(s: Symbol) -> bool:
@@ -102,6 +111,17 @@ def is_compared(s: Symbol) -> bool:
         and is_plain_data(s.section)
         and not is_literal(s)
         and not is_printk_index(s)
+    )
+
+
+def is_boot_data(s: Symbol) -> bool:
+    """Tell whether a symbol is a datum that boot code reads, as the tables of KVM's operations."""
+    return (
+        s.section is not None
+        and bool(s.size)
+        and not s.is_function
+        and is_init_section(s.section)
+        and not is_literal(s)
     )
 
 
@@ -122,7 +142,11 @@ class _Judge:
     def judge(self) -> DataChanges:
         for s, why in self.changed.items():
             if not self.uses[s] and s.bind == STB_LOCAL:
-                continue  # only a list that the linker makes may refer to it
+                self.out.notes.append(
+                    f"{s.name} changes, to which only a list can refer that the linker makes of"
+                    f" {s.section.name if s.section else ''}: the running kernel's stays as it is"
+                )
+                continue
             if self.is_constant(s, frozenset()):
                 self.carry(s)
             elif changes := self.pointers(s):

@@ -137,6 +137,7 @@ class _Differ:
             for s in self.out.boot
             if not (self.out.unload and _is_exit_code(s))
         ]
+        self.out.notes += data.notes
         self.out.notes += compare_exports(self.pre.obj, self.post.obj)
         return self.out
 

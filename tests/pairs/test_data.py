@@ -195,6 +195,22 @@ int f(int x) {{
     assert compare(tmp_path, source.format(10), source.format(20)).is_empty
 
 
+def test_what_boot_code_and_lists_have_is_left_out_and_said(tmp_path: Path) -> None:
+    """Such as ``vmx_x86_ops``, which is __initdata, and an entry that DECLARE_PCI_FIXUP makes."""
+    source = """
+extern int old(int), new(int);
+struct ops {{ int (*op)(int); }};
+static struct ops boot __attribute__((used, section(".init.data"))) = {{ {0} }};
+static struct ops listed __attribute__((used, section(".pci_fixup_resume"))) = {{ {0} }};
+int f(int x) {{ return hidden(x) + {1}; }}
+"""
+    d = compare(tmp_path, source.format("old", 1), source.format("new", 2))
+    assert changed(d) == ["f"]
+    assert [note.split()[0] for note in d.notes] == ["listed", "boot"]
+    assert "the linker makes of .pci_fixup_resume" in d.notes[0]
+    assert not compare(tmp_path, source.format("old", 1), source.format("old", 2)).notes
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
