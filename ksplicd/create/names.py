@@ -101,8 +101,14 @@ def is_printk_index(symbol: Symbol) -> bool:
     """Tell whether the symbol is an entry of printk's index, such as ``_entry.12``.
 
     Only debugfs reads them, from a list of the linker's; they hold the line of their printk().
+    A variable may have the name, too.
     """
-    return _PRINTK_INDEX.match(symbol.name) is not None
+    section = symbol.section
+    return (
+        _PRINTK_INDEX.match(symbol.name) is not None
+        and section is not None
+        and section.name.startswith((".rodata", ".printk_index", ".data.rel.ro"))
+    )
 
 
 def is_tracepoint(symbol: Symbol) -> bool:

@@ -193,6 +193,9 @@ int f(int x) {{
 }}
 """
     assert compare(tmp_path, source.format(10), source.format(20)).is_empty
+    variable = "static int _entry = {}; int f(int x) {{ return _entry += x; }}"
+    d = compare(tmp_path, variable.format(1), variable.format(2))
+    assert [r.symbol for r in d.refusals] == ["_entry"]
 
 
 def test_what_boot_code_and_lists_have_is_left_out_and_said(tmp_path: Path) -> None:
