@@ -186,15 +186,20 @@ def test_reload_queues_nothing_twice(bare_host: Host) -> None:
     assert bare_host.outcomes().count("NO_MATCH") == 1
 
 
+def turn_one_around(host: Host) -> None:
+    """Drop an update whose code is busy, and stays so."""
+    host.kernel.hold()
+    drop(host)
+    wait_for(lambda: "REVERSING" in host.outcomes())
+    with host.kernel.open() as kernel:
+        kernel.complete()
+    wait_for(lambda: "CODE_BUSY" in host.outcomes())
+
+
 def test_busy_code_is_tried_again(bare_host: Host) -> None:
     bare_host.configure(on_drop="apply", transition_limit="1", retries="2", retry_delay="1")
     bare_host.start()
-    bare_host.kernel.hold()
-    drop(bare_host)
-    wait_for(lambda: "REVERSING" in bare_host.outcomes())
-    with bare_host.kernel.open() as kernel:
-        kernel.complete()
-    wait_for(lambda: "CODE_BUSY" in bare_host.outcomes())
+    turn_one_around(bare_host)
     bare_host.kernel.hold(on=False)
     wait_for(lambda: "APPLIED" in bare_host.outcomes())
     assert "is tried again in 1 s" in bare_host.log()
@@ -203,12 +208,7 @@ def test_busy_code_is_tried_again(bare_host: Host) -> None:
 def test_busy_code_is_tried_again_after_a_restart_and_not_for_ever(bare_host: Host) -> None:
     bare_host.configure(on_drop="apply", transition_limit="1", retries="1", retry_delay="3")
     bare_host.start()
-    bare_host.kernel.hold()
-    drop(bare_host)
-    wait_for(lambda: "REVERSING" in bare_host.outcomes())
-    with bare_host.kernel.open() as kernel:
-        kernel.complete()
-    wait_for(lambda: "CODE_BUSY" in bare_host.outcomes())
+    turn_one_around(bare_host)
     bare_host.kill()
     bare_host.start()
     wait_for(lambda: bare_host.outcomes().count("REVERSING") == 2)
