@@ -18,7 +18,7 @@ from ksplicd.bus.names import Action
 from ksplicd.bus.runner import Runner
 from ksplicd.bus.wrapper import MAX_ANSWER, Call
 from ksplicd.errors import BadBundleError
-from ksplicd.host.state import Direction, Event
+from ksplicd.host.state import Actor, Direction, Event, UpdateInfo
 
 STAGE_OPTIONS: Final = {"signature": "ay"}
 
@@ -83,12 +83,15 @@ class Manager(BusObject, interface=names.MANAGER):
         refuse_unknown_options(options, STAGE_OPTIONS)
         await self._runner.polkit.check(call, Action.STAGE)
         actor = await self._runner.polkit.read_actor(call)
-        worker = self._runner.worker
-        data = await worker.run(_read_bundle, call.take_fd(bundle))
         signature = bytes(options["signature"].unpack()) if "signature" in options else None
-        info = await worker.run(self._runner.engine.stage, data, signature, actor)
+        fd = call.take_fd(bundle)
+        info = await self._runner.worker.run(self._stage, fd, signature, actor)
         await self._runner.show()
         return info.kid, names.update_path(info.kid)
+
+    def _stage(self, fd: int, signature: bytes | None, actor: Actor) -> UpdateInfo:
+        """Read and stage in one go: of many bundles at once, one is in memory."""
+        return self._runner.engine.stage(_read_bundle(fd), signature, actor)
 
     @method("s kid", "a{sv} description")
     async def describe(self, call: Call, kid: str) -> dict[str, GLib.Variant]:

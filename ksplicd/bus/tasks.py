@@ -30,7 +30,13 @@ class Wait(Generic[_T]):
     def __await__(self) -> "Generator[Future[_T], None, _T]":
         if not self._future.done():
             yield self._future
-        return self._future.result()
+        future = self._future
+        try:
+            return future.result()
+        finally:
+            # An error holds the frames that it came through, and they what they worked on, a whole
+            # bundle: no frame may hold the error.
+            del future, self._future
 
 
 def spawn(coroutine: Coroutine[Any, None, None]) -> None:

@@ -9,6 +9,7 @@ from gi.repository import Gio, GLib
 
 from ksplicd.bundle import MAX_BUNDLE_SIZE
 from ksplicd.bus import names
+from ksplicd.bus.errors import text_of
 from ksplicd.errors import (
     BadBundleError,
     BadSignatureError,
@@ -128,3 +129,31 @@ def test_calls_leave_no_memory_behind(host: Host) -> None:
                 connection.call_sync(*where, args, None, flags, -1, None)
         sizes.append(resident())
     assert sizes[1] - sizes[0] < 200 * len(text) / 4
+
+
+def test_many_bundles_at_once_are_in_memory_one_by_one(host: Host, tmp_path: Path) -> None:
+    size, calls = 30 << 20, 8
+    connection, loop = host.connect(), GLib.MainLoop()
+    errors: list[str] = []
+
+    def answered(_source: object, result: Gio.AsyncResult) -> None:
+        with pytest.raises(GLib.Error, match=r"\w") as caught:
+            connection.call_with_unix_fd_list_finish(result)
+        errors.append(text_of(caught.value))
+        if len(errors) == calls:
+            loop.quit()
+
+    with (tmp_path / "large").open("w+b") as f:
+        f.truncate(size)
+        for _ in range(calls):
+            fds = Gio.UnixFDList.new()
+            options = {"signature": GLib.Variant("ay", SIGNATURE)}
+            args = GLib.Variant("(ha{sv})", (fds.append(f.fileno()), options))
+            connection.call_with_unix_fd_list(
+                *MANAGER, "Stage", args, None, Gio.DBusCallFlags.NONE, -1, fds, None, answered
+            )
+        loop.run()
+    assert ["did not sign these bytes" in error for error in errors] == [True] * calls
+    status = Path(f"/proc/{host.daemon.pid}/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) << 10
+    assert peak < 4 * size, "while it is read there are two of it"
