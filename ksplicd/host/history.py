@@ -101,13 +101,15 @@ class History:
     def read_back(self, *, whole: bool = False) -> Iterator[list[Event]]:
         """Return the events of one file after the other, the newest file first.
 
-        Within a file the oldest event comes first.  Raises ``StoreError``; for a full file that is
-        damaged only with ``whole``: one bad block must not keep us from starting.
+        Within a file the oldest event comes first; what could not be written is in the newest one.
+        Raises ``StoreError``; for a full file that is damaged only with ``whole``: one bad block
+        must not keep us from starting.
         """
         with store_errors(self._path):
             numbers = sorted(self._numbers(), reverse=True)
-            if self._path.exists():
-                yield read_events(self._path.read_bytes().split(_NEWLINE))
+            written = self._path.read_bytes() if self._path.exists() else b""
+            if written or self._unwritten:
+                yield read_events([*written.split(_NEWLINE), *self._unwritten.split(_NEWLINE)])
         for number in numbers:
             yield self._read_full(number, whole=whole)
 

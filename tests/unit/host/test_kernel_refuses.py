@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """An apply or undo that the kernel says no to, at every step of it."""
 
+import resource
+
 import pytest
 
 from ksplicd.errors import (
@@ -11,6 +13,7 @@ from ksplicd.errors import (
     ModuleRefusedError,
     NoMatchError,
     OutOfMemoryError,
+    ReplayedError,
     StoreError,
     UnexpectedError,
 )
@@ -148,6 +151,25 @@ def test_fault_at_every_call_of_undo(host: Host, call: int) -> None:
     if call == 1:
         assert host.undo().stage is Stage.REVERSED
     assert host.apply().stage is Stage.APPLIED
+
+
+def test_full_disk_hides_no_undo(host: Host) -> None:
+    """What was undone is not applied by itself again, also when nobody could write that down."""
+    host.stage()
+    host.apply()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = (host.root / "history.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (full, limits[1]))
+    try:
+        with pytest.raises(StoreError, match=r"history\.jsonl: File too large"):
+            host.undo()
+        for _ in range(2):
+            with pytest.raises(ReplayedError, match="was undone here"):
+                host.engine.check_not_undone(KID)
+            host.engine.reconcile()
+        assert host.stages()[-2:] == ["reversing", "reversed"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_full_disk_before_anything_is_loaded(host: Host) -> None:
