@@ -135,7 +135,7 @@ def test_killed_at_a_step(victim: Victim) -> None:
         victim.assert_whole(stage)
         if stage != "applied":
             assert victim.command("apply") == ""
-            victim.assert_whole("applied")
+            victim.assert_whole(stage := "applied")
         if undoing:
             victim.arm("kill", undoing.pop())
             victim.command("undo")
