@@ -23,6 +23,7 @@ from ksplicd.create.names import (
     is_printk_index,
     is_read_only,
     is_sanitizer_record,
+    is_static_call,
     is_tracepoint,
 )
 from ksplicd.create.place import Places
@@ -182,7 +183,7 @@ class _Judge:
     def pointers(self, s: Symbol) -> list[PointerChange]:
         """Return the function pointers in which alone a table differs that there is once."""
         assert s.section is not None
-        if is_tracepoint(s) or is_per_cpu(s.section):
+        if is_tracepoint(s) or is_per_cpu(s.section) or is_static_call(s):
             return []
         return pointer_changes(self.comparison, self.comparison.twins.pre_of[s], s)
 
@@ -204,6 +205,8 @@ class _Judge:
         assert s.section is not None
         if is_tracepoint(s):
             return "a tracepoint changes", "leave the tracepoint as it is; the rest can be changed"
+        if is_static_call(s):
+            return why, "call static_call_update() from a hook"
         if is_per_cpu(s.section):
             return why, "each processor's copy has its own content by now; change them from a hook"
         if any(r.symbol.section and r.symbol.section.is_text for r in s.section.relocations):

@@ -21,6 +21,7 @@ from ksplicd.create.names import (
     is_exit_section,
     is_per_cpu,
     is_prefix,
+    is_static_call,
 )
 from ksplicd.create.place import Places
 from ksplicd.create.pointers import PointerChange
@@ -119,6 +120,7 @@ class _Differ:
 
     def run(self) -> Difference:
         self.compare_functions()
+        refused = self.refuse_static_calls()
         self.compare_cold_parts()
         one_place = self.check_aliases()
         data = compare_data(self.comparison)
@@ -128,7 +130,7 @@ class _Differ:
             if s in self.twins.pre_of:
                 self.out.changed.setdefault(s, why)
         self.out.hooks, refusals = read_hooks(self.post, self.twins)
-        self.out.refusals += [*refusals, *one_place, *self.check_nameless_code()]
+        self.out.refusals += [*refused, *refusals, *one_place, *self.check_nameless_code()]
         self.take_in_exit()
         if self.out.is_needed:
             self.out.refusals += refuse_new_data(self.out)
@@ -157,6 +159,15 @@ class _Differ:
                 self.out.changed[s] = why
                 seen.add((s.section, s.value))
         self.out.removed = [s for s in _functions(self.pre) if s not in self.twins.post_of]
+
+    def refuse_static_calls(self) -> list[Refusal]:
+        """Refuse other defaults of static calls: the calls have been rewritten to the old ones."""
+        why = "the function that a static call begins with changes"
+        hint = "call static_call_update() from a hook"
+        found = [s for s in self.out.changed if is_static_call(s)]
+        for s in found:
+            del self.out.changed[s]
+        return [refuse(s, why, hint) for s in found]
 
     def take_in_exit(self) -> None:
         """Have a module's exit function replaced when code changes that runs at unload."""

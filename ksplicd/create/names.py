@@ -116,6 +116,14 @@ def is_tracepoint(symbol: Symbol) -> bool:
     return _TRACEPOINT.match(symbol.name) is not None
 
 
+def is_static_call(symbol: Symbol) -> bool:
+    """Tell whether the symbol is what a static call leads to: ``__SCK__x``, ``__SCT__x``.
+
+    The key, and the trampoline to which calls have gone until boot code rewrote them.
+    """
+    return symbol.name.startswith(("__SCK__", "__SCT__"))
+
+
 def is_init_section(section: Section) -> bool:
     """Tell whether a section is used once, before all else, such as ``.init.text``."""
     return section.name.startswith((".init", ".con_initcall", ".security_initcall"))

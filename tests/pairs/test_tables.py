@@ -62,6 +62,21 @@ def test_static_calls(tmp_path: Path) -> None:
     )
 
 
+def test_another_default_of_a_static_call(tmp_path: Path) -> None:
+    """Boot code has rewritten the calls to the old function: neither key nor trampoline matter."""
+    source = """
+int first(int x) {{ return hidden(x); }} int second(int x) {{ return exported(x); }}
+struct {{ void *func; long type; }} __SCK__op = {{ .func = {0}, .type = 1 }};
+asm(".pushsection .static_call.text,\\"ax\\"\\n.globl __SCT__op\\n.type __SCT__op,@function\\n"
+    "__SCT__op: .byte 0xe9\\n.long {0} - . - 4\\n.size __SCT__op, 5\\n.popsection");
+"""
+    d = compare(tmp_path, source.format("first"), source.format("second"))
+    assert [r.symbol for r in d.refusals] == ["__SCK__op", "__SCT__op"]
+    assert {r.hint for r in d.refusals} == {"call static_call_update() from a hook"}
+    assert not d.changed
+    assert not d.pointers
+
+
 ALTERNATIVE = """
 #define ALT(new, feature) asm volatile("661: nopl 0(%%rax,%%rax,1)\\n662:\\n" \\
     ".pushsection .altinstructions,\\"a\\"\\n.long 661b - ., 663f - .\\n.word " feature "\\n" \\
