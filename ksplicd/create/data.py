@@ -14,6 +14,7 @@ from ksplicd.create import hooks
 from ksplicd.create.compare import Comparison
 from ksplicd.create.names import (
     is_boot_section,
+    is_bound_at_boot,
     is_debug_descriptor,
     is_expendable,
     is_init_section,
@@ -183,7 +184,7 @@ class _Judge:
     def pointers(self, s: Symbol) -> list[PointerChange]:
         """Return the function pointers in which alone a table differs that there is once."""
         assert s.section is not None
-        if is_tracepoint(s) or is_per_cpu(s.section) or is_static_call(s):
+        if is_tracepoint(s) or is_per_cpu(s.section) or is_bound_at_boot(s):
             return []
         return pointer_changes(self.comparison, self.comparison.twins.pre_of[s], s)
 

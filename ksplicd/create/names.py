@@ -124,6 +124,20 @@ def is_static_call(symbol: Symbol) -> bool:
     return symbol.name.startswith(("__SCK__", "__SCT__"))
 
 
+def is_bound_at_boot(symbol: Symbol) -> bool:
+    """Tell whether boot code has made direct calls of a table's pointers, such as ``pv_ops``.
+
+    Or of ``selinux_hooks``: since Linux 6.12 security hooks are static calls.
+    """
+    section = symbol.section
+    is_late = section is not None and section.name.startswith(".data..ro_after_init")
+    return (
+        is_static_call(symbol)
+        or symbol.name == "pv_ops"
+        or (is_late and symbol.name.endswith("_hooks"))
+    )
+
+
 def is_init_section(section: Section) -> bool:
     """Tell whether a section is used once, before all else, such as ``.init.text``."""
     return section.name.startswith((".init", ".con_initcall", ".security_initcall"))

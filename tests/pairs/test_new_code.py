@@ -296,6 +296,29 @@ def test_function_pointer_that_comes_is_exchanged(tmp_path: Path) -> None:
     assert [(p.table, p.offset) for p in code.pointers] == [("table", 8)]
 
 
+@pytest.mark.parametrize(
+    ("name", "section", "is_bound"),
+    [
+        ("pv_ops", ".data", True),
+        ("selinux_hooks", ".data..ro_after_init", True),
+        ("nl80211_fam", ".data..ro_after_init", False),
+    ],
+)
+def test_function_pointer_of_which_boot_code_made_calls(
+    tmp_path: Path,
+    name: str,
+    section: str,
+    is_bound: bool,  # noqa: FBT001
+) -> None:
+    place = f'#define table {name}\nextern struct ops table __attribute__((section("{section}")));'
+    pre, post = (TABLE.format(f".b = {f}", TWO) for f in ("one", "two"))
+    pre, post = (s.replace("static noinline int one", place + "\nstatic noinline int one")
+                 for s in (pre, post))  # fmt: skip
+    d = compare(tmp_path, pre, post)
+    assert bool(d.refusals) is is_bound
+    assert bool(d.pointers) is not is_bound
+
+
 def test_function_pointer_that_changes_to_what_the_kernel_has(tmp_path: Path) -> None:
     both = TABLE + "int g(int x) {{ return two(x); }}"
     pre, post = both.format(".b = two", TWO), both.format(".b = one", TWO)
