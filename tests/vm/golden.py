@@ -5,6 +5,7 @@
 to run is ``N`` or ``BYTES``.  ``KSPLICE_LOGS=write`` keeps what is said: read the difference.
 """
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -37,4 +38,6 @@ def check_log(guest: RunningGuest, file: str, test: str) -> None:
     if os.environ.get("KSPLICE_LOGS") == "write":
         golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(told(log))
-    assert told(log) == golden.read_text()
+    known, said = golden.read_text().splitlines(), told(log).splitlines()
+    difference = "\n".join(difflib.unified_diff(known, said, "golden", "told", lineterm=""))
+    assert not difference, difference
