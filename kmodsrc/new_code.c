@@ -82,6 +82,8 @@ static enum phase {
 
 /* Livepatch has taken the update up, no other transition was in the way. */
 static bool was_begun;
+/* It was us who refused. */
+static bool was_refused;
 /* From then on a target may be left alone: it has come later.  Written outside of klp_mutex. */
 static bool was_enabled;
 
@@ -187,6 +189,7 @@ static int pre_patch(struct klp_object *obj)
 		ksplice_abort(KSPLICE_CALL_FAILED);
 		ksplice_go(obj, !is_late);
 	}
+	was_refused = true;
 	ksplice_clear_relocations(obj);
 	return err;
 }
@@ -266,7 +269,7 @@ static int __init new_init(void)
 	/* -EBUSY without a cause: another transition runs */
 	if (err == -EBUSY && !was_begun)
 		return err;
-	if (err == -EBUSY)
+	if (err == -EBUSY && !was_refused)
 		pr_err("ftrace refuses: a function has another redirection, or kernel.ftrace_enabled is 0\n");
 	ksplice_abort(err == -ENOMEM ? KSPLICE_OUT_OF_MEMORY : KSPLICE_CALL_FAILED);
 	return err;
