@@ -62,9 +62,21 @@ class KernelFile:
         """Let every load and unload take half a second, the first half of it before the deed."""
         self._slow.touch() if on else self._slow.unlink()
 
-    def fail(self, name: str) -> None:
-        """Have the next call of ``name`` fail, as when there is no free descriptor."""
-        self._fault.write_text(name)
+    def fail(self, name: str, module: str = "") -> None:
+        """Have the next call of ``name`` fail, as when there is no free descriptor.
+
+        With ``module``, the next one when that is loaded.
+        """
+        self._fault.write_text(f"{name} {module}")
+
+    def _is_to_fail(self, name: str) -> bool:
+        if not self._fault.exists():
+            return False
+        fault, _, module = self._fault.read_text().partition(" ")
+        if fault != name:
+            return False
+        with self.open() as simulator:
+            return not module or module in simulator.modules()
 
     @contextmanager
     def open(self) -> Iterator[Simulator]:
@@ -95,7 +107,7 @@ class KernelFile:
             raise AttributeError(name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self._fault.exists() and self._fault.read_text() == name:
+            if self._is_to_fail(name):
                 self._fault.unlink()
                 raise UnexpectedError(f"{name}: Too many open files")
             is_slow = name in {"load_module", "unload_module"} and self._slow.exists()

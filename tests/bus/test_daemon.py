@@ -2,7 +2,6 @@
 """The daemon as a process: start, stop, signals, death and the truth after it."""
 
 import signal
-import threading
 import time
 
 import pytest
@@ -243,16 +242,7 @@ def test_job_that_went_wrong_is_looked_into(host: Host) -> None:
 def test_job_goes_on_when_the_updates_cannot_be_shown(host: Host) -> None:
     """Else its turn would never end."""
     host.client().stage(BUNDLE, SIGNATURE)
-    host.kernel.slow()
-
-    def fail_after_the_load() -> None:
-        wait_for(lambda: _is_loaded(host, new_module(KID)))
-        host.kernel.fail("livepatches")  # it is asked next when the updates are shown
-        host.kernel.slow(on=False)
-
-    failing = threading.Thread(target=fail_after_the_load)
-    failing.start()
+    host.kernel.fail("livepatches", new_module(KID))  # that is when the updates are shown
     assert host.client().apply(KID).result == "done"
-    failing.join()
     assert "the updates cannot be shown: livepatches: Too many open files" in host.log()
     assert host.client().undo(KID).result == "done"

@@ -8,19 +8,23 @@ from tests.unit.bus.test_tasks import run
 
 
 def test_timer_starts_quick_and_becomes_slow(tmp_path: Path) -> None:
-    watch = StageWatch(tmp_path / "missing")
-    waits = []
+    def measure(count: int) -> list[float]:
+        watch = StageWatch(tmp_path / "missing")
+        waits = []
 
-    async def task() -> None:
-        for _ in range(4):
-            before = time.monotonic()
-            await watch.wait(60)
-            waits.append(time.monotonic() - before)
+        async def task() -> None:
+            for _ in range(count):
+                before = time.monotonic()
+                await watch.wait(60)
+                waits.append(time.monotonic() - before)
 
-    run(task())
-    watch.close()
-    assert waits[0] < 0.15
-    assert sum(waits) >= 0.02 + 0.04 + 0.08 + 0.16 - 0.01
+        run(task())
+        watch.close()
+        return waits
+
+    assert sum(measure(4)) >= 0.02 + 0.04 + 0.08 + 0.16 - 0.01
+    # another process may have the processor for as long as it likes, but not each time
+    assert any(measure(1)[0] < 0.15 for _ in range(100))
 
 
 def test_at_most_is_kept(tmp_path: Path) -> None:
@@ -37,22 +41,25 @@ def test_at_most_is_kept(tmp_path: Path) -> None:
 
 
 def test_wake_ends_the_wait(tmp_path: Path) -> None:
-    watch = StageWatch(tmp_path / "missing")
-    for _ in range(6):
-        run(watch.wait(0.001))  # the next would wait for more than a second
+    def measure() -> float:
+        watch = StageWatch(tmp_path / "missing")
+        for _ in range(6):
+            run(watch.wait(0.001))  # the next would wait for a second
 
-    async def wake() -> None:
-        await tasks.sleep(0.01)
-        watch.wake()
+        async def wake() -> None:
+            await tasks.sleep(0.01)
+            watch.wake()
 
-    async def task() -> None:
-        tasks.spawn(wake())
-        await watch.wait(60)
+        async def task() -> None:
+            tasks.spawn(wake())
+            await watch.wait(60)
 
-    before = time.monotonic()
-    run(task())
-    watch.close()
-    assert time.monotonic() - before < 0.5
+        before = time.monotonic()
+        run(task())
+        watch.close()
+        return time.monotonic() - before
+
+    assert any(measure() < 0.5 for _ in range(20))
 
 
 def test_no_descriptor_is_left(tmp_path: Path) -> None:
