@@ -119,7 +119,7 @@ UNDO: Final = ("write", 0), ("write", 1), ("delete_module", -1)
 def learn(victim: Victim) -> tuple[list[int], list[int]]:
     """Return the steps of an apply and of an undo to try."""
     # what is written to a history for the first time needs a step more
-    victim.run(f"ksplice stage /root/{NAME}; ksplice remove {KID}")
+    victim.run(f"ksplice apply /root/{NAME} && ksplice undo {KID} && ksplice remove {KID}")
     applying = victim.steps("apply")
     undoing = victim.steps("undo")
     victim.run(f"ksplice remove {KID}")
