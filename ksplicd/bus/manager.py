@@ -187,10 +187,12 @@ def _read_bundle(fd: int) -> bytes:
         if about.st_size > MAX_BUNDLE_SIZE:
             raise BadBundleError(f"the file has {about.st_size} bytes; at most {MAX_BUNDLE_SIZE}")
         parts, pos = [], 0
+        size = about.st_size + 1
         try:
-            while pos <= MAX_BUNDLE_SIZE and (part := os.pread(fd, 1 << 20, pos)):
-                parts.append(part)
+            while pos <= MAX_BUNDLE_SIZE and (part := os.pread(fd, size, pos)):
+                parts.append(part)  # one, as a rule, which is then not copied
                 pos += len(part)
+                size = 1 << 20
         except OSError as e:  # opened for writing only, or with O_PATH
             raise BadBundleError(f"the descriptor cannot be read: {e.strerror}") from None
     if pos > MAX_BUNDLE_SIZE:

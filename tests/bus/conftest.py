@@ -212,18 +212,17 @@ class Host:
     # --- what is so -----------------------------------------------------------------------------
 
     def stage_of(self, kid: str = samples.KID) -> str:
-        """Return the Stage property."""
-        reply = self.connect().call_sync(
-            names.BUS_NAME,
-            names.update_path(kid),
-            names.PROPERTIES,
-            "Get",
-            GLib.Variant("(ss)", (names.UPDATE, "Stage")),
-            None,
-            Gio.DBusCallFlags.NONE,
-            -1,
-            None,
-        )
+        """Return the Stage property; empty when the update is not on the bus, or not yet."""
+        args = GLib.Variant("(ss)", (names.UPDATE, "Stage"))
+        place = names.BUS_NAME, names.update_path(kid), names.PROPERTIES
+        try:
+            reply = self.connect().call_sync(
+                *place, "Get", args, None, Gio.DBusCallFlags.NONE, -1, None
+            )
+        except GLib.Error as e:
+            if not e.matches(Gio.dbus_error_quark(), Gio.DBusError.UNKNOWN_METHOD):
+                raise
+            return ""
         return str(reply.unpack()[0])
 
     def journal(self) -> list[dict[str, Any]]:

@@ -209,7 +209,7 @@ def test_one_that_cannot_be_kept_keeps_no_other_waiting(bare_host: Host) -> None
     drop(bare_host)
     bare_host.start(KSPLICE_RETRY_SECONDS="0.2")
     wait_for(lambda: left(bare_host.store) == [stuck, f"{stuck}.minisig"])
-    assert bare_host.stage_of() == "staged"
+    wait_for(lambda: bare_host.stage_of() == "staged")
     wait_for(lambda: f"{stuck}: stays where it is, and is tried again" in bare_host.log())
     in_the_way.rmdir()
     wait_for(lambda: left(bare_host.store) == [])
