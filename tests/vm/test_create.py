@@ -217,6 +217,8 @@ def test_kill_is_reverted_by_the_next_run(
 def start_create(lab_cache: Cache, request_: Request, tmp_path: Path) -> subprocess.Popen[bytes]:
     code = "import sys; from ksplicd.cli.main import main_create; sys.exit(main_create())"
     argv = [
+        # a shell without job control has its background ignore SIGINT
+        "env", "--default-signal=INT",
         sys.executable, "-c", code, "--patch", fcntl_patch(lab_cache), "-q",
         "--config", request_.config, "-o", tmp_path, request_.source,
     ]  # fmt: skip
