@@ -100,7 +100,11 @@ class Drops:
                 _tell_waiting(name)
             return None
         actor = Actor(uid=os.geteuid(), via=Via.DROP)
-        return self._engine.stage_file(drop.bundle, drop.signature, actor)
+        try:
+            return self._engine.stage_file(drop.bundle, drop.signature, actor)
+        except FileNotFoundError as e:
+            _log.info("%s: is gone again", e.filename)
+            return None
 
 
 def _tell_waiting(name: str) -> None:

@@ -86,7 +86,8 @@ class Intake:
 
         On a ``BundleError`` or ``HostError`` the files are moved to ``rejected/`` with a
         ``.reason`` beside them, the event is REJECTED, and the error is raised.  A ``StoreError``
-        or ``KeyFileError`` (our fault, not the file's) leaves the drop where it is.
+        or ``KeyFileError`` (our fault, not the file's) leaves the drop where it is.  So does a
+        ``FileNotFoundError``, when a file is gone again: another of its name may be there by now.
         """
         marks = mark(path), mark(sig_path) if sig_path is not None else None
         drop = Drop(bundle=path, signature=sig_path, marks=marks)

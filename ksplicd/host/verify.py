@@ -45,9 +45,9 @@ from ksplicd.model import Manifest, core_module, new_module, old_module
 MAX_SIGNATURE_SIZE: Final = 16384
 _VMLINUX: Final = "vmlinux"
 _NO_PLAIN_FILE: Final = frozenset(
-    {errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.EPERM}
+    {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.EPERM}
 )
-"""errno of open(2) for what is gone, a link, a socket, a device, or not for us to read."""
+"""errno of open(2) for what is a link, a socket, a device, or not for us to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +66,14 @@ class Trusted:
 def read_file(path: Path, limit: int = MAX_BUNDLE_SIZE, owner: int = 0) -> bytes:
     """Return the bytes of a dropped file that ``owner`` alone could write.
 
-    Raises ``BadBundleError`` naming the file, also when it is missing, and ``StoreError`` when it
-    is not the file's fault that it cannot be read.
+    Raises ``FileNotFoundError`` when it is gone again, ``BadBundleError`` naming the file, and
+    ``StoreError`` when it is not the file's fault that it cannot be read.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(path, flags)
+    except FileNotFoundError:
+        raise
     except OSError as e:
         kind = BadBundleError if e.errno in _NO_PLAIN_FILE else StoreError
         raise kind(f"{path}: cannot be opened as a plain file: {e.strerror}") from None

@@ -224,6 +224,19 @@ def test_drop_of_the_same_name_meanwhile_is_not_lost(host: Host, first: str, wha
         assert sig.read_bytes() == samples.signature(newer)
 
 
+@pytest.mark.parametrize("which", [0, 1], ids=["bundle", "signature"])
+def test_drop_that_is_gone_again_is_not_rejected(host: Host, which: int) -> None:
+    """What bears its name a moment later is another one, which the kernel may give its inode."""
+    data = samples.bundle()
+    files = drop(host, data, samples.signature(data))
+    files[which].unlink()
+    with pytest.raises(FileNotFoundError, match=files[which].name):
+        host.engine.stage_file(*files, ROOT)
+    assert files[1 - which].exists()
+    assert not (host.root / "rejected").exists()
+    assert host.stages() == []
+
+
 def test_drop_writable_by_others(host: Host) -> None:
     data = samples.bundle()
     path, sig = drop(host, data, samples.signature(data))
