@@ -6,6 +6,7 @@ kernel hears nothing of its log.  What was logged before we looked is read too, 
 kernel has it: updates that came back at boot were at work before us.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -17,7 +18,12 @@ from gi.repository import GLib
 
 from ksplicd.bus import tasks
 from ksplicd.bus.runner import Runner
-from ksplicd.errors import AlreadyReversedError, KernelWarningError, KspliceError
+from ksplicd.errors import (
+    AlreadyReversedError,
+    CodeBusyError,
+    KernelWarningError,
+    KspliceError,
+)
 from ksplicd.host.kmsg import Complaint, Reader, Watchlist
 from ksplicd.host.state import DAEMON, Direction, UpdateInfo, is_moving
 from ksplicd.model import Stage
@@ -42,6 +48,8 @@ class SoakWatch:
         self._reader = Reader()
         self._watchlist = Watchlist()
         self._is_moving = False
+        self._is_first = True
+        """Whether nothing was shown yet in this life of the daemon."""
         self._timer: GLib.Source | None = None
         self._fd = -1
         self._source = 0
@@ -53,6 +61,10 @@ class SoakWatch:
         applied = [info for info in infos if info.stage is Stage.APPLIED]
         self._watchlist = Watchlist([*moving, *applied])
         self._is_moving = bool(moving)
+        if self._is_first:
+            self._is_first = False
+            if (moving or applied) and self._engine.settings.undo_on_warning:
+                tasks.spawn(self._resume())
         if moving or applied or self._source:
             tasks.spawn(self._look())
 
@@ -139,19 +151,59 @@ class SoakWatch:
             if not await self._runner.worker.run(self._engine.heed, kid, complaint):
                 return
             await self._runner.show()
-            if self._engine.settings.undo_on_warning:
-                await self._undo(kid, complaint)
         except KspliceError as e:
             _log.error("update %s: the kernel complains of it (%s): %s", kid, complaint.headline, e)
+            return
+        if self._engine.settings.undo_on_warning:
+            await self._turn_around(kid)
+            await self._undo(kid, complaint.headline)
 
-    async def _undo(self, kid: str, complaint: Complaint) -> None:
+    # --- what follows from it -------------------------------------------------------------------
+
+    async def _resume(self) -> None:
+        """Undo by policy what the kernel complained of before the daemon was restarted."""
+        try:
+            found = await self._runner.worker.run(self._engine.complaints)
+        except KspliceError as e:
+            _log.error("what the kernel complained of before cannot be told: %s", e)
+            return
+        for kid, complaint in found.items():
+            tasks.spawn(self._undo(kid, complaint))
+
+    async def _turn_around(self, kid: str) -> None:
+        """Have an update come to rest, at the old code if it is on its way to the new one."""
         job = self._runner.job
         if job and job.transition.kid == kid and job.transition.direction is Direction.APPLY:
             self._runner.cancel(job, KernelWarningError)
-            return
-        why = f"undo-on-warning: {complaint.headline}"
-        for each in await self._runner.worker.run(self._engine.undo_order, kid):
+            await tasks.Wait(job.ended)  # it may have been applied already
+
+    async def _undo(self, kid: str, complaint: str) -> None:
+        """Undo an update, by policy.  Nobody waits for it: it is tried again, as an apply is.
+
+        Before each try it is asked whether that is still the policy, and what runs still the code
+        that the kernel complained of: a person may have taken it out and applied it anew.
+        """
+        settings = self._engine.settings
+        for left in range(settings.retries, -1, -1):
+            if not self._engine.settings.undo_on_warning:
+                return
             try:
-                await self._runner.start(Direction.UNDO, each, DAEMON, why=why)
-            except AlreadyReversedError:
-                continue  # somebody was quicker
+                if not await self._runner.worker.run(self._engine.complaint_of, kid):
+                    return
+                await self._try_to_undo(kid, f"undo-on-warning: {complaint}")
+            except KspliceError as e:
+                then = f"it is tried again in {settings.retry_delay} s"
+                if not left:
+                    then = f"`ksplice undo {kid}` takes it out"
+                _log.error("update %s is not undone: %s; %s", kid, e, then)
+            else:
+                return
+            if left:
+                await tasks.sleep(settings.retry_delay)
+
+    async def _try_to_undo(self, kid: str, why: str) -> None:
+        for each in await self._runner.worker.run(self._engine.undo_order, kid):
+            with contextlib.suppress(AlreadyReversedError):  # somebody was quicker
+                job = await self._runner.start(Direction.UNDO, each, DAEMON, why=why)
+                if await tasks.Wait(job.ended) == CodeBusyError.abort_cause:
+                    raise CodeBusyError(f"{each}: its code was busy")

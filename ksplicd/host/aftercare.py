@@ -5,6 +5,7 @@ Here it is noted what has happened; what follows from that, by policy or a perso
 of the engine.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
@@ -12,7 +13,17 @@ from typing import Final
 from ksplicd.errors import KernelWarningError, NotQuarantinedError
 from ksplicd.host.intake import Intake
 from ksplicd.host.kmsg import Complaint
-from ksplicd.host.state import DAEMON, PASSING, Actor, Arrow, UpdateInfo, Via, is_moving, step
+from ksplicd.host.state import (
+    DAEMON,
+    PASSING,
+    Actor,
+    Arrow,
+    Event,
+    UpdateInfo,
+    Via,
+    is_moving,
+    step,
+)
 from ksplicd.host.verify import can_be_below
 from ksplicd.model import VMLINUX, Stage
 
@@ -45,30 +56,59 @@ class Aftercare(Intake):
         Tells whether it is news: only the first complaint of an update is, since it was loaded.
         One that is on its way is recorded when it has arrived.  Raises ``StoreError``.
         """
-        info = self._book.info(kid)
-        is_in_kernel = info.stage is Stage.APPLIED or is_moving(info.stage)
-        is_known = kid in self._complaints or info.abort_cause == _COMPLAINT
-        if not is_in_kernel or is_known or not self._is_young(kid, complaint.time):
+        stage = self._book.info(kid).stage
+        if kid in self._complaints or not _is_at_work(stage):
+            return False
+        if not self._is_young(kid, complaint.time) or self._recorded_complaint(kid):
             return False
         self._complaints[kid] = complaint
-        if info.stage is Stage.APPLIED:
+        if stage is Stage.APPLIED:
             self._record_complaint(kid)
         return True
 
+    def complaint_of(self, kid: str) -> str:
+        """Return what the kernel complained of, of an update that is in it; empty when of nothing.
+
+        That is since it was loaded, by the history: also before this start of the daemon.
+        """
+        is_there = _is_at_work(self._book.info(kid).stage)
+        return self._recorded_complaint(kid) if is_there else ""
+
+    def complaints(self) -> dict[str, str]:
+        """Return the complaints of updates in their soak time, by kid."""
+        boot_id, soaked = self.kernel.boot_id(), self._guard.read().soaked
+        young = [kid for kid in self._book.kids() if soaked.get(kid) != boot_id]
+        found = {kid: self.complaint_of(kid) for kid in young}
+        return {kid: text for kid, text in found.items() if text}
+
     def _record_complaint(self, kid: str) -> None:
         """Record what the kernel complained of, if it did, now that the update is applied."""
-        if kid not in self._complaints:
+        if kid not in self._complaints or self._recorded_complaint(kid):
             return
         complaint = self._complaints[kid]
-        where = complaint.function + (f" [{complaint.module}]" if complaint.module else "")
         self._book.record(
             kid,
             Stage.APPLIED,
             DAEMON,
             cause=_COMPLAINT,
-            detail=f"the kernel's log names {where}: {complaint.headline}",
+            detail=self._heard_of(kid),
             mismatch={"function": complaint.function, "target": complaint.module or VMLINUX},
         )
+
+    def _heard_of(self, kid: str) -> str:
+        """Return in words what the kernel complained of since an update was loaded, or nothing."""
+        if kid not in self._complaints:
+            return ""
+        complaint = self._complaints[kid]
+        where = complaint.function + (f" [{complaint.module}]" if complaint.module else "")
+        return f"the kernel's log names {where}: {complaint.headline}"
+
+    def _recorded_complaint(self, kid: str) -> str:
+        """Return what the history says of a complaint since an update was loaded, or nothing."""
+        for event in self._since_loaded(kid):
+            if event.stage is Stage.APPLIED and event.cause == _COMPLAINT:
+                return event.detail
+        return ""
 
     def _is_young(self, kid: str, when: float) -> bool:
         """Tell whether an update was loaded, and in its soak time, ``when`` seconds after boot."""
@@ -76,12 +116,20 @@ class Aftercare(Intake):
         if not self.settings.soak_time or self._guard.read().soaked.get(kid) == boot_id:
             return False
         booted = self.clock.time() - self.clock.monotonic()
-        for event in self._book.back():
-            if event.boot_id != boot_id:
-                break
-            if event.kid == kid and event.stage is Stage.LOADING:
+        for event in self._since_loaded(kid):
+            if event.stage is Stage.LOADING:
                 return when >= event.time - booted - _PRINTK_CLOCK
         return True
+
+    def _since_loaded(self, kid: str) -> Iterator[Event]:
+        """Yield an update's events of this boot, newest first, down to that of its load."""
+        for event in self._book.back():
+            if event.boot_id != self.kernel.boot_id():
+                return
+            if event.kid == kid:
+                yield event
+                if event.stage is Stage.LOADING:
+                    return
 
     def superseded_by(self, kid: str) -> list[str]:
         """Return the applied updates that an update is instead of, in the order of undoing them.
@@ -164,3 +212,8 @@ class Aftercare(Intake):
 
     def _depends(self, kid: str) -> tuple[str, ...]:
         return self._book.info(kid).manifest.depends
+
+
+def _is_at_work(stage: Stage) -> bool:
+    """Tell whether code of an update in this stage may run."""
+    return stage is Stage.APPLIED or is_moving(stage)

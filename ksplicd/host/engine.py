@@ -24,6 +24,7 @@ from ksplicd.errors import (
     AlreadyAppliedError,
     AlreadyReversedError,
     InUseError,
+    KernelWarningError,
     KspliceError,
     QuarantinedError,
     StoreError,
@@ -308,7 +309,11 @@ class Engine(Aftercare):
         else:
             left = self._unload_all(kid)
         seconds = self.clock.monotonic() - transition.started
-        detail = "; ".join(text for text in (detail, f"after {seconds:.1f} s", left) if text)
+        heard = self._heard_of(kid) if stage is Stage.FAILED else ""
+        if heard and self.settings.undo_on_warning:
+            cause = KernelWarningError.abort_cause or ""  # whatever else, so that it is not retried
+        texts = (heard, detail, f"after {seconds:.1f} s", left)
+        detail = "; ".join(text for text in texts if text)
         self._book.record(kid, stage, transition.actor, cause=cause, detail=detail)
         if stage is Stage.APPLIED:
             self._record_complaint(kid)

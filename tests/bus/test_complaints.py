@@ -2,6 +2,7 @@
 """The kernel's log, as the daemon hears it; a FIFO stands in for /dev/kmsg."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -91,6 +92,76 @@ def test_transition_is_turned_around_by_policy(bare_host: Host, log: Log) -> Non
     bare_host.kernel.hold(on=False)
     wait_for(lambda: bare_host.stage_of() == "failed")
     assert bare_host.client().history(1)[0]["Cause"] == "kernel_warning"
+
+
+def turn_undo_around(host: Host) -> None:
+    """Have somebody stay in the code until the limit."""
+    count = host.outcomes().count("KEPT")
+    wait_for(lambda: host.stage_of() == "transitioning")
+    with host.kernel.open() as kernel:
+        kernel.complete()
+    wait_for(lambda: host.outcomes().count("KEPT") > count)
+
+
+def begin_undo(host: Host, log: Log, **settings: str) -> None:
+    """Have the kernel complain of an update whose code is busy, so that it is not undone."""
+    start(host, undo_on_warning="yes", transition_limit="1", **settings)
+    host.kernel.hold()
+    log.complain()
+    turn_undo_around(host)
+
+
+def test_busy_code_is_undone_at_the_second_try(bare_host: Host, log: Log) -> None:
+    begin_undo(bare_host, log, retries="1", retry_delay="1")
+    assert f"update {KID} is not undone: {KID}: its code was busy; it is tried again in 1 s" in (
+        wait_for(bare_host.log)
+    )
+    bare_host.kernel.hold(on=False)
+    wait_for(lambda: bare_host.outcomes()[-1] == "REVERSED")
+    assert bare_host.outcomes().count("KERNEL_WARNING") == 1
+    undone = [e for e in bare_host.client().history() if e["Stage"] == "reversing"]
+    assert len(undone) == 2
+    assert undone[0]["Detail"].startswith("undo-on-warning: WARNING: CPU: 0")
+
+
+def test_busy_code_is_not_undone_for_ever(bare_host: Host, log: Log) -> None:
+    begin_undo(bare_host, log, retries="1", retry_delay="1")
+    turn_undo_around(bare_host)
+    wait_for(lambda: f"`ksplice undo {KID}` takes it out" in bare_host.log())
+    time.sleep(1.5)
+    assert bare_host.outcomes().count("KEPT") == 2
+    assert bare_host.stage_of() == "applied"
+
+
+def test_busy_code_is_undone_after_a_restart(bare_host: Host, log: Log) -> None:
+    begin_undo(bare_host, log, retries="1", retry_delay="60")
+    bare_host.kill()
+    bare_host.kernel.hold(on=False)
+    bare_host.start()
+    wait_for(lambda: bare_host.outcomes()[-1] == "REVERSED")
+    assert bare_host.outcomes().count("KERNEL_WARNING") == 1
+    event = bare_host.client().history(2)[1]
+    assert event["Detail"].startswith("undo-on-warning: the kernel's log names do_fcntl")
+
+
+def test_what_a_person_has_applied_anew_is_not_undone(bare_host: Host, log: Log) -> None:
+    begin_undo(bare_host, log, retries="1", retry_delay="2")
+    bare_host.kernel.hold(on=False)
+    client = bare_host.client()
+    client.undo(KID)
+    client.apply(KID)
+    time.sleep(2.5)
+    assert bare_host.outcomes()[-1] == "APPLIED"
+    assert bare_host.stage_of() == "applied"
+
+
+def test_policy_is_asked_before_each_try(bare_host: Host, log: Log) -> None:
+    begin_undo(bare_host, log, retries="1", retry_delay="2")
+    bare_host.kernel.hold(on=False)
+    bare_host.configure(undo_on_warning="no")
+    bare_host.daemon.send_signal(signal.SIGHUP)
+    time.sleep(2.5)
+    assert bare_host.stage_of() == "applied"
 
 
 def test_what_was_logged_before_the_daemon_ran_counts(bare_host: Host, log: Log) -> None:

@@ -76,10 +76,12 @@ def run(coroutine: Coroutine[Any, None, None]) -> None:
     ended.result()
 
 
-def make_runner(host: Host, shown: Shown, worker: Worker) -> tuple[Runner, CountingEngine]:
+def make_runner(
+    host: Host, shown: Shown, worker: Worker, kind: type[CountingEngine] = CountingEngine
+) -> tuple[Runner, CountingEngine]:
     parts = vars(host.new_engine())
     names = ("store", "kernel", "keyring", "settings", "clock", "owner")
-    engine = CountingEngine(**{name: parts[name] for name in names})
+    engine = kind(**{name: parts[name] for name in names})
     modules = host.root / "modules"
     polkit = cast(Polkit, None)
     return Runner(engine, worker, cast(Objects, shown), polkit, NoJournal(), modules), engine

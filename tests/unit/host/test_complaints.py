@@ -101,6 +101,64 @@ def test_turned_around_for_it(host: Host) -> None:
     assert host.kernel.leftovers() == []
 
 
+def test_why_an_apply_failed_says_it_too(host: Host) -> None:
+    """It was turned around for another reason, and is not tried again by itself."""
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    transition = host.engine.cancel(transition, "code_busy")
+    assert host.engine.heed(KID, complaint(host))
+    host.engine.settings = Settings(undo_on_warning=True)
+    host.kernel.complete()
+    info = host.engine.finish(transition)
+    assert (info.stage, info.abort_cause) == (Stage.FAILED, CAUSE)
+    assert f"the kernel's log names do_fcntl [ksplice_{KID}_new]: WARNING:" in info.detail
+
+
+def test_without_the_policy_it_failed_for_its_own_reason(host: Host) -> None:
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    transition = host.engine.cancel(transition, "code_busy")
+    host.engine.heed(KID, complaint(host))
+    host.kernel.complete()
+    info = host.engine.finish(transition)
+    assert info.abort_cause == "code_busy"
+    assert "the kernel's log names do_fcntl" in info.detail
+
+
+def test_undo_that_is_turned_around_does_not_tell_it_again(applied: Host) -> None:
+    applied.engine.heed(KID, complaint(applied))
+    for _ in range(2):
+        transition = applied.engine.start_undo(KID, ALICE)
+        transition = applied.engine.cancel(transition, "code_busy")
+        applied.kernel.complete()
+        assert applied.engine.finish(transition).abort_cause == "code_busy"
+        applied.engine = applied.new_engine()
+        applied.engine.reconcile()
+        assert not applied.engine.heed(KID, complaint(applied))
+    assert [event.cause for event in applied.events].count(CAUSE) == 1
+
+
+def test_complaints_of_what_soaks(applied: Host) -> None:
+    assert applied.engine.complaints() == {}
+    applied.engine.heed(KID, complaint(applied))
+    applied.engine = applied.new_engine()
+    applied.engine.reconcile()
+    assert list(applied.engine.complaints()) == [KID]
+    assert applied.engine.complaint_of(KID).startswith("the kernel's log names do_fcntl")
+    applied.engine.soak()
+    applied.clock.now += applied.settings.soak_time
+    applied.engine.soak()
+    assert applied.engine.complaints() == {}
+
+
+def test_complaint_is_of_the_code_that_was_loaded(applied: Host) -> None:
+    applied.engine.heed(KID, complaint(applied))
+    applied.undo()
+    assert applied.engine.complaint_of(KID) == ""
+    applied.apply()
+    assert applied.engine.complaint_of(KID) == ""
+
+
 def test_staged_update_is_not_meant(host: Host) -> None:
     host.stage()
     assert not host.engine.heed(KID, complaint(host))

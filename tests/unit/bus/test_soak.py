@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What follows from a complaint of the kernel, over a simulated one and without a bus."""
+
+from pathlib import Path
+
+from ksplicd.bus.soak import SoakWatch
+from ksplicd.bus.tasks import Wait, Worker
+from ksplicd.config import Settings
+from ksplicd.host.kmsg import Complaint
+from ksplicd.host.state import Direction, Transition
+from ksplicd.model import Stage
+from tests.bundles import samples
+from tests.unit.bus.test_runner import CountingEngine, Shown, make_runner, run, wait_for_stage
+from tests.unit.host.host import NEW, ROOT, Host
+
+
+class LateEngine(CountingEngine):
+    """A transition ends just before it would be turned around."""
+
+    def cancel(self, transition: Transition, cause: str) -> Transition:
+        self.kernel.complete()  # type: ignore[attr-defined]
+        return super().cancel(transition, cause)
+
+    def is_finished(self, transition: Transition) -> bool:
+        if transition.direction is Direction.UNDO:
+            self.kernel.complete()  # type: ignore[attr-defined]
+        return super().is_finished(transition)
+
+
+def test_applied_before_it_was_turned_around_it_is_undone(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.settings = Settings(undo_on_warning=True)
+    host.stage()
+    worker = Worker()
+    runner, engine = make_runner(host, Shown(), worker, LateEngine)
+    soak = SoakWatch(runner, tmp_path / "kmsg")
+    complaint = Complaint(
+        time=host.clock.monotonic(), headline="WARNING: x", function="do_fcntl", module=NEW
+    )
+
+    async def main() -> None:
+        await runner.reconcile()
+        job = await runner.start(Direction.APPLY, samples.KID, ROOT)
+        await soak._heed(samples.KID, complaint)
+        assert await Wait(job.ended) == "done"
+        await wait_for_stage(runner, samples.KID, Stage.REVERSED)
+
+    run(main())
+    soak.stop()
+    worker.stop()
+    (undo,) = (event for event in engine.history() if event.stage is Stage.REVERSING)
+    assert undo.detail == "undo-on-warning: WARNING: x"
