@@ -56,12 +56,11 @@ static const struct klp_func *patched_function(unsigned long addr)
 	return NULL;
 }
 
-/* The innermost patched function that a task is in, NULL when its stack tells none. */
-static const struct klp_func *function_of(struct task_struct *task)
+/* The innermost patched function of a stack, NULL when there is none. */
+static const struct klp_func *function_in(const unsigned long *stack, unsigned int nr)
 {
-	unsigned long stack[STACK_DEPTH];
-	unsigned int i, nr = save_stack(task, stack, STACK_DEPTH, 0);
 	const struct klp_func *func;
+	unsigned int i;
 
 	for (i = 0; i < nr; i++) {
 		func = patched_function(stack[i]);
@@ -87,16 +86,22 @@ static ssize_t conflicts_show(struct kobject *unused, struct kobj_attribute *att
 {
 	struct task_struct *process, *task;
 	char comm[TASK_COMM_LEN], name[64];
+	unsigned long stack[STACK_DEPTH];
+	unsigned int i, nr;
 	ssize_t len = 0;
 
 	rcu_read_lock();
 	for_each_process_thread(process, task) {
 		if (!is_conflict(task))
 			continue;
+		nr = save_stack(task, stack, STACK_DEPTH, 0);
 		get_task_comm(comm, task);
 		len += sysfs_emit_at(buf, len, "%d %s %*pE\n", task_pid_nr(task),
-				     name_of(function_of(task), name, sizeof(name)),
+				     name_of(function_in(stack, nr), name, sizeof(name)),
 				     (int)strlen(comm), comm);
+		/* A page is all there is: half of it is for lines of tasks. */
+		for (i = 0; i < nr && len < PAGE_SIZE / 2; i++)
+			len += sysfs_emit_at(buf, len, "\t%pS\n", (void *)stack[i]);
 	}
 	rcu_read_unlock();
 	return len;

@@ -56,8 +56,10 @@ EXPORT_SYMBOL_GPL(ksplice_kobject);
  *				matched, waiting (not loaded), refused (its last
  *				load) or unpatched (loaded, but does not match)
  *		conflicts	a line per task that holds a transition up:
- *				PID FUNCTION COMMAND; only there while the new
- *				code is loaded (conflicts.c, root only)
+ *				PID FUNCTION COMMAND, and below it, after a tab
+ *				each, its stack, as far as a page has room; only
+ *				there while the new code is loaded (conflicts.c,
+ *				root only)
  *		tripwire_family	generic netlink family that tells of tripwires; only
  *				there when the update has some (tripwire.c)
  *		mismatch	empty, or key=value ... of what differs (root only:

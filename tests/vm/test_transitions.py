@@ -2,6 +2,7 @@
 """Who holds a transition up, and what becomes of it: sleepers, kernel threads, busy tasks."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -65,9 +66,15 @@ def start_sleeper(guest: RunningGuest) -> str:
 
 
 def conflicts(guest: RunningGuest, kid: str) -> list[list[str]]:
-    """Return process id, function and command of those that hold the transition up."""
-    lines = guest.run(f"cat /sys/module/{core_module(kid)}/ksplice/conflicts").out.splitlines()
-    return [line.split() for line in lines]
+    """Return process id, function and command of those that hold the transition up.
+
+    The function must also be in the stack that is shown.
+    """
+    path = f"/sys/module/{core_module(kid)}/ksplice/conflicts"
+    task, *stack = guest.run(f"cat {path}").out.splitlines() or [""]
+    words = task.split()
+    assert not words or any(re.match(rf"\t{words[1]}(\.ksplice)?\+0x", line) for line in stack)
+    return [words] if words else []
 
 
 def test_sleeper_is_shown_in_both_directions(guest: Guest, file: Path) -> None:
