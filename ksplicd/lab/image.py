@@ -17,6 +17,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -161,7 +162,7 @@ class Image:
         return self.folder / "initrd"
 
 
-def build_root(cache: Cache) -> Path:
+def build_root(cache: Cache, packages: Sequence[str] = PACKAGES) -> Path:
     """Return the archive of a Debian 12 root without kernel, made on first use (30-45 s)."""
     sources = apt.debian_sources()
 
@@ -173,25 +174,29 @@ def build_root(cache: Cache) -> Path:
                 *(*apt.sudo(), "mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar"),
                 *(f"--aptopt={option}" for option in options),
                 *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _NO_DOCS),
-                f"--include={','.join(PACKAGES)}",
+                f"--include={','.join(packages)}",
                 *(apt.SUITE, new / "root.tar", "-"),
             ],
             stdin=sources.encode(),
         )
         run([*apt.sudo(), "chown", f"{os.geteuid()}:{os.getegid()}", new / "root.tar"])
 
-    return cache.entry("root", digest_of(_ROOT_VERSION, PACKAGES, sources), make) / "root.tar"
+    return cache.entry("root", digest_of(_ROOT_VERSION, packages, sources), make) / "root.tar"
 
 
-def build_image(kernel: KernelPackages) -> Image:
-    """Return the image that boots ``kernel``, made on first use (4 s, and the root)."""
+def build_image(kernel: KernelPackages, *more: str) -> Image:
+    """Return the image that boots ``kernel``, made on first use (4 s, and the root).
+
+    ``more`` are Debian packages that only this image has.
+    """
     cache = kernel.cache
-    parts = [_IMAGE_VERSION, PACKAGES, apt.debian_sources(), kernel.release, kernel.version]
+    packages = (*PACKAGES, *more)
+    parts = [_IMAGE_VERSION, packages, apt.debian_sources(), kernel.release, kernel.version]
     parts += [_MASKED_UNITS, _DISK_MODULES, _INIT, _FILES, _MAKE_DISK]
     parts += [digest_of_file(Path(agent.__file__))]
 
     def make(new: Path) -> None:
-        archive, modules = build_root(cache), kernel.modules()
+        archive, modules = build_root(cache, packages), kernel.modules()
         cache.progress(f"making the guest's disk with kernel {kernel.release}")
         (new / "identity").write_text(secrets.token_hex())
         shutil.copyfile(kernel.vmlinuz(), new / "vmlinuz")

@@ -14,7 +14,7 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
-from tests.soak.run import Soak, make
+from tests.soak.run import KINDS, Soak, make
 from tests.stock import stock_kernel
 
 
@@ -25,14 +25,14 @@ def main() -> int:
     arguments = parser.parse_args()
     cache = Cache(progress=to_stderr)
     kernel = stock_kernel(cache)
-    image = build_image(kernel)
+    image = build_image(kernel, "stress-ng")
     machine = Machine(image=image, accelerator=probe_accelerator(cache, image.kernel))
     snapshot = take_snapshot(cache, machine)
     failures: list[str] = []
     for kind in arguments.kinds:
         with tempfile.TemporaryDirectory() as folder, Guest(snapshot) as guest:
             made = make(cache, kernel, Path(folder), has_module=kind == "module")
-            report = Soak(guest, made, to_stderr).run(arguments.cycles)
+            report = Soak(guest, made, to_stderr, (*KINDS, "stress")).run(arguments.cycles)
         print(f"{kind}: {report}", flush=True)
         failures += [f"{kind}: {line}" for line in report.grown()]
     print("\n".join(failures) or "nothing has grown")

@@ -2,7 +2,8 @@
 """Runs in the guest, by itself: keeps both processors busy in what the update replaces.
 
 load.py KIND counts in /run/load-KIND how much was done: ``net`` sends over TCP and receives,
-``file`` writes and reads files, ``call`` starts programs and asks for descriptors' flags.
+``file`` writes and reads files, ``call`` starts programs and asks for descriptors' flags,
+``stress`` runs stress-ng.
 """
 
 import fcntl
@@ -56,9 +57,18 @@ def call() -> Iterator[None]:
         yield
 
 
+def stress() -> Iterator[None]:
+    """Stress descriptors, pipes, sockets, files, faults and forks for ten seconds, each time."""
+    while True:
+        stressors = [f"--{name}=1" for name in ("fcntl", "pipe", "sock", "hdd", "fault", "fork")]
+        bounds = ["--timeout=10", "--temp-path=/root", "--hdd-bytes=16M"]
+        subprocess.run(["stress-ng", "--quiet", *stressors, *bounds], check=True)
+        yield
+
+
 if __name__ == "__main__":
     KIND = sys.argv[1]
     NEW = Path(f"/run/load-{KIND}.new")
-    for done, _ in enumerate({"net": net, "file": file, "call": call}[KIND](), 1):
+    for done, _ in enumerate({"net": net, "file": file, "call": call, "stress": stress}[KIND](), 1):
         NEW.write_text(str(done))
         NEW.replace(f"/run/load-{KIND}")

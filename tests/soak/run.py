@@ -4,7 +4,7 @@
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -108,9 +108,13 @@ class Soak:
     """A guest with the update's modules and the load."""
 
     def __init__(
-        self, guest: RunningGuest, made: bundle.Bundle, tell: Callable[[str], None]
+        self,
+        guest: RunningGuest,
+        made: bundle.Bundle,
+        tell: Callable[[str], None],
+        kinds: Sequence[str] = KINDS,
     ) -> None:
-        self.guest, self.tell = guest, tell
+        self.guest, self.tell, self.kinds = guest, tell, kinds
         self.update = Update(guest, made)
         self.targets = [target.name for target in made.manifest.targets]
         guest.put("/root/cycles.py", HERE / "cycles.py")
@@ -152,12 +156,14 @@ class Soak:
         return found
 
     def _start_load(self) -> None:
-        for kind in KINDS:
+        self.guest.run("rm -f /run/load-*")
+        for kind in self.kinds:
             self.guest.run(f"systemd-run -q -p Nice=10 -u load-{kind} python3 /root/load.py {kind}")
-        self.guest.run("sleep 2")
+        for kind in self.kinds:
+            self.guest.run(f"until [ -e /run/load-{kind} ]; do sleep 0.5; done")
 
     def _stop_load(self) -> dict[str, int]:
         """End the load; return how much each kind did."""
-        work = {kind: int(self.guest.run(f"cat /run/load-{kind}").out) for kind in KINDS}
-        self.guest.run("systemctl stop " + " ".join(f"load-{kind}" for kind in KINDS))
+        work = {kind: int(self.guest.run(f"cat /run/load-{kind}").out) for kind in self.kinds}
+        self.guest.run("systemctl stop " + " ".join(f"load-{kind}" for kind in self.kinds))
         return work
