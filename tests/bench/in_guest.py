@@ -7,6 +7,7 @@
     plain MODULE ...     load modules with insmod, the last one a live patch; wait for the end of
                          its transition
     take-out MODULE ...  the way back
+    waits MODULE ...     plain and take-out; seconds that a real-time task had to wait meanwhile
     idle PID SECONDS     count how often a process wakes meanwhile
     start                restart the daemon; what it takes until it is ready
     plain-many KID...    plain and take-out of each of /root/boot's updates
@@ -18,6 +19,7 @@ Prints JSON; times are CLOCK_MONOTONIC, in seconds, as the journal's are in micr
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -101,6 +103,17 @@ def is_unloaded(module: str) -> bool:
     return not Path("/sys/module", module).exists()
 
 
+def waits(*files: str) -> dict[str, float]:
+    os.sched_setaffinity(0, {0})  # and of what is started: all on one processor
+    watch = subprocess.Popen(["/root/waits"], stdout=subprocess.PIPE, text=True)
+    try:
+        plain(*files)
+        take_out(*files)
+    finally:
+        watch.terminate()
+    return {"begin": 0.0, "done": float(watch.communicate()[0])}
+
+
 def switches(pid: str) -> int:
     count = 0
     for path in Path(f"/proc/{pid}/task").glob("*/status"):
@@ -166,6 +179,7 @@ ACTIONS: dict[str, Callable[..., dict[str, float]]] = {
     "reply": reply,
     "plain": plain,
     "take-out": take_out,
+    "waits": waits,
     "idle": idle,
     "plain-many": plain_many,
     "boot": boot,

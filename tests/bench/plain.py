@@ -88,6 +88,41 @@ int main(int argc, char **argv)
 """
 
 
+_WAITS: Final = """\
+#define _GNU_SOURCE
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+static volatile sig_atomic_t is_over;
+static void end(int signal) { is_over = 1; }
+int main(void)
+{
+	struct sched_param highest = { .sched_priority = 99 };
+	double late, longest = 0;
+	struct timespec at, now;
+
+	signal(SIGTERM, end);
+	if (sched_setscheduler(0, SCHED_FIFO, &highest))
+		return 1;
+	for (clock_gettime(CLOCK_MONOTONIC, &at); !is_over; at = now) {
+		at.tv_nsec += 1000000;
+		at.tv_sec += at.tv_nsec / 1000000000;
+		at.tv_nsec %= 1000000000;
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		late = now.tv_sec - at.tv_sec + (now.tv_nsec - at.tv_nsec) / 1e9;
+		longest = late > longest ? late : longest;
+	}
+	printf("%f", longest);
+	return 0;
+}
+"""
+"""Sleeps for a millisecond, again and again, before all others; prints by how many seconds it was
+late at most.  Whoever holds a processor, with interrupts off or on, makes it late."""
+
+
 class LivePatch:
     """Modules in the guest, the last of which is a live patch; and what was measured with it."""
 
@@ -98,6 +133,8 @@ class LivePatch:
         self.forth: list[float] = []
         self.back: list[float] = []
         """Seconds that the transitions took."""
+        self.waits: list[float] = []
+        """Milliseconds that a real-time task had to wait at most, in each round."""
 
     def measure(self) -> None:
         """Load, measure, and unload again."""
@@ -107,6 +144,7 @@ class LivePatch:
         self.calls.append(call_ns(self.guest))
         answer = self._do("take-out")
         self.back.append(answer["reversed"] - answer["begin"])
+        self.waits.append(self._do("waits")["done"] * 1000)
 
     def _do(self, action: str) -> dict[str, float]:
         argv = ["/usr/bin/python3", "-I", "-S", "/root/in_guest.py", action, *self.files]
@@ -120,6 +158,13 @@ def call_ns(guest: Guest, *written: str) -> float:
     It reads /proc/cmdline, which is open, or writes to the file ``written``.
     """
     return float(guest.run(["/root/calls", *written]).out)
+
+
+def put_program(guest: Guest, folder: Path, name: str, text: str) -> None:
+    """Compile a program in C, and put it into the guest."""
+    (folder / f"{name}.c").write_text(text)
+    run(["gcc-12", "-O2", "-static", "-o", folder / name, folder / f"{name}.c"])
+    guest.put(f"/root/{name}", folder / name)
 
 
 def build_by_hand(folder: Path, headers: Path) -> Path:
@@ -137,9 +182,8 @@ def measure(cache: Cache, kernel: KernelPackages) -> list[Figure]:
     snapshot = take_snapshot(cache, machine)
     with tempfile.TemporaryDirectory(prefix="ksplice-bench-") as scratch, Guest(snapshot) as guest:
         folder = Path(scratch)
-        (folder / "calls.c").write_text(_PROGRAM)
-        run(["gcc-12", "-O2", "-static", "-o", folder / "calls", folder / "calls.c"])
-        guest.put("/root/calls", folder / "calls")
+        put_program(guest, folder, "calls", _PROGRAM)
+        put_program(guest, folder, "waits", _WAITS)
         guest.put("/root/in_guest.py", Path(in_guest.__file__))
         guest.put(f"/root/{_NAME}.ko", build_by_hand(folder, kernel.install_headers()))
         tree = sample.source_tree(cache, kernel)
@@ -197,5 +241,10 @@ def compare(guest: Guest, ours: LivePatch, theirs: LivePatch) -> list[Figure]:
         Figure(
             name="transition back, beside one by hand",
             value=median(ours.back), unit="s", floor=median(theirs.back), about="by hand",
+        ),
+        Figure(
+            name="longest wait of a real-time task, beside one by hand",
+            value=median(ours.waits, 1), unit="ms", floor=median(theirs.waits, 1),
+            about="by hand; from insmod to rmmod, one processor",
         ),
     ]  # fmt: skip
