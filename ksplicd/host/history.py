@@ -9,9 +9,13 @@ A file that is full is renamed to ``history.jsonl.000001`` and so on, and then c
 number has both, being killed between the two, the plain one counts.  What takes more room than it
 may is condensed, the oldest first: of an update that it tells of only the last words stay, so that
 what was undone is not forgotten.
+
+A file with a bad block is set aside in the same way, and the next line goes into a new one.  It
+stays as it is, neither compressed nor condensed, and costs us what the block held.
 """
 
 import contextlib
+import errno
 import gzip
 import json
 import logging
@@ -20,6 +24,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +46,9 @@ _MAX_READ: Final = 64 << 20
 """Bytes of a full file that are looked at, unpacked; it has a sixtieth of that."""
 _MAX_UNWRITTEN: Final = 1 << 20
 """Bytes; the newest of some 3000 events."""
+_BLOCK: Final = 4096
+_SPOILT: Final = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EFBIG})
+"""errno of a bad block, found by the disk or the file system, and of a file that is too big."""
 
 LASTING: Final = frozenset({Stage.APPLIED, Stage.REVERSED, Stage.QUARANTINED})
 """The stages that tell whether an update is wanted."""
@@ -68,6 +76,8 @@ class History:
         self._keep = keep
         self._unwritten = b""
         """Lines that could not be written."""
+        self._is_entered = False
+        """Whether the folder is sure to have the file's name on the disk."""
 
     def append(self, event: Event) -> None:
         """Write ``event`` and wait until the disk has it.
@@ -82,14 +92,25 @@ class History:
         if not self._unwritten:
             return
         self._turn_over(len(self._unwritten))
+        try:
+            self._write()
+        except StoreError as e:
+            if not self._is_to_set_aside(e.__cause__):
+                raise
+            _log.error("%s; a new file is begun", e)
+            with store_errors(self._path):
+                self._set_aside()
+            self._write()
+
+    def _write(self) -> None:
         with store_errors(self._path):
-            is_new = not self._path.exists()
             fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
             try:
+                if not self._is_entered:
+                    sync_folder(self._path.parent)
+                    self._is_entered = True
                 _append(fd, self._unwritten, self._path)
                 self._unwritten = b""
-                if is_new:
-                    sync_folder(self._path.parent)
             finally:
                 with contextlib.suppress(OSError):  # the disk has it, or an error tells
                     os.close(fd)
@@ -102,12 +123,12 @@ class History:
         """Return the events of one file after the other, the newest file first.
 
         Within a file the oldest event comes first; what could not be written is in the newest one.
-        Raises ``StoreError``; for a full file that is damaged only with ``whole``: one bad block
-        must not keep us from starting.
+        Raises ``StoreError``; for a file that is damaged only with ``whole``: one bad block must
+        not keep us from starting.
         """
         with store_errors(self._path):
             numbers = sorted(self._numbers(), reverse=True)
-            written = self._path.read_bytes() if self._path.exists() else b""
+            written = _read_plain(self._path, whole=whole) if self._path.exists() else b""
             if written or self._unwritten:
                 yield read_events([*written.split(_NEWLINE), *self._unwritten.split(_NEWLINE)])
         for number in numbers:
@@ -120,9 +141,7 @@ class History:
         try:
             if self._path.stat().st_size + more <= self._max_size:
                 return
-            number = max(self._numbers(), default=0) + 1
-            self._path.rename(self._full(number))
-            sync_folder(self._path.parent)
+            self._set_aside()
             for number in sorted(self._numbers()):
                 self._compress(number)
             self._condense()
@@ -133,35 +152,77 @@ class History:
         except OSError as e:
             _log.error("%s: %s; it is tried again", e.filename or self._path, e.strerror)
 
+    def _set_aside(self) -> None:
+        number = max(self._numbers(), default=0) + 1
+        self._path.rename(self._full(number))
+        self._is_entered = False
+        sync_folder(self._path.parent)
+
+    def _is_to_set_aside(self, error: BaseException | None) -> bool:
+        """Tell whether it was the place of the file on the disk that made a write fail.
+
+        It was not when a new file fails: then the disk is bad, and there would be no end of them.
+        """
+        if not isinstance(error, OSError) or error.errno not in _SPOILT:
+            return False
+        try:
+            return self._path.stat().st_size > 0
+        except OSError:
+            return False
+
     def _compress(self, number: int) -> None:
         plain = self._full(number)
-        if plain.exists():
-            replace_file(_compressed(plain), gzip.compress(plain.read_bytes(), mtime=0))
-            plain.unlink()
+        if not plain.exists():
+            return
+        try:
+            data = _read_plain(plain, whole=True)
+        except OSError as e:
+            if e.errno not in _SPOILT:
+                raise
+            _log.error("%s: %s; it stays as it is", plain, e.strerror)
+            return
+        replace_file(_compressed(plain), gzip.compress(data, mtime=0))
+        plain.unlink()
 
     def _condense(self) -> None:
         """Have the full files take no more than they may, as far as last words allow.
 
-        Raises ``StoreError``, also when one of them is damaged: then they stay as they are.
+        One that is damaged stays as it is, and so does an older one just before it: its events
+        would come to stand behind.  Raises ``StoreError``.
         """
         numbers = sorted(self._numbers())
-        while len(numbers) > 1 and sum(map(self._size_of, numbers)) > self._keep():
-            older, newer = numbers[:2]
-            events = [event for n in (older, newer) for event in self._read_full(n, whole=True)]
+        size = sum(map(self._size_of, numbers))
+        for older, newer in pairwise(numbers):
+            if size <= self._keep():
+                return
+            if self._full(older).exists() or self._full(newer).exists():
+                continue  # a damaged one
+            try:
+                events = [event for n in (older, newer) for event in self._read_full(n, whole=True)]
+            except StoreError as e:
+                if is_passing(e.__cause__):
+                    raise
+                _log.error("%s; it is tried again", e)
+                continue
             lines = b"".join(map(write_event, last_words(events)))
+            size -= self._size_of(older) + self._size_of(newer)
             replace_file(_compressed(self._full(newer)), gzip.compress(lines, mtime=0))
             _compressed(self._full(older)).unlink()
-            del numbers[0]
+            size += self._size_of(newer)
 
     def _read_full(self, number: int, *, whole: bool) -> list[Event]:
         """Return what can be read of a full file."""
         plain = self._full(number)
         lines, left = [], _MAX_READ
         try:
-            with plain.open("rb") if plain.exists() else gzip.open(_compressed(plain)) as f:
+            if plain.exists():
+                return read_events(_read_plain(plain, whole=whole).split(_NEWLINE))
+            with gzip.open(_compressed(plain)) as f:
                 while left > 0 and (line := f.readline(left)):
                     lines.append(line)
                     left -= len(line)
+            if left <= 0:
+                raise EOFError(f"more than {_MAX_READ} bytes")
         except (OSError, EOFError, zlib.error) as e:
             if whole or is_passing(e):
                 raise StoreError(f"{plain}: {e}") from e
@@ -169,7 +230,8 @@ class History:
         return read_events(lines)
 
     def _size_of(self, number: int) -> int:
-        return _compressed(self._full(number)).stat().st_size
+        paths = self._full(number), _compressed(self._full(number))
+        return sum(path.stat().st_size for path in paths if path.exists())
 
     def _full(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number:06}")
@@ -179,6 +241,27 @@ class History:
         pattern = re.compile(re.escape(self._path.name) + r"\.([0-9]{6,})(?:\.gz)?")
         found = (pattern.fullmatch(path.name) for path in self._path.parent.iterdir())
         return {int(match[1]) for match in found if match}
+
+
+def _read_plain(path: Path, *, whole: bool) -> bytes:
+    """Return what a file holds, with a line's end for a block that is bad.
+
+    Raises ``OSError``, with ``whole`` also for such a block, or when it is too big.
+    """
+    blocks = []
+    with path.open("rb", buffering=0) as f:
+        size = os.fstat(f.fileno()).st_size
+        if whole and size > _MAX_READ:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        for offset in range(0, min(size, _MAX_READ), _BLOCK):
+            try:
+                blocks.append(os.pread(f.fileno(), _BLOCK, offset))
+            except OSError as e:
+                if whole or e.errno not in _SPOILT:
+                    raise
+                _log.error("%s: cannot be read from %d on: %s", path, offset, e.strerror)
+                blocks.append(_NEWLINE)
+    return b"".join(blocks)
 
 
 def _append(fd: int, lines: bytes, path: Path) -> None:

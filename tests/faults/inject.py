@@ -44,15 +44,21 @@ class Fault:
     call: str
     number: int
     what: str
+    is_lasting: bool = False
+    """Whether it happens at every later call too, until it is lifted."""
+    path: str = ""
+    """The file that it befalls, whatever its name was before; empty: every one."""
 
     def __str__(self) -> str:
-        return f"{self.what} at {self.call} #{self.number}"
+        return f"{self.what} at {self.call} #{self.number}{' and on' * self.is_lasting}"
 
     @property
-    def option(self) -> str:
+    def options(self) -> list[str]:
         """What strace is told."""
         deed = "signal=KILL" if self.what == KILL else f"error={self.what}"
-        return f"inject={self.call}:{deed}:when={self.number}"
+        when = f"{self.number}{'+' * self.is_lasting}"
+        options = ["-e", f"trace={self.call}", "-e", f"inject={self.call}:{deed}:when={when}"]
+        return [*options, "-P", self.path] if self.path else options
 
 
 Prepare = Callable[[socket.socket], Callable[[], None]]
@@ -127,7 +133,7 @@ def _may_fail(call: str) -> bool:
 def _attach(pid: int, fault: Fault | None, trace: Path | None) -> "subprocess.Popen[bytes]":
     argv = ["strace", "-qq", "-o", str(trace or "/dev/null"), "-p", str(pid)]
     if fault is not None:
-        argv += ["-e", f"trace={fault.call}", "-e", fault.option]
+        argv += fault.options
     tracer = subprocess.Popen(argv, stderr=subprocess.PIPE)
     end = time.monotonic() + PATIENCE
     while f"TracerPid:\t{tracer.pid}\n" not in (status := _status(pid)):

@@ -197,6 +197,18 @@ def test_full_file_that_unpacks_without_end(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+def test_full_file_that_unpacks_without_end_is_not_condensed(tmp_path: Path) -> None:
+    """What is not read must not be lost."""
+    history = History(tmp_path / "h", max_size=1000, keep=lambda: 1)
+    bomb = gzip.compress(write_event(EVENT) + bytes(65 << 20), 1)
+    (tmp_path / "h.000001.gz").write_bytes(bomb)
+    fill(history, 12)
+    assert (tmp_path / "h.000001.gz").read_bytes() == bomb
+    assert len([*tmp_path.glob("h.*")]) == 2, "the others are"
+    with pytest.raises(StoreError, match="more than"):
+        list(history.read_back(whole=True))
+
+
 class Full(History):
     """A history on a disk that is full for a while."""
 
