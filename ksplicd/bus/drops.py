@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The drop directory, watched: what comes is staged, and applied where that is the policy."""
+"""The drop directory, watched: what comes is staged, and applied where that is the policy.
+
+One after the other, in the order of their coming, each bundle once for all that is heard of it and
+its signature.  When more happens at once than the kernel's queue of events holds, it drops the rest
+(``IN_Q_OVERFLOW``, inotify(7)), and GIO does not say so; but what is in the queue then comes later
+than what is lost.  So the whole directory is looked at once more a while after anything was heard.
+"""
 
 import logging
 import os
@@ -12,7 +18,7 @@ from ksplicd.bus.automatic import Automatic
 from ksplicd.bus.runner import Runner
 from ksplicd.config import OnDrop
 from ksplicd.errors import BundleError, HostError, KspliceError, StoreError
-from ksplicd.host.dropdir import DropDir, is_bundle_name
+from ksplicd.host.dropdir import Drop, DropDir, bundle_of
 from ksplicd.host.state import Actor, UpdateInfo, Via
 from ksplicd.host.store import SIGNATURE_SUFFIX
 
@@ -24,6 +30,8 @@ class Drops:
 
     retry_seconds = 60.0
     """After which a bundle is looked at again that could not be taken in."""
+    calm_seconds = 2.0
+    """After which the whole directory is looked at again when something happened in it."""
 
     def __init__(self, runner: Runner, automatic: Automatic) -> None:
         self._automatic = automatic
@@ -33,8 +41,14 @@ class Drops:
             self._engine.store.root, require_signature=self._engine.settings.require_signature
         )
         self._monitor: Gio.FileMonitor | None = None
+        self._came: dict[str, None] = {}
+        """Bundles that are to be looked at, in their order."""
+        self._is_taking = False
+        self._is_scan_due = False
         self._later: set[str] = set()
-        """Files that will be looked at again."""
+        """Those that could not be taken in, and have a timer."""
+        self._waiting: list[str] = []
+        """Those without their signature; each is told of once."""
 
     def watch(self) -> None:
         """Hear of files that were closed after writing, or renamed into place."""
@@ -45,16 +59,26 @@ class Drops:
     async def scan(self) -> None:
         """Take in what is there, by the settings that hold now."""
         self._folder.require_signature = self._engine.settings.require_signature
+        self._later.clear()
+        await self._scan()
+
+    async def _scan(self) -> None:
         try:
-            drops = await self._runner.worker.run(self._folder.scan)
-            waiting = await self._runner.worker.run(self._folder.waiting)
+            ready, waiting = await self._runner.worker.run(self._look)
         except KspliceError as e:
             _log.error("%s", e)
             return
         for name in waiting:
-            _tell_waiting(name)
-        for drop in drops:
-            await self._take(drop.bundle.name)
+            if name not in self._waiting:
+                _log.info("%s: waits for its signature, %s%s", name, name, SIGNATURE_SUFFIX)
+        self._waiting = waiting
+        for drop in ready:
+            if drop.bundle.name not in self._later:
+                self._came[drop.bundle.name] = None
+        await self._take_all()
+
+    def _look(self) -> tuple[list[Drop], list[str]]:
+        return self._folder.scan(), self._folder.waiting()
 
     def _on_file(
         self, _monitor: Any, file: Gio.File, other: Gio.File | None, kind: Gio.FileMonitorEvent
@@ -62,10 +86,39 @@ class Drops:
         kinds = Gio.FileMonitorEvent
         if kind in {kinds.CHANGES_DONE_HINT, kinds.MOVED_IN, kinds.RENAMED}:
             came = other if kind == kinds.RENAMED and other is not None else file
-            tasks.spawn(self._take(came.get_basename()))
+            self._hear(came.get_basename())
+        if not self._is_scan_due:
+            self._is_scan_due = True
+            GLib.timeout_add(round(self.calm_seconds * 1000), self._on_calm)
+
+    def _on_calm(self) -> bool:
+        self._is_scan_due = False
+        tasks.spawn(self._scan())
+        return False  # once
+
+    def _hear(self, name: str) -> None:
+        """Look at the bundle that file ``name`` may complete."""
+        if bundle := bundle_of(name):
+            self._came[bundle] = None
+            tasks.spawn(self._take_all())
+
+    async def _take_all(self) -> None:
+        """Take in what came, and what comes meanwhile."""
+        if self._is_taking or not self._came:
+            return
+        self._is_taking = True
+        while self._came:
+            name = next(iter(self._came))
+            del self._came[name]
+            try:
+                await self._take(name)
+            except Exception:  # the others are not at fault
+                _log.exception("%s: stays where it is", name)
+        self._is_taking = False
+        await self._runner.show()  # while the kernel works; what was rejected is in the metrics
 
     async def _take(self, name: str) -> None:
-        """Stage the bundle that file ``name`` completes, and apply it where that is the policy."""
+        """Stage a bundle, if it is complete, and apply it where that is the policy."""
         try:
             info = await self._runner.worker.run(self._stage, name)
         except KspliceError as e:
@@ -74,14 +127,11 @@ class Drops:
             else:
                 self._take_later(name, e)
         else:
-            if info is None:
-                return
-            if self._engine.settings.on_drop is OnDrop.APPLY:
+            if info is not None and self._engine.settings.on_drop is OnDrop.APPLY:
                 self._automatic.apply(info.kid, Actor(uid=os.geteuid(), via=Via.DROP))
-        await self._runner.show()  # while the kernel works; what was rejected is in the metrics
 
     def _take_later(self, name: str, why: KspliceError) -> None:
-        """Look at a file again whose fault it was not."""
+        """Look at a bundle again whose fault it was not."""
         _log.error("%s: stays where it is, and is tried again: %s", name, why)
         if name not in self._later:
             self._later.add(name)
@@ -89,15 +139,13 @@ class Drops:
 
     def _on_timer(self, name: str) -> bool:
         self._later.discard(name)
-        tasks.spawn(self._take(name))
+        self._hear(name)
         return False  # once
 
     def _stage(self, name: str) -> UpdateInfo | None:
-        """Take in what ``name`` completes, if anything; this is the worker's thread."""
+        """Take in bundle ``name``, if it is complete; this is the worker's thread."""
         drop = self._folder.consider(name)
         if drop is None:
-            if is_bundle_name(name) and name in self._folder.waiting():
-                _tell_waiting(name)
             return None
         actor = Actor(uid=os.geteuid(), via=Via.DROP)
         try:
@@ -105,7 +153,3 @@ class Drops:
         except FileNotFoundError as e:
             _log.info("%s: is gone again", e.filename)
             return None
-
-
-def _tell_waiting(name: str) -> None:
-    _log.info("%s: waits for its signature, %s%s", name, name, SIGNATURE_SUFFIX)

@@ -43,6 +43,8 @@ _GOALS: Final = {Direction.APPLY: Stage.APPLIED, Direction.UNDO: Stage.REVERSED}
 _MOVING: Final = {Direction.APPLY: Stage.TRANSITIONING, Direction.UNDO: Stage.REVERSING}
 
 _RETRY_SECONDS: Final = 5.0
+_GATHER_SECONDS: Final = 0.1
+"""For which new updates are gathered before all are listed."""
 
 SYSFS_MODULES: Final = Path("/sys/module")
 
@@ -349,6 +351,7 @@ class Runner:
 
     async def _show_new(self) -> None:
         """Show what came by all the events until the worker gets to it."""
+        await tasks.sleep(_GATHER_SECONDS)
         await self.worker.run(self._begin_to_show)
         await self.show()
 

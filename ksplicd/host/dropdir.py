@@ -4,8 +4,8 @@
 A bundle is any ``NAME.tar.gz``, its signature ``NAME.tar.gz.minisig``, and they may come in either
 order.  Hidden names and other endings are left alone: copies under way often carry such.  Somebody
 else watches the directory and calls ``consider`` with the name of a file that was closed after
-writing or renamed into place, and ``scan`` once at start.  Nothing is read here; what was refused
-is moved to ``rejected/``.
+writing or renamed into place, and ``scan`` at start and where one may have been missed.  Nothing is
+read here; what was refused is moved to ``rejected/``.
 """
 
 import contextlib
@@ -77,12 +77,15 @@ class DropDir:
         """Return the names of bundles without their signature."""
         with store_errors(self.root):
             names = sorted(path.name for path in self.root.iterdir())
-        return [name for name in names if is_bundle_name(name) and self.consider(name) is None]
+        if not self.require_signature:
+            return []
+        signed = {bundle_of(name) for name in names if not is_bundle_name(name)}
+        return [name for name in names if is_bundle_name(name) and name not in signed]
 
     def consider(self, name: str) -> Drop | None:
         """Return the drop that is complete now that file ``name`` is, if one is."""
-        bundle = self.root / name.removesuffix(SIGNATURE_SUFFIX)
-        if not is_bundle_name(bundle.name) or not _is_whole(bundle):
+        bundle = self.root / bundle_of(name)
+        if not bundle_of(name) or not _is_whole(bundle):
             return None
         signature = bundle.with_name(bundle.name + SIGNATURE_SUFFIX)
         if _is_whole(signature):
@@ -166,6 +169,12 @@ class DropDir:
 def is_bundle_name(name: str) -> bool:
     """Tell whether a file of this name is meant to be a bundle: ``ksplice-8c4o6ucj.tar.gz``."""
     return name.endswith(_BUNDLE_SUFFIX) and not name.startswith(".") and "/" not in name
+
+
+def bundle_of(name: str) -> str:
+    """Return the bundle that a file of this name is, or is the signature of; or nothing."""
+    bundle = name.removesuffix(SIGNATURE_SUFFIX)
+    return bundle if is_bundle_name(bundle) else ""
 
 
 def _forget(taken: Path, *, keep_signature: bool = False) -> None:

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""More drops at once than anybody means: none is lost, and none keeps the others waiting long."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from ksplicd.bus.drops import Drops
+from tests.bundles import samples
+from tests.bus.calls import SIGNATURE
+from tests.bus.conftest import Host, wait_for
+from tests.bus.drops import drop, left, write
+
+QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
+
+
+def freeze(host: Host) -> None:
+    """Stop the daemon where it is, so that it reads no events."""
+    host.daemon.send_signal(signal.SIGSTOP)
+    status = Path(f"/proc/{host.daemon.pid}/stat")
+    wait_for(lambda: status.read_text().rpartition(") ")[2].startswith("T"))
+
+
+def test_queue_of_events_runs_over(bare_host: Host) -> None:
+    size = int(QUEUE.read_text())
+    if size > 100_000:
+        pytest.skip(f"{QUEUE} is {size}: it takes too long to make more events")
+    bare_host.start()
+    drop(bare_host)
+    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
+    time.sleep(Drops.calm_seconds + 0.5)  # it has looked at all there was
+    freeze(bare_host)
+    here, there = bare_host.store / ".here", bare_host.store / ".there"
+    here.touch()
+    for _ in range(size // 4 + 1):  # four events each
+        here.rename(there)
+        there.rename(here)
+    drop(bare_host, samples.bundle(samples.OTHER_KID), samples.OTHER_KID)
+    bare_host.daemon.send_signal(signal.SIGCONT)
+    wait_for(lambda: bare_host.outcomes() == ["STAGED", "STAGED"])
+    assert left(bare_host.store) == []
+
+
+def test_a_flood_of_drops(bare_host: Host) -> None:
+    """Good and bad ones; the loop stays free, and each has its outcome."""
+    bare_host.start(KSPLICE_LOOP_METER="yes")
+    good = {f"good{number:04}" for number in range(20)}
+    for number in range(500):
+        if number % 25 == 0:
+            kid = f"good{number // 25:04}"
+            drop(bare_host, samples.bundle(kid), kid)
+        name = f"ksplice-bad{number:05}.tar.gz"
+        write(bare_host, name, b"no bundle")
+        write(bare_host, f"{name}.minisig", SIGNATURE)
+    wait_for(lambda: left(bare_host.store) == [], 120)
+    wait_for(lambda: {u["Kid"] for u in bare_host.client().look().updates} == good)
+    assert sorted(set(bare_host.outcomes())) == ["REJECTED", "STAGED"]
+    assert bare_host.outcomes().count("STAGED") == len(good)
+    assert bare_host.outcomes().count("REJECTED") == 500
+    assert len(list((bare_host.store / "rejected").iterdir())) == 3 * 500
+    held = json.loads((bare_host.folder / "loop.json").read_text())["held"]
+    assert held < 0.1
+
+
+def test_many_bundles_before_their_signatures(bare_host: Host) -> None:
+    """Who waits is told of once, and only when its signature does not follow."""
+    bare_host.start()
+    kids = [f"kid{number:05}" for number in range(30)]
+    for kid in kids:
+        write(bare_host, f"ksplice-{kid}.tar.gz", samples.bundle(kid))
+    for kid in kids[1:]:
+        write(bare_host, f"ksplice-{kid}.tar.gz.minisig", samples.signature(samples.bundle(kid)))
+    wait_for(lambda: bare_host.outcomes().count("STAGED") == len(kids) - 1)
+    wait_for(lambda: "waits for its signature" in bare_host.log())
+    write(
+        bare_host, f"ksplice-{kids[0]}.tar.gz.minisig", b"a comment\n"
+    )  # and it is looked at anew
+    wait_for(lambda: "REJECTED" in bare_host.outcomes())
+    assert bare_host.log().count("waits for its signature") == 1
