@@ -13,29 +13,32 @@
 #include <linux/mm.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
+#include <asm/text-patching.h>
 #include "match.h"
 
 /*
- * A site may be looked at while static keys, static calls or ftrace rewrite
- * it (text_poke_bp() first writes an int3): look again before complaining.
+ * A site may be looked at while static keys, static calls or ftrace rewrite it:
+ * look again before complaining.  text_poke_bp() first writes an int3 and then
+ * waits for all processors; one of a guest may be stalled for long.
  */
 #define TRIES		5
+#define TRIES_AT_INT3	250
 #define TRY_DELAY_US	2000
 
 static int compare_patiently(struct ksplice_matching *m, const struct ksplice_func *f)
 {
-	int try, err = 0;
+	int try, err;
 
-	for (try = 0; try < TRIES; try++) {
-		if (try)
-			usleep_range(TRY_DELAY_US, 2 * TRY_DELAY_US);
+	for (try = 1;; try++) {
 		err = ksplice_compare(m, f);
 		if (!err) {
 			m->report = (struct ksplice_report) { .cause = KSPLICE_OK };
-			break;
+			return 0;
 		}
+		if (try >= (*m->report.found == INT3_INSN_OPCODE ? TRIES_AT_INT3 : TRIES))
+			return err;
+		usleep_range(TRY_DELAY_US, 2 * TRY_DELAY_US);
 	}
-	return err;
 }
 
 static u32 largest_function(const struct ksplice_matching *m)

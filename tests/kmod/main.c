@@ -6,7 +6,8 @@
  *	u32 number of pieces, each: u64 address, u32 size, bytes
  *	u32 size, tables; again and again: u8 target is a module, u32 size, bytes
  *
- * Says the number of the abort cause for each, and what differs where.
+ * Says the number of the abort cause for each, and what differs where.  With the
+ * arguments ADDRESS and SLEEPS there is an int3 there until so often was slept.
  */
 #include "stand_in.h"
 #include "compat.h"
@@ -27,6 +28,8 @@ struct piece {
 static struct symbol *symbols;
 static struct piece *pieces;
 static u32 nr_symbols, nr_pieces;
+static u64 poked;
+static unsigned long sleeps_left;
 
 static bool get(void *to, size_t size)
 {
@@ -77,17 +80,31 @@ long copy_from_kernel_nofault(void *to, const void *from, size_t size)
 
 		if (addr >= p->addr && addr - p->addr <= p->size && size <= p->size - (addr - p->addr)) {
 			memcpy(to, p->data + (addr - p->addr), size);
+			if (sleeps_left && poked >= addr && poked - addr < size)
+				((u8 *)to)[poked - addr] = INT3_INSN_OPCODE;
 			return 0;
 		}
 	}
 	return -EFAULT;
 }
 
-int main(void)
+void usleep_range(unsigned long low, unsigned long high)
+{
+	(void)low;
+	(void)high;
+	if (sleeps_left)
+		sleeps_left--;
+}
+
+int main(int argc, char **argv)
 {
 	u32 size;
 	u8 flag, length;
 
+	if (argc == 3) {
+		poked = strtoul(argv[1], NULL, 0);
+		sleeps_left = strtoul(argv[2], NULL, 0);
+	}
 	if (!get(&nr_symbols, sizeof(nr_symbols)))
 		return 1;
 	symbols = calloc(nr_symbols, sizeof(*symbols));

@@ -52,10 +52,17 @@ def build(folder: Path) -> Path:
 
 
 def match(
-    program: Path, memory: Memory, blobs: Iterable[bytes], *, is_module: bool = False
+    program: Path,
+    memory: Memory,
+    blobs: Iterable[bytes],
+    *,
+    is_module: bool = False,
+    poked: int = 0,
+    sleeps: int = 0,
 ) -> list[Answer]:
     """Return the abort cause for each of the tables, and what differs where.
 
+    At the address ``poked`` there is an int3 until matching has slept so often.  Raises
     ``AssertionError`` for a fault.
     """
     symbols = [
@@ -68,7 +75,7 @@ def match(
     pieces = [struct.pack("<QI", address, len(data)) + data for address, data in memory.pieces]
     said = [struct.pack("<I", len(symbols)), *symbols, struct.pack("<I", len(pieces)), *pieces]
     said += [struct.pack("<BI", is_module, len(blob)) + blob for blob in blobs]
-    status, out, err = run_any([program], stdin=b"".join(said))
+    status, out, err = run_any([program, hex(poked), str(sleeps)], stdin=b"".join(said))
     assert status == 0, err.decode(errors="replace")
     words = (line.split() for line in out.decode(errors="replace").splitlines())
     return [Answer(CAUSES[int(cause)], kind, where) for cause, kind, where in words]

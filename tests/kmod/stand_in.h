@@ -69,7 +69,7 @@ long copy_from_kernel_nofault(void *to, const void *from, size_t size);
 #define kvmalloc_array(n, size, flags) malloc((n) * (size))
 #define kvfree(p) free((void *)(p))
 #define cond_resched() do { } while (0)
-#define usleep_range(low, high) do { } while (0)
+void usleep_range(unsigned long low, unsigned long high);
 #define pr_err(...) do { } while (0)
 
 static inline void *memchr_inv(const void *p, int c, size_t n)

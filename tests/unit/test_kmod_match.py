@@ -61,6 +61,16 @@ def test_jump_over_many_nops_leads_to_their_end(
     assert [answer.cause for answer in match(program, kernel, [tables(many)])] == [cause]
 
 
+@pytest.mark.parametrize(("sleeps", "cause"), [(4, "ok"), (200, "ok"), (300, "no_match")])
+def test_int3_of_a_change_that_is_not_over_is_waited_for(
+    program: Path, sleeps: int, cause: str
+) -> None:
+    """text_poke_bp() waits for every processor between its int3 and the instruction."""
+    first = ADDRESSES["first"]
+    (answer,) = match(program, KERNEL, [tables()], poked=first, sleeps=sleeps)
+    assert answer == (cause, *(("-", "-+0x0") if cause == "ok" else (answer.kind, "first+0x0")))
+
+
 def test_every_byte_too_few(program: Path) -> None:
     """Tables that end early, with the header saying so or not."""
     good = tables()
