@@ -32,7 +32,7 @@ from ksplicd.errors import (
     ReplayedError,
     SupersededError,
 )
-from ksplicd.host.state import DAEMON, Actor, Direction, UpdateInfo, Via
+from ksplicd.host.state import Actor, Direction, UpdateInfo, Via
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
@@ -72,9 +72,7 @@ class Automatic:
 
     async def resume(self) -> None:
         """Try again what was busy at boot, or before the daemon was restarted."""
-        for info in await self._runner.list_updates():
-            if info.stage is Stage.APPLIED:
-                tasks.spawn(self._runner.take_out_superseded(info.kid, DAEMON))
+        await self._runner.take_out_all_superseded()
         for kid, actor in await self._ask(self._engine.to_retry):
             self._retry(kid, actor, 0)
         await self.apply_dropped()

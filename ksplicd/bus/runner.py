@@ -31,7 +31,15 @@ from ksplicd.errors import (
 )
 from ksplicd.host import journal
 from ksplicd.host.engine import Engine
-from ksplicd.host.state import Actor, Direction, Event, Reconciliation, Transition, UpdateInfo
+from ksplicd.host.state import (
+    DAEMON,
+    Actor,
+    Direction,
+    Event,
+    Reconciliation,
+    Transition,
+    UpdateInfo,
+)
 from ksplicd.model import Stage, core_module
 
 if TYPE_CHECKING:
@@ -256,6 +264,19 @@ class Runner:
             tasks.spawn(self._look_again())
         elif result == DONE and job.transition.direction is Direction.APPLY:
             tasks.spawn(self.take_out_superseded(job.transition.kid, job.transition.actor))
+        elif result == DONE:
+            tasks.spawn(self.take_out_all_superseded())
+
+    async def take_out_all_superseded(self) -> None:
+        """Undo whatever an applied update is instead of, and no other one needs any more."""
+        try:
+            infos = await self.list_updates()
+        except KspliceError as e:
+            _log.error("what is superseded cannot be told: %s", e)
+            return
+        for info in infos:
+            if info.stage is Stage.APPLIED and info.manifest.replaces:
+                tasks.spawn(self.take_out_superseded(info.kid, DAEMON))
 
     async def take_out_superseded(self, kid: str, actor: Actor) -> None:
         """Undo what an applied update is instead of: nobody runs its code any more.

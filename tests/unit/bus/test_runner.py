@@ -222,3 +222,27 @@ def test_nothing_is_taken_out_for_what_is_undone_by_then(tmp_path: Path) -> None
 
     run(main())
     worker.stop()
+
+
+def test_what_somebody_depends_on_is_taken_out_when_that_is_undone(tmp_path: Path) -> None:
+    worker, third = Worker(), "third000"
+    host, runner = superseding(tmp_path, worker)
+    host.stage(samples.bundle(third, depends=(samples.KID,)))
+    host.apply(third)
+
+    async def main() -> None:
+        await runner.reconcile()
+        job = await runner.start(Direction.APPLY, samples.OTHER_KID, ROOT)
+        assert await Wait(job.ended) == DONE
+        await sleep(0.1)
+        await wait_for_stage(runner, samples.KID, Stage.APPLIED)
+        job = await runner.start(Direction.UNDO, third, ROOT)
+        assert await Wait(job.ended) == DONE
+        await wait_for_stage(runner, samples.KID, Stage.REVERSED)
+        await wait_for_stage(runner, samples.OTHER_KID, Stage.APPLIED)
+
+    run(main())
+    worker.stop()
+    last = host.new_engine().history()[0]
+    assert (last.kid, last.actor) == (samples.KID, DAEMON)
+    assert last.detail.startswith(f"superseded by update {samples.OTHER_KID}; ")
