@@ -162,6 +162,7 @@ class Daemon:
         applied = [info.kid for info in infos if info.stage is Stage.APPLIED]
         self._book.write(journal.about_start(self._engine.kernel.release(), applied))
         self._notify("READY=1")
+        tasks.spawn(self._write_metrics())  # or delete what the configuration of then asked for
         for kid, why in found.waiting.items():
             self._book.write(journal.about_waiting(kid, why))
         if not self._why_disabled():
@@ -318,7 +319,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--shutdown", action="store_true", help="note that this is a clean shutdown, and exit"
     )
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    to_stderr = logging.StreamHandler()
+    to_stderr.setFormatter(journal.LogFormatter(os.environ))
+    logging.basicConfig(level=logging.INFO, handlers=[to_stderr])
     if args.bus_introspect:
         return introspect(args.bus_introspect)
     from systemd.daemon import notify

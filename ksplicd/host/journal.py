@@ -10,6 +10,8 @@ it: ``KSPLICE_TARGET``, ``KSPLICE_TARGET_STATE``.  For a tripwire (docs/tripwire
 ``KSPLICE_UID``, ``KSPLICE_COMMAND``, ``KSPLICE_CONTEXT``, ``KSPLICE_TIME``.
 """
 
+import logging
+import os
 import syslog
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +83,35 @@ class SystemJournal:
             **entry.fields,
         }
         _journal.sendv(*(f"{name}={value}" for name, value in fields.items()))
+
+
+_LEVELS: Final = {
+    logging.CRITICAL: syslog.LOG_CRIT,
+    logging.ERROR: syslog.LOG_ERR,
+    logging.WARNING: syslog.LOG_WARNING,
+}
+
+
+class LogFormatter(logging.Formatter):
+    """What has no MESSAGE_ID, on standard error; where that is the journal, with its priority.
+
+    systemd takes that off the begin of each line (sd-daemon(3)).
+    """
+
+    def __init__(self, environment: Mapping[str, str], fd: int = 2) -> None:
+        """``JOURNAL_STREAM`` in the environment names the journal (systemd.exec(5))."""
+        super().__init__("%(levelname)s: %(message)s")
+        status = os.fstat(fd)
+        stream = f"{status.st_dev}:{status.st_ino}"
+        self._is_journal = environment.get("JOURNAL_STREAM") == stream
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a message."""
+        text = super().format(record)
+        if not self._is_journal:
+            return text
+        priority = _LEVELS.get(record.levelno, syslog.LOG_INFO)
+        return "\n".join(f"<{priority}>{line}" for line in text.splitlines())
 
 
 _BY_STAGE: Mapping[Stage, tuple[Outcome, int, str]] = {

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
+import logging
+import os
 import syslog
+from pathlib import Path
 
 import pytest
 
 from ksplicd.host.door import CoreState
-from ksplicd.host.journal import Outcome, about_target
+from ksplicd.host.journal import LogFormatter, Outcome, about_target
 
 CORE = CoreState(
     stage="applied",
@@ -48,3 +51,15 @@ def test_module_that_matches_says_nothing_of_an_older_mismatch() -> None:
 def test_update_that_is_gone_by_now() -> None:
     entry = about_target("8c4o6ucj", "romfs", "refused", None)
     assert entry.message == "Update 8c4o6ucj: module romfs does not match; its load is refused"
+
+
+@pytest.mark.parametrize(("level", "priority"), [("WARNING", 4), ("ERROR", 3), ("INFO", 6)])
+def test_log_has_the_priority_that_systemd_reads(level: str, priority: int, tmp_path: Path) -> None:
+    record = logging.LogRecord("x", getattr(logging, level), "x.py", 1, "a\n%s", ("b",), None)
+    with (tmp_path / "stderr").open("w") as f:
+        status = os.fstat(f.fileno())
+        stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        there = LogFormatter(stream, f.fileno()).format(record)
+        elsewhere = LogFormatter({"JOURNAL_STREAM": "8:1"}, f.fileno()).format(record)
+    assert there == f"<{priority}>{level}: a\n<{priority}>b"
+    assert elsewhere == f"{level}: a\nb"
