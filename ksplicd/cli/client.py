@@ -45,8 +45,10 @@ class Snapshot:
 class Client:
     """A connection to the bus that the daemon is on."""
 
-    def __init__(self, connection: Gio.DBusConnection) -> None:
+    def __init__(self, connection: Gio.DBusConnection, timeout: int = 0) -> None:
+        """Wait at most ``timeout`` seconds for each answer; 0: for as long as it takes."""
         self._connection = connection
+        self._timeout = timeout
 
     # --- what can be asked ----------------------------------------------------------------------
 
@@ -118,9 +120,12 @@ class Client:
         """Call the daemon; raises the ``KspliceError`` that it raised, or ``NoDaemonError``."""
         call = self._connection.call_with_unix_fd_list_sync
         where = (names.BUS_NAME, path, interface, method)
+        patience = 1000 * self._timeout or _NO_TIMEOUT
         try:
-            reply, _ = call(*where, args, None, _INTERACTIVE, _NO_TIMEOUT, fds, None)
+            reply, _ = call(*where, args, None, _INTERACTIVE, patience, fds, None)
         except GLib.Error as e:
+            if e.matches(Gio.io_error_quark(), Gio.IOErrorEnum.TIMED_OUT):
+                raise NoDaemonError(f"ksplicd has not answered for {self._timeout} s") from e
             raise _translate(e) from e
         return tuple(reply.unpack())
 
@@ -201,10 +206,10 @@ class Client:
                 bus.signal_unsubscribe(subscription)
 
 
-def connect() -> Client:
+def connect(timeout: int = 0) -> Client:
     """Return a client on the system bus; ``DBUS_SYSTEM_BUS_ADDRESS`` names another one."""
     try:
-        return Client(Gio.bus_get_sync(Gio.BusType.SYSTEM, None))
+        return Client(Gio.bus_get_sync(Gio.BusType.SYSTEM, None), timeout)
     except GLib.Error as e:
         raise NoDaemonError(f"the system bus cannot be reached: {text_of(e)}") from e
 

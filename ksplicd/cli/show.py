@@ -22,7 +22,7 @@ is why nothing is applied by itself, or empty; the parts of the store are update
 and dropped, and a part without a limit has null there.
 
 ``status --check`` has the exit status of a monitoring plugin (monitoring-plugins.org, "Plugin
-Return Codes"): 0 ok, 1 warning, 2 critical, 3 when it cannot be told.
+Return Codes"): 0 ok, 1 warning, 2 critical, 3 when it cannot be told, in time or at all.
 """
 
 import argparse
@@ -53,6 +53,9 @@ class Health(StrEnum):
 
 
 _UNKNOWN: Final = 3
+_CHECK_SECONDS: Final = 10
+"""For which a monitoring system waits for its plugins, at least."""
+_MAX_SECONDS: Final = 86400
 _HEALTH: Final = {
     "staged": Health.WARNING,
     "loading": Health.WARNING,
@@ -109,6 +112,11 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="exit with 1 when an update waits or is on its way, 2 when one failed, is quarantined "
         "or does not verify, 3 when that cannot be told",
     )
+    status.add_argument(
+        "-t", "--timeout", metavar="SECONDS", type=read_seconds, default=0,
+        help=f"for how long to wait for an answer (default with --check: {_CHECK_SECONDS}, else no "
+        "limit)",
+    )  # fmt: skip
     status.set_defaults(run=run_status)
     history = verbs.add_parser("history", help="show what happened, newest first")
     history.add_argument(
@@ -125,6 +133,13 @@ def read_count(text: str) -> int:
     """Return a number of events; argparse reports the error."""
     if not text.isascii() or not text.isdigit() or int(text) >= _COUNT_LIMIT:
         raise argparse.ArgumentTypeError(f"{text}: say a whole number from 0 to {_COUNT_LIMIT - 1}")
+    return int(text)
+
+
+def read_seconds(text: str) -> int:
+    """Return a number of seconds; argparse reports the error."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text}: say a whole number from 1 to {_MAX_SECONDS}")
     return int(text)
 
 
@@ -170,7 +185,7 @@ def run_status(args: argparse.Namespace) -> int:
 def _show_status(args: argparse.Namespace) -> int:
     from ksplicd.cli.client import connect
 
-    client = connect()
+    client = connect(args.timeout or (_CHECK_SECONDS if args.check else 0))
     service, now = client.service(), client.look()
     updates, jobs = [to_update(u) for u in now.updates], [to_job(j) for j in now.jobs]
     in_use = [update for update in updates if update["stage"] == "applied"]

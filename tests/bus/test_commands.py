@@ -246,6 +246,13 @@ def test_check_without_a_daemon(bare_host: Host) -> None:
     assert checked.stderr.startswith("ksplice: ksplicd does not run")
 
 
+def test_check_of_a_daemon_that_hangs(host: Host) -> None:
+    host.daemon.send_signal(signal.SIGSTOP)
+    checked = host.ksplice("status", "--check", "-t", "1")
+    assert checked.returncode == 3
+    assert checked.stderr == "ksplice: ksplicd has not answered for 1 s\n"
+
+
 @pytest.mark.parametrize("lines", ["-1", "4294967296", "some"])
 def test_history_of_no_number(bare_host: Host, lines: str) -> None:
     done = bare_host.ksplice("history", "-n", lines)
