@@ -5,6 +5,7 @@ import json
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,13 @@ from ksplicd.host.journal import Outcome
 from ksplicd.lab.guest import Guest, RunningGuest
 from ksplicd.model import core_module, new_module
 from tests.vm.blocker import BLOCKER
-from tests.vm.hand import Edit, Update, is_clean
+from tests.vm.hand import PATIENCE, Edit, Update, is_clean
 from tests.vm.maker import FIRST, Host, Maker
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
-KID = "fcntl001"
+KID, REAPER_KID = "fcntl001", "reaper01"
+JOB = "org.ksplice.Ksplicd1 /org/ksplice/Ksplicd1/job/1"
 BUSY = """\
 import os
 for _ in range(os.cpu_count()):
@@ -41,6 +43,11 @@ OOM_REAPER = Edit(
 @pytest.fixture(scope="module")
 def file(maker: Maker) -> Path:
     return maker.make(KID, FIRST)
+
+
+@pytest.fixture(scope="module")
+def reaper(maker: Maker) -> Path:
+    return maker.make(REAPER_KID, OOM_REAPER)
 
 
 @pytest.fixture
@@ -117,10 +124,9 @@ def test_sleeper_is_woken_when_that_is_wanted(host: Host, file: Path) -> None:
     assert is_clean(host.guest)
 
 
-def test_kernel_thread_that_never_leaves(host: Host, maker: Maker) -> None:
-    kid = "reaper01"
+def test_kernel_thread_that_never_leaves(host: Host, reaper: Path) -> None:
     configure(host, "transition-limit = 4", "signal-after = 1")
-    cause, message = host.apply(maker.make(kid, OOM_REAPER))
+    cause, message = host.apply(reaper)
     assert cause == "code_busy"
     assert "in oom_reaper (" in message
     told = host.guest.run(f"journalctl -o json MESSAGE_ID={Outcome.HELD_UP.value}").out
@@ -128,7 +134,48 @@ def test_kernel_thread_that_never_leaves(host: Host, maker: Maker) -> None:
     assert entry["KSPLICE_FUNCTION"] == "oom_reaper"
     assert host.guest.run(f"cat /proc/{entry['KSPLICE_PIDS']}/comm").out == "oom_reaper\n"
     assert is_clean(host.guest)
-    assert f"'{new_module(kid)}': unpatching complete" in host.guest.kernel_log()
+    assert f"'{new_module(REAPER_KID)}': unpatching complete" in host.guest.kernel_log()
+
+
+def test_job_says_who_holds_it_up_while_it_waits(host: Host, reaper: Path) -> None:
+    """Over the bus and in the command's JSON, as the kernel itself has it."""
+    guest = host.guest
+    configure(host, "transition-limit = 600")
+    apply = f"ksplice apply --raw-errors {host.put(reaper)} 2>/root/said; echo $? >/root/status"
+    guest.run(["systemd-run", "-u", "apply", "-q", "/bin/sh", "-c", apply])
+
+    def job_property(name: str) -> Any:
+        shown = f"busctl --json=short get-property {JOB} org.ksplice.Ksplicd1.Job {name}"
+        return json.loads(guest.run(shown, check=False).out or "{}")
+
+    end = time.monotonic() + PATIENCE  # at first others hold it up too
+    while len((found := job_property("Conflicts")).get("data", ())) != 1:
+        assert time.monotonic() < end, found
+    pid = int(guest.run("pgrep -x oom_reaper").out)
+    stack = re.findall(r"\] ([\w.]+)\+", guest.run(f"cat /proc/{pid}/stack").out)
+    assert "oom_reaper" in stack
+    shown = " < ".join(stack)
+    assert found == {"type": "a(uss)", "data": [[pid, "oom_reaper", shown]]}
+    assert job_property("ConflictFunctions") == {"type": "as", "data": ["oom_reaper"]}
+    status = json.loads(guest.run("ksplice status --json").out)
+    conflict = {"pid": pid, "command": "oom_reaper", "stack": shown, "function": "oom_reaper"}
+    assert status["jobs"] == [
+        {
+            "id": 1,
+            "type": "apply",
+            "kid": REAPER_KID,
+            "progress": "transitioning",
+            "conflicts": [conflict],
+        }
+    ]
+    assert f"held up by oom_reaper[{pid}] in {shown}\n" in guest.run("ksplice status").out
+
+    guest.run(f"busctl call {JOB} org.ksplice.Ksplicd1.Job Cancel")
+    while not guest.run("cat /root/status", check=False).out:
+        assert time.monotonic() < end + PATIENCE
+        time.sleep(0.1)
+    assert guest.run("cat /root/said").out.startswith("cancelled\n")
+    assert is_clean(guest)
 
 
 def test_busy_tasks_hold_nothing_up(host: Host, file: Path) -> None:
