@@ -4,6 +4,7 @@
 import os
 import re
 import shutil
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,50 @@ def test_what_is_no_bundle_is_rejected(
     assert names == {NAME, f"{NAME}.minisig", f"{NAME}.reason"}  # nothing is lost
     assert re.search(reason, (rejected / f"{NAME}.reason").read_text())
     assert bare_host.client().look().updates == ()
+
+
+def bind(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(path.name)
+    os.chdir(here)
+
+
+@pytest.mark.parametrize(
+    ("put", "reason"),
+    [
+        (link, "BadBundle: .* cannot be opened as a plain file"),
+        (lambda path: path.symlink_to("nowhere"), "BadBundle: .* cannot be opened as a plain file"),
+        (bind, "BadBundle: .* cannot be opened as a plain file"),
+        (hard_link, r"BadBundle: .* has 2 names \(hard links\)"),
+        (os.mkfifo, "BadBundle: .* not a plain file"),
+        (Path.mkdir, "BadBundle: .* not a plain file"),
+        (huge, "BadBundle: .* over 16384 bytes"),
+        (writable, "BadBundle: .* mode 0666 lets others write"),
+        (Path.touch, "BadSignature: .* a .minisig file has four"),
+    ],
+    ids=["link", "dangling", "socket", "hard-link", "fifo", "folder", "huge", "writable", "empty"],
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_is_no_signature_is_rejected(
+    bare_host: Host, put: Callable[[Path], object], reason: str, when: str
+) -> None:
+    bare_host.store.mkdir()
+    if when == "after":
+        bare_host.start()
+    write(bare_host, NAME, BUNDLE)
+    umask = os.umask(0o022)
+    put(bare_host.store / f"{NAME}.minisig")
+    os.umask(umask)
+    if when == "before":
+        bare_host.start()
+    wait_for(lambda: bare_host.outcomes() == ["REJECTED"])
+    assert left(bare_host.store) == []
+    rejected = bare_host.store / "rejected"
+    names = {path.name for path in rejected.iterdir()}
+    assert names == {NAME, f"{NAME}.minisig", f"{NAME}.reason"}  # nothing is lost
+    assert re.search(reason, (rejected / f"{NAME}.reason").read_text())
 
 
 def test_file_of_another_user_is_rejected(bare_host: Host) -> None:
