@@ -76,7 +76,7 @@ class Store:
         """Return the bytes that each part takes: ``updates``, ``rejected``, ``history``, …"""
         sizes = {"updates": 0, "rejected": 0, "history": 0, "dropped": 0}
         with store_errors(self.root):
-            for folder, _, files in os.walk(self.root):
+            for folder, _, files in os.walk(self.root, onerror=_raise_unless_gone):
                 path = Path(folder).relative_to(self.root)
                 for name in files:
                     part = path.parts[0] if path.parts else "dropped"
@@ -159,6 +159,11 @@ class Store:
 
     def _bundle(self, kid: str) -> Path:
         return self._folder(kid) / bundle.file_name(kid)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _clear(folder: Path) -> None:
