@@ -54,7 +54,8 @@ class Aftercare(Intake):
         """Note that the kernel complains of an update in its soak time.
 
         Tells whether it is news: only the first complaint of an update is, since it was loaded.
-        One that is on its way is recorded when it has arrived.  Raises ``StoreError``.
+        One that is on its way is recorded when it has arrived.  Raises ``StoreError``; what could
+        not be written is known to ``complaint_of`` nevertheless.
         """
         stage = self._book.info(kid).stage
         if kid in self._complaints or not _is_at_work(stage):
@@ -137,7 +138,7 @@ class Aftercare(Intake):
         What another one depends on, which it is not instead of, is not among them: that one is
         wanted.
         """
-        applied, old = self._book.applied(), self._book.info(kid).manifest.replaces
+        applied, old = self._book.applied(), self._book.manifest(kid).replaces
         orders = [self.undo_order(other) for other in old if other in applied]
         free = (order for order in orders if {*order} <= {*old, kid})
         return [each for each in dict.fromkeys(chain(*free)) if each != kid]
@@ -145,7 +146,7 @@ class Aftercare(Intake):
     def in_the_way_of(self, kid: str) -> list[str]:
         """Return those of them that have to be undone before it is applied."""
         replaced = self.superseded_by(kid)
-        if all(can_be_below(self._book.info(old).manifest) for old in replaced):
+        if all(can_be_below(self._book.manifest(old)) for old in replaced):
             return []
         return replaced
 
@@ -211,7 +212,7 @@ class Aftercare(Intake):
         return list(found.items())
 
     def _depends(self, kid: str) -> tuple[str, ...]:
-        return self._book.info(kid).manifest.depends
+        return self._book.manifest(kid).depends
 
 
 def _is_at_work(stage: Stage) -> bool:

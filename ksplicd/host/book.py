@@ -94,7 +94,7 @@ class Book:
     def _info(self, kid: str, is_in_kernel: bool) -> UpdateInfo:  # noqa: FBT001
         stage, cause, detail = self._where(kid, is_in_kernel)
         return UpdateInfo(
-            kid=kid, stage=stage, abort_cause=cause, detail=detail, manifest=self._manifest(kid)
+            kid=kid, stage=stage, abort_cause=cause, detail=detail, manifest=self.manifest(kid)
         )
 
     def applied(self) -> list[str]:
@@ -120,6 +120,18 @@ class Book:
     def trusted(self, kid: str) -> Trusted | None:
         """Return the bundle's parts but its files, when it was verified."""
         return self._trusted.get(kid)
+
+    def manifest(self, kid: str) -> Manifest:
+        """Return the verified manifest, or one that says no more than the kid."""
+        if kid in self._trusted:
+            return self._trusted[kid].bundle.manifest
+        return Manifest(
+            kid=kid,
+            kernel=Kernel(release="", build_id=""),
+            core_file="",
+            targets=(),
+            description="(its bundle is not stored here, or does not verify)",
+        )
 
     def history(self, limit: int = 0) -> list[Event]:
         """Return the last ``limit`` events (0: all), newest first."""
@@ -249,15 +261,3 @@ class Book:
         except WrongKernelError as e:
             return f"waits: {e}"
         return ""
-
-    def _manifest(self, kid: str) -> Manifest:
-        """Return the verified manifest, or one that says no more than the kid."""
-        if kid in self._trusted:
-            return self._trusted[kid].bundle.manifest
-        return Manifest(
-            kid=kid,
-            kernel=Kernel(release="", build_id=""),
-            core_file="",
-            targets=(),
-            description="(its bundle is not stored here, or does not verify)",
-        )

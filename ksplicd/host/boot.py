@@ -53,7 +53,10 @@ def apply_again(
     """
     found = engine.reconcile(BOOT)
     for transition in found.transitions:  # we were stopped before
-        _follow(engine, transition, sleep)
+        try:
+            _follow(engine, transition, sleep)
+        except KspliceError as e:
+            tell_waiting(transition.kid, str(e))
     if not engine.settings.apply_at_boot:
         disabled = disabled or "apply-at-boot = no in ksplicd.conf"
     for kid, why in found.waiting.items():

@@ -16,7 +16,6 @@ applied is asked of the kernel each time, never remembered.
 import contextlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from ksplicd.bundle import Bundle
 from ksplicd.config import LateMismatch
@@ -34,7 +33,7 @@ from ksplicd.host import load, verify
 from ksplicd.host.aftercare import Aftercare
 from ksplicd.host.guard import why_quarantined
 from ksplicd.host.intake import cause_of
-from ksplicd.host.metrics import format_metrics, write_metrics
+from ksplicd.host.metrics import format_metrics, move_metrics, write_metrics
 from ksplicd.host.reconcile import reconcile
 from ksplicd.host.state import (
     DAEMON,
@@ -50,7 +49,7 @@ from ksplicd.host.state import (
     outcome,
     step,
 )
-from ksplicd.host.store import is_passing, store_errors
+from ksplicd.host.store import is_passing
 from ksplicd.host.words import (
     Value,
     describe_conflicts,
@@ -58,7 +57,7 @@ from ksplicd.host.words import (
     describe_update,
     find_function,
 )
-from ksplicd.model import Kernel, Stage, new_module
+from ksplicd.model import Kernel, Stage, anchored, new_module
 
 
 @dataclass(eq=False, repr=False)
@@ -70,8 +69,6 @@ class Engine(Aftercare):
 
     _left: dict[str, list[str]] = field(default_factory=dict, init=False)
     """Modules that we loaded and could not unload; tried again at the next apply."""
-    _metrics_file: Path | None = field(default=None, init=False)
-    """Which one we wrote."""
 
     # --- at start -------------------------------------------------------------------------------
 
@@ -129,10 +126,7 @@ class Engine(Aftercare):
         """
         settings = self.settings
         path = settings.metrics_file
-        old, self._metrics_file = self._metrics_file, path
-        if old is not None and old != path:
-            with store_errors(old):
-                old.unlink(missing_ok=True)
+        move_metrics(self.store.metrics_link, path)
         if path is None:
             return
         kernel = Kernel(
@@ -167,7 +161,7 @@ class Engine(Aftercare):
             )
         verify.check_kernel(manifest, self.kernel)
         others = [other for other in self._book.applied() if other not in gone]
-        verify.check_dependencies(manifest, [self._book.info(other).manifest for other in others])
+        verify.check_dependencies(manifest, [self._book.manifest(other) for other in others])
         verify.check_targets(manifest, self.kernel)
         verify.check_replaced(manifest, self.kernel)
         return info.stage, trusted.bundle
@@ -262,7 +256,8 @@ class Engine(Aftercare):
         livepatch = self.kernel.livepatch(new_module(transition.kid))
         if livepatch is None or not livepatch.transition:
             return []
-        functions = {f for _, f, _ in self.kernel.replaced().get(new_module(transition.kid), ())}
+        replaced = self.kernel.replaced().get(new_module(transition.kid), ())
+        functions = {anchored(function) for _, function, _ in replaced}
         blockers = self.kernel.blockers(patched=not livepatch.enabled)
         return [replace(b, function=find_function(b.stack, functions)) for b in blockers]
 
@@ -337,7 +332,7 @@ class Engine(Aftercare):
         try:
             names = load.modules_of(self.kernel, kid)
         except UnexpectedError:  # what is loaded cannot be told now
-            names = [*reversed(verify.update_modules(self._book.info(kid).manifest))]
+            names = [*reversed(verify.update_modules(self._book.manifest(kid)))]
         text = load.unload(self.kernel, names)
         self._left[kid] = names if text else []
         return text

@@ -177,6 +177,8 @@ class Intake:
         An update is unused that was undone, or that is for another kernel.  ``StoreFullError``.
         """
         limit = self.settings.limits()["updates"]
+        self.store.prepare()  # what is half written takes room too
+        self._finish_removals(DAEMON)  # and so does what is half deleted
         more = self.store.sizes()["updates"] + len(stored.bundle) - limit
         unused = [old for old in self._book.in_order() if more > 0 and self._is_unused(old)]
         while more > 0 and unused:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.errors import UnexpectedError
 from ksplicd.host.boot import BOOT, apply_again, why_disabled
 from ksplicd.model import Kernel
 from tests.bundles import samples
@@ -136,6 +137,20 @@ def test_transition_that_does_not_end_is_turned_around(two: Host) -> None:
     assert two.stages().count("failed") == 2
     assert two.engine.history()[0].cause == "code_busy"
     assert two.kernel.leftovers() == []
+
+
+def test_one_that_was_on_its_way_and_cannot_be_turned_around(two: Host) -> None:
+    """Whatever becomes of it, the others get their turn, and say why they wait."""
+    two.engine = two.new_engine()
+    two.engine.reconcile(BOOT)
+    two.engine.start_apply(OTHER_KID, BOOT)  # and then we are killed
+    error = UnexpectedError("enabled: Input/output error")
+    two.kernel.fault = (len(two.kernel.calls) + 2, error)  # behind the unload of old code
+    two.kernel._steps = len(two.kernel.calls)
+    applied, told = boot(two, willing=False)
+    assert applied == []
+    assert told[0] == "enabled: Input/output error"
+    assert "one update at a time" in told[1]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The engine's arrows on the simulator, where everything goes well."""
 
+import pytest
+
+from ksplicd.errors import UnexpectedError
+from ksplicd.host.door import CoreState, LivepatchState
 from ksplicd.host.state import Direction
 from ksplicd.model import Stage
 from tests.bundles import samples
 from tests.bundles.samples import KID
 from tests.unit.host.host import ALICE, CORE, NEW, OLD, Host
+from tests.unit.host.simulator import Simulator
 
 
 def test_apply_and_undo(host: Host) -> None:
@@ -74,3 +79,46 @@ def test_describe(host: Host) -> None:
     assert told["Functions"] == ["vmlinux:do_fcntl (fs/fcntl.c)"]
     assert told["SignedBy"] == samples.KEY.public.name
     assert told["Modules"] == [NEW, CORE]
+
+
+class BlindKernel(Simulator):
+    """Once a load has failed, sysfs cannot be read: there is no free descriptor."""
+
+    is_blind = False
+
+    def load_module(self, data: bytes, name: str, parameters: str = "") -> None:
+        if name == OLD and not self.is_blind:
+            self.is_blind = True
+            raise UnexpectedError(f"{name}: no memory file to load it from: Too many open files")
+        super().load_module(data, name, parameters)
+
+    def livepatch(self, name: str) -> LivepatchState | None:
+        self._look()
+        return super().livepatch(name)
+
+    def modules(self) -> frozenset[str]:
+        self._look()
+        return super().modules()
+
+    def core(self, kid: str) -> CoreState | None:
+        self._look()
+        return super().core(kid)
+
+    def _look(self) -> None:
+        if self.is_blind:
+            raise UnexpectedError("sysfs: Too many open files")
+
+
+def test_failure_is_recorded_also_when_the_kernel_cannot_be_asked(host: Host) -> None:
+    """Else it was on its way until the next start, and nothing could be applied."""
+    host.kernel = kernel = BlindKernel()
+    host.engine = host.new_engine()
+    host.engine.reconcile()
+    host.stage()
+    with pytest.raises(UnexpectedError, match="Too many open files"):
+        host.apply()
+    assert kernel.leftovers() == []
+    assert host.events[-1].stage is Stage.FAILED
+    assert kernel.is_blind
+    kernel.is_blind = False
+    assert host.engine.get_update(KID).stage is Stage.FAILED

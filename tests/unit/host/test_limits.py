@@ -70,6 +70,18 @@ def test_updates_of_another_kernel_make_room(host: Host) -> None:
     assert kids(host) == {"other002", "newer000", "newer001", "newer002"}
 
 
+def test_what_is_half_written_or_half_deleted_takes_no_room(host: Host) -> None:
+    """Such are left when the disk is full, and go at the next try, not at the next start."""
+    host.engine.settings = Settings(store_limit=1)
+    for name in (".halfhalf.new", ".gonegone.gone"):
+        folder = host.engine.store.updates / name
+        folder.mkdir()
+        (folder / "ksplice-halfhalf.tar.gz").write_bytes(bytes(600_000))
+    host.stage(big("newer000"))
+    assert kids(host) == {"newer000"}
+    assert host.engine.store.kids() == [p.name for p in host.engine.store.updates.iterdir()]
+
+
 def test_rejects_are_bounded(host: Host) -> None:
     host.engine.settings = Settings(keep_rejected=1)
     for _ in range(3):
