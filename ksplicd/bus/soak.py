@@ -50,6 +50,8 @@ class SoakWatch:
         self._is_moving = False
         self._is_first = True
         """Whether nothing was shown yet in this life of the daemon."""
+        self._undoing: set[str] = set()
+        """Updates that are undone by policy, or will be tried again."""
         self._timer: GLib.Source | None = None
         self._fd = -1
         self._source = 0
@@ -150,13 +152,13 @@ class SoakWatch:
         try:
             if not await self._runner.worker.run(self._engine.heed, kid, complaint):
                 return
-            await self._runner.show()
-        except KspliceError as e:
+        except KspliceError as e:  # a full disk keeps nothing from being undone
             _log.error("update %s: the kernel complains of it (%s): %s", kid, complaint.headline, e)
-            return
-        if self._engine.settings.undo_on_warning:
-            await self._turn_around(kid)
-            await self._undo(kid, complaint.headline)
+        else:
+            await self._runner.show()
+            if self._engine.settings.undo_on_warning:
+                await self._turn_around(kid)
+        await self._undo(kid, complaint.headline)
 
     # --- what follows from it -------------------------------------------------------------------
 
@@ -183,13 +185,12 @@ class SoakWatch:
         Before each try it is asked whether that is still the policy, and what runs still the code
         that the kernel complained of: a person may have taken it out and applied it anew.
         """
+        if kid in self._undoing:
+            return
+        self._undoing.add(kid)
         settings = self._engine.settings
         for left in range(settings.retries, -1, -1):
-            if not self._engine.settings.undo_on_warning:
-                return
             try:
-                if not await self._runner.worker.run(self._engine.complaint_of, kid):
-                    return
                 await self._try_to_undo(kid, f"undo-on-warning: {complaint}")
             except KspliceError as e:
                 then = f"it is tried again in {settings.retry_delay} s"
@@ -197,11 +198,16 @@ class SoakWatch:
                     then = f"`ksplice undo {kid}` takes it out"
                 _log.error("update %s is not undone: %s; %s", kid, e, then)
             else:
-                return
+                break
             if left:
                 await tasks.sleep(settings.retry_delay)
+        self._undoing.discard(kid)
 
     async def _try_to_undo(self, kid: str, why: str) -> None:
+        if not self._engine.settings.undo_on_warning:
+            return
+        if not await self._runner.worker.run(self._engine.complaint_of, kid):
+            return
         for each in await self._runner.worker.run(self._engine.undo_order, kid):
             with contextlib.suppress(AlreadyReversedError):  # somebody was quicker
                 job = await self._runner.start(Direction.UNDO, each, DAEMON, why=why)

@@ -6,6 +6,7 @@ from pathlib import Path
 from ksplicd.bus.soak import SoakWatch
 from ksplicd.bus.tasks import Wait, Worker
 from ksplicd.config import Settings
+from ksplicd.errors import StoreError
 from ksplicd.host.kmsg import Complaint
 from ksplicd.host.state import Direction, Transition
 from ksplicd.model import Stage
@@ -25,6 +26,41 @@ class LateEngine(CountingEngine):
         if transition.direction is Direction.UNDO:
             self.kernel.complete()  # type: ignore[attr-defined]
         return super().is_finished(transition)
+
+
+class FullEngine(CountingEngine):
+    """What the kernel complains of cannot be written."""
+
+    def heed(self, kid: str, complaint: Complaint) -> bool:
+        super().heed(kid, complaint)
+        raise StoreError("history.jsonl: No space left on device")
+
+    def is_finished(self, transition: Transition) -> bool:
+        self.kernel.complete()  # type: ignore[attr-defined]
+        return super().is_finished(transition)
+
+
+def test_full_disk_keeps_nothing_from_being_undone(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.settings = Settings(undo_on_warning=True)
+    host.stage()
+    host.apply()
+    worker = Worker()
+    runner, engine = make_runner(host, Shown(), worker, FullEngine)
+    soak = SoakWatch(runner, tmp_path / "kmsg")
+    complaint = Complaint(
+        time=host.clock.monotonic(), headline="WARNING: x", function="do_fcntl", module=NEW
+    )
+
+    async def main() -> None:
+        await runner.reconcile()
+        await soak._heed(samples.KID, complaint)
+        assert (await runner.get_update(samples.KID)).stage is Stage.REVERSED
+
+    run(main())
+    soak.stop()
+    worker.stop()
+    assert engine.complaint_of(samples.KID) == ""
 
 
 def test_applied_before_it_was_turned_around_it_is_undone(tmp_path: Path) -> None:
