@@ -94,7 +94,7 @@ class Daemon:
         self._objects.add_root(manager)
         self._tripwires = Tripwires(self._runner, book, manager.TripwireHit)
         self._why_disabled = why_disabled
-        self._automatic = Automatic(self._runner, why_disabled)
+        self._automatic = Automatic(self._runner, why_disabled, book)
         self._drops = Drops(self._runner, self._automatic)
         self._soak = SoakWatch(self._runner, kmsg)
         self._keep: list[object] = []

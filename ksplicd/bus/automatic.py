@@ -10,6 +10,7 @@ An update goes on top of those that it is instead of, which are then taken out b
 it; should the update not come to be applied, the other one is applied again.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -23,15 +24,13 @@ from ksplicd.config import OnDrop
 from ksplicd.errors import (
     AlreadyAppliedError,
     CodeBusyError,
-    ExcludedError,
     InUseError,
     KspliceError,
     MissingDependencyError,
     NoSuchUpdateError,
-    QuarantinedError,
-    ReplayedError,
-    SupersededError,
 )
+from ksplicd.host import journal
+from ksplicd.host.intake import cause_of
 from ksplicd.host.state import Actor, Direction, UpdateInfo, Via
 from ksplicd.model import Stage
 
@@ -43,9 +42,12 @@ BUSY: Final = CodeBusyError.abort_cause or ""
 class Automatic:
     """Updates that are to be applied by themselves."""
 
-    def __init__(self, runner: Runner, why_disabled: Callable[[], str]) -> None:
+    def __init__(
+        self, runner: Runner, why_disabled: Callable[[], str], book: journal.Journal
+    ) -> None:
         """``why_disabled`` tells what turns the service off; it is asked each time."""
         self._runner = runner
+        self._book = book
         self._why_disabled = why_disabled
         self._engine = runner.engine
         self._wanting: dict[str, Actor] = {}
@@ -97,7 +99,7 @@ class Automatic:
         old: list[str] = []
         try:
             if why := self._why_not(actor):
-                _log.warning("%s: is not applied by itself: %s", kid, why)
+                self._book.write(journal.about_held_back(kid, why))
                 return
             await self._runner.worker.run(self._engine.check_not_undone, kid)
             old = await self._undo_first(kid, actor)
@@ -108,10 +110,7 @@ class Automatic:
                 old = []
         except MissingDependencyError as e:
             self._wanting[kid] = actor
-            _log.warning("%s: waits: %s", kid, e)
-            return
-        except (ExcludedError, QuarantinedError, ReplayedError, SupersededError) as e:
-            _log.warning("%s: is staged only: %s", kid, e)
+            await self._tell(kid, e)
             return
         except (AlreadyAppliedError, NoSuchUpdateError):
             return  # somebody was quicker
@@ -119,13 +118,21 @@ class Automatic:
             _log.warning("%s", e)
             is_busy = True
         except KspliceError as e:
-            _log.warning("%s: is not applied: %s", kid, e)  # the history has it once it was loaded
+            await self._tell(kid, e)
             return
         finally:
             self._queued.discard(kid)
             await self._bring_back(old, actor)
         if is_busy:
             self._retry(kid, actor, attempt)
+
+    async def _tell(self, kid: str, why: KspliceError) -> None:
+        """Tell the journal why an update is not applied; once it was loaded, the engine did."""
+        with contextlib.suppress(NoSuchUpdateError):
+            info = await self._runner.get_update(kid)
+            if info.stage is not Stage.FAILED or str(why) not in info.detail:
+                text = str(why).removeprefix(f"{kid}: ")
+                self._book.write(journal.about_held_back(kid, text, cause_of(why), info.stage))
 
     def _why_not(self, actor: Actor) -> str:
         """Tell which setting, as it is now, keeps an update from being applied; or nothing."""

@@ -45,6 +45,7 @@ class Outcome(StrEnum):
     KEPT = "27b332f9d95e49d1bdff0c555f4e9247"
     QUARANTINED = "470f26a51cc047ae838c582b8ce03241"
     WAITING = "ab2feafa223c47a7bb02851abb178d11"
+    HELD_BACK = "fe68c2eafc3f4d18977569a856ff76c9"
     KERNEL_WARNING = "b36bad4883a2447dab0bd655828ecc96"
     TARGET = "bbd53dc5ae944eb2b192e27b214856c8"
     TRIPWIRE = "7de8105153c14b45977a4287a43d8da0"
@@ -199,6 +200,16 @@ def about_waiting(kid: str, why: str) -> Entry:
         priority=syslog.LOG_WARNING,
         message=f"Update {kid} was applied before the machine went down and now waits: {why}",
         fields={"KSPLICE_KID": kid, "KSPLICE_STAGE": Stage.STAGED.value},
+    )
+
+
+def about_held_back(kid: str, why: str, cause: str = "", stage: Stage = Stage.STAGED) -> Entry:
+    """Return the entry for an update that was to be applied by itself, and is not even loaded."""
+    return Entry(
+        message_id=Outcome.HELD_BACK,
+        priority=syslog.LOG_WARNING,
+        message=f"Update {kid} is not applied by itself: {why}",
+        fields={"KSPLICE_KID": kid, "KSPLICE_STAGE": stage.value, "KSPLICE_CAUSE": cause},
     )
 
 

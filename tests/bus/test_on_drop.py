@@ -11,6 +11,13 @@ from tests.bus.drops import NAME, drop, left, write
 from tests.unit.host.simulator import NO_MATCH
 
 
+def held_back(host: Host) -> tuple[str, str]:
+    """Return which update was not applied by itself, and the cause, as soon as that is told."""
+    wait_for(lambda: "HELD_BACK" in host.outcomes())
+    fields = next(e["fields"] for e in host.journal() if e["name"] == "HELD_BACK")
+    return fields["KSPLICE_KID"], fields["KSPLICE_CAUSE"]
+
+
 def test_drop_is_applied_where_that_is_the_policy(bare_host: Host) -> None:
     bare_host.configure(on_drop="apply")
     bare_host.start()
@@ -52,7 +59,7 @@ def test_old_bundle_does_not_bring_back_what_was_undone(bare_host: Host) -> None
     bare_host.client().undo(samples.KID)
     bare_host.client().remove(samples.KID)
     drop(bare_host)
-    wait_for(lambda: "is staged only" in bare_host.log())
+    assert held_back(bare_host) == (samples.KID, "replayed")
     assert bare_host.stage_of() == "staged"
     assert bare_host.outcomes().count("LOADING") == 1
     bare_host.client().apply(samples.KID)
@@ -63,7 +70,7 @@ def test_update_waits_for_what_it_depends_on(bare_host: Host) -> None:
     bare_host.configure(on_drop="apply")
     bare_host.start()
     drop(bare_host, samples.bundle("aaaaaaaa", depends=(samples.KID,)), "aaaaaaaa")
-    wait_for(lambda: "depends on update" in bare_host.log())
+    assert held_back(bare_host) == ("aaaaaaaa", "missing_dependency")
     assert bare_host.stage_of("aaaaaaaa") == "staged"
     drop(bare_host)
     wait_for(lambda: bare_host.outcomes().count("APPLIED") == 2)
@@ -145,9 +152,10 @@ def test_successor_that_cannot_be_applied_undoes_nothing(bare_host: Host) -> Non
     wait_for(lambda: "APPLIED" in bare_host.outcomes())
     new = samples.bundle(samples.OTHER_KID, ("vmlinux", "xfs"), replaces=(samples.KID,))
     drop(bare_host, new, samples.OTHER_KID)
-    told = f"WARNING:ksplicd.bus.automatic:{samples.OTHER_KID}: is not applied: "
-    why = f"{told}{samples.OTHER_KID}: patches module xfs, which is not loaded"
-    wait_for(lambda: why in bare_host.log())
+    assert held_back(bare_host) == (samples.OTHER_KID, "target_not_loaded")
+    message = next(e["message"] for e in bare_host.journal() if e["name"] == "HELD_BACK")
+    why = "is not applied by itself: patches module xfs, which is not loaded; `modprobe xfs` first"
+    assert message == f"Update {samples.OTHER_KID} {why}"
     assert bare_host.stage_of() == "applied"
     assert "REVERSING" not in bare_host.outcomes()
 
@@ -241,9 +249,10 @@ def test_disabled_while_it_runs(bare_host: Host) -> None:
     off.parent.mkdir(parents=True)
     off.touch()
     drop(bare_host)
-    wait_for(lambda: "is not applied by itself: there is a file" in bare_host.log())
+    assert held_back(bare_host) == (samples.KID, "")
+    assert "by itself: there is a file" in bare_host.journal()[-1]["message"]
     assert "there is a file /etc/ksplicd/disable" in bare_host.ksplice("status").stdout
-    assert bare_host.outcomes() == ["STAGED"]
+    assert bare_host.outcomes() == ["STAGED", "HELD_BACK"]
     off.unlink()
     bare_host.daemon.send_signal(signal.SIGHUP)
     wait_for(lambda: "APPLIED" in bare_host.outcomes())
@@ -261,5 +270,6 @@ def test_retries_heed_the_policy_of_now(bare_host: Host) -> None:
     # the delay of the retry may be read before or after
     bare_host.configure(on_drop="stage", transition_limit="1", retry_delay="2")
     bare_host.daemon.send_signal(signal.SIGHUP)
-    wait_for(lambda: "is not applied by itself: on-drop = stage" in bare_host.log())
+    assert held_back(bare_host) == (samples.KID, "")
+    assert "by itself: on-drop = stage" in bare_host.journal()[-1]["message"]
     assert bare_host.outcomes().count("LOADING") == 1
