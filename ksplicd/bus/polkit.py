@@ -17,10 +17,11 @@ from typing import Final
 
 from gi.repository import Gio, GLib
 
+from ksplicd.bus.errors import text_of
 from ksplicd.bus.names import Action
 from ksplicd.bus.tasks import Turn, Wait
 from ksplicd.bus.wrapper import Call
-from ksplicd.errors import PermissionDeniedError
+from ksplicd.errors import CancelledError, PermissionDeniedError
 from ksplicd.host.state import Actor, Via
 
 _ALLOW_USER_INTERACTION: Final = 1
@@ -55,7 +56,9 @@ class Polkit:
             is_allowed, is_challenge = await self._ask(call, action, details)
         except GLib.Error as e:
             if not any(e.matches(Gio.dbus_error_quark(), code) for code in _ABSENT):
-                raise
+                raise PermissionDeniedError(
+                    f"{action} is refused for {call.sender}: polkit cannot tell: {text_of(e)}"
+                ) from e
             is_allowed, is_challenge = await self._is_allowed_without(call, action), False
         if is_allowed:
             return
@@ -116,9 +119,12 @@ class Polkit:
         return (await self.read_actor(call)).uid == 0
 
     async def read_actor(self, call: Call) -> Actor:
-        """Return who called, as the bus knows it."""
+        """Return who called, as the bus knows it.  Raises ``CancelledError``: they have gone."""
         sender = GLib.Variant("(s)", (call.sender,))
-        reply = await self._call(DBUS, "GetConnectionCredentials", sender)
+        try:
+            reply = await self._call(DBUS, "GetConnectionCredentials", sender)
+        except GLib.Error as e:
+            raise CancelledError(f"{call.sender}: {text_of(e)}") from e
         known = reply.unpack()[0]
         pid = known.get("ProcessID", 0)
         return Actor(uid=known["UnixUserID"], pid=pid, unit=_read_unit(pid), via=Via.DBUS)

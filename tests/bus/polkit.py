@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A polkit for a private bus: ``python -m tests.bus.polkit ADDRESS DIR``.
 
-``DIR/answers.json`` maps an action to ``yes``, ``no``, ``challenge`` or ``password``, which is yes
-after a dialog (default: yes), and is read for each question; each question is appended to
-``DIR/asked.jsonl``.  While there is a ``DIR/hold``, no question is answered.
+``DIR/answers.json`` maps an action to ``yes``, ``no``, ``challenge``, ``password``, which is yes
+after a dialog, or ``fail``, an error (default: yes), and is read for each question; each question is
+appended to ``DIR/asked.jsonl``.  While there is a ``DIR/hold``, no question is answered.
 """
 
 import json
@@ -57,6 +57,8 @@ class Authority:
             time.sleep(0.01)
         answers = self._folder / "answers.json"
         answer = json.loads(answers.read_text()).get(action, "yes") if answers.exists() else "yes"
+        if answer == "fail":
+            raise RuntimeError("polkit has a bad day")
         if answer == "password":
             answer = "yes" if asked["interactive"] else "challenge"
         return answer == "yes", answer == "challenge", {}

@@ -7,6 +7,9 @@ import pytest
 from gi.repository import GLib
 
 from ksplicd.bus import names
+from ksplicd.bus.job import Job
+from ksplicd.bus.manager import Manager
+from ksplicd.bus.update import Update
 from ksplicd.errors import (
     AlreadyAppliedError,
     AlreadyReversedError,
@@ -141,23 +144,34 @@ def test_mismatch_is_an_error_of_the_call_and_precise_in_the_journal(host: Host)
         assert kernel.leftovers() == []
 
 
-@pytest.mark.parametrize(
-    ("where", "method", "args"),
-    [
-        (MANAGER, "ListUpdates", GLib.Variant("(t)", (1,))),
-        (MANAGER, "Apply", GLib.Variant("(st)", (KID, 2))),
-        (MANAGER, "Undo", GLib.Variant("(st)", (KID, 1 << 40))),
-        (MANAGER, "Remove", GLib.Variant("(st)", (KID, 4))),
-        (MANAGER, "ListHistory", GLib.Variant("(tu)", (8, 0))),
-        (UPDATE, "Apply", GLib.Variant("(t)", (1,))),
-        (UPDATE, "Undo", GLib.Variant("(t)", (1,))),
-    ],
+WITH_FLAGS = (
+    (MANAGER, "ListUpdates", GLib.Variant("(t)", (1,))),
+    (MANAGER, "Apply", GLib.Variant("(st)", (KID, 2))),
+    (MANAGER, "Undo", GLib.Variant("(st)", (KID, 1 << 40))),
+    (MANAGER, "Remove", GLib.Variant("(st)", (KID, 4))),
+    (MANAGER, "Release", GLib.Variant("(st)", (KID, 1 << 63))),
+    (MANAGER, "ListHistory", GLib.Variant("(tu)", (8, 0))),
+    (UPDATE, "Apply", GLib.Variant("(t)", (1,))),
+    (UPDATE, "Undo", GLib.Variant("(t)", (1,))),
 )
+
+
+@pytest.mark.parametrize(("where", "method", "args"), WITH_FLAGS)
 def test_unknown_flags_are_refused(
     host: Host, where: tuple[str, str, str], method: str, args: GLib.Variant
 ) -> None:
     host.client().stage(BUNDLE, SIGNATURE)
     assert error_of(host, where, method, args)[0] == ERROR + "UnknownFlags"
+
+
+def test_every_method_with_flags_is_among_them() -> None:
+    takes = {
+        (cls.interface, name)
+        for cls in (Manager, Update, Job)
+        for name, python in cls.methods.items()
+        if ("t", "flags") in getattr(cls, python).dbus_method[0]
+    }
+    assert {(where[2], method) for where, method, _ in WITH_FLAGS} == takes
 
 
 def test_errors_say_no_more_than_they_were_sent_with(host: Host) -> None:

@@ -4,11 +4,9 @@
 import os
 
 import pytest
-from gi.repository import GLib
+from gi.repository import Gio, GLib
 
-from ksplicd.errors import (
-    PermissionDeniedError,
-)
+from ksplicd.errors import PermissionDeniedError
 from tests.bundles import samples
 from tests.bus.calls import BUNDLE, KID, MANAGER, SIGNATURE, call
 from tests.bus.conftest import Host
@@ -73,3 +71,28 @@ def test_without_polkit_root_alone_may_act(bare_host: Host) -> None:
     else:
         with pytest.raises(PermissionDeniedError, match="call as root"):
             client.stage(BUNDLE, SIGNATURE)
+
+
+@pytest.mark.parametrize("has_polkit", [True, False])
+def test_callers_who_do_not_stay_are_no_fault_of_ours(
+    bare_host: Host,
+    has_polkit: bool,  # noqa: FBT001
+) -> None:
+    if has_polkit:
+        bare_host.start_polkit()
+    bare_host.start()
+    for _ in range(5):
+        connection = bare_host.connect()
+        args, flags = GLib.Variant("(st)", (KID, 0)), Gio.DBusCallFlags.NONE
+        connection.call(*MANAGER[:3], "Undo", args, None, flags, -1, None, None)
+        connection.flush_sync(None)
+        connection.close_sync(None)
+    assert bare_host.client().look().updates == ()  # behind all that
+    assert "Traceback" not in bare_host.log()
+
+
+def test_polkit_that_cannot_tell(host: Host) -> None:
+    host.answer(inspect="fail")
+    with pytest.raises(PermissionDeniedError, match=r"inspect is refused for .*cannot tell: .+"):
+        host.client().look()
+    assert "ksplicd.bus.wrapper" not in host.log()
