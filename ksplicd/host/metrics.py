@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.host.state import Event, UpdateInfo
-from ksplicd.host.store import store_errors
+from ksplicd.host.store import store_errors, sync_folder
 from ksplicd.model import Kernel, Stage
 
 _ENDS: Final = {
@@ -97,6 +97,27 @@ def format_metrics(
             ),
         ]
     )
+
+
+def move_metrics(link: Path, path: Path | None) -> None:
+    """Note where the metrics go, None for nowhere, and delete the file where they went before.
+
+    The symbolic ``link`` remembers that, also for a daemon that starts with another configuration.
+    Raises ``StoreError``.
+    """
+    with store_errors(link):
+        old = link.readlink() if link.is_symlink() else None
+        if old == path:
+            return
+        try:
+            if old is not None:
+                old.unlink(missing_ok=True)
+        finally:  # what we may not delete is told of once
+            if old is not None:
+                link.unlink()
+            if path is not None:
+                link.symlink_to(path)
+            sync_folder(link.parent)
 
 
 def write_metrics(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@
         rejected/              what was refused, with a .reason (dropdir)
         history.jsonl          and the full ones, history.jsonl.000001.gz (history)
         guard.json             (guard)
+        metrics-file           a link to where the metrics went last (metrics)
 
 A file appears whole or not at all, also when the power fails.  What is read back is believed no
 more than what is dropped: ``verify`` sees it again.
@@ -60,6 +61,11 @@ class Store:
         """Where the crash guard keeps what it knows."""
         return self.root / "guard.json"
 
+    @property
+    def metrics_link(self) -> Path:
+        """What remembers where the metrics went last."""
+        return self.root / "metrics-file"
+
     def prepare(self) -> None:
         """Make what is missing, and delete what a killed daemon left half written.
 
@@ -75,11 +81,14 @@ class Store:
     def sizes(self) -> dict[str, int]:
         """Return the bytes that each part takes: ``updates``, ``rejected``, ``history``, …"""
         sizes = {"updates": 0, "rejected": 0, "history": 0, "dropped": 0}
+        ours = {self.guard_file.name, self.metrics_link.name}  # small, and never more
         with store_errors(self.root):
             for folder, _, files in os.walk(self.root, onerror=_raise_unless_gone):
                 path = Path(folder).relative_to(self.root)
                 for name in files:
                     part = path.parts[0] if path.parts else "dropped"
+                    if part == "dropped" and name in ours:
+                        continue
                     if part == "dropped" and name.startswith(self.history_file.name):
                         part = "history"
                     with contextlib.suppress(FileNotFoundError):  # it went meanwhile

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The daemon as a process: start, stop, signals, death and the truth after it."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from gi.repository import Gio, GLib
@@ -13,7 +17,7 @@ from ksplicd.errors import AlreadyAppliedError, NoDaemonError, UnexpectedError
 from ksplicd.model import core_module, new_module
 from tests.bundles import samples
 from tests.bus.calls import BUNDLE, KID, MANAGER, SIGNATURE
-from tests.bus.conftest import PATIENCE, Host, wait_for
+from tests.bus.conftest import PATIENCE, ROOT, Host, wait_for
 
 
 def test_sigterm_is_a_clean_end(host: Host) -> None:
@@ -74,6 +78,21 @@ def test_bad_configuration_stops_the_start(bare_host: Host) -> None:
     bare_host.start_unready()
     assert bare_host.daemon.wait(PATIENCE) == 1
     assert "ksplicd.conf:2: unknown key 'require-signatur'" in bare_host.log()
+
+
+def test_what_is_said_has_its_priority_in_the_journal(tmp_path: Path) -> None:
+    config, log = tmp_path / "ksplicd.conf", tmp_path / "log"
+    config.write_text("[ksplicd]\non-drip = apply\n")
+    with log.open("w") as f:
+        status = os.fstat(f.fileno())
+        done = subprocess.run(
+            [sys.executable, "-c", "import ksplicd.daemon as d; raise SystemExit(d.main())",
+             "--config", str(config), "--store", str(tmp_path / "store")],
+            stderr=f, check=False, cwd=ROOT,
+            env={**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert log.read_text().startswith(f"<2>CRITICAL: {config}:2: unknown key 'on-drip'")
 
 
 def test_sighup_reads_the_configuration(host: Host) -> None:
@@ -220,6 +239,13 @@ def test_metrics_follow_the_updates(bare_host: Host) -> None:
     wait_for(lambda: 'ksplice_updates{stage="reversed"} 1' in path.read_text())
     bare_host.configure()
     bare_host.daemon.send_signal(signal.SIGHUP)
+    wait_for(lambda: not path.exists())
+    bare_host.configure(metrics_file=str(path))
+    bare_host.daemon.send_signal(signal.SIGHUP)
+    wait_for(path.exists)
+    bare_host.stop()
+    bare_host.configure()
+    bare_host.start()
     wait_for(lambda: not path.exists())
 
 

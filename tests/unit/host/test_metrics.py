@@ -101,6 +101,31 @@ def test_no_file_stays_with_what_was_so_once(measured: Host, tmp_path: Path) -> 
     assert list(tmp_path.glob("*.prom")) == []
 
 
+@pytest.mark.parametrize("name", ["moved.prom", None])
+def test_no_file_stays_when_the_configuration_changed_while_we_were_away(
+    measured: Host, tmp_path: Path, name: str | None
+) -> None:
+    measured.engine.write_metrics()
+    engine = measured.new_engine()
+    engine.settings = replace(measured.settings, metrics_file=tmp_path / name if name else None)
+    engine.reconcile()
+    engine.write_metrics()
+    assert [path.name for path in tmp_path.glob("*.prom")] == ([name] if name else [])
+    link = measured.root / "metrics-file"
+    assert link.is_symlink() == bool(name)
+    assert measured.engine.store.sizes()["dropped"] == 0
+
+
+def test_file_that_cannot_be_deleted_is_told_of_once(measured: Host, tmp_path: Path) -> None:
+    stuck, path = tmp_path / "stuck.prom", tmp_path / "ksplice.prom"
+    stuck.mkdir()
+    (measured.root / "metrics-file").symlink_to(stuck)
+    with pytest.raises(StoreError, match=r"stuck\.prom: Is a directory"):
+        measured.engine.write_metrics()
+    measured.engine.write_metrics()
+    assert path.exists()
+
+
 def test_replaced_in_one_step_for_all_to_read(tmp_path: Path) -> None:
     path = tmp_path / "k.prom"
     write_metrics(path, "a 1\n")

@@ -56,6 +56,15 @@ def test_what_a_killed_daemon_left_is_cleared_away(store: Store) -> None:
     store.add(KID, Stored(bundle=b"bundle", signature=None))
 
 
+def test_what_is_ours_was_not_dropped(store: Store) -> None:
+    store.guard_file.write_text("{}")
+    store.metrics_link.symlink_to("/var/lib/x.prom")
+    store.history_file.write_text("ab")
+    (store.root / ".half.tar.gz.tmp").write_text("abc")
+    sizes = store.sizes()
+    assert (sizes["history"], sizes["dropped"]) == (2, 3)
+
+
 def test_unwritable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="file: File exists"):
