@@ -113,9 +113,8 @@ def begin_undo(host: Host, log: Log, **settings: str) -> None:
 
 def test_busy_code_is_undone_at_the_second_try(bare_host: Host, log: Log) -> None:
     begin_undo(bare_host, log, retries="1", retry_delay="1")
-    assert f"update {KID} is not undone: {KID}: its code was busy; it is tried again in 1 s" in (
-        wait_for(bare_host.log)
-    )
+    told = f"update {KID} is not undone: {KID}: its code was busy; it is tried again in 1 s"
+    wait_for(lambda: told in bare_host.log())
     bare_host.kernel.hold(on=False)
     wait_for(lambda: bare_host.outcomes()[-1] == "REVERSED")
     assert bare_host.outcomes().count("KERNEL_WARNING") == 1
