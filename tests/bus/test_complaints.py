@@ -144,22 +144,22 @@ def test_busy_code_is_undone_after_a_restart(bare_host: Host, log: Log) -> None:
 
 
 def test_what_a_person_has_applied_anew_is_not_undone(bare_host: Host, log: Log) -> None:
-    begin_undo(bare_host, log, retries="1", retry_delay="2")
+    begin_undo(bare_host, log, retries="1", retry_delay="4")
     bare_host.kernel.hold(on=False)
     client = bare_host.client()
     client.undo(KID)
     client.apply(KID)
-    time.sleep(2.5)
+    time.sleep(4.5)
     assert bare_host.outcomes()[-1] == "APPLIED"
     assert bare_host.stage_of() == "applied"
 
 
 def test_policy_is_asked_before_each_try(bare_host: Host, log: Log) -> None:
-    begin_undo(bare_host, log, retries="1", retry_delay="2")
+    begin_undo(bare_host, log, retries="1", retry_delay="4")
     bare_host.kernel.hold(on=False)
     bare_host.configure(undo_on_warning="no")
     bare_host.daemon.send_signal(signal.SIGHUP)
-    time.sleep(2.5)
+    time.sleep(4.5)
     assert bare_host.stage_of() == "applied"
 
 

@@ -30,7 +30,7 @@ from typing import Any, Final, TypeVar
 
 from ksplicd import minisign
 from ksplicd.errors import KspliceError
-from ksplicd.host.history import History, write_event
+from ksplicd.host.history import History, last_words, read_events, write_event
 from tests.bundles import samples
 from tests.faults import inject
 from tests.faults.inject import Fault
@@ -97,8 +97,12 @@ def faults_of(verb: Verb, prepared: Prepared, scratch: Path) -> list[Fault]:
 
 def try_fault(verb: Verb, prepared: Prepared, fault: Fault, scratch: Path) -> None:
     """Do the verb with a fault.  Raises ``BrokenRuleError``."""
+    trace = scratch / "trace"
     with _copy(prepared, scratch) as kernel:
-        report = _run(kernel, verb.do, fault)
+        report = _run(kernel, verb.do, fault, trace)
+        if not inject.is_reached(trace):
+            require(fault.may_be_missed, "the fault did not come to pass", report)
+            return
         is_less = verb.is_careful and fault.what in LASTING
         if is_less:
             verb = dataclasses.replace(verb, told=(), ends=verb.less())
@@ -125,27 +129,41 @@ def _run(
     trace: Path | None = None,
 ) -> Any:
     """Have ``do`` done by a process of its own; returns what it tells, or None."""
-    return inject.run(partial(_prepare, kernel.root, do), kernel.serve, fault, trace)
+    is_lasting = fault is not None and fault.is_lasting
+    prepare = partial(_prepare, kernel.root, do, is_lasting)
+    return inject.run(prepare, kernel.serve, fault, trace)
 
 
 def _prepare(
-    folder: Path, do: Callable[[Machine], object], end: socket.socket
+    folder: Path,
+    do: Callable[[Machine], object],
+    is_lasting: bool,  # noqa: FBT001
+    end: socket.socket,
 ) -> Callable[[], None]:
     machine = Machine(folder, end)
     if do not in (Machine.start, Machine.boot):
         machine.reconcile()
     machine.events.clear()
     machine.kernel.report("ready")
-    return lambda: machine.kernel.report(_do(machine, do))
+    lift = machine.kernel.lift if is_lasting else lambda: None
+    return lambda: machine.kernel.report(_do(machine, do, lift))
 
 
-def _do(machine: Machine, do: Callable[[Machine], object]) -> dict[str, Any]:
-    """Do it, and once more if it failed; return what was told."""
+def _do(
+    machine: Machine, do: Callable[[Machine], object], lift: Callable[[], None]
+) -> dict[str, Any]:
+    """Do it, and once more if it failed; return what was told.
+
+    ``lift`` ends the fault after the first time.
+    """
     report: dict[str, Any] = {"told": "ok"}
     try:
         report["answer"] = do(machine)
+        lift()
     except Exception as e:
         report |= {"told": type(e).__name__, "text": str(e), "named": is_named(e)}
+        lift()
+        machine.look_again()
         report["stages"] = stages(machine)
         report["running"] = sure(machine.kernel.livepatches, list)
         try:
@@ -193,6 +211,8 @@ def check(
     """Raise ``BrokenRuleError`` when something is so that may not be."""
     store = kernel.root / "store"
     before, now = prepared.history, read_history(store)
+    if verb.condenses:  # what has to stay is what counts, once or twice
+        before, now = condense(before), condense(now)
     require(now[: len(before)] == before, "history: what was there is not there", now)
     right = {"ok"} if not verb.error else {verb.error}
     if report is not None:
@@ -296,6 +316,11 @@ def _short(about: object) -> str:
 def read_history(store: Path) -> list[str]:
     """Return the lines of all files."""
     events = History(store / "history.jsonl").read()
+    return [write_event(event).decode().strip() for event in events]
+
+
+def condense(lines: list[str]) -> list[str]:
+    events = last_words(read_events(line.encode() for line in lines))
     return [write_event(event).decode().strip() for event in events]
 
 

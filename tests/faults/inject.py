@@ -31,8 +31,13 @@ _ERRNOS: Final = {
 }
 """The calls that may give these (their man pages); any may give the others."""
 
+_LASTING: Final = {**_ERRNOS, "EIO": ["read", "pread64", "write", "fsync"]}
+"""The calls that go on failing: a disk that is full or bad, a table of descriptors that is full."""
+
 _NOT_OURS: Final = re.compile(r"sendmsg|recvfrom|exit_group|rt_sig.*|futex|clock_.*|get.*id|uname")
 """The socket stands for calls that the simulator makes fail itself; the others cannot fail."""
+
+_MEMORY: Final = frozenset({"mmap", "mremap", "munmap", "brk", "madvise"})
 
 _CALL: Final = re.compile(r"[a-z_0-9]+(?=\()")
 
@@ -53,6 +58,15 @@ class Fault:
         return f"{self.what} at {self.call} #{self.number}{' and on' * self.is_lasting}"
 
     @property
+    def may_be_missed(self) -> bool:
+        """Tell whether it may not come to pass.
+
+        One that lasts may have been lifted before, and the allocator does not always ask for memory
+        at the same places.
+        """
+        return self.is_lasting or self.call in _MEMORY
+
+    @property
     def options(self) -> list[str]:
         """What strace is told."""
         deed = "signal=KILL" if self.what == KILL else f"error={self.what}"
@@ -67,6 +81,9 @@ Prepare = Callable[[socket.socket], Callable[[], None]]
 Serve = Callable[[socket.socket], Any]
 """Talks to the child until it reports or ends; returns the report or None."""
 
+LIFT: Final = "lift"
+"""A report that asks for the end of the fault; the child waits for a byte then, and goes on."""
+
 
 def run(
     prepare: Prepare, serve: Serve, fault: Fault | None = None, trace: Path | None = None
@@ -74,7 +91,7 @@ def run(
     """Run a child and return its last report; None when it was killed.
 
     Nothing happens to it before what ``prepare`` returns is called.  ``trace`` gets the system
-    calls from there on.
+    calls from there on, with a fault those that it may befall.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
@@ -96,7 +113,14 @@ def run(
             tracer = _attach(pid, fault, trace)
         with contextlib.suppress(BrokenPipeError):  # killed while it waits for this
             ours.send(b"!")
-        return serve(ours)
+        report = serve(ours)
+        if report == LIFT and tracer is not None:
+            tracer.terminate()
+            tracer.communicate(timeout=PATIENCE)
+            tracer = None
+            ours.send(b"!")
+            report = serve(ours)
+        return report
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -111,15 +135,29 @@ def calls_of(trace: Path) -> Counter[str]:
     return Counter(m[0] for m in found if m)
 
 
+def is_reached(trace: Path) -> bool:
+    """Tell whether the fault came to pass."""
+    text = trace.read_text()
+    return "(INJECTED)" in text or "killed by SIGKILL" in text
+
+
 def faults_for(calls: Counter[str]) -> list[Fault]:
-    """Return every fault: a kill before each call, and each error of each call that may fail."""
+    """Return every fault: a kill before each call, and each error of each call that may fail.
+
+    What lasts on a real machine comes as a passing error and as one that lasts.
+    """
     return [
-        Fault(call=call, number=number, what=what)
+        Fault(call=call, number=number, what=what, is_lasting=is_lasting)
         for call, count in calls.items()
         for number in range(1, count + 1)
         for what in (KILL, *ERRORS)
-        if what == KILL or (call in _ERRNOS[what] if what in _ERRNOS else _may_fail(call))
+        for is_lasting in (False, True)
+        if (call in _LASTING.get(what, ()) if is_lasting else _may_befall(what, call))
     ]
+
+
+def _may_befall(what: str, call: str) -> bool:
+    return what == KILL or (call in _ERRNOS[what] if what in _ERRNOS else _may_fail(call))
 
 
 def _status(pid: int) -> str:

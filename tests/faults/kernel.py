@@ -23,6 +23,7 @@ from ksplicd.errors import InUseError, KspliceError, ModulePresentError, Unexpec
 from ksplicd.host.kernel import LinuxKernel, SystemCalls
 from ksplicd.model import Kernel
 from tests.bundles import samples
+from tests.faults.inject import LIFT
 from tests.unit.host.simulator import Simulator
 
 KERNEL: Final = Kernel(
@@ -177,6 +178,11 @@ class RemoteKernel(LinuxKernel):
     def report(self, value: object) -> None:
         """Tell the other end how it went."""
         socket.send_fds(self._remote._end, [json.dumps(["report", value]).encode()], [])
+
+    def lift(self) -> None:
+        """Have the fault end that happens to this process."""
+        self.report(LIFT)
+        self._remote._end.recv(1)
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What is done while faults happen: one verb each, on a host that was prepared for it."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -10,12 +11,13 @@ from typing import Final
 
 from ksplicd import minisign
 from ksplicd.config import Settings
-from ksplicd.errors import CodeBusyError, HostError
+from ksplicd.errors import BadSignatureError, CodeBusyError, HostError, KspliceError
 from ksplicd.host import boot
 from ksplicd.host.dropdir import DropDir
 from ksplicd.host.engine import Engine
 from ksplicd.host.history import History, write_event
 from ksplicd.host.keyring import Keyring
+from ksplicd.host.kmsg import Complaint
 from ksplicd.host.state import Event, Transition
 from ksplicd.host.store import Store
 from tests.bundles import samples
@@ -32,6 +34,13 @@ FULL: Final = 2000
 """Bytes after which a history file is full."""
 
 
+class LittleRoom(Settings):
+    """One bundle fits."""
+
+    def limits(self) -> dict[str, int]:
+        return super().limits() | {"updates": len(OTHER) + 1000}
+
+
 class Machine:
     """The host as one process sees it."""
 
@@ -40,6 +49,8 @@ class Machine:
         self.folder = folder
         self.kernel = RemoteKernel(folder, end)
         self.events: list[Event] = []
+        self.is_lost = False
+        """Whether a transition may go on that nobody watches."""
         self.engine = self.new_engine()
 
     def new_engine(self) -> Engine:
@@ -65,8 +76,21 @@ class Machine:
                 transition = self.engine.cancel(transition, cancel)
             self.end(transition)
         except Exception:
-            self.reconcile()
+            self.is_lost = True
+            with contextlib.suppress(KspliceError):
+                self.look_again()
             raise
+
+    def look_again(self) -> None:
+        """Find out what is so after a transition of which we do not know, until we do."""
+        if self.is_lost:
+            self.reconcile()
+        self.is_lost = False
+
+    def wait(self) -> None:
+        """Let a second pass, in which a transition ends."""
+        self.engine.clock.now += 1  # type: ignore[attr-defined]
+        self.kernel.complete()
 
     def reconcile(self) -> None:
         """Look at the kernel as at a start, and see to their end what still moves."""
@@ -134,10 +158,29 @@ class Machine:
         boot.apply_again(
             self.engine,
             lambda kid, why: waiting.append(why),
-            sleep=lambda seconds: self.kernel.complete(),
+            sleep=lambda seconds: self.wait(),
         )
         if waiting:
             raise HostError("; ".join(waiting))  # that is how it is told
+
+    def complain(self) -> None:
+        complaint = Complaint(
+            time=self.engine.clock.monotonic(), headline="WARNING: x", function="f", module="m"
+        )
+        self.engine.heed(KID, complaint)
+
+    def replay(self) -> None:
+        self.engine.check_not_undone(KID)
+
+    def make_room(self) -> None:
+        self.engine.settings = LittleRoom()
+        self.stage_other()
+
+    def prune(self) -> None:
+        DropDir(self.engine.store.root, require_signature=True).prune(0)
+
+    def condense(self) -> None:
+        History(self.engine.store.history_file, FULL, keep=lambda: 1)._turn_over(FULL)
 
     def write_metrics(self) -> None:
         self.engine.write_metrics()
@@ -156,6 +199,13 @@ def _put_drop(key: minisign.SecretKey = samples.KEY) -> Step:
         (machine.engine.store.root / f"{DROP}.minisig").write_bytes(signature)
 
     return put
+
+
+def _reject(machine: Machine) -> None:
+    """Drop what is rejected."""
+    _put_drop(samples.STRANGER)(machine)
+    with contextlib.suppress(BadSignatureError):
+        machine.drop()
 
 
 def _kill_at(number: int) -> "Stopped":
@@ -192,6 +242,8 @@ class Verb:
     """The error that is the right answer."""
     is_careful: bool = False
     """Whether what cannot be read for good makes it do less."""
+    condenses: bool = False
+    """Whether less of the history is there afterwards, and all that must not be forgotten."""
     again: str = ""
     """The error that is the right answer when it was done before."""
 
@@ -259,6 +311,22 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "soak": Verb(before=[M.stage, M.apply], do=M.soak, ends={KID: "applied"}),
     "shutdown": Verb(before=[M.stage, M.apply], do=M.shutdown, ends={KID: "applied"}),
+    "complaint": Verb(
+        before=[M.stage, M.apply], do=M.complain, told=["applied"], ends={KID: "applied"},
+    ),
+    "replay": Verb(
+        before=[M.stage, M.apply, M.undo], do=M.replay, error="ReplayedError",
+        ends={KID: "reversed"},
+    ),
+    "make room": Verb(
+        before=[M.stage, M.apply, M.undo], do=M.make_room, told=["removed", "staged"],
+        ends={OTHER_KID: "staged"},
+    ),
+    "prune": Verb(before=[_reject, _reject, _reject], do=M.prune),
+    "condense": Verb(
+        before=[M.stage, M.apply, M.undo, M.apply, M.undo, M.apply], do=M.condense,
+        ends={KID: "applied"}, condenses=True,
+    ),
     "metrics": Verb(before=[M.stage, M.apply], do=M.write_metrics, ends={KID: "applied"}),
     "history": Verb(
         before=[M.stage, M.apply, M.undo, M.apply], do=M.list_history, is_careful=True,
