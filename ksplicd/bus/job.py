@@ -63,17 +63,17 @@ class Job(BusObject, interface=names.JOB):
         await self._runner.polkit.check(call, ACTIONS[self.transition.direction], kid=kid)
         self._runner.cancel(self)
 
-    @readable("t")
+    @readable("t", emits="const")
     def id(self) -> int:
         """Return the job's number; numbers begin at 1 when the daemon starts."""
         return self.number
 
-    @readable("s")
+    @readable("s", emits="const")
     def type(self) -> str:
         """Return ``apply`` or ``undo``."""
         return self.transition.direction.value
 
-    @readable("o")
+    @readable("o", emits="const")
     def update(self) -> str:
         """Return the path of the update that it works on."""
         return names.update_path(self.transition.kid)
@@ -83,12 +83,12 @@ class Job(BusObject, interface=names.JOB):
         """Return a ``Progress``."""
         return self._progress.value
 
-    @readable("a(uss)")
+    @readable("a(uss)", emits="false")
     def conflicts(self) -> list[tuple[int, str, str]]:
         """Return (pid, command, stack) of each task that holds it up."""
         return [(c.pid, c.command, c.stack) for c in self.blockers]
 
-    @readable("as")
+    @readable("as", emits="false")
     def conflict_functions(self) -> list[str]:
         """Return the patched function that each of them is in; empty where none is to be seen."""
         return [c.function for c in self.blockers]

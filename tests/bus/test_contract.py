@@ -49,6 +49,14 @@ def test_xml_is_what_the_daemon_prints(
     assert capsys.readouterr().out == (UNITS / f"{cls.interface}.xml").read_text()
 
 
+def test_what_is_asked_at_each_reading_is_not_to_be_cached() -> None:
+    properties = {p.get("name"): p for p in ET.fromstring(Job.xml()).iter("property")}
+    for name in ("Conflicts", "ConflictFunctions"):
+        note = properties[name].find("annotation")
+        assert note is not None
+        assert note.get("value") == "false"
+
+
 def test_no_xml_is_left_over() -> None:
     assert {p.stem for p in UNITS.glob("*.xml")} == {cls.interface for cls in INTERFACES}
 
