@@ -11,7 +11,6 @@ JSON: ``{"schema": 1, "kid": "8c4o6ucj", "result": "done", "job": 3}``; ``result
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +66,14 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def read_kid(text: str) -> str:
     """Return the kid in ``8c4o6ucj`` or ``ksplice_8c4o6ucj``; argparse reports the error."""
-    kid = text.removeprefix("ksplice_").removeprefix("ksplice-")
+    kid = _strip_name(text)
     if not is_kid(kid):
         raise argparse.ArgumentTypeError(f"{text}: an id is eight of a-z and 0-9, like 8c4o6ucj")
     return kid
+
+
+def _strip_name(text: str) -> str:
+    return text.removeprefix("ksplice_").removeprefix("ksplice-")
 
 
 def run_apply(args: argparse.Namespace) -> int:
@@ -78,7 +81,7 @@ def run_apply(args: argparse.Namespace) -> int:
     from ksplicd.cli.client import connect
 
     path = Path(args.bundle)
-    named = args.bundle.removeprefix("ksplice_")
+    named = _strip_name(args.bundle)
     if path.exists() or not is_kid(named):
         bundle, signature = read_tree(path) if path.is_dir() else read_tarball(path)
         client = connect()
@@ -191,8 +194,12 @@ def _tell_stages(args: argparse.Namespace, client: Any, kid: str) -> None:
         return  # the error that is on its way says more
     from ksplicd.cli.show import format_event, to_event
 
-    text = "".join(f"{format_event(to_event(event))}\n" for event in reversed(events))
-    if args.debugfile:
-        args.debugfile.write_text(text, encoding="utf-8")
-    else:
-        sys.stderr.write(text)
+    lines = [format_event(to_event(event)) for event in reversed(events)]
+    if not args.debugfile:
+        for line in lines:
+            output.complain(line)
+        return
+    try:
+        args.debugfile.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as e:  # what became of the update is told in any case
+        output.complain(f"ksplice: {args.debugfile}: {e.strerror}")

@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from ksplicd.errors import KspliceError
+from ksplicd.text import printable
 
 SCHEMA: Final = 1
 
 
 def say(text: str) -> None:
-    """Print a line."""
-    sys.stdout.write(f"{text}\n")
+    """Print one or more lines."""
+    sys.stdout.write(_lines(text))
 
 
 def say_json(**document: Any) -> None:
     """Print a JSON document."""
-    say(json.dumps({"schema": SCHEMA, **document}, indent=2, ensure_ascii=False))
+    text = json.dumps({"schema": SCHEMA, **document}, indent=2, ensure_ascii=False)
+    sys.stdout.write(f"{text}\n")
 
 
 def say_json_error(error: KspliceError) -> None:
@@ -34,8 +36,12 @@ def say_json_error(error: KspliceError) -> None:
 
 
 def complain(text: str) -> None:
-    """Print a line to standard error."""
-    sys.stderr.write(f"{text}\n")
+    """Print one or more lines to standard error."""
+    sys.stderr.write(_lines(text))
+
+
+def _lines(text: str) -> str:
+    return "".join(f"{printable(line)}\n" for line in text.split("\n"))
 
 
 def write_whole(path: Path, data: bytes) -> None:

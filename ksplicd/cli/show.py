@@ -37,6 +37,7 @@ from ksplicd.cli import output
 from ksplicd.cli.host import read_bundle, read_kid
 from ksplicd.errors import KernelWarningError, KspliceError, NoSuchUpdateError
 from ksplicd.model import Manifest
+from ksplicd.text import printable
 
 if TYPE_CHECKING:
     from ksplicd.cli.client import Client
@@ -217,7 +218,8 @@ def _show_status(args: argparse.Namespace) -> int:
     for job in jobs:
         output.say(f"Job {job['id']}: {job['type']} of {job['kid']}: {job['progress']}")
         for conflict in job["conflicts"]:
-            output.say("  held up by {command}[{pid}] in {stack}".format(**conflict))
+            task = printable(conflict["command"])
+            output.say("  held up by {}[{pid}] in {stack}".format(task, **conflict))
     parts = ", ".join(f"{part} {_in_mebibytes(of['bytes'])}" for part, of in store.items())
     output.say(f"Store: {parts}")
     return status

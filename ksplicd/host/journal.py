@@ -24,6 +24,7 @@ from ksplicd.host.state import Conflict, Event
 from ksplicd.host.tripwire import Hit
 from ksplicd.host.words import describe_conflict, explain, read_mismatch
 from ksplicd.model import Stage
+from ksplicd.text import printable
 
 
 class Outcome(StrEnum):
@@ -76,14 +77,21 @@ class SystemJournal:
         """Write one entry."""
         from systemd import _journal  # what is around it takes half a megabyte
 
-        fields = {
-            "MESSAGE": entry.message,
-            "MESSAGE_ID": entry.message_id.value,
-            "PRIORITY": str(entry.priority),
-            "SYSLOG_IDENTIFIER": "ksplicd",
-            **entry.fields,
-        }
-        _journal.sendv(*(f"{name}={value}" for name, value in fields.items()))
+        _journal.sendv(*(f"{name}={value}" for name, value in fields_of(entry).items()))
+
+
+def fields_of(entry: Entry) -> dict[str, str]:
+    """Return all fields of an entry.
+
+    Instead of a message with a character that it cannot print, journalctl(1) shows "blob data".
+    """
+    return {
+        "MESSAGE": "\n".join(map(printable, entry.message.split("\n"))),
+        "MESSAGE_ID": entry.message_id.value,
+        "PRIORITY": str(entry.priority),
+        "SYSLOG_IDENTIFIER": "ksplicd",
+        **entry.fields,
+    }
 
 
 _LEVELS: Final = {

@@ -81,7 +81,12 @@ def test_applied_already_is_a_success(host: Host, tarball: str) -> None:
 def test_apply_by_id(host: Host, tarball: str) -> None:
     host.ksplice("apply", tarball)
     host.ksplice("undo", KID)
-    assert run_json(host, "apply", KID) == {"schema": 1, "kid": KID, "result": "done", "job": 3}
+    assert run_json(host, "apply", f"ksplice-{KID}") == {
+        "schema": 1,
+        "kid": KID,
+        "result": "done",
+        "job": 3,
+    }
 
 
 def test_undo_twice_is_refused_with_the_cause_first(host: Host, tarball: str) -> None:
@@ -111,6 +116,13 @@ def test_debugfile(host: Host, tarball: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     stages = [line.split("  ")[2] for line in file.read_text().splitlines()]
     assert stages == ["staged", "loading", "matched", "transitioning", "applied"]
+
+
+def test_debugfile_that_cannot_be_written(host: Host, tarball: str, tmp_path: Path) -> None:
+    file = tmp_path / "none/debug"
+    done = host.ksplice("apply", "--debugfile", str(file), tarball)
+    assert (done.returncode, done.stderr) == (0, f"ksplice: {file}: No such file or directory\n")
+    assert "is applied" in done.stdout
 
 
 def test_unpacked_tree_needs_a_policy_that_allows_it(bare_host: Host, tree: Path) -> None:
@@ -264,8 +276,9 @@ def test_history_of_no_number(bare_host: Host, lines: str) -> None:
 def test_status_names_who_holds_a_job_up(host: Host, tarball: str) -> None:
     begin(host)
     with host.kernel.open() as kernel:
-        kernel.holders.append(Conflict(pid=17, command="sleeper", stack="do_fcntl < schedule"))
+        command = "sleeper\n\x1b[2K"  # anybody may call a task anything
+        kernel.holders.append(Conflict(pid=17, command=command, stack="do_fcntl < schedule"))
     status = host.ksplice("status").stdout
     assert f"Job 1: apply of {KID}: transitioning\n" in status
-    assert "  held up by sleeper[17] in do_fcntl < schedule\n" in status
+    assert r"  held up by sleeper\n\x1b[2K[17] in do_fcntl < schedule" in status.splitlines()
     host.kernel.hold(on=False)

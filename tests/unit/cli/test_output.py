@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Files that commands write: whole, or not at all."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.cli import output
 from ksplicd.cli.output import write_whole
 
 FULL = """
@@ -21,6 +23,14 @@ try:
 except OSError as e:
     print(e)
 """
+
+
+def test_nothing_that_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    output.say("\x1b[2Jé\u200b\r\nsecond\x9b")
+    output.complain("\x07")
+    assert capsys.readouterr() == ("\\x1b[2Jé\\u200b\\r\nsecond\\x9b\n", "\\x07\n")
+    output.say_json(command="\x1b\u00e9")
+    assert json.loads(capsys.readouterr().out)["command"] == "\x1bé"
 
 
 def test_whole(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ksplicd.host.door import CoreState
-from ksplicd.host.journal import LogFormatter, Outcome, about_target
+from ksplicd.host.journal import LogFormatter, Outcome, about_conflicts, about_target, fields_of
+from ksplicd.host.state import Conflict
+from ksplicd.model import Stage
 
 CORE = CoreState(
     stage="applied",
@@ -63,3 +65,10 @@ def test_log_has_the_priority_that_systemd_reads(level: str, priority: int, tmp_
         elsewhere = LogFormatter({"JOURNAL_STREAM": "8:1"}, f.fileno()).format(record)
     assert there == f"<{priority}>{level}: a\n<{priority}>b"
     assert elsewhere == f"{level}: a\nb"
+
+
+def test_task_cannot_hide_behind_its_name() -> None:
+    conflict = Conflict(pid=7, command="\x1b[2Kx\x01", stack="f < g")
+    entry = about_conflicts("8c4o6ucj", Stage.TRANSITIONING, [conflict])
+    message = fields_of(entry)["MESSAGE"]
+    assert message == r"Update 8c4o6ucj is held up by \x1b[2Kx\x01[7] in f < g"
