@@ -3,16 +3,17 @@
  * Functions that nobody calls, one for each part of the new code that livepatch
  * would not look for on the stacks of tasks: cold parts, what is reached by a
  * jump, by a pointer or by a kprobe.  To livepatch, such a part is the new form
- * of its anchor; so the new code is not unloaded while a task is in it.
+ * of its anchor; so the new code is not unloaded while a task is in it.  An
+ * anchor's name ends in the function's, for people who ask who is in the way.
  */
 #include <linux/compiler.h>
 
 /* No two have the same body: the compiler would make them one. */
-#define KSPLICE_ANCHOR(n)							\
-	static noinline __used void ksplice_anchor_##n(void)			\
+#define KSPLICE_ANCHOR(n, name)							\
+	static noinline __used void ksplice_anchor_##n##_##name(void)		\
 	{									\
 		asm volatile("" : : "i" (n));					\
 	}
 
-/* Generated: KSPLICE_ANCHOR(0) ... */
+/* Generated: KSPLICE_ANCHOR(0, pipe_fsync) ... */
 #include "anchors.h"

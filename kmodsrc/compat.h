@@ -2,8 +2,8 @@
 /*
  * Everything that differs between kernel versions, each with its commit.
  *
- * Features are probed where C can see them (the types of declarations, macros
- * of headers); no other file knows a version.
+ * Features are probed: the types of declarations and macros of headers here,
+ * what C cannot see in the Kbuild file.  No other file knows a version.
  */
 #ifndef KSPLICE_COMPAT_H
 #define KSPLICE_COMPAT_H
@@ -20,17 +20,22 @@
  */
 #define KSPLICE_VMLINUX_SYMBOL(name)	asm("\".klp.sym.vmlinux." #name ",0\"")
 
-typedef int ksplice_visit_fn(void *data, const char *name, unsigned long addr);
 typedef int ksplice_visit_mod_fn(void *data, const char *name, struct module *mod,
 				 unsigned long addr);
 
 /*
  * 3703bd54cd37 ("kallsyms: Delete an unused parameter related to
- * {module_}kallsyms_on_each_symbol()"), 6.4: the callback loses @mod.
+ * {module_}kallsyms_on_each_symbol()"), 6.4: the callback loses @mod.  By then
+ * all that it sees is of the module that was asked for.
  */
-#define KSPLICE_VISIT_HAS_MOD							\
-	__builtin_types_compatible_p(typeof(kallsyms_on_each_symbol),		\
-				     int(ksplice_visit_mod_fn *, void *))
+#ifdef KSPLICE_VISIT_HAS_MOD
+#define KSPLICE_VISIT_PARAMETERS						\
+	void *data, const char *name, struct module *mod, unsigned long addr
+#define KSPLICE_IS_VISIT_OF(target)	(mod && !strcmp(mod->name, target))
+#else
+#define KSPLICE_VISIT_PARAMETERS	void *data, const char *name, unsigned long addr
+#define KSPLICE_IS_VISIT_OF(target)	true
+#endif
 
 /*
  * 07cc2c931e8e ("livepatch: Improve the search performance of
@@ -59,8 +64,7 @@ static inline int ksplice_walk(const char *target, void *visit, void *data)
 
 /*
  * 0c05e7bd2d01 ("livepatch,x86: Clear relocation targets on a module removal"),
- * 6.3: livepatch does that itself, and complains when it finds it done.  The
- * Kbuild file looks for the function, which a macro cannot see.
+ * 6.3: livepatch does that itself, and complains when it finds it done.
  */
 #ifdef KSPLICE_HAS_CLEAR_RELOCATE_ADD
 #define KSPLICE_MUST_CLEAR_UNLOADED	false

@@ -20,6 +20,8 @@
 #include "new_code.h"
 
 #define STACK_DEPTH	32
+/* As long as a task's line gets but for the longest names. */
+#define LINE		128
 
 extern unsigned int save_stack(struct task_struct *task, unsigned long *store, unsigned int size,
 			       unsigned int skip) KSPLICE_VMLINUX_SYMBOL(stack_trace_save_tsk);
@@ -70,22 +72,22 @@ static const struct klp_func *function_in(const unsigned long *stack, unsigned i
 	return NULL;
 }
 
-/* An anchor says nothing: what it stands for does, without ".cold" and its module. */
-static const char *name_of(const struct klp_func *func, char *buf, size_t size)
+/* An anchor's name ends in that of what it stands for, see anchors.c. */
+static const char *name_of(const struct klp_func *func)
 {
+	const char *prefix = "ksplice_anchor_";
+
 	if (!func)
 		return "-";
-	if (!strstarts(func->old_name, "ksplice_anchor_"))
+	if (!strstarts(func->old_name, prefix))
 		return func->old_name;
-	snprintf(buf, size, "%ps", func->new_func);
-	buf[strcspn(buf, ". ")] = '\0';
-	return buf;
+	return strchr(func->old_name + strlen(prefix), '_') + 1;
 }
 
 static ssize_t conflicts_show(struct kobject *unused, struct kobj_attribute *attr, char *buf)
 {
 	struct task_struct *process, *task;
-	char comm[TASK_COMM_LEN], name[64];
+	char comm[TASK_COMM_LEN];
 	unsigned long stack[STACK_DEPTH];
 	unsigned int i, nr;
 	ssize_t len = 0;
@@ -94,12 +96,13 @@ static ssize_t conflicts_show(struct kobject *unused, struct kobj_attribute *att
 	for_each_process_thread(process, task) {
 		if (!is_conflict(task))
 			continue;
+		/* A page is all there is: half of it is for stacks. */
+		if (len > PAGE_SIZE - LINE)
+			break;
 		nr = save_stack(task, stack, STACK_DEPTH, 0);
 		get_task_comm(comm, task);
 		len += sysfs_emit_at(buf, len, "%d %s %*pE\n", task_pid_nr(task),
-				     name_of(function_in(stack, nr), name, sizeof(name)),
-				     (int)strlen(comm), comm);
-		/* A page is all there is: half of it is for lines of tasks. */
+				     name_of(function_in(stack, nr)), (int)strlen(comm), comm);
 		for (i = 0; i < nr && len < PAGE_SIZE / 2; i++)
 			len += sysfs_emit_at(buf, len, "\t%pS\n", (void *)stack[i]);
 	}
@@ -140,7 +143,7 @@ static void wake_all(struct work_struct *work)
 	}
 	rcu_read_unlock();
 	if (any && signal_after)
-		schedule_delayed_work(&waker, signal_after * HZ);
+		schedule_delayed_work(&waker, (unsigned long)signal_after * HZ);
 }
 
 /**
@@ -150,7 +153,7 @@ void ksplice_transition_begins(void)
 {
 	WRITE_ONCE(is_moving, true);
 	if (signal_after)
-		mod_delayed_work(system_wq, &waker, signal_after * HZ);
+		mod_delayed_work(system_wq, &waker, (unsigned long)signal_after * HZ);
 }
 
 /**

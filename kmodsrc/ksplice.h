@@ -17,7 +17,7 @@
 
 #define ksplice_match		KSPLICE_PASTE(KSPLICE_KID, match)
 #define ksplice_match_late	KSPLICE_PASTE(KSPLICE_KID, match_late)
-#define ksplice_target_gone	KSPLICE_PASTE(KSPLICE_KID, target_gone)
+#define ksplice_note_target	KSPLICE_PASTE(KSPLICE_KID, note_target)
 #define ksplice_may_patch	KSPLICE_PASTE(KSPLICE_KID, may_patch)
 #define ksplice_was_compared	KSPLICE_PASTE(KSPLICE_KID, was_compared)
 #define ksplice_set_stage	KSPLICE_PASTE(KSPLICE_KID, set_stage)
@@ -62,6 +62,20 @@ enum ksplice_cause {
 	KSPLICE_UNEXPECTED,
 };
 
+/**
+ * enum ksplice_target_state - what became of a target; the names are those in sysfs
+ * @KSPLICE_TARGET_MATCHED:	it was compared, and is or will be patched
+ * @KSPLICE_TARGET_WAITING:	it is not loaded
+ * @KSPLICE_TARGET_REFUSED:	its last load was refused
+ * @KSPLICE_TARGET_UNPATCHED:	it is loaded, does not match, and was left alone
+ */
+enum ksplice_target_state {
+	KSPLICE_TARGET_MATCHED,
+	KSPLICE_TARGET_WAITING,
+	KSPLICE_TARGET_REFUSED,
+	KSPLICE_TARGET_UNPATCHED,
+};
+
 /* Call @visit with the symbols of the module @target, or of all modules. */
 typedef int ksplice_walk_fn(const char *target, void *visit, void *data);
 
@@ -82,7 +96,7 @@ struct ksplice_old {
 int ksplice_match(const struct ksplice_old *old);
 int ksplice_match_late(const char *target, const struct module *mod, ksplice_walk_fn *walk_modules,
 		       bool may_leave);
-void ksplice_target_gone(const char *target);
+int ksplice_note_target(const char *target, enum ksplice_target_state state);
 bool ksplice_may_patch(const char *target);
 bool ksplice_was_compared(const char *target, unsigned long addr);
 void ksplice_set_stage(enum ksplice_stage stage);

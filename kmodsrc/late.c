@@ -5,10 +5,13 @@
  *
  * No locks: livepatch holds klp_mutex around every call.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/elf.h>
 #include <linux/list.h>
 #include <linux/livepatch.h>
 #include <linux/module.h>
+#include <linux/printk.h>
 #include <linux/string.h>
 #include "compat.h"
 #include "ksplice.h"
@@ -71,20 +74,48 @@ static void show_functions(struct klp_object *obj)
 		list_add_tail(&func->node, &obj->func_list);
 }
 
+/* A module that was matched may have been unloaded since. */
+static int check_others(const struct klp_object *vmlinux)
+{
+	const struct klp_object *obj;
+
+	for (obj = vmlinux + 1; obj->name; obj++) {
+		if (obj->mod || !ksplice_note_target(obj->name, KSPLICE_TARGET_WAITING))
+			continue;
+		pr_err("%s: not loaded any more, nothing is replaced\n", obj->name);
+		ksplice_abort(KSPLICE_TARGET_NOT_LOADED);
+		return -ENOENT;
+	}
+	return 0;
+}
+
 /**
  * ksplice_come - a target is there and shall be patched
- * @obj: the target
+ * @obj: the target; vmlinux is the first of all
  * @may_leave: it may be left unpatched
  *
  * Return: 0 to patch it, 1 when it is left alone, or a negative error.
  */
 int ksplice_come(struct klp_object *obj, bool may_leave)
 {
-	int left = obj->name ? ksplice_match_late(obj->name, obj->mod, ksplice_walk, may_leave) : 0;
+	int left;
 
+	if (!obj->name)
+		return check_others(obj);
+	left = ksplice_match_late(obj->name, obj->mod, ksplice_walk, may_leave);
 	if (left > 0)
 		hide_functions(obj);
 	return left;
+}
+
+/**
+ * ksplice_was_patched - a target runs the new code
+ * @obj: the target
+ */
+void ksplice_was_patched(const struct klp_object *obj)
+{
+	if (obj->name)
+		ksplice_note_target(obj->name, KSPLICE_TARGET_MATCHED);
 }
 
 /**
@@ -114,13 +145,17 @@ void ksplice_was_left(struct klp_object *obj)
  */
 void ksplice_go(struct klp_object *obj, bool is_undone)
 {
+	bool is_refused;
+
 	if (!obj->name)
 		return;
 	show_functions(obj);
 	if (is_undone)
 		return;
-	/* klp_alive: it did not go but come, and then livepatch never empties them */
-	if (KSPLICE_MUST_CLEAR_UNLOADED || obj->mod->klp_alive)
+	/* It did not go but come, and then livepatch never empties them. */
+	is_refused = obj->mod->klp_alive;
+	if (KSPLICE_MUST_CLEAR_UNLOADED || is_refused)
 		ksplice_clear_relocations(obj);
-	ksplice_target_gone(obj->name);
+	ksplice_note_target(obj->name,
+			    is_refused ? KSPLICE_TARGET_REFUSED : KSPLICE_TARGET_WAITING);
 }

@@ -41,24 +41,13 @@ static int compare_patiently(struct ksplice_matching *m, const struct ksplice_fu
 	}
 }
 
-static u32 largest_function(const struct ksplice_matching *m)
-{
-	u32 i, size = 0;
-
-	for (i = 0; i < m->head->funcs.nr; i++)
-		size = max(size, m->funcs[i].size);
-	return size;
-}
-
 static bool get_memory(struct ksplice_matching *m)
 {
-	u32 largest = largest_function(m);
-
 	m->addr = kvcalloc(m->head->syms.nr, sizeof(*m->addr), GFP_KERNEL);
 	m->seen = kvcalloc(m->head->syms.nr, sizeof(*m->seen), GFP_KERNEL);
 	m->slots = kvcalloc(m->head->nr_slots, sizeof(*m->slots), GFP_KERNEL);
-	m->run = kvmalloc(largest, GFP_KERNEL);
-	m->cover = kvmalloc(largest, GFP_KERNEL);
+	m->run = kvmalloc(m->largest, GFP_KERNEL);
+	m->cover = kvmalloc(m->largest, GFP_KERNEL);
 	m->starts = kvmalloc_array(m->head->funcs.nr, sizeof(*m->starts), GFP_KERNEL);
 	return m->addr && m->seen && m->slots && m->run && m->cover && m->starts;
 }

@@ -64,6 +64,7 @@ enum ksplice_own_sym {
  * @target:	name of the target
  * @walk_modules: see struct ksplice_old
  * @mod:	the target while it is being loaded, or NULL
+ * @largest:	size of the largest of @funcs
  * @starts: address of each of @funcs once all match; the caller's to free
  * @addr:	address of each of @syms
  * @seen:	how often each name was seen
@@ -85,6 +86,7 @@ struct ksplice_matching {
 	const char *target;
 	ksplice_walk_fn *walk_modules;
 	const struct module *mod;
+	u32 largest;
 	u64 *starts;
 	/* working memory, zeroed by the caller */
 	u64 *addr;

@@ -113,7 +113,7 @@ static int call_hooks(const struct klp_object *obj, enum hook_kind kind)
 		err = hook->check();
 		if (err) {
 			pr_err("%pS: error %d\n", hook->check, err);
-			return err;
+			return err < 0 ? err : -EINVAL;
 		}
 	}
 	return 0;
@@ -135,23 +135,21 @@ static int check_compared(const struct klp_object *obj)
 	return 0;
 }
 
-#ifdef KSPLICE_KEEPS_CODE
 static bool keeps_code;
 module_param(keeps_code, bool, 0444);
 MODULE_PARM_DESC(keeps_code, "set by the module: it stays loaded until the next boot, because the kernel may hold pointers to its functions");
 
-/* Timers, callbacks and copies of tables: nobody can tell who holds them. */
-static void keep_code(void)
+/**
+ * ksplice_keep_code - never unload the new code
+ *
+ * Timers, callbacks and copies of tables: nobody can tell who holds them.
+ */
+void ksplice_keep_code(void)
 {
 	if (!keeps_code)
 		__module_get(THIS_MODULE);
 	keeps_code = true;
 }
-#else
-static inline void keep_code(void)
-{
-}
-#endif
 
 /*
  * A live patch of others that replaces all takes this one out without calling
@@ -178,7 +176,8 @@ static int pre_patch(struct klp_object *obj)
 		err = call_hooks(obj, HOOK_pre_apply) ?: call_hooks(obj, HOOK_check_apply) ?:
 		      ksplice_prepare_redirects(obj, number_of(obj));
 		if (!err) {
-			keep_code();
+			if (KSPLICE_KEEPS_CODE)
+				ksplice_keep_code();
 			if (must_be_called(obj))
 				__module_get(THIS_MODULE);
 			call_hooks(obj, HOOK_apply);
@@ -199,6 +198,8 @@ static void post_patch(struct klp_object *obj)
 	if (*phase_of(obj) == LEFT_ALONE) {
 		ksplice_was_left(obj);
 	} else {
+		if (*phase_of(obj) == APPLYING)
+			ksplice_was_patched(obj);
 		ksplice_switch_redirects(number_of(obj), true);
 		call_hooks(obj, *phase_of(obj) == REVERSING ? HOOK_fail_reverse : HOOK_post_apply);
 		*phase_of(obj) = APPLIED;

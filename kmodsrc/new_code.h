@@ -8,6 +8,9 @@
 
 #include <linux/livepatch.h>
 
+/* new_code.c */
+void ksplice_keep_code(void);
+
 /* conflicts.c */
 int ksplice_conflicts_init(const struct klp_patch *which);
 void ksplice_conflicts_exit(void);
@@ -16,6 +19,7 @@ void ksplice_transition_ends(void);
 
 #ifdef KSPLICE_HAS_MODULES
 int ksplice_come(struct klp_object *obj, bool may_leave);
+void ksplice_was_patched(const struct klp_object *obj);
 void ksplice_was_left(struct klp_object *obj);
 void ksplice_go(struct klp_object *obj, bool is_undone);
 void ksplice_clear_relocations(const struct klp_object *obj);
@@ -23,6 +27,10 @@ void ksplice_clear_relocations(const struct klp_object *obj);
 static inline int ksplice_come(struct klp_object *obj, bool may_leave)
 {
 	return 0;
+}
+
+static inline void ksplice_was_patched(const struct klp_object *obj)
+{
 }
 
 static inline void ksplice_was_left(struct klp_object *obj)

@@ -9,7 +9,8 @@
  * That nobody is left in a function that was reached this way is for
  * livepatch's stack check to find: see anchors.c.
  *
- * No locks: livepatch holds klp_mutex around every call.
+ * No locks: livepatch holds klp_mutex around every call; move_ip(), which may
+ * run at any time, reads one word.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -20,6 +21,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/printk.h>
+#include <linux/rcupdate.h>
 #include <linux/vmalloc.h>
 #include <asm/text-patching.h>
 #include "ksplice.h"
@@ -35,7 +37,7 @@ enum redirect_kind {
  * struct redirect - one place that leads to new code
  * @object: number of the klp_object that it belongs to
  * @kind: what @place is
- * @place: the old function; the pointer; or NULL for the module's exit function
+ * @place: the old function, or the pointer; of a module's exit function when that is there
  * @old: what the pointer holds before
  * @new: what it holds then, or the new function
  * @cell: the pointer, where it can be written; NULL while nothing is to be written
@@ -107,6 +109,8 @@ static int prepare_probe(struct redirect *r, const struct klp_object *obj)
 		.post_handler = do_nothing,
 	};
 	err = register_kprobe(&r->probe);
+	if (err == -EILSEQ)
+		return -EINVAL;
 	if (err || *(u8 *)r->probe.addr == INT3_INSN_OPCODE)
 		return err;
 	pr_err("kprobes are switched off: write 1 to /sys/kernel/debug/kprobes/enabled\n");
@@ -154,11 +158,10 @@ static int prepare(struct redirect *r, const struct klp_object *obj)
 	case REDIRECT_POINTER:
 		return prepare_pointer(r);
 	case REDIRECT_EXIT:
-#ifdef CONFIG_MODULE_UNLOAD
-		r->cell = (void **)&obj->mod->exit;
+		r->place = &obj->mod->exit;
+		r->cell = r->place;
 		r->old = *r->cell;
 		return 0;
-#endif
 	default:
 		return -EINVAL;
 	}
@@ -200,16 +203,25 @@ int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number)
 	return 0;
 }
 
-/* A pointer that still leads to new code does no harm: keep_code() has kept that. */
-static void exchange(struct redirect *r, void *from, void *to)
+/*
+ * What fails here fails after the transition, and can only be told.  Whoever has
+ * changed the pointer after us may lead to us again one day.
+ */
+static void exchange(struct redirect *r, bool is_on)
 {
-	if (!r->cell && map_pointer(r)) {
-		pr_err("%pS: no memory, still leads to %pS\n", r->place, from);
-		return;
-	}
-	if (cmpxchg(r->cell, from, to) != from)
-		pr_warn("%pS: was changed by somebody else\n", r->place);
+	void *from = is_on ? r->old : r->new, *to = is_on ? r->new : r->old;
+	bool is_mapped = r->cell || !map_pointer(r);
+	bool is_done = is_mapped && cmpxchg(r->cell, from, to) == from;
+
 	unmap_pointer(r);
+	if (is_done)
+		return;
+	if (is_mapped)
+		pr_warn("%pS: was changed by somebody else\n", r->place);
+	else
+		pr_err("%pS: no memory, still leads to %pS\n", r->place, from);
+	ksplice_abort(KSPLICE_CALL_FAILED);
+	ksplice_keep_code();
 }
 
 /**
@@ -219,14 +231,19 @@ static void exchange(struct redirect *r, void *from, void *to)
  */
 void ksplice_switch_redirects(unsigned int number, bool is_on)
 {
+	bool has_exit = false;
 	struct redirect *r;
 
 	for (r = next_redirect(NULL, number); r; r = next_redirect(r, number)) {
 		if (r->kind == REDIRECT_PROBE)
 			WRITE_ONCE(r->is_on, is_on);
 		else
-			exchange(r, is_on ? r->old : r->new, is_on ? r->new : r->old);
+			exchange(r, is_on);
+		has_exit |= r->kind == REDIRECT_EXIT;
 	}
+	/* Who has read the pointer and not followed it yet is in no function of ours. */
+	if (has_exit && !is_on)
+		synchronize_rcu_tasks();
 }
 
 /**

@@ -61,44 +61,21 @@ static void note_symbol(struct ksplice_matching *m, const char *name, u64 addr, 
 	}
 }
 
-static int __maybe_unused visit_vmlinux(void *data, const char *name, unsigned long addr)
+static int visit_vmlinux(KSPLICE_VISIT_PARAMETERS)
 {
 	note_own(data, name, addr);
 	note_symbol(data, name, addr, 0);
 	return 0;
 }
 
-static int __maybe_unused visit_vmlinux_mod(void *data, const char *name, struct module *mod,
-					    unsigned long addr)
-{
-	return visit_vmlinux(data, name, addr);
-}
-
 /* A module that is being loaded still has the symbols of its init sections; positions do not. */
-static int __maybe_unused visit_target(void *data, const char *name, unsigned long addr)
-{
-	const struct ksplice_matching *m = data;
-
-	if (!m->mod || !within_module_init(addr, m->mod))
-		note_symbol(data, name, addr, KSPLICE_SYM_IN_TARGET);
-	return 0;
-}
-
-static int __maybe_unused visit_target_mod(void *data, const char *name, struct module *mod,
-					   unsigned long addr)
+static int visit_target(KSPLICE_VISIT_PARAMETERS)
 {
 	struct ksplice_matching *m = data;
 
-	if (!mod || strcmp(mod->name, m->target))
-		return 0;
-	return visit_target(data, name, addr);
-}
-
-static int walk_target(struct ksplice_matching *m)
-{
-	void *visit = KSPLICE_VISIT_HAS_MOD ? (void *)visit_target_mod : (void *)visit_target;
-
-	return m->walk_modules(m->target, visit, m);
+	if (KSPLICE_IS_VISIT_OF(m->target) && !(m->mod && within_module_init(addr, m->mod)))
+		note_symbol(m, name, addr, KSPLICE_SYM_IN_TARGET);
+	return 0;
 }
 
 /* Complain about the first symbol that is not where it should be. */
@@ -138,10 +115,9 @@ int ksplice_resolve(struct ksplice_matching *m)
 {
 	int err;
 
-	err = walk_vmlinux(__builtin_choose_expr(KSPLICE_VISIT_HAS_MOD, visit_vmlinux_mod,
-						 visit_vmlinux), m);
+	err = walk_vmlinux(visit_vmlinux, m);
 	if (!err && m->walk_modules)
-		err = walk_target(m);
+		err = m->walk_modules(m->target, visit_target, m);
 	if (err) {
 		m->report.cause = KSPLICE_UNEXPECTED;
 		return err;

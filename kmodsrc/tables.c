@@ -155,7 +155,7 @@ static bool is_site_ok(const struct ksplice_matching *m, struct owned *owned,
 	}
 }
 
-static bool is_func_ok(const struct ksplice_matching *m, struct owned *owned,
+static bool is_func_ok(struct ksplice_matching *m, struct owned *owned,
 		       const struct ksplice_func *f)
 {
 	const struct ksplice_site *s = m->sites + owned->sites;
@@ -167,6 +167,7 @@ static bool is_func_ok(const struct ksplice_matching *m, struct owned *owned,
 	    f->site != owned->sites || f->nr_sites > m->head->sites.nr - owned->sites)
 		return false;
 	owned->sites += f->nr_sites;
+	m->largest = max(m->largest, f->size);
 
 	for (i = 0; i < f->nr_sites; i++) {
 		if (!is_site_ok(m, owned, f, &s[i]))

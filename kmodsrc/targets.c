@@ -2,7 +2,8 @@
 /*
  * What the update patches: what was matched, and why it was refused.
  *
- * Locks: targets_lock protects everything static in this file.  It is held
+ * Locks: targets_lock protects everything static in this file, but for what is
+ * one word to read: the abort cause, and the parameter.  It is held
  * while a target is matched (tens of milliseconds) and is taken inside
  * livepatch's klp_mutex; nothing is called under it that could take klp_mutex.
  */
@@ -19,41 +20,35 @@
 #include "core.h"
 #include "match.h"
 
-enum target_state {
-	TARGET_MATCHED,
-	TARGET_WAITING,
-	TARGET_REFUSED,
-	TARGET_UNPATCHED,
-};
-
 static const char *const state_names[] = {
-	[TARGET_MATCHED] = "matched",
-	[TARGET_WAITING] = "waiting",
-	[TARGET_REFUSED] = "refused",
-	[TARGET_UNPATCHED] = "unpatched",
+	[KSPLICE_TARGET_MATCHED] = "matched",
+	[KSPLICE_TARGET_WAITING] = "waiting",
+	[KSPLICE_TARGET_REFUSED] = "refused",
+	[KSPLICE_TARGET_UNPATCHED] = "unpatched",
 };
 
 /**
  * struct target - what this update patches, and what was found there
  * @list: in targets
- * @old: the old code; of a module a copy, because it may be loaded again
- * @state: matched; or waiting to be loaded, refused when it was loaded last,
- *	loaded but left unpatched
+ * @old: the old code; of a module in @copy
+ * @state: what became of it
  * @name: the target
  * @starts: where the functions begin that were compared
  * @functions: their number
  * @bytes: their size, all together
  * @microseconds: how long it took
+ * @copy: the old code of a module, because it may be loaded again
  */
 struct target {
 	struct list_head list;
 	struct ksplice_old old;
-	enum target_state state;
+	enum ksplice_target_state state;
 	char name[MODULE_NAME_LEN];
 	u64 *starts;
 	u32 functions;
 	u64 bytes;
 	s64 microseconds;
+	u8 copy[] __aligned(8);
 };
 
 static DEFINE_MUTEX(targets_lock);
@@ -90,12 +85,9 @@ static struct target *find_target(const char *name)
 
 static void free_target(struct target *t)
 {
-	if (!t)
-		return;
-	if (t->old.walk_modules)
-		kvfree(t->old.blob);
-	kvfree(t->starts);
-	kfree(t);
+	if (t)
+		kvfree(t->starts);
+	kvfree(t);
 }
 
 /* The target of that name is not one any more, if there is one. */
@@ -110,20 +102,14 @@ static void forget_target(const char *name)
 
 static struct target *new_target(const struct ksplice_old *old)
 {
-	struct target *t = kzalloc(sizeof(*t), GFP_KERNEL);
-	void *copy;
+	size_t size = old->walk_modules ? old->size : 0;
+	struct target *t = kvzalloc(struct_size(t, copy, size), GFP_KERNEL);
 
 	if (!t)
 		return NULL;
 	t->old = *old;
-	if (!old->walk_modules)
-		return t;
-	copy = kvmalloc(old->size, GFP_KERNEL);
-	if (!copy) {
-		kfree(t);
-		return NULL;
-	}
-	t->old.blob = memcpy(copy, old->blob, old->size);
+	if (size)
+		t->old.blob = memcpy(t->copy, old->blob, size);
 	return t;
 }
 
@@ -177,7 +163,7 @@ static int match_target(struct target *t, const struct module *mod)
 	t->microseconds = ktime_us_delta(ktime_get(), begin);
 	if (m.target)
 		strscpy(t->name, m.target, sizeof(t->name));
-	t->state = err ? TARGET_WAITING : TARGET_MATCHED;
+	t->state = err ? KSPLICE_TARGET_WAITING : KSPLICE_TARGET_MATCHED;
 	if (!mod && m.report.cause == KSPLICE_TARGET_NOT_LOADED && t->old.is_late) {
 		pr_info("%s: not loaded yet\n", t->name);
 		abort_cause = KSPLICE_OK;
@@ -201,23 +187,23 @@ int ksplice_match(const struct ksplice_old *old)
 	int err = -ENOMEM;
 
 	mutex_lock(&targets_lock);
-	if (t) {
+	if (t)
 		err = match_target(t, NULL);
-		forget_target(t->name);
-	} else {
-		abort_cause = KSPLICE_OUT_OF_MEMORY;
-	}
-	if (err)
-		free_target(t);
 	else
+		abort_cause = KSPLICE_OUT_OF_MEMORY;
+	if (!err) {
+		forget_target(t->name);
 		list_add_tail(&t->list, &targets);
+		t = NULL;
+	}
+	free_target(t);
 	mutex_unlock(&targets_lock);
 	return err;
 }
 EXPORT_SYMBOL_GPL(ksplice_match);
 
 /* Tell user space what became of a target: a uevent of the core module. */
-static void tell(const char *target, enum target_state state)
+static void tell(const char *target, enum ksplice_target_state state)
 {
 	char name[MODULE_NAME_LEN + 16], word[32];
 	char *env[3] = { name, word };
@@ -234,7 +220,8 @@ static void tell(const char *target, enum target_state state)
  * @walk_modules: takes the place of that of the old-code module, which is gone
  * @may_leave: it may be left as it is when the administrator wants that
  *
- * Livepatch holds klp_mutex.
+ * Livepatch holds klp_mutex.  What becomes of a target that matches is not
+ * known yet, see ksplice_note_target().
  *
  * Return: 0 to patch it, 1 to leave it unpatched, a negative error to refuse
  * it.
@@ -242,7 +229,7 @@ static void tell(const char *target, enum target_state state)
 int ksplice_match_late(const char *target, const struct module *mod, ksplice_walk_fn *walk_modules,
 		       bool may_leave)
 {
-	enum target_state state = TARGET_REFUSED;
+	enum ksplice_target_state state = KSPLICE_TARGET_REFUSED;
 	struct target *t;
 	int err = -ENOENT;
 
@@ -252,36 +239,45 @@ int ksplice_match_late(const char *target, const struct module *mod, ksplice_wal
 		t->old.walk_modules = walk_modules;
 		err = match_target(t, mod);
 		if (!err)
-			state = TARGET_MATCHED;
+			state = KSPLICE_TARGET_MATCHED;
 		else if (may_leave && leave_unmatched && err != -ENOMEM)
-			state = TARGET_UNPATCHED;
+			state = KSPLICE_TARGET_UNPATCHED;
 		t->state = state;
 	}
 	mutex_unlock(&targets_lock);
-	if (state != TARGET_MATCHED)
+	if (state != KSPLICE_TARGET_MATCHED) {
 		pr_err("%s: %s, %s\n", target, err == -ENOMEM ? "no memory to match it" :
 		       "does not match", state_names[state]);
-	tell(target, state);
-	return state == TARGET_UNPATCHED ? 1 : err;
+		tell(target, state);
+	}
+	return state == KSPLICE_TARGET_UNPATCHED ? 1 : err;
 }
 EXPORT_SYMBOL_GPL(ksplice_match_late);
 
 /**
- * ksplice_target_gone - note that a module was unloaded
+ * ksplice_note_target - note what became of a target, and tell user space
  * @target: its name
+ * @state: what became of it
+ *
+ * Return: 0, or -ENOENT when it is not loaded and must be.
  */
-void ksplice_target_gone(const char *target)
+int ksplice_note_target(const char *target, enum ksplice_target_state state)
 {
+	bool is_missing = false;
 	struct target *t;
 
 	mutex_lock(&targets_lock);
 	t = find_target(target);
-	if (t)
-		t->state = TARGET_WAITING;
+	if (t) {
+		is_missing = state == KSPLICE_TARGET_WAITING && !t->old.is_late;
+		t->state = state;
+	}
 	mutex_unlock(&targets_lock);
-	tell(target, TARGET_WAITING);
+	if (t)
+		tell(target, state);
+	return is_missing ? -ENOENT : 0;
 }
-EXPORT_SYMBOL_GPL(ksplice_target_gone);
+EXPORT_SYMBOL_GPL(ksplice_note_target);
 
 /**
  * ksplice_may_patch - was this target matched, or may it be loaded later?
@@ -311,8 +307,9 @@ bool ksplice_was_compared(const char *target, unsigned long addr)
 
 	mutex_lock(&targets_lock);
 	t = find_target(target);
-	for (i = 0; t && t->state == TARGET_MATCHED && i < t->functions && !was_compared; i++)
-		was_compared = t->starts[i] == addr;
+	if (t && t->state == KSPLICE_TARGET_MATCHED)
+		for (i = 0; i < t->functions && !was_compared; i++)
+			was_compared = t->starts[i] == addr;
 	mutex_unlock(&targets_lock);
 	return was_compared;
 }
@@ -343,7 +340,7 @@ static ssize_t matched_show(struct kobject *unused, struct kobj_attribute *attr,
 
 	mutex_lock(&targets_lock);
 	list_for_each_entry(t, &targets, list)
-		if (t->state == TARGET_MATCHED)
+		if (t->state == KSPLICE_TARGET_MATCHED)
 			len += sysfs_emit_at(buf, len, "%s %u %llu %lld\n", t->name, t->functions,
 					     t->bytes, t->microseconds);
 	mutex_unlock(&targets_lock);

@@ -26,6 +26,10 @@ _TARGET_MAX: Final = 34
 """Characters; ``old_module`` has 55 then: MODULE_NAME_LEN less its NUL (<linux/module.h>)."""
 NEW_SUFFIX: Final = ".ksplice"
 """Behind the names of functions that replace others, as traces and ``nm`` show them."""
+ANCHOR_PREFIX: Final = "ksplice_anchor_"
+"""Before the names of functions that only stand for others (kmodsrc/anchors.c): a number, ``_`` and
+that function's name follow.
+"""
 
 
 def new_kid() -> str:
@@ -61,6 +65,13 @@ def flat_target(target: str) -> str:
 def old_module(kid: str, target: str) -> str:
     """Return the name of the old-code module for ``target``."""
     return f"ksplice_{kid}_{flat_target(target)}_old"
+
+
+def anchored(function: str) -> str:
+    """Return what a function of the live patch stands for: itself, unless it is an anchor."""
+    if function.startswith(ANCHOR_PREFIX):
+        return function.removeprefix(ANCHOR_PREFIX).partition("_")[2]
+    return function
 
 
 class Stage(StrEnum):

@@ -7,7 +7,15 @@ from types import MappingProxyType
 from ksplicd.create.anchors import Anchors
 from ksplicd.create.cut import Cutter
 from ksplicd.create.diff import Difference
-from ksplicd.create.new_code import ALIAS, HOOK_ALIAS, HookCall, Kernel, NewCode, Replacement
+from ksplicd.create.new_code import (
+    ALIAS,
+    HOOK_ALIAS,
+    Anchored,
+    HookCall,
+    Kernel,
+    NewCode,
+    Replacement,
+)
 from ksplicd.create.place import Place
 from ksplicd.create.pointers import PointerChange
 from ksplicd.create.redirect import Redirect, RedirectKind
@@ -72,8 +80,14 @@ class _Extractor(Cutter):
         called = [s for s in self.plan.carried if s.name in self.carried]  # by other units
         entered = [*redirected, *called, *(s for s in shared if s.is_function)]
         for s in anchors.find(self.plan.replaced, entered):
-            result.anchors.append(self.aliases())
-            self.name_globally(s, result.anchors[-1], copies)
+            result.anchors.append(
+                Anchored(
+                    # an identifier of C: no ".isra.0", no ".cold"
+                    function=s.name.partition(".")[0],
+                    alias=self.aliases(),
+                )
+            )
+            self.name_globally(s, result.anchors[-1].alias, copies)
         for hook in hooks:
             alias = self.aliases().replace(ALIAS, HOOK_ALIAS)
             result.hooks.append(HookCall(kind=hook.kind, alias=alias))

@@ -76,6 +76,16 @@ class HookCall:
     alias: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchored:
+    """What livepatch has to look for on stacks besides (anchors.py)."""
+
+    function: str
+    """Whose part it is, as the source has it."""
+    alias: str
+    """Global symbol of the new code's object."""
+
+
 @dataclass(slots=True, kw_only=True)
 class NewCode:
     """The new code of one unit."""
@@ -85,8 +95,7 @@ class NewCode:
     obj: Object
     replacements: list[Replacement] = field(default_factory=list)
     redirects: list[Redirect] = field(default_factory=list)
-    anchors: list[str] = field(default_factory=list)
-    """Global symbols of what livepatch has to look for on stacks besides (anchors.py)."""
+    anchors: list[Anchored] = field(default_factory=list)
     keeps_code: bool = False
     """Whether somebody may keep the address of a new function."""
     hooks: list[HookCall] = field(default_factory=list)

@@ -57,7 +57,7 @@ from ksplicd.host.words import (
     describe_update,
     find_function,
 )
-from ksplicd.model import Kernel, Stage, new_module
+from ksplicd.model import Kernel, Stage, anchored, new_module
 
 
 @dataclass(eq=False, repr=False)
@@ -256,7 +256,8 @@ class Engine(Aftercare):
         livepatch = self.kernel.livepatch(new_module(transition.kid))
         if livepatch is None or not livepatch.transition:
             return []
-        functions = {f for _, f, _ in self.kernel.replaced().get(new_module(transition.kid), ())}
+        replaced = self.kernel.replaced().get(new_module(transition.kid), ())
+        functions = {anchored(function) for _, function, _ in replaced}
         blockers = self.kernel.blockers(patched=not livepatch.enabled)
         return [replace(b, function=find_function(b.stack, functions)) for b in blockers]
 

@@ -139,7 +139,11 @@ def describe_conflict(conflict: Conflict) -> str:
 def find_function(stack: str, functions: Collection[str]) -> str:
     """Return the innermost function of a ``Conflict``'s stack that is among ``functions``.
 
-    Old and new code count; empty when there is none.
+    Old and new code count, and the parts that the compiler made of them (``do_exit.cold``); empty
+    when there is none.
     """
-    names = (name.removesuffix(NEW_SUFFIX) for name in stack.split(" < "))
-    return next((name for name in names if name in functions), "")
+    for name in stack.split(" < "):
+        for known in (name.removesuffix(NEW_SUFFIX), name.partition(".")[0]):
+            if known in functions:
+                return known
+    return ""

@@ -45,6 +45,7 @@ def build(folder: Path) -> Path:
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     # a livepatch symbol's name cannot go through a PLT
     options = ["-g", "-O1", "-std=gnu11", "-fno-pic", "-no-pie", "-DKSPLICE_KID=abcdefgh"]
+    options += ["-DKSPLICE_VISIT_HAS_MOD"]  # as in Linux 6.1, of which the prototypes are
     paths = [f"-I{folder}", f"-I{HERE}", f"-I{KMODSRC}"]
     sources = [HERE / "main.c", *(KMODSRC / name for name in SOURCES)]
     run(["gcc", "-Wall", "-Werror", *options, *sanitize, *paths, *sources, "-o", program])

@@ -8,7 +8,7 @@ import pytest
 
 from ksplicd.create.diff import Difference
 from ksplicd.create.extract import extract
-from ksplicd.create.new_code import NewCode
+from ksplicd.create.new_code import Anchored, NewCode
 from ksplicd.create.shared import (
     find_shared,
     name_shared,
@@ -267,6 +267,6 @@ def test_what_other_files_call_is_looked_for_on_stacks(tmp_path: Path) -> None:
         "unit.c", d, SIZES, kernel, lambda: f"ksplice_new_{next(names)}", {"g": "ksplice_new_g"}
     )
     assert not code.replacements
-    assert code.anchors == ["ksplice_new_0"]
+    assert code.anchors == [Anchored(function="g", alias="ksplice_new_0")]
     places = {s.name: (s.section, s.value) for s in code.obj.symbols if s.bind == STB_GLOBAL}
     assert places["ksplice_new_0"] == places["ksplice_new_g"]

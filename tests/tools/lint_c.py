@@ -14,7 +14,7 @@ from typing import Final
 
 from ksplicd.create.config import read_config_dir
 from ksplicd.create.modules import make_command, write_sources
-from ksplicd.create.new_code import HookCall, NewCode, Replacement
+from ksplicd.create.new_code import Anchored, HookCall, NewCode, Replacement
 from ksplicd.create.redirect import Redirect, RedirectKind
 from ksplicd.create.tripwires import name_in_core
 from ksplicd.elf import Object, Relocation, Section, Symbol
@@ -82,7 +82,7 @@ def sample_update() -> list[NewCode]:
                 replacements=[function],
                 hooks=[hook],
                 redirects=redirects,
-                anchors=[function.alias],
+                anchors=[Anchored(function=function.name, alias=function.alias)],
                 keeps_code=True,
             )
         )

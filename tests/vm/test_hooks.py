@@ -33,6 +33,8 @@ SYSCTLS = "net/ipv4/sysctl_net_ipv4.c"
 MAY_FAIL = ("pre_apply", "check_apply", "pre_reverse", "check_reverse")
 FAIL = {"fs": 4000, "romfs": 5000}
 """kernel.overflowgid of this plus the number of a kind makes that hook fail."""
+POSITIVE = 100
+"""More than that, and it returns a positive number, which is no error that the kernel knows."""
 
 
 def hooks(name: str) -> str:
@@ -41,7 +43,11 @@ def hooks(name: str) -> str:
     for number, kind in enumerate(KINDS):
         says = f'printk("hook {name} {kind}\\n")'
         if kind in MAY_FAIL:
-            body = f"{says}; return overflowgid == {FAIL[name] + number} ? -EBUSY : 0;"
+            fails = FAIL[name] + number
+            body = (
+                f"{says}; if (overflowgid == {fails}) return -EBUSY;"
+                f" return overflowgid == {fails + POSITIVE};"
+            )
             lines.append(f"static int {name}_{kind}(void) {{ {body} }}")
         else:
             body = f"{says}; klp_shadow_free_all(ksplice_shadow_id(1), NULL);"
@@ -201,6 +207,7 @@ def test_hooks_of_a_module_that_comes_and_goes(guest: Guest, update: Update) -> 
     assert called(guest, "romfs") == ["pre_apply", "check_apply", "fail_apply"]
     assert update.state("abort_cause") == "call_failed"
     assert update.state("stage") == "applied"
+    assert update.targets()["romfs"] == "refused"
     guest.run("sysctl -qw kernel.overflowgid=65534")
     mount(guest, "romfs")
     assert update.targets()["romfs"] == "matched"
@@ -232,6 +239,25 @@ def test_hook_that_fails(guest: Guest, update: Update, name: str, kind: str) -> 
     guest.run("sysctl -qw kernel.overflowgid=65534")
     update.apply()
     assert counted(guest) == COUNTS
+
+
+def test_hook_that_returns_a_positive_number_fails(guest: Guest, update: Update) -> None:
+    """Livepatch would hand it on, and the kernel take it for success."""
+    number = KINDS.index("check_apply") + POSITIVE
+    guest.run(f"sysctl -qw kernel.overflowgid={FAIL['fs'] + number}")
+    update.match(late=True)
+    assert update.insmod(update.new, check=False) != 0
+    assert update.state("abort_cause") == "call_failed"
+    assert not guest.run("ls /sys/kernel/livepatch").out
+    update.rmmod(update.core)
+    assert is_clean(guest)
+    guest.run(f"sysctl -qw kernel.overflowgid={FAIL['romfs'] + number}")
+    update.apply(late=True)
+    assert guest.run("insmod $(modinfo -n romfs)", check=False).status != 0
+    assert update.targets()["romfs"] == "refused"
+    assert "romfs" not in guest.run("lsmod").out
+    update.undo()
+    assert is_clean(guest)
 
 
 def test_hook_that_fails_in_the_daemon(

@@ -189,6 +189,29 @@ def test_changed_between_match_and_patch(
     assert mount(guest, "romfs", "vfat") == [NEW, NEW]
 
 
+def test_unloaded_between_match_and_patch(guest: Guest, update: Update) -> None:
+    """All or nothing; unless the module may come later."""
+    mount(guest, "romfs", "vfat")
+    update.match()
+    guest.run("rmmod romfs")
+    assert update.insmod(update.new, check=False) != 0
+    assert update.state("abort_cause") == "target_not_loaded"
+    assert update.targets()["romfs"] == "waiting"
+    assert mount(guest, "vfat") == [OLD]
+    update.rmmod(update.core)
+    assert is_clean(guest)
+
+    mount(guest, "romfs")
+    update.match(late=True)
+    guest.run("rmmod romfs")
+    update.insmod(update.new)
+    update.wait()
+    assert update.state("stage") == "applied"
+    assert update.targets()["romfs"] == "waiting"
+    assert mount(guest, "vfat", "romfs") == [NEW, NEW]
+    assert update.targets()["romfs"] == "matched"
+
+
 def test_target_that_is_not_loaded(guest: Guest, update: Update) -> None:
     update.insmod(update.core)
     assert update.insmod(f"{update.core}_romfs_old", check=False) != 0

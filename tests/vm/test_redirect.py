@@ -44,6 +44,7 @@ except OSError as e:
     print(e.strerror)
 """
 OLD, NEW = "Invalid argument", "Structure needs cleaning"
+EXIT_TOO = Edit(EXIT.path, EXIT.old, EXIT.new.replace("new way", "other way"))
 PARAMETER = "/sys/module/printk/parameters/time"
 
 
@@ -139,6 +140,25 @@ def test_second_kprobe_on_the_same_function_is_refused(
     config = (sample.config_folder(lab_cache, kernel) / ".config").read_text()
     entry = "0x4" if "CONFIG_X86_KERNEL_IBT=y" in config else "0x0"  # behind endbr64
     assert (found["function"], found["offset"], found["found"][:2]) == ("kstrtobool", entry, "cc")
+
+
+def test_exit_function_that_somebody_else_exchanged_too(
+    guest: Guest, functions: bundle.Bundle, lab_cache: Cache, kernel: KernelPackages, tree: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Undone in the order of applying, the second one gives back what was the first one's."""
+    patch = write_patch(tree, tmp_path / "exit.patch", EXIT_TOO)
+    first = Update(guest, functions)
+    second = Update(guest, make_bundle(lab_cache, kernel, "redir004", [patch]))
+    guest.run("modprobe romfs")
+    first.apply()
+    second.apply()
+    first.undo()
+    assert first.keeps_code(), "the second one leads to it"
+    second.undo()
+    assert not second.keeps_code()
+    assert "romfs: the new way out" in leave_romfs(guest)
+    assert leave_romfs(guest) == "", "loaded anew, it is nobody's"
 
 
 def test_live_patch_that_replaces_all_frees_nothing_that_is_in_use(
