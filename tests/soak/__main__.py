@@ -8,6 +8,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.guest import Guest
@@ -16,6 +17,8 @@ from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
 from tests.soak.run import KINDS, Soak, make
 from tests.stock import stock_kernel
+
+ROUNDS: Final = 5
 
 
 def main() -> int:
@@ -32,7 +35,7 @@ def main() -> int:
     for kind in arguments.kinds:
         with tempfile.TemporaryDirectory() as folder, Guest(snapshot) as guest:
             made = make(cache, kernel, Path(folder), has_module=kind == "module")
-            report = Soak(guest, made, to_stderr, (*KINDS, "stress")).run(arguments.cycles)
+            report = Soak(guest, made, to_stderr, (*KINDS, "stress")).run(arguments.cycles, ROUNDS)
         print(f"{kind}: {report}", flush=True)
         failures += [f"{kind}: {line}" for line in report.grown()]
     print("\n".join(failures) or "nothing has grown")

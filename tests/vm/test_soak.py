@@ -3,19 +3,18 @@
 
 import sys
 from pathlib import Path
-from typing import Final
 
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from tests.soak.run import Soak, make
 from tests.stock import stock_kernel
 
-CYCLES: Final = 4
+CYCLES, ROUNDS = 6, 3
 
 
 def test_nothing_grows(guest: Guest, lab_cache: Cache, tmp_path: Path) -> None:
     made = make(lab_cache, stock_kernel(lab_cache), tmp_path, has_module=True)
-    report = Soak(guest, made, lab_cache.progress).run(CYCLES)
+    report = Soak(guest, made, lab_cache.progress).run(CYCLES, ROUNDS)
     sys.stdout.write(f"{report}\n")
     assert not report.grown()
     assert all(report.work.values()), "there was no load"
