@@ -22,6 +22,7 @@ from tests.vm.hand import (
     make_bundle,
     write_patch,
 )
+from tests.vm.shadows import count_shadows
 from tests.vm.test_modules import MOUNT, ROMFS, mount
 
 pytestmark = pytest.mark.usefixtures("golden_log")
@@ -51,7 +52,7 @@ def hooks(name: str) -> str:
             lines.append(f"static int {name}_{kind}(void) {{ {body} }}")
         else:
             body = f"{says}; klp_shadow_free_all(ksplice_shadow_id(1), NULL);"
-            body = body if kind == "post_reverse" else f"{says};"
+            body = body if kind == "reverse" else f"{says};"
             lines.append(f"static void {name}_{kind}(void) {{ {body} }}")
         lines.append(f"ksplice_{kind}({name}_{kind});")
     return "\n".join(lines) + "\n"
@@ -286,8 +287,11 @@ def test_apply_that_is_turned_around(guest: Guest, update: Update) -> None:
     update.match()
     update.insmod(update.new)
     assert is_moving(update)
+    assert counted(guest) == COUNTS, "whoever can runs new code already"
+    assert count_shadows(guest) > 0
     enable(update, 0)
     update.wait()
+    assert count_shadows(guest) == 0
     for name in ("fs", "romfs"):
         assert re.findall(rf"hook {name} (\w+)", guest.kernel_log()) == [
             "pre_apply", "check_apply", "apply", "reverse", "fail_apply"

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A real fix that adds a field to a structure in use, by shadow variables (docs/hooks.md)."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from ksplicd import bundle
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab.guest import Guest
+from tests import slice as sample
+from tests.coverage.changes import split_hunks
+from tests.vm.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
+from tests.vm.shadows import count_shadows
+
+pytestmark = pytest.mark.usefixtures("golden_log")
+
+KID = "shadow01"
+EXAMPLE = Path(__file__).parents[2] / "docs/examples/qdisc-depth.c"
+API, GENERIC = "net/sched/sch_api.c", "net/sched/sch_generic.c"
+LAST_INCLUDE = {API: "#include <trace/events/qdisc.h>\n", GENERIC: "#include <net/xfrm.h>\n"}
+FREE = "void qdisc_free(struct Qdisc *qdisc)\n{\n"
+OURS = (
+    Edit(API, LAST_INCLUDE[API], LAST_INCLUDE[API] + EXAMPLE.read_text()),
+    Edit(GENERIC, LAST_INCLUDE[GENERIC], LAST_INCLUDE[GENERIC] + "#include <ksplice-patch.h>\n"),
+    Edit(GENERIC, FREE, FREE + "\tksplice_shadow_free(qdisc, ksplice_shadow_id(1));\n"),
+)
+
+# Nests qdiscs on lo, in what is there, until there are as many or one is refused.
+NEST = """\
+import os, sys
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+ROOT = 0xFFFFFFFF
+with IPRoute() as ip:
+    there = sum(q["handle"] != 0 for q in ip.get_qdiscs(index=1))
+    try:
+        for n in range(there + 1, int(sys.argv[1]) + 1):
+            parent = n - 1 << 16 | 1 if n > 1 else ROOT
+            ip.tc("add", "tbf", 1, n << 16, parent=parent, rate="1mbit", burst=5000, limit=9000)
+        print(n)
+    except NetlinkError as e:
+        print(n - 1, os.strerror(e.code))
+    if sys.argv[2:] == ["delete"]:
+        ip.tc("del", "tbf", 1, 1 << 16, parent=ROOT)
+"""
+REFUSED = "Argument list too long"
+"""E2BIG."""
+
+
+@pytest.fixture(scope="module")
+def made(
+    lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> bundle.Bundle:
+    """The hunks of the fix, each access to its new member a shadow variable's, and what is ours."""
+    folder = tmp_path_factory.mktemp("shadow")
+    whole = sample.cut_patch(lab_cache, kernel.version, sample.NEWER, [API]).read_bytes()
+    head, hunks = split_hunks(whole)
+    text = head + b"".join(hunk.text for hunk in hunks if b"depth" in hunk.added)
+    text, uses = re.subn(rb"\b(\w+)->depth\b", rb"qdisc_depth(\1)", text)
+    assert uses == 4, "set twice, asked for twice"
+    fix = folder / "fix.patch"
+    fix.write_bytes(text)
+    ours = write_patch(tree, folder / "ours.patch", *OURS)
+    return make_bundle(lab_cache, kernel, KID, [fix, ours])
+
+
+def nest(guest: Guest, number: int, within: str = "", *, delete: bool = False) -> str:
+    """Nest that many qdiscs in a namespace; return how many there are, and why not more."""
+    command = f"{within} python3 /root/nest.py {number} {'delete' if delete else ''}"
+    return guest.run(command).out.strip()
+
+
+def namespace(guest: Guest, name: str) -> str:
+    """Make a network namespace; return what runs a command in it."""
+    guest.run(f"systemd-run -u {name} -q unshare -n sleep 1000; sleep 1")
+    pid = guest.run(f"systemctl show --value -p MainPID {name}").out.strip()
+    return f"nsenter -t {pid} -n"
+
+
+def wait_for_shadows(guest: Guest, number: int) -> None:
+    """Wait until there are no more: qdiscs are freed after a grace period."""
+    end = time.monotonic() + PATIENCE
+    while (there := count_shadows(guest)) != number:
+        assert time.monotonic() < end, there
+        time.sleep(0.2)
+
+
+def test_real_fix_that_adds_a_field(guest: Guest, made: bundle.Bundle) -> None:
+    update = Update(guest, made)
+    guest.put("/root/nest.py", NEST.encode())
+    deep, flat = namespace(guest, "deep"), namespace(guest, "flat")
+    assert nest(guest, 10, delete=True) == "10", "the fault"
+    assert (nest(guest, 9, deep), nest(guest, 5, flat)) == ("9", "5")
+    assert count_shadows(guest) == 0
+
+    update.apply()
+    assert nest(guest, 10, deep) == f"9 {REFUSED}", "it was too deep before"
+    assert nest(guest, 10, flat) == f"8 {REFUSED}", "five are from before"
+    before = count_shadows(guest)
+    assert before > 0
+    assert nest(guest, 10, delete=True) == f"8 {REFUSED}", "a new one"
+    wait_for_shadows(guest, before)
+
+    update.undo()
+    assert count_shadows(guest) == 0
+    assert (nest(guest, 10, deep), nest(guest, 10, flat)) == ("10", "10")
+    assert nest(guest, 10, delete=True) == "10"
+    assert is_clean(guest)
+
+    guest.run("systemctl stop flat")
+    update.apply()
+    assert nest(guest, 11, deep) == f"10 {REFUSED}"
+    guest.run("systemctl stop deep")
+    wait_for_shadows(guest, 0)
+    update.undo()
+    assert is_clean(guest)
