@@ -58,6 +58,7 @@ def write_manifest(manifest: Manifest) -> bytes:
         "targets": [_target_value(target) for target in manifest.targets],
         "cves": list(manifest.cves),
         "depends": list(manifest.depends),
+        "built-on": dict(manifest.built_on),
         "replaces": list(manifest.replaces),
         "excludes": list(manifest.excludes),
         "tool": manifest.tool,
@@ -89,6 +90,7 @@ def read_manifest(data: bytes) -> Manifest:
         targets=tuple(_read_target(fields) for fields in top.groups("targets")),
         cves=top.texts("cves", _CVE, "a CVE id"),
         depends=top.texts("depends", _KID, "an update id"),
+        built_on=_read_built_on(top.group("built-on")),
         replaces=top.texts("replaces", _KID, "an update id"),
         excludes=top.texts("excludes", _KID, "an update id"),
         tool=top.text("tool"),
@@ -121,6 +123,10 @@ def _target_value(target: Target) -> dict[str, object]:
             for pointer in target.pointers
         ],
     }
+
+
+def _read_built_on(fields: Fields) -> dict[str, str]:
+    return {kid: fields.text(kid, _BUILD_ID, "a build id") for kid in fields.names()}
 
 
 def _read_kernel(fields: Fields) -> Kernel:
@@ -192,6 +198,8 @@ def _check_targets(manifest: Manifest, top: Fields) -> None:
             top.refuse(key, "the update names itself")
     if both := set(manifest.depends) & {*manifest.replaces, *manifest.excludes}:
         top.refuse("depends", f"{min(both)} is needed, and must not be applied")
+    if strangers := set(manifest.built_on) - set(manifest.depends):
+        top.refuse("built-on", f"{min(strangers)} is not among depends")
     first = manifest.targets[0]
     seen: set[str] = set()
     for i, target in enumerate(manifest.targets):

@@ -6,6 +6,7 @@ Frozen data only; nothing here reads a file or asks the kernel.
 
 import re
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
 from typing import Final
@@ -166,6 +167,8 @@ class Manifest:
     cves: tuple[str, ...] = ()
     depends: tuple[str, ...] = ()
     """Updates that have to be applied before this one."""
+    built_on: Mapping[str, str] = field(default_factory=dict)
+    """Of those that this one was built on top of: the GNU build id of their new-code module."""
     replaces: tuple[str, ...] = ()
     """Older updates that this one is instead of; they cannot be applied while it is."""
     excludes: tuple[str, ...] = ()

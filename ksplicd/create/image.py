@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ksplicd.errors import ConfigDirError
+from ksplicd.notes import find_build_id
 from ksplicd.run import run
 
 _ELF_MAGIC: Final = b"\x7fELF"
 _PT_LOAD: Final = 1
 _PT_NOTE: Final = 4
-_NT_GNU_BUILD_ID: Final = 3
 
 _WEAK: Final = frozenset("WV")
 """Types of weak symbols in a System.map, see nm(1)."""
@@ -118,7 +118,7 @@ def read_image(vmlinuz: bytes, name: str = "vmlinuz") -> Image:
             if kind == _PT_LOAD:
                 segments.append(Segment(address, view[offset : offset + size]))
             elif kind == _PT_NOTE:
-                build_id = build_id or _find_build_id(elf[offset : offset + size])
+                build_id = build_id or find_build_id(elf[offset : offset + size])
     except (struct.error, IndexError) as e:
         raise ConfigDirError(f"{name}: truncated") from e
     if not segments or not build_id:
@@ -129,18 +129,6 @@ def read_image(vmlinuz: bytes, name: str = "vmlinuz") -> Image:
 def build_id(image: Image) -> str:
     """Return the GNU build id in hex, as /sys/kernel/notes of the running kernel has it."""
     return image.build_id
-
-
-def _find_build_id(notes: bytes) -> str:
-    at = 0
-    while at + 12 <= len(notes):
-        name_size, size, kind = struct.unpack_from("<III", notes, at)
-        name = at + 12
-        content = name + (name_size + 3 & ~3)
-        if kind == _NT_GNU_BUILD_ID and notes[name : name + name_size] == b"GNU\0":
-            return notes[content : content + size].hex()
-        at = content + (size + 3 & ~3)
-    return ""
 
 
 # --- symbols ------------------------------------------------------------------------------------

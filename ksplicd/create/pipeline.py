@@ -165,6 +165,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         description=request.description,
         cves=request.cves,
         depends=tuple(dict.fromkeys((*series.kids, *request.depends))),
+        built_on=series.built_on,
         replaces=request.replaces,
         excludes=request.excludes,
         tool=f"ksplice {__version__}",

@@ -4,8 +4,8 @@
 The state before the change is what the earlier updates' patches make of the tree, in the order in
 which they are given.  The running kernel is still matched against stock objects: functions that an
 earlier update replaced stay in memory as they were, and livepatch puts the newest replacement on
-top.  That the earlier updates are applied is the host's to see to (the manifest's ``depends``);
-their code in memory is not compared, and new functions and data of theirs cannot be reached, which
+top.  That the earlier updates are applied, and are these very ones, is the host's to see to (the
+manifest's ``depends`` and ``built-on``).  New functions and data of theirs cannot be reached, which
 is refused where it is needed.
 """
 
@@ -15,8 +15,10 @@ from pathlib import Path
 
 from ksplicd import bundle
 from ksplicd.create.changes import Before, apply
+from ksplicd.elf import read_object
 from ksplicd.errors import BadBundleError, CreateError, PatchError
 from ksplicd.model import Kernel, Manifest
+from ksplicd.notes import BUILD_ID_SECTION, find_build_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,9 @@ class Series:
     manifests: tuple[Manifest, ...] = ()
     contents: Mapping[Path, bytes | None] = field(default_factory=dict)
     """By path, what they leave of the files that they change; None: no file."""
+
+    built_on: Mapping[str, str] = field(default_factory=dict)
+    """By id, the GNU build id of their new-code modules."""
 
     @property
     def kids(self) -> tuple[str, ...]:
@@ -54,6 +59,7 @@ def read_series(root: Path, bundles: Sequence[Path]) -> Series:
     """
     contents: dict[Path, bytes | None] = {}
     manifests: list[Manifest] = []
+    built_on: dict[str, str] = {}
     for path in bundles:
         try:
             earlier = bundle.unpack(path.read_bytes())
@@ -77,4 +83,13 @@ def read_series(root: Path, bundles: Sequence[Path]) -> Series:
             raise CreateError(f"--series {path}: {e}") from e
         contents |= {f.path: f.after for f in files}
         manifests.append(manifest)
-    return Series(manifests=tuple(manifests), contents=contents)
+        built_on[manifest.kid] = _new_build_id(earlier, path)
+    return Series(manifests=tuple(manifests), contents=contents, built_on=built_on)
+
+
+def _new_build_id(earlier: bundle.Bundle, path: Path) -> str:
+    name = earlier.changes[0].new_file
+    for section in read_object(earlier.files[name], name).sections:
+        if section.name == BUILD_ID_SECTION:
+            return find_build_id(section.data)
+    raise CreateError(f"--series {path}: {name} has no GNU build id")

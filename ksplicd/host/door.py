@@ -69,6 +69,9 @@ class KernelDoor(Protocol):
     def modules(self) -> frozenset[str]:
         """Return the names of the loaded modules."""
 
+    def module_build_id(self, name: str) -> str:
+        """Return the GNU build id of a loaded module in hex; empty when it tells none."""
+
     def livepatches(self) -> frozenset[str]:
         """Return the names of the livepatches that the kernel knows."""
 

@@ -163,6 +163,7 @@ class Engine(Aftercare):
         others = [other for other in self._book.applied() if other not in gone]
         verify.check_dependencies(manifest, [self._book.manifest(other) for other in others])
         verify.check_targets(manifest, self.kernel)
+        verify.check_below(manifest, self.kernel)
         verify.check_replaced(manifest, self.kernel)
         return info.stage, trusted.bundle
 

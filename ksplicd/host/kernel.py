@@ -30,15 +30,14 @@ from ksplicd.host.sysfs import (
     entries,
     folders_with,
     read_attribute,
-    read_notes,
     read_stack,
 )
 from ksplicd.host.tripwire import Listener, open_listener
 from ksplicd.model import core_module
+from ksplicd.notes import BUILD_ID_SECTION, find_build_id
 
 _SYS_FINIT_MODULE: Final = 313  # arch/x86/entry/syscalls/syscall_64.tbl
 _SYS_DELETE_MODULE: Final = 176
-_NT_GNU_BUILD_ID: Final = 3  # <linux/elf.h>, name "GNU"
 
 _UNLOAD_TRIES: Final = 100
 _UNLOAD_PAUSE: Final = 0.05
@@ -117,11 +116,10 @@ class LinuxKernel:
             notes = path.read_bytes()
         except OSError as e:
             raise UnexpectedError(f"{path}: {e.strerror}: is this kernel's sysfs mounted?") from e
-        for name, kind, desc in read_notes(notes):
-            if name == b"GNU" and kind == _NT_GNU_BUILD_ID:
-                self._build_id = desc.hex()
-                return self._build_id
-        raise UnexpectedError(f"{path}: this kernel has no GNU build id")
+        self._build_id = find_build_id(notes)
+        if not self._build_id:
+            raise UnexpectedError(f"{path}: this kernel has no GNU build id")
+        return self._build_id
 
     def boot_id(self) -> str:
         """Return the id of this boot, 32 hex digits."""
@@ -139,6 +137,13 @@ class LinuxKernel:
         Only a loaded module has ``initstate`` (kernel/module/main.c).
         """
         return frozenset(folders_with("initstate", self._sys / "module"))
+
+    def module_build_id(self, name: str) -> str:
+        """Return the GNU build id in hex, from /sys/module/NAME/notes."""
+        with contextlib.suppress(OSError):
+            path = self._sys / "module" / name / "notes" / BUILD_ID_SECTION
+            return find_build_id(path.read_bytes())
+        return ""
 
     def livepatches(self) -> frozenset[str]:
         """Return the names in /sys/kernel/livepatch."""

@@ -7,7 +7,6 @@ not take an applied update for a reversed one.
 
 import contextlib
 import errno
-import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
@@ -73,22 +72,6 @@ def unexpected(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         raise UnexpectedError(f"{e.filename or path}: {e.strerror}") from e
-
-
-def read_notes(data: bytes) -> Iterator[tuple[bytes, int, bytes]]:
-    """Yield (name, type, description) of ELF notes (gABI, "Note Section"; 4-byte alignment)."""
-    pos = 0
-    with contextlib.suppress(struct.error):
-        while pos < len(data):
-            name_size, desc_size, kind = struct.unpack_from("<III", data, pos)
-            name_at = pos + 12
-            desc_at = name_at + (name_size + 3) // 4 * 4
-            yield (
-                data[name_at : name_at + name_size].rstrip(b"\0"),
-                kind,
-                data[desc_at:][:desc_size],
-            )
-            pos = desc_at + (desc_size + 3) // 4 * 4
 
 
 def read_stack(text: str) -> str:

@@ -205,6 +205,19 @@ def check_targets(manifest: Manifest, kernel: KernelDoor) -> None:
 # --- what it depends on -------------------------------------------------------------------------
 
 
+def check_below(manifest: Manifest, kernel: KernelDoor) -> None:
+    """Raise ``NoMatchError`` when what it was built on top of is not what is applied.
+
+    Ids are chosen by whoever builds; the build id of the module in the kernel tells what was built.
+    """
+    for kid, build_id in manifest.built_on.items():
+        if (found := kernel.module_build_id(new_module(kid))) != build_id:
+            raise NoMatchError(
+                f"{manifest.kid}: was built on top of update {kid} with build id {build_id};"
+                f" what is applied has {found or 'none'}: build it again, on top of that one"
+            )
+
+
 def check_replaced(manifest: Manifest, kernel: KernelDoor) -> None:
     """Raise ``NoMatchError`` when another live patch replaces a function that this one does.
 

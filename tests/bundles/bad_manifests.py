@@ -116,6 +116,16 @@ def depends_on_itself() -> bytes:
     return with_manifest(lambda m: m.update(depends=[KID]))
 
 
+@fault(r"manifest\.json: built-on: other002 is not among depends")
+def built_on_what_is_not_needed() -> bytes:
+    return with_manifest(lambda m: m.update({"built-on": {"other002": "12" * 20}}))
+
+
+@fault(r"manifest\.json: built-on\.\S+: 'no' is not a build id")
+def built_on_no_build_id() -> bytes:
+    return with_manifest(lambda m: m.update({"built-on": {"other002": "no"}}))
+
+
 @fault(r"manifest\.json: excludes: the update names itself")
 def excludes_itself() -> bytes:
     return with_manifest(lambda m: m.update(excludes=[KID]))

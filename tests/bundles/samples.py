@@ -5,6 +5,7 @@ The modules are ELF files with the two sections that carry a module's name, and 
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ksplicd import minisign
@@ -37,9 +38,15 @@ def module_elf(name: str, this_module: str | None = None) -> bytes:
     return elf(
         {
             ".modinfo": b"license=GPL\0name=" + name.encode() + b"\0",
+            ".note.gnu.build-id": build_id_note(name),
             ".gnu.linkonce.this_module": bytes(24) + (this_module or name).encode() + bytes(64),
         }
     )
+
+
+def build_id_note(name: str) -> bytes:
+    """Return the note of a build id that a module's name gives."""
+    return struct.pack("<III4s", 4, 20, 3, b"GNU") + name.encode()[:20].ljust(20)
 
 
 def elf(sections: dict[str, bytes], machine: int = 62) -> bytes:
@@ -104,6 +111,7 @@ def bundle(
     depends: tuple[str, ...] = (),
     replaces: tuple[str, ...] = (),
     excludes: tuple[str, ...] = (),
+    built_on: Mapping[str, str] | None = None,
     description: str = "",
     late: str = "",
     how: str = "livepatch",
@@ -116,6 +124,7 @@ def bundle(
         targets=tuple(replace(t, late=t.name == late, functions=functions) for t in made.targets),
     )
     made = replace(made, kernel=kernel, depends=depends, replaces=replaces, excludes=excludes)
+    made = replace(made, built_on=built_on or {})
     if description:
         made = replace(made, description=description)
     return pack(made, files(made))

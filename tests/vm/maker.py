@@ -33,6 +33,7 @@ class Maker:
         on: tuple[Edit, ...] = (),
         series: tuple[Path, ...] = (),
         replaces: tuple[str, ...] = (),
+        folder: Path | None = None,
     ) -> Path:
         patch = write_patch(self.tree, self.folder / f"{kid}.patch", *edits, on=on)
         request = replace(
@@ -40,7 +41,7 @@ class Maker:
             series=series,
             replaces=replaces,
         )
-        return self.sign(kid, create(request, self.cache.progress).data)
+        return self.sign(kid, create(request, self.cache.progress).data, folder)
 
     def sign(self, kid: str, data: bytes, folder: Path | None = None) -> Path:
         file = (folder or self.folder) / bundle.file_name(kid)

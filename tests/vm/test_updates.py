@@ -49,7 +49,7 @@ def host(installed_guest: Guest, maker: Maker) -> Host:
     return Host(installed_guest, maker)
 
 
-def test_update_on_top_of_another(host: Host, maker: Maker, first: Path) -> None:
+def test_update_on_top_of_another(host: Host, maker: Maker, first: Path, tmp_path: Path) -> None:
     second = maker.make("second01", SECOND, on=(FIRST,), series=(first,))
     assert bundle.unpack(second.read_bytes()).manifest.depends == ("first001",)
     missing, _ = host.apply(second)
@@ -69,6 +69,13 @@ def test_update_on_top_of_another(host: Host, maker: Maker, first: Path) -> None
         assert host.undo("first001") == ("", "")
         assert host.bits() == 0
         assert is_clean(host.guest)
+    # another one of the same id is not what it was built on
+    assert host.guest.run("ksplice remove first001").status == 0
+    assert host.apply(maker.make("first001", BESIDE, folder=tmp_path)) == ("", "")
+    cause, message = host.apply(second)
+    assert cause == "no_match"
+    assert "second01: was built on top of update first001 with build id " in message
+    assert host.bits() == 64
 
 
 def test_update_that_another_one_would_undo(host: Host, maker: Maker, first: Path) -> None:

@@ -82,6 +82,7 @@ class Simulator:
         self.tripwires: set[str] = set()
         """Updates that have some."""
         self.keeps_code = False
+        self.build_ids: dict[str, str] = {}
         """Whether modules that were enabled stay loaded."""
         self.gone_after_check = ""
         """A module that somebody unloads while the update is being loaded."""
@@ -137,6 +138,9 @@ class Simulator:
 
     def modules(self) -> frozenset[str]:
         return frozenset(self._modules)
+
+    def module_build_id(self, name: str) -> str:
+        return self.build_ids.get(name, "") if name in self._modules else ""
 
     def livepatches(self) -> frozenset[str]:
         return frozenset(self._livepatches)

@@ -133,6 +133,23 @@ def test_function_that_another_update_replaces(host: Host) -> None:
     assert host.apply(OTHER_KID).stage is Stage.APPLIED
 
 
+def test_update_on_top_of_another_one_of_the_same_id(host: Host) -> None:
+    """What it was built on is told by its build id, as the kernel has it loaded."""
+    host.stage()
+    host.apply()
+    host.stage(samples.bundle(OTHER_KID, depends=(KID,), built_on={KID: "12" * 20}))
+    host.kernel.build_ids[f"ksplice_{KID}_new"] = "34" * 20
+    calls = list(host.kernel.calls)
+    why = (
+        rf"^{OTHER_KID}: was built on top of update {KID} with build id (12)+; .* has (34)+: build"
+    )
+    with pytest.raises(NoMatchError, match=why):
+        host.engine.start_apply(OTHER_KID, ALICE)
+    assert host.kernel.calls == calls
+    host.kernel.build_ids[f"ksplice_{KID}_new"] = "12" * 20
+    assert host.apply(OTHER_KID).stage is Stage.APPLIED
+
+
 def test_update_on_top_of_another(host: Host) -> None:
     host.stage()
     host.apply()
