@@ -13,8 +13,10 @@ from ksplicd.lab.guest import Guest
 from ksplicd.model import old_module
 from ksplicd.run import run
 from tests import slice as sample
+from tests.vm.blocker import BLOCKER
 from tests.vm.foreign import FOREIGN
 from tests.vm.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
+from tests.vm.maker import FIRST
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
@@ -64,6 +66,15 @@ def pointers(
     return make_bundle(lab_cache, kernel, "redir002", [patch])
 
 
+@pytest.fixture(scope="module")
+def beside(
+    lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> bundle.Bundle:
+    """Return an update with a kprobe and a function that a task can sleep in."""
+    patch = write_patch(tree, tmp_path_factory.mktemp("redirect") / "beside.patch", BOOL, FIRST)
+    return make_bundle(lab_cache, kernel, "redir004", [patch])
+
+
 def takes(guest: Guest, word: str) -> bool:
     return guest.run(f"echo {word} >{PARAMETER}", check=False).status == 0
 
@@ -102,6 +113,59 @@ def test_kprobe_and_exit_function(guest: Guest, functions: bundle.Bundle) -> Non
     assert not takes(guest, "x")
     assert leave_romfs(guest) == ""
     assert is_clean(guest)
+
+
+def test_old_function_answers_for_as_long_as_the_transition_lasts(
+    guest: Guest, beside: bundle.Bundle
+) -> None:
+    """Also when an undo begins; one that is turned around leads to the new one again."""
+    update = Update(guest, beside)
+    livepatch = f"/sys/kernel/livepatch/{update.new}"
+    guest.put("/root/blocker.py", BLOCKER.encode())
+
+    def start_sleeper() -> None:
+        guest.run("systemd-run -u blocker -q python3 /root/blocker.py")
+        guest.run("until grep -l do_fcntl /proc/[0-9]*/stack; do sleep 0.1; done")
+
+    def is_held_up_by_the_sleeper() -> bool:
+        is_moving = guest.run(f"cat {livepatch}/transition").out == "1\n"
+        return is_moving and update.state("conflicts").split()[1:3] == ["do_fcntl", "python3"]
+
+    def is_new_for(seconds: float) -> set[bool]:
+        end, found = time.monotonic() + seconds, set[bool]()
+        while time.monotonic() < end:
+            found.add(takes(guest, "x"))
+        return found
+
+    start_sleeper()
+    update.match()
+    update.insmod(update.new)
+    assert is_new_for(4) == {False}
+    assert is_held_up_by_the_sleeper()
+    assert ours(guest) == 1, "it is there, and leads nowhere yet"
+    guest.run("systemctl stop blocker")
+    update.wait()
+    assert update.state("stage") == "applied"
+    assert is_new_for(0.5) == {True}
+
+    start_sleeper()
+    guest.run(f"echo 0 >{livepatch}/enabled")
+    assert is_new_for(4) == {False}
+    assert is_held_up_by_the_sleeper()
+    guest.run(f"echo 1 >{livepatch}/enabled")
+    update.wait()
+    assert update.state("stage") == "applied"
+    assert is_new_for(0.5) == {True}
+    guest.run("systemctl stop blocker")
+    update.undo()
+    assert is_new_for(0.5) == {False}
+    assert ours(guest) == 0
+    assert is_clean(guest)
+
+
+def ours(guest: Guest) -> int:
+    """Return how many kprobes are on the function."""
+    return guest.run("cat /sys/kernel/debug/kprobes/list").out.count("kstrtobool")
 
 
 def test_update_is_refused_while_kprobes_are_off(guest: Guest, functions: bundle.Bundle) -> None:
