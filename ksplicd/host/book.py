@@ -55,7 +55,7 @@ class Book:
 
         That is two files of it, and more where the last word on an update is older.
         """
-        self._last, self.meter = {}, Meter()
+        self._last, self.meter, self._history.damage = {}, Meter(), ""
         unknown = {*self._store.kids(), *self._in_kernel()}
         files: list[list[Event]] = []
         for events in self._history.read_back():
@@ -66,6 +66,11 @@ class Book:
         for events in reversed(files):
             for event in events:
                 self._note(event)
+
+    @property
+    def damage(self) -> str:
+        """What of the history could not be read, and why; empty when all of it could."""
+        return self._history.damage
 
     # --- questions ------------------------------------------------------------------------------
 

@@ -78,6 +78,8 @@ class History:
         """Lines that could not be written."""
         self._is_entered = False
         """Whether the folder is sure to have the file's name on the disk."""
+        self.damage = ""
+        """What has been read in part only, and why."""
 
     def append(self, event: Event) -> None:
         """Write ``event`` and wait until the disk has it.
@@ -128,7 +130,7 @@ class History:
         """
         with store_errors(self._path):
             numbers = sorted(self._numbers(), reverse=True)
-            written = _read_plain(self._path, whole=whole) if self._path.exists() else b""
+            written = self._read_plain(self._path, whole=whole) if self._path.exists() else b""
             if written or self._unwritten:
                 yield read_events([*written.split(_NEWLINE), *self._unwritten.split(_NEWLINE)])
         for number in numbers:
@@ -175,7 +177,7 @@ class History:
         if not plain.exists():
             return
         try:
-            data = _read_plain(plain, whole=True)
+            data = self._read_plain(plain, whole=True)
         except OSError as e:
             if e.errno not in _SPOILT:
                 raise
@@ -216,7 +218,7 @@ class History:
         lines, left = [], _MAX_READ
         try:
             if plain.exists():
-                return read_events(_read_plain(plain, whole=whole).split(_NEWLINE))
+                return read_events(self._read_plain(plain, whole=whole).split(_NEWLINE))
             with gzip.open(_compressed(plain)) as f:
                 while left > 0 and (line := f.readline(left)):
                     lines.append(line)
@@ -226,8 +228,32 @@ class History:
         except (OSError, EOFError, zlib.error) as e:
             if whole or is_passing(e):
                 raise StoreError(f"{plain}: {e}") from e
-            _log.error("%s: cannot be read further: %s", plain, e)
+            self._note_damage(f"{plain}: cannot be read further: {e}")
         return read_events(lines)
+
+    def _read_plain(self, path: Path, *, whole: bool) -> bytes:
+        """Return what a file holds, with a line's end for a block that is bad.
+
+        Raises ``OSError``, with ``whole`` also for such a block, or when it is too big.
+        """
+        blocks = []
+        with path.open("rb", buffering=0) as f:
+            size = os.fstat(f.fileno()).st_size
+            if whole and size > _MAX_READ:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+            for offset in range(0, min(size, _MAX_READ), _BLOCK):
+                try:
+                    blocks.append(_read_block(f.fileno(), offset))
+                except OSError as e:
+                    if whole or e.errno not in _SPOILT:
+                        raise
+                    self._note_damage(f"{path}: cannot be read at {offset}: {e.strerror}")
+                    blocks.append(_NEWLINE)
+        return b"".join(blocks)
+
+    def _note_damage(self, damage: str) -> None:
+        _log.error("%s", damage)
+        self.damage = damage
 
     def _size_of(self, number: int) -> int:
         paths = self._full(number), _compressed(self._full(number))
@@ -243,25 +269,11 @@ class History:
         return {int(match[1]) for match in found if match}
 
 
-def _read_plain(path: Path, *, whole: bool) -> bytes:
-    """Return what a file holds, with a line's end for a block that is bad.
-
-    Raises ``OSError``, with ``whole`` also for such a block, or when it is too big.
-    """
-    blocks = []
-    with path.open("rb", buffering=0) as f:
-        size = os.fstat(f.fileno()).st_size
-        if whole and size > _MAX_READ:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-        for offset in range(0, min(size, _MAX_READ), _BLOCK):
-            try:
-                blocks.append(os.pread(f.fileno(), _BLOCK, offset))
-            except OSError as e:
-                if whole or e.errno not in _SPOILT:
-                    raise
-                _log.error("%s: cannot be read from %d on: %s", path, offset, e.strerror)
-                blocks.append(_NEWLINE)
-    return b"".join(blocks)
+def _read_block(fd: int, offset: int) -> bytes:
+    """Read a block; what the disk refuses once it may give the next time."""
+    with contextlib.suppress(OSError):
+        return os.pread(fd, _BLOCK, offset)
+    return os.pread(fd, _BLOCK, offset)
 
 
 def _append(fd: int, lines: bytes, path: Path) -> None:

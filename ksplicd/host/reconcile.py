@@ -103,10 +103,9 @@ def _settle(book: Book, kernel: KernelDoor, kid: str, *, is_enabled: bool, actor
     boot_id = kernel.boot_id()
     stage, cause, detail = settle(last, boot_id, is_enabled=is_enabled)
     is_this_boot = last is not None and last.boot_id == boot_id
-    # What we were not at work on in this boot is not ours to unload, whatever its name.
-    is_ours = (
-        last is not None and is_this_boot and (is_moving(last.stage) or last.stage is Stage.APPLIED)
-    )
+    # What we were not at work on in this boot is not ours to unload, whatever its name; where the
+    # history has lost who was, it is.
+    is_ours = bool(book.damage) if last is None else is_this_boot and _is_at_work(last.stage)
     left = ""
     if is_enabled:
         left = load.unload(kernel, load.old_modules_of(kernel, kid))
@@ -116,6 +115,10 @@ def _settle(book: Book, kernel: KernelDoor, kid: str, *, is_enabled: bool, actor
         actor = last.actor if last is not None and is_this_boot else actor
         detail = "; ".join(text for text in (detail, left) if text)
         book.record(kid, stage, actor, cause=cause, detail=detail)
+
+
+def _is_at_work(stage: Stage) -> bool:
+    return is_moving(stage) or stage is Stage.APPLIED
 
 
 def _is_news(last: Event | None, stage: Stage, *, is_this_boot: bool, is_enabled: bool) -> bool:
@@ -131,4 +134,9 @@ def _why_waiting(book: Book, kid: str) -> str:
     """Tell why an update of an earlier boot cannot be applied again; empty when it can."""
     if book.trusted(kid) is None:
         return book.info(kid).detail or "its bundle is not stored here"
+    if book.damage:
+        return (
+            f"it may have been undone, for not all of the history can be read ({book.damage}): "
+            f"`ksplice apply {kid}` applies it by hand; without that file none has to wait"
+        )
     return book.why_other_kernel(kid)

@@ -51,6 +51,8 @@ class Fault:
     what: str
     is_lasting: bool = False
     """Whether it happens at every later call too, until it is lifted."""
+    times: int = 1
+    """At how many calls in a row it happens, else."""
     path: str = ""
     """The file that it befalls, whatever its name was before; empty: every one."""
 
@@ -70,7 +72,8 @@ class Fault:
     def options(self) -> list[str]:
         """What strace is told."""
         deed = "signal=KILL" if self.what == KILL else f"error={self.what}"
-        when = f"{self.number}{'+' * self.is_lasting}"
+        last = self.number + self.times - 1
+        when = f"{self.number}+" if self.is_lasting else f"{self.number}..{last}"
         options = ["-e", f"trace={self.call}", "-e", f"inject={self.call}:{deed}:when={when}"]
         return [*options, "-P", self.path] if self.path else options
 

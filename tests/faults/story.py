@@ -284,7 +284,7 @@ VERBS: Final[dict[str, Verb]] = {
     **{
         f"start after a kill at {number}": Verb(
             before=[M.stage, _kill_at(number)],
-            do=M.start, told=["failed"], ends={KID: "failed"},
+            do=M.start, told=["failed"], ends={KID: "failed"}, is_careful=True,
         )
         for number in (2, 3)
     },
@@ -303,7 +303,7 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "start after a crash": Verb(
         before=[M.stage, M.apply, "reboot"], do=M.start, told=["quarantined"],
-        ends={KID: "quarantined"},
+        ends={KID: "quarantined"}, is_careful=True,
     ),
     "release": Verb(
         before=[M.stage, M.apply, "reboot", M.start], do=M.release, told=["staged"],

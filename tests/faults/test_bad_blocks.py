@@ -51,8 +51,12 @@ def do(fault: Fault, deed: Callable[[], object]) -> Any:
     return inject.run(prepare, serve, fault)
 
 
-def bad(path: Path, call: str, number: int = 1, *, is_lasting: bool = False) -> Fault:
-    return Fault(call=call, number=number, what="EIO", is_lasting=is_lasting, path=str(path))
+def bad(
+    path: Path, call: str, number: int = 1, *, times: int = 1, is_lasting: bool = False
+) -> Fault:
+    return Fault(
+        call=call, number=number, what="EIO", times=times, is_lasting=is_lasting, path=str(path)
+    )
 
 
 def times(history: History) -> list[float]:
@@ -90,10 +94,12 @@ def test_bad_disk_makes_no_end_of_files(tmp_path: Path) -> None:
 def test_bad_block_costs_what_it_held(tmp_path: Path) -> None:
     path = tmp_path / "h"
     fill(History(path), events(100))
-    found = do(bad(path, "pread64", 2), lambda: times(History(path)))
+    assert do(bad(path, "pread64", 2), lambda: times(History(path))) == list(range(1, 101))
+    twice = bad(path, "pread64", 2, times=2)
+    found = do(twice, lambda: times(History(path)))
     lost = [n for n in range(1, 101) if n not in found]
     assert lost == list(range(4096 // LINE + 1, 8192 // LINE + 2))
-    assert do(bad(path, "pread64", 2), lambda: is_refused(path)), "who has to know all is told"
+    assert do(twice, lambda: is_refused(path)), "who has to know all is told"
     assert times(History(path)) == list(range(1, 101))
 
 

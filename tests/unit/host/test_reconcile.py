@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The daemon is killed, the machine goes down: the next start shows the kernel's truth."""
 
+import gzip
+
 import pytest
 
 from ksplicd.errors import AlreadyReversedError
@@ -249,3 +251,20 @@ def test_last_word_is_found_in_an_older_file(host: Host) -> None:
     assert restart(host).reapply == (OTHER_KID,)
     assert len(host.engine.history(3)) == 3
     assert len(host.stages()) == 6 + 3 * 6
+
+
+@pytest.mark.parametrize("damage", [b"no gzip", gzip.compress(b"{}")[:-5]])
+def test_nothing_comes_back_that_a_damaged_history_may_have_undone(
+    host: Host, damage: bytes
+) -> None:
+    host.stage()
+    host.apply()
+    full = host.root / "history.jsonl.000001.gz"
+    full.write_bytes(damage)
+    host.reboot()
+    found = host.new_engine().reconcile()
+    assert found.reapply == ()
+    assert "it may have been undone, for not all of the history can be read" in found.waiting[KID]
+    assert str(full.with_suffix("")) in found.waiting[KID]
+    full.unlink()
+    assert host.new_engine().reconcile().reapply == (KID,)
