@@ -21,7 +21,7 @@ from ksplicd.host.state import (
     Event,
     UpdateInfo,
     Via,
-    is_moving,
+    is_at_work,
     step,
 )
 from ksplicd.host.verify import can_be_below
@@ -58,7 +58,7 @@ class Aftercare(Intake):
         not be written is known to ``complaint_of`` nevertheless.
         """
         stage = self._book.info(kid).stage
-        if kid in self._complaints or not _is_at_work(stage):
+        if kid in self._complaints or not is_at_work(stage):
             return False
         if not self._is_young(kid, complaint.time) or self._recorded_complaint(kid):
             return False
@@ -72,7 +72,7 @@ class Aftercare(Intake):
 
         That is since it was loaded, by the history: also before this start of the daemon.
         """
-        is_there = _is_at_work(self._book.info(kid).stage)
+        is_there = is_at_work(self._book.info(kid).stage)
         return self._recorded_complaint(kid) if is_there else ""
 
     def complaints(self) -> dict[str, str]:
@@ -213,8 +213,3 @@ class Aftercare(Intake):
 
     def _depends(self, kid: str) -> tuple[str, ...]:
         return self._book.manifest(kid).depends
-
-
-def _is_at_work(stage: Stage) -> bool:
-    """Tell whether code of an update in this stage may run."""
-    return stage is Stage.APPLIED or is_moving(stage)

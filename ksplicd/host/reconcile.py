@@ -21,7 +21,7 @@ from ksplicd.host.state import (
     Reconciliation,
     Transition,
     Via,
-    is_moving,
+    is_at_work,
     settle,
 )
 from ksplicd.model import Stage, new_module
@@ -105,7 +105,7 @@ def _settle(book: Book, kernel: KernelDoor, kid: str, *, is_enabled: bool, actor
     is_this_boot = last is not None and last.boot_id == boot_id
     # What we were not at work on in this boot is not ours to unload, whatever its name; where the
     # history has lost who was, it is.
-    is_ours = bool(book.damage) if last is None else is_this_boot and _is_at_work(last.stage)
+    is_ours = bool(book.damage) if last is None else is_this_boot and is_at_work(last.stage)
     left = ""
     if is_enabled:
         left = load.unload(kernel, load.old_modules_of(kernel, kid))
@@ -115,10 +115,6 @@ def _settle(book: Book, kernel: KernelDoor, kid: str, *, is_enabled: bool, actor
         actor = last.actor if last is not None and is_this_boot else actor
         detail = "; ".join(text for text in (detail, left) if text)
         book.record(kid, stage, actor, cause=cause, detail=detail)
-
-
-def _is_at_work(stage: Stage) -> bool:
-    return is_moving(stage) or stage is Stage.APPLIED
 
 
 def _is_news(last: Event | None, stage: Stage, *, is_this_boot: bool, is_enabled: bool) -> bool:

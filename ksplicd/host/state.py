@@ -181,6 +181,11 @@ def is_moving(stage: Stage) -> bool:
     return stage in {Stage.LOADING, Stage.MATCHED, Stage.TRANSITIONING, Stage.REVERSING}
 
 
+def is_at_work(stage: Stage) -> bool:
+    """Tell whether code of an update in this stage may run."""
+    return stage is Stage.APPLIED or is_moving(stage)
+
+
 def settle(last: Event | None, boot_id: str, *, is_enabled: bool) -> tuple[Stage, str, str]:
     """Return (stage, cause, detail) of an update that no transition and no work of ours moves.
 
