@@ -14,14 +14,7 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages, KernelSource
 from ksplicd.lab.guest import Guest
 from tests import slice as sample
-from tests.vm.hand import (
-    PATIENCE,
-    Edit,
-    Update,
-    is_clean,
-    make_bundle,
-    write_patch,
-)
+from tests.vm.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
 from tests.vm.shadows import count_shadows
 from tests.vm.test_modules import MOUNT, ROMFS, mount
 
@@ -45,10 +38,8 @@ def hooks(name: str) -> str:
         says = f'printk("hook {name} {kind}\\n")'
         if kind in MAY_FAIL:
             fails = FAIL[name] + number
-            body = (
-                f"{says}; if (overflowgid == {fails}) return -EBUSY;"
-                f" return overflowgid == {fails + POSITIVE};"
-            )
+            positive = f"overflowgid == {fails + POSITIVE}"
+            body = f"{says}; return overflowgid == {fails} ? -EBUSY : {positive};"
             lines.append(f"static int {name}_{kind}(void) {{ {body} }}")
         else:
             body = f"{says}; klp_shadow_free_all(ksplice_shadow_id(1), NULL);"
