@@ -5,6 +5,7 @@ Whoever hooks into functions by ftrace works on, also on a patched function; who
 is refused, with its name.  The kernel's log is compared as a whole.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +17,13 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.vm.golden import told
-from tests.vm.hand import Update, has_complaint, is_clean, make_bundle, write_patch
+from tests.vm.hand import PATIENCE, Update, has_complaint, is_clean, make_bundle, write_patch
 from tests.vm.maker import ASK, FIRST, Host, Maker
 
 KID = "beside01"
 FUNCTION = "do_fcntl"
+COMPARED = "send_sigio"
+"""In the same file, and not replaced."""
 TRACING = "/sys/kernel/tracing"
 BEFORE, AFTER = "0\n", "16\n"
 """What a call of the function says."""
@@ -128,6 +131,8 @@ def test_works_on(guest: Guest, update: Update, neighbours: Sequence[Neighbour])
 
     for n in neighbours:
         guest.run(n.start)
+    if event("p") in neighbours:
+        wait_for_mark(guest, f"{FUNCTION}+0x0", "[FTRACE]")
     check(BEFORE)
     update.apply()
     check(AFTER)
@@ -175,26 +180,72 @@ def host(installed_guest: Guest, maker: Maker) -> Iterator[Host]:
     assert not has_complaint(installed_guest.kernel_log())
 
 
-@pytest.mark.parametrize(
-    ("neighbour", "name"),
-    [
-        (event("p", "do_fcntl+0x20"), "the kprobe event test/p"),
-        (program("bpf-kprobe+0x20"), "a kprobe of perf, BPF or a module"),
-    ],
-    ids=["event", "BPF"],
-)
-def test_kprobe_inside_is_named(host: Host, file: Path, neighbour: Neighbour, name: str) -> None:
-    """Optimised or not: its breakpoint or jump is found."""
-    host.guest.run(neighbour.start)
-    cause, message = host.apply(file)
-    assert cause == "no_match"
-    assert f"{name} is at do_fcntl+0x20: remove it and apply again" in message
-    assert is_clean(host.guest)
-    assert told(host.guest.kernel_log()) == REFUSED
-    host.guest.run(neighbour.stop)
+def test_kprobe_inside_is_named(host: Host, file: Path) -> None:
+    """Optimised or not, in a function that is replaced or only compared: it is found."""
+    guest, refused = host.guest, ""
+    inside, elsewhere = (find_optimisable(guest, f) for f in (FUNCTION, COMPARED))
+    _, offset = inside.split("+")
+    of_tracefs, of_bpf = "the kprobe event test/p", "a kprobe of perf, BPF or a module"
+    for place, neighbour, name, is_optimised in (
+        (inside, event("p", inside), of_tracefs, True),
+        (inside, event("p", inside), of_tracefs, False),
+        (elsewhere, event("p", elsewhere), of_tracefs, True),
+        (inside, program(f"bpf-kprobe+{offset}"), of_bpf, True),
+    ):
+        guest.run(f"sysctl -qw debug.kprobes-optimization={is_optimised:d}")
+        guest.run(neighbour.start)
+        wait_for_mark(guest, place, "[OPTIMIZED]" if is_optimised else "")
+        cause, message = host.apply(file)
+        assert cause == "no_match"
+        assert f"{name} is at {place}: remove it and apply again" in message
+        assert is_clean(guest)
+        refused += REFUSED.replace(FUNCTION, place.split("+")[0])
+        assert told(guest.kernel_log()) == refused
+        guest.run(neighbour.stop)
+
+    at_entry = event("p", COMPARED)
+    guest.run(at_entry.start)
+    wait_for_mark(guest, f"{COMPARED}+0x0", "[FTRACE]")
     assert host.apply(file) == ("", "")
-    # ... and on top of the update it is in nobody's way, but not hit: the old code does not run.
-    host.guest.run(neighbour.start)
+    guest.run(at_entry.stop)
+    # On top of the update one inside is in nobody's way, but not hit: the old code does not run.
+    neighbour = event("p", inside)
+    guest.run(neighbour.start)
+    wait_for_mark(guest, inside, "[OPTIMIZED]")
+    assert guest.run(ASK).out == AFTER
+    assert guest.run(neighbour.hits).out == "0\n"
     assert host.undo(KID) == ("", "")
-    host.guest.run(neighbour.stop)
-    assert told(host.guest.kernel_log()) == REFUSED + GOLDEN
+    assert guest.run(ASK).out == BEFORE
+    assert guest.run(neighbour.hits).out != "0\n"
+    guest.run(neighbour.stop)
+    assert told(guest.kernel_log()) == refused + GOLDEN
+
+
+def find_optimisable(guest: Guest, function: str) -> str:
+    """Return the first place inside a function where the kernel makes a jump of a kprobe.
+
+    Before it nothing branches off, as far as is known: whoever calls the function comes by.
+    """
+    guest.run(
+        f"cd {TRACING}; for i in $(seq 5 140); do echo p:find/at$i {function}+$i >>dynamic_events"
+        " && echo 1 >events/find/at$i/enable; done 2>/dev/null; true"
+    )
+    jumps = f"grep -o '{function}+0x[0-9a-f]* .*OPTIMIZED' /sys/kernel/debug/kprobes/list"
+    guest.run(f"until {jumps}; do sleep 0.2; done; sleep 2")
+    found = min(
+        (line.split()[0] for line in guest.run(jumps).out.splitlines()),
+        key=lambda place: int(place.partition("+")[2], 16),
+    )
+    guest.run(f"cd {TRACING} && echo 0 >events/find/enable && echo >dynamic_events")
+    return found
+
+
+def wait_for_mark(guest: Guest, place: str, mark: str) -> None:
+    """Wait until the list of kprobes has one at a place, with ``[OPTIMIZED]`` or the like."""
+    end = time.monotonic() + PATIENCE
+    rows: list[list[str]] = []
+    while [place, *mark.split()] not in rows:
+        assert time.monotonic() < end, rows
+        listed = guest.run("cat /sys/kernel/debug/kprobes/list").out.splitlines()
+        rows = [line.split()[2:] for line in listed]
+        time.sleep(0.1)

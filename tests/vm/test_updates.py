@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Updates beside and on top of each other, and why an update is refused, through the daemon."""
 
+import errno
 import struct
 import time
 from collections.abc import Callable
@@ -88,6 +89,29 @@ def test_update_that_another_one_would_undo(host: Host, maker: Maker, first: Pat
     assert host.undo("first001") == ("", "")
     assert host.apply(beside) == ("", "")
     assert host.bits() == 64
+
+
+def test_update_goes_below_one_that_uses_nothing_of_it(
+    host: Host, maker: Maker, first: Path
+) -> None:
+    """What was applied last need not be undone first: only who depends on an update keeps it."""
+    other = maker.make("auxv0002", AUXV)
+    assert host.apply(first) == ("", "")
+    assert host.apply(other) == ("", "")
+    assert (host.bits(), oversized_auxv(host)) == (16, errno.E2BIG)
+    assert host.undo("first001") == ("", "")
+    assert (host.bits(), oversized_auxv(host)) == (0, errno.E2BIG)
+    assert host.guest.run("ksplice view -q").out == "auxv0002\n"
+    assert host.undo("auxv0002") == ("", "")
+    assert oversized_auxv(host) == errno.EINVAL
+    assert is_clean(host.guest)
+
+
+def oversized_auxv(host: Host) -> int:
+    """Return how prctl(PR_SET_MM, PR_SET_MM_AUXV, …) refuses a vector that is too long."""
+    call = "libc.prctl(35, 12, bytes(4096), ctypes.c_ulong(4096), ctypes.c_ulong(0))"
+    libc = "import ctypes; libc = ctypes.CDLL(None, use_errno=True)"
+    return int(host.guest.run(f"python3 -c '{libc}; {call}; print(ctypes.get_errno())'").out)
 
 
 WATCH = """\
@@ -269,8 +293,10 @@ def test_target_that_must_be_loaded(host: Host, maker: Maker) -> None:
     targets = tuple(replace(t, late=False) for t in content.manifest.targets)
     manifest = replace(content.manifest, targets=targets)
     file = maker.sign("romfs001", bundle.pack(manifest, files))
-    assert host.apply(file)[0] == "target_not_loaded"
-    assert is_clean(host.guest)
+    for option in ("", "--partial"):  # which is no way round what the update says
+        failed, _ = host.try_(f"apply {option} --raw-errors {host.put(file)}")
+        assert failed == "target_not_loaded"
+        assert is_clean(host.guest)
     host.guest.run("modprobe romfs")
     assert host.apply(file) == ("", "")
 
