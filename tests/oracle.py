@@ -8,7 +8,7 @@ only when a function's sites are those of tables known to match.
 
 import bisect
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -37,6 +37,7 @@ class Verdict(StrEnum):
     """What the kernel part must do."""
 
     DAMAGED = "refuse the tables"
+    ABSENT = "miss the target"
     NO_SYMBOL = "refuse a symbol"
     DIFFERENT = "refuse the code"
     SAME = "match"
@@ -108,6 +109,10 @@ class Memory:
             return known[position - 1] if len(known) >= position else None
         return known[0] if len(known) == 1 else None
 
+    def has_any(self, syms: Iterable[tuple[str, int]]) -> bool:
+        """Tell whether the target has a symbol of that name: it is there."""
+        return any(at & IN_TARGET and name in self.target_symbols for name, at in syms)
+
     def read(self, address: int, size: int) -> bytes | None:
         at = bisect.bisect_right(self.pieces, address, key=lambda piece: piece[0]) - 1
         if at < 0:
@@ -133,12 +138,16 @@ def read_symbols(kallsyms: str, target: str) -> tuple[dict[str, list[int]], dict
 def judge(tables: bytes, good: bytes, memory: Memory, *, is_module: bool) -> Verdict:
     """Return what must become of ``tables``; ``good``: tables that match."""
     try:
-        claims = _Reader(tables, is_module=is_module).claims()
+        reader = _Reader(tables, is_module=is_module)
+        claims = reader.claims()
     except DamagedError:
         return Verdict.DAMAGED
-    if any(memory.address(sym) is None for sym in _Reader(tables, is_module=is_module).syms):
+    known_reader = _Reader(good, is_module=is_module)
+    known = known_reader.claims()
+    if reader.target != known_reader.target or (is_module and not memory.has_any(reader.syms)):
+        return Verdict.ABSENT
+    if any(memory.address(sym) is None for sym in reader.syms):
         return Verdict.NO_SYMBOL
-    known = _Reader(good, is_module=is_module).claims()
     if claims == known:
         return Verdict.SAME
     truths = [_is_true(claim, memory) for claim in claims]
@@ -203,7 +212,8 @@ class _Reader:
             tables.append(list(entry.iter_unpack(data[offset:at])))
         syms, self.funcs, self.relocs, self.sites = tables
         self.check(bool(self.funcs) and self.nr_slots <= len(self.relocs))
-        self.check((self.name(target, _NAME_LIMITS[1]) == "vmlinux") is not is_module)
+        self.target = self.name(target, _NAME_LIMITS[1])
+        self.check((self.target == "vmlinux") is not is_module)
         self.syms = [(self.name(name), position) for name, position in syms]
         keys = [(name.encode(), position) for name, position in self.syms]
         self.check(keys == sorted(set(keys)))

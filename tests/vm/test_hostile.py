@@ -6,31 +6,32 @@ What must become of each is told by ``tests.oracle`` from the guest's memory.  `
 tries many more; a seed that was wrong once says so in the failure and can be given again.
 """
 
-import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
 import pytest
 
 from ksplicd import bundle
+from ksplicd.create.stock_module import find_stock_module
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
-from ksplicd.model import core_module, new_module, old_module
+from ksplicd.model import new_module, old_module
 from tests import slice as sample
 from tests.blob import Blob
-from tests.mutate import edits_between, mutate_new_code, mutate_tables
-from tests.oracle import Memory, Verdict, judge, read_symbols
+from tests.mutate import mutate_new_code, mutate_tables
+from tests.oracle import Verdict, judge
 from tests.stock import next_kernel, stock_kernel
-from tests.vm.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
+from tests.vm.hand import Edit, has_complaint, is_clean, make_bundle, write_patch
 from tests.vm.test_modules import ROMFS
+from tests.vm.victim import Damage, Outcome, Victim
 
 KID: Final = "hostile1"
 TARGETS: Final = ("vmlinux", "romfs")
@@ -40,104 +41,23 @@ TSC: Final = Edit(
 """In a unit with patch sites of each kind."""
 MUTATIONS: Final = int(os.environ.get("KSPLICE_MUTATIONS", "100"))
 SEED: Final = os.environ.get("KSPLICE_SEED", "2011")
+LATE: Final = max(30, MUTATIONS // 4)
 CHUNK: Final = 100
 REPEATED: Final = 40
 ROUNDS: Final = 4
 FEW: Final = 2
 """Objects by which a cache may grow in each of the rounds."""
-PAGE: Final = 4096
-NEAR: Final = 2 * PAGE
-"""Between two sections of one area; areas are further apart, or it does no harm."""
 NEW_CODE: Final = 4
 """One mutation of so many is of the new code."""
 
 CAUSES: Final = {
     Verdict.DAMAGED: {"unexpected"},
-    Verdict.NO_SYMBOL: {"failed_to_find", "bad_system_map", "target_not_loaded"},
+    Verdict.ABSENT: {"target_not_loaded"},
+    Verdict.NO_SYMBOL: {"failed_to_find", "bad_system_map"},
     Verdict.DIFFERENT: {"no_match"},
     Verdict.SAME: {"ok"},
     Verdict.EITHER: {"ok", "no_match"},
 }
-
-LOADER: Final = """\
-import ctypes, json, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-INIT_MODULE, DELETE_MODULE, KEPT = 175, 176, sys.argv[1]
-def read(path):
-    with open(path, "rb") as f:
-        return f.read()
-good = {}
-for line in sys.stdin:
-    job = json.loads(line)
-    name = job["module"]
-    ko = bytearray(good.setdefault(name, read(f"/root/{name}.ko")))
-    for at, text in job["edits"]:
-        new = bytes.fromhex(text)
-        ko[at : at + len(new)] = new
-    del ko[job["size"] :]
-    data = bytes(ko)
-    failed = libc.syscall(INIT_MODULE, data, ctypes.c_ulong(len(data)), b"")
-    error = ctypes.get_errno() if failed else 0
-    cause = read(f"/sys/module/{KEPT}/ksplice/abort_cause").decode().strip()
-    said = read(f"/sys/module/{KEPT}/ksplice/mismatch").decode().strip()
-    if not failed:
-        libc.syscall(DELETE_MODULE, name.encode(), os.O_NONBLOCK)
-    left = [n for n in os.listdir("/sys/module") if n.startswith("ksplice_") and n != KEPT]
-    left += os.listdir("/sys/kernel/livepatch")
-    print(json.dumps([error, cause, said, left]))
-"""
-
-DUMPER: Final = """\
-import struct, sys
-with open("/proc/kcore", "rb") as core, open("/root/memory", "wb") as out:
-    head = core.read(64)
-    (at,), (size, number) = struct.unpack_from("<Q", head, 32), struct.unpack_from("<HH", head, 54)
-    core.seek(at)
-    parts = [struct.unpack_from("<IIQQQQ", core.read(size)) for _ in range(number)]
-    for start, length in zip(map(int, sys.argv[1::2]), map(int, sys.argv[2::2])):
-        offset = next(p[2] + start - p[3] for p in parts if p[3] <= start < p[3] + p[5])
-        core.seek(offset)
-        out.write(core.read(length))
-"""
-
-COUNTER: Final = """\
-import glob, json, time
-caches = [open(path, "w") for path in glob.glob("/sys/kernel/slab/kmalloc-*/shrink")]
-def count():
-    for cache in caches:
-        cache.write("1")
-        cache.flush()
-    with open("/proc/slabinfo") as f:
-        rows = [line.split() for line in f if line.startswith("kmalloc-")]
-    with open("/proc/vmallocinfo") as f:
-        return {"vmalloc": sum(1 for line in f)} | {name: int(used) for name, used, *_ in rows}
-counts = []
-for _ in range(10):
-    time.sleep(0.2)
-    counts.append(count())
-print(json.dumps({name: min(each[name] for each in counts) for name in counts[0]}))
-"""
-"""A processor's slabs count as given out, whatever of them is free: they are shrunk just before."""
-
-
-class Damage(NamedTuple):
-    """A module of the update before and after something was done to it."""
-
-    kind: str
-    module: str
-    good: bytes
-    bad: bytes
-    tables: bytes
-    """The damaged ones of old code."""
-
-
-class Outcome(NamedTuple):
-    """What the kernel said to one module."""
-
-    error: int
-    cause: str
-    mismatch: str
-    left: list[str]
 
 
 @pytest.fixture(scope="module", params=[stock_kernel, next_kernel], ids=["6.1", "6.12"])
@@ -168,78 +88,14 @@ def made(
     return make_bundle(lab_cache, kernel, KID, patches)
 
 
-class Victim:
-    """A guest with a core to load things beside."""
-
-    def __init__(self, guest: Guest, made: bundle.Bundle) -> None:
-        self.guest, self.update = guest, Update(guest, made)
-        self.core = core_module(KID)
-        guest.put("/root/loader.py", LOADER.encode())
-        guest.put("/root/dumper.py", DUMPER.encode())
-        guest.put("/root/counter.py", COUNTER.encode())
-        guest.run("dmesg -n 1; modprobe romfs")
-        self.update.insmod(self.core)
-        self.kallsyms = guest.run("cat /proc/kallsyms").out
-
-    def memory(self, target: str) -> Memory:
-        """Copy what the kernel and the target run."""
-        symbols, of_target = read_symbols(self.kallsyms, target)
-        (start,), (end,) = symbols["_text"], symbols["_edata"]
-        places = [(start, end - start), *self._areas_of("romfs")]
-        words = [str(n) for place in sorted(places) for n in place]
-        self.guest.run(["python3", "/root/dumper.py", *words])
-        data = self.guest.get("/root/memory")
-        pieces = []
-        for address, size in sorted(places):
-            pieces.append((address, data[:size]))
-            data = data[size:]
-        return Memory(symbols=symbols, target_symbols=of_target, pieces=pieces)
-
-    def _areas_of(self, module: str) -> list[tuple[int, int]]:
-        """Return where a module lies; since 6.4 code, constants and data each have an area."""
-        find = f"find /sys/module/{module}/sections -type f ! -name .init* ! -name .*tab"
-        words = self.guest.run(f"cat $({find})").out.split()
-        areas: list[tuple[int, int]] = []
-        for page in sorted({int(word, 16) // PAGE * PAGE for word in words}):
-            start, size = areas[-1] if areas else (0, 0)
-            if page - start - size > NEAR:
-                areas.append((page, PAGE))
-            else:
-                areas[-1] = start, page + PAGE - start
-        return areas
-
-    def load(self, damages: Sequence[Damage]) -> list[Outcome]:
-        """Load damaged modules, and unload what was taken."""
-        lines = [
-            json.dumps(
-                {
-                    "module": damage.module,
-                    "edits": edits_between(damage.good, damage.bad),
-                    "size": len(damage.bad),
-                }
-            )
-            for damage in damages
-        ]
-        stdin = "".join(f"{line}\n" for line in lines).encode()
-        said = self.guest.run(
-            ["python3", "/root/loader.py", self.core], stdin=stdin, timeout=300
-        ).out.splitlines()
-        assert len(said) == len(damages)
-        return [Outcome(*json.loads(line)) for line in said]
-
-    def memory_in_use(self) -> Counter[str]:
-        """Return how many objects each cache of kmalloc, and vmalloc, have given out."""
-        return Counter(json.loads(self.guest.run("python3 /root/counter.py").out))
-
-
 @pytest.fixture
 def victim(guest: Guest, made: bundle.Bundle) -> Victim:
     return Victim(guest, made)
 
 
-def damage_tables(victim: Victim, number: int) -> Damage:
-    """Damage the tables of one of the targets."""
-    name = old_module(KID, TARGETS[number % 2])
+def damage_tables(victim: Victim, number: int, target: str = "") -> Damage:
+    """Damage the tables of ``target``, or of one or the other."""
+    name = old_module(KID, target or TARGETS[number % 2])
     ko = victim.update.bundle.files[f"{name}.ko"]
     tables = tables_in(ko)
     kind, damaged = mutate_tables(tables, f"{SEED}-{number}")
@@ -319,6 +175,71 @@ def test_damage_is_refused_and_nothing_stays(victim: Victim) -> None:
     victim.update.undo()
     assert is_clean(guest)
     assert not has_complaint(guest.kernel_log())
+
+
+def test_damage_is_found_in_a_target_that_may_come_later(
+    victim: Victim, kernel: KernelPackages
+) -> None:
+    """When it is there already, and when it comes to an update that is applied.
+
+    Then the core has a copy of the tables, and of the old code nothing is loaded any more.
+    """
+    memory = victim.memory("romfs")
+    name = old_module(KID, "romfs")
+    stock = find_stock_module(kernel.modules(), "romfs")
+    victim.guest.put("/root/romfs.ko", stock)
+    comes = Damage("none", "romfs", stock, stock, b"")
+    damages = [
+        damage_tables(victim, number, "romfs")._replace(parameters="late=1")
+        for number in range(LATE)
+    ]
+    good = damages[0].good
+    damages.append(Damage("none", name, good, good, tables_in(good), "late=1"))
+    verdicts = [judge(d.tables, tables_in(good), memory, is_module=True) for d in damages]
+    counts = Counter(verdicts)
+    assert {Verdict.DAMAGED, Verdict.DIFFERENT, Verdict.SAME} <= set(counts), counts
+    cases = list(zip(range(len(damages)), damages, verdicts, strict=True))
+
+    outcomes = victim.load(damages)
+    wrong = [
+        f"{number} ({damage.kind}): should {verdict}, is {outcome}"
+        for (number, damage, verdict), outcome in zip(cases, outcomes, strict=True)
+        if outcome.cause not in ({"ok"} if verdict == Verdict.ABSENT else CAUSES[verdict])
+        or (outcome.error == 0) is not (outcome.cause == "ok")
+        or outcome.left
+    ]
+    assert not wrong, "\n".join(wrong)
+
+    update = victim.update
+    victim.guest.run("rmmod romfs")
+    update.rmmod(victim.core)
+    update.apply(late=True)
+    jobs = [job for damage in damages for job in (damage, comes)]
+    outcomes = victim.load(jobs, update.new)
+    wrong = [
+        f"{number} ({damage.kind}): should {verdict}, is {loaded} and then {came}"
+        for (number, damage, verdict), (loaded, came) in zip(
+            cases, zip(outcomes[::2], outcomes[1::2], strict=True), strict=True
+        )
+        if not is_right_when_it_comes(verdict, loaded, came)
+    ]
+    assert not wrong, "\n".join(wrong)
+    update.undo()
+    assert is_clean(victim.guest)
+    assert not has_complaint(victim.guest.kernel_log())
+
+
+def is_right_when_it_comes(verdict: Verdict, loaded: Outcome, came: Outcome) -> bool:
+    """Judge old code of a module that is not there, and the module when it comes."""
+    if loaded.left or came.left:
+        return False
+    if verdict == Verdict.DAMAGED:
+        return loaded.error != 0 and loaded.cause in CAUSES[verdict]
+    if verdict == Verdict.ABSENT:  # it is another module's, and this one has the tables it had
+        return (loaded.error, loaded.cause) == (0, "ok")
+    return (loaded.error, loaded.cause) == (0, "ok") and (
+        came.cause in CAUSES[verdict] and (came.error == 0) is (came.cause == "ok")
+    )
 
 
 def test_refusals_leave_no_memory(victim: Victim) -> None:
