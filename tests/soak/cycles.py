@@ -46,7 +46,7 @@ def wait_for(kid: str, stage: str) -> None:
     while read(f"/sys/module/ksplice_{kid}/ksplice/stage") != stage:
         assert time.monotonic() < end, f"not {stage}"
         time.sleep(0.02)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # the folder goes when the transition back has ended
         while read(f"/sys/kernel/livepatch/ksplice_{kid}_new/transition") != "0":
             time.sleep(0.02)
 
