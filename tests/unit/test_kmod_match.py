@@ -91,4 +91,4 @@ def test_damage_is_judged_as_the_oracle_does(program: Path) -> None:
         if answer.cause not in CAUSES[verdict]:
             wrong.append(f"{SEED}-{i} ({mutation.kind}): should {verdict}, is {answer}")
     assert not wrong, "\n".join(wrong)
-    assert set(verdicts) == set(Verdict)
+    assert set(verdicts) == set(CAUSES), "vmlinux cannot be absent"
