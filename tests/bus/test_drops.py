@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The drop directory, from a file that appears to the stage of its update."""
 
+import contextlib
 import os
 import re
 import shutil
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -128,22 +129,39 @@ def writable(path: Path) -> None:
 def test_what_is_no_bundle_is_rejected(
     bare_host: Host, put: Callable[[Path], object], reason: str, when: str
 ) -> None:
-    bare_host.store.mkdir()
+    with started(bare_host, when):
+        put_as_is(put, bare_host.store / NAME)
+        write(bare_host, f"{NAME}.minisig", SIGNATURE)
+    assert_rejected(bare_host, reason)
+    assert bare_host.client().look().updates == ()
+
+
+@contextlib.contextmanager
+def started(host: Host, when: str) -> Iterator[None]:
+    """What is done within is done before or after the start of the daemon."""
+    host.store.mkdir()
     if when == "after":
-        bare_host.start()
-    umask = os.umask(0o022)
-    put(bare_host.store / NAME)
-    os.umask(umask)
-    write(bare_host, f"{NAME}.minisig", SIGNATURE)
+        host.start()
+    yield
     if when == "before":
-        bare_host.start()
-    wait_for(lambda: bare_host.outcomes() == ["REJECTED"])
-    assert left(bare_host.store) == []
-    rejected = bare_host.store / "rejected"
+        host.start()
+
+
+def put_as_is(put: Callable[[Path], object], path: Path) -> None:
+    """Put something there that the mask of this process does not change."""
+    umask = os.umask(0o022)
+    put(path)
+    os.umask(umask)
+
+
+def assert_rejected(host: Host, reason: str) -> None:
+    """See the drop in rejected/, whole and with the reason."""
+    wait_for(lambda: host.outcomes() == ["REJECTED"])
+    assert left(host.store) == []
+    rejected = host.store / "rejected"
     names = {path.name for path in rejected.iterdir()}
     assert names == {NAME, f"{NAME}.minisig", f"{NAME}.reason"}  # nothing is lost
     assert re.search(reason, (rejected / f"{NAME}.reason").read_text())
-    assert bare_host.client().look().updates == ()
 
 
 def bind(path: Path) -> None:
@@ -173,21 +191,10 @@ def bind(path: Path) -> None:
 def test_what_is_no_signature_is_rejected(
     bare_host: Host, put: Callable[[Path], object], reason: str, when: str
 ) -> None:
-    bare_host.store.mkdir()
-    if when == "after":
-        bare_host.start()
-    write(bare_host, NAME, BUNDLE)
-    umask = os.umask(0o022)
-    put(bare_host.store / f"{NAME}.minisig")
-    os.umask(umask)
-    if when == "before":
-        bare_host.start()
-    wait_for(lambda: bare_host.outcomes() == ["REJECTED"])
-    assert left(bare_host.store) == []
-    rejected = bare_host.store / "rejected"
-    names = {path.name for path in rejected.iterdir()}
-    assert names == {NAME, f"{NAME}.minisig", f"{NAME}.reason"}  # nothing is lost
-    assert re.search(reason, (rejected / f"{NAME}.reason").read_text())
+    with started(bare_host, when):
+        write(bare_host, NAME, BUNDLE)
+        put_as_is(put, bare_host.store / f"{NAME}.minisig")
+    assert_rejected(bare_host, reason)
 
 
 def test_file_of_another_user_is_rejected(bare_host: Host) -> None:
@@ -208,7 +215,7 @@ def test_device_is_rejected(bare_host: Host) -> None:
     try:
         os.mknod(bare_host.store / NAME, stat.S_IFCHR | 0o600, os.makedev(1, 3))
     except PermissionError:
-        pytest.skip("devices cannot be made here")
+        pytest.skip("only a process with CAP_MKNOD can make a device")
     wait_for(lambda: bare_host.outcomes() == ["REJECTED"])
     reason = (bare_host.store / "rejected" / f"{NAME}.reason").read_text()
     assert "not a plain file" in reason

@@ -50,29 +50,38 @@ EXIT_TOO = Edit(EXIT.path, EXIT.old, EXIT.new.replace("new way", "other way"))
 PARAMETER = "/sys/module/printk/parameters/time"
 
 
-@pytest.fixture(scope="module")
-def functions(
-    lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
-) -> bundle.Bundle:
-    patch = write_patch(tree, tmp_path_factory.mktemp("redirect") / "functions.patch", BOOL, EXIT)
-    return make_bundle(lab_cache, kernel, "redir001", [patch])
+class Builder:
+    """Makes updates of the stock kernel."""
+
+    def __init__(self, cache: Cache, kernel: KernelPackages, tree: Path, folder: Path) -> None:
+        self.cache, self.kernel, self.tree, self.folder = cache, kernel, tree, folder
+
+    def make(self, kid: str, *edits: Edit) -> bundle.Bundle:
+        patch = write_patch(self.tree, self.folder / f"{kid}.patch", *edits)
+        return make_bundle(self.cache, self.kernel, kid, [patch])
 
 
 @pytest.fixture(scope="module")
-def pointers(
+def builder(
     lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
-) -> bundle.Bundle:
-    patch = write_patch(tree, tmp_path_factory.mktemp("redirect") / "pointers.patch", POINTER)
-    return make_bundle(lab_cache, kernel, "redir002", [patch])
+) -> Builder:
+    return Builder(lab_cache, kernel, tree, tmp_path_factory.mktemp("redirect"))
 
 
 @pytest.fixture(scope="module")
-def beside(
-    lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
-) -> bundle.Bundle:
+def functions(builder: Builder) -> bundle.Bundle:
+    return builder.make("redir001", BOOL, EXIT)
+
+
+@pytest.fixture(scope="module")
+def pointers(builder: Builder) -> bundle.Bundle:
+    return builder.make("redir002", POINTER)
+
+
+@pytest.fixture(scope="module")
+def beside(builder: Builder) -> bundle.Bundle:
     """Return an update with a kprobe and a function that a task can sleep in."""
-    patch = write_patch(tree, tmp_path_factory.mktemp("redirect") / "beside.patch", BOOL, FIRST)
-    return make_bundle(lab_cache, kernel, "redir004", [patch])
+    return builder.make("redir004", BOOL, FIRST)
 
 
 def takes(guest: Guest, word: str) -> bool:
@@ -188,32 +197,27 @@ def test_update_is_refused_while_kprobes_are_off(guest: Guest, functions: bundle
 
 
 def test_second_kprobe_on_the_same_function_is_refused(
-    guest: Guest, functions: bundle.Bundle, lab_cache: Cache, kernel: KernelPackages, tree: Path,
-    tmp_path: Path,
-) -> None:  # fmt: skip
+    guest: Guest, functions: bundle.Bundle, builder: Builder
+) -> None:
     """An update that was not built on top of the first one does not match what runs."""
-    other = make_bundle(
-        lab_cache, kernel, "redir003", [write_patch(tree, tmp_path / "bool.patch", BOOL)]
-    )
+    other = builder.make("redir003", BOOL)
     Update(guest, functions).apply(late=True)
     second = Update(guest, other)
     second.insmod(second.core)
     assert second.insmod(old_module(second.kid, "vmlinux"), check=False) != 0
     assert second.state("abort_cause") == "no_match"
     found = second.mismatch()
-    config = (sample.config_folder(lab_cache, kernel) / ".config").read_text()
+    config = (sample.config_folder(builder.cache, builder.kernel) / ".config").read_text()
     entry = "0x4" if "CONFIG_X86_KERNEL_IBT=y" in config else "0x0"  # behind endbr64
     assert (found["function"], found["offset"], found["found"][:2]) == ("kstrtobool", entry, "cc")
 
 
 def test_exit_function_that_somebody_else_exchanged_too(
-    guest: Guest, functions: bundle.Bundle, lab_cache: Cache, kernel: KernelPackages, tree: Path,
-    tmp_path: Path,
-) -> None:  # fmt: skip
+    guest: Guest, functions: bundle.Bundle, builder: Builder
+) -> None:
     """Undone in the order of applying, the second one gives back what was the first one's."""
-    patch = write_patch(tree, tmp_path / "exit.patch", EXIT_TOO)
     first = Update(guest, functions)
-    second = Update(guest, make_bundle(lab_cache, kernel, "redir004", [patch]))
+    second = Update(guest, builder.make("redir005", EXIT_TOO))
     guest.run("modprobe romfs")
     first.apply()
     second.apply()

@@ -40,21 +40,30 @@ class FullEngine(CountingEngine):
         return super().is_finished(transition)
 
 
-def test_full_disk_keeps_nothing_from_being_undone(tmp_path: Path) -> None:
-    host = Host(tmp_path)
+def undoing_host(folder: Path) -> Host:
+    """Return a host with a staged update that is to be undone when the kernel complains of it."""
+    host = Host(folder)
     host.settings = Settings(undo_on_warning=True)
     host.stage()
+    return host
+
+
+def complaint_now(host: Host) -> Complaint:
+    return Complaint(
+        time=host.clock.monotonic(), headline="WARNING: x", function="do_fcntl", module=NEW
+    )
+
+
+def test_full_disk_keeps_nothing_from_being_undone(tmp_path: Path) -> None:
+    host = undoing_host(tmp_path)
     host.apply()
     worker = Worker()
     runner, engine = make_runner(host, Shown(), worker, FullEngine)
     soak = SoakWatch(runner, tmp_path / "kmsg")
-    complaint = Complaint(
-        time=host.clock.monotonic(), headline="WARNING: x", function="do_fcntl", module=NEW
-    )
 
     async def main() -> None:
         await runner.reconcile()
-        await soak._heed(samples.KID, complaint)
+        await soak._heed(samples.KID, complaint_now(host))
         assert (await runner.get_update(samples.KID)).stage is Stage.REVERSED
 
     run(main())
@@ -64,20 +73,15 @@ def test_full_disk_keeps_nothing_from_being_undone(tmp_path: Path) -> None:
 
 
 def test_applied_before_it_was_turned_around_it_is_undone(tmp_path: Path) -> None:
-    host = Host(tmp_path)
-    host.settings = Settings(undo_on_warning=True)
-    host.stage()
+    host = undoing_host(tmp_path)
     worker = Worker()
     runner, engine = make_runner(host, Shown(), worker, LateEngine)
     soak = SoakWatch(runner, tmp_path / "kmsg")
-    complaint = Complaint(
-        time=host.clock.monotonic(), headline="WARNING: x", function="do_fcntl", module=NEW
-    )
 
     async def main() -> None:
         await runner.reconcile()
         job = await runner.start(Direction.APPLY, samples.KID, ROOT)
-        await soak._heed(samples.KID, complaint)
+        await soak._heed(samples.KID, complaint_now(host))
         assert await Wait(job.ended) == "done"
         await wait_for_stage(runner, samples.KID, Stage.REVERSED)
 

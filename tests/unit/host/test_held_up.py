@@ -19,6 +19,28 @@ CAT = Conflict(pid=812, command="cat", stack="do_fcntl < __x64_sys_fcntl")
 HELD_UP = "held up by cat[812] in do_fcntl < __x64_sys_fcntl"
 
 
+@pytest.mark.parametrize(
+    ("stack", "function"),
+    [
+        ("msleep < pipe_fsync.ksplice < do_fsync", "pipe_fsync"),  # by an anchor
+        ("schedule < do_fcntl.cold < __x64_sys_fcntl", "do_fcntl"),
+        ("schedule < do_fcntl < __x64_sys_fcntl", "do_fcntl"),
+        ("schedule < do_fsync", ""),
+    ],
+)
+def test_who_holds_it_up_is_in_a_function_with_a_name(
+    host: Host, stack: str, function: str
+) -> None:
+    """Livepatch lists what it does not redirect as the new form of an anchor of the core."""
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    host.kernel.functions[NEW] = frozenset(
+        {("vmlinux", "do_fcntl", 1), (CORE, "ksplice_anchor_12_pipe_fsync", 1)}
+    )
+    host.kernel.holders = [Conflict(pid=812, command="cat", stack=stack)]
+    assert [found.function for found in host.engine.conflicts(transition)] == [function]
+
+
 def test_apply_is_held_up_and_cancelled(host: Host) -> None:
     host.stage()
     host.kernel.holders = [CAT]
