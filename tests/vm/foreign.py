@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A live patch of somebody else."""
+"""Modules of somebody else: a live patch, and a kprobe."""
+
+from pathlib import Path
+
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.run import run
 
 FOREIGN = """\
 #include <linux/livepatch.h>
@@ -25,3 +30,33 @@ REMOVE_FOREIGN = (
     "echo 0 >/sys/kernel/livepatch/foreign/enabled;"
     " until rmmod foreign 2>/dev/null; do sleep 0.2; done"
 )
+
+# "flags" of 2, KPROBE_FLAG_DISABLED: it is registered, and not hit before it is switched on.
+PROBE = """\
+#include <linux/kprobes.h>
+#include <linux/module.h>
+static int hits;
+module_param(hits, int, 0444);
+static int hit(struct kprobe *p, struct pt_regs *regs) { hits++; return 0; }
+static struct kprobe probe = { .symbol_name = "kstrtobool", .pre_handler = hit };
+module_param_named(flags, probe.flags, uint, 0);
+static int set_on(const char *value, const struct kernel_param *unused)
+{
+	return *value == '1' ? enable_kprobe(&probe) : disable_kprobe(&probe);
+}
+static const struct kernel_param_ops switch_ops = { .set = set_on };
+module_param_cb(on, &switch_ops, NULL, 0200);
+static int __init probe_init(void) { return register_kprobe(&probe); }
+static void __exit probe_exit(void) { unregister_kprobe(&probe); }
+module_init(probe_init);
+module_exit(probe_exit);
+MODULE_LICENSE("GPL");
+"""
+
+
+def build_module(kernel: KernelPackages, folder: Path, name: str, source: str) -> Path:
+    """Build the module ``name`` of ``source``; return its file."""
+    (folder / f"{name}.c").write_text(source)
+    (folder / "Kbuild").write_text(f"obj-m := {name}.o\n")
+    run(["make", "-C", kernel.headers, f"M={folder}", "modules"])
+    return folder / f"{name}.ko"

@@ -22,15 +22,19 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.model import new_module, old_module
-from ksplicd.run import run
 from tests.stock import stock_kernel
-from tests.vm.hand import Update, is_clean
+from tests.vm.foreign import build_module
+from tests.vm.hand import Update, is_clean, make_bundle, write_patch
+from tests.vm.maker import ASK, FIRST
 from tests.vm.test_hostile import KID, MUTATIONS, made
+from tests.vm.test_redirect import BOOL, EXIT, POINTER
 
 __all__ = ["made"]
 
 FAULT: Final = re.compile(r"WARNING:|BUG:|Oops")
 """Not the call trace that an allocation that fails is told with."""
+OF_LIVEPATCH: Final = re.compile(r"at kernel/livepatch/patch\.c:\d+ __klp_unpatch_object")
+"""Its way back from a function that it has just redirected needs memory, and warns without."""
 
 STARVE: Final = """\
 #include <linux/kprobes.h>
@@ -86,81 +90,109 @@ module_exit(starve_exit);
 MODULE_LICENSE("GPL");
 """
 
-LOADER: Final = """\
+START: Final = """\
 import ctypes, json, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 PR_SET_NAME, INIT_MODULE, DELETE_MODULE = 15, 175, 176
-core, name, times = sys.argv[1], sys.argv[2], sys.argv[3]
+core, name, times, step = sys.argv[1:]
+STARVE = "/sys/module/starve/parameters"
 def read(path):
     with open(path) as f:
         return f.read().strip()
-def starve(after):
-    for key, value in ("times", times), ("after", str(after)):
-        with open(f"/sys/module/starve/parameters/{key}", "w") as f:
-            f.write(value)
-data = open(f"/root/{name}.ko", "rb").read()
-for after in range(1000):
-    starve(after)
+def starve(after, times):
+    for key, value in ("times", times), ("after", after):
+        with open(f"{STARVE}/{key}", "w") as f:
+            f.write(str(value))
+def load(after):
+    starve(after, times)
     pid = os.fork()
     if not pid:
         libc.prctl(PR_SET_NAME, b"starved")
         failed = libc.syscall(INIT_MODULE, data, ctypes.c_ulong(len(data)), b"")
         os._exit(ctypes.get_errno() if failed else 0)
-    error = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    is_over = read("/sys/module/starve/parameters/times") == times
-    if not error:
-        libc.syscall(DELETE_MODULE, name.encode(), os.O_NONBLOCK)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def unload():
+    libc.syscall(DELETE_MODULE, name.encode(), os.O_NONBLOCK)
+SYSLOG_ACTION_READ_CLEAR = 4
+log = ctypes.create_string_buffer(1 << 20)
+def faults():
+    size = libc.klogctl(SYSLOG_ACTION_READ_CLEAR, log, len(log))
+    lines = log.raw[:size].decode(errors="replace").splitlines()
+    return [line for line in lines if any(w in line for w in ("WARNING:", "BUG:", "Oops"))]
+def show(error):
+    left = os.listdir("/sys/module") + os.listdir("/sys/kernel/livepatch")
+    left = [n for n in left if n.startswith("ksplice_") and n != core]
     cause = read(f"/sys/module/{core}/ksplice/abort_cause")
-    left = [n for n in os.listdir("/sys/module") if n.startswith("ksplice_") and n != core]
-    print(json.dumps([error, cause, left]))
-    if is_over:
+    print(json.dumps([error, cause, left + faults()]))
+data = open(f"/root/{name}.ko", "rb").read()
+"""
+"""What follows has a core, another module, how many allocations in a row shall fail, and how many
+to go on by."""
+
+# Until so many more are to fail than are made.
+OLD_CODE: Final = """\
+for after in range(1000):
+    error = load(after)
+    if not error:
+        unload()
+    show(error)
+    if read(f"{STARVE}/times") == times:
         break
 """
 
-# As the loader above does, but a target, until the core has no memory to match it.
-LATE: Final = """\
-import ctypes, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-PR_SET_NAME, INIT_MODULE, DELETE_MODULE = 15, 175, 176
-def read(name):
-    with open(f"/sys/module/{sys.argv[1]}/ksplice/{name}") as f:
-        return f.read().split()
-def starve(after):
-    for key, value in ("times", 1), ("after", after):
-        with open(f"/sys/module/starve/parameters/{key}", "w") as f:
-            f.write(str(value))
-data = open("/root/target.ko", "rb").read()
-for after in range(1000):
-    starve(after)
-    pid = os.fork()
-    if not pid:
-        libc.prctl(PR_SET_NAME, b"starved")
-        failed = libc.syscall(INIT_MODULE, data, ctypes.c_ulong(len(data)), b"")
-        os._exit(ctypes.get_errno() if failed else 0)
-    error = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+# Until what fails at the end does no harm.
+NEW_CODE: Final = """\
+for after in range(0, 5000, int(step)):
+    error = load(after)
     if not error:
-        libc.syscall(DELETE_MODULE, b"romfs", os.O_NONBLOCK)
-    elif read("abort_cause") == ["out_of_memory"]:
-        print(error, *read("targets"))
         break
-starve(-1)
+    show(error)
+starve(-1, 0)
+"""
+
+# Until the core has no memory to match the target.
+TARGET: Final = """\
+for after in range(1000):
+    error = load(after)
+    if not error:
+        unload()
+    elif read(f"/sys/module/{core}/ksplice/abort_cause") == "out_of_memory":
+        print(error, *read(f"/sys/module/{core}/ksplice/targets").split())
+        break
+starve(-1, 0)
 """
 ENOMEM: Final = 12
 CASES: Final = [("romfs", 1), ("romfs", 2), ("vmlinux", 1), ("vmlinux", 2)]
 MANY: Final = 1000
+FOREVER: Final = 1_000_000
+LONG: Final = 1200.0
+"""Seconds."""
 LEAST: Final = 5
 """Pieces of memory that the core asks for: the target, symbols' addresses, ..."""
 
 
 @pytest.fixture
 def starving(guest: Guest, tmp_path: Path, lab_cache: Cache) -> Guest:
-    (tmp_path / "starve.c").write_text(STARVE)
-    (tmp_path / "Kbuild").write_text("obj-m := starve.o\n")
-    run(["make", "-C", stock_kernel(lab_cache).headers, f"M={tmp_path}", "modules"])
-    guest.put("/root/starve.ko", tmp_path / "starve.ko")
-    guest.put("/root/loader.py", LOADER.encode())
+    guest.put("/root/starve.ko", build_module(stock_kernel(lab_cache), tmp_path, "starve", STARVE))
     guest.run("dmesg -n 1; modprobe romfs; insmod /root/starve.ko")
     return guest
+
+
+def starved(update: Update, script: str, name: str, times: int, step: int = 1) -> str:
+    """Run a script, for a module; return what it says."""
+    update.guest.put("/root/loader.py", (START + script).encode())
+    command = ["python3", "/root/loader.py", update.core, name, str(times), str(step)]
+    return update.guest.run(command, timeout=LONG).out
+
+
+def refusals(said: str) -> Counter[tuple[int, str]]:
+    """Return how often each error and abort cause was met; nothing may have stayed."""
+    shown = [json.loads(line) for line in said.splitlines()]
+    wrong = [what for _, _, found in shown for what in found if not OF_LIVEPATCH.search(what)]
+    assert not wrong
+    causes = Counter((error, cause) for error, cause, _ in shown)
+    sys.stdout.write(f"{dict(causes)}\n")
+    return causes
 
 
 @pytest.mark.parametrize(("target", "times"), CASES if MUTATIONS >= MANY else CASES[:1])
@@ -170,11 +202,8 @@ def test_every_allocation_fails_once(
     """``times``: how many in a row; what is tried in two ways fails only in a row."""
     update = Update(starving, made)
     update.insmod(update.core)
-    command = ["python3", "/root/loader.py", update.core, old_module(KID, target), str(times)]
-    said = [json.loads(line) for line in starving.run(command).out.splitlines()]
-    assert not any(left for _, _, left in said)
-    causes = Counter((error, cause) for error, cause, _ in said)
-    sys.stdout.write(f"{dict(causes)}\n")
+    said = starved(update, OLD_CODE, old_module(KID, target), times)
+    causes = refusals(said)
     assert causes[ENOMEM, "out_of_memory"] >= LEAST
     assert set(causes) == {(0, "ok"), (ENOMEM, "ok"), (ENOMEM, "out_of_memory")}
     update.rmmod(update.core)
@@ -192,11 +221,10 @@ def test_target_without_memory_is_refused_rather_than_left(
 ) -> None:
     """The policy is for a module that is another one; this one is the right one at the next try."""
     update = Update(starving, made)
-    starving.put("/root/target.ko", find_stock_module(kernel.modules(), "romfs"))
-    starving.put("/root/late.py", LATE.encode())
+    starving.put("/root/romfs.ko", find_stock_module(kernel.modules(), "romfs"))
     starving.run("rmmod romfs")
     update.apply(late=True, policy="leave_unmatched=1")
-    said = starving.run(f"python3 /root/late.py {update.core}").out.split()
+    said = starved(update, TARGET, "romfs", 1).split()
     assert said[0] == str(ENOMEM)
     assert dict(zip(said[1::2], said[2::2], strict=True))["romfs"] == "refused"
     assert "romfs: no memory to match it, refused" in starving.kernel_log()
@@ -204,4 +232,26 @@ def test_target_without_memory_is_refused_rather_than_left(
     assert update.targets()["romfs"] == "matched"
     update.undo()
     assert is_clean(starving)
+    assert not FAULT.search(starving.kernel_log())
+
+
+def test_new_code_runs_out_of_memory_anywhere(
+    starving: Guest, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
+) -> None:
+    """From each allocation on none succeeds: the module's, livepatch's, a kprobe's, a mapping's.
+
+    The cause stays for as long as the core does.
+    """
+    patch = write_patch(tree, tmp_path / "starved.patch", FIRST, BOOL, EXIT, POINTER)
+    update = Update(starving, make_bundle(lab_cache, kernel, "starved1", [patch]))
+    update.match()
+    causes = refusals(starved(update, NEW_CODE, update.new, FOREVER, 1 if MUTATIONS >= MANY else 8))
+    assert causes[ENOMEM, "out_of_memory"] >= LEAST
+    assert set(causes) == {(ENOMEM, "ok"), (ENOMEM, "out_of_memory")}
+    update.wait()
+    assert update.state("stage") == "applied"
+    assert starving.run(ASK).out == "16\n"
+    update.undo()
+    assert starving.run(ASK).out == "0\n"
+    assert "kstrtobool" not in starving.run("cat /sys/kernel/debug/kprobes/list").out
     assert not FAULT.search(starving.kernel_log())

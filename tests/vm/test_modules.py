@@ -18,8 +18,8 @@ from ksplicd.elf import read_object
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from ksplicd.run import run
 from tests import slice as sample
+from tests.vm.foreign import build_module
 from tests.vm.hand import (
     PATIENCE,
     Edit,
@@ -300,11 +300,10 @@ def test_stranger_of_the_same_name_is_refused(
     hook = Edit("fs/romfs/super.c", "module_init(", f"{HOOK}module_init(")
     patch = write_patch(tree, tmp_path / "hook.patch", hook)
     update = Update(guest, make_bundle(lab_cache, kernel, "strange1", [patch]))
-    (tmp_path / "romfs.c").write_text('#include <linux/module.h>\nMODULE_LICENSE("GPL");\n')
-    (tmp_path / "Kbuild").write_text("obj-m := romfs.o\n")
-    run(["make", "-C", kernel.headers, f"M={tmp_path}", "modules"])
+    source = '#include <linux/module.h>\nMODULE_LICENSE("GPL");\n'
+    stranger = build_module(kernel, tmp_path, "romfs", source)
     update.apply(late=True)
-    assert not insmod(guest, (tmp_path / "romfs.ko").read_bytes())
+    assert not insmod(guest, stranger.read_bytes())
     assert update.targets()["romfs"] == "refused"
     assert "the hook of romfs" not in guest.kernel_log()
     guest.run("modprobe romfs")

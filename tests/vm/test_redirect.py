@@ -11,10 +11,9 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.model import old_module
-from ksplicd.run import run
 from tests import slice as sample
 from tests.vm.blocker import BLOCKER
-from tests.vm.foreign import FOREIGN
+from tests.vm.foreign import FOREIGN, PROBE, build_module
 from tests.vm.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
 from tests.vm.maker import FIRST
 
@@ -212,6 +211,45 @@ def test_second_kprobe_on_the_same_function_is_refused(
     assert (found["function"], found["offset"], found["found"][:2]) == ("kstrtobool", entry, "cc")
 
 
+def test_kprobe_of_somebody_else_on_the_same_function(
+    guest: Guest, functions: bundle.Bundle, kernel: KernelPackages, tmp_path: Path
+) -> None:
+    """Switched on before, it is no match.  To the kernel, the one that came last is the first."""
+    parameters = "/sys/module/probe/parameters"
+
+    def hits() -> int:
+        return int(guest.run(f"cat {parameters}/hits").out)
+
+    guest.put("/root/probe.ko", build_module(kernel, tmp_path, "probe", PROBE))
+    update = Update(guest, functions)
+    guest.run("modprobe romfs; insmod /root/probe.ko")
+    assert not takes(guest, "x")
+    assert hits() > 0
+    update.insmod(update.core)
+    assert update.insmod(old_module(update.kid, "vmlinux"), check=False) != 0
+    assert update.mismatch()["function"] == "kstrtobool"
+    update.rmmod(update.core)
+
+    guest.run("rmmod probe; insmod /root/probe.ko flags=2")
+    update.apply()
+    assert takes(guest, "x")
+    guest.run(f"echo 1 >{parameters}/on")
+    assert takes(guest, "x")
+    assert hits() == 0
+    guest.run("rmmod probe")
+    assert takes(guest, "x")
+    guest.run("insmod /root/probe.ko")
+    assert takes(guest, "x")
+    before = hits()
+    assert before > 0
+    update.undo()
+    assert not takes(guest, "x")
+    assert hits() > before
+    guest.run("rmmod probe")
+    assert ours(guest) == 0
+    assert is_clean(guest)
+
+
 def test_exit_function_that_somebody_else_exchanged_too(
     guest: Guest, functions: bundle.Bundle, builder: Builder
 ) -> None:
@@ -233,10 +271,7 @@ def test_live_patch_that_replaces_all_frees_nothing_that_is_in_use(
     guest: Guest, functions: bundle.Bundle, kernel: KernelPackages, tmp_path: Path
 ) -> None:
     """It takes the update out without calling it: kprobe and exit function stay, and so must we."""
-    (tmp_path / "foreign.c").write_text(FOREIGN)
-    (tmp_path / "Kbuild").write_text("obj-m := foreign.o\n")
-    run(["make", "-C", kernel.headers, f"M={tmp_path}", "modules"])
-    guest.put("/root/foreign.ko", tmp_path / "foreign.ko")
+    guest.put("/root/foreign.ko", build_module(kernel, tmp_path, "foreign", FOREIGN))
     update = Update(guest, functions)
     guest.run("modprobe romfs")
     update.apply()

@@ -17,8 +17,10 @@ from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
 from tests import slice as sample
 from tests.stock import next_kernel, stock_kernel
-from tests.vm.hand import PATIENCE, Edit, Update, has_complaint, is_clean, make_bundle, write_patch
+from tests.vm.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
 from tests.vm.tmpfile import CVE, INCLUDE, PLACE, exploit, prepare, tmpfile_edits
+
+pytestmark = pytest.mark.usefixtures("golden_log")
 
 WINDOW: Final = 5.0
 SLOTS: Final = 8
@@ -83,7 +85,6 @@ def guest(lab: Lab, lab_cache: Cache) -> Iterator[Guest]:
     with Guest(take_snapshot(lab_cache, lab.machine)) as running:
         prepare(running)
         yield running
-        assert not has_complaint(running.kernel_log().replace("Uhhuh", ""))
 
 
 def start_listener(guest: Guest, update: Update) -> None:

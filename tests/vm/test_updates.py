@@ -17,9 +17,8 @@ from ksplicd.elf import Object, read_object, write_object
 from ksplicd.errors import ERROR_PREFIX
 from ksplicd.lab.guest import Guest
 from ksplicd.model import core_module, new_module
-from ksplicd.run import run
 from tests.blob import Blob
-from tests.vm.foreign import ADD_FOREIGN, FOREIGN, REMOVE_FOREIGN
+from tests.vm.foreign import ADD_FOREIGN, FOREIGN, REMOVE_FOREIGN, build_module
 from tests.vm.hand import PATIENCE, Edit, Update, is_clean
 from tests.vm.maker import ASK, FIRST, GETFD, Host, Maker
 from tests.vm.test_modules import ROMFS
@@ -166,10 +165,7 @@ def test_successor_takes_over_without_a_gap(host: Host, maker: Maker, first: Pat
 
 
 def test_live_patch_of_somebody_else(host: Host, maker: Maker, tmp_path: Path) -> None:
-    (tmp_path / "foreign.c").write_text(FOREIGN)
-    (tmp_path / "Kbuild").write_text("obj-m := foreign.o\n")
-    run(["make", "-C", maker.kernel.headers, f"M={tmp_path}", "modules"])
-    host.guest.put("/root/foreign.ko", tmp_path / "foreign.ko")
+    host.guest.put("/root/foreign.ko", build_module(maker.kernel, tmp_path, "foreign", FOREIGN))
     file = maker.make("auxv0001", AUXV)
     functions = bundle.unpack(file.read_bytes()).manifest.targets[0].functions
     assert "prctl_set_auxv" in {f.name for f in functions}
