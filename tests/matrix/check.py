@@ -35,6 +35,13 @@ _MOUNT: Final = f"mount -r -t {_MODULE} /root/rubbish /mnt 2>&1"
 _BEFORE, _AFTER = "wrong fs type", "Structure needs cleaning"
 _IMAGE_TEXT: Final = "ffffffff81000000"
 """Where the image has its code, which KASLR moves."""
+_MODELS: Final = {
+    "max": "",
+    "qemu64": "QEMU Virtual CPU",
+    "Skylake-Client": "Skylake",
+    "EPYC-Milan": "EPYC-Milan",
+}
+"""What each processor calls itself; the greatest that there is, differently with KVM."""
 _EXPECTED: Final = re.compile(
     r"taint|module verification failed|a romfs filesystem|non-MTD device|^$"
 )
@@ -108,7 +115,7 @@ class Kernel:
         )
 
         def run(folder: Path) -> None:
-            outcome = self._run(machine)
+            outcome = self._run(place, machine)
             (folder / "outcome").write_text(json.dumps(asdict(outcome)))
 
         if fresh:
@@ -117,13 +124,14 @@ class Kernel:
         found = json.loads((entry / "outcome").read_text())
         return Outcome(**{**found, "warnings": tuple(found["warnings"])})
 
-    def _run(self, machine: Machine) -> Outcome:
+    def _run(self, place: Place, machine: Machine) -> Outcome:
         begin = time.monotonic()
         with (
             tempfile.TemporaryDirectory(prefix="ksplice-matrix-") as folder,
             hand.booted(machine, Path(folder)) as guest,
         ):
             booted = time.monotonic()
+            self._expect_place(guest, place)
             guest.run(["dmesg", "--clear"])
             text = guest.run("grep ' _text$' /proc/kallsyms").out.split()[0]
             expect(text != _IMAGE_TEXT, "KASLR did not move the kernel")
@@ -140,6 +148,15 @@ class Kernel:
                 text=text,
                 warnings=tuple(line for line in warnings if not _EXPECTED.search(line)),
             )
+
+    def _expect_place(self, guest: RunningGuest, place: Place) -> None:
+        """Raise ``LabError`` when the machine is not what its line says."""
+        release, smp = guest.run("uname -r; nproc").out.split()
+        expect((release, int(smp)) == (self.packages.release, place.smp), f"{release}, {smp} cpus")
+        line = guest.run(["cat", "/proc/cmdline"]).out
+        expect(set(place.arguments.split()) <= set(line.split()), f"booted with {line}")
+        model = guest.run("grep -m 1 '^model name' /proc/cpuinfo").out
+        expect(_MODELS[place.cpu] in model, f"{model!r} is not {place.cpu}")
 
     def _match(self, guest: RunningGuest) -> int:
         """Match all of the old code; return its number of functions."""

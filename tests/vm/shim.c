@@ -4,8 +4,9 @@
  * process or take all space that the file system with its records has left.
  *
  * A step is a call that changes the kernel or what is on the disk; the deed
- * comes before it.  Each step is told on standard error, which is the journal.
- * CONTROL holds "kill N any" or "fill N any", or the name of a kind of step that
+ * comes before it, but for "inside": the process is killed while it is in the
+ * call, or says that the call was too short for that.  Each step is told on standard error, which is the journal.
+ * CONTROL holds "kill N any", "fill N any" or "inside N any", or the name of a kind of step that
  * alone counts, and a number that is new each time; it is read at each step.
  * Without it nothing happens, and the space is given back.
  */
@@ -15,9 +16,11 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CONTROL "/etc/ksplicd/fault"
@@ -25,7 +28,11 @@
 
 #define REAL(name) ((typeof(&(name)))dlsym(RTLD_NEXT, #name))
 
+/* Loading a module takes longer. */
+#define SOON	10000000
+
 static int steps, counted, hoard = -1;
+static bool is_doomed;
 static char before[32];
 
 static void fill(void)
@@ -42,6 +49,16 @@ static void release(void)
 	if (hoard >= 0)
 		close(hoard);
 	hoard = -1;
+}
+
+static void kill_soon(void)
+{
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL };
+	struct itimerspec when = { .it_value.tv_nsec = SOON };
+	timer_t timer;
+
+	is_doomed = !timer_create(CLOCK_MONOTONIC, &event, &timer) &&
+		    !timer_settime(timer, 0, &when, NULL);
 }
 
 static void step(const char *what)
@@ -68,6 +85,8 @@ static void step(const char *what)
 		return;
 	if (!strcmp(deed, "kill"))
 		kill(getpid(), SIGKILL);
+	if (!strcmp(deed, "inside"))
+		kill_soon();
 	if (!strcmp(deed, "fill"))
 		fill();
 }
@@ -114,7 +133,7 @@ int mkdir(const char *path, mode_t mode)
 long syscall(long number, ...)
 {
 	va_list list;
-	long a, b, c;
+	long a, b, c, result;
 
 	va_start(list, number);
 	a = va_arg(list, long);
@@ -125,5 +144,8 @@ long syscall(long number, ...)
 		step("finit_module");
 	if (number == SYS_delete_module)
 		step("delete_module");
-	return REAL(syscall)(number, a, b, c);
+	result = REAL(syscall)(number, a, b, c);
+	if (is_doomed)
+		dprintf(2, "the call was too short\n");
+	return result;
 }

@@ -113,6 +113,8 @@ def chosen(steps: Sequence[str], few: Sequence[tuple[str, int]]) -> list[int]:
 
 
 APPLY: Final = ("rename", 0), ("finit_module", 1), ("write", -1)
+MODULES: Final = (1, 2, 3)
+"""The core, the old code, the new code."""
 UNDO: Final = ("write", 0), ("write", 1), ("delete_module", -1)
 
 
@@ -129,8 +131,11 @@ def learn(victim: Victim) -> tuple[list[int], list[int]]:
 
 def test_killed_at_a_step(victim: Victim) -> None:
     applying, undoing = learn(victim)
-    for step in applying:
-        victim.arm("kill", step)
+    modules = MODULES if ALL else MODULES[1:2]
+    deaths = [("kill", step, "any") for step in applying]
+    deaths += [("inside", module, "finit_module") for module in modules]
+    for death in deaths:
+        victim.arm(*death)
         victim.command("apply")
         victim.wait_for(lambda: victim.pid() == 0)
         stage = victim.recover()
@@ -148,6 +153,7 @@ def test_killed_at_a_step(victim: Victim) -> None:
             assert victim.command("undo") == ""
             victim.assert_whole("reversed")
         victim.run(f"ksplice remove {KID}")
+    assert "too short" not in victim.out("journalctl -u ksplicd -o cat --no-pager")
 
 
 def test_disk_full_at_a_step(victim: Victim) -> None:
@@ -179,9 +185,9 @@ def test_disk_full_at_a_step(victim: Victim) -> None:
 
 
 @pytest.mark.skipif(not ALL, reason="takes two minutes; make fault-steps does it")
-@pytest.mark.parametrize("module", [1, 2, 3])
+@pytest.mark.parametrize("module", MODULES)
 def test_killed_at_boot(victim: Victim, module: int) -> None:
-    """Before it loads the core, the old code, the new code."""
+    """Before it loads one of them."""
     victim.guest.put(f"/etc/systemd/system/{BOOT_DROP_IN}", BOOT_PRELOAD)
     assert victim.command("apply") == ""
     victim.arm("kill", module, "finit_module")
