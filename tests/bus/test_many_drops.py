@@ -69,10 +69,12 @@ def test_many_bundles_before_their_signatures(bare_host: Host) -> None:
     """Who waits is told of once, and only when its signature does not follow."""
     bare_host.start()
     kids = [f"kid{number:05}" for number in range(30)]
-    for kid in kids:
-        write(bare_host, f"ksplice-{kid}.tar.gz", samples.bundle(kid))
-    for kid in kids[1:]:
-        write(bare_host, f"ksplice-{kid}.tar.gz.minisig", samples.signature(samples.bundle(kid)))
+    bundles = {kid: samples.bundle(kid) for kid in kids}
+    signatures = {kid: samples.signature(bundles[kid]) for kid in kids[1:]}
+    for kid, data in bundles.items():
+        write(bare_host, f"ksplice-{kid}.tar.gz", data)
+    for kid, data in signatures.items():  # at once: who looks in between finds more that wait
+        write(bare_host, f"ksplice-{kid}.tar.gz.minisig", data)
     wait_for(lambda: bare_host.outcomes().count("STAGED") == len(kids) - 1)
     wait_for(lambda: "waits for its signature" in bare_host.log())
     write(

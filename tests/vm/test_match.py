@@ -22,6 +22,8 @@ from tests.stock import stock_kernel
 from tests.vm.hand import booted
 from tests.vm.old_code import CORE, OLD, UNITS, OldCode, match_units
 
+pytestmark = pytest.mark.usefixtures("golden_log")
+
 STATE = f"/sys/module/{CORE}/ksplice"
 
 
