@@ -145,7 +145,8 @@ long syscall(long number, ...)
 	if (number == SYS_delete_module)
 		step("delete_module");
 	result = REAL(syscall)(number, a, b, c);
-	if (is_doomed)
+	/* Other threads make other calls meanwhile. */
+	if (is_doomed && number == SYS_finit_module)
 		dprintf(2, "the call was too short\n");
 	return result;
 }
