@@ -52,6 +52,14 @@ BUS: Final = """<busconfig>
 """
 
 
+def wait_for_bus(connection: Gio.DBusConnection) -> None:
+    """Wait until the bus has seen what was sent so far."""
+    connection.call_sync(
+        "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetId",
+        None, None, Gio.DBusCallFlags.NONE, -1, None,
+    )  # fmt: skip
+
+
 def wait_for(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Return what ``what`` returns, as soon as that is true."""
     end = time.monotonic() + seconds
@@ -187,6 +195,19 @@ class Host:
 
     def client(self) -> Client:
         return Client(self.connect())
+
+    def subscribe(self, signal: str | None, then: Callable[..., None]) -> Callable[[], None]:
+        """Have a function called for the daemon's signals, from now on; return what ends it.
+
+        Gio does not wait until the bus has heard of a subscription, and on a busy machine a signal
+        is faster: a call on the same connection, which comes after it, is waited for.
+        """
+        connection = self.connect()
+        number = connection.signal_subscribe(
+            names.BUS_NAME, None, signal, None, None, Gio.DBusSignalFlags.NONE, then
+        )
+        wait_for_bus(connection)
+        return lambda: connection.signal_unsubscribe(number)
 
     def busctl(self, *argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

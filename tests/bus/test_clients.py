@@ -15,7 +15,7 @@ from ksplicd.host.history import write_event
 from ksplicd.host.state import Event
 from ksplicd.model import Stage
 from tests.bundles import samples
-from tests.bus.conftest import PATIENCE, Host
+from tests.bus.conftest import PATIENCE, Host, wait_for_bus
 
 CLIENTS: Final = 200
 ROUNDS: Final = 4
@@ -74,6 +74,7 @@ class Crowd:
             client.signal_subscribe(
                 names.BUS_NAME, None, None, None, None, Gio.DBusSignalFlags.NONE, self._on_signal
             )
+            wait_for_bus(client)
 
     def _on_signal(
         self, client: Any, _sender: str, _path: str, _interface: str, name: str, args: Any

@@ -196,20 +196,17 @@ def test_who_gave_up_waiting_is_not_served(host: Host) -> None:
 
 def test_signals_tell_the_story(host: Host) -> None:
     heard: list[tuple[str, str, Any]] = []
-    connection = host.connect()
 
     def on_signal(*args: Any) -> None:
         heard.append((args[2], args[4], args[5].unpack()))
 
-    subscription = connection.signal_subscribe(
-        names.BUS_NAME, None, None, None, None, Gio.DBusSignalFlags.NONE, on_signal
-    )
+    unsubscribe = host.subscribe(None, on_signal)
     client = host.client()
     client.apply(client.stage(BUNDLE, SIGNATURE))
     context = GLib.MainContext.default()
     while heard[-1:] == [] or heard[-1][1] != "JobRemoved":
         context.iteration(may_block=True)
-    connection.signal_unsubscribe(subscription)
+    unsubscribe()
     update, job = names.update_path(KID), names.job_path(1)
     told = [(signal, args[0]) for path, signal, args in heard if path == names.ROOT_PATH]
     assert told == [

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gi.repository import Gio, GLib
+from gi.repository import GLib
 
-from ksplicd.bus import names
 from tests.bundles import samples
 from tests.bus.calls import BUNDLE, KID, SIGNATURE
 from tests.bus.conftest import Host, wait_for
@@ -60,11 +59,7 @@ def signals(host: Host) -> Iterator[list[Any]]:
     heard: list[Any] = []
     context = GLib.MainContext()
     context.push_thread_default()
-    connection = host.connect()
-    number = connection.signal_subscribe(
-        names.BUS_NAME, names.MANAGER, "TripwireHit", names.ROOT_PATH, None,
-        Gio.DBusSignalFlags.NONE, lambda *args: heard.append(args[5].unpack()),
-    )  # fmt: skip
+    unsubscribe = host.subscribe("TripwireHit", lambda *args: heard.append(args[5].unpack()))
     try:
         yield heard
         end = time.monotonic() + 5
@@ -72,7 +67,7 @@ def signals(host: Host) -> Iterator[list[Any]]:
             context.iteration(may_block=False)
             time.sleep(0.01)
     finally:
-        connection.signal_unsubscribe(number)
+        unsubscribe()
         while context.iteration(may_block=False):
             pass
         context.pop_thread_default()

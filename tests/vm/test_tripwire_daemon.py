@@ -28,6 +28,8 @@ from gi.repository import Gio, GLib
 bus = Gio.bus_get_sync(Gio.BusType.SYSTEM)
 bus.signal_subscribe(None, "{MANAGER.split()[2]}", None, None, None, Gio.DBusSignalFlags.NONE,
                      lambda *args: print(args[4], args[5].print_(False), flush=True))
+bus.call_sync("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus",
+              "GetId", None, None, Gio.DBusCallFlags.NONE, -1, None)  # the bus has heard of it
 print("listening", flush=True)
 GLib.MainLoop().run()
 """
