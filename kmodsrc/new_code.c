@@ -258,7 +258,7 @@ static int __init new_init(void)
 
 	err = ksplice_conflicts_init(&patch);
 	if (err)
-		return err;
+		goto refused;
 	ksplice_transition_begins();
 	err = klp_enable_patch(&patch);
 	if (!err) {
@@ -272,6 +272,7 @@ static int __init new_init(void)
 		return err;
 	if (err == -EBUSY && !was_refused)
 		pr_err("ftrace refuses: a function has another redirection, or kernel.ftrace_enabled is 0\n");
+refused:
 	ksplice_abort(err == -ENOMEM ? KSPLICE_OUT_OF_MEMORY : KSPLICE_CALL_FAILED);
 	return err;
 }

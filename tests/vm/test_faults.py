@@ -47,7 +47,7 @@ class Victim(Host):
         guest.put("/usr/lib/shim.so", shim)
         guest.put(DROP_IN, PRELOAD)
         guest.put("/root/reproducer.py", sample.FCNTL.reproducer.encode())
-        guest.run("systemctl daemon-reload; systemctl stop ksplicd")
+        guest.run("systemctl daemon-reload; systemctl restart ksplicd")
         self.armed = 0
         super().__init__(guest, signed)
 
