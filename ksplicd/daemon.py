@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from gi.repository import GLib
 
+from ksplicd import __version__
 from ksplicd.bus import names, tasks
 from ksplicd.bus.automatic import Automatic
 from ksplicd.bus.drops import Drops
@@ -301,6 +302,7 @@ def run_shutdown(engine: Engine) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon on the system bus, or one of the short ways beside it."""
     parser = argparse.ArgumentParser(prog="ksplicd", description=__doc__.partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"ksplicd {__version__}")
     parser.add_argument(
         "--bus", metavar="ADDRESS", default="system", help="system, session, or a D-Bus address"
     )

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from ksplicd import __version__
 from ksplicd.cli import output
 from ksplicd.errors import KspliceError
 
@@ -88,6 +89,7 @@ def _build_parser(words: Sequence[str], prog: str) -> argparse.ArgumentParser:
         epilog="Exit status: 0 done, 1 failed, 2 bad bundle, 3 bad signature, 4 other kernel, "
         "5 refused by the kernel, 6 code busy, 7 cancelled, 8 quarantined, 66 nothing to build.",
     )
+    parser.add_argument("--version", action="version", version=f"ksplice {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     verb = next((word for word in words if word in _MODULES), "")
     for name in [verb] if verb else _MODULES:

@@ -3,10 +3,12 @@
 
 import argparse
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import ksplicd
 from ksplicd import config, errors
 from ksplicd.cli import main, show
 from ksplicd.model import Stage
@@ -80,6 +82,17 @@ def test_daemon_page_has_stages_and_causes() -> None:
 def test_page_is_formatted_without_warnings(page: Path) -> None:
     status, _, warnings = run_any(["man", "--warnings", "-l", page], env={"MANWIDTH": "80"})
     assert (status, warnings.decode()) == (0, "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_is_of_this_version(page: Path) -> None:
+    heading = next(line for line in page.read_text().splitlines() if line.startswith(".TH "))
+    assert f'"ksplicd {ksplicd.__version__}"' in heading
+
+
+def test_version_is_the_projects() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == ksplicd.__version__
 
 
 def test_every_decision_is_listed() -> None:

@@ -2,10 +2,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ksplicd import __version__, daemon
 from ksplicd.cli.main import main
 
 
@@ -15,6 +17,15 @@ def test_without_a_verb_the_verbs_are_listed(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     for verb in ("apply", "undo", "remove", "view", "status", "history", "keygen", "sign"):
         assert f"\n    {verb} " in out
+
+
+@pytest.mark.parametrize(("program", "name"), [(main, "ksplice"), (daemon.main, "ksplicd")])
+def test_version(
+    program: Callable[[list[str]], int], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        program(["--version"])
+    assert capsys.readouterr().out == f"{name} {__version__}\n"
 
 
 def test_an_unknown_verb_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
