@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from gi.repository import GLib
 
+from ksplicd.bus import names
 from tests.bundles import samples
 from tests.bus.calls import BUNDLE, KID, SIGNATURE
 from tests.bus.conftest import Host, wait_for
@@ -59,7 +60,12 @@ def signals(host: Host) -> Iterator[list[Any]]:
     heard: list[Any] = []
     context = GLib.MainContext()
     context.push_thread_default()
-    unsubscribe = host.subscribe("TripwireHit", lambda *args: heard.append(args[5].unpack()))
+
+    def on_signal(*args: Any) -> None:
+        assert args[2:5] == (names.ROOT_PATH, names.MANAGER, "TripwireHit")
+        heard.append(args[5].unpack())
+
+    unsubscribe = host.subscribe("TripwireHit", on_signal)
     try:
         yield heard
         end = time.monotonic() + 5
