@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The tables of the old code: what ksplicd/create/old_code.py writes and
+ * The tables of the old code: what ksplicd/create/old_code/tables.py writes and
  * match.c reads.
  *
  * One blob per target, little endian, read-only, 8-byte aligned.  Every offset

@@ -23,26 +23,27 @@ from typing import Any, Final
 from gi.repository import GLib
 
 from ksplicd import __version__
-from ksplicd.bus import names, tasks
+from ksplicd.bus import coroutines, names
 from ksplicd.bus.automatic import Automatic
-from ksplicd.bus.drops import Drops
+from ksplicd.bus.drop_watch import Drops
 from ksplicd.bus.job import Job
 from ksplicd.bus.manager import Manager
 from ksplicd.bus.objects import Objects
 from ksplicd.bus.polkit import DBUS, Polkit, call_bus
 from ksplicd.bus.runner import SYSFS_MODULES, Runner
-from ksplicd.bus.soak import KMSG, SoakWatch
-from ksplicd.bus.tripwires import Tripwires
+from ksplicd.bus.soak_watch import KMSG, SoakWatch
+from ksplicd.bus.tripwire_watch import Tripwires
 from ksplicd.bus.update import Update
 from ksplicd.config import CONFIG_FILE, KEYS_DIR, Settings, read_settings
 from ksplicd.errors import HostError, KspliceError
-from ksplicd.host import boot, journal
+from ksplicd.host import boot
 from ksplicd.host.clock import SystemClock
 from ksplicd.host.engine import Engine
-from ksplicd.host.kernel import LinuxKernel
-from ksplicd.host.keyring import Keyring
-from ksplicd.host.state import Event, UpdateInfo
-from ksplicd.host.store import STORE_DIR, Store
+from ksplicd.host.kernel.linux import LinuxKernel
+from ksplicd.host.report import journal
+from ksplicd.host.stages import Event, UpdateInfo
+from ksplicd.host.store.store import STORE_DIR, Store
+from ksplicd.host.trust.keyring import Keyring
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Daemon:
         self._notify = notify
         self._loop = GLib.MainLoop()
         self._status = 0
-        self._worker = tasks.Worker()
+        self._worker = coroutines.Worker()
         self._polkit = Polkit(bus.con)
         self._objects = Objects(bus, self._polkit.check_inspect)
         self._runner = Runner(engine, self._worker, self._objects, self._polkit, book, modules)
@@ -111,7 +112,7 @@ class Daemon:
         closed = self._bus.con.connect("closed", lambda *_: self._stop(1))
         if seconds := watchdog_seconds(os.environ, os.getpid()):
             sources.append(GLib.timeout_add_seconds(seconds, self._on_watchdog))
-        tasks.spawn(self._start())
+        coroutines.spawn(self._start())
         try:
             self._loop.run()
         finally:
@@ -134,7 +135,7 @@ class Daemon:
         self._soak.show(infos)
         self._automatic.show(infos)
         if self._engine.settings.metrics_file is not None:
-            tasks.spawn(self._write_metrics())
+            coroutines.spawn(self._write_metrics())
 
     async def _write_metrics(self) -> None:
         try:
@@ -163,7 +164,9 @@ class Daemon:
         applied = [info.kid for info in infos if info.stage is Stage.APPLIED]
         self._book.write(journal.about_start(self._engine.kernel.release(), applied))
         self._notify("READY=1")
-        tasks.spawn(self._write_metrics())  # or delete what the configuration of then asked for
+        coroutines.spawn(
+            self._write_metrics()
+        )  # or delete what the configuration of then asked for
         for kid, why in found.waiting.items():
             self._book.write(journal.about_waiting(kid, why))
         if not self._why_disabled():
@@ -188,11 +191,11 @@ class Daemon:
         self._notify("RELOADING=1")
         try:
             self._engine.settings = read_settings(self._config)
-            tasks.spawn(self._reconcile())
+            coroutines.spawn(self._reconcile())
             if not self._why_disabled():
-                tasks.spawn(self._automatic.apply_dropped())
-            tasks.spawn(self._drops.scan())
-            tasks.spawn(self._write_metrics())
+                coroutines.spawn(self._automatic.apply_dropped())
+            coroutines.spawn(self._drops.scan())
+            coroutines.spawn(self._write_metrics())
         except KspliceError as e:
             _log.error("the old configuration stays in force: %s", e)
         self._notify("READY=1")
@@ -224,7 +227,7 @@ class Daemon:
             if not device.sys_name.startswith("ksplice_"):
                 continue
             if device.action == "change":
-                tasks.spawn(self._tell_target(device.sys_name, device.properties))
+                coroutines.spawn(self._tell_target(device.sys_name, device.properties))
             else:
                 self._runner.hear_module(device.sys_name)
         return True  # more will come

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ksplicd.create.old_code import FUNC, HEADER, RELOC, SITE, SYM
-from ksplicd.create.sites import SiteKind
+from ksplicd.create.old_code.sites import SiteKind
+from ksplicd.create.old_code.tables import FUNC, HEADER, RELOC, SITE, SYM
 
 
 class Reloc(NamedTuple):

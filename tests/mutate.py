@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from ksplicd.create.old_code import FUNC, HEADER, REF_SLOT, RELOC, SITE, SYM
+from ksplicd.create.old_code.tables import FUNC, HEADER, REF_SLOT, RELOC, SITE, SYM
 from ksplicd.elf import Object, read_object, write_object
 from tests.blob import Blob, Reloc, Site
 

@@ -18,12 +18,12 @@ from os import cpu_count
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.config import read_config_dir
-from ksplicd.create.diff import diff
-from ksplicd.create.entry_sizes import infer_sizes
-from ksplicd.create.kbuild import SPLIT, Kbuild, Unit
-from ksplicd.create.source import SourceTree
-from ksplicd.create.special import EntrySizes
+from ksplicd.create.build.compiler import SPLIT, Kbuild, Unit
+from ksplicd.create.diff.unit import diff
+from ksplicd.create.objects.entry_sizes import infer_sizes
+from ksplicd.create.objects.special import EntrySizes
+from ksplicd.create.patch.source_tree import SourceTree
+from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.elf import read_object, write_object
 from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from ksplicd.create.old_code import FUNC, HEADER, MAGIC, NO_SYM, RELOC, SITE, SYM, VERSION
-from ksplicd.create.sites import SiteKind
+from ksplicd.create.old_code.sites import SiteKind
+from ksplicd.create.old_code.tables import FUNC, HEADER, MAGIC, NO_SYM, RELOC, SITE, SYM, VERSION
 
 IN_TARGET: Final = 1 << 31
 _WIDTHS: Final = {1: 8, 24: 8, 2: 4, 4: 4, 10: 4, 11: 4}

@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 from ksplicd import minisign
 from ksplicd.cli import config
 from ksplicd.cli.create import write
+from ksplicd.create.patch.source_tree import PRESRC, SourceTree
 from ksplicd.create.pipeline import Created, Request, create
-from ksplicd.create.source import PRESRC, SourceTree
 from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, Progress, digest_of, silent
 from ksplicd.lab.debian import ChangelogEntry, KernelPackages, KernelSource

@@ -6,7 +6,7 @@
     names       what everything is called
     interface   a class body is an interface; its XML comes from it
     wrapper     pydbus's object wrapper with deferred replies, descriptors and error names
-    tasks       coroutines on the GLib loop, slow calls on one worker thread
+    coroutines  coroutines on the GLib loop, slow calls on one worker thread
     polkit      who may
     objects     which objects are on the bus now
     manager     update     job      the interfaces

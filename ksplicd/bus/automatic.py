@@ -17,7 +17,7 @@ from typing import Final
 
 from gi.repository import GLib
 
-from ksplicd.bus import tasks
+from ksplicd.bus import coroutines
 from ksplicd.bus.job import DONE
 from ksplicd.bus.runner import Runner, superseded
 from ksplicd.config import OnDrop
@@ -29,9 +29,9 @@ from ksplicd.errors import (
     MissingDependencyError,
     NoSuchUpdateError,
 )
-from ksplicd.host import journal
-from ksplicd.host.intake import cause_of
-from ksplicd.host.state import Actor, Direction, UpdateInfo, Via
+from ksplicd.host.report import journal
+from ksplicd.host.stages import Actor, Direction, UpdateInfo, Via
+from ksplicd.host.updates.staging import cause_of
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Automatic:
         """Apply an update when its turn comes, once, however often that is asked for till then."""
         if kid not in self._queued:
             self._queued.add(kid)
-            tasks.spawn(self._apply(kid, actor, attempt))
+            coroutines.spawn(self._apply(kid, actor, attempt))
 
     def show(self, infos: Iterable[UpdateInfo]) -> None:
         """Apply what had to wait for the updates that are applied now."""
@@ -104,7 +104,7 @@ class Automatic:
             await self._runner.worker.run(self._engine.check_not_undone, kid)
             old = await self._undo_first(kid, actor)
             job = await self._runner.start(Direction.APPLY, kid, actor)
-            result = await tasks.Wait(job.ended)
+            result = await coroutines.Wait(job.ended)
             is_busy = result == BUSY
             if result == DONE:
                 old = []
@@ -154,7 +154,7 @@ class Automatic:
             for old in replaced:
                 why = superseded(kid)
                 job = await self._runner.start(Direction.UNDO, old, actor, why=why)
-                if (result := await tasks.Wait(job.ended)) != DONE:
+                if (result := await coroutines.Wait(job.ended)) != DONE:
                     raise InUseError(f"{kid}: update {old} could not be undone: {result}")
                 undone.append(old)
         except KspliceError:
@@ -167,7 +167,7 @@ class Automatic:
         for kid in reversed(kids):
             try:
                 job = await self._runner.start(Direction.APPLY, kid, actor)
-                await tasks.Wait(job.ended)
+                await coroutines.Wait(job.ended)
             except KspliceError as e:
                 _log.error("%s: cannot be applied again: %s", kid, e)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ksplicd.bus import names
 from ksplicd.bus.interface import BusObject, method, readable
 from ksplicd.bus.names import Action
-from ksplicd.host.state import Conflict, Direction, Transition
+from ksplicd.host.stages import Conflict, Direction, Transition
 
 if TYPE_CHECKING:
     from ksplicd.bus.runner import Runner

@@ -18,7 +18,7 @@ from ksplicd.bus.names import Action
 from ksplicd.bus.runner import Runner
 from ksplicd.bus.wrapper import MAX_ANSWER, Call
 from ksplicd.errors import BadBundleError
-from ksplicd.host.state import Actor, Direction, Event, UpdateInfo
+from ksplicd.host.stages import Actor, Direction, Event, UpdateInfo
 
 STAGE_OPTIONS: Final = {"signature": "ay"}
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gi.repository import GLib
 
-from ksplicd.bus import names, tasks, wrapper
+from ksplicd.bus import coroutines, names, wrapper
 from ksplicd.bus.interface import BusObject, Signal, method
 from ksplicd.bus.wrapper import MAX_ANSWER, Call, Guard
 from ksplicd.errors import UnexpectedError
@@ -62,7 +62,7 @@ class Objects(BusObject, interface=names.OBJECT_MANAGER):
         for number, (subject, _) in enumerate(list(self._below.values()), 1):
             subject.packed()  # takes its time, and is kept
             if number % _AT_ONCE == 0:
-                await tasks.sleep(0)
+                await coroutines.sleep(0)
         entries = [
             GLib.Variant.new_dict_entry(GLib.Variant.new_object_path(path), subject.packed())
             for path, (subject, _) in self._below.items()

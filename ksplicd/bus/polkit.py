@@ -17,12 +17,12 @@ from typing import Final
 
 from gi.repository import Gio, GLib
 
+from ksplicd.bus.coroutines import Turn, Wait
 from ksplicd.bus.errors import text_of
 from ksplicd.bus.names import Action
-from ksplicd.bus.tasks import Turn, Wait
 from ksplicd.bus.wrapper import Call
 from ksplicd.errors import CancelledError, PermissionDeniedError
-from ksplicd.host.state import Actor, Via
+from ksplicd.host.stages import Actor, Via
 
 _ALLOW_USER_INTERACTION: Final = 1
 _POLKIT: Final = "org.freedesktop.PolicyKit1"

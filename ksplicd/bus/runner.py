@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from gi.repository import GLib
 
-from ksplicd.bus import names, tasks
+from ksplicd.bus import coroutines, names
 from ksplicd.bus.errors import refuse_unknown_flags
 from ksplicd.bus.job import ACTIONS, DONE, Job, Progress
 from ksplicd.bus.objects import Objects
 from ksplicd.bus.polkit import Polkit
+from ksplicd.bus.stage_watch import StageWatch
 from ksplicd.bus.update import Update
-from ksplicd.bus.watch import StageWatch
 from ksplicd.bus.wrapper import Call
 from ksplicd.errors import (
     AlreadyReversedError,
@@ -29,9 +29,9 @@ from ksplicd.errors import (
     CodeBusyError,
     KspliceError,
 )
-from ksplicd.host import journal
 from ksplicd.host.engine import Engine
-from ksplicd.host.state import (
+from ksplicd.host.report import journal
+from ksplicd.host.stages import (
     DAEMON,
     Actor,
     Direction,
@@ -68,7 +68,7 @@ class Runner:
     def __init__(
         self,
         engine: Engine,
-        worker: tasks.Worker,
+        worker: coroutines.Worker,
         objects: Objects,
         polkit: Polkit,
         book: journal.Journal,
@@ -83,7 +83,7 @@ class Runner:
         self._objects = objects
         self._journal = book
         self._modules = modules
-        self._turn = tasks.Turn()
+        self._turn = coroutines.Turn()
         self._updates: dict[str, Update] = {}
         self._number = 0
         self._job: Job | None = None
@@ -121,7 +121,7 @@ class Runner:
             await self.show_updates()
         finally:
             for transition in new:
-                tasks.spawn(self._adopt(transition))
+                coroutines.spawn(self._adopt(transition))
         return found
 
     def hear_module(self, name: str) -> None:
@@ -132,7 +132,7 @@ class Runner:
         is_ours = bool(self._at_work) and f"{name}_".startswith(f"{core_module(self._at_work)}_")
         if not is_ours and not self._is_look_due:
             self._is_look_due = True
-            tasks.spawn(self._look_again())
+            coroutines.spawn(self._look_again())
 
     async def start(
         self,
@@ -163,7 +163,7 @@ class Runner:
             raise
         finally:
             await self.show()
-        tasks.spawn(self._follow(job))
+        coroutines.spawn(self._follow(job))
         return job
 
     # --- what the bus asks for ------------------------------------------------------------------
@@ -261,11 +261,11 @@ class Runner:
         self.on_job_removed(job.number, job.path, job.transition.kid, result)
         job.ended.set_result(result)
         if not is_known:
-            tasks.spawn(self._look_again())
+            coroutines.spawn(self._look_again())
         elif result == DONE and job.transition.direction is Direction.APPLY:
-            tasks.spawn(self.take_out_superseded(job.transition.kid, job.transition.actor))
+            coroutines.spawn(self.take_out_superseded(job.transition.kid, job.transition.actor))
         elif result == DONE:
-            tasks.spawn(self.take_out_all_superseded())
+            coroutines.spawn(self.take_out_all_superseded())
 
     async def take_out_all_superseded(self) -> None:
         """Undo whatever an applied update is instead of, and no other one needs any more."""
@@ -276,7 +276,7 @@ class Runner:
             return
         for info in infos:
             if info.stage is Stage.APPLIED and info.manifest.replaces:
-                tasks.spawn(self.take_out_superseded(info.kid, DAEMON))
+                coroutines.spawn(self.take_out_superseded(info.kid, DAEMON))
 
     async def take_out_superseded(self, kid: str, actor: Actor) -> None:
         """Undo what an applied update is instead of: nobody runs its code any more.
@@ -293,14 +293,14 @@ class Runner:
             else:
                 return
             if left:
-                await tasks.sleep(self.engine.settings.retry_delay)
+                await coroutines.sleep(self.engine.settings.retry_delay)
 
     async def _take_out_superseded(self, kid: str, actor: Actor) -> None:
         for old in await self.worker.run(self.engine.superseded_by, kid):
             # Somebody was quicker, with the one or the other.
             with contextlib.suppress(AlreadyReversedError):
                 job = await self.start(Direction.UNDO, old, actor, why=superseded(kid), below=kid)
-                if await tasks.Wait(job.ended) == CodeBusyError.abort_cause:
+                if await coroutines.Wait(job.ended) == CodeBusyError.abort_cause:
                     raise CodeBusyError(f"{old}: its code was busy")
 
     async def _look_again(self) -> None:
@@ -310,7 +310,7 @@ class Runner:
                 await self.reconcile()
             except KspliceError as e:
                 _log.error("our records do not agree with the kernel: %s", e)
-                await tasks.sleep(_RETRY_SECONDS)
+                await coroutines.sleep(_RETRY_SECONDS)
             else:
                 return
 
@@ -367,12 +367,12 @@ class Runner:
             self._updates[event.kid].show_stage(event.stage, event.cause)
         elif event.kid and not self._is_show_due:  # at the first start there may be a thousand
             self._is_show_due = True
-            tasks.spawn(self._show_new())
+            coroutines.spawn(self._show_new())
         return False  # once
 
     async def _show_new(self) -> None:
         """Show what came by all the events until the worker gets to it."""
-        await tasks.sleep(_GATHER_SECONDS)
+        await coroutines.sleep(_GATHER_SECONDS)
         await self.worker.run(self._begin_to_show)
         await self.show()
 

@@ -8,7 +8,7 @@ from gi.repository import GLib
 
 from ksplicd.bus import names
 from ksplicd.bus.interface import BusObject, method, readable
-from ksplicd.host.state import Direction, UpdateInfo
+from ksplicd.host.stages import Direction, UpdateInfo
 from ksplicd.model import Stage
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from gi.repository import Gio, GLib
 from pydbus import registration
 
-from ksplicd.bus import names, tasks
+from ksplicd.bus import coroutines, names
 from ksplicd.bus.interface import Args, BusObject, Signal
 from ksplicd.bus.invocation import release_later
 from ksplicd.errors import BadBundleError, KspliceError
@@ -91,7 +91,7 @@ class ObjectWrapper(registration.ObjectWrapper):  # type: ignore[misc]
             fds=message.get_unix_fd_list(),
         )
         args = [_open(parameters.get_child_value(i)) for i in range(parameters.n_children())]
-        tasks.spawn(self._answer(invocation, self._perform(call, interface, name, args)))
+        coroutines.spawn(self._answer(invocation, self._perform(call, interface, name, args)))
 
     async def _perform(self, call: Call, interface: str, name: str, args: list[Any]) -> Any:
         """Return the reply as a variant."""

@@ -13,10 +13,10 @@ from typing import Final, NoReturn
 from ksplicd import bundle, minisign
 from ksplicd.cli import output
 from ksplicd.cli.keys import ask_password
+from ksplicd.create.build.units import TargetFilter
+from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.pipeline import Created, Request, create, make_snapshot
 from ksplicd.create.prebuild import Snapshot
-from ksplicd.create.sign import ModuleKey
-from ksplicd.create.units import TargetFilter
 from ksplicd.errors import CreateError, KeyFileError, PasswordNeededError
 from ksplicd.model import KID_LENGTH, is_kid, new_kid
 

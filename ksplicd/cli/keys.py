@@ -118,7 +118,7 @@ def run_sign(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Say whether the signature holds."""
-    from ksplicd.host.keyring import check_not_expired
+    from ksplicd.host.trust.keyring import check_not_expired
     from ksplicd.minisign import verify
 
     signature = Path(f"{args.file}.minisig")

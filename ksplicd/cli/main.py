@@ -17,7 +17,7 @@ from ksplicd import __version__
 from ksplicd.cli import output
 from ksplicd.errors import KspliceError
 
-_HOST, _SHOW, _KEYS = "ksplicd.cli.host", "ksplicd.cli.show", "ksplicd.cli.keys"
+_HOST, _SHOW, _KEYS = "ksplicd.cli.change", "ksplicd.cli.show", "ksplicd.cli.keys"
 _MODULES: Final = {
     "create": "ksplicd.cli.create",
     "config": "ksplicd.cli.config",

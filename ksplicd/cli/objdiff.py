@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.cli import output
-from ksplicd.create.object_pair import PairResult, compare_objects
+from ksplicd.create.objdiff import PairResult, compare_objects
 from ksplicd.elf import write_object
 from ksplicd.errors import CreateError
 

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ksplicd.cli import output
-from ksplicd.cli.host import read_bundle, read_kid
+from ksplicd.cli.change import read_bundle, read_kid
 from ksplicd.errors import KernelWarningError, KspliceError, NoSuchUpdateError
 from ksplicd.model import Manifest
 from ksplicd.text import printable

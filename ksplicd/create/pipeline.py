@@ -16,33 +16,33 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ksplicd import __version__, bundle
-from ksplicd.create.callers import take_in_callers
-from ksplicd.create.changes import Before, Change, from_copies, from_git, from_patches
-from ksplicd.create.config import read_config_dir
-from ksplicd.create.diff import Difference, diff
-from ksplicd.create.extract import extract
-from ksplicd.create.kbuild import Kbuild, Progress, Unit
-from ksplicd.create.layout import check_layout, unseen_layouts
-from ksplicd.create.modules import build_modules
-from ksplicd.create.new_code import ALIAS, NewCode
-from ksplicd.create.prebuild import Snapshot, prebuild
-from ksplicd.create.refusal import refusals_text
-from ksplicd.create.series import read_series
-from ksplicd.create.shared import (
+from ksplicd.create.affected.to_compile import Work, plan_work
+from ksplicd.create.build.compiler import Kbuild, Progress, Unit
+from ksplicd.create.build.units import ANY_TARGET, TargetFilter
+from ksplicd.create.diff.across_units import (
     find_shared,
     name_shared,
     names_for,
     refuse_overridden,
     refuse_taken,
 )
-from ksplicd.create.sign import ModuleKey, sign_module
-from ksplicd.create.source import PatchedFile, SourceTree
-from ksplicd.create.special import EntrySizes
-from ksplicd.create.symbols import StockKernel
-from ksplicd.create.tripwires import CALLED, count_calls, name_in_core
-from ksplicd.create.units import ANY_TARGET, TargetFilter
-from ksplicd.create.whole_modules import build_whole_modules, file_names
-from ksplicd.create.work import Work, plan_work
+from ksplicd.create.diff.layout import check_layout, unseen_layouts
+from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.modules.build import build_modules
+from ksplicd.create.modules.signature import ModuleKey, sign_module
+from ksplicd.create.modules.whole import build_whole_modules, file_names
+from ksplicd.create.new_code.callers import take_in_callers
+from ksplicd.create.new_code.extract import extract
+from ksplicd.create.new_code.model import ALIAS, NewCode
+from ksplicd.create.new_code.tripwires import CALLED, count_calls, name_in_core
+from ksplicd.create.objects.special import EntrySizes
+from ksplicd.create.patch.change import Before, Change, from_copies, from_git, from_patches
+from ksplicd.create.patch.series import read_series
+from ksplicd.create.patch.source_tree import PatchedFile, SourceTree
+from ksplicd.create.prebuild import Snapshot, prebuild
+from ksplicd.create.refusal import refusals_text
+from ksplicd.create.stock.config_dir import read_config_dir
+from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.elf import Object, read_object
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
 from ksplicd.model import VMLINUX, Manifest, Target, new_kid

@@ -8,9 +8,9 @@ is there already is kept, so that an interrupted run goes on where it was.
 
 from dataclasses import dataclass
 
-from ksplicd.create.dependants import include_graph
-from ksplicd.create.kbuild import Kbuild, Progress, Unit
-from ksplicd.create.units import TargetFilter
+from ksplicd.create.affected.by_headers import include_graph
+from ksplicd.create.build.compiler import Kbuild, Progress, Unit
+from ksplicd.create.build.units import TargetFilter
 from ksplicd.errors import BuildError, NoChangesError, UnsupportedChangeError
 
 _STEP = 64

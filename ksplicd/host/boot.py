@@ -14,7 +14,7 @@ from typing import Final
 
 from ksplicd.errors import CodeBusyError, KspliceError, UnexpectedError
 from ksplicd.host.engine import Engine
-from ksplicd.host.state import Actor, Transition, Via
+from ksplicd.host.stages import Actor, Transition, Via
 from ksplicd.model import Stage
 
 BOOT: Final = Actor(uid=0, via=Via.BOOT)

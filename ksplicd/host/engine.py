@@ -29,13 +29,15 @@ from ksplicd.errors import (
     StoreError,
     UnexpectedError,
 )
-from ksplicd.host import load, verify
-from ksplicd.host.aftercare import Aftercare
-from ksplicd.host.guard import why_quarantined
-from ksplicd.host.intake import cause_of
-from ksplicd.host.metrics import format_metrics, move_metrics, write_metrics
-from ksplicd.host.reconcile import reconcile
-from ksplicd.host.state import (
+from ksplicd.host.report.metrics import format_metrics, move_metrics, write_metrics
+from ksplicd.host.report.sentences import (
+    Value,
+    describe_conflicts,
+    describe_match,
+    describe_update,
+    find_function,
+)
+from ksplicd.host.stages import (
     DAEMON,
     Actor,
     Arrow,
@@ -49,14 +51,13 @@ from ksplicd.host.state import (
     outcome,
     step,
 )
-from ksplicd.host.store import is_passing
-from ksplicd.host.words import (
-    Value,
-    describe_conflicts,
-    describe_match,
-    describe_update,
-    find_function,
-)
+from ksplicd.host.store.crash_guard import why_quarantined
+from ksplicd.host.store.store import is_passing
+from ksplicd.host.trust import verify
+from ksplicd.host.updates import load
+from ksplicd.host.updates.reconcile import reconcile
+from ksplicd.host.updates.soak import Aftercare
+from ksplicd.host.updates.staging import cause_of
 from ksplicd.model import Kernel, Stage, anchored, new_module
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd import bundle, minisign
-from ksplicd.host.guard import Known, write_known
-from ksplicd.host.history import write_event
-from ksplicd.host.state import Event
+from ksplicd.host.stages import Event
+from ksplicd.host.store.crash_guard import Known, write_known
+from ksplicd.host.store.history import write_event
 from ksplicd.lab.guest import Guest
 from ksplicd.model import Stage, new_kid
 from tests.bench.figures import Figure

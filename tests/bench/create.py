@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd import errors
-from ksplicd.create.config import ConfigDir, read_config_dir
-from ksplicd.create.kbuild import Kbuild, Unit
-from ksplicd.create.modules import make_command, write_sources
-from ksplicd.create.new_code import NewCode
+from ksplicd.create.build.compiler import Kbuild, Unit
+from ksplicd.create.modules.build import make_command, write_sources
+from ksplicd.create.new_code.model import NewCode
+from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.pipeline import Request, compare, compile_units, cut_new_code
-from ksplicd.create.source import SourceTree
-from ksplicd.create.symbols import StockKernel
+from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
+from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.elf import read_object
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.debian import KernelPackages

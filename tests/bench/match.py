@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ksplicd.create.config import read_config_dir
-from ksplicd.create.modules import build_modules
+from ksplicd.create.modules.build import build_modules
+from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest

@@ -28,11 +28,11 @@ from ksplicd.daemon import Daemon, connect, run_boot, run_shutdown
 from ksplicd.errors import KspliceError, UnexpectedError
 from ksplicd.host.boot import why_disabled
 from ksplicd.host.clock import SystemClock
-from ksplicd.host.door import KernelDoor
 from ksplicd.host.engine import Engine
-from ksplicd.host.journal import Entry
-from ksplicd.host.keyring import Keyring
-from ksplicd.host.store import Store
+from ksplicd.host.kernel.door import KernelDoor
+from ksplicd.host.report.journal import Entry
+from ksplicd.host.store.store import Store
+from ksplicd.host.trust.keyring import Keyring
 from tests.bus.loop_meter import LoopMeter
 from tests.unit.host.simulator import Simulator
 

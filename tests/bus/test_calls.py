@@ -17,8 +17,8 @@ from ksplicd.errors import (
     NoMatchError,
     NoSuchUpdateError,
 )
-from ksplicd.host.history import write_event
-from ksplicd.host.state import Event
+from ksplicd.host.stages import Event
+from ksplicd.host.store.history import write_event
 from ksplicd.model import Stage
 from tests.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, UPDATE, call, error_of
 from tests.bus.conftest import Host, wait_for

@@ -11,8 +11,8 @@ import pytest
 from gi.repository import Gio, GLib
 
 from ksplicd.bus import names
-from ksplicd.host.history import write_event
-from ksplicd.host.state import Event
+from ksplicd.host.stages import Event
+from ksplicd.host.store.history import write_event
 from ksplicd.model import Stage
 from tests.bundles import samples
 from tests.bus.conftest import PATIENCE, Host, wait_for_bus

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ksplicd import __version__
-from ksplicd.host.state import Conflict
+from ksplicd.host.stages import Conflict
 from tests.bundles import samples
 from tests.bus.calls import BUNDLE, KID, begin
 from tests.bus.conftest import Host, wait_for

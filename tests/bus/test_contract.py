@@ -24,9 +24,9 @@ from ksplicd.errors import (
     NoDaemonError,
     walk,
 )
-from ksplicd.host.journal import Outcome
-from ksplicd.host.state import Event, UpdateInfo
-from ksplicd.host.words import describe_update
+from ksplicd.host.report.journal import Outcome
+from ksplicd.host.report.sentences import describe_update
+from ksplicd.host.stages import Event, UpdateInfo
 from ksplicd.model import Stage
 from ksplicd.run import has, run_any
 from tests.bundles import samples
@@ -104,7 +104,7 @@ def test_catalog_explains_exactly_our_messages() -> None:
 
 
 def test_catalog_uses_only_fields_that_we_write() -> None:
-    source = (Path(names.__file__).parents[1] / "host/journal.py").read_text()
+    source = (Path(names.__file__).parents[1] / "host/report/journal.py").read_text()
     used = set(re.findall(r"@(\w+)@", (UNITS / "ksplicd.catalog").read_text()))
     assert used
     assert all(f'"{field}"' in source for field in used)

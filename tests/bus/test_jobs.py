@@ -15,7 +15,7 @@ from ksplicd.errors import (
     CodeBusyError,
     KspliceError,
 )
-from ksplicd.host.state import Conflict
+from ksplicd.host.stages import Conflict
 from tests.bundles import samples
 from tests.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, begin, call, error_of
 from tests.bus.conftest import Host, wait_for

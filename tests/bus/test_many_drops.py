@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.bus.drops import Drops
+from ksplicd.bus.drop_watch import Drops
 from tests.bundles import samples
 from tests.bus.calls import SIGNATURE
 from tests.bus.conftest import Host, wait_for

@@ -18,9 +18,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Final, NoReturn
 
-from ksplicd.create.config import ConfigDir, read_config_dir
-from ksplicd.create.kbuild import Unit
-from ksplicd.create.symbols import StockKernel
+from ksplicd.create.build.compiler import Unit
+from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
+from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.errors import BuildError, KspliceError, LabError
 from ksplicd.lab.cache import Cache, digest_of_tree, to_stderr
 from ksplicd.lab.debian import KernelPackages, KernelSource, series, stock_kernels

@@ -20,18 +20,18 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from ksplicd import bundle
-from ksplicd.create.changes import Before, from_patches
-from ksplicd.create.config import ConfigDir
-from ksplicd.create.kbuild import Kbuild, Unit
-from ksplicd.create.modules import build_modules
-from ksplicd.create.new_code import NewCode
+from ksplicd.create.affected.to_compile import plan_work
+from ksplicd.create.build.compiler import Kbuild, Unit
+from ksplicd.create.build.units import ANY_TARGET
+from ksplicd.create.modules.build import build_modules
+from ksplicd.create.new_code.model import NewCode
+from ksplicd.create.new_code.redirects import RedirectKind
+from ksplicd.create.patch.change import Before, from_patches
+from ksplicd.create.patch.series import Series
+from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.pipeline import compare, compile_units, cut_new_code
-from ksplicd.create.redirect import RedirectKind
-from ksplicd.create.series import Series
-from ksplicd.create.source import SourceTree
-from ksplicd.create.symbols import StockKernel
-from ksplicd.create.units import ANY_TARGET
-from ksplicd.create.work import plan_work
+from ksplicd.create.stock.config_dir import ConfigDir
+from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.errors import (
     BuildError,
     ImageMismatchError,
@@ -47,7 +47,7 @@ from tests.coverage.outcome import FileResults, Outcome, Result
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ksplicd.create.special import EntrySizes
+    from ksplicd.create.objects.special import EntrySizes
 
 LIMIT: Final = 600.0
 """Seconds after which an attempt is a failure."""

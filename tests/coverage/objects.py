@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ksplicd.create.kbuild import Kbuild, Unit
-from ksplicd.create.source import PatchedFile, SourceTree
+from ksplicd.create.build.compiler import Kbuild, Unit
+from ksplicd.create.patch.source_tree import PatchedFile, SourceTree
 from ksplicd.errors import BuildError
 
 

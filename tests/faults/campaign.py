@@ -30,7 +30,7 @@ from typing import Any, Final, TypeVar
 
 from ksplicd import minisign
 from ksplicd.errors import KspliceError
-from ksplicd.host.history import History, last_words, read_events, write_event
+from ksplicd.host.store.history import History, last_words, read_events, write_event
 from tests.bundles import samples
 from tests.faults import inject
 from tests.faults.inject import Fault

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ksplicd.errors import InUseError, KspliceError, ModulePresentError, UnexpectedError
-from ksplicd.host.kernel import LinuxKernel, SystemCalls
+from ksplicd.host.kernel.linux import LinuxKernel, SystemCalls
 from ksplicd.model import Kernel
 from tests.bundles import samples
 from tests.faults.inject import LIFT

@@ -13,13 +13,13 @@ from ksplicd import minisign
 from ksplicd.config import Settings
 from ksplicd.errors import BadSignatureError, CodeBusyError, HostError, KspliceError
 from ksplicd.host import boot
-from ksplicd.host.dropdir import DropDir
 from ksplicd.host.engine import Engine
-from ksplicd.host.history import History, write_event
-from ksplicd.host.keyring import Keyring
-from ksplicd.host.kmsg import Complaint
-from ksplicd.host.state import Event, Transition
-from ksplicd.host.store import Store
+from ksplicd.host.kernel.kmsg import Complaint
+from ksplicd.host.stages import Event, Transition
+from ksplicd.host.store.drop_dir import DropDir
+from ksplicd.host.store.history import History, write_event
+from ksplicd.host.store.store import Store
+from ksplicd.host.trust.keyring import Keyring
 from tests.bundles import samples
 from tests.bundles.samples import KID, OTHER_KID
 from tests.faults.inject import KILL, Fault

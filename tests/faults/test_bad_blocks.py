@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from ksplicd.errors import StoreError
-from ksplicd.host.history import History, write_event
-from ksplicd.host.state import Event
+from ksplicd.host.stages import Event
+from ksplicd.host.store.history import History, write_event
 from ksplicd.model import Stage
 from tests.bundles.samples import KID
 from tests.faults import inject

@@ -28,12 +28,14 @@ from ksplicd.errors import (
     StoreError,
     UnexpectedError,
 )
-from ksplicd.host import guard, history, kmsg, tripwire, words
-from ksplicd.host.dropdir import DropDir
 from ksplicd.host.engine import Engine
-from ksplicd.host.kernel import LinuxKernel, SystemCalls
-from ksplicd.host.keyring import Keyring
-from ksplicd.host.store import Store
+from ksplicd.host.kernel import kmsg, tripwire
+from ksplicd.host.kernel.linux import LinuxKernel, SystemCalls
+from ksplicd.host.report import sentences
+from ksplicd.host.store import crash_guard, history
+from ksplicd.host.store.drop_dir import DropDir
+from ksplicd.host.store.store import Store
+from ksplicd.host.trust.keyring import Keyring
 from ksplicd.manifest import read_manifest
 from ksplicd.modinfo import read_module_names
 from tests import netlink
@@ -152,7 +154,7 @@ def _full_history(data: bytes, folder: Path) -> None:
 
 
 def _guard(data: bytes, _folder: Path) -> None:
-    guard.read_known(data)
+    crash_guard.read_known(data)
 
 
 def _conf(data: bytes, _folder: Path) -> None:
@@ -183,8 +185,8 @@ def _core(data: bytes, folder: Path) -> None:
         (attributes / name).write_bytes(text)
     core = LinuxKernel(folder, _NoCalls()).core(KID)
     if core is not None:
-        words.describe_match(core)
-        words.explain(core.abort_cause, words.read_mismatch(core.mismatch))
+        sentences.describe_match(core)
+        sentences.explain(core.abort_cause, sentences.read_mismatch(core.mismatch))
 
 
 class _NoCalls(SystemCalls):
@@ -293,7 +295,11 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "guard": Target(
         try_one=_guard, errors=(StoreError,), runs=100_000, is_json=True,
-        seeds=[guard.write_known(guard.Known(clean=frozenset({"0" * 32}), soaked={KID: "1" * 32}))],
+        seeds=[
+            crash_guard.write_known(
+                crash_guard.Known(clean=frozenset({"0" * 32}), soaked={KID: "1" * 32})
+            )
+        ],
         tokens=[b'"schema"', b'"clean"', b'"soaked"', b'"boot-id"'],
     ),
     "conf": Target(

@@ -4,8 +4,8 @@
 import struct
 from typing import Final, NamedTuple
 
-from ksplicd.create.image import SymbolMap
-from ksplicd.create.old_code import (
+from ksplicd.create.old_code.sites import SiteKind
+from ksplicd.create.old_code.tables import (
     REF_BYTES,
     REF_SLOT,
     REF_SYM,
@@ -14,7 +14,7 @@ from ksplicd.create.old_code import (
     _Site,
     _Writer,
 )
-from ksplicd.create.sites import SiteKind
+from ksplicd.create.stock.image import SymbolMap
 
 TEXT: Final = 0xFFFFFFFF81000000
 DATA: Final = 0xFFFFFFFF82000000

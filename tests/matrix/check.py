@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.old_code import write_old_code
+from ksplicd.create.old_code.tables import write_old_code
 from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, digest_of, digest_of_file
 from ksplicd.lab.guest import RunningGuest

@@ -5,10 +5,10 @@ import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ksplicd.create.diff import Difference, diff
-from ksplicd.create.extract import extract
-from ksplicd.create.new_code import NewCode
-from ksplicd.create.special import TABLES
+from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.new_code.extract import extract
+from ksplicd.create.new_code.model import NewCode
+from ksplicd.create.objects.special import TABLES
 from tests.compile import SPLIT, compile_object
 
 SIZES = dict.fromkeys((t.section for t in TABLES), 4) | {

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.kbuild import Unit
-from ksplicd.create.layout import check_layout
-from ksplicd.create.object_pair import compare_objects
+from ksplicd.create.build.compiler import Unit
+from ksplicd.create.diff.layout import check_layout
+from ksplicd.create.objdiff import compare_objects
 from ksplicd.create.pipeline import notes_of
 from ksplicd.create.refusal import Refusal
 from ksplicd.errors import ElfError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.diff import Difference, diff
-from ksplicd.create.object_pair import compare_objects
+from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.objdiff import compare_objects
 from ksplicd.elf import Object, read_object
 from ksplicd.run import run
 from tests.compile import SPLIT, compile_c

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.redirect import RedirectKind
+from ksplicd.create.new_code.redirects import RedirectKind
 from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL
 from ksplicd.errors import UnsupportedChangeError

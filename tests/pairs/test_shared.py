@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.diff import Difference
-from ksplicd.create.extract import extract
-from ksplicd.create.new_code import Anchored, NewCode
-from ksplicd.create.shared import (
+from ksplicd.create.diff.across_units import (
     find_shared,
     name_shared,
     names_for,
     refuse_overridden,
     refuse_taken,
 )
+from ksplicd.create.diff.unit import Difference
+from ksplicd.create.new_code.extract import extract
+from ksplicd.create.new_code.model import Anchored, NewCode
 from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL
 from ksplicd.run import run

@@ -12,11 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.config import read_config_dir
-from ksplicd.create.modules import make_command, write_sources
-from ksplicd.create.new_code import Anchored, HookCall, NewCode, Replacement
-from ksplicd.create.redirect import Redirect, RedirectKind
-from ksplicd.create.tripwires import name_in_core
+from ksplicd.create.modules.build import make_command, write_sources
+from ksplicd.create.new_code.model import Anchored, HookCall, NewCode, Replacement
+from ksplicd.create.new_code.redirects import Redirect, RedirectKind
+from ksplicd.create.new_code.tripwires import name_in_core
+from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.model import SHF_ALLOC, SHF_WRITE, STB_GLOBAL
 from ksplicd.elf.x86_64 import R_X86_64_64

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from ksplicd.create.sites import SiteKind
+from ksplicd.create.old_code.sites import SiteKind
 from tests.kmod.made_up import ADDRESSES, Part, memory, tables
 from tests.kmod.program import build, match
 from tests.mutate import mutate_tables

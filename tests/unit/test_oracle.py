@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from ksplicd.create.old_code import FUNC, HEADER, MAGIC, RELOC, SITE, SYM, VERSION
-from ksplicd.create.sites import SiteKind
+from ksplicd.create.old_code.sites import SiteKind
+from ksplicd.create.old_code.tables import FUNC, HEADER, MAGIC, RELOC, SITE, SYM, VERSION
 from tests.mutate import mutate_tables
 from tests.oracle import Memory, Verdict, judge, read_symbols
 

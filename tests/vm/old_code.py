@@ -5,15 +5,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ksplicd.create.config import read_config_dir
-from ksplicd.create.image import SymbolMap, read_image, read_system_map
-from ksplicd.create.kbuild import Kbuild, Unit
-from ksplicd.create.kmodsrc import kmodsrc
-from ksplicd.create.match import match_unit
-from ksplicd.create.modules import write_livepatch_module
-from ksplicd.create.old_code import OldUnit
-from ksplicd.create.sites import read_sites
-from ksplicd.create.source import SourceTree
+from ksplicd.create.build.compiler import Kbuild, Unit
+from ksplicd.create.build.kmodsrc import kmodsrc
+from ksplicd.create.modules.build import write_livepatch_module
+from ksplicd.create.old_code.sites import read_sites
+from ksplicd.create.old_code.tables import OldUnit
+from ksplicd.create.patch.source_tree import SourceTree
+from ksplicd.create.stock.config_dir import read_config_dir
+from ksplicd.create.stock.image import SymbolMap, read_image, read_system_map
+from ksplicd.create.stock.match import match_unit
 from ksplicd.elf import read_object
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
+from ksplicd.create.build.units import TargetFilter
+from ksplicd.create.modules.signature import ModuleKey
+from ksplicd.create.patch.source_tree import PRESRC, SourceTree
 from ksplicd.create.pipeline import Created, Request, create, make_snapshot
-from ksplicd.create.sign import ModuleKey
-from ksplicd.create.source import PRESRC, SourceTree
-from ksplicd.create.units import TargetFilter
 from ksplicd.errors import (
     BuildError,
     ConfigDirError,

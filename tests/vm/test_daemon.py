@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from ksplicd.host.journal import Outcome
+from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from tests.vm.blocker import BLOCKER

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
-from ksplicd.create.hooks import KINDS
+from ksplicd.create.diff.hooks import KINDS
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages, KernelSource

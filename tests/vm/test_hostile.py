@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 
 from ksplicd import bundle
-from ksplicd.create.stock_module import find_stock_module
+from ksplicd.create.stock.module import find_stock_module
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest

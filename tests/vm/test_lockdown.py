@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
-from ksplicd.create.config import read_config_dir
-from ksplicd.create.sign import ModuleKey, sign_module
+from ksplicd.create.modules.signature import ModuleKey, sign_module
+from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.lab.cache import Cache, digest_of
 from ksplicd.lab.firmware import firmware_with_key
 from ksplicd.lab.guest import Guest

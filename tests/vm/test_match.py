@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.image import SymbolMap
-from ksplicd.create.old_code import REF_BYTES, REF_SYM, SYM, OldUnit, write_old_code
-from ksplicd.create.sites import SiteKind
+from ksplicd.create.old_code.sites import SiteKind
+from ksplicd.create.old_code.tables import REF_BYTES, REF_SYM, SYM, OldUnit, write_old_code
+from ksplicd.create.stock.image import SymbolMap
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest, RunningGuest
 from ksplicd.lab.qemu import Machine

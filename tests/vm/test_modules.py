@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
-from ksplicd.create.stock_module import find_stock_module
+from ksplicd.create.stock.module import find_stock_module
 from ksplicd.elf import read_object
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages

@@ -13,9 +13,9 @@ from typing import Final
 
 import pytest
 
-from ksplicd.create.image import SymbolMap
-from ksplicd.create.old_code import OldUnit, write_old_code
-from ksplicd.create.sites import SiteKind
+from ksplicd.create.old_code.sites import SiteKind
+from ksplicd.create.old_code.tables import OldUnit, write_old_code
+from ksplicd.create.stock.image import SymbolMap
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest

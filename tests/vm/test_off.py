@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ksplicd.host.journal import Outcome
+from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from tests.vm.installed import KID, MANAGER, NAME, Host, Signed, signed_fix

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ksplicd import bundle
-from ksplicd.host.journal import Outcome
+from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.guest import Guest, RunningGuest
 from ksplicd.model import core_module, new_module
 from tests.vm.blocker import BLOCKER

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from ksplicd.host.journal import Outcome
+from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from tests import netlink
@@ -39,7 +39,7 @@ FORGE: Final = """\
 import socket, sys
 NETLINK_GENERIC = 16
 sys.path.insert(0, "/root/lib")
-from ksplicd.host.tripwire import open_listener
+from ksplicd.host.kernel.tripwire import open_listener
 sys.path.insert(0, "/root")
 import netlink
 family = open_listener(sys.argv[1]).family_id

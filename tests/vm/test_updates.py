@@ -12,7 +12,7 @@ import pytest
 
 from ksplicd import bundle
 from ksplicd.bus import names
-from ksplicd.create.old_code import SYM
+from ksplicd.create.old_code.tables import SYM
 from ksplicd.elf import Object, read_object, write_object
 from ksplicd.errors import ERROR_PREFIX
 from ksplicd.lab.guest import Guest

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from ksplicd.host.journal import Outcome
+from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.guest import Guest
 from tests.vm.hand import PATIENCE, Edit, is_clean
 from tests.vm.maker import GETFD, Host, Maker

@@ -63,7 +63,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 LISTEN: Final = """\
 import dataclasses, json, select, sys
 sys.path.insert(0, "/root/lib")
-from ksplicd.host.tripwire import open_listener, read_hit
+from ksplicd.host.kernel.tripwire import open_listener, read_hit
 listener = open_listener(sys.argv[1])
 print("{}", flush=True)
 while select.select([listener], [], []):
@@ -94,7 +94,7 @@ def tmpfile_edits(cache: Cache, tree: Path) -> tuple[Edit, ...]:
 def prepare(guest: Guest) -> None:
     """Bring what hits and hears into the guest."""
     ours = Path(ksplicd.__file__).parent
-    for name in ("__init__.py", "errors.py", "host/__init__.py", "host/tripwire.py"):
+    for name in ("__init__.py", "errors.py", "host/__init__.py", "host/kernel/tripwire.py"):
         guest.put(f"/root/lib/ksplicd/{name}", ours / name)
     guest.put("/root/exploit.py", EXPLOIT.encode())
     guest.put("/root/listen.py", LISTEN.encode())

@@ -9,17 +9,17 @@ from typing import Any, cast
 
 from gi.repository import GLib
 
+from ksplicd.bus.coroutines import Wait, Worker, sleep, spawn
 from ksplicd.bus.job import DONE
 from ksplicd.bus.objects import Objects
 from ksplicd.bus.polkit import Polkit
 from ksplicd.bus.runner import Runner
-from ksplicd.bus.tasks import Wait, Worker, sleep, spawn
 from ksplicd.config import Settings
 from ksplicd.errors import InUseError
-from ksplicd.host.door import LivepatchState
 from ksplicd.host.engine import Engine
-from ksplicd.host.journal import Entry
-from ksplicd.host.state import DAEMON, Actor, Direction, Reconciliation, UpdateInfo
+from ksplicd.host.kernel.door import LivepatchState
+from ksplicd.host.report.journal import Entry
+from ksplicd.host.stages import DAEMON, Actor, Direction, Reconciliation, UpdateInfo
 from ksplicd.model import Stage
 from tests.bundles import samples
 from tests.unit.host.host import CORE, NEW, OLD, ROOT, Host

@@ -3,12 +3,12 @@
 
 from pathlib import Path
 
-from ksplicd.bus.soak import SoakWatch
-from ksplicd.bus.tasks import Wait, Worker
+from ksplicd.bus.coroutines import Wait, Worker
+from ksplicd.bus.soak_watch import SoakWatch
 from ksplicd.config import Settings
 from ksplicd.errors import StoreError
-from ksplicd.host.kmsg import Complaint
-from ksplicd.host.state import Direction, Transition
+from ksplicd.host.kernel.kmsg import Complaint
+from ksplicd.host.stages import Direction, Transition
 from ksplicd.model import Stage
 from tests.bundles import samples
 from tests.unit.bus.test_runner import CountingEngine, Shown, make_runner, run, wait_for_stage

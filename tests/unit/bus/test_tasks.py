@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from gi.repository import GLib
 
-from ksplicd.bus import tasks
+from ksplicd.bus import coroutines
 
 
 @pytest.fixture
-def worker() -> Iterator[tasks.Worker]:
-    worker = tasks.Worker()
+def worker() -> Iterator[coroutines.Worker]:
+    worker = coroutines.Worker()
     yield worker
     worker.stop()
 
@@ -28,13 +28,15 @@ def run(coroutine: Coroutine[Any, None, None]) -> None:
             errors.append(e)
         GLib.idle_add(loop.quit)
 
-    tasks.spawn(whole())
+    coroutines.spawn(whole())
     loop.run()
     if errors:
         raise errors[0]
 
 
-def test_worker_has_its_own_thread_and_the_coroutine_stays_in_ours(worker: tasks.Worker) -> None:
+def test_worker_has_its_own_thread_and_the_coroutine_stays_in_ours(
+    worker: coroutines.Worker,
+) -> None:
     seen = []
 
     async def task() -> None:
@@ -45,7 +47,7 @@ def test_worker_has_its_own_thread_and_the_coroutine_stays_in_ours(worker: tasks
     assert seen[1] == threading.get_ident() != seen[0]
 
 
-def test_worker_hands_errors_on(worker: tasks.Worker) -> None:
+def test_worker_hands_errors_on(worker: coroutines.Worker) -> None:
     async def task() -> None:
         await worker.run(int, "no number")
 
@@ -53,7 +55,7 @@ def test_worker_hands_errors_on(worker: tasks.Worker) -> None:
         run(task())
 
 
-def test_loop_is_free_while_the_worker_works(worker: tasks.Worker) -> None:
+def test_loop_is_free_while_the_worker_works(worker: coroutines.Worker) -> None:
     ticks: list[int] = []
     go_on = threading.Event()
 
@@ -71,12 +73,12 @@ def test_loop_is_free_while_the_worker_works(worker: tasks.Worker) -> None:
     assert len(ticks) == 3
 
 
-def test_worker_keeps_the_order(worker: tasks.Worker) -> None:
+def test_worker_keeps_the_order(worker: coroutines.Worker) -> None:
     done: list[int] = []
 
     async def task() -> None:
         for number in range(20):
-            tasks.spawn(append(number))
+            coroutines.spawn(append(number))
         await worker.run(lambda: None)
 
     async def append(number: int) -> None:
@@ -87,21 +89,21 @@ def test_worker_keeps_the_order(worker: tasks.Worker) -> None:
 
 
 def test_turns_come_in_the_order_of_asking() -> None:
-    turn = tasks.Turn()
+    turn = coroutines.Turn()
     told: list[str] = []
 
     async def take(name: str) -> None:
         await turn.take()
         told.append(f"{name} begins")
-        await tasks.sleep(0.005)
+        await coroutines.sleep(0.005)
         told.append(f"{name} ends")
         turn.give()
 
     async def all_of_them() -> None:
         for name in "abc":
-            tasks.spawn(take(name))
+            coroutines.spawn(take(name))
         while len(told) < 6:
-            await tasks.sleep(0.002)
+            await coroutines.sleep(0.002)
 
     run(all_of_them())
     assert told == [f"{name} {what}" for name in "abc" for what in ("begins", "ends")]
@@ -110,7 +112,7 @@ def test_turns_come_in_the_order_of_asking() -> None:
 
 def test_nobody_passes_those_who_are_called_and_have_not_gone_on() -> None:
     """A place falls free twice in one round of the loop, and somebody comes in in that round."""
-    turn = tasks.Turn(2)
+    turn = coroutines.Turn(2)
     told: list[str] = []
 
     async def take(name: str) -> None:
@@ -119,13 +121,13 @@ def test_nobody_passes_those_who_are_called_and_have_not_gone_on() -> None:
 
     async def all_of_them() -> None:
         for name in "abc":
-            tasks.spawn(take(name))
+            coroutines.spawn(take(name))
         turn.give()
         turn.give()
-        tasks.spawn(take("d"))
+        coroutines.spawn(take("d"))
         assert turn.is_taken
         while len(told) < 4:
-            await tasks.sleep(0.002)
+            await coroutines.sleep(0.002)
 
     run(all_of_them())
     assert told == list("abcd")
@@ -135,5 +137,5 @@ def test_an_error_that_nobody_handles_is_told(caplog: pytest.LogCaptureFixture) 
     async def task() -> None:
         raise RuntimeError("unforeseen")
 
-    tasks.spawn(task())
+    coroutines.spawn(task())
     assert "unforeseen" in caplog.text

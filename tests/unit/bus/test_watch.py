@@ -2,8 +2,8 @@
 import time
 from pathlib import Path
 
-from ksplicd.bus import tasks
-from ksplicd.bus.watch import StageWatch
+from ksplicd.bus import coroutines
+from ksplicd.bus.stage_watch import StageWatch
 from tests.unit.bus.test_tasks import run
 
 
@@ -47,11 +47,11 @@ def test_wake_ends_the_wait(tmp_path: Path) -> None:
             run(watch.wait(0.001))  # the next would wait for a second
 
         async def wake() -> None:
-            await tasks.sleep(0.01)
+            await coroutines.sleep(0.01)
             watch.wake()
 
         async def task() -> None:
-            tasks.spawn(wake())
+            coroutines.spawn(wake())
             await watch.wait(60)
 
         before = time.monotonic()
@@ -65,7 +65,7 @@ def test_wake_ends_the_wait(tmp_path: Path) -> None:
 def test_no_descriptor_is_left(tmp_path: Path) -> None:
     stage = tmp_path / "stage"
     stage.write_text("preparing\n")
-    run(tasks.sleep(0))  # GLib's own descriptors
+    run(coroutines.sleep(0))  # GLib's own descriptors
     before = sorted(Path("/proc/self/fd").iterdir())
     watch = StageWatch(stage)
     run(watch.wait(0.001))

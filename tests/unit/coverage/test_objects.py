@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.source import PatchedFile
+from ksplicd.create.patch.source_tree import PatchedFile
 from tests.coverage.objects import SharedTree, locked
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
-from ksplicd.create.changes import Before, apply, from_copies, from_git, from_patches, paths_of
-from ksplicd.create.series import read_series
+from ksplicd.create.patch.change import Before, apply, from_copies, from_git, from_patches, paths_of
+from ksplicd.create.patch.series import read_series
 from ksplicd.errors import CreateError, NoChangesError, PatchError, SourceTreeError
 from ksplicd.run import run
 from tests.bundles import samples

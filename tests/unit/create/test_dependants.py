@@ -5,8 +5,8 @@ import itertools
 
 import pytest
 
-from ksplicd.create.dependants import FEW_UNITS, few_of
-from ksplicd.create.kbuild import Unit
+from ksplicd.create.affected.by_headers import FEW_UNITS, few_of
+from ksplicd.create.build.compiler import Unit
 
 
 @pytest.mark.parametrize("count", [65, 1405])

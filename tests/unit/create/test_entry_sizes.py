@@ -6,8 +6,8 @@ from typing import Final
 
 import pytest
 
-from ksplicd.create.entry_sizes import infer_sizes
-from ksplicd.create.object_pair import read_sizes
+from ksplicd.create.objdiff import read_sizes
+from ksplicd.create.objects.entry_sizes import infer_sizes
 from ksplicd.elf import Object, read_object
 from ksplicd.errors import BuildError, ElfError
 from ksplicd.run import run

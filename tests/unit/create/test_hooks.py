@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create import hooks
-from ksplicd.create.correlate import correlate
-from ksplicd.create.diff import diff
-from ksplicd.create.hooks import KINDS, Hook, read_hooks
-from ksplicd.create.place import Places
+from ksplicd.create.diff import hooks
+from ksplicd.create.diff.hooks import KINDS, Hook, read_hooks
+from ksplicd.create.diff.twins import correlate
+from ksplicd.create.diff.unit import diff
+from ksplicd.create.objects.index import Places
 from ksplicd.create.refusal import Refusal
 from tests.compile import SPLIT, compile_object
 

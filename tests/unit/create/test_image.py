@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.image import (
+from ksplicd.create.stock.image import (
     MapSymbol,
     SymbolMap,
     build_id,

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.config import ConfigDir
-from ksplicd.create.kbuild import Kbuild
-from ksplicd.create.source import SourceTree
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.patch.source_tree import SourceTree
+from ksplicd.create.stock.config_dir import ConfigDir
 
 MAKEFILE = """\
 RUSTC = rustc

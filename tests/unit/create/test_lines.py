@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.lines import keep_line_numbers
+from ksplicd.create.patch.line_numbers import keep_line_numbers
 from ksplicd.run import run
 
 FIRST = "".join(f"int line{i};\n" for i in range(1, 30))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.match import match_unit
+from ksplicd.create.stock.match import match_unit
 from ksplicd.errors import ImageMismatchError
 from tests.link import Linked, link
 

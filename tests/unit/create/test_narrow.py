@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.changes import ChangedFile
-from ksplicd.create.chunks import split
-from ksplicd.create.headers import IncludeGraph, includes_in
-from ksplicd.create.narrow import Affected, affected, changed_chunks
-from ksplicd.create.pasting import Pasting
-from ksplicd.create.units import EnabledUnit
+from ksplicd.create.affected.by_mention import Affected, affected, changed_chunks
+from ksplicd.create.affected.c_text import split
+from ksplicd.create.affected.include_graph import IncludeGraph, includes_in
+from ksplicd.create.affected.pasting import Pasting
+from ksplicd.create.build.units import EnabledUnit
+from ksplicd.create.patch.change import ChangedFile
 
 SOCK = """\
 #ifndef SOCK_H

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create import old_code
-from ksplicd.create.match import match_unit
-from ksplicd.create.old_code import OldUnit, compared_functions, write_old_code
-from ksplicd.create.sites import SiteKind, read_sites
+from ksplicd.create.old_code import tables
+from ksplicd.create.old_code.sites import SiteKind, read_sites
+from ksplicd.create.old_code.tables import OldUnit, compared_functions, write_old_code
+from ksplicd.create.stock.match import match_unit
 from ksplicd.elf.x86_64 import R_X86_64_PC32, R_X86_64_PLT32, RELOCATION_TYPES
 from ksplicd.errors import ImageMismatchError
 from tests.blob import Blob
@@ -89,9 +89,9 @@ def test_structures_are_those_of_format_h(tmp_path: Path) -> None:
     assert sizes.section is not None
     data = sizes.section.data[sizes.value : sizes.value + sizes.size]
     numbers = [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
-    structures = [getattr(old_code, s).size for s in ("HEADER", "SYM", "FUNC", "RELOC", "SITE")]
+    structures = [getattr(tables, s).size for s in ("HEADER", "SYM", "FUNC", "RELOC", "SITE")]
     constants = ("MAGIC", "VERSION", "NO_SYM", "REF_SYM", "REF_BYTES", "REF_SLOT")
-    assert numbers == structures + [getattr(old_code, c) for c in constants] + list(SiteKind)
+    assert numbers == structures + [getattr(tables, c) for c in constants] + list(SiteKind)
 
 
 def test_blob_is_well_formed(linked: Linked) -> None:
@@ -151,14 +151,14 @@ def test_every_reference_leads_where_the_image_has_it(linked: Linked) -> None:
             value = int.from_bytes(field, "little", signed=kind.is_signed)
             value = (value + (start + r.offset if kind.is_pc_relative else 0)) & (1 << 64) - 1
             seen.add(r.kind)
-            if r.kind == old_code.REF_SYM:
+            if r.kind == tables.REF_SYM:
                 name, position = blob.sym(r.ref)
                 assert value == linked.map.addresses(name)[max(position, 1) - 1] + r.addend
             else:
-                assert r.kind == old_code.REF_BYTES
+                assert r.kind == tables.REF_BYTES
                 content = linked.image.read(value - r.addend, r.length)
                 assert content == bytes(blob.data[r.ref : r.ref + r.length])
-    assert seen == {old_code.REF_SYM, old_code.REF_BYTES}
+    assert seen == {tables.REF_SYM, tables.REF_BYTES}
 
 
 def test_alternative_carries_its_replacement(linked: Linked) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.image import read_system_map
-from ksplicd.create.running import Machine, fill_from_machine, find_symbols
+from ksplicd.create.stock.from_machine import Machine, fill_from_machine, find_symbols
+from ksplicd.create.stock.image import read_system_map
 from ksplicd.errors import ConfigDirError
 from tests.link import Linked, link
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.config import ConfigDir
-from ksplicd.create.sign import ModuleKey, sign_file, sign_module
+from ksplicd.create.modules.signature import ModuleKey, sign_file, sign_module
+from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.errors import CreateError
 from ksplicd.run import has, run
 

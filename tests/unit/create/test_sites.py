@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.sites import Site, SiteKind, read_sites
+from ksplicd.create.old_code.sites import Site, SiteKind, read_sites
 from ksplicd.elf import Object
 from ksplicd.errors import ElfError
 from tests.compile import compile_object

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.source import PRESRC, PatchedFile, SourceTree
+from ksplicd.create.patch.source_tree import PRESRC, PatchedFile, SourceTree
 from ksplicd.errors import NoChangesError, PatchError, SourceTreeError
 from ksplicd.run import run
 
@@ -98,7 +98,7 @@ def test_tree_is_given_back_after_an_error(tree: SourceTree) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ksplicd.create.source import PatchedFile, SourceTree
+from ksplicd.create.patch.source_tree import PatchedFile, SourceTree
 calls = 0
 def trace(frame, event, arg):
     global calls

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.config import ConfigDir
-from ksplicd.create.image import write_system_map
-from ksplicd.create.symbols import StockKernel
+from ksplicd.create.stock.config_dir import ConfigDir
+from ksplicd.create.stock.image import write_system_map
+from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.elf import write_object
 from tests.compile import compile_object
 from tests.link import Linked, link

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.changes import ChangedFile
-from ksplicd.create.touched import Touched, Tree, sort_out
+from ksplicd.create.affected.files import Touched, Tree, sort_out
+from ksplicd.create.patch.change import ChangedFile
 from ksplicd.errors import UnsupportedChangeError
 
 ENABLED = {"fs/a.c", "fs/b.c", "tools/lib/bpf/relo_core.c", "arch/x86/entry/vdso/vma.c"}

@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.units import (
+from ksplicd.create.build.units import (
     EnabledUnit,
     TargetFilter,
     parse_dry_run,
     read_listing,
     write_listing,
 )
-from ksplicd.create.words import names_of, number_names
+from ksplicd.create.messages import names_of, number_names
 
 ROOT = Path("/src/linux")
 

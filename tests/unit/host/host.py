@@ -7,9 +7,9 @@ from pathlib import Path
 from ksplicd import minisign
 from ksplicd.config import Settings
 from ksplicd.host.engine import Engine
-from ksplicd.host.keyring import Keyring
-from ksplicd.host.state import Actor, Event, UpdateInfo, Via
-from ksplicd.host.store import Store
+from ksplicd.host.stages import Actor, Event, UpdateInfo, Via
+from ksplicd.host.store.store import Store
+from ksplicd.host.trust.keyring import Keyring
 from tests.bundles import samples
 from tests.unit.host.simulator import Simulator, StoppedClock
 

@@ -27,10 +27,10 @@ from ksplicd.errors import (
     ModuleRefusedError,
     UnexpectedError,
 )
-from ksplicd.host.door import CoreState, LivepatchState, MatchedTarget
-from ksplicd.host.probes import Probe
-from ksplicd.host.state import Conflict
-from ksplicd.host.tripwire import Listener
+from ksplicd.host.kernel.door import CoreState, LivepatchState, MatchedTarget
+from ksplicd.host.kernel.probes import Probe
+from ksplicd.host.kernel.tripwire import Listener
+from ksplicd.host.stages import Conflict
 from ksplicd.model import Kernel, core_module, new_module
 from ksplicd.modinfo import read_module_names
 from tests.bundles import samples

@@ -5,8 +5,8 @@ import pytest
 
 from ksplicd.config import Settings
 from ksplicd.errors import KernelWarningError
-from ksplicd.host.journal import Outcome, about_event
-from ksplicd.host.kmsg import Complaint
+from ksplicd.host.kernel.kmsg import Complaint
+from ksplicd.host.report.journal import Outcome, about_event
 from ksplicd.model import Stage
 from tests.bundles import samples
 from tests.unit.host.host import ALICE, Host

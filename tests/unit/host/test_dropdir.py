@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ksplicd.errors import BadBundleError, BadSignatureError, StoreError
-from ksplicd.host.dropdir import Drop, DropDir
+from ksplicd.host.store.drop_dir import Drop, DropDir
 
 NAME = "ksplice-8c4o6ucj.tar.gz"
 SIGNATURE = f"{NAME}.minisig"

@@ -4,8 +4,8 @@
 import pytest
 
 from ksplicd.errors import UnexpectedError
-from ksplicd.host.door import CoreState, LivepatchState
-from ksplicd.host.state import Direction
+from ksplicd.host.kernel.door import CoreState, LivepatchState
+from ksplicd.host.stages import Direction
 from ksplicd.model import Stage
 from tests.bundles import samples
 from tests.bundles.samples import KID

@@ -16,8 +16,8 @@ from ksplicd.errors import (
     ReplayedError,
     StoreError,
 )
-from ksplicd.host.guard import Guard, Known, read_known, why_quarantined, write_known
-from ksplicd.host.state import Actor, Event, Via
+from ksplicd.host.stages import Actor, Event, Via
+from ksplicd.host.store.crash_guard import Guard, Known, read_known, why_quarantined, write_known
 from ksplicd.model import Stage
 from tests.bundles import samples
 from tests.bundles.samples import KID, OTHER_KID

@@ -10,7 +10,7 @@ from ksplicd.errors import (
     InUseError,
     ModulePresentError,
 )
-from ksplicd.host.state import Conflict
+from ksplicd.host.stages import Conflict
 from ksplicd.model import Stage
 from tests.bundles.samples import KID
 from tests.unit.host.host import ALICE, CORE, NEW, Host

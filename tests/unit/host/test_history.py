@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksplicd.errors import StoreError
-from ksplicd.host.history import History, last_words, read_event, read_events, write_event
-from ksplicd.host.state import Actor, Event, Via
+from ksplicd.host.stages import Actor, Event, Via
+from ksplicd.host.store.history import History, last_words, read_event, read_events, write_event
 from ksplicd.model import Stage
 
 EVENT = Event(

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.host.door import CoreState
-from ksplicd.host.journal import LogFormatter, Outcome, about_conflicts, about_target, fields_of
-from ksplicd.host.state import Conflict
+from ksplicd.host.kernel.door import CoreState
+from ksplicd.host.report.journal import (
+    LogFormatter,
+    Outcome,
+    about_conflicts,
+    about_target,
+    fields_of,
+)
+from ksplicd.host.stages import Conflict
 from ksplicd.model import Stage
 
 CORE = CoreState(

@@ -20,9 +20,9 @@ from ksplicd.errors import (
     OutOfMemoryError,
     UnexpectedError,
 )
-from ksplicd.host.door import CoreState, LivepatchState, MatchedTarget
-from ksplicd.host.kernel import MAX_BLOCKERS, LinuxKernel, SystemCalls
-from ksplicd.host.state import Conflict
+from ksplicd.host.kernel.door import CoreState, LivepatchState, MatchedTarget
+from ksplicd.host.kernel.linux import MAX_BLOCKERS, LinuxKernel, SystemCalls
+from ksplicd.host.stages import Conflict
 from tests.unit.host.host import Host
 
 KID = "8c4o6ucj"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksplicd.host.kmsg import Complaint, Reader, Watchlist
-from ksplicd.host.state import UpdateInfo
+from ksplicd.host.kernel.kmsg import Complaint, Reader, Watchlist
+from ksplicd.host.stages import UpdateInfo
 from ksplicd.model import Stage, new_module
 from tests.bundles import samples
 

@@ -10,7 +10,7 @@ import pytest
 
 from ksplicd.config import Settings
 from ksplicd.errors import BadSignatureError, ReplayedError, StoreFullError
-from ksplicd.host.state import DAEMON
+from ksplicd.host.stages import DAEMON
 from ksplicd.model import Stage
 from tests.bundles import samples
 from tests.unit.host.host import ROOT, Host

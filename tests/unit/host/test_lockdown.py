@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.host.lockdown import signer_of, why_refused
+from ksplicd.host.kernel.lockdown import signer_of, why_refused
 
 MARK = b"~Module signature appended~\n"
 NAME = b"\x06\x03\x55\x04\x03\x0c\x08Test Key"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksplicd.errors import NoMatchError, StoreError
-from ksplicd.host.metrics import Meter, format_metrics, write_metrics
+from ksplicd.host.report.metrics import Meter, format_metrics, write_metrics
 from ksplicd.model import Kernel
 from tests.bundles import samples
 from tests.bundles.samples import KID

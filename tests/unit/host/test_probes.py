@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ksplicd.errors import NoMatchError
-from ksplicd.host.kernel import LinuxKernel
-from ksplicd.host.probes import Probe, probe_at
+from ksplicd.host.kernel.linux import LinuxKernel
+from ksplicd.host.kernel.probes import Probe, probe_at
 from tests.bundles.samples import KID
 from tests.unit.host.host import ALICE, Host
 from tests.unit.host.simulator import NO_MATCH

@@ -6,7 +6,7 @@ import gzip
 import pytest
 
 from ksplicd.errors import AlreadyReversedError
-from ksplicd.host.state import Direction, Reconciliation
+from ksplicd.host.stages import Direction, Reconciliation
 from ksplicd.model import Kernel, Stage
 from tests.bundles import samples
 from tests.bundles.samples import KID, OTHER_KID

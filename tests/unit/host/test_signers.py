@@ -9,7 +9,7 @@ import pytest
 from ksplicd import minisign
 from ksplicd.config import Settings, SignerRule
 from ksplicd.errors import BadSignatureError, KeyFileError, SignerNotAllowedError
-from ksplicd.host.signers import check_signer
+from ksplicd.host.trust.signers import check_signer
 from ksplicd.model import Stage
 from tests.bundles import samples
 from tests.bundles.samples import KID

@@ -3,7 +3,8 @@ import itertools
 
 import pytest
 
-from ksplicd.host.state import (
+from ksplicd.host.report.sentences import explain, read_mismatch
+from ksplicd.host.stages import (
     Arrow,
     Direction,
     Event,
@@ -14,7 +15,6 @@ from ksplicd.host.state import (
     settle,
     step,
 )
-from ksplicd.host.words import explain, read_mismatch
 from ksplicd.model import Stage
 
 HERE, EARLIER = "1" * 32, "0" * 32

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from ksplicd.errors import KeyFileError, NoSuchUpdateError, StoreError
-from ksplicd.host.keyring import Keyring
-from ksplicd.host.store import Store, Stored
+from ksplicd.host.store.store import Store, Stored
+from ksplicd.host.trust.keyring import Keyring
 from ksplicd.minisign import write_public_key
 from tests.bundles.samples import KEY, KID, STRANGER
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksplicd.errors import UnexpectedError
-from ksplicd.host.journal import Outcome, about_hit, about_overrun
-from ksplicd.host.tripwire import Hit, Intruder, open_listener, read_hit
+from ksplicd.host.kernel.tripwire import Hit, Intruder, open_listener, read_hit
+from ksplicd.host.report.journal import Outcome, about_hit, about_overrun
 from ksplicd.run import run
 from tests.netlink import FAMILY, SUPPRESSED, THE_HIT, attribute, message
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ksplicd.errors import BadBundleError, BadSignatureError
-from ksplicd.host.keyring import Keyring
-from ksplicd.host.verify import check_signature, read_file
+from ksplicd.host.trust.keyring import Keyring
+from ksplicd.host.trust.verify import check_signature, read_file
 
 OWNER = os.getuid()
 

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A prepared output tree of the kernel's build, and which units its configuration enables.
+
+One tree (``make O=``) per source tree, configuration and compiler is kept in the cache.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from ksplicd.create.build.units import (
+    LISTING_FLAG,
+    VMLINUX,
+    EnabledUnit,
+    parse_dry_run,
+    read_listing,
+    write_listing,
+)
+from ksplicd.create.messages import compiler_words, names_of
+from ksplicd.create.patch.source_tree import Progress as Progress
+from ksplicd.create.patch.source_tree import SourceTree
+from ksplicd.create.stock.config_dir import ConfigDir
+from ksplicd.errors import BuildError, ConfigDirError, ToolError
+from ksplicd.run import run, run_any
+
+_READY: Final = "ksplice-ready"
+_LISTING: Final = "ksplice-units"
+_PASSING: Final = "ksplice-passing"
+
+
+class BuildTree:
+    """The output tree of one source tree for one configuration."""
+
+    def __init__(
+        self,
+        source: SourceTree,
+        config: ConfigDir,
+        cache: Path,
+        *,
+        jobs: int = 1,
+        progress: Progress = lambda _: None,
+    ) -> None:
+        self.source, self.config, self.jobs, self.progress = source, config, jobs, progress
+        self.output = cache / "kbuild" / self._key()
+
+    def _key(self) -> str:
+        """Digest of what the prepared tree is made from."""
+        root = self.source.root
+        made_from = [
+            str(root),
+            str((root / "Makefile").stat().st_ino),
+            (root / "Makefile").read_text(),
+            self.config.text,
+            self.config.release,
+            *self.config.flags,
+            self.compiler(),
+        ]
+        return hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:16]
+
+    def compiler(self) -> str:
+        """Return the first line of the compiler's version.  Raises ``ConfigDirError``."""
+        try:
+            out = run([self.config.compiler, "--version"])
+        except ToolError as e:
+            raise ConfigDirError(
+                f"{self.config.compiler} is needed, because the kernel was built with it"
+                f" ({self.config.compiler_text}); install the package {self.config.compiler}"
+            ) from e
+        line = out.decode(errors="replace").splitlines()[0]
+        if line != self.config.compiler_text:
+            raise ConfigDirError(
+                f"{self.config.compiler} is “{line}”, but the kernel was built with"
+                f" “{self.config.compiler_text}”; install that version"
+            )
+        return line
+
+    def _command(self, *arguments: str) -> list[str]:
+        argv = [
+            "make", "-C", self.source.root, f"O={self.output}", "ARCH=x86",
+            f"CC={self.config.compiler}", f"KERNELRELEASE={self.config.release}",
+            "LOCALVERSION=", "KBUILD_VERBOSE=0", *self.config.flags, *arguments,
+        ]  # fmt: skip
+        if "\nCONFIG_RUST=y\n" not in self.config.text:
+            argv.append("RUSTC=false")  # one that happens to be here would change .config
+        return list(map(str, argv))
+
+    def make(self, *targets: str) -> None:
+        """Run the kernel's own build for some targets.  Raises ``BuildError``."""
+        status, out, err = run_any(self._command(f"-j{self.jobs}", *targets))
+        if status:
+            raise BuildError(compiler_words(names_of(targets), out + err))
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Have the prepared output tree to ourselves while the context lasts.
+
+        Raises ``ConfigDirError`` when the source tree cannot take the configuration as it is,
+        ``BuildError`` when it cannot be prepared.
+        """
+        self.output.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.output, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            self._forget()
+            if not (self.output / _READY).exists():
+                self._prepare()
+            yield
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Forget again what make compiles while the context lasts, also after a kill.
+
+        The originals of patched files are older than such objects, which would pass for fresh.
+        """
+        (self.output / _PASSING).touch()
+        try:
+            yield
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        marker = self.output / _PASSING
+        if marker.exists():
+            newer = ["-newer", str(marker), "-type", "f"]
+            names = ["(", "-name", "*.o", "-o", "-name", ".*.o.cmd", ")"]
+            run(["find", self.output, *newer, *names, "-delete"])
+            marker.unlink()
+
+    def _prepare(self) -> None:
+        self.progress("preparing the kernel's build tree")
+        if (self.source.root / ".config").exists():
+            raise ConfigDirError(
+                f"{self.source.root}: was configured or built in place; run `make mrproper` there,"
+                " or unpack the source anew"
+            )
+        for old in self.output.iterdir():
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+        wanted = self.output / ".config"
+        wanted.write_text(self.config.text)
+        self.make("olddefconfig")
+        self._check_config(wanted.read_text())
+        self.make("prepare")
+        (self.output / _READY).touch()
+
+    def _check_config(self, made: str) -> None:
+        """Refuse any difference: a lost option changes code (dwarves missing drops BTF)."""
+        before, after = _options(self.config.text), _options(made)
+        lost = sorted(before.items() - after.items())
+        added = sorted(after.items() - before.items())
+        if lost or added:
+            lines = [f"  -{k}={v}" for k, v in lost[:8]] + [f"  +{k}={v}" for k, v in added[:8]]
+            hint = ""
+            if any("BTF" in name or "PAHOLE" in name for name, _ in lost):
+                hint = "; install the package dwarves"
+            raise ConfigDirError(
+                f"{self.config.path}/.config does not fit {self.source.root}: this tree and this"
+                f" compiler make another configuration of it{hint}\n" + "\n".join(lines)
+            )
+
+    # --- units ----------------------------------------------------------------------------------
+
+    @cached_property
+    def listing(self) -> dict[str, EnabledUnit]:
+        """Every unit that the configuration enables, by source.
+
+        Made once, by asking make what it would run; that takes 10 s of processor time.
+        """
+        kept = self.output / _LISTING
+        if not kept.exists():
+            self.progress("listing the units that the configuration enables")
+            argv = self._command("-k", "-n", "KBUILD_VERBOSE=1", f"KCFLAGS={LISTING_FLAG}",
+                                 f"KAFLAGS={LISTING_FLAG}", "vmlinux", "modules")  # fmt: skip
+            _, out, err = run_any(argv)  # parts fail: nobody has the distribution's signing key
+            units = parse_dry_run(out.decode(errors="replace"), self.source.root)
+            if not any(u.target == VMLINUX for u in units):
+                raise BuildError(compiler_words("list of enabled units", out[-4096:] + err))
+            temporary = kept.with_suffix(".new")
+            temporary.write_text(write_listing(units))
+            temporary.replace(kept)
+        return read_listing(kept.read_text())
+
+
+def _options(config: str) -> dict[str, str]:
+    """Return the options that are set, without the versions of a compiler that nothing is for."""
+    options = dict(re.findall(r"^(CONFIG_\w+)=(.*)$", config, re.MULTILINE))
+    if "CONFIG_RUST" in options:
+        return options
+    return {name: value for name, value in options.items() if not name.startswith("CONFIG_RUSTC_")}

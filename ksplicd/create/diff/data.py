@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a change of data means for a kernel that runs already.
+
+Its data have their own content by now, so that a change of what they begin with is refused.  Not
+so for constants that only functions of the unit read: there the content is part of the functions,
+which are replaced and bring a new copy.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from ksplicd.create.diff import hooks
+from ksplicd.create.diff.compare import Comparison
+from ksplicd.create.diff.pointers import PointerChange, pointer_changes
+from ksplicd.create.objects.index import Places
+from ksplicd.create.objects.names import (
+    is_boot_section,
+    is_bound_at_boot,
+    is_debug_descriptor,
+    is_expendable,
+    is_init_section,
+    is_literal,
+    is_once_flag,
+    is_per_cpu,
+    is_printk_index,
+    is_read_only,
+    is_sanitizer_record,
+    is_static_call,
+    is_tracepoint,
+)
+from ksplicd.create.objects.special import is_special_section
+from ksplicd.create.refusal import Refusal, refuse
+from ksplicd.elf import Relocation, Section, Symbol
+from ksplicd.elf.instructions import Role
+from ksplicd.elf.model import STB_LOCAL
+
+_NOT_DATA = (
+    "__ksymtab", "___ksymtab", "__kcrctab", "___kcrctab", ".export_symbol", ".discard", ".modinfo",
+    ".altinstr", "__dyndbg", "__verbose", ".printk_index", "__tracepoints_ptrs",
+    "__bpf_raw_tp_map", "__syscalls_metadata", "_ftrace_events", ".orc_header",
+    ".static_call_tramp", hooks.SECTION,
+)  # fmt: skip
+"""Beginnings of the names of sections that only the build, the boot or a loader reads."""
+
+
+@dataclass(slots=True, kw_only=True)
+class DataChanges:
+    """What became of the data that differ."""
+
+    carried: list[Symbol] = field(default_factory=list)
+    """Constants of which new code brings its own copy."""
+    users: dict[Symbol, str] = field(default_factory=dict)
+    """The functions that use those, with the reason why they change."""
+    pointers: list[PointerChange] = field(default_factory=list)
+    """Function pointers that the running kernel's data get."""
+    notes: list[str] = field(default_factory=list)
+    """What is left out, because a running kernel has read it already."""
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """One reference to a datum."""
+
+    owner: Section
+    relocation: Relocation
+    user: Symbol | None
+    """The function or datum that refers to it."""
+
+
+def is_plain_data(section: Section) -> bool:
+    """Tell whether a section holds data that the running kernel uses, such as ``.data.jiffies``.
+
+    Not tables about code, not what only the build or the boot reads, not what has no identity.
+    """
+    if not section.is_alloc or section.is_text or section.is_strings:
+        return False
+    if is_special_section(section) or is_boot_section(section):
+        return False
+    if is_once_flag(section) or is_debug_descriptor(section) or is_sanitizer_record(section):
+        return False
+    return not section.name.startswith(_NOT_DATA)
+
+
+def compare_data(comparison: Comparison) -> DataChanges:
+    """Compare all data that have twins."""
+    changed: dict[Symbol, str] = {}
+    for s in comparison.post.obj.symbols:
+        twin = comparison.twins.pre_of.get(s)
+        if twin is None or twin.section is None or not is_compared(s):
+            continue
+        if why := comparison.compare_content(twin, s):
+            changed[s] = f"initialised data changes: {why}"
+        elif is_read_only(twin.section) and s.section and not is_read_only(s.section):
+            changed[s] = "it was read-only, and is in the running kernel"
+    out = _Judge(comparison, changed).judge() if changed else DataChanges()
+    out.notes += [
+        f"{s.name} is used only at boot: its change is left out"
+        for s in comparison.post.obj.symbols
+        if (twin := comparison.twins.pre_of.get(s)) is not None
+        and is_boot_data(s) and comparison.compare_content(twin, s)
+    ]  # fmt: skip
+    return out
+
+
+def is_compared(s: Symbol) -> bool:
+    """Tell whether a symbol is a datum with an identity and a content."""
+    return (
+        s.section is not None
+        and bool(s.size)
+        and not s.is_function
+        and is_plain_data(s.section)
+        and not is_literal(s)
+        and not is_printk_index(s)
+    )
+
+
+def is_boot_data(s: Symbol) -> bool:
+    """Tell whether a symbol is a datum that boot code reads, as the tables of KVM's operations."""
+    return (
+        s.section is not None
+        and bool(s.size)
+        and not s.is_function
+        and is_init_section(s.section)
+        and not is_literal(s)
+    )
+
+
+def has_state(s: Symbol) -> bool:
+    """Tell whether losing the content of a static variable would matter."""
+    return s.section is not None and not is_read_only(s.section) and not is_expendable(s)
+
+
+class _Judge:
+    """Decides for each changed datum, whose users are looked for in the post object."""
+
+    def __init__(self, comparison: Comparison, changed: dict[Symbol, str]) -> None:
+        self.comparison, self.changed = comparison, changed
+        self.post = comparison.post
+        self.uses = find_uses(self.post)
+        self.out = DataChanges()
+
+    def judge(self) -> DataChanges:
+        for s, why in self.changed.items():
+            if not self.uses[s] and s.bind == STB_LOCAL:
+                self.out.notes.append(
+                    f"{s.name} changes, to which only a list can refer that the linker makes of"
+                    f" {s.section.name if s.section else ''}: the running kernel's stays as it is"
+                )
+                continue
+            if self.is_constant(s, frozenset()):
+                self.carry(s)
+            elif changes := self.pointers(s):
+                self.out.pointers += changes
+            else:
+                self.out.refusals.append(refuse(s, *self.reason(s, why)))
+        return self.out
+
+    def is_constant(self, s: Symbol, seen: frozenset[Symbol]) -> bool:
+        """Tell whether a datum's content is all that there is to it, as for ``ftype_name_map``.
+
+        Only functions of this unit read it, or other such data.  Where it points to functions
+        (``ext4_dir_operations``), they must look into it and never pass its address on: such an
+        address is stored and compared.
+        """
+        if s.section is None or s.bind != STB_LOCAL or not is_read_only(s.section):
+            return False
+        points_to_code = any(
+            target is not None and target.is_text
+            for target in (r.symbol.section for r in s.section.relocations)
+        )
+        for use in self.uses[s]:
+            if use.user is None:
+                return False
+            is_address = self.post.role(use.owner, use.relocation) is Role.ADDRESS
+            if use.owner.is_text:
+                if is_address and (points_to_code or is_boot_section(use.owner)):
+                    return False
+            elif use.user not in seen and not self.is_constant(use.user, seen | {s}):
+                return False
+        return True
+
+    def pointers(self, s: Symbol) -> list[PointerChange]:
+        """Return the function pointers in which alone a table differs that there is once."""
+        assert s.section is not None
+        if is_tracepoint(s) or is_per_cpu(s.section) or is_bound_at_boot(s):
+            return []
+        return pointer_changes(self.comparison, self.comparison.twins.pre_of[s], s)
+
+    def carry(self, s: Symbol) -> None:
+        """Bring a copy of ``s``, and of the constants that point to it."""
+        if s in self.out.carried:
+            return
+        self.out.carried.append(s)
+        for use in self.uses[s]:
+            assert use.user is not None
+            if not use.owner.is_text:
+                self.carry(use.user)
+            elif not is_boot_section(use.owner):
+                function = self.post.main_of(use.user)
+                self.out.users.setdefault(function, f"uses {s.name}, whose content changes")
+
+    def reason(self, s: Symbol, why: str) -> tuple[str, str]:
+        """Return the reason and the way out."""
+        assert s.section is not None
+        if is_tracepoint(s):
+            return "a tracepoint changes", "leave the tracepoint as it is; the rest can be changed"
+        if is_static_call(s):
+            return why, "call static_call_update() from a hook"
+        if is_per_cpu(s.section):
+            return why, "each processor's copy has its own content by now; change them from a hook"
+        if any(r.symbol.section and r.symbol.section.is_text for r in s.section.relocations):
+            return why, (
+                "it points to functions, and the kernel keeps its address;"
+                " change the functions instead, or set it from a hook"
+            )
+        return why, (
+            "the running kernel's copy has its own content by now;"
+            " change it from a hook, or take it out of the patch"
+        )
+
+
+def find_uses(places: Places) -> dict[Symbol, list[_Use]]:
+    """Return the references to each symbol from code and from data that the kernel uses."""
+    found: dict[Symbol, list[_Use]] = defaultdict(list)
+    for owner in places.obj.sections:
+        if not owner.is_alloc or not (owner.is_text or _may_refer(owner)):
+            continue
+        for r in owner.relocations:
+            target = places.locate(owner, r).symbol
+            if target is not None and target.section is not None:
+                user = places.symbol_at(owner, r.offset)
+                found[target].append(_Use(owner, r, user))
+    return found
+
+
+def _may_refer(section: Section) -> bool:
+    """Tell whether a data section's references count; boot data hand addresses over at boot."""
+    return is_plain_data(section) or is_boot_section(section) or is_debug_descriptor(section)
+
+
+def needs_boot_code(
+    post: Places,
+    new: Iterable[Symbol],
+    running: Iterable[Symbol],
+    shared: Collection[Symbol] = (),
+) -> list[Refusal]:
+    """Refuse new data that new boot code would set up, because it never runs.
+
+    ``new``: data without a twin; ``running``: the functions that the running kernel gets;
+    ``shared``: what functions of other units use.
+    """
+    uses = find_uses(post)
+    sections = {s.section for s in running}
+    refusals = []
+    for s in new:
+        if not is_compared(s) or not has_state(s):
+            continue
+        boot = [u.user for u in uses[s] if u.user is not None and is_init_section(u.owner)]
+        if boot and (s in shared or any(u.owner in sections for u in uses[s])):
+            why = f"{boot[0].name} sets it up, which runs only at boot"
+            refusals.append(refuse(s, why, "set it up where it is defined, or from a hook"))
+    return refusals

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Structures whose layout changes, of all that a unit with changed functions uses.
+
+Objects of the old layout exist in the running kernel, and unchanged functions go on making them.
+The types come from the debug information with which the kernel's objects are compiled; without it
+nothing is compared.  It does not tell which function uses a type in a cast or in ``sizeof`` only.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ksplicd.create.diff.unit import Difference
+from ksplicd.create.messages import names_of
+from ksplicd.create.objects.names import base_name
+from ksplicd.create.refusal import Refusal
+from ksplicd.elf.debug_info import DebugInfo, Type
+from ksplicd.elf.dwarf import read_debug_info
+
+_SHOWN: Final = 4
+"""Fields that a message names."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """One field, also of an anonymous structure inside."""
+
+    name: str
+    bit: int
+    size: int
+    """Bits."""
+
+
+def check_layout(difference: Difference, allowed: Collection[str] = ()) -> list[Refusal]:
+    """Return a refusal for each structure that has another layout.
+
+    Without debug information there are none, which is noted in ``difference``.
+    ``allowed``: names of structures whose change is meant, with or without ``struct``.  Raises
+    ``ElfError`` when the debug information cannot be read.
+    """
+    if not difference.changed and not difference.new:
+        return []
+    pre = read_debug_info(difference.pre.obj)
+    post = read_debug_info(difference.post.obj)
+    if pre is None or post is None:
+        difference.has_unseen_layouts = True
+        return []
+    functions = {source_name(s.name) for s in (*difference.changed, *difference.new)}
+    fine = {name.removeprefix("struct ").removeprefix("union ") for name in allowed}
+    old, new = _by_name(pre), _by_name(post)
+    refusals = []
+    for name, records in new.items():
+        if name not in old or name in fine:
+            continue
+        # Functions may have structures of one name each.
+        changes = [min((_compare(pre, a, post, b) for a in old[name]), key=len) for b in records]
+        if any(changes) and not _is_on_stack_only(post, name, difference, functions):
+            refusals += [_refuse(name, c) for c in changes if c]
+    return list(dict.fromkeys(refusals))
+
+
+def unseen_layouts(names: Sequence[str]) -> str:
+    """Return what the user must know of units whose layouts could not be compared."""
+    return (
+        f"{names_of(names)}: compiled without debug information, so that changed structure layouts"
+        " are not noticed; make sure that the patch changes none"
+    )
+
+
+def source_name(name: str) -> str:
+    """Return the name that a function has in the source: ``foo.isra.0`` → ``foo``."""
+    return name.split(".", 1)[0]
+
+
+def _by_name(info: DebugInfo) -> dict[str, list[Type]]:
+    found: dict[str, list[Type]] = defaultdict(list)
+    for name, record in info.records:
+        found[name].append(record)
+    return found
+
+
+def _compare(pre: DebugInfo, a: Type, post: DebugInfo, b: Type) -> list[str]:
+    """Return what differs between two layouts, in words."""
+    before = {f.name: f for f in _fields(pre, a, "", 0)}
+    after = {f.name: f for f in _fields(post, b, "", 0)}
+    # A field that is only renamed leaves the layout as it was.
+    gone = {(f.bit, f.size) for name, f in before.items() if name not in after}
+    came = {(f.bit, f.size) for name, f in after.items() if name not in before}
+    changes = []
+    for name, f in after.items():
+        old = before.get(name)
+        if old is None:
+            if (f.bit, f.size) not in gone:
+                changes.append(f"{name} is new at {_offset(f)}")
+        elif old.bit != f.bit:
+            changes.append(f"{name} moves from {_offset(old)} to {_offset(f)}")
+        elif old.size != f.size:
+            changes.append(f"{name} at {_offset(f)} has {f.size} bits instead of {old.size}")
+    for name, f in before.items():
+        if name not in after and (f.bit, f.size) not in came:
+            changes.append(f"{name} is gone from {_offset(f)}")
+    if a.size != b.size:
+        changes.append(f"size {a.size} → {b.size}")
+    return changes
+
+
+def _fields(info: DebugInfo, record: Type, prefix: str, base: int) -> Iterator[_Field]:
+    """Yield the fields of a structure; those of structures without a name by their path."""
+    for i, m in enumerate(record.members):
+        name = prefix + (m.name or f"<{i}>")
+        inner, is_pointer = info.record_of(m.type)
+        size = (info.size_of(m.type) or 0) * 8 if m.bits is None else m.bits
+        if inner is not None and not inner.name:
+            below = prefix if not m.name else f"{name}->" if is_pointer else f"{name}."
+            yield from _fields(info, inner, below, 0 if is_pointer else base + m.offset)
+            if not m.name:
+                continue
+        yield _Field(name, base + m.offset, size)
+
+
+def _offset(f: _Field) -> str:
+    return f"{f.bit // 8}" if f.bit % 8 == 0 else f"{f.bit // 8}.{f.bit % 8}"
+
+
+def _is_on_stack_only(
+    info: DebugInfo, record: str, difference: Difference, functions: set[str]
+) -> bool:
+    """Tell whether all objects of a type live in calls of functions that change together.
+
+    So it is for arguments in a structure, such as ``struct walk_args args`` whose address one
+    changed function passes to another: no field and no variable points to one, and no function that
+    stays knows the type.
+    """
+    users: set[int] = set()
+    has_automatic = False
+    data = {base_name(s.name) for s in difference.post.obj.symbols if not s.is_function}
+    for v in info.variables:
+        found, is_pointer = info.record_of(v.type)
+        if found is None or found.name != record:
+            continue
+        if v.name in data or (is_pointer and not v.is_parameter):
+            return False
+        users.add(v.node)
+        has_automatic |= not is_pointer and not v.is_parameter
+    for t in info.types.values():
+        for m in t.members:
+            found, _ = info.record_of(m.type)
+            if found is not None and found.name == record:
+                return False
+    names = {node: name for name, nodes in info.functions.items() for node in nodes}
+    out_of_line = {source_name(s.name) for s in difference.post.obj.functions()}
+    return has_automatic and all(
+        names.get(node) in functions or names.get(node) not in out_of_line for node in users
+    )
+
+
+def _refuse(record: str, changes: list[str]) -> Refusal:
+    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return Refusal(
+        symbol=record,
+        section=".debug_info",
+        reason=f"the layout of this structure changes: {', '.join(changes[:_SHOWN])}{more}",
+        hint="the kernel has objects of the old layout; keep what is new in shadow variables, or"
+        f" say --allow-layout {record} when no object outlives the change",
+    )

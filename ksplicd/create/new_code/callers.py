@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Callers in other files of what livepatch cannot redirect.
+
+A changed global function without fentry (all of lib/, for example) goes on being called in its old
+form unless every caller is replaced.  Who calls it is read from the stock image, branch by branch;
+which source files the callers come from is found by compiling those that name the function, and
+proven by matching them.  What cannot be found in full is refused.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from ksplicd.create.build.compiler import Kbuild, Unit
+from ksplicd.create.diff.twins import code_section_of, relocations_in
+from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.new_code.redirects import must_be_carried
+from ksplicd.create.objects.special import EntrySizes
+from ksplicd.create.stock.image import Image, SymbolMap
+from ksplicd.create.stock.kernel import StockKernel
+from ksplicd.elf import Symbol, read_object
+from ksplicd.errors import UnsupportedChangeError
+from ksplicd.model import VMLINUX
+
+MAX_UNITS: Final = 24
+"""Source files to compile for one function; lib/'s workhorses have hundreds of callers."""
+
+_BRANCH: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
+"""call, jmp and jcc with a 32-bit displacement."""
+
+
+@dataclass(slots=True, kw_only=True)
+class TakenIn:
+    """What was found: units to add, and the functions that they call in their new form."""
+
+    differences: dict[Unit, Difference] = field(default_factory=dict)
+    carried: dict[str, str] = field(default_factory=dict)
+    """Global alias by function."""
+
+
+def branches_to(image: Image, symbols: SymbolMap, address: int) -> list[int]:
+    """Return the addresses in the image's text from which code branches to ``address``."""
+    (low,), (high,) = symbols.addresses("_stext"), symbols.addresses("_etext")
+    text = image.read(low, high - low)
+    assert text is not None
+    found = []
+    for m in _BRANCH.finditer(text):
+        end = m.end() + 4
+        if end <= len(text) and low + end + struct.unpack_from("<i", text, m.end())[0] == address:
+            found.append(low + m.start())
+    return found
+
+
+def is_address_kept(image: Image, address: int) -> bool:
+    """Tell whether the image holds the address itself: as a pointer, or in an instruction."""
+    return struct.pack("<Q", address) in image.data
+
+
+class _Search:
+    def __init__(self, kbuild: Kbuild, kernel: StockKernel, sizes: EntrySizes) -> None:
+        self.kbuild, self.kernel, self.sizes = kbuild, kernel, sizes
+
+    def find(self, unit: Unit, s: Symbol) -> dict[Unit, Difference]:
+        """Return the units that call ``s``, which ``unit`` defines, with their callers."""
+        address = self.address_of(unit, s)
+        if self.kernel.target_of(unit.source) != VMLINUX or is_address_kept(
+            self.kernel.image, address
+        ):
+            raise self.refused(unit, s, "its address is kept in data")
+        if importers := self.kernel.importers(s.name):
+            raise self.refused(unit, s, f"modules call it ({', '.join(importers[:3])})")
+        left = set(branches_to(self.kernel.image, self.kernel.symbols, address))
+        left -= self.covered(unit)
+        found: dict[Unit, Difference] = {}
+        for other in self.candidates(unit, s.name, bool(left)):
+            if not left:
+                break
+            taken = self.callers_in(other, s.name)
+            if taken is not None:
+                found[other] = taken
+                left -= self.covered(other)
+        if left:
+            names = sorted({self.kernel.symbols.function_at(a) for a in left})
+            raise self.refused(unit, s, f"it is called from {', '.join(names[:4])}, whose source"
+                                        " files were not found")  # fmt: skip
+        return found
+
+    def address_of(self, unit: Unit, s: Symbol) -> int:
+        address = self.kernel.address_of(unit.source, s.name)
+        if address is None:  # ftrace_free_init_mem, of whose section nothing else was matched
+            raise self.refused(unit, s, "the stock image does not tell where it is")
+        return address
+
+    def covered(self, unit: Unit) -> set[int]:
+        """Return every address of the functions that a matched unit has in the image."""
+        ranges = self.kernel.function_ranges(unit.source)
+        return {a for r in ranges for a in r}
+
+    def candidates(self, unit: Unit, name: str, is_needed: bool) -> Iterable[Unit]:  # noqa: FBT001
+        """Return the built-in units, other than the function's own, whose source names it."""
+        if not is_needed:
+            return []
+        word = re.compile(rb"\b%s\b" % re.escape(name.encode()))
+        found = []
+        for listed in self.kbuild.listing.values():
+            path = self.kbuild.source.root / listed.source
+            if listed.module or listed.source == unit.source or not path.exists():
+                continue
+            if word.search(path.read_bytes()):
+                found.append(listed.unit)
+        if len(found) > MAX_UNITS:
+            raise UnsupportedChangeError(
+                f"{unit.source}: {name}: a function without fentry cannot be redirected, and"
+                f" {len(found)} files call it; change its callers instead, or give them a changed"
+                " copy under another name"
+            )
+        return found
+
+    def callers_in(self, unit: Unit, name: str) -> Difference | None:
+        """Return ``unit``, unchanged, with the functions that call ``name`` to be replaced."""
+        plain = self.kbuild.compile_plain([unit])[unit]
+        obj = read_object(plain.read_bytes(), unit.object)
+        if not any(s.is_undefined and s.name == name for s in obj.symbols):
+            return None
+        self.kernel.add_unit(unit.source, obj, None)
+        split = self.kbuild.compile_split_cached([unit])[unit].read_bytes()
+        same = diff(read_object(split, unit.object), read_object(split, unit.object), self.sizes)
+        for f in same.post.obj.functions():
+            section = code_section_of(f)
+            for r in relocations_in(f):
+                if r.symbol.is_undefined and r.symbol.name == name:
+                    if not same.post.is_branch(section, r):
+                        raise self.refused(unit, f, f"it takes the address of {name}")
+                    same.changed[f] = f"calls {name}, which livepatch cannot redirect"
+        return same
+
+    @staticmethod
+    def refused(unit: Unit, s: Symbol, why: str) -> UnsupportedChangeError:
+        return UnsupportedChangeError(
+            f"{unit.source}: {s.name}: a function without fentry cannot be redirected, and {why};"
+            " change its callers instead, or give them a changed copy under another name"
+        )
+
+
+def take_in_callers(
+    differences: dict[Unit, Difference],
+    kbuild: Kbuild,
+    kernel: StockKernel,
+    sizes: EntrySizes,
+    aliases: Callable[[], str],
+) -> TakenIn:
+    """Find the callers in other files of every changed function that cannot be redirected.
+
+    The source tree must be as it was found.  A function of which not all of them are found, or too
+    many, is left to a kprobe where one may be; otherwise raises ``UnsupportedChangeError`` naming
+    the function.
+    """
+    result = TakenIn()
+    search = _Search(kbuild, kernel, sizes)
+    todo = dict(differences)
+    while todo:
+        unit, difference = todo.popitem()
+        for s in must_be_carried(difference, kernel.traceable(unit.source)):
+            if s.name in result.carried:
+                continue
+            try:
+                callers = search.find(unit, s)
+            except UnsupportedChangeError:
+                if difference.twins.pre_of[s].name in kernel.probeable(unit.source):
+                    continue
+                raise
+            result.carried[s.name] = aliases()
+            for other, taken in callers.items():
+                known = differences.get(other) or result.differences.get(other)
+                if known is not None:
+                    by_name = {f.name: f for f in known.post.obj.functions()}
+                    for f, why in taken.changed.items():
+                        if f.name in by_name:
+                            known.changed.setdefault(by_name[f.name], why)
+                    todo[other] = known
+                else:
+                    result.differences[other] = todo[other] = taken
+    return result

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""By which names new code reaches what stays in the kernel.
+
+Exported symbols by their own, all others by livepatch's
+(Documentation/livepatch/module-elf-format.rst).  What has none is refused.
+"""
+
+from collections.abc import Mapping
+
+from ksplicd.create.diff.twins import code_section_of
+from ksplicd.create.diff.unit import Difference, Refusal
+from ksplicd.create.new_code.model import Kernel
+from ksplicd.create.new_code.redirects import plan
+from ksplicd.create.objects.names import is_exit_section
+from ksplicd.create.refusal import refusals_text
+from ksplicd.elf import Object, Section, Symbol
+from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL
+from ksplicd.errors import UnsupportedChangeError
+
+
+class Reach:
+    """What of the kernel one unit's new code reaches, and what stands in the way of it."""
+
+    def __init__(
+        self, unit: str, difference: Difference, kernel: Kernel, carried: Mapping[str, str]
+    ) -> None:
+        self.unit, self.kernel, self.carried = unit, kernel, carried
+        self.post, self.twins = difference.post, difference.twins
+        self.plan = plan(difference, kernel.traceable(unit), carried, kernel.probeable(unit))
+        self.refusals: list[Refusal] = list(difference.refusals)
+        self.obj = Object(unit)
+        self.meant: dict[str, Symbol] = {}
+        """By name in the kernel, the symbol that has it."""
+
+    def refuse(self, symbol: str, section: Section | None, reason: str, hint: str) -> None:
+        """Note what stands in the way."""
+        name = section.name if section else "undefined"
+        self.refusals.append(Refusal(symbol=symbol, section=name, reason=reason, hint=hint))
+
+    def raise_refusals(self) -> None:
+        """Raise ``UnsupportedChangeError`` when anything does."""
+        if refusals := list(dict.fromkeys(self.refusals)):
+            raise UnsupportedChangeError(refusals_text(self.unit, refusals), refusals)
+
+    def is_in_kernel(self, function: Symbol) -> bool:
+        """Tell whether the kernel has a function of this unit.
+
+        Not one that the compiler inlined everywhere in the stock kernel, but not here.
+        """
+        if is_exit_section(code_section_of(function)) and self.plan.unload is not None:
+            return False  # its own old form is called by nobody else
+        if function.bind != STB_LOCAL or function not in self.twins.pre_of:
+            return function in self.twins.pre_of
+        return self.external_name(function) is not None
+
+    def is_reachable(self, function: Symbol) -> bool:
+        """Tell whether a function, of this unit or another, has an address in the kernel."""
+        return function.is_undefined or self.is_in_kernel(function)
+
+    def external_name(self, s: Symbol) -> str | None:
+        """Return the name by which new code reaches ``s``, None when the kernel has no such."""
+        if s.is_undefined and s.name in self.carried:
+            return self.carried[s.name]
+        twin = self.twins.pre_of.get(s)
+        name = twin.name if twin is not None else s.name
+        is_local = s.section is not None and s.bind == STB_LOCAL
+        if not is_local and self.kernel.is_exported(name):
+            return name
+        return self.kernel.livepatch_symbol(self.unit, name, is_local=is_local)
+
+    def external_symbol(self, s: Symbol) -> Symbol:
+        """Return the undefined symbol by which the new code reaches ``s`` in the kernel."""
+        wanted = self.name_in_kernel(s)
+        meant = self.twins.pre_of.get(s, s)
+        if self.meant.setdefault(wanted, meant) is not meant:  # of two files that ld -r has linked
+            self.refuse(
+                s.name, s.section, "the new code needs several symbols of this name",
+                "compare the objects of their files one by one",
+            )  # fmt: skip
+        for known in self.obj.symbols:
+            if known.name == wanted:
+                return known
+        new = Symbol(wanted, bind=STB_GLOBAL)
+        self.obj.symbols.append(new)
+        return new
+
+    def name_of_old(self, s: Symbol | None) -> str:
+        """Return the symbol by which the kernel knows a function of the pre object."""
+        if s is None:
+            return ""
+        if (twin := self.twins.post_of.get(s)) is not None:
+            return self.name_in_kernel(twin)
+        is_local = s.section is not None and s.bind == STB_LOCAL
+        name = self.kernel.livepatch_symbol(self.unit, s.name, is_local=is_local)
+        if name is None:
+            self.refuse_unknown(s)
+        return name or s.name
+
+    def name_in_kernel(self, s: Symbol) -> str:
+        """Return the name by which new code reaches ``s``; without one, it is refused."""
+        name = self.external_name(s)
+        if name is None:
+            self.refuse_unknown(s)
+        return name or s.name
+
+    def refuse_unknown(self, s: Symbol) -> None:
+        """Refuse what new code cannot reach."""
+        self.refuse(
+            s.name, s.section, "the new code needs it, but the kernel's kallsyms lack it",
+            "do not refer to it from the changed functions",
+        )  # fmt: skip

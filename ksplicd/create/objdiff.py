@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Two objects of any x86-64 kernel, compared with no kernel tree at hand.
+
+The entry sizes of the special sections come from a prepared kernel tree or headers when one is
+given, from the objects otherwise.  Nothing is known of the running kernel, so the new code's
+undefined symbols keep their plain names, also those of the pre object's static functions and data.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ksplicd.create.diff.across_units import share
+from ksplicd.create.diff.layout import check_layout, unseen_layouts
+from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.messages import names_of
+from ksplicd.create.new_code.extract import extract
+from ksplicd.create.new_code.model import ALIAS, HOOK_ALIAS, NewCode
+from ksplicd.create.objects.entry_sizes import infer_sizes, probe_source, read_probe
+from ksplicd.create.objects.names import is_literal
+from ksplicd.create.objects.special import EntrySizes
+from ksplicd.create.refusal import Refusal, refuse
+from ksplicd.create.stock.kernel import traceable_functions
+from ksplicd.elf import Object, Section, Symbol, read_object
+from ksplicd.elf.model import SHF_ALLOC, STB_LOCAL, STT_FUNC, STT_OBJECT
+from ksplicd.errors import BuildError, ElfError, UnsupportedChangeError
+from ksplicd.model import VMLINUX
+from ksplicd.run import run_any
+
+_PROBE: Final = "ksplice_sizes"
+_LTO: Final = ".gnu.lto_"
+_IMPORT: Final = "__UNIQUE_ID_import_ns"
+
+
+@dataclass(slots=True, kw_only=True)
+class PairResult:
+    """What the comparison of two objects says, by symbol names."""
+
+    functions: list[str] = field(default_factory=list)
+    """Every function of the new code's object, cold parts included."""
+    changed: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    data: list[str] = field(default_factory=list)
+    """Data of the new code's object: new variables, and constants that changed."""
+    refused: list[Refusal] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
+    """By changed function, why."""
+    notes: list[str] = field(default_factory=list)
+    obj: Object | None = None
+    """The new code, None when nothing changed or something is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class _AnyKernel:
+    """A kernel that has every symbol, once, under its plain name."""
+
+    functions: frozenset[str]
+
+    def target_of(self, unit: str) -> str:
+        return VMLINUX
+
+    def is_exported(self, name: str) -> bool:
+        return True
+
+    def livepatch_symbol(self, unit: str, name: str, *, is_local: bool) -> str | None:
+        return name
+
+    def sympos(self, unit: str, name: str) -> int:
+        return 0
+
+    def is_sealed(self, symbol: str) -> bool:
+        return False
+
+    def traceable(self, unit: str) -> frozenset[str]:
+        return self.functions
+
+    def probeable(self, unit: str) -> frozenset[str]:
+        return frozenset()
+
+    def is_function(self, name: str) -> bool:
+        return False
+
+
+def compare_objects(
+    pre: Path, post: Path, source: Path | None = None, allowed_layouts: Sequence[str] = ()
+) -> PairResult:
+    """Compare two object files.  Raises ``ElfError``, ``BuildError`` and ``OSError``."""
+    before, after = (read_code(p) for p in (pre, post))
+    sizes = read_sizes(source) if source else infer_sizes([before, after])
+    difference = diff(before, after, sizes)
+    share(difference, new_for_others(difference))
+    leave_to_livepatch(difference)
+    result = describe(difference)
+    if difference.is_boot_only:
+        result.refused = difference.refuse_boot_code()
+    elif not difference.is_empty:
+        difference.refusals += check_layout(difference, allowed_layouts)
+        if difference.has_unseen_layouts:
+            result.notes = [*result.notes, unseen_layouts([after.name])]
+        place_new_code(result, after.name, difference, sizes)
+    return result
+
+
+def read_code(path: Path) -> Object:
+    """Read an object that has its code.  Raises ``ElfError`` and ``OSError``."""
+    obj = read_object(path.read_bytes(), str(path))
+    if not obj.functions() and any(s.name.startswith(_LTO) for s in obj.sections):
+        raise ElfError(f"{path}: has no code yet, only what gcc links later; compile with -fno-lto")
+    return obj
+
+
+def new_for_others(difference: Difference) -> list[Symbol]:
+    """Return the new symbols that other objects may refer to, as far as they can be cut out."""
+    places = difference.post
+    return [
+        s for s in difference.new_globals()
+        if s.is_function or (s.section is not None and places.symbols_in(s.section) == [s])
+    ]  # fmt: skip
+
+
+def leave_to_livepatch(difference: Difference) -> None:
+    """Refuse what is no part of an object: pointers and exit functions that are exchanged."""
+    difference.unload = None
+    for c in difference.pointers:
+        old = c.old.name if c.old else "nothing"
+        why = f"initialised data changes: +{c.offset:#x} refers to {c.new.name} instead of {old}"
+        hint = "the kernel keeps its address; change the functions instead, or set it from a hook"
+        difference.refusals.append(refuse(c.datum, why, hint))
+    difference.pointers = []
+
+
+def describe(difference: Difference) -> PairResult:
+    """Return what a difference says."""
+    changed = reasons_of(difference)
+    return PairResult(
+        changed=list(changed),
+        new=[s.name for s in difference.new],
+        removed=[s.name for s in difference.removed],
+        reasons=changed,
+        notes=difference.notes,
+    )
+
+
+def reasons_of(difference: Difference) -> dict[str, str]:
+    """Return why functions change, by each of their names; one name is enough to redirect them."""
+    reasons = {s.name: why for s, why in difference.changed.items()}
+    names = {(s.section, s.value): s.name for s in difference.changed}
+    for s in difference.post.obj.functions():
+        name = names.get((s.section, s.value))
+        if name is not None and s in difference.twins.pre_of:
+            reasons.setdefault(s.name, f"another name of {name}")
+    return reasons
+
+
+def place_new_code(
+    result: PairResult, name: str, difference: Difference, sizes: EntrySizes
+) -> None:
+    """Add the new code to ``result``, or why there is none."""
+    kernel = _AnyKernel(redirectable_functions(difference.pre.obj, sizes))
+    try:
+        shared = {s.name: ALIAS for s in difference.shared}
+        code = extract(name, difference, sizes, kernel, lambda: ALIAS, shared)
+    except UnsupportedChangeError as e:
+        result.refused = [r for r in e.refusals if isinstance(r, Refusal)]
+        return
+    code.obj.symbols = [s for s in code.obj.symbols if s.name not in (ALIAS, HOOK_ALIAS)]
+    binds = {(s.name, s.type, s.size): s.bind for s in difference.shared}
+    for s in code.obj.symbols:
+        s.bind = binds.get((s.name, s.type, s.size), s.bind)
+    result.functions = [s.name for s in code.obj.symbols if s.is_function]
+    result.data = data_of(code, difference)
+    keep_imports(code.obj, difference.post.obj)
+    result.notes = [*result.notes, *code.notes, *names_that_are_several(code, difference)]
+    result.obj = code.obj
+
+
+def names_that_are_several(code: NewCode, difference: Difference) -> list[str]:
+    """Return a note when names of the new code are those of several statics of the pre object.
+
+    So it may be where ``ld -r`` has linked files: here each is told by its file, but the new code's
+    object has plain names.
+    """
+    count = Counter(
+        s.name for s in difference.pre.obj.symbols
+        if s.section is not None and s.bind == STB_LOCAL and s.type in (STT_FUNC, STT_OBJECT)
+    )  # fmt: skip
+    names = [s.name for s in difference.changed]
+    names += [s.name for s in code.obj.symbols if s.is_undefined]
+    several = [name for name in dict.fromkeys(names) if count[name] > 1]
+    if not several:
+        return []
+    why = (
+        f"{difference.pre.obj.name} has several statics of this name, and the new code does not say"
+    )
+    return [f"{names_of(several)}: {why} of which file: compare the objects that it is linked of"]
+
+
+def keep_imports(new: Object, post: Object) -> None:
+    """Keep what MODULE_IMPORT_NS() says: without it modpost refuses exports in a namespace."""
+    for s in post.symbols:
+        if s.name.startswith(_IMPORT) and s.section is not None:
+            text = s.section.data[s.value : s.value + s.size]
+            section = Section(s.section.name, flags=SHF_ALLOC, data=text)
+            new.sections.append(section)
+            new.symbols.insert(0, Symbol(s.name, 0, s.size, STB_LOCAL, STT_OBJECT, section=section))
+
+
+def data_of(code: NewCode, difference: Difference) -> list[str]:
+    """Return the variables and constants that new code defines, without what has no identity."""
+    old = {s.name for s in difference.twins.pre_of if s not in difference.carried}
+    return [
+        s.name
+        for s in code.obj.symbols
+        if s.type == STT_OBJECT and s.section is not None and s.name not in old
+        if not is_literal(s)
+    ]
+
+
+def redirectable_functions(obj: Object, sizes: EntrySizes) -> frozenset[str]:
+    """Return the functions that begin with a call of fentry, as the object tells.
+
+    All of them when the object was not compiled for ftrace.
+    """
+    traced = traceable_functions(obj, sizes)
+    return traced or frozenset(s.name for s in obj.functions())
+
+
+def read_sizes(source: Path) -> EntrySizes:
+    """Return the entry sizes that the headers of a prepared tree tell.
+
+    ``source``: a kernel's headers package, build tree or prepared source tree.  Raises
+    ``BuildError``.
+    """
+    with tempfile.TemporaryDirectory(prefix="ksplice-sizes-") as folder:
+        (Path(folder) / f"{_PROBE}.c").write_text(probe_source())
+        (Path(folder) / "Makefile").write_text(f"obj-m := {_PROBE}.o\n")
+        status, out, err = run_any(["make", "-C", str(source), f"M={folder}", f"{_PROBE}.o"])
+        if status:
+            words = (out + err).decode(errors="replace").strip().splitlines()[-6:]
+            raise BuildError(
+                f"{source}: a probe does not compile there; give the headers package's folder or a"
+                " prepared tree (make modules_prepare), or no --source:\n"
+                + "\n".join(f"  {x}" for x in words)
+            )
+        path = Path(folder) / f"{_PROBE}.o"
+        return read_probe(read_object(path.read_bytes(), str(path)))

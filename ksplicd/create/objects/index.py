@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a relocation means: the thing it points to, whatever way the assembler wrote it down.
+
+The same reference may be a symbol plus addend or a section plus offset, and a PC-relative addend
+depends on the instruction around it.  A place is the thing itself.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+
+from ksplicd.create.objects.names import is_cold_part, is_prefix, main_name
+from ksplicd.elf import Object, Relocation, Section, Symbol
+from ksplicd.elf.debug_line import read_lines
+from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
+from ksplicd.elf.model import STT_FILE, STT_FUNC, STT_NOTYPE, STT_OBJECT, STT_SECTION
+from ksplicd.elf.x86_64 import R_X86_64_PLT32, RELOCATION_TYPES
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a relocation points: ``offset`` bytes into ``symbol``, or into ``section``."""
+
+    symbol: Symbol | None
+    section: Section | None
+    offset: int
+
+    def __str__(self) -> str:
+        name = self.symbol.name if self.symbol else self.section.name if self.section else "?"
+        return f"{name}+{self.offset:#x}" if self.offset else name
+
+
+class Places:
+    """Answers where the relocations of one object point."""
+
+    def __init__(self, obj: Object) -> None:
+        self.obj = obj
+        by_section: dict[Section, list[Symbol]] = defaultdict(list)
+        for s in obj.symbols:
+            if s.section is not None and s.name and s.type not in (STT_SECTION, STT_FILE):
+                by_section[s.section].append(s)
+        # Of two names for one place the sized, typed one tells more: aliases and labels come last.
+        self._by_section = {
+            section: sorted(symbols, key=lambda s: (s.value, s.type != STT_NOTYPE, s.size))
+            for section, symbols in by_section.items()
+        }
+        self._values = {k: [s.value for s in v] for k, v in self._by_section.items()}
+        self._fields: dict[tuple[Section, int], dict[int, Field]] = {}
+
+    def symbols_in(self, section: Section) -> list[Symbol]:
+        """Return the named symbols of ``section`` by value."""
+        return self._by_section.get(section, [])
+
+    def functions_in(self, section: Section) -> list[Symbol]:
+        """Return the functions of ``section``, one a place; padding before them does not count."""
+        found = {
+            s.value: s for s in self.symbols_in(section) if s.is_function and not is_prefix(s)
+        }  # fmt: skip
+        return list(found.values())
+
+    def main_of(self, function: Symbol) -> Symbol:
+        """Return the function that a cold part belongs to; others, and lost parts, themselves."""
+        return self._mains.get(function, function)
+
+    def cold_parts_of(self, function: Symbol) -> list[Symbol]:
+        """Return the cold parts of a function, by whichever of its names."""
+        return [
+            part for part, main in self._mains.items()
+            if (main.section, main.value) == (function.section, function.value)
+        ]  # fmt: skip
+
+    @cached_property
+    def _mains(self) -> dict[Symbol, Symbol]:
+        """The function of each cold part: of several of that name the one that refers to it."""
+        by_name: dict[str, list[Symbol]] = defaultdict(list)
+        for s in self.obj.functions():
+            by_name[s.name].append(s)
+        found = {}
+        for part in filter(lambda s: is_cold_part(s.name), self.obj.functions()):
+            mains = by_name[main_name(part.name)]
+            if len(mains) > 1:
+                mains = [m for m in mains if self.refers(m, part)]
+            if mains:
+                found[part] = mains[0]
+        return found
+
+    def lines_of(self, function: Symbol) -> set[int] | None:
+        """Return the lines that a function's code is from, None when nothing tells."""
+        return self._lines.get(function.section) if self._lines and function.section else None
+
+    @cached_property
+    def _lines(self) -> dict[Section, set[int]] | None:
+        return read_lines(self.obj)
+
+    def refers(self, function: Symbol, other: Symbol) -> bool:
+        """Tell whether the section of a function refers to another symbol."""
+        owner = function.section
+        return owner is not None and any(
+            self.locate(owner, r).symbol is other for r in owner.relocations
+        )
+
+    def only_datum_in(self, section: Section) -> Symbol | None:
+        """Return the datum that a section was made for, None when there are several or none."""
+        sized = [s for s in self.symbols_in(section) if s.size and s.type in (STT_OBJECT, STT_FUNC)]
+        starts = {s.value for s in sized if not is_prefix(s)}
+        return sized[-1] if len(starts) == 1 else None
+
+    def symbol_at(self, section: Section, offset: int) -> Symbol | None:
+        """Return the symbol whose bytes include ``offset`` of ``section``."""
+        symbols = self._by_section.get(section, [])
+        i = bisect_right(self._values.get(section, []), offset) - 1
+        while i >= 0:
+            s = symbols[i]
+            if s.value <= offset < s.value + max(s.size, 1):
+                return s
+            if s.size and s.type in (STT_OBJECT, STT_FUNC):
+                return None
+            i -= 1
+        return None
+
+    def locate(self, owner: Section, r: Relocation) -> Place:
+        """Return what relocation ``r`` of ``owner`` points to."""
+        symbol, section = r.symbol, r.symbol.section
+        offset = r.addend + self.bias(owner, r)
+        if section is None:
+            return Place(symbol, None, offset)
+        if symbol.type != STT_SECTION:
+            if section.is_strings or symbol.name.startswith(".L"):
+                return Place(None, section, symbol.value + offset)
+            return Place(symbol, section, offset)
+        if section.is_strings:
+            return Place(None, section, offset)
+        # A loop's bound lies behind its array (``.rodata.mask_maps+0x100``), a biased index before
+        # it: where there is one datum, it is the one that is meant.
+        found = self.symbol_at(section, offset) or self.only_datum_in(section)
+        if found is None:
+            return Place(None, section, offset)
+        return Place(found, section, offset - found.value)
+
+    # --- the instruction around a field ---------------------------------------------------------
+
+    def bias(self, owner: Section, r: Relocation) -> int:
+        """Return the distance from a PC-relative field to the end of its instruction."""
+        kind = RELOCATION_TYPES.get(r.type)
+        if kind is None or not kind.is_pc_relative or not owner.is_text:
+            return 0
+        field = self.field_at(owner, r.offset)
+        return field.tail if field is not None else kind.size
+
+    def role(self, owner: Section, r: Relocation) -> Role:
+        """Return what the relocated field is for; data hold addresses."""
+        if not owner.is_text:
+            return Role.ADDRESS
+        field = self.field_at(owner, r.offset)
+        if field is not None:
+            return field.role
+        return Role.BRANCH if r.type == R_X86_64_PLT32 else Role.ADDRESS
+
+    def is_branch(self, owner: Section, r: Relocation) -> bool:
+        """Tell whether the relocated field is the displacement of a call, jmp or jcc."""
+        return self.role(owner, r) is Role.BRANCH
+
+    def field_at(self, section: Section, offset: int) -> Field | None:
+        """Return the address field of code at ``offset``, None when it is not known."""
+        function = self.symbol_at(section, offset)
+        if function is not None and function.is_function:
+            return self.fields_of(function).get(offset)
+        # a fragment of code without a name
+        return self._read_fields(section, 0, section.size).get(offset)
+
+    def fields_of(self, function: Symbol) -> dict[int, Field]:
+        """Return the address fields of a function by offset in its section."""
+        assert function.section is not None
+        end = function.value + function.size
+        return self._read_fields(function.section, function.value, end)
+
+    def _read_fields(self, section: Section, start: int, end: int) -> dict[int, Field]:
+        key = section, start
+        if key not in self._fields:
+            try:
+                self._fields[key] = read_fields(section.data, start, end)
+            except UndecodableError:
+                self._fields[key] = {}
+        return self._fields[key]
+
+
+def string_at(section: Section, offset: int) -> bytes | None:
+    """Return the string at ``offset`` of a string section with its NUL, None when outside."""
+    if not 0 <= offset < section.size:
+        return None
+    width = max(section.entsize, 1)  # 2 for the UTF-16 strings of EFI code
+    end = section.data.find(bytes(width), offset)
+    while end >= 0 and (end - offset) % width:
+        end = section.data.find(bytes(width), end + 1)
+    return None if end < 0 else section.data[offset : end + width]

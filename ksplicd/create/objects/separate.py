@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One function or datum a section, also where the source asks for an explicit one.
+
+``-ffunction-sections -fdata-sections`` leave together what has a section attribute
+(``.sched.text``, ``__dyndbg``, ``.data..read_mostly``), and the pieces of functions that inline
+assembly puts aside (``.altinstr_aux``).  Taken apart, each can be paired, compared and carried by
+itself.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ksplicd.create.objects.index import Place, Places
+from ksplicd.create.objects.names import is_code_fragment, is_prefix
+from ksplicd.create.objects.special import REPLACEMENTS, is_special_section
+from ksplicd.elf import Object, Relocation, Section, Symbol
+from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
+from ksplicd.elf.model import SHT_GROUP, SHT_NOBITS, STT_NOTYPE, STT_OBJECT, STT_SECTION
+from ksplicd.elf.x86_64 import R_X86_64_PLT32
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A piece of a section that gets one of its own."""
+
+    start: int
+    end: int
+
+
+def separate(obj: Object) -> None:
+    """Give every function, datum and fragment of ``obj`` a section of its own, of the same name."""
+    places = Places(obj)
+    cuts: dict[Section, list[_Part]] = {}
+    targets = _fragment_targets(places)
+    for section in obj.sections:
+        parts: list[_Part] = []
+        if is_separable_data(section):
+            parts = _data_parts(places, section)
+        elif is_code_fragment(section):
+            parts = _parts_from(targets.get(section, set()), section.size)
+        elif is_separable_code(section):
+            parts = _code_parts(places, section)
+        if parts:
+            cuts[section] = parts
+    if cuts:
+        _Cutter(places, cuts).cut()
+
+
+def is_separable_data(section: Section) -> bool:
+    """Tell whether a section is data that may be taken apart, such as ``.data..read_mostly``."""
+    if not section.is_alloc or section.is_text or section.type == SHT_GROUP:
+        return False
+    if is_special_section(section) or section.is_strings or section.is_merged_constants:
+        return False
+    return not section.name.startswith(("__ksymtab", "___ksymtab", ".init", ".exit", ".discard"))
+
+
+def is_separable_code(section: Section) -> bool:
+    """Tell whether a section is code that may be taken apart, such as ``.sched.text``."""
+    return section.is_text and section.name != REPLACEMENTS
+
+
+# --- where to cut -------------------------------------------------------------------------------
+
+
+def _data_parts(places: Places, section: Section) -> list[_Part]:
+    """Return the data of a section in order, empty when there are not two or they overlap."""
+    parts: list[_Part] = []
+    for s in places.symbols_in(section):
+        if s.size and s.type in (STT_OBJECT, STT_NOTYPE):
+            part = _Part(s.value, s.value + s.size)
+            if parts and part == parts[-1]:
+                continue  # an alias
+            if parts and s.value < parts[-1].end:
+                return []
+            parts.append(part)
+    return parts if len(parts) > 1 else []
+
+
+def _parts_from(starts: Iterable[int], end: int) -> list[_Part]:
+    """Return the parts that begin at ``starts``, each as long as it goes."""
+    ordered = sorted(starts)
+    return [_Part(a, b) for a, b in zip(ordered, [*ordered[1:], end], strict=True)]
+
+
+def _fragment_targets(places: Places) -> dict[Section, set[int]]:
+    """Return the offsets at which code fragments are entered: each piece is a fragment."""
+    found: dict[Section, set[int]] = {}
+    for owner in places.obj.sections:
+        for r in owner.relocations:
+            section = r.symbol.section
+            if section is not None and is_code_fragment(section) and owner is not section:
+                offset = r.symbol.value + r.addend + places.bias(owner, r)
+                if 0 <= offset < section.size and _is_entry(owner):
+                    found.setdefault(section, set()).add(offset)
+    return found
+
+
+def _is_entry(owner: Section) -> bool:
+    """Tell whether a section refers to fragments by their beginning, not about their inside.
+
+    Code does, and the repair address of an exception.
+    """
+    return owner.is_text or owner.name == "__ex_table"
+
+
+def _code_parts(places: Places, section: Section) -> list[_Part]:
+    """Return the functions of a section, empty when there are not two that can be separated."""
+    if len(places.functions_in(section)) < 2:
+        return []
+    functions = [s for s in places.symbols_in(section) if s.is_function and s.size]
+    before = {s.value + s.size: s.value for s in functions if is_prefix(s)}
+    starts = {before.get(s.value, s.value) for s in functions if not is_prefix(s)}
+    parts = _parts_from(starts, section.size)
+    try:
+        branches = _local_branches(section, functions)
+    except UndecodableError:
+        return []
+    # A short jump into the next function has no room for a relocation: the two stay together.
+    for at, field, target in branches:
+        if field.size == 1:
+            parts = _joined(parts, at, target)
+    return parts if len(parts) > 1 else []
+
+
+def _joined(parts: Sequence[_Part], a: int, b: int) -> list[_Part]:
+    """Return the parts with those from ``a`` to ``b`` made one."""
+    i, j = sorted((_index_at(parts, a) or 0, _index_at(parts, b) or 0))
+    return [*parts[:i], _Part(parts[i].start, parts[j].end), *parts[j + 1 :]]
+
+
+def _local_branches(section: Section, functions: Sequence[Symbol]) -> list[tuple[int, Field, int]]:
+    """Return (offset, field, target) of the branches that the assembler has resolved.
+
+    Raises ``UndecodableError``.
+    """
+    relocated = {r.offset for r in section.relocations}
+    found = []
+    for s in {s.value: s for s in functions if not is_prefix(s)}.values():
+        fields = read_fields(section.data, s.value, s.value + s.size)
+        for at, field in fields.items():
+            if field.role is Role.BRANCH and at not in relocated:
+                raw = section.data[at : at + field.size]
+                target = at + field.tail + int.from_bytes(raw, "little", signed=True)
+                found.append((at, field, target))
+    return found
+
+
+def _index_at(parts: Sequence[_Part], offset: int) -> int | None:
+    """Return the index of the part that has ``offset``."""
+    i = bisect_right(parts, offset, key=lambda part: part.start) - 1
+    return i if i >= 0 and offset < parts[i].end else None
+
+
+# --- cutting ------------------------------------------------------------------------------------
+
+
+class _Cutter:
+    """Moves the parts of sections into sections of their own."""
+
+    def __init__(self, places: Places, cuts: dict[Section, list[_Part]]) -> None:
+        self.places, self.obj, self.cuts = places, places.obj, cuts
+        self.made: dict[Section, list[Section]] = {}
+        self.section_symbols: dict[Section, Symbol] = {}
+
+    def cut(self) -> None:
+        # What a reference means is asked before anything moves.
+        located = [
+            (r, self.places.locate(owner, r))
+            for owner in self.obj.sections
+            for r in owner.relocations
+            if r.symbol.section in self.cuts and r.symbol.type == STT_SECTION
+        ]
+        for section in self.cuts:
+            if section.is_text:
+                located += self.relocate_local_branches(section)
+        targets = [(r, *self.find_target(r, place)) for r, place in located]
+        for section, parts in self.cuts.items():
+            self.made[section] = [self.make(section, part) for part in parts]
+        for section, parts in self.cuts.items():
+            self.move_contents(section, parts)
+        for r, section, i in targets:
+            if i is not None:
+                r.symbol = self.section_symbol(self.made[section][i])
+                r.addend -= self.cuts[section][i].start
+        self.obj.symbols[:0] = self.section_symbols.values()
+        self.obj.sections = [x for s in self.obj.sections for x in (s, *self.made.get(s, []))]
+
+    def find_target(self, r: Relocation, place: Place) -> tuple[Section, int | None]:
+        """Return the section that ``r`` refers to and the index of the part that it means."""
+        section = r.symbol.section
+        assert section is not None
+        # The offset may lie outside the symbol that is meant.
+        offset = place.symbol.value if place.symbol is not None else place.offset
+        return section, _index_at(self.cuts[section], offset)
+
+    def relocate_local_branches(self, section: Section) -> list[tuple[Relocation, Place]]:
+        """Add relocations to the branches from one part of a code section to another."""
+        functions = [s for s in self.places.symbols_in(section) if s.is_function and s.size]
+        if is_code_fragment(section):
+            return []
+        parts, symbol = self.cuts[section], self.obj.section_symbol(section)
+        new = []
+        for at, field, target in _local_branches(section, functions):
+            if field.size == 4 and _index_at(parts, at) != _index_at(parts, target):
+                r = Relocation(at, R_X86_64_PLT32, symbol, target - field.tail)
+                section.relocations.append(r)
+                section.data = section.data[:at] + bytes(4) + section.data[at + 4 :]
+                new.append((r, self.places.locate(section, r)))
+        return new
+
+    @staticmethod
+    def make(section: Section, part: _Part) -> Section:
+        is_nobits = section.type == SHT_NOBITS
+        return Section(
+            section.name, section.type, section.flags,
+            b"" if is_nobits else section.data[part.start : part.end],
+            _alignment(section.align, part.start), section.entsize,
+            nobits_size=part.end - part.start if is_nobits else 0,
+        )  # fmt: skip
+
+    def move_contents(self, section: Section, parts: Sequence[_Part]) -> None:
+        """Move the relocations and the symbols of a section into the parts they lie in."""
+        made = self.made[section]
+        kept: list[Relocation] = []
+        for r in section.relocations:
+            i = _index_at(parts, r.offset)
+            if i is None:
+                kept.append(r)
+            else:
+                r.offset -= parts[i].start
+                made[i].relocations.append(r)
+        section.relocations = kept
+        for s in self.places.symbols_in(section):
+            i = _index_at(parts, s.value)
+            if i is not None:
+                s.section, s.value = made[i], s.value - parts[i].start
+
+    def section_symbol(self, section: Section) -> Symbol:
+        if section not in self.section_symbols:
+            self.section_symbols[section] = Symbol("", type=STT_SECTION, section=section)
+        return self.section_symbols[section]
+
+
+def _alignment(section_align: int, offset: int) -> int:
+    """Return the alignment that an offset in an aligned section has."""
+    lowest = offset & -offset
+    return section_align if not lowest else min(section_align, lowest)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``--series``: an update on top of earlier ones.
+
+The state before the change is what the earlier updates' patches make of the tree, in the order in
+which they are given.  The running kernel is still matched against stock objects: functions that an
+earlier update replaced stay in memory as they were, and livepatch puts the newest replacement on
+top.  That the earlier updates are applied, and are these very ones, is the host's to see to (the
+manifest's ``depends`` and ``built-on``).  New functions and data of theirs cannot be reached, which
+is refused where it is needed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ksplicd import bundle
+from ksplicd.create.patch.change import Before, apply
+from ksplicd.elf import read_object
+from ksplicd.errors import BadBundleError, CreateError, PatchError
+from ksplicd.model import Kernel, Manifest
+from ksplicd.notes import BUILD_ID_SECTION, find_build_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """The earlier updates."""
+
+    manifests: tuple[Manifest, ...] = ()
+    contents: Mapping[Path, bytes | None] = field(default_factory=dict)
+    """By path, what they leave of the files that they change; None: no file."""
+
+    built_on: Mapping[str, str] = field(default_factory=dict)
+    """By id, the GNU build id of their new-code modules."""
+
+    @property
+    def kids(self) -> tuple[str, ...]:
+        """Their ids, for ``depends``."""
+        return tuple(m.kid for m in self.manifests)
+
+    def check_kid(self, kid: str) -> None:
+        """Raise ``CreateError`` when ``kid`` is one of them."""
+        if kid in self.kids:
+            raise CreateError(f"--id {kid}: an earlier update of --series has it; give another")
+
+    def check_kernel(self, kernel: Kernel) -> None:
+        """Raise ``CreateError`` when one of them is for another kernel."""
+        for m in self.manifests:
+            if (m.kernel.release, m.kernel.build_id) != (kernel.release, kernel.build_id):
+                raise CreateError(
+                    f"--series: {m.kid} is for {m.kernel.release} ({m.kernel.build_id}), not for"
+                    f" {kernel.release} ({kernel.build_id})"
+                )
+
+
+def read_series(root: Path, bundles: Sequence[Path]) -> Series:
+    """Read earlier bundles and apply their patches beside the tree.
+
+    Raises ``CreateError`` naming the bundle.
+    """
+    contents: dict[Path, bytes | None] = {}
+    manifests: list[Manifest] = []
+    built_on: dict[str, str] = {}
+    for path in bundles:
+        try:
+            earlier = bundle.unpack(path.read_bytes())
+        except OSError as e:
+            raise CreateError(f"--series {path}: {e.strerror}") from e
+        except BadBundleError as e:
+            raise CreateError(f"--series {path}: {e}") from e
+        manifest = earlier.manifest
+        missing = set(manifest.depends) - {m.kid for m in manifests}
+        if missing:
+            raise CreateError(
+                f"--series {path}: it depends on {', '.join(sorted(missing))}; give those bundles"
+                " too, before it"
+            )
+        if manifest.kid in {m.kid for m in manifests}:
+            raise CreateError(f"--series {path}: {manifest.kid} is given twice")
+        before = Before(root=root, contents=dict(contents))
+        try:
+            files = apply(before, {f"patch of {manifest.kid}": earlier.files["patch"]})
+        except PatchError as e:
+            raise CreateError(f"--series {path}: {e}") from e
+        contents |= {f.path: f.after for f in files}
+        manifests.append(manifest)
+        built_on[manifest.kid] = _new_build_id(earlier, path)
+    return Series(manifests=tuple(manifests), contents=contents, built_on=built_on)
+
+
+def _new_build_id(earlier: bundle.Bundle, path: Path) -> str:
+    name = earlier.changes[0].new_file
+    for section in read_object(earlier.files[name], name).sections:
+        if section.name == BUILD_ID_SECTION:
+            return find_build_id(section.data)
+    raise CreateError(f"--series {path}: {name} has no GNU build id")

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Run-pre matching, the static half: are plain pre objects what the stock image was linked from?
+
+Every function must be in the image byte for byte, its relocated fields aside, and each section of
+the object must lie there in one piece.  That gives the address of everything the unit defines or
+uses, also where kallsyms has a name more than once.  What the running kernel makes of its code is
+not known here (``kmodsrc/``).
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Final
+
+from ksplicd.create.stock.image import Image, SymbolMap
+from ksplicd.elf import Object, Relocation, Section, Symbol
+from ksplicd.elf.model import STB_WEAK, STT_SECTION
+from ksplicd.elf.x86_64 import RELOCATION_TYPES
+from ksplicd.errors import ElfError, ImageMismatchError
+
+_SHOWN: Final = 8
+"""Bytes shown of a difference."""
+
+_ADDRESS_BITS: Final = (1 << 64) - 1
+
+
+def is_init_section(section: Section) -> bool:
+    """Tell whether the kernel frees the section after boot, such as ``.init.text``."""
+    return section.name.startswith((".init", ".exit", ".altinstr"))
+
+
+def is_merged_reference(r: Relocation) -> bool:
+    """Tell whether the linker takes the section apart that ``r`` is to, as ``.rodata.str1.8``."""
+    section = r.symbol.section
+    return section is not None and (section.is_strings or section.is_merged_constants)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class UnitMatch:
+    """Where everything of one plain pre object is in the stock image."""
+
+    obj: Object
+    bases: dict[Section, int] = field(default_factory=dict)
+    """Address of each section's first byte; merged and unused sections are missing."""
+    functions: dict[Symbol, int] = field(default_factory=dict)
+    """Address of each function that runs after boot, in the object's order."""
+    overridden: list[Symbol] = field(default_factory=list)
+    """Weak functions in whose place the image has another one, such as ``arch_vma_name``."""
+    externals: dict[Symbol, int] = field(default_factory=dict)
+    """Address of each undefined or weak symbol that those functions use."""
+
+    def address_of(self, symbol: Symbol) -> int | None:
+        """Return the address of a symbol that the unit defines or uses, None when unknown."""
+        if symbol.section is None or symbol in self.externals:
+            return self.externals.get(symbol)
+        base = self.bases.get(symbol.section)
+        return None if base is None else base + symbol.value
+
+
+class _Matcher:
+    """Matches one object."""
+
+    def __init__(self, obj: Object, image: Image, symbols: SymbolMap) -> None:
+        self.obj, self.image, self.symbols = obj, image, symbols
+        self.result = UnitMatch(obj=obj)
+        self.relocations: dict[Section, list[Relocation]] = {}
+        self.by_section: dict[Section, list[Symbol]] = defaultdict(list)
+        for f in obj.functions():
+            assert f.section is not None
+            if not is_init_section(f.section):
+                self.by_section[f.section].append(f)
+        for section in self.by_section:
+            self.relocations[section] = sorted(section.relocations, key=lambda r: r.offset)
+
+    def run(self) -> UnitMatch:
+        for section, functions in self.by_section.items():
+            if (base := self._base(section, functions)) is not None:
+                self._take(section, functions, base)
+        for function, address in self.result.functions.items():
+            self._learn(function, address)
+        return self.result
+
+    # --- functions ------------------------------------------------------------------------------
+
+    def _base(self, section: Section, functions: list[Symbol]) -> int | None:
+        """Return the one base at which all functions of a section are in the image.
+
+        None when it has nothing but weak functions, which may all be overridden.
+        """
+        bases: set[int] | None = None
+        for f in functions:
+            addresses = [] if self._is_overridden(f) else self.symbols.addresses(f.name)
+            found = {a - f.value for a in addresses if self._is_at(f, a)}
+            together = found if bases is None else bases & found
+            if together:
+                bases = together
+            elif f.bind != STB_WEAK and addresses:
+                raise self._mismatch(f)
+        if bases is None:
+            if all(f.bind == STB_WEAK for f in functions):
+                self.result.overridden += functions
+                return None
+            raise self._mismatch(functions[0])
+        if len(bases) > 1:
+            names = ", ".join(f.name for f in functions[:3])
+            raise ImageMismatchError(
+                f"{self.obj.name}: {section.name} ({names}) is in the image {len(bases)} times;"
+                " which one it is cannot be told"
+            )
+        return bases.pop()
+
+    def _take(self, section: Section, functions: list[Symbol], base: int) -> None:
+        self.result.bases[section] = base
+        for f in functions:
+            address = base + f.value
+            # The linker leaves an overridden body where it is; only the name goes elsewhere.
+            if self._is_overridden(f) or (
+                f.bind == STB_WEAK and address not in self.symbols.addresses(f.name)
+            ):
+                self.result.overridden.append(f)
+            elif self._is_at(f, address):
+                self.result.functions[f] = address
+            else:
+                raise self._mismatch(f, address)
+
+    def _is_overridden(self, f: Symbol) -> bool:
+        """Tell whether the image has a strong function instead, which may have the same bytes."""
+        return f.bind == STB_WEAK and self.symbols.is_strong(f.name)
+
+    def _fields(self, f: Symbol) -> list[tuple[int, int]]:
+        """Return (offset, size) of the relocated fields of a function."""
+        assert f.section is not None
+        found = []
+        for r in self.relocations[f.section]:
+            if r.offset >= f.value + f.size:
+                break
+            if r.offset >= f.value:
+                kind = RELOCATION_TYPES.get(r.type)
+                if kind is None:
+                    raise ElfError(f"{self.obj.name}: {f.name}: relocation of type {r.type}")
+                found.append((r.offset - f.value, kind.size))
+        return found
+
+    def _masked(self, f: Symbol, address: int) -> tuple[bytes, bytes] | None:
+        """Return the function's bytes in object and image with relocated fields zero."""
+        assert f.section is not None
+        found = self.image.read(address, f.size)
+        if found is None:
+            return None
+        have, want = bytearray(found), bytearray(f.section.data[f.value : f.value + f.size])
+        for offset, size in self._fields(f):
+            have[offset : offset + size] = want[offset : offset + size] = bytes(size)
+        return bytes(want), bytes(have)
+
+    def _is_at(self, f: Symbol, address: int) -> bool:
+        pair = self._masked(f, address)
+        return pair is not None and pair[0] == pair[1]
+
+    def _mismatch(self, f: Symbol, address: int | None = None) -> ImageMismatchError:
+        """Return the error for a function that is not where it should be."""
+        candidates = [address] if address is not None else self.symbols.addresses(f.name)
+        where = f"{self.obj.name}: {f.name}"
+        if not candidates:
+            return ImageMismatchError(f"{where}: the image has no symbol of this name")
+        shown = ""
+        for candidate in candidates:
+            pair = self._masked(f, candidate)
+            if pair is None:
+                shown = f"{where}: {candidate:#x} is outside the image"
+            elif pair[0] != pair[1]:
+                at = next(i for i, (a, b) in enumerate(zip(*pair, strict=True)) if a != b)
+                expected, found = (p[at : at + _SHOWN].hex() for p in pair)
+                shown = f"{where}+{at:#x}: expected {expected}, the image has {found}"
+        shown = shown or f"{where}: not in one piece with the rest of its section"
+        return ImageMismatchError(
+            f"{shown}; use the source, configuration and compiler that the image was built from"
+        )
+
+    # --- what the functions refer to --------------------------------------------------------------
+
+    def _learn(self, f: Symbol, address: int) -> None:
+        """Learn from the relocated fields of a matched function, and check them."""
+        assert f.section is not None
+        code = self.image.read(address, f.size)
+        assert code is not None
+        for r in self.relocations[f.section]:
+            if r.offset >= f.value + f.size:
+                break
+            if r.offset < f.value or not RELOCATION_TYPES[r.type].size:
+                continue
+            at = r.offset - f.value
+            value = field_value(code, at, r.type, address + at)
+            base = value - r.addend & _ADDRESS_BITS
+            if (fault := self._fault(r, value, base)) is not None:
+                kind = RELOCATION_TYPES[r.type]
+                raise ImageMismatchError(
+                    f"{self.obj.name}: {f.name}+{at:#x}: {fault}; the image has"
+                    f" {code[at : at + kind.size].hex()} there"
+                )
+
+    def _fault(self, r: Relocation, value: int, base: int) -> str | None:
+        """Return what is wrong with a field that means ``base`` plus addend, None when nothing."""
+        symbol, section = r.symbol, r.symbol.section
+        if section is None or symbol.bind == STB_WEAK:
+            addresses = self.symbols.addresses(symbol.name)
+            if addresses and base not in addresses:
+                return f"expected the address of {symbol.name}"
+            known = self.result.externals.setdefault(symbol, base)
+        elif is_merged_reference(r):
+            content, start = merged_content(r)
+            address = value - start & _ADDRESS_BITS
+            if content is not None and self.image.read(address, len(content)) != content:
+                return f"expected a reference to {content[:40]!r}"
+            return None
+        else:
+            base = base - symbol.value
+            known = self.result.bases.setdefault(section, base)
+        if known != base:
+            return f"expected {symbol.name or (section.name if section else '')} at {known:#x}"
+        return None
+
+
+def match_unit(obj: Object, image: Image, symbols: SymbolMap) -> UnitMatch:
+    """Find the plain pre object ``obj`` in the stock image.
+
+    Raises ``ImageMismatchError`` naming function, offset, expected and found bytes, ``ElfError``
+    for a relocation type that kernels do not use.
+    """
+    return _Matcher(obj, image, symbols).run()
+
+
+def field_value(code: bytes, at: int, kind: int, address: int) -> int:
+    """Return the value that the relocated field ``at`` bytes into ``code`` has.
+
+    ``address`` is the field's own.  The value is symbol plus addend: content, sign-extended, plus
+    the field's address for PC-relative types.
+    """
+    how = RELOCATION_TYPES[kind]
+    value = int.from_bytes(code[at : at + how.size], "little", signed=how.is_signed)
+    return (value + address if how.is_pc_relative else value) & _ADDRESS_BITS
+
+
+def merged_content(r: Relocation) -> tuple[bytes | None, int]:
+    """Return what a reference into a merged section is to, and how far behind its start it points.
+
+    The assembler keeps a ``.LC`` symbol for each PC-relative reference, so that the linker moves
+    the symbol and leaves the addend alone; other references name the section and the exact offset.
+    (None, 0) when the reference has neither form.
+    """
+    section = r.symbol.section
+    assert section is not None
+    if r.symbol.type != STT_SECTION:
+        offset, start = r.symbol.value, r.addend
+    elif not RELOCATION_TYPES[r.type].is_pc_relative:
+        offset, start = r.addend, 0
+    else:
+        return None, 0
+    if not 0 <= offset < section.size:
+        return None, 0
+    if section.is_strings:
+        end = section.data.find(b"\0", offset) + 1 or section.size
+        # Wide strings end in a wide NUL; their first character is enough to tell them apart.
+        return section.data[offset:end], start
+    return section.data[offset : offset + max(section.entsize, 1)], start

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A stock module as an image: its sections laid out and relocated, its symbols by name.
+
+A .ko is relocatable, so every address here is made up: sections lie far apart, and what the module
+imports gets an address of its own.  That is enough to match objects against it, as against vmlinux.
+"""
+
+import lzma
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ksplicd.create.stock.image import Image, MapSymbol, Segment, SymbolMap
+from ksplicd.elf import Object, Section, read_object
+from ksplicd.elf.model import SHT_NOBITS, STB_GLOBAL, STB_WEAK, STT_FILE, STT_SECTION
+from ksplicd.elf.x86_64 import RELOCATION_TYPES
+from ksplicd.errors import ConfigDirError
+from ksplicd.run import run
+
+IN_TARGET: Final = 1 << 31
+"""KSPLICE_SYM_IN_TARGET of kmodsrc/format.h: the symbol is the target module's."""
+
+_LETTERS: Final = {STB_GLOBAL: "T", STB_WEAK: "W"}
+"""Types of global symbols, of functions and data alike, as in a System.map."""
+
+_FIRST_SECTION: Final = 0xFFFF_FFFF_C000_0000
+_FIRST_IMPORT: Final = 0xFFFF_FFFF_8100_0000
+_GAP: Final = 1 << 16
+_ADDRESS_BITS: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StockModule:
+    """A module of the distribution's kernel."""
+
+    name: str
+    """As /sys/module has it, such as ``nf_conntrack``."""
+    image: Image
+    symbols: "ModuleSymbols"
+    depends: frozenset[str]
+    """The modules that are loaded whenever this one is."""
+
+
+class ModuleSymbols(SymbolMap):
+    """The symbols that a module defines and imports, at their made-up addresses.
+
+    ``position`` marks the module's own symbols with ``IN_TARGET``; imports from vmlinux have the
+    position that they have there, and imports from other modules none.
+    """
+
+    def __init__(
+        self,
+        own: Collection[MapSymbol],
+        imports: dict[str, int],
+        sections: list[range],
+        vmlinux: SymbolMap,
+    ) -> None:
+        super().__init__(own)
+        self._imports = imports
+        self._globals = {s.name: s.address for s in own if s.type.isupper()}
+        self._sections = sections
+        self._vmlinux = vmlinux
+
+    def addresses(self, name: str) -> list[int]:
+        """Return every address that ``name`` has in or for the module."""
+        own = super().addresses(name)
+        return own or ([self._imports[name]] if name in self._imports else [])
+
+    def is_own(self, name: str) -> bool:
+        """Tell whether the module defines ``name``."""
+        return bool(super().addresses(name))
+
+    def global_address(self, name: str) -> int | None:
+        """Return the address of what the module defines for all of its files."""
+        return self._globals.get(name)
+
+    def is_global(self, name: str) -> bool:
+        """Tell whether the module's files know ``name`` from each other or from elsewhere."""
+        return name in self._globals or self.is_import(name)
+
+    def is_import(self, name: str) -> bool:
+        """Tell whether the module needs ``name`` from elsewhere."""
+        return name in self._imports and not self.is_own(name)
+
+    def own_position(self, name: str, address: int) -> int | None:
+        """Return livepatch's sympos of one of the module's own symbols."""
+        return super().position(name, address)
+
+    def position(self, name: str, address: int) -> int | None:
+        """Return the position of ``name`` at ``address`` as the old code's tables want it."""
+        own = super().position(name, address) if self.is_own(name) else None
+        if own is not None:
+            return own | IN_TARGET
+        if self._imports.get(name) == address and self._vmlinux.is_unique(name):
+            return 0
+        return None
+
+    def nearest_unique(self, address: int) -> tuple[str, int] | None:
+        """Return a uniquely named own symbol of the section that ``address`` is in.
+
+        The last one before the address, or else the first behind it: an address may lie a little
+        outside the section, because the addend of a PC-relative field counts from its end.
+        """
+        sections = self._sections
+        section = next(
+            (s for s in sections if -_GAP // 2 <= address - s.start < len(s) + _GAP // 2), range(0)
+        )
+        for found in (super().nearest_unique(address), self.next_unique(address)):
+            if found is not None and found[1] in section:
+                return found
+        return None
+
+
+def read_stock_module(data: bytes, name: str, vmlinux: SymbolMap) -> StockModule:
+    """Lay out a .ko.  Raises ``ElfError``."""
+    obj = read_object(data, f"{name}.ko")
+    sections: dict[Section, int] = {}
+    ranges = []
+    at = _FIRST_SECTION
+    for section in obj.sections:
+        if section.is_alloc and section.size:
+            at += -at % max(section.align, 1)
+            sections[section] = at
+            ranges.append(range(at, at + section.size + 1))
+            at += section.size + _GAP
+    imports = {
+        s.name: _FIRST_IMPORT + i * 64
+        for i, s in enumerate(s for s in obj.symbols if s.is_undefined and s.name)
+    }
+    segments = tuple(
+        Segment(address, memoryview(_relocated(obj, section, sections, imports)))
+        for section, address in sections.items()
+    )
+    own = [
+        MapSymbol(sections[s.section] + s.value, _LETTERS.get(s.bind, "t"), s.name)
+        for s in obj.symbols
+        if s.section in sections and s.name and s.type not in (STT_SECTION, STT_FILE)
+        and not s.section.name.startswith(".init")
+    ]  # fmt: skip
+    return StockModule(
+        name=name,
+        image=Image(data, segments, ""),
+        symbols=ModuleSymbols(own, imports, ranges, vmlinux),
+        depends=_depends(obj),
+    )
+
+
+def _depends(obj: Object) -> frozenset[str]:
+    """Return the modules named by ``depends=``, which modpost writes (scripts/mod/modpost.c)."""
+    section = obj.find_section(".modinfo")
+    for field in section.data.split(b"\0") if section is not None else ():
+        key, _, value = field.partition(b"=")
+        if key == b"depends" and value:
+            return frozenset(name.replace("-", "_") for name in value.decode().split(","))
+    return frozenset()
+
+
+def _relocated(
+    obj: Object, section: Section, sections: dict[Section, int], imports: dict[str, int]
+) -> bytes:
+    """Return the section's bytes as the module loader would make them."""
+    if section.type == SHT_NOBITS:
+        return bytes(section.size)
+    data = bytearray(section.data)
+    for r in section.relocations:
+        kind = RELOCATION_TYPES.get(r.type)
+        if kind is None or not kind.size:
+            continue
+        if r.symbol.section is not None:
+            value = sections.get(r.symbol.section, 0) + r.symbol.value
+        else:
+            value = imports.get(r.symbol.name, r.symbol.value)
+        value += r.addend - (sections[section] + r.offset if kind.is_pc_relative else 0)
+        field = (value & _ADDRESS_BITS).to_bytes(8, "little")[: kind.size]
+        data[r.offset : r.offset + kind.size] = field
+    return bytes(data)
+
+
+def find_stock_module(folder: Path, name: str) -> bytes:
+    """Return the stock module ``name``, uncompressed.
+
+    ``folder`` is the kernel's /lib/modules/RELEASE.  Raises ``ConfigDirError`` when it has none.
+    """
+    for path, unpack in _files(folder):
+        if _name_of(path) == name:
+            return unpack(path.read_bytes())
+    raise ConfigDirError(
+        f"{folder}/kernel/…/{name}.ko: missing; the old code of a module is checked against the"
+        f" stock module, so {folder} must be the kernel's folder in /lib/modules"
+    )
+
+
+def stock_modules(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, uncompressed bytes) of every stock module."""
+    for path, unpack in _files(folder):
+        yield _name_of(path), unpack(path.read_bytes())
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, Callable[[bytes], bytes]]]:
+    for path in (folder / "kernel").rglob("*.ko*"):
+        if (unpack := _UNPACK.get(path.name.partition(".ko")[2])) is not None:
+            yield path, unpack
+
+
+def _name_of(path: Path) -> str:
+    return path.name.partition(".ko")[0].replace("-", "_")
+
+
+def _as_is(data: bytes) -> bytes:
+    return data
+
+
+def _unzstd(data: bytes) -> bytes:
+    return run(["zstd", "-dc"], stdin=data)
+
+
+_UNPACK: Final = {"": _as_is, ".xz": lzma.decompress, ".zst": _unzstd}
+"""How modules are compressed (CONFIG_MODULE_COMPRESS), by suffix."""

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Why a kernel that is locked down refuses a module, and what would have to be there.
+
+Under lockdown (security/lockdown) each refusal is EPERM, whether the module has no signature or one
+by an unknown key (kernel/module/signing.c, module_sig_check); dmesg has no more.  So the module is
+looked at, and what the kernel shows of its policy.
+"""
+
+import errno
+from pathlib import Path
+from typing import Final
+
+from ksplicd.errors import UnexpectedError
+from ksplicd.host.kernel.sysfs import read_attribute
+
+_MARK: Final = b"~Module signature appended~\n"  # <linux/module_signature.h>
+_TRAILER_SIZE: Final = 12  # struct module_signature; its last four bytes are the length, big-endian
+_COMMON_NAME: Final = b"\x06\x03\x55\x04\x03"  # OID 2.5.4.3 in DER (X.520)
+
+_SIGN_IT: Final = "build the update with --module-sign-key"
+_ENROL_IT: Final = (
+    "enrol that key's certificate where this kernel looks for keys (`mokutil --import`, or the "
+    "firmware's db), and reboot"
+)
+
+
+def signer_of(module: bytes) -> str | None:
+    """Return the name in the signature of a .ko file, empty when it has none; None: no signature.
+
+    The name is that of the certificate's issuer, which for the usual self-signed one is its own.
+    """
+    if not module.endswith(_MARK):
+        return None
+    body = module[: -len(_MARK)]
+    size = int.from_bytes(body[-4:], "big")
+    signature = body[-_TRAILER_SIZE - size : -_TRAILER_SIZE]
+    at = signature.find(_COMMON_NAME)
+    if at < 0:
+        return ""
+    start = at + len(_COMMON_NAME) + 2  # behind the string's tag and length, which is below 128
+    length = int.from_bytes(signature[start - 1 : start])
+    return ascii(signature[start : start + length].decode(errors="replace"))[1:-1]
+
+
+def why_refused(module: bytes, error: int, sys: Path, proc: Path) -> str:
+    """Return why finit_module answered ``error``, and what is missing; empty when it is not known.
+
+    ``sys`` and ``proc`` are where sysfs and procfs are.
+    """
+    if error == errno.EPERM and _look(proc / "sys/kernel/modules_disabled") == "1":
+        return "kernel.modules_disabled is 1: no module can be loaded until the machine reboots"
+    policy = _read_policy(sys)
+    if error not in {errno.EPERM, errno.EKEYREJECTED, errno.ENOKEY} or not policy:
+        return ""
+    signer = signer_of(module)
+    if signer is None:
+        return (
+            f"{policy}, so that it loads modules only with the kernel's own signature, and this "
+            f"one has none: {_SIGN_IT}, and {_ENROL_IT}"
+        )
+    by = f"by “{signer}”" if signer else "by a key without a name"
+    return f"{policy}, and the module is signed {by}, which it does not trust: {_ENROL_IT}"
+
+
+def _read_policy(sys: Path) -> str:
+    """Return which policy of this kernel asks for signatures; empty when none does."""
+    words = _look(sys / "kernel/security/lockdown").split()
+    mode = next((word.strip("[]") for word in words if word.startswith("[")), "none")
+    if mode != "none":
+        return f"this kernel is locked down (lockdown={mode})"
+    if _look(sys / "module/module/parameters/sig_enforce") == "Y":
+        return "this kernel enforces module signatures (module.sig_enforce)"
+    return ""
+
+
+def _look(path: Path) -> str:
+    """Return what ``path`` says; what cannot be read explains nothing."""
+    try:
+        return read_attribute(path) or ""
+    except UnexpectedError:
+        return ""

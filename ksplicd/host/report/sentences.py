@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel said, in words: a match, a mismatch, who holds a transition up.
+
+Of a mismatch the core (kmodsrc/targets.c, ``describe()``) writes a line of key=value pairs, such as
+``target=vmlinux function=do_fcntl offset=0x1c kind=bytes expected=0f1f found=9090``.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from ksplicd.host.kernel.door import CoreState
+from ksplicd.host.kernel.probes import Probe
+from ksplicd.host.stages import Conflict, UpdateInfo
+from ksplicd.host.trust.verify import Trusted
+from ksplicd.model import NEW_SUFFIX, Manifest
+
+Value = str | int | list[str]
+"""What is told of an update; the bus makes ``s``, ``x`` and ``as`` of it."""
+
+WAITING: Final = "waiting"
+"""The core's word for a target that is not loaded."""
+
+_OTHER_CODE: Final = (
+    "this is not the code that the update was built from; build it from the source package of "
+    "exactly this kernel"
+)
+_TRACER: Final = "a tracer, a kprobe or another live patch may hold it; stop that and apply again"
+_HINTS: Final[Mapping[str, str]] = {
+    "fentry": _TRACER,
+    "bytes": f"{_OTHER_CODE}, or stop the kprobe that is on it",
+    "unreadable": "the kernel has no code there; report it with the kernel's version",
+    "missing": "this kernel has no such symbol; " + _OTHER_CODE,
+    "ambiguous": "this kernel has more symbols of that name; " + _OTHER_CODE,
+}
+_GENERIC: Final[Mapping[str, str]] = {
+    "no_match": "the running code is not what the update was built from",
+    "failed_to_find": "a symbol that it needs is not in the running kernel",
+    "bad_system_map": "the running kernel's symbols are not those that it was built for",
+    "target_not_loaded": "a module that it patches is not loaded",
+    "out_of_memory": "the kernel has no memory for it",
+    "call_failed": "livepatch or a hook of the update refused; dmesg tells more",
+    "unexpected": "the kernel part failed; dmesg tells more",
+}
+
+
+def read_mismatch(line: str) -> dict[str, str]:
+    """Return the pairs of the core's ``mismatch``."""
+    pairs = (word.partition("=") for word in line.split())
+    return {key: value for key, is_pair, value in pairs if is_pair}
+
+
+def explain(cause: str, mismatch: Mapping[str, str]) -> str:
+    """Return the sentence for an abort cause of the core."""
+    target, kind = mismatch.get("target", "?"), mismatch.get("kind", "")
+    hint = _HINTS.get(kind, _OTHER_CODE)
+    match mismatch:
+        case {"function": function, "offset": offset}:
+            expected = mismatch.get("expected") or "other code"
+            found = mismatch.get("found") or "nothing"
+            place = f"{target}: {function}+{offset}"
+            return f"{place}: expected {expected}, found {found} ({kind}): {hint}"
+        case {"symbol": symbol}:
+            return f"{target}: {symbol}: {kind}: {hint}"
+        case _:
+            return _GENERIC.get(cause, f"{cause}; dmesg tells more")
+
+
+def describe_update(
+    info: UpdateInfo, trusted: Trusted | None, modules: list[str]
+) -> dict[str, Value]:
+    """Return all that is known of an update, keys as on the bus."""
+    manifest = info.manifest
+    return {
+        "Kid": info.kid,
+        "Stage": info.stage.value,
+        "AbortCause": info.abort_cause,
+        "Detail": info.detail,
+        "Description": manifest.description,
+        "Targets": [target.name for target in manifest.targets],
+        "Functions": [
+            f"{t.name}:{f.name} ({f.unit})" for t in manifest.targets for f in t.functions
+        ],
+        "Redirects": describe_redirects(manifest),
+        "Cves": list(manifest.cves),
+        "Depends": list(manifest.depends),
+        "Replaces": list(manifest.replaces),
+        "Excludes": list(manifest.excludes),
+        "Kernel": manifest.kernel.release,
+        "KernelBuildId": manifest.kernel.build_id,
+        "KernelVersion": manifest.kernel.version,
+        "Tool": manifest.tool,
+        "Compiler": manifest.compiler,
+        "SignedBy": trusted.signer if trusted else "",
+        "TrustedComment": trusted.trusted_comment if trusted else "",
+        "Modules": modules,
+    }
+
+
+def describe_redirects(manifest: Manifest) -> list[str]:
+    """Return what leads to new code without livepatch: ``vmlinux:kstrtobool by kprobe``."""
+    return [
+        *(f"{t.name}:{f.name} by {f.how}"
+          for t in manifest.targets for f in t.functions if f.how != "livepatch"),
+        *(f"{t.name}:{p.table}+{p.offset:#x} by pointer"
+          for t in manifest.targets for p in t.pointers),
+    ]  # fmt: skip
+
+
+def describe_match(core: CoreState) -> str:
+    """Return how much was compared, such as ``2 functions, 812 bytes, 5.1 ms; waits for romfs``."""
+    functions = sum(entry.functions for entry in core.matched)
+    size = sum(entry.bytes for entry in core.matched)
+    milliseconds = sum(entry.microseconds for entry in core.matched) / 1000
+    waiting = ", ".join(target for target, state in core.targets.items() if state == WAITING)
+    text = f"{functions} functions, {size} bytes, {milliseconds:.1f} ms"
+    return f"{text}; waits for {waiting}" if waiting else text
+
+
+def describe_probe(probe: Probe) -> str:
+    """Return who wrote into a function, and what to do about it."""
+    place = f"{probe.function}+{probe.offset:#x}"
+    return f"{probe.user} is at {place}: remove it and apply again"
+
+
+def describe_conflicts(conflicts: Iterable[Conflict]) -> str:
+    """Return who holds a transition up, such as ``held up by cat[812] in do_fcntl (…)``."""
+    tasks = "; ".join(map(describe_conflict, conflicts))
+    return f"held up by {tasks}" if tasks else ""
+
+
+def describe_conflict(conflict: Conflict) -> str:
+    """Return a task and where it is: ``cat[812] in do_fcntl (fcntl_setlk < do_fcntl < …)``."""
+    task = f"{conflict.command}[{conflict.pid}]"
+    if conflict.function:
+        return f"{task} in {conflict.function} ({conflict.stack})"
+    return f"{task} in {conflict.stack}" if conflict.stack else task
+
+
+def find_function(stack: str, functions: Collection[str]) -> str:
+    """Return the innermost function of a ``Conflict``'s stack that is among ``functions``.
+
+    Old and new code count, and the parts that the compiler made of them (``do_exit.cold``); empty
+    when there is none.
+    """
+    for name in stack.split(" < "):
+        for known in (name.removesuffix(NEW_SUFFIX), name.partition(".")[0]):
+            if known in functions:
+                return known
+    return ""

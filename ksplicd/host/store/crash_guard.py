@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The crash guard: an update that may have brought the machine down is not applied by itself again.
+
+Nobody can write down that a machine crashes.  So what is written down, in ``guard.json``, is the
+opposite: which boots ended by a clean shutdown, and which update has run for its soak time in which
+boot.  Whatever is not there is taken for a crash.  A daemon that was killed is no crash: the boot
+id stays the same.
+
+::
+
+    {"schema": 1, "clean": [BOOT_ID], "soaked": [{"kid": KID, "boot-id": BOOT_ID}]}
+
+A file that is missing or damaged says nothing, and so holds back too much rather than too little.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ksplicd.errors import StoreError
+from ksplicd.fields import Fields
+from ksplicd.host.stages import Event
+from ksplicd.host.store.store import is_passing, replace_file, store_errors
+from ksplicd.model import KID_LENGTH, Stage
+
+_log = logging.getLogger(__name__)
+
+_SCHEMA: Final = 1
+_MAX_SIZE: Final = 1 << 20
+_NEVER: Final = float("inf")
+_BOOT_ID: Final = re.compile(r"[0-9a-f]{32}")
+_KID: Final = re.compile(rf"[a-z0-9]{{{KID_LENGTH}}}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What ``guard.json`` says."""
+
+    clean: frozenset[str] = frozenset()
+    """Boots that ended by a clean shutdown, as far as an update's last event is of them."""
+    soaked: Mapping[str, str] = field(default_factory=dict)
+    """Kid → the boot in which it has run for its soak time."""
+
+
+class Guard:
+    """The file ``path`` and the ages of what is applied."""
+
+    def __init__(self, path: Path) -> None:
+        """The file is made by the first mark."""
+        self._path = path
+        self._since: dict[str, float] = {}
+        """Kid → when we first saw it applied, on the monotonic clock."""
+
+    def read(self) -> Known:
+        """Return what is known; nothing when the file is missing or damaged.
+
+        Raises ``StoreError`` when that cannot be told now.
+        """
+        try:
+            with store_errors(self._path), self._path.open("rb") as f:
+                return read_known(f.read(_MAX_SIZE + 1))
+        except StoreError as e:
+            if is_passing(e.__cause__):
+                raise
+            if not isinstance(e.__cause__, FileNotFoundError):
+                _log.error("%s; no shutdown before this one counts as clean", e)
+            return Known()
+
+    def mark_clean(self, boot_id: str, named: Collection[str]) -> None:
+        """Note that this boot ends cleanly; of the others keep those in ``named``."""
+        known = self.read()
+        self._write(Known(clean=known.clean & frozenset(named) | {boot_id}, soaked=known.soaked))
+
+    def begin(self, boot_id: str) -> None:
+        """Note that this boot goes on: the unit that marks its end was stopped or restarted."""
+        known = self.read()
+        if boot_id in known.clean:
+            self._write(Known(clean=known.clean - {boot_id}, soaked=known.soaked))
+
+    def watch(self, applied: Collection[str], boot_id: str, now: float, soak_time: float) -> float:
+        """Note which of the ``applied`` updates have run for ``soak_time`` seconds.
+
+        Returns the seconds until the next one has; infinity when there is none.  An update that was
+        applied before we looked is as old as our looking.
+        """
+        known = self.read()
+        self._since = {kid: self._since.get(kid, now) for kid in applied}
+        left = {
+            kid: since + soak_time - now
+            for kid, since in self._since.items()
+            if known.soaked.get(kid) != boot_id
+        }
+        ripe = {kid: boot_id for kid, seconds in left.items() if seconds <= 0}
+        if ripe:
+            self._write(Known(clean=known.clean, soaked={**known.soaked, **ripe}))
+        return min((seconds for kid, seconds in left.items() if kid not in ripe), default=_NEVER)
+
+    def forget(self, kid: str) -> None:
+        """Let an update begin anew: it is about to be applied, or deleted."""
+        self._since.pop(kid, None)
+        known = self.read()
+        if kid in known.soaked:
+            soaked = {other: boot_id for other, boot_id in known.soaked.items() if other != kid}
+            self._write(Known(clean=known.clean, soaked=soaked))
+
+    def _write(self, known: Known) -> None:
+        with store_errors(self._path):
+            replace_file(self._path, write_known(known))
+
+
+def why_quarantined(last: Event, known: Known, soak_time: float) -> str:
+    """Tell why an update whose last event is of an earlier boot must wait for a person, or ``""``.
+
+    It was being applied, or had not run for ``soak_time`` seconds, when the machine went down and
+    nobody had shut it down.
+    """
+    if last.boot_id in known.clean:
+        return ""
+    match last.stage:
+        case Stage.LOADING | Stage.MATCHED | Stage.TRANSITIONING:
+            return "the machine went down while it was being applied"
+        case Stage.REVERSING if last.cause:
+            return "the machine went down while an apply of it was being turned around"
+        case Stage.APPLIED if soak_time and known.soaked.get(last.kid) != last.boot_id:
+            return (
+                "the machine went down without a clean shutdown before the update had run for "
+                f"its soak time of {soak_time:g} s"
+            )
+        case _:
+            return ""
+
+
+def write_known(known: Known) -> bytes:
+    """Return the file that says ``known``."""
+    soaked = [{"kid": kid, "boot-id": boot_id} for kid, boot_id in sorted(known.soaked.items())]
+    value = {"schema": _SCHEMA, "clean": sorted(known.clean), "soaked": soaked}
+    return json.dumps(value, indent=1).encode() + b"\n"
+
+
+def read_known(data: bytes) -> Known:
+    """Return what the file says, or raise ``StoreError`` naming the field."""
+    if len(data) > _MAX_SIZE:
+        raise StoreError(f"guard.json: over {_MAX_SIZE} bytes")
+    top = Fields.parse(data, "guard.json", StoreError)
+    top.number("schema", _SCHEMA, _SCHEMA)
+    clean = frozenset(top.texts("clean", _BOOT_ID, "a boot id"))
+    soaked = {}
+    for entry in top.groups("soaked"):
+        kid = entry.text("kid", _KID, "an update id")
+        soaked[kid] = entry.text("boot-id", _BOOT_ID, "a boot id")
+        entry.close()
+    top.close()
+    return Known(clean=clean, soaked=soaked)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""An update's modules into the kernel and out of it.
+
+::
+
+    load core ─▸ load old code (its load is the match) ─▸ load new code (enables) ─▸ unload old code
+
+Each step raises the error that says why the kernel refused; nobody cleans up here, that is
+``unload``.  Records and stages are the engine's.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from ksplicd.bundle import Bundle
+from ksplicd.errors import (
+    InUseError,
+    KspliceError,
+    UnexpectedError,
+    by_abort_cause,
+)
+from ksplicd.host.kernel.door import CoreState, KernelDoor
+from ksplicd.host.kernel.probes import Probe, probe_at
+from ksplicd.host.report.sentences import describe_probe, explain, read_mismatch
+from ksplicd.model import core_module, new_module
+
+_OK: Final = "ok"
+
+
+def match(kernel: KernelDoor, bundle: Bundle, *, leave_unmatched: bool = False) -> CoreState:
+    """Load the core, have every target matched, and return what the core says.
+
+    The old code stays: to unload it takes as long as to load something, and may be done while the
+    kernel switches.  A target that may be loaded later need not be loaded now.
+    ``leave_unmatched``: should it not match then, it is loaded unpatched rather than not at all.
+    Raises the ``ApplyError`` for the core's abort cause, or what ``load_module`` raises.
+    """
+    kid = bundle.manifest.kid
+    policy = "leave_unmatched=1" if leave_unmatched else ""
+    kernel.load_module(bundle.files[bundle.core.file], bundle.core.module, policy)
+    late = {target.name for target in bundle.manifest.targets if target.late}
+    for change in bundle.changes:
+        when = "late=1" if change.target in late else ""
+        try:
+            kernel.load_module(bundle.files[change.old_file], change.old_module, when)
+        except KspliceError as e:
+            raise _explain(kernel, kid, e) from e
+    core = kernel.core(kid)
+    wanted = {change.target.replace("-", "_") for change in bundle.changes}
+    known = {target.replace("-", "_") for target in core.targets} if core is not None else set()
+    missing = wanted - known
+    if core is None or missing:
+        raise UnexpectedError(
+            f"{kid}: the kernel part does not report on {', '.join(sorted(missing))}; "
+            "dmesg tells more"
+        )
+    return core
+
+
+def enable(kernel: KernelDoor, bundle: Bundle, signal_after: int = 0) -> None:
+    """Load the new code, which starts the transition.
+
+    ``signal_after``: the seconds after which it wakes those who hold a transition up; 0: never.
+
+    Raises as ``match`` does, ``InUseError`` when another transition runs.
+    """
+    change = bundle.changes[0]  # every target has the same new code
+    try:
+        parameters = f"signal_after={signal_after}" if signal_after else ""
+        kernel.load_module(bundle.files[change.new_file], change.new_module, parameters)
+    except KspliceError as e:
+        raise _explain(kernel, bundle.manifest.kid, e) from e
+
+
+def modules_of(kernel: KernelDoor, kid: str) -> list[str]:
+    """Return the loaded modules of an update in the order in which they can be unloaded."""
+    new, core = new_module(kid), core_module(kid)
+    loaded = kernel.modules()
+    return [name for name in (new, *old_modules_of(kernel, kid), core) if name in loaded]
+
+
+def old_modules_of(kernel: KernelDoor, kid: str) -> list[str]:
+    """Return the loaded old-code modules of an update."""
+    begin = f"{core_module(kid)}_"
+    return sorted(n for n in kernel.modules() if n.startswith(begin) and n.endswith("_old"))
+
+
+def unload(kernel: KernelDoor, names: Iterable[str]) -> str:
+    """Unload as many of the modules ``names`` as possible, in this order.
+
+    Returns empty text, or what stays loaded and why.
+    """
+    failures = []
+    for name in names:
+        try:
+            kernel.unload_module(name)
+        except KspliceError as e:
+            failures.append(str(e))
+    return "; ".join(failures)
+
+
+def read_core_mismatch(kernel: KernelDoor, kid: str) -> dict[str, str]:
+    """Return what the core says of a mismatch, empty when there is none; ask before ``unload``."""
+    try:
+        core = kernel.core(kid)
+    except KspliceError:
+        return {}  # it says nothing that we understand
+    return {} if core is None else read_mismatch(core.mismatch)
+
+
+def _explain(kernel: KernelDoor, kid: str, error: KspliceError) -> KspliceError:
+    """Return the error for what the core says, or ``error`` itself when it says nothing."""
+    core = kernel.core(kid)
+    if core is None or core.abort_cause == _OK:
+        return _name_transition(kernel, error)
+    cls, mismatch = by_abort_cause(core.abort_cause), read_mismatch(core.mismatch)
+    text = f"{kid}: {explain(core.abort_cause, mismatch)}"
+    probe = _probe_in_the_way(kernel, mismatch)
+    return cls(f"{text}; {describe_probe(probe)}" if probe is not None else text)
+
+
+def _name_transition(kernel: KernelDoor, error: KspliceError) -> KspliceError:
+    """Return ``error``, which may be that a transition runs, with the live patch whose it is."""
+    if isinstance(error, InUseError):
+        with contextlib.suppress(KspliceError):  # then it cannot be named
+            for name in sorted(kernel.livepatches()):
+                state = kernel.livepatch(name)
+                if state is not None and state.transition:
+                    return InUseError(f"{error} (that of {name})")
+    return error
+
+
+def _probe_in_the_way(kernel: KernelDoor, mismatch: Mapping[str, str]) -> Probe | None:
+    """Return the kprobe that stands where the running code differs."""
+    if "function" not in mismatch:
+        return None
+    try:
+        probes = kernel.probes()
+    except KspliceError:
+        return None  # nobody can be named
+    return probe_at(probes, mismatch["function"], int(mismatch["offset"], 16))
