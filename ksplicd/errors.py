@@ -7,6 +7,7 @@ A message says what was refused, where, and what to do next.  A fault of ours is
 never one of these.
 """
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
@@ -17,7 +18,7 @@ class KspliceError(Exception):
     """Base of every error that is raised on purpose."""
 
     exit_status: ClassVar[int] = 1
-    abort_cause: ClassVar[str | None] = None
+    abort_cause: ClassVar[str] = ""
 
     @classmethod
     def dbus_name(cls) -> str:
@@ -301,7 +302,15 @@ def walk(cls: type[KspliceError] = KspliceError) -> list[type[KspliceError]]:
 def by_abort_cause(cause: str) -> type[ApplyError]:
     """Return the error class for an abort cause that the kernel part reports."""
     for cls in walk(ApplyError):
-        if cls.abort_cause == cause:
+        if cause and cls.abort_cause == cause:
             assert issubclass(cls, ApplyError)
             return cls
     return UnexpectedError
+
+
+def cause_of(error: Exception) -> str:
+    """Return the abort cause, or for an error without one its name: ``InUseError`` → ``in_use``."""
+    if not isinstance(error, KspliceError):
+        return UnexpectedError.abort_cause
+    name = type(error).__name__.removesuffix("Error")
+    return error.abort_cause or re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -28,15 +28,15 @@ from ksplicd.errors import (
     KspliceError,
     MissingDependencyError,
     NoSuchUpdateError,
+    cause_of,
 )
 from ksplicd.host.report import journal
 from ksplicd.host.stages import Actor, Direction, UpdateInfo, Via
-from ksplicd.host.updates.staging import cause_of
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
 
-BUSY: Final = CodeBusyError.abort_cause or ""
+BUSY: Final = CodeBusyError.abort_cause
 
 
 class Automatic:

@@ -216,7 +216,7 @@ class Runner:
     def cancel(self, job: Job, error: type[ApplyError] = CancelledError) -> None:
         """Have the transition of ``job`` turned around; a job that has ended stays as it is."""
         if job is self._job and self._watch is not None:
-            self._cancel_cause = error.abort_cause or ""
+            self._cancel_cause = error.abort_cause
             self._watch.wake()
 
     # --- the way of a job -----------------------------------------------------------------------
@@ -336,7 +336,7 @@ class Runner:
             return
         cause = self._cancel_cause
         if not cause and self._seconds_left(job.transition) <= 0:
-            cause = CodeBusyError.abort_cause or ""
+            cause = CodeBusyError.abort_cause
             await self.look_for_conflicts(job)
             stage = _MOVING[job.transition.direction]
             self._journal.write(journal.about_conflicts(job.transition.kid, stage, job.blockers))

@@ -31,7 +31,7 @@ def say_json(**document: Any) -> None:
 
 def say_json_error(error: KspliceError) -> None:
     """Print the JSON document of an error."""
-    cause = error.abort_cause
+    cause = error.abort_cause or None
     say_json(error={"name": error.dbus_name(), "abort_cause": cause, "message": str(error)})
 
 

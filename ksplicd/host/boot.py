@@ -80,7 +80,7 @@ def _follow(engine: Engine, transition: Transition, sleep: Callable[[float], Non
     while not _is_finished(engine, transition):
         age = engine.clock.monotonic() - transition.started
         if age >= engine.settings.transition_limit and not transition.cancelled:
-            transition = engine.cancel(transition, CodeBusyError.abort_cause or "")
+            transition = engine.cancel(transition, CodeBusyError.abort_cause)
         sleep(_PAUSE)
     return engine.finish(transition).stage is Stage.APPLIED
 

@@ -28,6 +28,7 @@ from ksplicd.errors import (
     QuarantinedError,
     StoreError,
     UnexpectedError,
+    cause_of,
 )
 from ksplicd.host.report.metrics import format_metrics, move_metrics, write_metrics
 from ksplicd.host.report.sentences import (
@@ -57,7 +58,6 @@ from ksplicd.host.trust import verify
 from ksplicd.host.updates import load
 from ksplicd.host.updates.reconcile import reconcile
 from ksplicd.host.updates.soak import Aftercare
-from ksplicd.host.updates.staging import cause_of
 from ksplicd.model import Kernel, Stage, anchored, new_module
 
 
@@ -308,7 +308,7 @@ class Engine(Aftercare):
         seconds = self.clock.monotonic() - transition.started
         heard = self._heard_of(kid) if stage is Stage.FAILED else ""
         if heard and self.settings.undo_on_warning:
-            cause = KernelWarningError.abort_cause or ""  # whatever else, so that it is not retried
+            cause = KernelWarningError.abort_cause  # whatever else, so that it is not retried
         texts = (heard, detail, f"after {seconds:.1f} s", left)
         detail = "; ".join(text for text in texts if text)
         self._book.record(kid, stage, transition.actor, cause=cause, detail=detail)

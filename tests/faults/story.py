@@ -135,7 +135,7 @@ class Machine:
         self.follow(lambda: self.engine.start_undo(KID, ALICE))
 
     def cancel(self) -> None:
-        cause = CodeBusyError.abort_cause or ""
+        cause = CodeBusyError.abort_cause
         self.follow(lambda: self.engine.start_apply(KID, ALICE), cause)
 
     def remove(self) -> None:

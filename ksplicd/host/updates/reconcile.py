@@ -51,7 +51,7 @@ def reconcile(
             transitions.append(_find_transition(book, kid, livepatch, clock.monotonic()))
         elif livepatch is None and last is not None and is_old and (why := quarantine(last)):
             book.record(
-                kid, Stage.QUARANTINED, actor, cause=QuarantinedError.abort_cause or "", detail=why
+                kid, Stage.QUARANTINED, actor, cause=QuarantinedError.abort_cause, detail=why
             )
         else:
             is_enabled = livepatch is not None and livepatch.enabled
@@ -85,7 +85,7 @@ def _find_transition(book: Book, kid: str, livepatch: LivepatchState, started: f
     else:
         is_way_back = was is Stage.TRANSITIONING or (was is Stage.REVERSING and bool(cause))
         direction = Direction.APPLY if is_way_back else Direction.UNDO
-    cancelled = (cause or CancelledError.abort_cause or "") if is_way_back else ""
+    cancelled = (cause or CancelledError.abort_cause) if is_way_back else ""
     if was is not stage:
         book.record(kid, stage, DAEMON, cause=cancelled, detail="found on its way in the kernel")
     return Transition(

@@ -27,7 +27,7 @@ from ksplicd.host.trust.verify import can_be_below
 from ksplicd.host.updates.staging import Intake
 from ksplicd.model import VMLINUX, Stage
 
-_COMPLAINT: Final = KernelWarningError.abort_cause or ""
+_COMPLAINT: Final = KernelWarningError.abort_cause
 _PRINTK_CLOCK: Final = 1.0
 """Seconds by which the clock of the kernel's log may differ from the monotonic one."""
 

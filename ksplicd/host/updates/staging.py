@@ -22,12 +22,11 @@ from ksplicd.errors import (
     BundleError,
     HostError,
     InUseError,
-    KspliceError,
     NoSuchUpdateError,
     ReplayedError,
     StoreError,
     StoreFullError,
-    UnexpectedError,
+    cause_of,
 )
 from ksplicd.host.clock import Clock
 from ksplicd.host.kernel.door import KernelDoor
@@ -226,11 +225,3 @@ class Intake:
 
     def _check(self, stored: Stored) -> verify.Trusted:
         return verify.check_bundle(stored, self.keyring, self.settings, self.clock.time())
-
-
-def cause_of(error: Exception) -> str:
-    """Return the abort cause, or for an error without one its name: ``InUseError`` → ``in_use``."""
-    if not isinstance(error, KspliceError):
-        return UnexpectedError.abort_cause or ""
-    name = type(error).__name__.removesuffix("Error")
-    return error.abort_cause or re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
