@@ -115,10 +115,10 @@ def read_code(path: Path) -> Object:
 
 def new_for_others(difference: Difference) -> list[Symbol]:
     """Return the new symbols that other objects may refer to, as far as they can be cut out."""
-    places = difference.post
+    index = difference.post
     return [
         s for s in difference.new_globals()
-        if s.is_function or (s.section is not None and places.symbols_in(s.section) == [s])
+        if s.is_function or (s.section is not None and index.symbols_in(s.section) == [s])
     ]  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def keep_imports(new: Object, post: Object) -> None:
 
 def data_of(code: NewCode, difference: Difference) -> list[str]:
     """Return the variables and constants that new code defines, without what has no identity."""
-    old = {s.name for s in difference.twins.pre_of if s not in difference.carried}
+    old = {s.name for s in difference.twins.pre_of if s not in difference.copied_constants}
     return [
         s.name
         for s in code.obj.symbols

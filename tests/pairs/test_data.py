@@ -25,7 +25,7 @@ int g(int x) {{ return x + 1; }}
 def test_a_constant_is_part_of_the_functions_that_read_it(tmp_path: Path) -> None:
     d = compare(tmp_path, TABLE.format("1, 2"), TABLE.format("1, 3"))
     assert changed(d) == ["f"]
-    assert names(d.carried) == ["table"]
+    assert names(d.copied_constants) == ["table"]
     assert d.refusals == []
     assert next(iter(d.changed.values())) == "uses table, whose content changes"
     code = cut(d)
@@ -43,7 +43,7 @@ int f(void) {{ return parse(policy, 7); }}
 """
     d = compare(tmp_path, source.format(2), source.format(3))
     assert changed(d) == ["f"]
-    assert names(d.carried) == ["policy"]
+    assert names(d.copied_constants) == ["policy"]
 
 
 def test_a_constant_behind_a_constant(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ int f(int x) {{ return rows[x].values[1]; }}
 """
     d = compare(tmp_path, source.format("1, 2"), source.format("1, 3"))
     assert changed(d) == ["f"]
-    assert set(names(d.carried)) == {"values", "rows"}
+    assert set(names(d.copied_constants)) == {"values", "rows"}
     assert {".rodata.values", ".rodata.rows"} <= kept(cut(d))
 
 
@@ -75,7 +75,7 @@ int f(int x) {{ return handlers[x & 1](x); }}
 """
     d = compare(tmp_path, source.format("a, b"), source.format("b, a"))
     assert changed(d) == ["f"]
-    assert names(d.carried) == ["handlers"]
+    assert names(d.copied_constants) == ["handlers"]
     assert d.refusals == []
 
 
@@ -92,7 +92,7 @@ int f(void) {{ keep(&ops); return 1; }}
 def test_an_operations_table_has_an_identity(tmp_path: Path) -> None:
     """The kernel has stored its address, in files and inodes, and compares it."""
     d = compare(tmp_path, OPS.format("o"), OPS.format("o, .close = c"))
-    assert names(d.carried) == []
+    assert names(d.copied_constants) == []
     assert [(c.datum.name, c.offset, c.old, c.new.name) for c in d.pointers] == [
         ("ops", 8, None, "c")
     ]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from ksplicd.create.diff.line_shift import is_line_shift
-from ksplicd.create.diff.twins import Twins, is_numbered, relocations_in
-from ksplicd.create.objects.index import Place, Places, string_at
+from ksplicd.create.diff.twins import Twins, is_numbered
+from ksplicd.create.objects.index import ObjectIndex, Referent, relocations_in, string_at
 from ksplicd.create.objects.names import (
     base_name,
     is_debug_descriptor,
@@ -39,7 +39,9 @@ _SHOWN: Final = 40
 class Comparison:
     """Compares symbols and places of a pre and a post object whose twins are known."""
 
-    def __init__(self, pre: Places, post: Places, twins: Twins, sizes: EntrySizes) -> None:
+    def __init__(
+        self, pre: ObjectIndex, post: ObjectIndex, twins: Twins, sizes: EntrySizes
+    ) -> None:
         self.pre, self.post, self.twins = pre, post, twins
         self.comparing: set[tuple[Symbol, Symbol]] = set()
         self.pre_entries = entries_by_code(pre.obj, sizes)
@@ -89,7 +91,7 @@ class Comparison:
                 return f"+{at:#x} refers to {_difference(pa, pb)}"
         return None
 
-    def same_target(self, a: Place, b: Place) -> bool:
+    def same_target(self, a: Referent, b: Referent) -> bool:
         """Tell whether two references mean the same thing."""
         if a.section is None or b.section is None:
             return _is_same_external(a, b)
@@ -164,7 +166,7 @@ class Comparison:
             and self.compare_relocations(a, before, 0, b, after, 0) is None
         )
 
-    def same_anonymous(self, a: Place, b: Place) -> bool:
+    def same_anonymous(self, a: Referent, b: Referent) -> bool:
         """Compare places without a symbol: merged constants, jump tables, code fragments.
 
         Nothing tells where an anonymous constant in ``.rodata`` ends, so that the whole section has
@@ -186,7 +188,7 @@ class Comparison:
     def same_code(self, before: Sequence[Section], after: Sequence[Section]) -> bool:
         """Compare code without functions, section by section."""
         return len(before) == len(after) and all(
-            self.same_anonymous(Place(None, a, 0), Place(None, b, 0))
+            self.same_anonymous(Referent(None, a, 0), Referent(None, b, 0))
             for a, b in zip(before, after, strict=True)
         )
 
@@ -239,24 +241,24 @@ def _kind(r: Relocation) -> int:
     return R_X86_64_PC32 if r.type == R_X86_64_PLT32 else r.type
 
 
-def _difference(a: Place, b: Place) -> str:
+def _difference(a: Referent, b: Referent) -> str:
     """Return what two places that are not the same are, in words that differ."""
     before, after = (_text(p) or str(p) for p in (a, b))
     return f"{after} instead of {before}" if before != after else f"{after}, whose content differs"
 
 
-def _text(place: Place) -> str | None:
+def _text(referent: Referent) -> str | None:
     """Return the string at a place, shortened, None when there is none."""
-    if place.section is None or not place.section.is_strings:
+    if referent.section is None or not referent.section.is_strings:
         return None
-    text = string_at(place.section, place.offset)
-    if text is None or place.section.entsize > 1:
+    text = string_at(referent.section, referent.offset)
+    if text is None or referent.section.entsize > 1:
         return None
     words = text[:-1].decode(errors="replace")
     return json.dumps(words if len(words) <= _SHOWN else f"{words[:_SHOWN]}...")
 
 
-def _is_same_external(a: Place, b: Place) -> bool:
+def _is_same_external(a: Referent, b: Referent) -> bool:
     """Compare places of which at least one is in another object.
 
     A global that moves from or to another file of the kernel is still the one in the kernel.

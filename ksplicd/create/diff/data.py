@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ksplicd.create.diff import hooks
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.pointers import PointerChange, pointer_changes
-from ksplicd.create.objects.index import Places
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.names import (
     is_boot_section,
     is_bound_at_boot,
@@ -48,7 +48,7 @@ _NOT_DATA = (
 class DataChanges:
     """What became of the data that differ."""
 
-    carried: list[Symbol] = field(default_factory=list)
+    copied_constants: list[Symbol] = field(default_factory=list)
     """Constants of which new code brings its own copy."""
     users: dict[Symbol, str] = field(default_factory=dict)
     """The functions that use those, with the reason why they change."""
@@ -150,7 +150,7 @@ class _Judge:
                 )
                 continue
             if self.is_constant(s, frozenset()):
-                self.carry(s)
+                self.copy(s)
             elif changes := self.pointers(s):
                 self.out.pointers += changes
             else:
@@ -188,15 +188,15 @@ class _Judge:
             return []
         return pointer_changes(self.comparison, self.comparison.twins.pre_of[s], s)
 
-    def carry(self, s: Symbol) -> None:
+    def copy(self, s: Symbol) -> None:
         """Bring a copy of ``s``, and of the constants that point to it."""
-        if s in self.out.carried:
+        if s in self.out.copied_constants:
             return
-        self.out.carried.append(s)
+        self.out.copied_constants.append(s)
         for use in self.uses[s]:
             assert use.user is not None
             if not use.owner.is_text:
-                self.carry(use.user)
+                self.copy(use.user)
             elif not is_boot_section(use.owner):
                 function = self.post.main_of(use.user)
                 self.out.users.setdefault(function, f"uses {s.name}, whose content changes")
@@ -221,16 +221,16 @@ class _Judge:
         )
 
 
-def find_uses(places: Places) -> dict[Symbol, list[_Use]]:
+def find_uses(index: ObjectIndex) -> dict[Symbol, list[_Use]]:
     """Return the references to each symbol from code and from data that the kernel uses."""
     found: dict[Symbol, list[_Use]] = defaultdict(list)
-    for owner in places.obj.sections:
+    for owner in index.obj.sections:
         if not owner.is_alloc or not (owner.is_text or _may_refer(owner)):
             continue
         for r in owner.relocations:
-            target = places.locate(owner, r).symbol
+            target = index.locate(owner, r).symbol
             if target is not None and target.section is not None:
-                user = places.symbol_at(owner, r.offset)
+                user = index.symbol_at(owner, r.offset)
                 found[target].append(_Use(owner, r, user))
     return found
 
@@ -241,7 +241,7 @@ def _may_refer(section: Section) -> bool:
 
 
 def needs_boot_code(
-    post: Places,
+    post: ObjectIndex,
     new: Iterable[Symbol],
     running: Iterable[Symbol],
     shared: Collection[Symbol] = (),

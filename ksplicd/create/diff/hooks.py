@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.diff.twins import Twins
-from ksplicd.create.objects.index import Places
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.elf import Symbol
@@ -35,7 +35,7 @@ class Hook:
     function: Symbol
 
 
-def read_hooks(post: Places, twins: Twins) -> tuple[list[Hook], list[Refusal]]:
+def read_hooks(post: ObjectIndex, twins: Twins) -> tuple[list[Hook], list[Refusal]]:
     """Return the hooks that the patch brings, in the order of the source, and what is wrong.
 
     Hooks that the pre object has too are those of an earlier update: they were called then.

@@ -12,8 +12,7 @@ import re
 from collections.abc import Collection
 from typing import Final
 
-from ksplicd.create.diff.twins import relocations_in
-from ksplicd.create.objects.index import Places, string_at
+from ksplicd.create.objects.index import ObjectIndex, relocations_in, string_at
 from ksplicd.create.objects.names import is_literal
 from ksplicd.elf import Relocation, Section, Symbol
 from ksplicd.elf.instructions import Role
@@ -26,7 +25,7 @@ _STATEMENT: Final = 8
 
 
 def is_line_shift(
-    pre: Places, old_function: Symbol, places: Places, function: Symbol,
+    pre: ObjectIndex, old_function: Symbol, index: ObjectIndex, function: Symbol,
     before: bytes, after: bytes,
 ) -> bool:  # fmt: skip
     """Tell whether two bodies of one size differ in line numbers alone.
@@ -36,11 +35,11 @@ def is_line_shift(
     """
     section = function.section
     assert section is not None
-    old_lines, new_lines = pre.lines_of(old_function), places.lines_of(function)
+    old_lines, new_lines = pre.lines_of(old_function), index.lines_of(function)
     has_lines = old_lines is not None and new_lines is not None
     if has_lines and old_lines == new_lines:
         return False  # nothing has moved
-    fields = places.fields_of(function)
+    fields = index.fields_of(function)
     relocated = {r.offset for r in section.relocations}
     shifts: set[int] = set()
     left = {i for i, (x, y) in enumerate(zip(before, after, strict=True)) if x != y}
@@ -55,7 +54,7 @@ def is_line_shift(
             return False
         if not (0 < old < _MOST_LINES and 0 < new < _MOST_LINES):
             return False
-        if not _has_name_beside(places, section, function, at, or_function=has_lines):
+        if not _has_name_beside(index, section, function, at, or_function=has_lines):
             return False
         if has_lines and not (_is_near(old, old_lines) and _is_near(new, new_lines)):
             return False
@@ -70,25 +69,25 @@ def _is_near(line: int, lines: Collection[int] | None) -> bool:
 
 
 def _has_name_beside(
-    places: Places, section: Section, function: Symbol, at: int, *, or_function: bool
+    index: ObjectIndex, section: Section, function: Symbol, at: int, *, or_function: bool
 ) -> bool:
     """Tell whether the arguments of the call around ``at`` name a source file or a function."""
     arguments: list[Relocation] = []
     for r in relocations_in(function):
-        if r.type in (R_X86_64_PC32, R_X86_64_PLT32) and places.is_branch(section, r):
+        if r.type in (R_X86_64_PC32, R_X86_64_PLT32) and index.is_branch(section, r):
             if r.offset > at:
                 break
             arguments = []
         else:
             arguments.append(r)
-    return any(_is_name(places, section, r, or_function=or_function) for r in arguments)
+    return any(_is_name(index, section, r, or_function=or_function) for r in arguments)
 
 
-def _is_name(places: Places, section: Section, r: Relocation, *, or_function: bool) -> bool:
-    place = places.locate(section, r)
-    if place.section is None:
+def _is_name(index: ObjectIndex, section: Section, r: Relocation, *, or_function: bool) -> bool:
+    referent = index.locate(section, r)
+    if referent.section is None:
         return False
-    if place.section.is_strings:
-        text = string_at(place.section, place.offset)
+    if referent.section.is_strings:
+        text = string_at(referent.section, referent.offset)
         return text is not None and _SOURCE_FILE.match(text) is not None
-    return or_function and place.symbol is not None and is_literal(place.symbol)
+    return or_function and referent.symbol is not None and is_literal(referent.symbol)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.diff.compare import Comparison
-from ksplicd.create.diff.twins import relocations_in
-from ksplicd.create.objects.index import Place
+from ksplicd.create.objects.index import Referent, relocations_in
 from ksplicd.elf import Symbol
 from ksplicd.elf.model import SHT_NOBITS
 from ksplicd.elf.x86_64 import R_X86_64_64
@@ -58,7 +57,7 @@ def pointer_changes(comparison: Comparison, a: Symbol, b: Symbol) -> list[Pointe
     return changes
 
 
-def _may_become(old: Place | None, new: Place) -> bool:
+def _may_become(old: Referent | None, new: Referent) -> bool:
     """Tell whether a pointer to functions changes to another one.
 
     Of what another file defines the object does not tell whether it is a function.  The old one

@@ -10,7 +10,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from difflib import SequenceMatcher
 
-from ksplicd.create.objects.index import Place, Places, string_at
+from ksplicd.create.objects.index import (
+    ObjectIndex,
+    Referent,
+    code_section_of,
+    relocations_in,
+    string_at,
+)
 from ksplicd.create.objects.names import (
     base_name,
     is_boot_section,
@@ -19,7 +25,7 @@ from ksplicd.create.objects.names import (
     is_per_cpu,
     is_printk_index,
 )
-from ksplicd.elf import Relocation, Section, Symbol
+from ksplicd.elf import Symbol
 from ksplicd.elf.model import SHF_WRITE, STB_LOCAL, STT_FILE, STT_OBJECT, STT_SECTION
 
 _Named = dict[tuple[str, str], list[Symbol]]
@@ -74,7 +80,7 @@ def can_be_twins(pre: Symbol, post: Symbol) -> bool:
     )
 
 
-def correlate(pre: Places, post: Places) -> Twins:
+def correlate(pre: ObjectIndex, post: ObjectIndex) -> Twins:
     """Return the twins of two objects compiled with one section a symbol."""
     twins = Twins()
     pre_symbols, post_symbols = _by_name(pre, post)
@@ -103,18 +109,18 @@ def _pair_named(twins: Twins, pre: list[Symbol], post: list[Symbol]) -> None:
         twins.ambiguous.update(s for s in post if s.bind == STB_LOCAL and not is_numbered(s))
 
 
-def _by_name(pre: Places, post: Places) -> tuple[_Named, _Named]:
+def _by_name(pre: ObjectIndex, post: ObjectIndex) -> tuple[_Named, _Named]:
     """Return the defined symbols of both by name and, where a name is there twice, source file.
 
     A module of several files (``nfsd.o``) is linked from their objects, and has a static
     ``init_once`` of each that has one.
     """
     before, after = (
-        Counter(_file_name(s) for s in places.obj.symbols if s.type == STT_FILE)
-        for places in (pre, post)
+        Counter(_file_name(s) for s in index.obj.symbols if s.type == STT_FILE)
+        for index in (pre, post)
     )
     known = {name for name, n in before.items() if n == after[name]}
-    listed = tuple(_with_files(places, known) for places in (pre, post))
+    listed = tuple(_with_files(index, known) for index in (pre, post))
     out: tuple[_Named, _Named] = (defaultdict(list), defaultdict(list))
     for named, mine in zip(out, listed, strict=True):
         for name, symbols in mine.items():
@@ -124,7 +130,7 @@ def _by_name(pre: Places, post: Places) -> tuple[_Named, _Named]:
     return out
 
 
-def _with_files(places: Places, known: Collection[str]) -> dict[str, list[tuple[str, Symbol]]]:
+def _with_files(index: ObjectIndex, known: Collection[str]) -> dict[str, list[tuple[str, Symbol]]]:
     """Return the defined symbols by name, local ones with their source file.
 
     gcc writes the file's name without its folder.  Files of one name are counted, in the order of
@@ -132,7 +138,7 @@ def _with_files(places: Places, known: Collection[str]) -> dict[str, list[tuple[
     """
     found: dict[str, list[tuple[str, Symbol]]] = defaultdict(list)
     file, seen = "", Counter[str]()
-    for s in places.obj.symbols:
+    for s in index.obj.symbols:
         if s.type == STT_FILE:
             name = _file_name(s)
             seen[name] += 1
@@ -146,33 +152,19 @@ def _file_name(s: Symbol) -> str:
     return s.name.rpartition("/")[2]
 
 
-def relocations_in(symbol: Symbol) -> list[Relocation]:
-    """Return the relocations inside a symbol's bytes, by offset."""
-    assert symbol.section is not None
-    end = symbol.value + max(symbol.size, 1)
-    inside = (r for r in symbol.section.relocations if symbol.value <= r.offset < end)
-    return sorted(inside, key=lambda r: r.offset)
-
-
-def code_section_of(symbol: Symbol) -> Section:
-    """Return the section of a defined symbol."""
-    assert symbol.section is not None
-    return symbol.section
-
-
 # --- by use -------------------------------------------------------------------------------------
 
 
-def _users_of_numbered(places: Places) -> list[Symbol]:
+def _users_of_numbered(index: ObjectIndex) -> list[Symbol]:
     """Return the functions and data that refer to symbols which are paired by use."""
     found: dict[Symbol, None] = {}
-    for section in places.obj.sections:
+    for section in index.obj.sections:
         if not section.is_alloc:
             continue
         for r in section.relocations:
-            s = places.locate(section, r).symbol
+            s = index.locate(section, r).symbol
             if s is not None and s.section is not None and is_paired_by_use(s):
-                user = places.symbol_at(section, r.offset)
+                user = index.symbol_at(section, r.offset)
                 if user is not None:
                     found[user] = None
     return list(found)
@@ -186,7 +178,7 @@ def _is_alike(pre: Symbol, post: Symbol) -> bool:
 
 
 def _pair_by_use(
-    twins: Twins, pre: Places, post: Places, pre_user: Symbol, post_user: Symbol
+    twins: Twins, pre: ObjectIndex, post: ObjectIndex, pre_user: Symbol, post_user: Symbol
 ) -> None:
     """Pair the numbered symbols to which two twins refer from the same place."""
     before, after = _references(pre, pre_user), _references(post, post_user)
@@ -224,27 +216,27 @@ def _pair_numbered(twins: Twins, a: Symbol, b: Symbol) -> None:
         twins.pair(a, b)
 
 
-def _references(places: Places, user: Symbol) -> list[Place]:
+def _references(index: ObjectIndex, user: Symbol) -> list[Referent]:
     section = code_section_of(user)
-    return [places.locate(section, r) for r in relocations_in(user)]
+    return [index.locate(section, r) for r in relocations_in(user)]
 
 
-def _token(place: Place) -> tuple[str, object, int]:
+def _token(referent: Referent) -> tuple[str, object, int]:
     """Return what identifies a reference in both objects: kind, name or text, size."""
-    s, section = place.symbol, place.section
+    s, section = referent.symbol, referent.section
     if s is not None and (section is None or not is_numbered(s)):
-        return "symbol", s.name, place.offset
+        return "symbol", s.name, referent.offset
     if s is not None:
         return "numbered", base_name(s.name), s.size
     assert section is not None
     if section.is_strings:
-        return "string", string_at(section, place.offset), 0
+        return "string", string_at(section, referent.offset), 0
     return "section", base_name(section.name), 0
 
 
-def _count(places: Iterable[Place]) -> dict[str, int]:
+def _count(referents: Iterable[Referent]) -> dict[str, int]:
     """Return how many symbols of each base name are referred to."""
-    return {name: len(found) for name, found in _group((p.symbol for p in places), ()).items()}
+    return {name: len(found) for name, found in _group((p.symbol for p in referents), ()).items()}
 
 
 def _group(symbols: Iterable[Symbol | None], taken: Collection[Symbol]) -> dict[str, list[Symbol]]:
@@ -256,7 +248,7 @@ def _group(symbols: Iterable[Symbol | None], taken: Collection[Symbol]) -> dict[
     return {name: list(group) for name, group in found.items()}
 
 
-def _pair_leftovers(twins: Twins, pre: Places, post: Places) -> None:
+def _pair_leftovers(twins: Twins, pre: ObjectIndex, post: ObjectIndex) -> None:
     """Pair numbered symbols that nobody paired by use and whose base name is unambiguous.
 
     Code and constants that are the same in the same order pair too: the entries
@@ -281,7 +273,7 @@ def _pair_leftovers(twins: Twins, pre: Places, post: Places) -> None:
             twins.ambiguous.update(candidates)
 
 
-def _changes_hands(twins: Twins, pre: Places, a: Symbol, post: Places, b: Symbol) -> bool:
+def _changes_hands(twins: Twins, pre: ObjectIndex, a: Symbol, post: ObjectIndex, b: Symbol) -> bool:
     """Tell whether one function loses a variable and another one, which was there, gets it."""
     before, after = _functions_using(pre, a), _functions_using(post, b)
     return (
@@ -292,28 +284,28 @@ def _changes_hands(twins: Twins, pre: Places, a: Symbol, post: Places, b: Symbol
     )
 
 
-def _functions_using(places: Places, s: Symbol) -> set[Symbol]:
+def _functions_using(index: ObjectIndex, s: Symbol) -> set[Symbol]:
     found = set()
-    for owner in filter(lambda x: x.is_text, places.obj.sections):
+    for owner in filter(lambda x: x.is_text, index.obj.sections):
         for r in owner.relocations:
-            user = places.symbol_at(owner, r.offset)
-            if user is not None and places.locate(owner, r).symbol is s:
-                found.add(places.main_of(user))
+            user = index.symbol_at(owner, r.offset)
+            if user is not None and index.locate(owner, r).symbol is s:
+                found.add(index.main_of(user))
     return found
 
 
-def _pair_moved(twins: Twins, pre: Places, post: Places) -> None:
+def _pair_moved(twins: Twins, pre: ObjectIndex, post: ObjectIndex) -> None:
     """Pair the variables that move into a function or out of it: ``count.3`` and ``count``."""
     before, after = (
         {
             is_inside: _by_base_name(
-                s for s in places.obj.symbols
+                s for s in index.obj.symbols
                 if s not in taken and s.bind == STB_LOCAL and s.type == STT_OBJECT
                 and s.section is not None and is_paired_by_use(s) is is_inside
             )
             for is_inside in (True, False)
         }
-        for places, taken in ((pre, twins.post_of), (post, twins.pre_of))
+        for index, taken in ((pre, twins.post_of), (post, twins.pre_of))
     )  # fmt: skip
     for is_inside in (True, False):
         for name, symbols in before[is_inside].items():
@@ -329,7 +321,7 @@ def _by_base_name(symbols: Iterable[Symbol]) -> dict[str, list[Symbol]]:
     return found
 
 
-def _pair_renamed(twins: Twins, pre: Places, post: Places) -> None:
+def _pair_renamed(twins: Twins, pre: ObjectIndex, post: ObjectIndex) -> None:
     """Pair static functions that only the new name tells apart, as their tables show.
 
     Where ``.show = old_show`` becomes ``.show = new_show`` and the old function is gone, the kernel
@@ -357,11 +349,11 @@ def _pair_renamed(twins: Twins, pre: Places, post: Places) -> None:
             twins.pair(s, new)
 
 
-def _target_at(places: Places, user: Symbol, offset: int) -> Symbol | None:
+def _target_at(index: ObjectIndex, user: Symbol, offset: int) -> Symbol | None:
     """Return what the relocation at ``offset`` of a symbol refers to."""
     for r in relocations_in(user):
         if r.offset - user.value == offset:
-            return places.locate(code_section_of(user), r).symbol
+            return index.locate(code_section_of(user), r).symbol
     return None
 
 

@@ -14,8 +14,8 @@ from ksplicd.create.diff.data import compare_data, has_state, is_compared, needs
 from ksplicd.create.diff.exports import compare_exports
 from ksplicd.create.diff.hooks import Hook, read_hooks
 from ksplicd.create.diff.pointers import PointerChange
-from ksplicd.create.diff.twins import Twins, correlate, relocations_in
-from ksplicd.create.objects.index import Places
+from ksplicd.create.diff.twins import Twins, correlate
+from ksplicd.create.objects.index import ObjectIndex, relocations_in
 from ksplicd.create.objects.names import (
     is_boot_section,
     is_code_fragment,
@@ -38,8 +38,8 @@ from ksplicd.model import VMLINUX
 class Difference:
     """The outcome for one unit."""
 
-    pre: Places
-    post: Places
+    pre: ObjectIndex
+    post: ObjectIndex
     twins: Twins
     target: str = VMLINUX
     """What the unit is part of: ``vmlinux`` or a module."""
@@ -49,7 +49,7 @@ class Difference:
     """Post functions without a twin."""
     removed: list[Symbol] = field(default_factory=list)
     """Pre functions without a twin."""
-    carried: list[Symbol] = field(default_factory=list)
+    copied_constants: list[Symbol] = field(default_factory=list)
     """Post constants that differ from their twins, of which new code brings its own copy."""
     pointers: list[PointerChange] = field(default_factory=list)
     """Function pointers that the running kernel's tables get."""
@@ -110,10 +110,10 @@ def diff(pre: Object, post: Object, sizes: EntrySizes) -> Difference:
 
 class _Differ:
     def __init__(self, pre: Object, post: Object, sizes: EntrySizes) -> None:
-        self.nameless = _nameless_code(Places(pre)), _nameless_code(Places(post))
+        self.nameless = _nameless_code(ObjectIndex(pre)), _nameless_code(ObjectIndex(post))
         separate(pre)
         separate(post)
-        self.pre, self.post = Places(pre), Places(post)
+        self.pre, self.post = ObjectIndex(pre), ObjectIndex(post)
         self.twins = correlate(self.pre, self.post)
         self.comparison = Comparison(self.pre, self.post, self.twins, sizes)
         self.out = Difference(pre=self.pre, post=self.post, twins=self.twins)
@@ -124,7 +124,7 @@ class _Differ:
         self.compare_cold_parts()
         one_place = self.check_aliases()
         data = compare_data(self.comparison)
-        self.out.carried, self.out.refusals = data.carried, data.refusals
+        self.out.copied_constants, self.out.refusals = data.copied_constants, data.refusals
         self.out.pointers = data.pointers
         for s, why in data.users.items():
             if s in self.twins.pre_of:
@@ -245,21 +245,21 @@ def _is_exit_code(s: Symbol) -> bool:
     return s.section is not None and is_exit_section(s.section)
 
 
-def exit_function(places: Places) -> Symbol | None:
+def exit_function(index: ObjectIndex) -> Symbol | None:
     """Return what ``module_exit()`` names, by its alias (include/linux/module.h)."""
-    return next((s for s in places.obj.functions() if s.name == "cleanup_module"), None)
+    return next((s for s in index.obj.functions() if s.name == "cleanup_module"), None)
 
 
-def _nameless_code(places: Places) -> dict[str, list[Section]]:
+def _nameless_code(index: ObjectIndex) -> dict[str, list[Section]]:
     """Return the sections of code that have no function, by name, but not pieces of functions."""
     found: dict[str, list[Section]] = defaultdict(list)
-    for s in places.obj.sections:
-        if not s.is_text or not s.size or places.functions_in(s) or is_boot_section(s):
+    for s in index.obj.sections:
+        if not s.is_text or not s.size or index.functions_in(s) or is_boot_section(s):
             continue
         if not is_code_fragment(s) and s.name != REPLACEMENTS:
             found[s.name].append(s)
     return found
 
 
-def _functions(places: Places) -> list[Symbol]:
-    return [s for s in places.obj.functions() if not is_prefix(s)]
+def _functions(index: ObjectIndex) -> list[Symbol]:
+    return [s for s in index.obj.functions() if not is_prefix(s)]

@@ -11,8 +11,8 @@ Those are listed too, as the new form of a function of the core that nobody call
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from ksplicd.create.diff.twins import Twins, code_section_of
-from ksplicd.create.objects.index import Places
+from ksplicd.create.diff.twins import Twins
+from ksplicd.create.objects.index import ObjectIndex, code_section_of
 from ksplicd.create.objects.names import is_cold_part, main_name
 from ksplicd.create.objects.special import is_special_section
 from ksplicd.elf import Relocation, Section, Symbol
@@ -25,7 +25,7 @@ class Anchors:
 
     def __init__(
         self,
-        post: Places,
+        post: ObjectIndex,
         twins: Twins,
         kept: Collection[Section],
     ) -> None:

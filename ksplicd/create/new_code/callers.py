@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ksplicd.create.build.compiler import Kbuild, Unit
-from ksplicd.create.diff.twins import code_section_of, relocations_in
 from ksplicd.create.diff.unit import Difference, diff
 from ksplicd.create.new_code.redirects import must_be_carried
+from ksplicd.create.objects.index import code_section_of, relocations_in
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.stock.image import Image, SymbolMap
 from ksplicd.create.stock.kernel import StockKernel

@@ -9,12 +9,11 @@ kernel (reach.py).
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from ksplicd.create.diff.twins import code_section_of
 from ksplicd.create.diff.unit import Difference
 from ksplicd.create.new_code.kernel_names import Reach
 from ksplicd.create.new_code.model import Kernel
 from ksplicd.create.new_code.static_keys import JUMP_TABLE, STATIC_CALLS, choose_entries
-from ksplicd.create.objects.index import Place
+from ksplicd.create.objects.index import Referent, code_section_of
 from ksplicd.create.objects.names import (
     is_code_fragment,
     is_cold_part,
@@ -94,7 +93,7 @@ class Cutter(Reach):
                     for r in entry.relocations:
                         self.follow(self.post.locate(entry.section, r))
 
-    def follow(self, place: Place) -> None:
+    def follow(self, place: Referent) -> None:
         """Keep what kept code refers to, where the kernel does not have it."""
         section, symbol = place.section, place.symbol
         if section is None or section in self.kept:
@@ -110,11 +109,11 @@ class Cutter(Reach):
                 self.kept[section] = None
             elif symbol is not None and symbol.is_function and not self.is_in_kernel(symbol):
                 self.keep_function(symbol)
-        elif self.is_copied(section, symbol) or symbol in self.difference.carried:
+        elif self.is_copied(section, symbol) or symbol in self.difference.copied_constants:
             self.kept[section] = None
         elif symbol is not None and self.has_labels(section):
             self.kept[section] = None
-            self.difference.carried.append(symbol)
+            self.difference.copied_constants.append(symbol)
         elif symbol is not None and symbol not in self.twins.pre_of:
             if self.post.symbols_in(section) == [symbol]:
                 self.kept[section] = None
@@ -301,7 +300,7 @@ class Cutter(Reach):
                 "take the address of a new function that calls it",
             )  # fmt: skip
 
-    def is_address_of_old(self, owner: Section, r: Relocation, place: Place) -> bool:
+    def is_address_of_old(self, owner: Section, r: Relocation, place: Referent) -> bool:
         """Tell whether the address of a function that has an old one is taken, not called.
 
         Such a pointer may be compared, or outlive the update, so it must be the old function's.

@@ -18,7 +18,7 @@ from ksplicd.create.new_code.model import (
     Replacement,
 )
 from ksplicd.create.new_code.redirects import Redirect, RedirectKind
-from ksplicd.create.objects.index import Place
+from ksplicd.create.objects.index import Referent
 from ksplicd.create.objects.special import EntrySizes, is_special_section
 from ksplicd.elf import Section, Symbol
 from ksplicd.elf.model import (
@@ -58,7 +58,7 @@ class _Extractor(Cutter):
         for s in (*self.plan.replaced, *self.plan.carried, *redirected):
             self.keep_function(s)
         for s in shared:
-            self.follow(Place(s, s.section, 0))
+            self.follow(Referent(s, s.section, 0))
         for hook in hooks:
             self.keep_function(hook.function)
         self.follow_references()

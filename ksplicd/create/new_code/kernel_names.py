@@ -7,10 +7,10 @@ Exported symbols by their own, all others by livepatch's
 
 from collections.abc import Mapping
 
-from ksplicd.create.diff.twins import code_section_of
 from ksplicd.create.diff.unit import Difference, Refusal
 from ksplicd.create.new_code.model import Kernel
 from ksplicd.create.new_code.redirects import plan
+from ksplicd.create.objects.index import code_section_of
 from ksplicd.create.objects.names import is_exit_section
 from ksplicd.create.refusal import refusals_text
 from ksplicd.elf import Object, Section, Symbol

@@ -11,8 +11,8 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ksplicd.create.diff.twins import code_section_of
 from ksplicd.create.diff.unit import Difference, Refusal, exit_function
+from ksplicd.create.objects.index import code_section_of
 from ksplicd.create.objects.names import is_exit_section, is_init_section
 from ksplicd.create.objects.special import is_special_section
 from ksplicd.elf import Section, Symbol

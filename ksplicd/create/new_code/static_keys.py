@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ksplicd.create.objects.index import Places
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.special import Entry
 from ksplicd.elf import Symbol
 
@@ -36,7 +36,7 @@ class KeyEntries:
     """Keys that decide what the code does."""
 
 
-def key_of(entry: Entry, places: Places) -> Symbol | None:
+def key_of(entry: Entry, places: ObjectIndex) -> Symbol | None:
     """Return the key of an entry: in both structures the last field that is relocated."""
     if not entry.relocations:
         return None
@@ -44,7 +44,7 @@ def key_of(entry: Entry, places: Places) -> Symbol | None:
 
 
 def choose_entries(
-    entries: Sequence[Entry], places: Places, is_of_patched_module: Callable[[Symbol], bool]
+    entries: Sequence[Entry], places: ObjectIndex, is_of_patched_module: Callable[[Symbol], bool]
 ) -> KeyEntries:
     """Decide about entries of ``__jump_table`` or ``.static_call_sites``."""
     result = KeyEntries()

@@ -2,7 +2,7 @@
 """What a relocation means: the thing it points to, whatever way the assembler wrote it down.
 
 The same reference may be a symbol plus addend or a section plus offset, and a PC-relative addend
-depends on the instruction around it.  A place is the thing itself.
+depends on the instruction around it.  A referent is the thing itself.
 """
 
 from bisect import bisect_right
@@ -19,7 +19,7 @@ from ksplicd.elf.x86_64 import R_X86_64_PLT32, RELOCATION_TYPES
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Referent:
     """Where a relocation points: ``offset`` bytes into ``symbol``, or into ``section``."""
 
     symbol: Symbol | None
@@ -31,7 +31,7 @@ class Place:
         return f"{name}+{self.offset:#x}" if self.offset else name
 
 
-class Places:
+class ObjectIndex:
     """Answers where the relocations of one object point."""
 
     def __init__(self, obj: Object) -> None:
@@ -119,24 +119,24 @@ class Places:
             i -= 1
         return None
 
-    def locate(self, owner: Section, r: Relocation) -> Place:
+    def locate(self, owner: Section, r: Relocation) -> Referent:
         """Return what relocation ``r`` of ``owner`` points to."""
         symbol, section = r.symbol, r.symbol.section
         offset = r.addend + self.bias(owner, r)
         if section is None:
-            return Place(symbol, None, offset)
+            return Referent(symbol, None, offset)
         if symbol.type != STT_SECTION:
             if section.is_strings or symbol.name.startswith(".L"):
-                return Place(None, section, symbol.value + offset)
-            return Place(symbol, section, offset)
+                return Referent(None, section, symbol.value + offset)
+            return Referent(symbol, section, offset)
         if section.is_strings:
-            return Place(None, section, offset)
+            return Referent(None, section, offset)
         # A loop's bound lies behind its array (``.rodata.mask_maps+0x100``), a biased index before
         # it: where there is one datum, it is the one that is meant.
         found = self.symbol_at(section, offset) or self.only_datum_in(section)
         if found is None:
-            return Place(None, section, offset)
-        return Place(found, section, offset - found.value)
+            return Referent(None, section, offset)
+        return Referent(found, section, offset - found.value)
 
     # --- the instruction around a field ---------------------------------------------------------
 
@@ -183,6 +183,20 @@ class Places:
             except UndecodableError:
                 self._fields[key] = {}
         return self._fields[key]
+
+
+def relocations_in(symbol: Symbol) -> list[Relocation]:
+    """Return the relocations inside a symbol's bytes, by offset."""
+    assert symbol.section is not None
+    end = symbol.value + max(symbol.size, 1)
+    inside = (r for r in symbol.section.relocations if symbol.value <= r.offset < end)
+    return sorted(inside, key=lambda r: r.offset)
+
+
+def code_section_of(symbol: Symbol) -> Section:
+    """Return the section of a defined symbol."""
+    assert symbol.section is not None
+    return symbol.section
 
 
 def string_at(section: Section, offset: int) -> bytes | None:

@@ -3,7 +3,7 @@
 
 ``-ffunction-sections -fdata-sections`` leave together what has a section attribute
 (``.sched.text``, ``__dyndbg``, ``.data..read_mostly``), and the pieces of functions that inline
-assembly puts aside (``.altinstr_aux``).  Taken apart, each can be paired, compared and carried by
+assembly puts aside (``.altinstr_aux``).  Taken apart, each can be paired, compared and cut out by
 itself.
 """
 
@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ksplicd.create.objects.index import Place, Places
+from ksplicd.create.objects.index import ObjectIndex, Referent
 from ksplicd.create.objects.names import is_code_fragment, is_prefix
 from ksplicd.create.objects.special import REPLACEMENTS, is_special_section
 from ksplicd.elf import Object, Relocation, Section, Symbol
@@ -30,21 +30,21 @@ class _Part:
 
 def separate(obj: Object) -> None:
     """Give every function, datum and fragment of ``obj`` a section of its own, of the same name."""
-    places = Places(obj)
+    index = ObjectIndex(obj)
     cuts: dict[Section, list[_Part]] = {}
-    targets = _fragment_targets(places)
+    targets = _fragment_targets(index)
     for section in obj.sections:
         parts: list[_Part] = []
         if is_separable_data(section):
-            parts = _data_parts(places, section)
+            parts = _data_parts(index, section)
         elif is_code_fragment(section):
             parts = _parts_from(targets.get(section, set()), section.size)
         elif is_separable_code(section):
-            parts = _code_parts(places, section)
+            parts = _code_parts(index, section)
         if parts:
             cuts[section] = parts
     if cuts:
-        _Cutter(places, cuts).cut()
+        _Separator(index, cuts).cut()
 
 
 def is_separable_data(section: Section) -> bool:
@@ -64,10 +64,10 @@ def is_separable_code(section: Section) -> bool:
 # --- where to cut -------------------------------------------------------------------------------
 
 
-def _data_parts(places: Places, section: Section) -> list[_Part]:
+def _data_parts(index: ObjectIndex, section: Section) -> list[_Part]:
     """Return the data of a section in order, empty when there are not two or they overlap."""
     parts: list[_Part] = []
-    for s in places.symbols_in(section):
+    for s in index.symbols_in(section):
         if s.size and s.type in (STT_OBJECT, STT_NOTYPE):
             part = _Part(s.value, s.value + s.size)
             if parts and part == parts[-1]:
@@ -84,14 +84,14 @@ def _parts_from(starts: Iterable[int], end: int) -> list[_Part]:
     return [_Part(a, b) for a, b in zip(ordered, [*ordered[1:], end], strict=True)]
 
 
-def _fragment_targets(places: Places) -> dict[Section, set[int]]:
+def _fragment_targets(index: ObjectIndex) -> dict[Section, set[int]]:
     """Return the offsets at which code fragments are entered: each piece is a fragment."""
     found: dict[Section, set[int]] = {}
-    for owner in places.obj.sections:
+    for owner in index.obj.sections:
         for r in owner.relocations:
             section = r.symbol.section
             if section is not None and is_code_fragment(section) and owner is not section:
-                offset = r.symbol.value + r.addend + places.bias(owner, r)
+                offset = r.symbol.value + r.addend + index.bias(owner, r)
                 if 0 <= offset < section.size and _is_entry(owner):
                     found.setdefault(section, set()).add(offset)
     return found
@@ -105,11 +105,11 @@ def _is_entry(owner: Section) -> bool:
     return owner.is_text or owner.name == "__ex_table"
 
 
-def _code_parts(places: Places, section: Section) -> list[_Part]:
+def _code_parts(index: ObjectIndex, section: Section) -> list[_Part]:
     """Return the functions of a section, empty when there are not two that can be separated."""
-    if len(places.functions_in(section)) < 2:
+    if len(index.functions_in(section)) < 2:
         return []
-    functions = [s for s in places.symbols_in(section) if s.is_function and s.size]
+    functions = [s for s in index.symbols_in(section) if s.is_function and s.size]
     before = {s.value + s.size: s.value for s in functions if is_prefix(s)}
     starts = {before.get(s.value, s.value) for s in functions if not is_prefix(s)}
     parts = _parts_from(starts, section.size)
@@ -156,18 +156,18 @@ def _index_at(parts: Sequence[_Part], offset: int) -> int | None:
 # --- cutting ------------------------------------------------------------------------------------
 
 
-class _Cutter:
+class _Separator:
     """Moves the parts of sections into sections of their own."""
 
-    def __init__(self, places: Places, cuts: dict[Section, list[_Part]]) -> None:
-        self.places, self.obj, self.cuts = places, places.obj, cuts
+    def __init__(self, index: ObjectIndex, cuts: dict[Section, list[_Part]]) -> None:
+        self.index, self.obj, self.cuts = index, index.obj, cuts
         self.made: dict[Section, list[Section]] = {}
         self.section_symbols: dict[Section, Symbol] = {}
 
     def cut(self) -> None:
         # What a reference means is asked before anything moves.
         located = [
-            (r, self.places.locate(owner, r))
+            (r, self.index.locate(owner, r))
             for owner in self.obj.sections
             for r in owner.relocations
             if r.symbol.section in self.cuts and r.symbol.type == STT_SECTION
@@ -175,7 +175,7 @@ class _Cutter:
         for section in self.cuts:
             if section.is_text:
                 located += self.relocate_local_branches(section)
-        targets = [(r, *self.find_target(r, place)) for r, place in located]
+        targets = [(r, *self.find_target(r, referent)) for r, referent in located]
         for section, parts in self.cuts.items():
             self.made[section] = [self.make(section, part) for part in parts]
         for section, parts in self.cuts.items():
@@ -187,17 +187,17 @@ class _Cutter:
         self.obj.symbols[:0] = self.section_symbols.values()
         self.obj.sections = [x for s in self.obj.sections for x in (s, *self.made.get(s, []))]
 
-    def find_target(self, r: Relocation, place: Place) -> tuple[Section, int | None]:
+    def find_target(self, r: Relocation, referent: Referent) -> tuple[Section, int | None]:
         """Return the section that ``r`` refers to and the index of the part that it means."""
         section = r.symbol.section
         assert section is not None
         # The offset may lie outside the symbol that is meant.
-        offset = place.symbol.value if place.symbol is not None else place.offset
+        offset = referent.symbol.value if referent.symbol is not None else referent.offset
         return section, _index_at(self.cuts[section], offset)
 
-    def relocate_local_branches(self, section: Section) -> list[tuple[Relocation, Place]]:
+    def relocate_local_branches(self, section: Section) -> list[tuple[Relocation, Referent]]:
         """Add relocations to the branches from one part of a code section to another."""
-        functions = [s for s in self.places.symbols_in(section) if s.is_function and s.size]
+        functions = [s for s in self.index.symbols_in(section) if s.is_function and s.size]
         if is_code_fragment(section):
             return []
         parts, symbol = self.cuts[section], self.obj.section_symbol(section)
@@ -207,7 +207,7 @@ class _Cutter:
                 r = Relocation(at, R_X86_64_PLT32, symbol, target - field.tail)
                 section.relocations.append(r)
                 section.data = section.data[:at] + bytes(4) + section.data[at + 4 :]
-                new.append((r, self.places.locate(section, r)))
+                new.append((r, self.index.locate(section, r)))
         return new
 
     @staticmethod
@@ -232,7 +232,7 @@ class _Cutter:
                 r.offset -= parts[i].start
                 made[i].relocations.append(r)
         section.relocations = kept
-        for s in self.places.symbols_in(section):
+        for s in self.index.symbols_in(section):
             i = _index_at(parts, s.value)
             if i is not None:
                 s.section, s.value = made[i], s.value - parts[i].start

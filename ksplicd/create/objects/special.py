@@ -2,7 +2,7 @@
 """The special sections: tables whose entries belong to code.
 
 One row a table.  Each entry's first relocation names the code it belongs to, so the entries of a
-function can be found, compared and carried along.  Entry sizes are never written down here: they
+function can be found, compared and cut out with it.  Entry sizes are never written down here: they
 differ between kernels and are read from the kernel's own source (``kbuild.read_entry_sizes``).
 """
 

@@ -10,7 +10,7 @@ from ksplicd.create.diff import hooks
 from ksplicd.create.diff.hooks import KINDS, Hook, read_hooks
 from ksplicd.create.diff.twins import correlate
 from ksplicd.create.diff.unit import diff
-from ksplicd.create.objects.index import Places
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.refusal import Refusal
 from tests.compile import SPLIT, compile_object
 
@@ -23,8 +23,8 @@ MACRO = """
 
 
 def read(tmp_path: Path, post: str, pre: str = PRE) -> tuple[list[Hook], list[Refusal]]:
-    before = Places(compile_object(tmp_path, pre, *SPLIT, name="pre"))
-    after = Places(compile_object(tmp_path, post, *SPLIT, name="post"))
+    before = ObjectIndex(compile_object(tmp_path, pre, *SPLIT, name="pre"))
+    after = ObjectIndex(compile_object(tmp_path, post, *SPLIT, name="post"))
     return read_hooks(after, correlate(before, after))
 
 
