@@ -21,9 +21,9 @@ from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import ALIAS, HOOK_ALIAS, NewCode
 from ksplicd.create.objects.entry_sizes import infer_sizes, probe_source, read_probe
 from ksplicd.create.objects.names import is_literal
+from ksplicd.create.objects.patchable import traceable_functions
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.refusal import Refusal, refuse
-from ksplicd.create.stock.kernel import traceable_functions
 from ksplicd.elf import Object, Section, Symbol, read_object
 from ksplicd.elf.model import SHF_ALLOC, STB_LOCAL, STT_FUNC, STT_OBJECT
 from ksplicd.errors import BuildError, ElfError, UnsupportedChangeError

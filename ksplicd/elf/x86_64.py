@@ -9,6 +9,12 @@ from typing import Final
 
 EM_X86_64: Final = 62
 
+ENDBR64: Final = b"\xf3\x0f\x1e\xfa"
+"""The landing pad of an indirect branch (Intel SDM, volume 2, ENDBR64)."""
+
+ADDRESS_MASK: Final = (1 << 64) - 1
+"""What sums of addresses are taken with, as the processor wraps them."""
+
 R_X86_64_NONE: Final = 0
 R_X86_64_64: Final = 1
 R_X86_64_PC32: Final = 2

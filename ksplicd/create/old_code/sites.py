@@ -19,6 +19,7 @@ from ksplicd.create.objects.special import (
     replacement_of,
 )
 from ksplicd.elf import Object, Section, Symbol
+from ksplicd.elf.x86_64 import ENDBR64
 from ksplicd.errors import ElfError
 
 
@@ -147,8 +148,6 @@ _RUNTIME: Final = {
     "runtime_shift_": (SiteKind.RUNTIME_SHIFT, 1),
 }
 """Beginning of the names of tables of 32-bit offsets; the variable follows (runtime-const.h)."""
-
-ENDBR64: Final = b"\xf3\x0f\x1e\xfa"
 
 
 def read_sites(obj: Object, sizes: EntrySizes) -> dict[Section, list[Site]]:

@@ -7,14 +7,12 @@ livepatch symbols, whose position among equal names comes from where the stock i
 
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Final
 
-from ksplicd.create.objects.names import is_boot_section
-from ksplicd.create.objects.special import TABLE_BY_SECTION, EntrySizes, read_entries
+from ksplicd.create.objects.patchable import probeable_functions, traceable_functions
+from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.old_code.sites import read_sites
 from ksplicd.create.old_code.tables import OldUnit, write_old_code
 from ksplicd.create.stock.config_dir import ConfigDir
@@ -27,23 +25,16 @@ from ksplicd.create.stock.module import (
     read_stock_module,
     stock_modules,
 )
+from ksplicd.create.stock.symvers import read_exports, read_module_exports
 from ksplicd.elf import Object, Symbol
 from ksplicd.elf.model import STB_LOCAL
 from ksplicd.errors import ConfigDirError, ImageMismatchError, UnsupportedChangeError
 from ksplicd.model import VMLINUX, Kernel
 
-NO_KPROBES: Final = (".noinstr", ".kprobes", ".entry", ".cpuidle")
-"""Beginnings of the names of text sections that the kernel keeps kprobes out of."""
-
 _TEXT: Final = frozenset("tTwW")
 """Types of functions in a System.map, see nm(1)."""
 
-ENDBR64: Final = b"\xf3\x0f\x1e\xfa"
-
 _VMLINUX_SYMBOL: Final = re.compile(r"\.klp\.sym\.vmlinux\.(?P<name>.+),(?P<position>\d+)")
-
-_RESERVED_TEXT: Final = ("_kprobe_blacklist", "__jump_table", ".static_call_sites", "__bug_table")
-"""Tables of places where no kprobe may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,96 +294,3 @@ def check_banner(config: ConfigDir, image: Image, symbols: SymbolMap) -> str:
             f"{config.vmlinuz}: is {text.split()[2]}, but {config.build} is for {config.release}"
         )
     return text[text.rindex("#") :]
-
-
-def read_exports(symvers: Path) -> frozenset[str]:
-    """Return what vmlinux exports to every module, from ``Module.symvers``.
-
-    Symbols in a namespace are left out: they are reached like unexported ones.  Raises
-    ``ConfigDirError``.
-    """
-    return frozenset(
-        name for name, owner, space in _read_symvers(symvers) if owner == VMLINUX and not space
-    )
-
-
-def read_module_exports(symvers: Path) -> dict[str, str]:
-    """Return the module that exports each symbol that vmlinux does not.
-
-    Raises ``ConfigDirError``.
-    """
-    return {
-        name: Path(owner).name.replace("-", "_")
-        for name, owner, _ in _read_symvers(symvers)
-        if owner != VMLINUX
-    }
-
-
-def _read_symvers(symvers: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (symbol, owner, namespace).
-
-    Lines are CRC, symbol, owner, kind, namespace (Documentation/kbuild/modules.rst).
-    """
-    try:
-        lines = symvers.read_text().splitlines()
-    except OSError as e:
-        raise ConfigDirError(f"{symvers}: {e.strerror}; the headers package has it") from e
-    for number, line in enumerate(lines, 1):
-        fields = line.split("\t")
-        if len(fields) < 4:
-            raise ConfigDirError(f"{symvers}:{number}: not a line of Module.symvers: {line!r}")
-        yield fields[1], fields[2], fields[4] if len(fields) > 4 else ""
-
-
-def traceable_functions(obj: Object, sizes: EntrySizes) -> frozenset[str]:
-    """Return the functions of an object that begin with a call of fentry.
-
-    Source: the object's own ``__mcount_loc``, from which ftrace makes its list of sites.
-    """
-    sites: set[tuple[object, int]] = set()
-    for section in obj.sections:
-        if section.name != TABLE_BY_SECTION["__mcount_loc"].section:
-            continue
-        for entry in read_entries(section, sizes):
-            for r in entry.relocations:
-                sites.add((r.symbol.section, r.symbol.value + r.addend))
-    if not sites:  # objtool makes the table later, of the linked kernel (CONFIG_X86_KERNEL_IBT)
-        sites = {
-            (section, r.offset - 1)
-            for section in obj.sections
-            if section.is_text
-            for r in section.relocations
-            if r.symbol.name == "__fentry__"
-        }
-    return frozenset(
-        s.name for s in obj.functions() if (s.section, s.value + _endbr64_size(s)) in sites
-    )
-
-
-def probeable_functions(obj: Object) -> frozenset[str]:
-    """Return the functions of an object at which a kprobe may be (kernel/kprobes.c).
-
-    Not those in sections that no kprobe may touch, not those that ``NOKPROBE_SYMBOL`` names, and
-    not those that begin with what the kernel itself rewrites or traps
-    (``check_kprobe_address_safe()``), of which it does not know yet when a module comes.
-    """
-    forbidden = {
-        (r.symbol.section, r.symbol.value + r.addend)
-        for section in obj.sections
-        if section.name in _RESERVED_TEXT
-        for r in section.relocations
-    }
-    return frozenset(
-        s.name
-        for s in obj.functions()
-        if s.section is not None
-        and not s.section.name.startswith(NO_KPROBES)
-        and not is_boot_section(s.section)
-        and forbidden.isdisjoint(((s.section, s.value), (s.section, s.value + _endbr64_size(s))))
-    )
-
-
-def _endbr64_size(s: Symbol) -> int:
-    """Return the size of the landing pad with which a function may begin (IBT)."""
-    assert s.section is not None
-    return len(ENDBR64) if s.section.data.startswith(ENDBR64, s.value) else 0

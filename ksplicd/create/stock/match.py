@@ -14,13 +14,11 @@ from typing import Final
 from ksplicd.create.stock.image import Image, SymbolMap
 from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.model import STB_WEAK, STT_SECTION
-from ksplicd.elf.x86_64 import RELOCATION_TYPES
+from ksplicd.elf.x86_64 import ADDRESS_MASK, RELOCATION_TYPES
 from ksplicd.errors import ElfError, ImageMismatchError
 
 _SHOWN: Final = 8
 """Bytes shown of a difference."""
-
-_ADDRESS_BITS: Final = (1 << 64) - 1
 
 
 def is_init_section(section: Section) -> bool:
@@ -189,7 +187,7 @@ class _Matcher:
                 continue
             at = r.offset - f.value
             value = field_value(code, at, r.type, address + at)
-            base = value - r.addend & _ADDRESS_BITS
+            base = value - r.addend & ADDRESS_MASK
             if (fault := self._fault(r, value, base)) is not None:
                 kind = RELOCATION_TYPES[r.type]
                 raise ImageMismatchError(
@@ -207,7 +205,7 @@ class _Matcher:
             known = self.result.externals.setdefault(symbol, base)
         elif is_merged_reference(r):
             content, start = merged_content(r)
-            address = value - start & _ADDRESS_BITS
+            address = value - start & ADDRESS_MASK
             if content is not None and self.image.read(address, len(content)) != content:
                 return f"expected a reference to {content[:40]!r}"
             return None
@@ -236,7 +234,7 @@ def field_value(code: bytes, at: int, kind: int, address: int) -> int:
     """
     how = RELOCATION_TYPES[kind]
     value = int.from_bytes(code[at : at + how.size], "little", signed=how.is_signed)
-    return (value + address if how.is_pc_relative else value) & _ADDRESS_BITS
+    return (value + address if how.is_pc_relative else value) & ADDRESS_MASK
 
 
 def merged_content(r: Relocation) -> tuple[bytes | None, int]:

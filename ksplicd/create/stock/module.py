@@ -14,7 +14,7 @@ from typing import Final
 from ksplicd.create.stock.image import Image, MapSymbol, Segment, SymbolMap
 from ksplicd.elf import Object, Section, read_object
 from ksplicd.elf.model import SHT_NOBITS, STB_GLOBAL, STB_WEAK, STT_FILE, STT_SECTION
-from ksplicd.elf.x86_64 import RELOCATION_TYPES
+from ksplicd.elf.x86_64 import ADDRESS_MASK, RELOCATION_TYPES
 from ksplicd.errors import ConfigDirError
 from ksplicd.run import run
 
@@ -27,7 +27,6 @@ _LETTERS: Final = {STB_GLOBAL: "T", STB_WEAK: "W"}
 _FIRST_SECTION: Final = 0xFFFF_FFFF_C000_0000
 _FIRST_IMPORT: Final = 0xFFFF_FFFF_8100_0000
 _GAP: Final = 1 << 16
-_ADDRESS_BITS: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +171,7 @@ def _relocated(
         else:
             value = imports.get(r.symbol.name, r.symbol.value)
         value += r.addend - (sections[section] + r.offset if kind.is_pc_relative else 0)
-        field = (value & _ADDRESS_BITS).to_bytes(8, "little")[: kind.size]
+        field = (value & ADDRESS_MASK).to_bytes(8, "little")[: kind.size]
         data[r.offset : r.offset + kind.size] = field
     return bytes(data)
 

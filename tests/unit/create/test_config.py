@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.create.stock.kernel import read_exports
+from ksplicd.create.stock.symvers import read_exports
 from ksplicd.errors import ConfigDirError
 
 CONFIG = 'CONFIG_CC_VERSION_TEXT="gcc-12 (Debian 12.2.0-14) 12.2.0"\nCONFIG_SMP=y\n'

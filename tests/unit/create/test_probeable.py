@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from pathlib import Path
 
-from ksplicd.create.stock.kernel import probeable_functions
+from ksplicd.create.objects.patchable import probeable_functions
 from tests.compile import SPLIT, compile_object
 
 # noinstr, __kprobes, __init, NOKPROBE_SYMBOL(), jump labels, static calls, BUG() of 6.1's headers

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which functions of an object can be redirected: by livepatch, or by a kprobe.
+
+It does not decide which one is (``new_code/redirects.py``).
+"""
+
+from typing import Final
+
+from ksplicd.create.objects.names import is_boot_section
+from ksplicd.create.objects.special import TABLE_BY_SECTION, EntrySizes, read_entries
+from ksplicd.elf import Object, Symbol
+from ksplicd.elf.x86_64 import ENDBR64
+
+NO_KPROBES: Final = (".noinstr", ".kprobes", ".entry", ".cpuidle")
+"""Beginnings of the names of text sections that the kernel keeps kprobes out of."""
+
+_RESERVED_TEXT: Final = ("_kprobe_blacklist", "__jump_table", ".static_call_sites", "__bug_table")
+"""Tables of places where no kprobe may be."""
+
+
+def traceable_functions(obj: Object, sizes: EntrySizes) -> frozenset[str]:
+    """Return the functions of an object that begin with a call of fentry.
+
+    Source: the object's own ``__mcount_loc``, from which ftrace makes its list of sites.
+    """
+    sites: set[tuple[object, int]] = set()
+    for section in obj.sections:
+        if section.name != TABLE_BY_SECTION["__mcount_loc"].section:
+            continue
+        for entry in read_entries(section, sizes):
+            for r in entry.relocations:
+                sites.add((r.symbol.section, r.symbol.value + r.addend))
+    if not sites:  # objtool makes the table later, of the linked kernel (CONFIG_X86_KERNEL_IBT)
+        sites = {
+            (section, r.offset - 1)
+            for section in obj.sections
+            if section.is_text
+            for r in section.relocations
+            if r.symbol.name == "__fentry__"
+        }
+    return frozenset(
+        s.name for s in obj.functions() if (s.section, s.value + _endbr64_size(s)) in sites
+    )
+
+
+def probeable_functions(obj: Object) -> frozenset[str]:
+    """Return the functions of an object at which a kprobe may be (kernel/kprobes.c).
+
+    Not those in sections that no kprobe may touch, not those that ``NOKPROBE_SYMBOL`` names, and
+    not those that begin with what the kernel itself rewrites or traps
+    (``check_kprobe_address_safe()``), of which it does not know yet when a module comes.
+    """
+    forbidden = {
+        (r.symbol.section, r.symbol.value + r.addend)
+        for section in obj.sections
+        if section.name in _RESERVED_TEXT
+        for r in section.relocations
+    }
+    return frozenset(
+        s.name
+        for s in obj.functions()
+        if s.section is not None
+        and not s.section.name.startswith(NO_KPROBES)
+        and not is_boot_section(s.section)
+        and forbidden.isdisjoint(((s.section, s.value), (s.section, s.value + _endbr64_size(s))))
+    )
+
+
+def _endbr64_size(s: Symbol) -> int:
+    """Return the size of the landing pad with which a function may begin (IBT)."""
+    assert s.section is not None
+    return len(ENDBR64) if s.section.data.startswith(ENDBR64, s.value) else 0
