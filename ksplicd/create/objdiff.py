@@ -55,31 +55,25 @@ class PairResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _AnyKernel:
-    """A kernel that has every symbol, once, under its plain name."""
+class _UnitInAnyKernel:
+    """A unit of a kernel that has every symbol, once, under its plain name."""
 
-    functions: frozenset[str]
-
-    def target_of(self, unit: str) -> str:
-        return VMLINUX
+    source: str
+    traceable: frozenset[str]
+    target: str = VMLINUX
+    probeable: frozenset[str] = frozenset()
 
     def is_exported(self, name: str) -> bool:
         return True
 
-    def livepatch_symbol(self, unit: str, name: str, *, is_local: bool) -> str | None:
+    def livepatch_symbol(self, name: str, *, is_local: bool) -> str | None:
         return name
 
-    def sympos(self, unit: str, name: str) -> int:
+    def sympos(self, name: str) -> int:
         return 0
 
     def is_sealed(self, symbol: str) -> bool:
         return False
-
-    def traceable(self, unit: str) -> frozenset[str]:
-        return self.functions
-
-    def probeable(self, unit: str) -> frozenset[str]:
-        return frozenset()
 
     def is_function(self, name: str) -> bool:
         return False
@@ -160,10 +154,10 @@ def place_new_code(
     result: PairResult, name: str, difference: Difference, sizes: EntrySizes
 ) -> None:
     """Add the new code to ``result``, or why there is none."""
-    kernel = _AnyKernel(redirectable_functions(difference.pre.obj, sizes))
+    unit = _UnitInAnyKernel(name, redirectable_functions(difference.pre.obj, sizes))
     try:
         shared = {s.name: ALIAS for s in difference.shared}
-        code = extract(name, difference, sizes, kernel, lambda: ALIAS, shared)
+        code = extract(unit, difference, sizes, lambda: ALIAS, shared)
     except UnsupportedChangeError as e:
         result.refused = [r for r in e.refusals if isinstance(r, Refusal)]
         return

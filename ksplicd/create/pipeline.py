@@ -331,7 +331,7 @@ def cut_new_code(
         return f"{ALIAS}{next(numbers)}"
 
     for unit, difference in differences.items():
-        refuse_overridden(difference, kernel.overridden(unit.source))
+        refuse_overridden(difference, kernel.units[unit.source].overridden)
     taken_in = take_in_callers(differences, kbuild, kernel, sizes, alias)
     shared = name_shared(differences.values(), alias)
 
@@ -344,6 +344,6 @@ def cut_new_code(
         return {**callees, **names_for(d, shared), CALLED: name_in_core(kid)}
 
     return [
-        extract(unit.source, difference, sizes, kernel, alias, others(difference))
+        extract(kernel.units[unit.source], difference, sizes, alias, others(difference))
         for unit, difference in (differences | taken_in.differences).items()
     ]

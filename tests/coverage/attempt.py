@@ -171,7 +171,7 @@ class Workshop:
     def fresh_kernel(self) -> StockKernel:
         """Return the stock kernel with no unit added; image, symbols and modules are shared."""
         fresh = copy.copy(self.kernel)
-        fresh._units = {}
+        fresh.units = {}
         return fresh
 
     def pack(

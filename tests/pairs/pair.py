@@ -44,14 +44,16 @@ struct static_key { long enabled; void *entries; };
 
 
 @dataclass
-class FakeKernel:
-    """A kernel with one exported function, and positions as given."""
+class FakeUnit:
+    """A unit of a kernel with one exported function, and positions as given."""
+
+    source: str = "unit.c"
 
     exports: frozenset[str] = frozenset({"exported", "printk"})
     positions: dict[str, int] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     untraceable: frozenset[str] = frozenset()
-    probes: frozenset[str] = frozenset()
+    probeable: frozenset[str] = frozenset()
     """Those of them that a kprobe may redirect."""
     functions: frozenset[str] = frozenset()
     """Set by ``cut``: the pre object's functions."""
@@ -60,28 +62,23 @@ class FakeKernel:
     sealed: frozenset[str] = frozenset()
     """Functions without landing pad."""
 
-    def target_of(self, unit: str) -> str:
-        return self.target
+    @property
+    def traceable(self) -> frozenset[str]:
+        return self.functions - self.untraceable
 
     def is_exported(self, name: str) -> bool:
         return name in self.exports
 
-    def livepatch_symbol(self, unit: str, name: str, *, is_local: bool) -> str | None:
+    def livepatch_symbol(self, name: str, *, is_local: bool) -> str | None:
         if name in self.missing:
             return None
         return f".klp.sym.{self.target}.{name},{self.positions.get(name, 0) if is_local else 0}"
 
-    def sympos(self, unit: str, name: str) -> int:
+    def sympos(self, name: str) -> int:
         return self.positions.get(name, 0)
 
     def is_sealed(self, symbol: str) -> bool:
         return symbol in {f".klp.sym.vmlinux.{name},0" for name in self.sealed}
-
-    def traceable(self, unit: str) -> frozenset[str]:
-        return self.functions - self.untraceable
-
-    def probeable(self, unit: str) -> frozenset[str]:
-        return self.probes
 
     def is_function(self, name: str) -> bool:
         return name in self.exports
@@ -99,15 +96,12 @@ def changed(difference: Difference) -> list[str]:
     return sorted(s.name for s in difference.changed)
 
 
-def cut(difference: Difference, kernel: FakeKernel | None = None) -> NewCode:
+def cut(difference: Difference, unit: FakeUnit | None = None) -> NewCode:
     """Extract the new code of a difference."""
     numbers = itertools.count()
-    kernel = kernel or FakeKernel()
-    kernel.functions = frozenset(s.name for s in difference.pre.obj.functions())
-    return extract(
-        "unit.c", difference, SIZES, kernel,
-        lambda: f"ksplice_new_{next(numbers)}",
-    )  # fmt: skip
+    unit = unit or FakeUnit()
+    unit.functions = frozenset(s.name for s in difference.pre.obj.functions())
+    return extract(unit, difference, SIZES, lambda: f"ksplice_new_{next(numbers)}")
 
 
 def undefined(code: NewCode) -> set[str]:

@@ -10,7 +10,7 @@ from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.run import run
-from tests.pairs.pair import FakeKernel, compare, cut, kept, undefined
+from tests.pairs.pair import FakeUnit, compare, cut, kept, undefined
 
 SOURCE = """
 static int counter;
@@ -50,7 +50,7 @@ def test_it_links(tmp_path: Path) -> None:
 
 def test_ambiguous_local_name_gets_its_position(tmp_path: Path) -> None:
     d = compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1"))
-    code = cut(d, FakeKernel(positions={"unchanged": 3, "f": 2}))
+    code = cut(d, FakeUnit(positions={"unchanged": 3, "f": 2}))
     assert ".klp.sym.vmlinux.unchanged,3" in undefined(code)
     assert code.replacements[0].sympos == 2
 
@@ -125,21 +125,21 @@ int g(int x) {{ keep(f); return f(x) + {0}; }}
 
 
 @pytest.mark.parametrize(
-    ("kernel", "words"),
+    ("unit", "words"),
     [
-        (FakeKernel(untraceable=frozenset({"f"})), "f .*cannot be redirected, and other files"),
-        (FakeKernel(missing=frozenset({"visible"})), "visible .*kallsyms lack it"),
+        (FakeUnit(untraceable=frozenset({"f"})), "f .*cannot be redirected, and other files"),
+        (FakeUnit(missing=frozenset({"visible"})), "visible .*kallsyms lack it"),
     ],
 )
-def test_refused_by_name(tmp_path: Path, kernel: FakeKernel, words: str) -> None:
+def test_refused_by_name(tmp_path: Path, unit: FakeUnit, words: str) -> None:
     d = compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1"))
     with pytest.raises(UnsupportedChangeError, match=words):
-        cut(d, kernel)
+        cut(d, unit)
 
 
 def test_what_the_stock_kernel_has_inlined_everywhere_comes_along(tmp_path: Path) -> None:
     d = compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1"))
-    code = cut(d, FakeKernel(missing=frozenset({"unchanged"})))
+    code = cut(d, FakeUnit(missing=frozenset({"unchanged"})))
     assert {s.name for s in code.obj.functions()} >= {"f", "unchanged"}
     assert [r.name for r in code.replacements] == ["f"]
 
@@ -163,8 +163,8 @@ int untouched(int x) {{ return x; }}
 
 
 def test_callers_of_a_function_without_fentry_are_taken_in(tmp_path: Path) -> None:
-    kernel = FakeKernel(untraceable=frozenset({"inner", "middle"}))
-    code = cut(compare(tmp_path, NOTRACE.format(1), NOTRACE.format(2)), kernel)
+    unit = FakeUnit(untraceable=frozenset({"inner", "middle"}))
+    code = cut(compare(tmp_path, NOTRACE.format(1), NOTRACE.format(2)), unit)
     assert {r.name for r in code.replacements} == {"outer", "other"}
     assert {"inner", "middle"} <= set(code.new_functions)
     reasons = {r.name: r.reason for r in code.replacements}
@@ -177,16 +177,16 @@ def test_callers_of_a_function_without_fentry_are_taken_in(tmp_path: Path) -> No
 
 def test_kept_address_of_a_function_without_fentry_is_refused(tmp_path: Path) -> None:
     source = NOTRACE + "int (*pointer)(int) = inner;"
-    kernel = FakeKernel(untraceable=frozenset({"inner"}))
+    unit = FakeUnit(untraceable=frozenset({"inner"}))
     d = compare(tmp_path, source.format(1), source.format(2))
     with pytest.raises(UnsupportedChangeError, match=r"inner .*kept in \.data\.pointer"):
-        cut(d, kernel)
+        cut(d, unit)
 
 
 def test_kept_address_of_a_function_without_fentry_gets_a_kprobe(tmp_path: Path) -> None:
     source = NOTRACE + "int (*pointer)(int) = inner;"
-    kernel = FakeKernel(untraceable=frozenset({"inner"}), probes=frozenset({"inner"}))
-    code = cut(compare(tmp_path, source.format(1), source.format(2)), kernel)
+    unit = FakeUnit(untraceable=frozenset({"inner"}), probeable=frozenset({"inner"}))
+    code = cut(compare(tmp_path, source.format(1), source.format(2)), unit)
     assert [(r.kind, r.name, r.place) for r in code.redirects] == [
         (RedirectKind.PROBE, "inner", ".klp.sym.vmlinux.inner,0")
     ]
@@ -206,7 +206,7 @@ int f(int x) {{ return count + x; }}
 
 
 def test_exit_function_of_a_module_is_exchanged(tmp_path: Path) -> None:
-    code = cut(compare(tmp_path, EXIT.format(1), EXIT.format(2)), FakeKernel(target="mod"))
+    code = cut(compare(tmp_path, EXIT.format(1), EXIT.format(2)), FakeUnit(target="mod"))
     assert [(r.kind, r.name, r.place) for r in code.redirects] == [
         (RedirectKind.EXIT, "cleanup_module", "")
     ]
@@ -263,13 +263,13 @@ def test_static_key_of_a_patched_module_is_refused(tmp_path: Path) -> None:
     source = KEYED.format("some_key")
     d = compare(tmp_path, source.format(1), source.format(2))
     with pytest.raises(UnsupportedChangeError, match=r"some_key .*of the patched module"):
-        cut(d, FakeKernel(target="ext4"))
+        cut(d, FakeUnit(target="ext4"))
 
 
 def test_tracepoint_of_a_patched_module_is_silenced_and_said(tmp_path: Path) -> None:
     source = KEYED.format("__tracepoint_demo")
     d = compare(tmp_path, source.format(1), source.format(2))
-    code = cut(d, FakeKernel(target="ext4"))
+    code = cut(d, FakeUnit(target="ext4"))
     assert "__jump_table" not in kept(code)
     assert len(code.notes) == 1
     assert code.notes[0].startswith("unit.c: the tracepoint demo does not fire in the new code")
@@ -362,6 +362,6 @@ def test_address_of_a_function_without_landing_pad(tmp_path: Path) -> None:
     d = compare(tmp_path, POINTER.format("0"), POINTER.format("helper"))
     assert ".klp.sym.vmlinux.helper,0" in undefined(cut(d))
     with pytest.raises(UnsupportedChangeError, match=r"helper .*without landing pad is taken"):
-        cut(d, FakeKernel(sealed=frozenset({"helper"})))
+        cut(d, FakeUnit(sealed=frozenset({"helper"})))
     called = compare(tmp_path, POINTER.format("0"), POINTER.format("(void *)1"))
-    cut(called, FakeKernel(sealed=frozenset({"helper", "hidden"})))
+    cut(called, FakeUnit(sealed=frozenset({"helper", "hidden"})))

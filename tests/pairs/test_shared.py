@@ -19,7 +19,7 @@ from ksplicd.create.new_code.model import Anchored, NewCode
 from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL
 from ksplicd.run import run
-from tests.pairs.pair import SIZES, FakeKernel, changed, compare, undefined
+from tests.pairs.pair import SIZES, FakeUnit, changed, compare, undefined
 
 HELPER = """
 int fresh_count = 3;
@@ -46,9 +46,12 @@ def cut_all(*differences: Difference) -> list[NewCode]:
 
     aliases = name_shared(differences, alias)
     functions = frozenset(s.name for d in differences for s in d.pre.obj.functions())
-    kernel = FakeKernel(missing=frozenset(s.name for s in aliases), functions=functions)
+    missing = frozenset(s.name for s in aliases)
     return [
-        extract(f"unit{i}.c", d, SIZES, kernel, alias, names_for(d, aliases))
+        extract(
+            FakeUnit(source=f"unit{i}.c", missing=missing, functions=functions), d, SIZES, alias,
+            names_for(d, aliases),
+        )
         for i, d in enumerate(differences) if not d.is_empty
     ]  # fmt: skip
 
@@ -261,11 +264,9 @@ def test_what_other_files_call_is_looked_for_on_stacks(tmp_path: Path) -> None:
     """A function without fentry, whose callers in other files are taken in, perhaps by a jump."""
     source = "int g(int x) {{ return hidden(x) + {}; }}"
     d = pair(tmp_path, "a", source.format(1), source.format(2))
-    kernel = FakeKernel(functions=frozenset({"g"}), untraceable=frozenset({"g"}))
+    unit = FakeUnit(functions=frozenset({"g"}), untraceable=frozenset({"g"}))
     names = itertools.count()
-    code = extract(
-        "unit.c", d, SIZES, kernel, lambda: f"ksplice_new_{next(names)}", {"g": "ksplice_new_g"}
-    )
+    code = extract(unit, d, SIZES, lambda: f"ksplice_new_{next(names)}", {"g": "ksplice_new_g"})
     assert not code.replacements
     assert code.anchors == [Anchored(function="g", alias="ksplice_new_0")]
     places = {s.name: (s.section, s.value) for s in code.obj.symbols if s.bind == STB_GLOBAL}

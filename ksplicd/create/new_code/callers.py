@@ -64,14 +64,13 @@ class _Search:
 
     def find(self, unit: Unit, s: Symbol) -> dict[Unit, Difference]:
         """Return the units that call ``s``, which ``unit`` defines, with their callers."""
-        address = self.address_of(unit, s)
-        if self.kernel.target_of(unit.source) != VMLINUX or is_address_kept(
-            self.kernel.image, address
-        ):
+        address, vmlinux = self.address_of(unit, s), self.kernel.vmlinux
+        is_built_in = self.kernel.units[unit.source].target == VMLINUX
+        if not is_built_in or is_address_kept(vmlinux.image, address):
             raise self.refused(unit, s, "its address is kept in data")
         if importers := self.kernel.importers(s.name):
             raise self.refused(unit, s, f"modules call it ({', '.join(importers[:3])})")
-        left = set(branches_to(self.kernel.image, self.kernel.symbols, address))
+        left = set(branches_to(vmlinux.image, vmlinux.symbols, address))
         left -= self.covered(unit)
         found: dict[Unit, Difference] = {}
         for other in self.candidates(unit, s.name, bool(left)):
@@ -82,21 +81,20 @@ class _Search:
                 found[other] = taken
                 left -= self.covered(other)
         if left:
-            names = sorted({self.kernel.symbols.function_at(a) for a in left})
+            names = sorted({vmlinux.symbols.function_at(a) for a in left})
             raise self.refused(unit, s, f"it is called from {', '.join(names[:4])}, whose source"
                                         " files were not found")  # fmt: skip
         return found
 
     def address_of(self, unit: Unit, s: Symbol) -> int:
-        address = self.kernel.address_of(unit.source, s.name)
+        address = self.kernel.units[unit.source].address_of(s.name)
         if address is None:  # ftrace_free_init_mem, of whose section nothing else was matched
             raise self.refused(unit, s, "the stock image does not tell where it is")
         return address
 
     def covered(self, unit: Unit) -> set[int]:
         """Return every address of the functions that a matched unit has in the image."""
-        ranges = self.kernel.function_ranges(unit.source)
-        return {a for r in ranges for a in r}
+        return {a for r in self.kernel.units[unit.source].function_ranges for a in r}
 
     def candidates(self, unit: Unit, name: str, is_needed: bool) -> Iterable[Unit]:  # noqa: FBT001
         """Return the built-in units, other than the function's own, whose source names it."""
@@ -162,13 +160,14 @@ def take_in_callers(
     todo = dict(differences)
     while todo:
         unit, difference = todo.popitem()
-        for s in must_be_carried(difference, kernel.traceable(unit.source)):
+        stock = kernel.units[unit.source]
+        for s in must_be_carried(difference, stock.traceable):
             if s.name in result.carried:
                 continue
             try:
                 callers = search.find(unit, s)
             except UnsupportedChangeError:
-                if difference.twins.pre_of[s].name in kernel.probeable(unit.source):
+                if difference.twins.pre_of[s].name in stock.probeable:
                     continue
                 raise
             result.carried[s.name] = aliases()

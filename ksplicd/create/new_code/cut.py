@@ -11,7 +11,7 @@ from typing import Final
 
 from ksplicd.create.diff.unit import Difference
 from ksplicd.create.new_code.kernel_names import Reach
-from ksplicd.create.new_code.model import Kernel
+from ksplicd.create.new_code.model import UnitInKernel
 from ksplicd.create.new_code.static_keys import JUMP_TABLE, STATIC_CALLS, choose_entries
 from ksplicd.create.objects.index import Referent, code_section_of
 from ksplicd.create.objects.names import (
@@ -59,14 +59,13 @@ class Cutter(Reach):
 
     def __init__(
         self,
-        unit: str,
+        stock: UnitInKernel,
         difference: Difference,
         sizes: EntrySizes,
-        kernel: Kernel,
         aliases: Callable[[], str],
         carried: Mapping[str, str],
     ) -> None:
-        super().__init__(unit, difference, kernel, carried)
+        super().__init__(stock, difference, carried)
         self.difference, self.sizes, self.aliases = difference, sizes, aliases
         self.notes: list[str] = []
         self.kept: dict[Section, None] = {}
@@ -258,7 +257,7 @@ class Cutter(Reach):
                 "test the key in a function that the patch leaves alone, and call that",
             )  # fmt: skip
         self.notes += [
-            f"{self.unit}: the tracepoint {name} does not fire in the new code, because the"
+            f"{self.stock.source}: the tracepoint {name} does not fire in the new code, because the"
             " patched module owns it"
             for name in dict.fromkeys(chosen.silenced)
         ]
@@ -266,7 +265,7 @@ class Cutter(Reach):
 
     def is_of_patched_module(self, s: Symbol) -> bool:
         """Tell whether a symbol is one that livepatch fills in only with the patched module."""
-        target = self.kernel.target_of(self.unit)
+        target = self.stock.target
         if target == VMLINUX or self.is_kept(s):
             return False
         name = self.external_name(s)
@@ -294,7 +293,7 @@ class Cutter(Reach):
         """
         if is_special_section(owner) or owner.name == REPLACEMENTS:
             return
-        if self.kernel.is_sealed(external.name) and not self.post.is_branch(owner, r):
+        if self.stock.is_sealed(external.name) and not self.post.is_branch(owner, r):
             self.refuse(
                 symbol.name, owner, "the address of a function without landing pad is taken",
                 "take the address of a new function that calls it",

@@ -13,9 +13,9 @@ from ksplicd.create.new_code.model import (
     HOOK_ALIAS,
     Anchored,
     HookCall,
-    Kernel,
     NewCode,
     Replacement,
+    UnitInKernel,
 )
 from ksplicd.create.new_code.redirects import Redirect, RedirectKind
 from ksplicd.create.objects.index import Referent
@@ -28,14 +28,13 @@ from ksplicd.elf.model import (
 
 
 def extract(
-    unit: str,
+    stock: UnitInKernel,
     difference: Difference,
     sizes: EntrySizes,
-    kernel: Kernel,
     aliases: Callable[[], str],
     carried: Mapping[str, str] = MappingProxyType({}),
 ) -> NewCode:
-    """Return the new code of ``unit``; ``aliases`` deals out global names.
+    """Return the new code of the unit; ``aliases`` deals out global names.
 
     ``carried``: global functions that cannot be redirected and whose callers in all files are
     replaced, with the alias by which those call the new one (``callers.py``); and what else new
@@ -43,7 +42,7 @@ def extract(
 
     Raises ``UnsupportedChangeError`` naming every symbol that stands in the way.
     """
-    return _Extractor(unit, difference, sizes, kernel, aliases, carried).extract()
+    return _Extractor(stock, difference, sizes, aliases, carried).extract()
 
 
 class _Extractor(Cutter):
@@ -64,8 +63,7 @@ class _Extractor(Cutter):
         self.follow_references()
         self.raise_refusals()
         copies = self.cut()
-        target = self.kernel.target_of(self.unit)
-        result = NewCode(unit=self.unit, target=target, obj=self.obj)
+        result = NewCode(unit=self.stock.source, target=self.stock.target, obj=self.obj)
         for s, why in self.plan.replaced.items():
             result.replacements.append(self.replace(s, why, copies))
         for s, why in self.plan.probed.items():
@@ -120,15 +118,13 @@ class _Extractor(Cutter):
         alias = self.aliases()
         self.name_globally(s, alias, copies)
         name = self.twins.pre_of[s].name
-        return Replacement(
-            name=name, sympos=self.kernel.sympos(self.unit, name), alias=alias, reason=why
-        )
+        return Replacement(name=name, sympos=self.stock.sympos(name), alias=alias, reason=why)
 
     def probe(self, s: Symbol, why: str, copies: dict[Section, Section]) -> Redirect:
         alias = self.aliases()
         self.name_globally(s, alias, copies)
         name = self.twins.pre_of[s].name
-        place = self.kernel.livepatch_symbol(self.unit, name, is_local=True)
+        place = self.stock.livepatch_symbol(name, is_local=True)
         if place is None:
             self.refuse(
                 s.name, s.section, "a function without fentry cannot be redirected, and the"
@@ -136,11 +132,11 @@ class _Extractor(Cutter):
             )  # fmt: skip
             self.raise_refusals()
         self.notes.append(
-            f"{self.unit}: {name} is redirected by a kprobe, because livepatch cannot: after all"
-            " other functions, and before them at undo"
+            f"{self.stock.source}: {name} is redirected by a kprobe, because livepatch cannot:"
+            " after all other functions, and before them at undo"
         )
         return Redirect(
-            kind=RedirectKind.PROBE, name=name, sympos=self.kernel.sympos(self.unit, name),
+            kind=RedirectKind.PROBE, name=name, sympos=self.stock.sympos(name),
             place=place or "", new=alias, reason=why,
         )  # fmt: skip
 
@@ -153,7 +149,7 @@ class _Extractor(Cutter):
         )  # fmt: skip
 
     def exchange_pointer(self, c: PointerChange, copies: dict[Section, Section]) -> Redirect:
-        if c.old is None and c.new.is_undefined and not self.kernel.is_function(c.new.name):
+        if c.old is None and c.new.is_undefined and not self.stock.is_function(c.new.name):
             self.refuse(
                 c.datum.name, c.datum.section,
                 f"initialised data changes: +{c.offset:#x} points to {c.new.name}, which may be no"

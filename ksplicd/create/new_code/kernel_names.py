@@ -8,7 +8,7 @@ Exported symbols by their own, all others by livepatch's
 from collections.abc import Mapping
 
 from ksplicd.create.diff.unit import Difference, Refusal
-from ksplicd.create.new_code.model import Kernel
+from ksplicd.create.new_code.model import UnitInKernel
 from ksplicd.create.new_code.redirects import plan
 from ksplicd.create.objects.index import code_section_of
 from ksplicd.create.objects.names import is_exit_section
@@ -22,13 +22,13 @@ class Reach:
     """What of the kernel one unit's new code reaches, and what stands in the way of it."""
 
     def __init__(
-        self, unit: str, difference: Difference, kernel: Kernel, carried: Mapping[str, str]
+        self, stock: UnitInKernel, difference: Difference, carried: Mapping[str, str]
     ) -> None:
-        self.unit, self.kernel, self.carried = unit, kernel, carried
+        self.stock, self.carried = stock, carried
         self.post, self.twins = difference.post, difference.twins
-        self.plan = plan(difference, kernel.traceable(unit), carried, kernel.probeable(unit))
+        self.plan = plan(difference, stock.traceable, carried, stock.probeable)
         self.refusals: list[Refusal] = list(difference.refusals)
-        self.obj = Object(unit)
+        self.obj = Object(stock.source)
         self.meant: dict[str, Symbol] = {}
         """By name in the kernel, the symbol that has it."""
 
@@ -40,7 +40,7 @@ class Reach:
     def raise_refusals(self) -> None:
         """Raise ``UnsupportedChangeError`` when anything does."""
         if refusals := list(dict.fromkeys(self.refusals)):
-            raise UnsupportedChangeError(refusals_text(self.unit, refusals), refusals)
+            raise UnsupportedChangeError(refusals_text(self.stock.source, refusals), refusals)
 
     def is_in_kernel(self, function: Symbol) -> bool:
         """Tell whether the kernel has a function of this unit.
@@ -64,9 +64,9 @@ class Reach:
         twin = self.twins.pre_of.get(s)
         name = twin.name if twin is not None else s.name
         is_local = s.section is not None and s.bind == STB_LOCAL
-        if not is_local and self.kernel.is_exported(name):
+        if not is_local and self.stock.is_exported(name):
             return name
-        return self.kernel.livepatch_symbol(self.unit, name, is_local=is_local)
+        return self.stock.livepatch_symbol(name, is_local=is_local)
 
     def external_symbol(self, s: Symbol) -> Symbol:
         """Return the undefined symbol by which the new code reaches ``s`` in the kernel."""
@@ -91,7 +91,7 @@ class Reach:
         if (twin := self.twins.post_of.get(s)) is not None:
             return self.name_in_kernel(twin)
         is_local = s.section is not None and s.bind == STB_LOCAL
-        name = self.kernel.livepatch_symbol(self.unit, s.name, is_local=is_local)
+        name = self.stock.livepatch_symbol(s.name, is_local=is_local)
         if name is None:
             self.refuse_unknown(s)
         return name or s.name

@@ -16,39 +16,47 @@ DATA_ALIAS: Final = "ksplice_data_"
 """The same for new data that the new code of several files uses."""
 
 
-class Kernel(Protocol):
-    """What the running kernel offers to new code."""
+class UnitInKernel(Protocol):
+    """One unit in the running kernel, and what that kernel offers to its new code."""
 
-    def target_of(self, unit: str) -> str:
-        """Return what the unit is part of: ``vmlinux`` or a module."""
+    @property
+    def source(self) -> str:
+        """The unit's name, for messages: its source file."""
+        ...
+
+    @property
+    def target(self) -> str:
+        """What the unit is part of: ``vmlinux`` or a module."""
+        ...
+
+    @property
+    def traceable(self) -> frozenset[str]:
+        """The unit's functions that livepatch can redirect: that start with fentry."""
+        ...
+
+    @property
+    def probeable(self) -> frozenset[str]:
+        """The unit's functions that a kprobe may redirect."""
         ...
 
     def is_exported(self, name: str) -> bool:
         """Tell whether every module may link to ``name``."""
         ...
 
-    def livepatch_symbol(self, unit: str, name: str, *, is_local: bool) -> str | None:
+    def livepatch_symbol(self, name: str, *, is_local: bool) -> str | None:
         """Return ``.klp.sym.OBJECT.NAME,POS`` for a symbol of the running kernel.
 
-        ``is_local``: the symbol that ``unit`` itself defines; otherwise the global one.  None when
+        ``is_local``: the symbol that the unit itself defines; otherwise the global one.  None when
         the kernel has no such symbol.
         """
         ...
 
-    def sympos(self, unit: str, name: str) -> int:
-        """Return the position in kallsyms of a function that ``unit`` defines; 0 when unique."""
+    def sympos(self, name: str) -> int:
+        """Return the position in kallsyms of a function that the unit defines; 0 when unique."""
         ...
 
     def is_sealed(self, symbol: str) -> bool:
         """Tell whether a livepatch symbol is a function that must not be called by pointers."""
-        ...
-
-    def traceable(self, unit: str) -> frozenset[str]:
-        """Return the unit's functions that livepatch can redirect: that start with fentry."""
-        ...
-
-    def probeable(self, unit: str) -> frozenset[str]:
-        """Return the unit's functions that a kprobe may redirect."""
         ...
 
     def is_function(self, name: str) -> bool:

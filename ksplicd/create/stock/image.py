@@ -210,11 +210,14 @@ class SymbolMap:
 
     def __init__(self, symbols: Iterable[MapSymbol]) -> None:
         self._addresses: dict[str, list[int]] = {}
+        self._globals: dict[str, int] = {}
         self._strong: set[str] = set()
         for s in symbols:
             self._addresses.setdefault(s.name, []).append(s.address)
-            if s.type.isupper() and s.type not in _WEAK:
-                self._strong.add(s.name)
+            if s.type.isupper():
+                self._globals[s.name] = s.address
+                if s.type not in _WEAK:
+                    self._strong.add(s.name)
         unique = sorted((a[0], name) for name, a in self._addresses.items() if len(a) == 1)
         self._unique_addresses = [address for address, _ in unique]
         self._unique_names = [name for _, name in unique]
@@ -226,6 +229,14 @@ class SymbolMap:
     def is_unique(self, name: str) -> bool:
         """Tell whether exactly one symbol has this name."""
         return len(self.addresses(name)) == 1
+
+    def global_address(self, name: str) -> int | None:
+        """Return the address of the symbol that every file knows by ``name``."""
+        return self._globals.get(name)
+
+    def is_global(self, name: str) -> bool:
+        """Tell whether files know ``name`` from each other."""
+        return name in self._globals
 
     def is_strong(self, name: str) -> bool:
         """Tell whether ``name`` is a global symbol that takes the place of every weak one."""

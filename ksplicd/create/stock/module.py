@@ -57,7 +57,6 @@ class ModuleSymbols(SymbolMap):
     ) -> None:
         super().__init__(own)
         self._imports = imports
-        self._globals = {s.name: s.address for s in own if s.type.isupper()}
         self._sections = sections
         self._vmlinux = vmlinux
 
@@ -70,13 +69,9 @@ class ModuleSymbols(SymbolMap):
         """Tell whether the module defines ``name``."""
         return bool(super().addresses(name))
 
-    def global_address(self, name: str) -> int | None:
-        """Return the address of what the module defines for all of its files."""
-        return self._globals.get(name)
-
     def is_global(self, name: str) -> bool:
         """Tell whether the module's files know ``name`` from each other or from elsewhere."""
-        return name in self._globals or self.is_import(name)
+        return super().is_global(name) or self.is_import(name)
 
     def is_import(self, name: str) -> bool:
         """Tell whether the module needs ``name`` from elsewhere."""

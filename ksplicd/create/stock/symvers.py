@@ -1,40 +1,42 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Module.symvers: which symbols the kernel and its modules export.
 
-It does not know where they are (``system_map.py``).
+It does not know where they are (``vmlinux.py``, ``module.py``).
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ksplicd.errors import ConfigDirError
 from ksplicd.model import VMLINUX
 
 
-def read_exports(symvers: Path) -> frozenset[str]:
-    """Return what vmlinux exports to every module, from ``Module.symvers``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exports:
+    """What a kernel and its modules export."""
 
-    Symbols in a namespace are left out: they are reached like unexported ones.  Raises
-    ``ConfigDirError``.
-    """
-    return frozenset(
-        name for name, owner, space in _read_symvers(symvers) if owner == VMLINUX and not space
+    vmlinux: frozenset[str]
+    """To every module.  Symbols in a namespace are left out: they are reached like unexported
+    ones."""
+    modules: dict[str, str]
+    """The module that exports each symbol that vmlinux does not."""
+
+
+def read_exports(symvers: Path) -> Exports:
+    """Read ``Module.symvers``.  Raises ``ConfigDirError``."""
+    lines = list(_read_lines(symvers))
+    return Exports(
+        vmlinux=frozenset(name for name, owner, space in lines if owner == VMLINUX and not space),
+        modules={
+            name: owner.rpartition("/")[2].replace("-", "_")
+            for name, owner, _ in lines
+            if owner != VMLINUX
+        },
     )
 
 
-def read_module_exports(symvers: Path) -> dict[str, str]:
-    """Return the module that exports each symbol that vmlinux does not.
-
-    Raises ``ConfigDirError``.
-    """
-    return {
-        name: Path(owner).name.replace("-", "_")
-        for name, owner, _ in _read_symvers(symvers)
-        if owner != VMLINUX
-    }
-
-
-def _read_symvers(symvers: Path) -> Iterator[tuple[str, str, str]]:
+def _read_lines(symvers: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (symbol, owner, namespace).
 
     Lines are CRC, symbol, owner, kind, namespace (Documentation/kbuild/modules.rst).

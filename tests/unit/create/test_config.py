@@ -75,7 +75,9 @@ def test_exports(tmp_path: Path) -> None:
         "0x2\text4_x\tfs/ext4/ext4\tEXPORT_SYMBOL_GPL\t\n"
         "0x3\tspaced\tvmlinux\tEXPORT_SYMBOL_GPL\tSOME_NS\n"
     )
-    assert read_exports(symvers) == {"printk"}
+    exports = read_exports(symvers)
+    assert exports.vmlinux == {"printk"}
+    assert exports.modules == {"ext4_x": "ext4"}
 
 
 def test_exports_of_another_form(tmp_path: Path) -> None:

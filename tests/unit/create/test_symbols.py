@@ -51,35 +51,36 @@ def test_a_static_function_is_the_units_own(kernel: StockKernel, linked: Linked)
     assert sorted(kinds) == ["T", "t"]
     position = 1 + kinds.index("t")
     assert len(addresses) == 2
-    found = kernel.livepatch_symbol("own.c", "both", is_local=True)
+    found = kernel.units["own.c"].livepatch_symbol("both", is_local=True)
     assert found == f".klp.sym.vmlinux.both,{position}"
 
 
 def test_a_global_function_is_not_the_units_static_one(kernel: StockKernel, linked: Linked) -> None:
     """Where a patch drops a file's own helper for the common one of that name."""
     kinds = [s.type for s in linked.symbols if s.name == "both"]
-    found = kernel.livepatch_symbol("own.c", "both", is_local=False)
+    found = kernel.units["own.c"].livepatch_symbol("both", is_local=False)
     assert found == f".klp.sym.vmlinux.both,{1 + kinds.index('T')}"
-    assert kernel.livepatch_symbol("other.c", "both", is_local=False) == found
+    assert kernel.units["other.c"].livepatch_symbol("both", is_local=False) == found
 
 
 def test_a_static_function_is_not_another_files(kernel: StockKernel) -> None:
     """The stock kernel may have inlined it everywhere, and another file one of that name."""
-    assert kernel.livepatch_symbol("other.c", "one", is_local=True) == ".klp.sym.vmlinux.one,0"
-    assert kernel.livepatch_symbol("own.c", "one", is_local=True) is None
-    assert kernel.livepatch_symbol("own.c", "one", is_local=False) is None
+    own, other = kernel.units["own.c"], kernel.units["other.c"]
+    assert other.livepatch_symbol("one", is_local=True) == ".klp.sym.vmlinux.one,0"
+    assert own.livepatch_symbol("one", is_local=True) is None
+    assert own.livepatch_symbol("one", is_local=False) is None
 
 
 def test_the_same_in_a_module(kernel: StockKernel, tmp_path: Path) -> None:
     (tmp_path / "modules/kernel").mkdir(parents=True)
     obj = compile_object(tmp_path, SOURCES["other"], name="other")
     (tmp_path / "modules/kernel/mod.ko").write_bytes(write_object(obj))
-    kernel.add_unit("mod.c", obj, "mod")
-    assert kernel.livepatch_symbol("mod.c", "one", is_local=True) == ".klp.sym.mod.one,0"
-    assert kernel.livepatch_symbol("mod.c", "both", is_local=False) == ".klp.sym.mod.both,0"
-    assert kernel.livepatch_symbol("mod.c", "own", is_local=True) is None
-    assert kernel.livepatch_symbol("mod.c", "own", is_local=False) == ".klp.sym.vmlinux.own,0"
-    assert kernel.livepatch_symbol("mod.c", "one", is_local=False) is None
+    unit = kernel.add_unit("mod.c", obj, "mod")
+    assert unit.livepatch_symbol("one", is_local=True) == ".klp.sym.mod.one,0"
+    assert unit.livepatch_symbol("both", is_local=False) == ".klp.sym.mod.both,0"
+    assert unit.livepatch_symbol("own", is_local=True) is None
+    assert unit.livepatch_symbol("own", is_local=False) == ".klp.sym.vmlinux.own,0"
+    assert unit.livepatch_symbol("one", is_local=False) is None
     assert kernel.has_global("mod", "both")
     assert not kernel.has_global("mod", "one")
     assert not kernel.has_global("mod", "own")
