@@ -1,2 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The ksplice command and its verbs."""
+"""The ksplice command and its verbs.
+
+::
+
+    main          finds the module of the verb, and turns errors into messages and exit status
+    create        create               build a bundle from a patch
+    objdiff       objdiff              compare two objects
+    config        config               fill the folder that create needs
+    try_          try                  apply and undo an update in a guest
+    change        apply, undo, release, remove
+    show          view, status, history
+    keys          keygen, sign, verify
+    client        the daemon, as the verbs call it
+    arguments     arguments that several verbs take
+    bundle_files  bundles as files and folders
+    format        the service's answers as JSON documents and as lines
+    output        what is printed, and files that are written whole
+
+Nothing here decides: building is ``ksplicd.create``, applying is the daemon's part.
+"""

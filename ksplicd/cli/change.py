@@ -12,17 +12,19 @@ JSON: ``{"schema": 1, "kid": "8c4o6ucj", "result": "done", "job": 3}``; ``result
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ksplicd.cli import output
-from ksplicd.errors import AlreadyAppliedError, BadBundleError, KspliceError
+from ksplicd.cli.arguments import Verbs, read_kid, strip_prefix
+from ksplicd.cli.format import format_event, to_event
+from ksplicd.errors import AlreadyAppliedError, KspliceError
 from ksplicd.model import is_kid
 
 if TYPE_CHECKING:
-    from ksplicd.bundle import Bundle
+    from ksplicd.cli.client import Client
 
 
-def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(verbs: Verbs) -> None:
     """Add the verbs of this module."""
     apply = verbs.add_parser("apply", help="apply an update to the running kernel")
     apply.add_argument(
@@ -64,25 +66,15 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         verb.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 
-def read_kid(text: str) -> str:
-    """Return the kid in ``8c4o6ucj`` or ``ksplice_8c4o6ucj``; argparse reports the error."""
-    kid = _strip_name(text)
-    if not is_kid(kid):
-        raise argparse.ArgumentTypeError(f"{text}: an id is eight of a-z and 0-9, like 8c4o6ucj")
-    return kid
-
-
-def _strip_name(text: str) -> str:
-    return text.removeprefix("ksplice_").removeprefix("ksplice-")
-
-
 def run_apply(args: argparse.Namespace) -> int:
     """Stage what is named, then apply it."""
     from ksplicd.cli.client import connect
 
     path = Path(args.bundle)
-    named = _strip_name(args.bundle)
+    named = strip_prefix(args.bundle)
     if path.exists() or not is_kid(named):
+        from ksplicd.cli.bundle_files import read_tarball, read_tree
+
         bundle, signature = read_tree(path) if path.is_dir() else read_tarball(path)
         client = connect()
         kid = client.stage(bundle, signature)
@@ -94,7 +86,7 @@ def run_apply(args: argparse.Namespace) -> int:
         _report(args, kid, "already-applied", None, f"Update {kid} is applied already.")
         return 0
     finally:
-        _tell_stages(args, client, kid)
+        _report_stages(args, client, kid)
     _report(args, kid, "done", job, f"Update {kid} is applied. Undo it with: ksplice undo {kid}")
     return 0
 
@@ -107,7 +99,7 @@ def run_undo(args: argparse.Namespace) -> int:
     try:
         job = client.undo(args.kid).job
     finally:
-        _tell_stages(args, client, args.kid)
+        _report_stages(args, client, args.kid)
     _report(args, args.kid, "done", job, f"Update {args.kid} is undone.")
     return 0
 
@@ -131,52 +123,6 @@ def run_remove(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_tarball(path: Path) -> tuple[bytes, bytes | None]:
-    """Return a bundle's bytes and its signature's, if it has one.  ``BadBundleError``."""
-    signature = path.with_name(path.name + ".minisig")
-    try:
-        return path.read_bytes(), signature.read_bytes() if signature.exists() else None
-    except OSError as e:
-        raise BadBundleError(f"{e.filename}: {e.strerror}") from e
-
-
-def read_bundle(path: Path) -> "Bundle":
-    """Return what is in a bundle's file.  Raises ``BadBundleError``, which names the file."""
-    from ksplicd.bundle import unpack
-
-    data, _ = read_tarball(path)
-    try:
-        return unpack(data)
-    except BadBundleError as e:
-        raise BadBundleError(f"{path}: {e}") from e
-
-
-def read_tree(path: Path) -> tuple[bytes, None]:
-    """Return an unpacked bundle packed again: the same bytes as the original's, without signature.
-
-    Raises ``BadBundleError`` when a file is missing or not the one that the manifest describes.
-    """
-    from ksplicd.bundle import pack, unpack
-    from ksplicd.manifest import NAME, read_manifest
-
-    try:
-        files = {entry.name: entry.read_bytes() for entry in path.iterdir()}
-    except OSError as e:
-        raise BadBundleError(f"{e.filename}: {e.strerror}: is {path} an unpacked bundle?") from e
-    if NAME not in files:
-        raise BadBundleError(f"{path}: has no {NAME}: is it an unpacked bundle?")
-    manifest = read_manifest(files.pop(NAME))
-    for name in ("contents", "description", "api-version", "timestamp", "utsname", "patch"):
-        if name not in files:
-            raise BadBundleError(f"{path}/{name}: is missing")
-    bundle = pack(manifest, files)
-    packed = unpack(bundle).manifest.files
-    for name in sorted(packed.keys() | manifest.files.keys()):
-        if packed.get(name) != manifest.files.get(name):
-            raise BadBundleError(f"{path}/{name}: is not the file that {NAME} describes")
-    return bundle, None
-
-
 def _report(args: argparse.Namespace, kid: str, result: str, job: int | None, text: str) -> None:
     if args.json:
         output.say_json(kid=kid, result=result, job=job)
@@ -184,16 +130,14 @@ def _report(args: argparse.Namespace, kid: str, result: str, job: int | None, te
         output.say(text)
 
 
-def _tell_stages(args: argparse.Namespace, client: Any, kid: str) -> None:
-    """Tell the stages of ``kid`` where ``--debug`` and ``--debugfile`` want them."""
+def _report_stages(args: argparse.Namespace, client: "Client", kid: str) -> None:
+    """Report the stages of ``kid`` where ``--debug`` and ``--debugfile`` want them."""
     if not args.debug and not args.debugfile:
         return
     try:
         events = [event for event in client.history(50) if event["Kid"] == kid]
     except KspliceError:
         return  # the error that is on its way says more
-    from ksplicd.cli.show import format_event, to_event
-
     lines = [format_event(to_event(event)) for event in reversed(events)]
     if not args.debugfile:
         for line in lines:

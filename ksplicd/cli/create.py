@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 
 from ksplicd import bundle, minisign
 from ksplicd.cli import output
+from ksplicd.cli.arguments import read_kid
 from ksplicd.cli.keys import ask_password
 from ksplicd.create.build.units import TargetFilter
 from ksplicd.create.modules.signature import ModuleKey
@@ -130,13 +131,6 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
         help="make no update; compile ahead what later updates compare with: all enabled units, or"
         " those of --only-targets (hours and 6 GB for a whole kernel; goes on where it was)",
     )  # fmt: skip
-
-
-def read_kid(text: str) -> str:
-    """Return the id of another update; argparse reports the error."""
-    if not is_kid(text):
-        raise argparse.ArgumentTypeError(f"{text}: an update's id is {KID_LENGTH} of a-z0-9")
-    return text
 
 
 def run(args: argparse.Namespace) -> int:

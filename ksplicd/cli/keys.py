@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ksplicd.cli import output
+from ksplicd.cli.arguments import Verbs
 from ksplicd.config import KEYS_DIR
 from ksplicd.errors import BadSignatureError, KeyFileError
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ksplicd.minisign import PublicKey, SecretKey
 
 
-def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(verbs: Verbs) -> None:
     """Add the verbs of this module."""
     keygen = verbs.add_parser("keygen", help="make a key pair for signing updates")
     keygen.add_argument(

@@ -15,18 +15,19 @@ from typing import Final
 
 from ksplicd import __version__
 from ksplicd.cli import output
+from ksplicd.cli.arguments import Verbs
 from ksplicd.errors import KspliceError
 
-_HOST, _SHOW, _KEYS = "ksplicd.cli.change", "ksplicd.cli.show", "ksplicd.cli.keys"
+_CHANGE, _SHOW, _KEYS = "ksplicd.cli.change", "ksplicd.cli.show", "ksplicd.cli.keys"
 _MODULES: Final = {
     "create": "ksplicd.cli.create",
     "config": "ksplicd.cli.config",
     "objdiff": "ksplicd.cli.objdiff",
     "try": "ksplicd.cli.try_",
-    "apply": _HOST,
-    "undo": _HOST,
-    "release": _HOST,
-    "remove": _HOST,
+    "apply": _CHANGE,
+    "undo": _CHANGE,
+    "release": _CHANGE,
+    "remove": _CHANGE,
     "view": _SHOW,
     "status": _SHOW,
     "history": _SHOW,
@@ -48,7 +49,7 @@ several have ``add_parser(verbs)``."""
 def main(argv: Sequence[str] | None = None, prog: str = "ksplice") -> int:
     """Run ``ksplice`` with ``argv`` and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = _build_parser(words, prog).parse_args(words)
+    args = build_parser(words, prog).parse_args(words)
     try:
         return int(args.run(args))
     except KspliceError as e:
@@ -81,7 +82,7 @@ def main_view() -> int:
     return main(["view", *sys.argv[1:]])
 
 
-def _build_parser(words: Sequence[str], prog: str) -> argparse.ArgumentParser:
+def build_parser(words: Sequence[str], prog: str) -> argparse.ArgumentParser:
     """Return a parser that knows the verb in ``words``, or all verbs when there is none."""
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -97,7 +98,7 @@ def _build_parser(words: Sequence[str], prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", verb: str) -> None:
+def _add_verb(verbs: Verbs, verb: str) -> None:
     """Add ``verb``, and the verbs that share its module, unless it is there or not installed."""
     name = _MODULES[verb]
     if verb in verbs.choices or importlib.util.find_spec(name) is None:

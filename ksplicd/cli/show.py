@@ -28,15 +28,23 @@ Return Codes"): 0 ok, 1 warning, 2 critical, 3 when it cannot be told, in time o
 import argparse
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from enum import StrEnum, auto
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ksplicd.cli import output
-from ksplicd.cli.change import read_bundle, read_kid
+from ksplicd.cli.arguments import Verbs, read_count, read_kid, read_seconds
+from ksplicd.cli.format import (
+    Document,
+    format_event,
+    format_line,
+    format_update,
+    from_manifest,
+    to_event,
+    to_job,
+    to_update,
+)
 from ksplicd.errors import KernelWarningError, KspliceError, NoSuchUpdateError
-from ksplicd.model import Manifest
 from ksplicd.text import printable
 
 if TYPE_CHECKING:
@@ -56,8 +64,7 @@ class Health(StrEnum):
 _UNKNOWN: Final = 3
 _CHECK_SECONDS: Final = 10
 """For which a monitoring system waits for its plugins, at least."""
-_MAX_SECONDS: Final = 86400
-_HEALTH: Final = {
+HEALTH_BY_STAGE: Final = {
     "staged": Health.WARNING,
     "loading": Health.WARNING,
     "matched": Health.WARNING,
@@ -69,36 +76,8 @@ _HEALTH: Final = {
 }
 """By stage; what is not here is ok."""
 
-_UPDATE_KEYS: Final = {
-    "kid": "Kid",
-    "stage": "Stage",
-    "abort_cause": "AbortCause",
-    "detail": "Detail",
-    "description": "Description",
-    "targets": "Targets",
-    "cves": "Cves",
-    "kernel": "Kernel",
-}
-_EVENT_KEYS: Final = {
-    "time": "Time",
-    "boot_id": "BootId",
-    "kid": "Kid",
-    "stage": "Stage",
-    "cause": "Cause",
-    "detail": "Detail",
-    "uid": "Uid",
-    "pid": "Pid",
-    "unit": "Unit",
-    "via": "Via",
-}
-_COUNT_LIMIT: Final = 1 << 32  # D-Bus's u
-_NOT_STAGED: Final = ""
-"""``stage`` of a bundle that is looked at as a file."""
 
-Document = dict[str, Any]
-
-
-def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(verbs: Verbs) -> None:
     """Add the verbs of this module."""
     view = verbs.add_parser("view", help="list the updates in the running kernel")
     which = view.add_mutually_exclusive_group()
@@ -130,23 +109,11 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         verb.add_argument("--json", action="store_true", help="print JSON")
 
 
-def read_count(text: str) -> int:
-    """Return a number of events; argparse reports the error."""
-    if not text.isascii() or not text.isdigit() or int(text) >= _COUNT_LIMIT:
-        raise argparse.ArgumentTypeError(f"{text}: say a whole number from 0 to {_COUNT_LIMIT - 1}")
-    return int(text)
-
-
-def read_seconds(text: str) -> int:
-    """Return a number of seconds; argparse reports the error."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MAX_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text}: say a whole number from 1 to {_MAX_SECONDS}")
-    return int(text)
-
-
 def run_view(args: argparse.Namespace) -> int:
     """List what is in the kernel, or show one update or bundle."""
     if args.file:
+        from ksplicd.cli.bundle_files import read_bundle
+
         updates = [from_manifest(read_bundle(args.file).manifest)]
     else:
         from ksplicd.cli.client import connect
@@ -260,7 +227,7 @@ def _health_of(update: Document) -> Health:
     if update["stage"] == "applied" and update["abort_cause"]:
         is_complaint = update["abort_cause"] == KernelWarningError.abort_cause
         return Health.CRITICAL if is_complaint else Health.WARNING
-    return _HEALTH.get(update["stage"], Health.OK)
+    return HEALTH_BY_STAGE.get(update["stage"], Health.OK)
 
 
 def run_history(args: argparse.Namespace) -> int:
@@ -278,81 +245,3 @@ def run_history(args: argparse.Namespace) -> int:
     for event in events:
         output.say(format_event(event))
     return 0
-
-
-# --- documents ----------------------------------------------------------------------------------
-
-
-def to_update(properties: Document) -> Document:
-    """Return an Update object's properties under the keys of our JSON."""
-    return {key: properties[name] for key, name in _UPDATE_KEYS.items()}
-
-
-def to_job(properties: Document) -> Document:
-    """Return a Job object's properties under the keys of our JSON."""
-    return {
-        "id": properties["Id"],
-        "type": properties["Type"],
-        "kid": str(properties["Update"]).rpartition("/")[2],
-        "progress": properties["Progress"],
-        "conflicts": [
-            {"pid": pid, "command": command, "stack": stack, "function": function}
-            for (pid, command, stack), function in zip(
-                properties["Conflicts"], properties["ConflictFunctions"], strict=True
-            )
-        ],
-    }
-
-
-def to_event(properties: Document) -> Document:
-    """Return an entry of ListHistory under the keys of our JSON, its time in ISO 8601."""
-    event = {key: properties[name] for key, name in _EVENT_KEYS.items()}
-    seconds = event["time"] / 1_000_000
-    when = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return {**event, "time": when}
-
-
-def from_manifest(manifest: Manifest) -> Document:
-    """Return a bundle as our JSON shows it."""
-    return {
-        "kid": manifest.kid,
-        "stage": _NOT_STAGED,
-        "abort_cause": "",
-        "detail": "",
-        "description": manifest.description,
-        "targets": [target.name for target in manifest.targets],
-        "cves": list(manifest.cves),
-        "kernel": manifest.kernel.release,
-    }
-
-
-# --- text ---------------------------------------------------------------------------------------
-
-
-def format_line(update: Document) -> str:
-    """Return ``8c4o6ucj  applied  vmlinux  fcntl: check for immutable inodes  CVE-…``."""
-    first_line = str(update["description"]).partition("\n")[0]
-    parts = [update["kid"], update["stage"], ",".join(update["targets"]), first_line]
-    return "  ".join(part for part in (*parts, " ".join(update["cves"])) if part)
-
-
-def format_update(update: Document) -> str:
-    """Return an update in full, a line for each thing known."""
-    rows = (
-        ("Id", update["kid"]),
-        ("Stage", update["stage"]),
-        ("Cause", ": ".join(t for t in (update["abort_cause"], update["detail"]) if t)),
-        ("Kernel", update["kernel"]),
-        ("Targets", " ".join(update["targets"])),
-        ("CVEs", " ".join(update["cves"])),
-        ("Description", update["description"]),
-    )
-    return "\n".join(f"{name + ':':12} {value}" for name, value in rows if value)
-
-
-def format_event(event: Document) -> str:
-    """Return one line for an event of the history."""
-    who = event["unit"] or event["via"]
-    reason = ": ".join(text for text in (event["cause"], event["detail"]) if text)
-    parts = [event["time"], event["kid"] or "-", event["stage"]]
-    return "  ".join([*parts, f"uid {event['uid']} ({who})", *([reason] if reason else [])])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.cli import output
-from ksplicd.cli.change import read_bundle
+from ksplicd.cli.bundle_files import read_bundle
 from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, silent, to_stderr
 from ksplicd.lab.trial import Trial, try_updates

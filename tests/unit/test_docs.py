@@ -25,7 +25,7 @@ def text_of(page: str) -> str:
 
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
-    parser = main._build_parser([], "ksplice")
+    parser = main.build_parser([], "ksplice")
     action = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     return dict(action.choices)
 

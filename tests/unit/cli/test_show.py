@@ -4,6 +4,15 @@ from typing import Any
 import pytest
 
 from ksplicd.cli import show
+from ksplicd.cli.format import (
+    format_event,
+    format_line,
+    format_update,
+    from_manifest,
+    to_event,
+    to_job,
+    to_update,
+)
 from ksplicd.model import Kernel, Manifest, Stage, Target
 
 UPDATE: dict[str, Any] = {
@@ -31,7 +40,7 @@ EVENT: dict[str, Any] = {
 
 
 def test_update_document() -> None:
-    assert show.to_update(UPDATE) == {
+    assert to_update(UPDATE) == {
         "kid": "8c4o6ucj",
         "stage": "failed",
         "abort_cause": "no_match",
@@ -44,7 +53,7 @@ def test_update_document() -> None:
 
 
 def test_job_document() -> None:
-    job = show.to_job(
+    job = to_job(
         {
             "Id": 3,
             "Type": "undo",
@@ -77,30 +86,30 @@ def test_bundle_has_the_same_keys_as_an_update() -> None:
         core_file="core.ko",
         targets=(Target(name="vmlinux", new_file="new.ko", old_file="old.ko"),),
     )
-    document = show.from_manifest(manifest)
-    assert document.keys() == show.to_update(UPDATE).keys()
+    document = from_manifest(manifest)
+    assert document.keys() == to_update(UPDATE).keys()
     assert document["targets"] == ["vmlinux"]
 
 
 def test_line_has_the_first_line_of_the_description() -> None:
-    assert show.format_line(show.to_update(UPDATE)) == (
+    assert format_line(to_update(UPDATE)) == (
         "8c4o6ucj  failed  vmlinux,ext4  fcntl: look at the inode's flags  CVE-2026-1 CVE-2026-2"
     )
 
 
 def test_update_in_full() -> None:
-    text = show.format_update(show.to_update(UPDATE))
+    text = format_update(to_update(UPDATE))
     assert "Cause:       no_match: vmlinux: do_fcntl+0x1c\n" in text
     assert "CVEs:        CVE-2026-1 CVE-2026-2\n" in text
 
 
 def test_update_in_full_leaves_out_what_is_not_known() -> None:
-    text = show.format_update({**show.to_update(UPDATE), "abort_cause": "", "detail": ""})
+    text = format_update({**to_update(UPDATE), "abort_cause": "", "detail": ""})
     assert "Cause" not in text
 
 
 def test_event_document() -> None:
-    assert show.to_event(EVENT) == {
+    assert to_event(EVENT) == {
         "time": "2026-01-01T00:00:00.001+00:00",
         "boot_id": "0" * 32,
         "kid": "8c4o6ucj",
@@ -115,7 +124,7 @@ def test_event_document() -> None:
 
 
 def test_event_line() -> None:
-    assert show.format_event(show.to_event(EVENT)) == (
+    assert format_event(to_event(EVENT)) == (
         "2026-01-01T00:00:00.001+00:00  8c4o6ucj  failed  uid 0 (ssh.service)  "
         "no_match: do_fcntl+0x1c"
     )
@@ -123,14 +132,14 @@ def test_event_line() -> None:
 
 def test_event_of_no_update_and_no_unit() -> None:
     event = {
-        **show.to_event(EVENT),
+        **to_event(EVENT),
         "kid": "",
         "unit": "",
         "via": "drop",
         "cause": "",
         "detail": "",
     }
-    assert show.format_event(event).endswith("  -  failed  uid 0 (drop)")
+    assert format_event(event).endswith("  -  failed  uid 0 (drop)")
 
 
 def host_of(*stages: str) -> list[dict[str, Any]]:
@@ -164,5 +173,5 @@ def test_health_of_an_applied_update_with_a_fault(cause: str, health: show.Healt
 
 
 def test_every_stage_has_a_health() -> None:
-    well = set(Stage) - {Stage(stage) for stage in show._HEALTH}
+    well = set(Stage) - {Stage(stage) for stage in show.HEALTH_BY_STAGE}
     assert well == {Stage.APPLIED, Stage.REVERSED, Stage.DROPPED, Stage.REMOVED}
