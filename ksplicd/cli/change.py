@@ -125,9 +125,9 @@ def run_remove(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace, kid: str, result: str, job: int | None, text: str) -> None:
     if args.json:
-        output.say_json(kid=kid, result=result, job=job)
+        output.print_json(kid=kid, result=result, job=job)
     else:
-        output.say(text)
+        output.print_text(text)
 
 
 def _report_stages(args: argparse.Namespace, client: "Client", kid: str) -> None:
@@ -141,9 +141,9 @@ def _report_stages(args: argparse.Namespace, client: "Client", kid: str) -> None
     lines = [format_event(to_event(event)) for event in reversed(events)]
     if not args.debugfile:
         for line in lines:
-            output.complain(line)
+            output.print_error(line)
         return
     try:
         args.debugfile.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except OSError as e:  # what became of the update is told in any case
-        output.complain(f"ksplice: {args.debugfile}: {e.strerror}")
+        output.print_error(f"ksplice: {args.debugfile}: {e.strerror}")

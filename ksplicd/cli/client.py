@@ -174,7 +174,7 @@ class Client:
         try:
             self._call("Cancel", None, path=path, interface=names.JOB)
         except KspliceError as e:
-            output.complain(f"ksplice: not cancelled: {e}")
+            output.print_error(f"ksplice: not cancelled: {e}")
         return True  # stay: a second Ctrl-C does no harm
 
     @contextmanager

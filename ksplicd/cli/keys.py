@@ -90,9 +90,11 @@ def run_keygen(args: argparse.Namespace) -> int:
         secret.unlink()  # one without the other is of no use
         raise
     if args.json:
-        output.say_json(key_id=key.public.name, secret=str(secret), public=str(public))
+        output.print_json(key_id=key.public.name, secret=str(secret), public=str(public))
     else:
-        output.say(f"{secret}: keep it secret.\n{public}: copy it to {KEYS_DIR}/ on the hosts.")
+        output.print_text(
+            f"{secret}: keep it secret.\n{public}: copy it to {KEYS_DIR}/ on the hosts."
+        )
     return 0
 
 
@@ -111,9 +113,9 @@ def run_sign(args: argparse.Namespace) -> int:
     except OSError as e:
         raise KeyFileError(f"{e.filename}: {e.strerror}") from e
     if args.json:
-        output.say_json(key_id=key.public.name, signature=str(signature))
+        output.print_json(key_id=key.public.name, signature=str(signature))
     else:
-        output.say(f"{signature}: signed with key {key.public.name}")
+        output.print_text(f"{signature}: signed with key {key.public.name}")
     return 0
 
 
@@ -131,9 +133,11 @@ def run_verify(args: argparse.Namespace) -> int:
     verified = verify(data, text, keys)
     check_not_expired(verified.key, time.time())
     if args.json:
-        output.say_json(key_id=verified.key.name, trusted_comment=verified.trusted_comment)
+        output.print_json(key_id=verified.key.name, trusted_comment=verified.trusted_comment)
     else:
-        output.say(f"{args.file}: signed by key {verified.key.name}: {verified.trusted_comment}")
+        output.print_text(
+            f"{args.file}: signed by key {verified.key.name}: {verified.trusted_comment}"
+        )
     return 0
 
 

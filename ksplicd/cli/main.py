@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "ksplice") -> int:
     try:
         return int(args.run(args))
     except KspliceError as e:
-        _complain(e, args)
+        _report_error(e, args)
         return e.exit_status
     except KeyboardInterrupt:
         return 130
@@ -112,12 +112,12 @@ def _add_verb(verbs: Verbs, verb: str) -> None:
         module.add_parser(verbs)
 
 
-def _complain(error: KspliceError, args: argparse.Namespace) -> None:
-    """Say what went wrong, in the way that was asked for."""
+def _report_error(error: KspliceError, args: argparse.Namespace) -> None:
+    """Print the error, in the way that was asked for."""
     if getattr(args, "json", False):
-        output.say_json_error(error)
+        output.print_json_error(error)
     if getattr(args, "raw_errors", False):
-        output.complain(error.abort_cause or "OTHER")
-        output.complain(str(error))
+        output.print_error(error.abort_cause or "OTHER")
+        output.print_error(str(error))
     else:
-        output.complain(f"ksplice: {error}")
+        output.print_error(f"ksplice: {error}")

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as e:
         raise CreateError(f"{e.filename}: {e.strerror}") from e
     for note in result.notes:
-        output.complain(f"ksplice: note: {note}")
+        output.print_error(f"ksplice: note: {note}")
     if args.json:
         print(json.dumps(as_json(result), indent=2, ensure_ascii=False))
     else:
@@ -84,11 +84,11 @@ def as_json(result: PairResult) -> dict[str, object]:
 def report(result: PairResult) -> None:
     """Print the result for people, a line a symbol."""
     for name, why in result.reasons.items():
-        output.say(f"changed {name}: {why}")
+        output.print_text(f"changed {name}: {why}")
     for word, names in (("new", result.new), ("removed", result.removed), ("data", result.data)):
         for name in names:
-            output.say(f"{word} {name}")
+            output.print_text(f"{word} {name}")
     for refusal in result.refused:
-        output.say(f"refused {refusal}")
+        output.print_text(f"refused {refusal}")
     if not result.refused and result.obj is None:
-        output.say("nothing changed that a running kernel uses")
+        output.print_text("nothing changed that a running kernel uses")

@@ -18,24 +18,24 @@ from ksplicd.text import printable
 SCHEMA: Final = 1
 
 
-def say(text: str) -> None:
-    """Print one or more lines."""
+def print_text(text: str) -> None:
+    """Print one or more lines for people."""
     sys.stdout.write(_lines(text))
 
 
-def say_json(**document: Any) -> None:
+def print_json(**document: Any) -> None:
     """Print a JSON document."""
     text = json.dumps({"schema": SCHEMA, **document}, indent=2, ensure_ascii=False)
     sys.stdout.write(f"{text}\n")
 
 
-def say_json_error(error: KspliceError) -> None:
+def print_json_error(error: KspliceError) -> None:
     """Print the JSON document of an error."""
     cause = error.abort_cause or None
-    say_json(error={"name": error.dbus_name(), "abort_cause": cause, "message": str(error)})
+    print_json(error={"name": error.dbus_name(), "abort_cause": cause, "message": str(error)})
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print one or more lines to standard error."""
     sys.stderr.write(_lines(text))
 

@@ -125,15 +125,15 @@ def run_view(args: argparse.Namespace) -> int:
         if args.id and not updates:
             raise NoSuchUpdateError(f"{args.id}: no such update; `ksplice status` lists them")
     if args.json:
-        output.say_json(updates=updates)
+        output.print_json(updates=updates)
     elif args.quiet:
         for update in updates:
-            output.say(update["kid"])
+            output.print_text(update["kid"])
     elif args.id or args.file:
-        output.say(format_update(updates[0]))
+        output.print_text(format_update(updates[0]))
     else:
         for update in updates:
-            output.say(format_line(update))
+            output.print_text(format_line(update))
     return 0
 
 
@@ -145,8 +145,8 @@ def run_status(args: argparse.Namespace) -> int:
         if not args.check:
             raise
         if args.json:
-            output.say_json_error(e)
-        output.complain(f"ksplice: {e}")
+            output.print_json_error(e)
+        output.print_error(f"ksplice: {e}")
         return _UNKNOWN
 
 
@@ -165,30 +165,30 @@ def _show_status(args: argparse.Namespace) -> int:
     health, reasons = judge(updates)
     status = list(Health).index(health) if args.check else 0
     if args.json:
-        output.say_json(
+        output.print_json(
             kernel=service["Kernel"], applied=applied, cves=cves, updates=updates, jobs=jobs,
             health=health.value, reasons=reasons, version=service["Version"],
             disabled=service["Disabled"], store=store,
         )  # fmt: skip
         return status
-    output.say(f"Kernel {service['Kernel']}: {applied} of {len(updates)} updates applied")
+    output.print_text(f"Kernel {service['Kernel']}: {applied} of {len(updates)} updates applied")
     if service["Disabled"]:
-        output.say(f"Nothing is applied by itself: {service['Disabled']}")
+        output.print_text(f"Nothing is applied by itself: {service['Disabled']}")
     for update in updates:
-        output.say(format_line(update))
+        output.print_text(format_line(update))
         reason = ": ".join(text for text in (update["abort_cause"], update["detail"]) if text)
         if reason and (update["abort_cause"] or update["stage"] != "applied"):
-            output.say(f"  {reason}")
+            output.print_text(f"  {reason}")
         if update in in_use:
             for redirect in _redirects(client, update["kid"]):
-                output.say(f"  {redirect}, not by livepatch")
+                output.print_text(f"  {redirect}, not by livepatch")
     for job in jobs:
-        output.say(f"Job {job['id']}: {job['type']} of {job['kid']}: {job['progress']}")
+        output.print_text(f"Job {job['id']}: {job['type']} of {job['kid']}: {job['progress']}")
         for conflict in job["conflicts"]:
             task = printable(conflict["command"])
-            output.say("  held up by {}[{pid}] in {stack}".format(task, **conflict))
+            output.print_text("  held up by {}[{pid}] in {stack}".format(task, **conflict))
     parts = ", ".join(f"{part} {_in_mebibytes(of['bytes'])}" for part, of in store.items())
-    output.say(f"Store: {parts}")
+    output.print_text(f"Store: {parts}")
     return status
 
 
@@ -240,8 +240,8 @@ def run_history(args: argparse.Namespace) -> int:
     if args.lines:
         events = events[: args.lines]
     if args.json:
-        output.say_json(events=events)
+        output.print_json(events=events)
         return 0
     for event in events:
-        output.say(format_event(event))
+        output.print_text(format_event(event))
     return 0

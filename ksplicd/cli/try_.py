@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     trial = try_updates(cache, bundles, check=args.check, cpu=args.cpu)
     manifest = bundles[-1].manifest
     if args.json:
-        output.say_json(
+        output.print_json(
             kid=manifest.kid,
             kernel=manifest.kernel.release,
             functions=trial.functions,
@@ -79,12 +79,16 @@ def run(args: argparse.Namespace) -> int:
 
 def show(trial: Trial, kid: str, release: str) -> None:
     """Print the outcome for people."""
-    output.say(f"{kid} on {release}, in a guest:")
-    output.say(f"  applied in {trial.apply_seconds:.1f} s, {trial.functions} functions matched")
+    output.print_text(f"{kid} on {release}, in a guest:")
+    output.print_text(
+        f"  applied in {trial.apply_seconds:.1f} s, {trial.functions} functions matched"
+    )
     stays = "; its code stays loaded until the next boot" if trial.stays else ""
-    output.say(f"  undone in {trial.undo_seconds:.1f} s{stays}")
+    output.print_text(f"  undone in {trial.undo_seconds:.1f} s{stays}")
     for when, check in zip(_WHEN, trial.checks, strict=False):
         last = (check.out + check.err).strip().rpartition("\n")[2]
-        output.say(f"  check {when}: exit status {check.status}" + (f": {last}" if last else ""))
+        output.print_text(
+            f"  check {when}: exit status {check.status}" + (f": {last}" if last else "")
+        )
     for fault in trial.faults():
-        output.complain(f"ksplice: {fault}")
+        output.print_error(f"ksplice: {fault}")

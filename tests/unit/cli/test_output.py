@@ -26,10 +26,10 @@ except OSError as e:
 
 
 def test_nothing_that_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
-    output.say("\x1b[2Jé\u200b\r\nsecond\x9b")
-    output.complain("\x07")
+    output.print_text("\x1b[2Jé\u200b\r\nsecond\x9b")
+    output.print_error("\x07")
     assert capsys.readouterr() == ("\\x1b[2Jé\\u200b\\r\nsecond\\x9b\n", "\\x07\n")
-    output.say_json(command="\x1b\u00e9")
+    output.print_json(command="\x1b\u00e9")
     assert json.loads(capsys.readouterr().out)["command"] == "\x1bé"
 
 
