@@ -17,7 +17,7 @@ def read_kid(text: str) -> str:
     """Return the kid in ``8c4o6ucj`` or ``ksplice_8c4o6ucj``."""
     kid = strip_prefix(text)
     if not is_kid(kid):
-        raise argparse.ArgumentTypeError(f"{text}: an id is eight of a-z and 0-9, like 8c4o6ucj")
+        raise argparse.ArgumentTypeError(f"{text}: not an id: eight of a-z and 0-9, like 8c4o6ucj")
     return kid
 
 
@@ -38,5 +38,5 @@ def read_seconds(text: str) -> int:
 
 def _read_number(text: str, least: int, most: int) -> int:
     if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text}: say a whole number from {least} to {most}")
+        raise argparse.ArgumentTypeError(f"{text}: not a whole number from {least} to {most}")
     return int(text)

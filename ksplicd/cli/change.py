@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``ksplice apply``, ``undo``, ``release`` and ``remove``: what changes this host.
 
-``apply`` of what is applied already is a success, as with Ksplice.  Unlike Ksplice an update that
-was undone can be applied again: its modules are loaded anew.  Ksplice's ``--partial`` (do not ask
-for modules that are not loaded) is how it always is, but such a module is patched when it comes.
+As with Ksplice, ``apply`` of an applied update succeeds.  Unlike Ksplice, an update that was undone
+can be applied again: its modules are loaded anew.  Ksplice's ``--partial`` (do not require modules
+that are not loaded) is always on, and such a module is patched when it is loaded.
 
 JSON: ``{"schema": 1, "kid": "8c4o6ucj", "result": "done", "job": 3}``; ``result`` is ``done``,
 ``already-applied``, ``released`` or ``removed``; ``job`` is null when there was none.  An error is
@@ -36,7 +36,7 @@ def add_parser(verbs: Verbs) -> None:
     apply.add_argument(
         "--partial",
         action="store_true",
-        help="do not ask for modules that are not loaded, which are patched later; it is always so",
+        help="modules that are not loaded are no error, but patched when they load; always on",
     )
     apply.set_defaults(run=run_apply)
     undo = verbs.add_parser("undo", help="take an update out of the running kernel")
@@ -44,7 +44,7 @@ def add_parser(verbs: Verbs) -> None:
     undo.set_defaults(run=run_undo)
     for verb in (apply, undo):
         verb.add_argument(
-            "--debug", action="store_true", help="tell each stage that the update went through"
+            "--debug", action="store_true", help="print each stage that the update went through"
         )
         verb.add_argument(
             "--debugfile", metavar="FILE", type=Path, help="write that to FILE; implies --debug"
@@ -67,7 +67,7 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def run_apply(args: argparse.Namespace) -> int:
-    """Stage what is named, then apply it."""
+    """Stage the bundle, if it is one, and apply the update."""
     from ksplicd.cli.client import connect
 
     path = Path(args.bundle)
@@ -83,7 +83,7 @@ def run_apply(args: argparse.Namespace) -> int:
     try:
         job = client.apply(kid).job
     except AlreadyAppliedError:
-        _report(args, kid, "already-applied", None, f"Update {kid} is applied already.")
+        _report(args, kid, "already-applied", None, f"Update {kid} is already applied.")
         return 0
     finally:
         _report_stages(args, client, kid)
@@ -105,7 +105,7 @@ def run_undo(args: argparse.Namespace) -> int:
 
 
 def run_release(args: argparse.Namespace) -> int:
-    """Take an update out of quarantine."""
+    """Release an update from quarantine."""
     from ksplicd.cli.client import connect
 
     connect().release(args.kid)
@@ -115,7 +115,7 @@ def run_release(args: argparse.Namespace) -> int:
 
 
 def run_remove(args: argparse.Namespace) -> int:
-    """Have an update forgotten."""
+    """Delete an update's stored bundle."""
     from ksplicd.cli.client import connect
 
     connect().remove(args.kid)
@@ -137,7 +137,7 @@ def _report_stages(args: argparse.Namespace, client: "Client", kid: str) -> None
     try:
         events = [event for event in client.history(50) if event["Kid"] == kid]
     except KspliceError:
-        return  # the error that is on its way says more
+        return  # the error that ends the command matters more
     lines = [format_event(to_event(event)) for event in reversed(events)]
     if not args.debugfile:
         for line in lines:
@@ -145,5 +145,5 @@ def _report_stages(args: argparse.Namespace, client: "Client", kid: str) -> None
         return
     try:
         args.debugfile.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    except OSError as e:  # what became of the update is told in any case
+    except OSError as e:  # the outcome is printed in any case
         output.print_error(f"ksplice: {args.debugfile}: {e.strerror}")

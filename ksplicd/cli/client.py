@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What is on the bus now."""
+    """The objects on the bus now."""
 
     updates: tuple[Properties, ...] = ()
     """By kid."""
@@ -46,11 +46,11 @@ class Client:
     """A connection to the bus that the daemon is on."""
 
     def __init__(self, connection: Gio.DBusConnection, timeout: int = 0) -> None:
-        """Wait at most ``timeout`` seconds for each answer; 0: for as long as it takes."""
+        """Wait at most ``timeout`` seconds for each answer; 0: without limit."""
         self._connection = connection
         self._timeout = timeout
 
-    # --- what can be asked ----------------------------------------------------------------------
+    # --- requests ------------------------------------------------------------------------------
 
     def stage(self, bundle: bytes, signature: bytes | None) -> str:
         """Hand the daemon a bundle; returns its kid."""
@@ -66,11 +66,11 @@ class Client:
 
     def apply(self, kid: str) -> Outcome:
         """Apply an update and wait for the end of the transition."""
-        return self._do("Apply", kid)
+        return self._run_job("Apply", kid)
 
     def undo(self, kid: str) -> Outcome:
         """Undo an update and wait for the end of the transition."""
-        return self._do("Undo", kid)
+        return self._run_job("Undo", kid)
 
     def release(self, kid: str) -> None:
         """Let a quarantined update be applied again."""
@@ -81,7 +81,7 @@ class Client:
         self._call("Remove", GLib.Variant("(st)", (kid, 0)))
 
     def describe(self, kid: str) -> Properties:
-        """Return all that is known of an update."""
+        """Return everything known about an update."""
         (known,) = self._call("Describe", GLib.Variant("(s)", (kid,)))
         return dict(known)
 
@@ -91,7 +91,7 @@ class Client:
         return list(events)
 
     def service(self) -> Properties:
-        """Return what the service says of itself."""
+        """Return the service's own properties."""
         args = GLib.Variant("(s)", (names.MANAGER,))
         (known,) = self._call("GetAll", args, interface=names.PROPERTIES)
         return dict(known)
@@ -106,7 +106,7 @@ class Client:
             jobs=tuple(sorted(jobs, key=lambda job: int(job["Id"]))),
         )
 
-    # --- how it is asked ------------------------------------------------------------------------
+    # --- details -------------------------------------------------------------------------------
 
     def _call(
         self,
@@ -129,7 +129,7 @@ class Client:
             raise _translate(e) from e
         return tuple(reply.unpack())
 
-    def _do(self, method: str, kid: str) -> Outcome:
+    def _run_job(self, method: str, kid: str) -> Outcome:
         """Start a job and wait for its end; Ctrl-C cancels it, as soon as it has begun.
 
         Raises the ``ApplyError`` of the result when the goal is not reached.
@@ -143,25 +143,25 @@ class Client:
             loop.quit()
 
         path = ""
-        with self._listening(on_removed, loop) as is_gone:
+        with self._watch_jobs(on_removed, loop) as has_stopped:
             # the loop does not run before there is a path
             cancel = GLib.unix_signal_add(
                 GLib.PRIORITY_HIGH, signal.SIGINT, lambda: self._cancel(path)
             )
             try:
                 job, path = self._call(method, GLib.Variant("(st)", (kid, 0)))
-                while job not in ended and not is_gone():
+                while job not in ended and not has_stopped():
                     loop.run()
             finally:
                 GLib.source_remove(cancel)
         if job not in ended:
             raise NoDaemonError(
-                f"{kid}: ksplicd went away; the kernel carries on. See `ksplice status`"
+                f"{kid}: ksplicd stopped; the kernel continues. See `ksplice status`"
             )
-        return self._judge(ended[job], method)
+        return self._check_outcome(ended[job], method)
 
-    def _judge(self, outcome: Outcome, method: str) -> Outcome:
-        """Return an outcome that is good, and raise the others."""
+    def _check_outcome(self, outcome: Outcome, method: str) -> Outcome:
+        """Return the outcome of a job that is done; raise the error of any other."""
         if outcome.result == _DONE:
             return outcome
         detail = next((u["Detail"] for u in self.look().updates if u["Kid"] == outcome.kid), "")
@@ -175,23 +175,23 @@ class Client:
             self._call("Cancel", None, path=path, interface=names.JOB)
         except KspliceError as e:
             output.print_error(f"ksplice: not cancelled: {e}")
-        return True  # stay: a second Ctrl-C does no harm
+        return True  # keep the source: a second Ctrl-C does no harm
 
     @contextmanager
-    def _listening(
+    def _watch_jobs(
         self, on_removed: Callable[..., None], loop: GLib.MainLoop
     ) -> Iterator[Callable[[], bool]]:
-        """Hear of jobs that end, and of the daemon's end; yields "has it gone"."""
-        bus, gone = self._connection, []
+        """Watch for jobs that end, and for the daemon's end; yields "has it stopped"."""
+        bus, stopped = self._connection, []
 
         def on_owner(*signal_args: Any) -> None:
             if not signal_args[-1].unpack()[2]:
-                gone.append(True)
+                stopped.append(True)
                 loop.quit()
 
         dbus = "org.freedesktop.DBus"
         none = Gio.DBusSignalFlags.NONE
-        heard = [
+        subscriptions = [
             bus.signal_subscribe(
                 names.BUS_NAME, names.MANAGER, "JobRemoved", None, None, none, on_removed
             ),
@@ -200,9 +200,9 @@ class Client:
             ),
         ]
         try:
-            yield lambda: bool(gone)
+            yield lambda: bool(stopped)
         finally:
-            for subscription in heard:
+            for subscription in subscriptions:
                 bus.signal_unsubscribe(subscription)
 
 
@@ -215,9 +215,9 @@ def connect(timeout: int = 0) -> Client:
 
 
 def _translate(error: GLib.Error) -> KspliceError:
-    """Return the error of ours for what came over the bus."""
+    """Return our error for one that came over the bus."""
     if cls := class_of(error):
         return cls(text_of(error))
     if error.matches(Gio.dbus_error_quark(), Gio.DBusError.SERVICE_UNKNOWN):
-        return NoDaemonError("ksplicd does not run; start it: systemctl start ksplicd")
+        return NoDaemonError("ksplicd is not running; start it with: systemctl start ksplicd")
     return NoDaemonError(f"ksplicd: {text_of(error)}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``ksplice config``: fill the folder that ``ksplice create --config`` needs.
 
-Everything comes from Debian's packages of that kernel, or from the running machine: the image, the
-headers, the modules, and the symbols.  The image package's System.map is a stub: where the -dbg
-package is not installed they are recovered.
+The image, the headers, the modules and the symbols come from Debian's packages of that kernel, or
+from the running machine.  The image package's System.map is a stub: without the -dbg package the
+symbols are recovered from the image.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--version", metavar="VERSION",
         help="Debian's version of the packages, such as 6.1.176-1 (default: the newest offered)",
     )  # fmt: skip
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print only errors")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -63,7 +63,7 @@ def read_day(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: say a day, like 2027-01-31") from None
+        raise argparse.ArgumentTypeError(f"{text}: not a day; write it like 2027-01-31") from None
 
 
 def run_keygen(args: argparse.Namespace) -> int:
@@ -71,7 +71,7 @@ def run_keygen(args: argparse.Namespace) -> int:
     from ksplicd.minisign import new_secret_key, write_public_key, write_secret_key
 
     if not args.name.name:
-        raise KeyFileError(f"{args.name}: a folder; give a name for the two files")
+        raise KeyFileError(f"{args.name}: is a folder; give a name for the two files")
     password = ""
     if args.password:
         password = ask_password("Password: ")
@@ -120,7 +120,7 @@ def run_sign(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    """Say whether the signature holds."""
+    """Check the signature; raises ``BadSignatureError``."""
     from ksplicd.host.trust.keyring import check_not_expired
     from ksplicd.minisign import verify
 
@@ -160,7 +160,7 @@ def ask_password(prompt: str) -> str:
     try:
         return getpass.getpass(prompt)
     except EOFError:
-        raise KeyFileError(f"{prompt}none given, neither on a terminal nor on stdin") from None
+        raise KeyFileError(f"{prompt}none given, on a terminal or on stdin") from None
 
 
 def _read_public(path: Path) -> "PublicKey":

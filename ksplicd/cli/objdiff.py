@@ -82,7 +82,7 @@ def as_json(result: PairResult) -> dict[str, object]:
 
 
 def report(result: PairResult) -> None:
-    """Print the result for people, a line a symbol."""
+    """Print the result for people, one line for each symbol."""
     for name, why in result.reasons.items():
         output.print_text(f"changed {name}: {why}")
     for word, names in (("new", result.new), ("removed", result.removed), ("data", result.data)):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the commands print: text for people, JSON for programs.
 
-Every JSON document is one object with ``schema``.  Under the same number keys are added, never
+Every JSON document is one object with ``schema``.  While that number stays, keys are added, never
 changed or removed.
 """
 
@@ -47,7 +47,7 @@ def _lines(text: str) -> str:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file whole, or leave what was there.  Raises ``OSError``, which names ``path``.
 
-    What is no regular file (/dev/stdout) is written to, and never replaced.
+    A path that is not a regular file (/dev/stdout) is written to, and never replaced.
     """
     real = Path(os.path.realpath(path))
     temporary = (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``ksplice view``, ``status`` and ``history``: what is so.
+"""``ksplice view``, ``status`` and ``history``: the updates of this host.
 
 JSON, all with ``"schema": 1``::
 
@@ -18,11 +18,11 @@ JSON, all with ``"schema": 1``::
 
 ``stage`` is a ``ksplicd.model.Stage``; ``cves`` of status are those that the applied updates fix;
 ``reasons`` are sentences, one for each update that keeps the health from being ``ok``; ``disabled``
-is why nothing is applied by itself, or empty; the parts of the store are updates, rejected, history
-and dropped, and a part without a limit has null there.
+is why nothing is applied automatically, or empty; the parts of the store are updates, rejected,
+history and dropped, and the ``limit`` of a part without one is null.
 
 ``status --check`` has the exit status of a monitoring plugin (monitoring-plugins.org, "Plugin
-Return Codes"): 0 ok, 1 warning, 2 critical, 3 when it cannot be told, in time or at all.
+Return Codes"): 0 ok, 1 warning, 2 critical, 3 unknown: no answer, or not in time.
 """
 
 import argparse
@@ -54,7 +54,7 @@ _IN_KERNEL: Final = ("applied", "transitioning", "reversing")
 
 
 class Health(StrEnum):
-    """How a host is; the place in this list is the exit status of ``status --check``."""
+    """How well a host is; the position is the exit status of ``status --check``."""
 
     OK = auto()
     WARNING = auto()
@@ -63,7 +63,7 @@ class Health(StrEnum):
 
 _UNKNOWN: Final = 3
 _CHECK_SECONDS: Final = 10
-"""For which a monitoring system waits for its plugins, at least."""
+"""Monitoring systems wait at least this long for their plugins."""
 HEALTH_BY_STAGE: Final = {
     "staged": Health.WARNING,
     "loading": Health.WARNING,
@@ -74,7 +74,7 @@ HEALTH_BY_STAGE: Final = {
     "quarantined": Health.CRITICAL,
     "rejected": Health.CRITICAL,
 }
-"""By stage; what is not here is ok."""
+"""By stage; a stage that is not here is ok."""
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -90,11 +90,11 @@ def add_parser(verbs: Verbs) -> None:
         "--check",
         action="store_true",
         help="exit with 1 when an update waits or is on its way, 2 when one failed, is quarantined "
-        "or does not verify, 3 when that cannot be told",
+        "or does not verify, 3 when the service does not answer",
     )
     status.add_argument(
         "-t", "--timeout", metavar="SECONDS", type=read_seconds, default=0,
-        help=f"for how long to wait for an answer (default with --check: {_CHECK_SECONDS}, else no "
+        help=f"how long to wait for an answer (default with --check: {_CHECK_SECONDS}, else no "
         "limit)",
     )  # fmt: skip
     status.set_defaults(run=run_status)
@@ -173,7 +173,7 @@ def _show_status(args: argparse.Namespace) -> int:
         return status
     output.print_text(f"Kernel {service['Kernel']}: {applied} of {len(updates)} updates applied")
     if service["Disabled"]:
-        output.print_text(f"Nothing is applied by itself: {service['Disabled']}")
+        output.print_text(f"Nothing is applied automatically: {service['Disabled']}")
     for update in updates:
         output.print_text(format_line(update))
         reason = ": ".join(text for text in (update["abort_cause"], update["detail"]) if text)
@@ -193,7 +193,7 @@ def _show_status(args: argparse.Namespace) -> int:
 
 
 def _redirects(client: "Client", kid: str) -> list[str]:
-    """Return what an update redirects without livepatch; nothing when it is gone meanwhile."""
+    """Return what an update redirects without livepatch; nothing if it was removed meanwhile."""
     with contextlib.suppress(KspliceError):
         redirects: list[str] = client.describe(kid)["Redirects"]
         return redirects
@@ -205,9 +205,9 @@ def _in_mebibytes(size: int) -> str:
 
 
 def judge(updates: Sequence[Document]) -> tuple[Health, list[str]]:
-    """Return how the host is, and what keeps it from being well, the worst first.
+    """Return the host's health, and a sentence for each update that is not ok, the worst first.
 
-    An update that was undone is what a person wanted.
+    An update that was undone is ok: a person wanted that.
     """
     found = [(_health_of(update), update) for update in updates]
     ranked = sorted(found, key=lambda pair: list(Health).index(pair[0]), reverse=True)
@@ -220,9 +220,10 @@ def judge(updates: Sequence[Document]) -> tuple[Health, list[str]]:
 
 
 def _health_of(update: Document) -> Health:
-    """Return how an update is; an applied one has an abort cause when it is not well.
+    """Return an update's health.
 
-    It could not be undone then, its bundle does not verify any more, or the kernel complained.
+    An applied update has an abort cause when it could not be undone, its bundle no longer verifies,
+    or the kernel complained.
     """
     if update["stage"] == "applied" and update["abort_cause"]:
         is_complaint = update["abort_cause"] == KernelWarningError.abort_cause

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``ksplice try``: an update in a throwaway guest, before any host has it.
+"""``ksplice try``: an update in a throwaway guest, before it goes to a host.
 
 JSON: ``{"schema": 1, "kid", "kernel", "functions", "apply_seconds", "undo_seconds",
 "code_stays": false, "checks": [{"status", "output"}], "faults": []}``; the checks are those before,
@@ -21,7 +21,7 @@ _WHEN: Final = ("before", "with the update", "after undo")
 EPILOG: Final = """\
 The guest is Debian 12 with the kernel that the update is for, made on first use from the sources
 that apt is configured with; that needs root (or sudo), QEMU and mmdebstrap. Signatures are not
-looked at.
+checked.
 
 example: ksplice try --check ./reproducer ksplice-8c4o6ucj.tar.gz
 """
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cpu", metavar="MODEL", default="qemu64", help="QEMU's processor model (default: qemu64)"
     )
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but the outcome")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print only the outcome")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -75,7 +75,7 @@ def test_status_names_what_is_redirected_without_livepatch(host: Host, tmp_path:
 def test_applied_already_is_a_success(host: Host, tarball: str) -> None:
     host.ksplice("apply", tarball)
     again = host.ksplice("apply", tarball)
-    assert (again.returncode, again.stdout) == (0, f"Update {KID} is applied already.\n")
+    assert (again.returncode, again.stdout) == (0, f"Update {KID} is already applied.\n")
 
 
 def test_apply_by_id(host: Host, tarball: str) -> None:
@@ -240,7 +240,7 @@ def test_without_a_daemon(bare_host: Host) -> None:
     done = bare_host.ksplice("status")
     assert (done.returncode, done.stderr) == (
         1,
-        "ksplice: ksplicd does not run; start it: systemctl start ksplicd\n",
+        "ksplice: ksplicd is not running; start it with: systemctl start ksplicd\n",
     )
 
 
@@ -252,10 +252,10 @@ def test_check_without_a_daemon(bare_host: Host) -> None:
         "error": {
             "name": "org.ksplice.Ksplicd1.Error.NoDaemon",
             "abort_cause": None,
-            "message": "ksplicd does not run; start it: systemctl start ksplicd",
+            "message": "ksplicd is not running; start it with: systemctl start ksplicd",
         },
     }
-    assert checked.stderr.startswith("ksplice: ksplicd does not run")
+    assert checked.stderr.startswith("ksplice: ksplicd is not running")
 
 
 def test_check_of_a_daemon_that_hangs(host: Host) -> None:
@@ -269,7 +269,7 @@ def test_check_of_a_daemon_that_hangs(host: Host) -> None:
 def test_history_of_no_number(bare_host: Host, lines: str) -> None:
     done = bare_host.ksplice("history", "-n", lines)
     assert done.returncode == 2
-    assert f"{lines}: say a whole number" in done.stderr
+    assert f"{lines}: not a whole number" in done.stderr
     assert "Traceback" not in done.stderr
 
 

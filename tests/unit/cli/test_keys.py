@@ -80,7 +80,7 @@ def test_key_that_expires(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_day_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["keygen", "--expires", "tomorrow", str(tmp_path / "k")])
-    assert "tomorrow: say a day, like 2027-01-31" in capsys.readouterr().err
+    assert "tomorrow: not a day; write it like 2027-01-31" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -109,7 +109,7 @@ def test_keygen_leaves_no_half_of_a_pair(
 
 def test_folders_are_no_files(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keygen", "/"]) == 1
-    assert "/: a folder; give a name for the two files" in capsys.readouterr().err
+    assert "/: is a folder; give a name for the two files" in capsys.readouterr().err
     assert main(["sign", "/", "--key", f"{key}.key"]) == 1
     assert "/: Is a directory" in capsys.readouterr().err
     assert main(["verify", "/", "--key", f"{key}.pub"]) == 3
@@ -125,6 +125,6 @@ def test_nobody_to_ask_for_a_password(tmp_path: Path) -> None:
         start_new_session=True,
     )  # fmt: skip
     assert out.returncode == 1
-    assert "Password: none given, neither on a terminal nor on stdin" in out.stderr
+    assert "Password: none given, on a terminal or on stdin" in out.stderr
     assert "Traceback" not in out.stderr
     assert list(tmp_path.iterdir()) == []
