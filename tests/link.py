@@ -4,7 +4,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ksplicd.create.stock.image import Image, MapSymbol, Segment, SymbolMap, read_image
+from ksplicd.create.stock.image import Image, Segment, read_image
+from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
 from ksplicd.elf import Object, read_object
 from ksplicd.run import run
 from tests.compile import compile_c

@@ -14,7 +14,7 @@ from typing import Final
 
 from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.create.stock.from_machine import Machine, fill_from_machine, find_symbols
-from ksplicd.create.stock.image import write_system_map
+from ksplicd.create.stock.system_map import write_system_map
 from ksplicd.errors import ConfigDirError
 from ksplicd.lab import apt
 from ksplicd.lab.cache import Cache, silent, to_stderr

@@ -14,7 +14,7 @@ from ksplicd.create.old_code.tables import (
     _Site,
     _Writer,
 )
-from ksplicd.create.stock.image import SymbolMap
+from ksplicd.create.stock.system_map import SymbolMap
 
 TEXT: Final = 0xFFFFFFFF81000000
 DATA: Final = 0xFFFFFFFF82000000

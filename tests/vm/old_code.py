@@ -12,8 +12,9 @@ from ksplicd.create.old_code.sites import read_sites
 from ksplicd.create.old_code.tables import OldUnit
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.create.stock.image import SymbolMap, read_image, read_system_map
+from ksplicd.create.stock.image import read_image
 from ksplicd.create.stock.match import match_unit
+from ksplicd.create.stock.system_map import SymbolMap, read_system_map
 from ksplicd.elf import read_object
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages

@@ -13,7 +13,7 @@ import pytest
 
 from ksplicd.create.old_code.sites import SiteKind
 from ksplicd.create.old_code.tables import REF_BYTES, REF_SYM, SYM, OldUnit, write_old_code
-from ksplicd.create.stock.image import SymbolMap
+from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest, RunningGuest
 from ksplicd.lab.qemu import Machine

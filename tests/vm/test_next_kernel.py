@@ -15,7 +15,7 @@ import pytest
 
 from ksplicd.create.old_code.sites import SiteKind
 from ksplicd.create.old_code.tables import OldUnit, write_old_code
-from ksplicd.create.stock.image import SymbolMap
+from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest

@@ -18,8 +18,9 @@ from ksplicd.create.diff.unit import Difference, diff
 from ksplicd.create.new_code.redirects import must_be_carried
 from ksplicd.create.objects.index import code_section_of, relocations_in
 from ksplicd.create.objects.special import EntrySizes
-from ksplicd.create.stock.image import Image, SymbolMap
+from ksplicd.create.stock.image import Image
 from ksplicd.create.stock.kernel import StockKernel
+from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.elf import Symbol, read_object
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX

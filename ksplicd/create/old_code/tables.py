@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from ksplicd.create.objects.names import is_prefix
 from ksplicd.create.old_code.sites import Site, SiteKind
-from ksplicd.create.stock.image import SymbolMap
 from ksplicd.create.stock.match import UnitMatch, is_merged_reference, merged_content
+from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.elf import Relocation, Section, Symbol
 from ksplicd.elf.model import STB_GLOBAL, STT_SECTION
 from ksplicd.elf.x86_64 import RELOCATION_TYPES

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.create.stock.image import (
-    Image,
+from ksplicd.create.stock.image import Image, read_image, unpack_vmlinuz
+from ksplicd.create.stock.system_map import (
     MapSymbol,
-    read_image,
     read_system_map,
     recover_symbols,
-    unpack_vmlinuz,
     write_system_map,
 )
 from ksplicd.errors import ConfigDirError

@@ -11,7 +11,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
 
-from ksplicd.create.stock.image import Image, SymbolMap
+from ksplicd.create.stock.image import Image
+from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.model import STB_WEAK, STT_SECTION
 from ksplicd.elf.x86_64 import ADDRESS_MASK, RELOCATION_TYPES

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.stock.image import Image, MapSymbol, Segment, SymbolMap
+from ksplicd.create.stock.image import Image, Segment
+from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
 from ksplicd.elf import Object, Section, read_object
 from ksplicd.elf.model import SHT_NOBITS, STB_GLOBAL, STB_WEAK, STT_FILE, STT_SECTION
 from ksplicd.elf.x86_64 import ADDRESS_MASK, RELOCATION_TYPES

@@ -8,9 +8,9 @@ Nothing is matched here (``match.py``).
 
 from dataclasses import dataclass
 
-from ksplicd.create.stock.image import SymbolMap
 from ksplicd.create.stock.match import UnitMatch
 from ksplicd.create.stock.module import StockModule
+from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.create.stock.vmlinux import StockVmlinux
 from ksplicd.elf import Symbol
 from ksplicd.elf.model import STB_LOCAL

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.stock.config_dir import ConfigDir
-from ksplicd.create.stock.image import Image, SymbolMap, read_image, read_system_map
+from ksplicd.create.stock.image import Image, read_image
 from ksplicd.create.stock.symvers import Exports, read_exports
+from ksplicd.create.stock.system_map import SymbolMap, read_system_map
 from ksplicd.errors import ConfigDirError
 from ksplicd.model import Kernel
 

@@ -6,15 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.stock.image import (
-    MapSymbol,
-    SymbolMap,
-    build_id,
-    read_image,
-    read_system_map,
-    unpack_vmlinuz,
-    write_system_map,
-)
+from ksplicd.create.stock.image import build_id, read_image, unpack_vmlinuz
+from ksplicd.create.stock.system_map import MapSymbol, SymbolMap, read_system_map, write_system_map
 from ksplicd.errors import ConfigDirError
 from ksplicd.run import has, run
 from tests.link import TEXT, Linked, link

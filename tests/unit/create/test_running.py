@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.stock.from_machine import Machine, fill_from_machine, find_symbols
-from ksplicd.create.stock.image import read_system_map
+from ksplicd.create.stock.system_map import read_system_map
 from ksplicd.errors import ConfigDirError
 from tests.link import Linked, link
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.old_code.tables import REF_SYM, OldUnit, write_old_code
-from ksplicd.create.stock.image import MapSymbol, SymbolMap
 from ksplicd.create.stock.match import match_unit
 from ksplicd.create.stock.module import IN_TARGET, StockModule, read_stock_module
+from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
 from ksplicd.elf import Object, write_object
 from tests.blob import Blob
 from tests.compile import compile_object

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.stock.config_dir import ConfigDir
-from ksplicd.create.stock.image import write_system_map
 from ksplicd.create.stock.kernel import StockKernel
+from ksplicd.create.stock.system_map import write_system_map
 from ksplicd.elf import write_object
 from tests.compile import compile_object
 from tests.link import Linked, link
