@@ -4,7 +4,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ksplicd.create.stock.image import Image, Segment, read_image
+from ksplicd.create.stock.image import KernelImage, Segment, read_image
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
 from ksplicd.elf import Object, read_object
 from ksplicd.run import run
@@ -22,7 +22,7 @@ class Linked:
     symbols: list[MapSymbol]
 
     @property
-    def image(self) -> Image:
+    def image(self) -> KernelImage:
         return read_image(self.elf)
 
     @property
@@ -33,7 +33,7 @@ class Linked:
         (address,) = self.map.addresses(name)
         return address
 
-    def damaged(self, address: int) -> Image:
+    def damaged(self, address: int) -> KernelImage:
         """Return the image with one byte changed."""
         image = self.image
         segments = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.create.stock.from_machine import Machine, fill_from_machine, find_symbols
+from ksplicd.create.stock.from_machine import RunningHost, fill_from_machine, find_symbols
 from ksplicd.create.stock.system_map import write_system_map
 from ksplicd.errors import ConfigDirError
 from ksplicd.lab import apt
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigDirError("give either the kernel's RELEASE or --running")
     if args.running:
         release = os.uname().release
-        origin = fill_from_machine(args.folder, Machine(release=release))
+        origin = fill_from_machine(args.folder, RunningHost(release=release))
         if not args.quiet:
             print(f"{args.folder}: {release}, symbols from {origin}")
         return 0
@@ -84,7 +84,10 @@ def fill(folder: Path, kernel: KernelPackages) -> None:
     for link, to in ((folder / "build", headers), (folder / "modules", kernel.modules())):
         link.unlink(missing_ok=True)
         link.symlink_to(to)
-    maps = Machine(release=kernel.release, root=kernel.image_root()).maps
-    symbols, _ = find_symbols(vmlinuz.read_bytes(), [*Machine(release=kernel.release).maps, *maps])
+    hosts = (
+        RunningHost(release=kernel.release),
+        RunningHost(release=kernel.release, root=kernel.image_root()),
+    )
+    symbols, _ = find_symbols(vmlinuz.read_bytes(), [path for host in hosts for path in host.maps])
     (folder / "System.map").write_text(write_system_map(symbols))
     read_config_dir(folder)

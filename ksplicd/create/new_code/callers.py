@@ -18,7 +18,7 @@ from ksplicd.create.diff.unit import Difference, diff
 from ksplicd.create.new_code.redirects import must_be_carried
 from ksplicd.create.objects.index import code_section_of, relocations_in
 from ksplicd.create.objects.special import EntrySizes
-from ksplicd.create.stock.image import Image
+from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.elf import Symbol, read_object
@@ -41,7 +41,7 @@ class TakenIn:
     """Global alias by function."""
 
 
-def branches_to(image: Image, symbols: SymbolMap, address: int) -> list[int]:
+def branches_to(image: KernelImage, symbols: SymbolMap, address: int) -> list[int]:
     """Return the addresses in the image's text from which code branches to ``address``."""
     (low,), (high,) = symbols.addresses("_stext"), symbols.addresses("_etext")
     text = image.read(low, high - low)
@@ -54,7 +54,7 @@ def branches_to(image: Image, symbols: SymbolMap, address: int) -> list[int]:
     return found
 
 
-def is_address_kept(image: Image, address: int) -> bool:
+def is_address_kept(image: KernelImage, address: int) -> bool:
     """Tell whether the image holds the address itself: as a pointer, or in an instruction."""
     return struct.pack("<Q", address) in image.data
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``--config DIR`` for the machine that we run on: its image, headers, modules and symbols.
+"""``--config DIR`` for the host that we run on: its image, headers, modules and symbols.
 
 The symbols come from the first of: a real System.map (the -dbg package's), /proc/kallsyms as root,
 with the boot's random offset (KASLR) taken off, or the tables inside the image.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.create.stock.image import Image, read_image, unpack_vmlinuz
+from ksplicd.create.stock.image import KernelImage, read_image, unpack_vmlinuz
 from ksplicd.create.stock.system_map import (
     MapSymbol,
     read_system_map,
@@ -26,8 +26,8 @@ _KERNEL_HALF: Final = 1 << 63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """Where a running machine has what is needed."""
+class RunningHost:
+    """Where a running host has what is needed."""
 
     release: str
     """``uname -r``."""
@@ -55,28 +55,28 @@ class Machine:
         return (self.root / "usr/lib/debug/boot" / name, self.root / "boot" / name)
 
 
-def fill_from_machine(folder: Path, machine: Machine) -> str:
+def fill_from_machine(folder: Path, host: RunningHost) -> str:
     """Fill ``folder`` and check it; return where the symbols come from.
 
     Raises ``ConfigDirError`` naming the package that is missing.
     """
-    release = machine.release
-    build = machine.modules / "build"
+    release = host.release
+    build = host.modules / "build"
     for path, package in (
-        (machine.vmlinuz, f"linux-image-{release}"),
-        (machine.modules / "kernel", f"linux-image-{release}"),
+        (host.vmlinuz, f"linux-image-{release}"),
+        (host.modules / "kernel", f"linux-image-{release}"),
         (build / ".config", f"linux-headers-{release}"),
     ):
         if not path.exists():
             raise ConfigDirError(f"{path}: missing; install the package {package}")
     folder.mkdir(parents=True, exist_ok=True)
-    vmlinuz = machine.vmlinuz.read_bytes()
+    vmlinuz = host.vmlinuz.read_bytes()
     (folder / "vmlinuz").write_bytes(vmlinuz)
     shutil.copyfile(build / ".config", folder / ".config")
-    for link, to in ((folder / "build", build.resolve()), (folder / "modules", machine.modules)):
+    for link, to in ((folder / "build", build.resolve()), (folder / "modules", host.modules)):
         link.unlink(missing_ok=True)
         link.symlink_to(to)
-    symbols, origin = find_symbols(vmlinuz, machine.maps, machine.kallsyms)
+    symbols, origin = find_symbols(vmlinuz, host.maps, host.kallsyms)
     (folder / "System.map").write_text(write_system_map(symbols))
     read_config_dir(folder)
     return origin
@@ -100,7 +100,7 @@ def find_symbols(
     return recover_symbols(unpack_vmlinuz(vmlinuz)), "the tables of the image"
 
 
-def is_map_of(symbols: Sequence[MapSymbol], image: Image) -> bool:
+def is_map_of(symbols: Sequence[MapSymbol], image: KernelImage) -> bool:
     """Tell whether the image has its banner where the symbols say."""
     at = next((s.address for s in symbols if s.name == "linux_banner"), None)
     text = None if at is None else image.read_string(at)

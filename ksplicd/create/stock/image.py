@@ -64,7 +64,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Image:
+class KernelImage:
     """An uncompressed kernel image, not relocated."""
 
     data: bytes
@@ -90,7 +90,7 @@ class Image:
         return None
 
 
-def read_image(vmlinuz: bytes, name: str = "vmlinuz") -> Image:
+def read_image(vmlinuz: bytes, name: str = "vmlinuz") -> KernelImage:
     """Read a kernel image, compressed or not.
 
     Raises ``ConfigDirError`` when it is not an x86-64 kernel with a build id.
@@ -118,9 +118,4 @@ def read_image(vmlinuz: bytes, name: str = "vmlinuz") -> Image:
         raise ConfigDirError(f"{name}: truncated") from e
     if not segments or not build_id:
         raise ConfigDirError(f"{name}: no loadable segments or no GNU build id")
-    return Image(elf, tuple(segments), build_id)
-
-
-def build_id(image: Image) -> str:
-    """Return the GNU build id in hex, as /sys/kernel/notes of the running kernel has it."""
-    return image.build_id
+    return KernelImage(elf, tuple(segments), build_id)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
 
-from ksplicd.create.stock.image import Image
+from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.model import STB_WEAK, STT_SECTION
@@ -22,7 +22,7 @@ _SHOWN: Final = 8
 """Bytes shown of a difference."""
 
 
-def is_init_section(section: Section) -> bool:
+def is_absent_after_boot(section: Section) -> bool:
     """Tell whether the kernel frees the section after boot, such as ``.init.text``."""
     return section.name.startswith((".init", ".exit", ".altinstr"))
 
@@ -58,14 +58,14 @@ class UnitMatch:
 class _Matcher:
     """Matches one object."""
 
-    def __init__(self, obj: Object, image: Image, symbols: SymbolMap) -> None:
+    def __init__(self, obj: Object, image: KernelImage, symbols: SymbolMap) -> None:
         self.obj, self.image, self.symbols = obj, image, symbols
         self.result = UnitMatch(obj=obj)
         self.relocations: dict[Section, list[Relocation]] = {}
         self.by_section: dict[Section, list[Symbol]] = defaultdict(list)
         for f in obj.functions():
             assert f.section is not None
-            if not is_init_section(f.section):
+            if not is_absent_after_boot(f.section):
                 self.by_section[f.section].append(f)
         for section in self.by_section:
             self.relocations[section] = sorted(section.relocations, key=lambda r: r.offset)
@@ -218,7 +218,7 @@ class _Matcher:
         return None
 
 
-def match_unit(obj: Object, image: Image, symbols: SymbolMap) -> UnitMatch:
+def match_unit(obj: Object, image: KernelImage, symbols: SymbolMap) -> UnitMatch:
     """Find the plain pre object ``obj`` in the stock image.
 
     Raises ``ImageMismatchError`` naming function, offset, expected and found bytes, ``ElfError``

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.stock.image import Image, Segment
+from ksplicd.create.stock.image import KernelImage, Segment
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
 from ksplicd.elf import Object, Section, read_object
 from ksplicd.elf.model import SHT_NOBITS, STB_GLOBAL, STB_WEAK, STT_FILE, STT_SECTION
@@ -36,7 +36,7 @@ class StockModule:
 
     name: str
     """As /sys/module has it, such as ``nf_conntrack``."""
-    image: Image
+    image: KernelImage
     symbols: "ModuleSymbols"
     depends: frozenset[str]
     """The modules that are loaded whenever this one is."""
@@ -135,7 +135,7 @@ def read_stock_module(data: bytes, name: str, vmlinux: SymbolMap) -> StockModule
     ]  # fmt: skip
     return StockModule(
         name=name,
-        image=Image(data, segments, ""),
+        image=KernelImage(data, segments, ""),
         symbols=ModuleSymbols(own, imports, ranges, vmlinux),
         depends=_depends(obj),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.stock.config_dir import ConfigDir
-from ksplicd.create.stock.image import Image, read_image
+from ksplicd.create.stock.image import KernelImage, read_image
 from ksplicd.create.stock.symvers import Exports, read_exports
 from ksplicd.create.stock.system_map import SymbolMap, read_system_map
 from ksplicd.errors import ConfigDirError
@@ -27,7 +27,7 @@ class StockVmlinux:
     """The stock kernel's image, and what its tables say of it."""
 
     identity: Kernel
-    image: Image
+    image: KernelImage
     symbols: SymbolMap
     functions: frozenset[str]
     """Names that are those of functions and nothing else."""
@@ -67,7 +67,7 @@ def read_vmlinux(config: ConfigDir) -> StockVmlinux:
     )
 
 
-def check_banner(config: ConfigDir, image: Image, symbols: SymbolMap) -> str:
+def check_banner(config: ConfigDir, image: KernelImage, symbols: SymbolMap) -> str:
     """Return ``uname -v`` of the image, after checking that map, image and release agree.
 
     ``linux_banner`` (init/version-timestamp.c) must be where the System.map says and name the
@@ -88,7 +88,7 @@ def check_banner(config: ConfigDir, image: Image, symbols: SymbolMap) -> str:
     return text[text.rindex("#") :]
 
 
-def _read_sealed(image: Image, symbols: SymbolMap) -> frozenset[int]:
+def _read_sealed(image: KernelImage, symbols: SymbolMap) -> frozenset[int]:
     """Return the functions that .ibt_endbr_seal lists, by offsets from each entry."""
     begin = symbols.addresses("__ibt_endbr_seal")
     end = symbols.addresses("__ibt_endbr_seal_end")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.stock.image import build_id, read_image, unpack_vmlinuz
+from ksplicd.create.stock.image import read_image, unpack_vmlinuz
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap, read_system_map, write_system_map
 from ksplicd.errors import ConfigDirError
 from ksplicd.run import has, run
@@ -68,7 +68,7 @@ def test_image_gives_bytes_by_address(linked: Linked, tmp_path: Path) -> None:
     assert image.read_string(rodata + data.index(b"hello\0")) == b"hello\0"
     assert image.read_string(0) is None
     shown = run(["readelf", "-n", tmp_path / "image"]).decode()
-    assert f"Build ID: {build_id(image)}" in shown
+    assert f"Build ID: {image.build_id}" in shown
 
 
 def test_map_survives_writing_and_reading() -> None:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A configuration directory from a running machine, which is a folder here."""
+"""A configuration directory from a running host, which is a folder here."""
 
 from pathlib import Path
 
 import pytest
 
-from ksplicd.create.stock.from_machine import Machine, fill_from_machine, find_symbols
+from ksplicd.create.stock.from_machine import RunningHost, fill_from_machine, find_symbols
 from ksplicd.create.stock.system_map import read_system_map
 from ksplicd.errors import ConfigDirError
 from tests.link import Linked, link
@@ -22,21 +22,21 @@ def linked(tmp_path: Path) -> Linked:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, linked: Linked) -> Machine:
-    machine = Machine(release=RELEASE, root=tmp_path / "root")
-    headers = machine.root / "usr/src/headers"
+def host(tmp_path: Path, linked: Linked) -> RunningHost:
+    host = RunningHost(release=RELEASE, root=tmp_path / "root")
+    headers = host.root / "usr/src/headers"
     for folder in (
-        machine.vmlinuz.parent, machine.modules / "kernel", machine.kallsyms.parent,
-        headers / "include/generated", machine.maps[0].parent,
+        host.vmlinuz.parent, host.modules / "kernel", host.kallsyms.parent,
+        headers / "include/generated", host.maps[0].parent,
     ):  # fmt: skip
         folder.mkdir(parents=True)
-    machine.vmlinuz.write_bytes(linked.elf)
-    (machine.modules / "build").symlink_to(headers)
+    host.vmlinuz.write_bytes(linked.elf)
+    (host.modules / "build").symlink_to(headers)
     (headers / ".config").write_text(CONFIG)
     (headers / "include/generated/utsrelease.h").write_text(f'#define UTS_RELEASE "{RELEASE}"\n')
-    machine.maps[1].write_text("ffffffffffffffff B The real System.map is in the dbg package\n")
-    machine.kallsyms.write_text(kallsyms(linked, SLIDE))
-    return machine
+    host.maps[1].write_text("ffffffffffffffff B The real System.map is in the dbg package\n")
+    host.kallsyms.write_text(kallsyms(linked, SLIDE))
+    return host
 
 
 def kallsyms(linked: Linked, slide: int) -> str:
@@ -56,37 +56,37 @@ def addresses(folder: Path) -> dict[str, int]:
 
 
 def test_symbols_of_the_boot_are_moved_back(
-    tmp_path: Path, machine: Machine, linked: Linked
+    tmp_path: Path, host: RunningHost, linked: Linked
 ) -> None:
-    origin = fill_from_machine(tmp_path / "config", machine)
-    assert origin == str(machine.kallsyms)
+    origin = fill_from_machine(tmp_path / "config", host)
+    assert origin == str(host.kallsyms)
     found = addresses(tmp_path / "config")
     assert found["linux_banner"] == linked.address("linux_banner")
     assert found["cpu_tss_rw"] == 0x6000  # an offset, the same in every boot
     assert "init_module" not in found
-    assert (tmp_path / "config/modules").resolve() == machine.modules.resolve()
+    assert (tmp_path / "config/modules").resolve() == host.modules.resolve()
 
 
-def test_real_map_comes_first(tmp_path: Path, machine: Machine, linked: Linked) -> None:
-    machine.maps[0].write_text(kallsyms(linked, 0).replace("cpu_tss_rw", "of_the_map"))
-    assert fill_from_machine(tmp_path / "config", machine) == str(machine.maps[0])
+def test_real_map_comes_first(tmp_path: Path, host: RunningHost, linked: Linked) -> None:
+    host.maps[0].write_text(kallsyms(linked, 0).replace("cpu_tss_rw", "of_the_map"))
+    assert fill_from_machine(tmp_path / "config", host) == str(host.maps[0])
     assert "of_the_map" in addresses(tmp_path / "config")
 
 
-def test_map_of_another_version_is_passed_over(machine: Machine, linked: Linked) -> None:
-    machine.maps[0].write_text(kallsyms(linked, 0x100))
-    _, origin = find_symbols(linked.elf, machine.maps, machine.kallsyms)
-    assert origin == str(machine.kallsyms)
+def test_map_of_another_version_is_passed_over(host: RunningHost, linked: Linked) -> None:
+    host.maps[0].write_text(kallsyms(linked, 0x100))
+    _, origin = find_symbols(linked.elf, host.maps, host.kallsyms)
+    assert origin == str(host.kallsyms)
 
 
-def test_symbols_hidden_from_us(machine: Machine, linked: Linked) -> None:
+def test_symbols_hidden_from_us(host: RunningHost, linked: Linked) -> None:
     """Without privilege all addresses are 0; then the image is asked, which has no tables."""
-    machine.kallsyms.write_text("0000000000000000 T _text\n0000000000000000 D linux_banner\n")
+    host.kallsyms.write_text("0000000000000000 T _text\n0000000000000000 D linux_banner\n")
     with pytest.raises(ConfigDirError, match=r"no kallsyms tables found|vmlinux-to-elf"):
-        find_symbols(linked.elf, machine.maps, machine.kallsyms)
+        find_symbols(linked.elf, host.maps, host.kallsyms)
 
 
-def test_headers_that_are_not_installed(tmp_path: Path, machine: Machine) -> None:
-    (machine.modules / "build").unlink()
+def test_headers_that_are_not_installed(tmp_path: Path, host: RunningHost) -> None:
+    (host.modules / "build").unlink()
     with pytest.raises(ConfigDirError, match=rf"install the package linux-headers-{RELEASE}"):
-        fill_from_machine(tmp_path / "config", machine)
+        fill_from_machine(tmp_path / "config", host)
