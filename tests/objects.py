@@ -18,7 +18,9 @@ from os import cpu_count
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.build.compiler import SPLIT, Kbuild, Unit
+from ksplicd.create.build.compiler import SPLIT, Kbuild
+from ksplicd.create.build.tree import BuildTree
+from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.objects.entry_sizes import infer_sizes
 from ksplicd.create.objects.special import EntrySizes
@@ -81,15 +83,16 @@ def compile_folders(cache: Cache, folders: Sequence[str]) -> tuple[list[Path], E
     config = read_config_dir(request.config)
     config = replace(config, flags=(*config.flags, f"KCFLAGS={' '.join(SPLIT)}"))
     source = SourceTree(request.source)
-    kbuild = Kbuild(source, config, request.cache, jobs=cpu_count() or 1, progress=to_stderr)
-    with source.lock(), kbuild.prepared():
+    tree = BuildTree(source, config, request.cache, jobs=cpu_count() or 1, progress=to_stderr)
+    kbuild = Kbuild(tree)
+    with source.lock(), tree.prepared():
         unit = Unit("fs/fcntl.c")
         kbuild.compile_plain([unit])
         sizes = kbuild.entry_sizes(unit)
         for folder in folders:
             to_stderr(f"compiling {folder}")
-            kbuild.make(f"{folder}/")
-    return [kbuild.output / folder for folder in folders], sizes
+            tree.make(f"{folder}/")
+    return [tree.output / folder for folder in folders], sizes
 
 
 def main() -> int:

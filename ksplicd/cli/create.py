@@ -16,8 +16,8 @@ from ksplicd.cli.arguments import read_kid
 from ksplicd.cli.keys import ask_password
 from ksplicd.create.build.units import TargetFilter
 from ksplicd.create.modules.signature import ModuleKey
-from ksplicd.create.pipeline import Created, Request, create, make_snapshot
-from ksplicd.create.prebuild import Snapshot
+from ksplicd.create.pipeline import Created, Request, create, make_prebuilt
+from ksplicd.create.prebuild import PrebuiltObjects
 from ksplicd.errors import CreateError, KeyFileError, PasswordNeededError
 from ksplicd.model import KID_LENGTH, is_kid, new_kid
 
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
         jobs=max(1, args.jobs),
     )
     if args.prebuild:
-        return report_snapshot(make_snapshot(request, progress), args)
+        return report_prebuilt(make_prebuilt(request, progress), args)
     created = create(request, progress)
     path = write(created, args.output, key)
     if args.verbose:
@@ -218,17 +218,17 @@ def read_module_key(key: Path | None, certificate: Path | None) -> ModuleKey | N
     return module_key
 
 
-def report_snapshot(snapshot: Snapshot, args: argparse.Namespace) -> int:
+def report_prebuilt(prebuilt: PrebuiltObjects, args: argparse.Namespace) -> int:
     """Print what a prebuild came to; return the exit status."""
     if args.json:
-        out = {"schema": 1, "units": snapshot.units, "failed": snapshot.failed}
+        out = {"schema": 1, "units": prebuilt.units, "failed": prebuilt.failed}
         print(json.dumps(out, indent=2))
     elif not args.quiet:
-        for source, words in snapshot.failed.items():
+        for source, words in prebuilt.failed.items():
             print(
                 f"{source}: cannot be made here: {words}" if args.verbose else f"{source}: failed"
             )
-        print(f"{snapshot.units} units are there, {len(snapshot.failed)} cannot be made here")
+        print(f"{prebuilt.units} units are there, {len(prebuilt.failed)} cannot be made here")
     return 0
 
 

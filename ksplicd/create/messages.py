@@ -1,29 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Text about what was compiled: for messages, and for comparing.  Pure."""
+"""Parts of messages for people: some of many names, a compiler's words."""
 
-import re
 from collections.abc import Iterable
-from typing import Final
-
-_COUNTED: Final = re.compile(
-    rb"\b(?:([A-Za-z_][\w$]*(?:\.(?:isra|part|constprop|cold))*\.)(\d+)"
-    rb"|(__(?:UNIQUE_ID|addressable)_\w*?)(\d+))\b"
-)
-"""``__func__.17``, ``f.isra.0``; ``__UNIQUE_ID_license412``, which __COUNTER__ has numbered."""
-
-
-def number_names(assembly: bytes) -> bytes:
-    """Give counted names numbers by order of appearance.
-
-    The compiler counts all that it sees, also what is not used: a new declaration in a header
-    moves the numbers everywhere.
-    """
-    numbers: dict[bytes, int] = {}
-
-    def replace(m: re.Match[bytes]) -> bytes:
-        return b"%b%d" % (m[1] or m[3], numbers.setdefault(m[0], len(numbers)))
-
-    return _COUNTED.sub(replace, assembly)
 
 
 def names_of(names: Iterable[str], shown: int = 4) -> str:

@@ -17,8 +17,9 @@ from types import MappingProxyType
 
 from ksplicd import __version__, bundle
 from ksplicd.create.affected.to_compile import Work, plan_work
-from ksplicd.create.build.compiler import Kbuild, Progress, Unit
-from ksplicd.create.build.units import ANY_TARGET, TargetFilter
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.tree import BuildTree
+from ksplicd.create.build.units import ANY_TARGET, TargetFilter, Unit
 from ksplicd.create.diff.across_units import (
     find_shared,
     name_shared,
@@ -38,8 +39,8 @@ from ksplicd.create.new_code.tripwires import CALLED, count_calls, name_in_core
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.patch.change import Before, Change, from_copies, from_git, from_patches
 from ksplicd.create.patch.series import read_series
-from ksplicd.create.patch.source_tree import PatchedFile, SourceTree
-from ksplicd.create.prebuild import Snapshot, prebuild
+from ksplicd.create.patch.source_tree import PatchedFile, Progress, SourceTree
+from ksplicd.create.prebuild import PrebuiltObjects, prebuild
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
@@ -100,33 +101,33 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
     config = read_config_dir(request.config)
     config.stock_image()  # before anything is compiled in vain
     source = SourceTree(request.source)
-    kbuild = Kbuild(source, config, request.cache, jobs=request.jobs, progress=progress)
-    with source.lock(progress), kbuild.prepared():
+    tree = BuildTree(source, config, request.cache, jobs=request.jobs, progress=progress)
+    with source.lock(progress), tree.prepared():
         for path in source.revert():
             progress(f"gave {path} its original back, which an earlier run had left patched")
         series = read_series(source.root, request.series)
         series.check_kid(request.kid)
-        kbuild.kid = series.kids[0] if series.kids else request.kid
+        kbuild = Kbuild(tree, series.kids[0] if series.kids else request.kid)
         change = read_change(request, Before(root=source.root, contents=series.contents))
 
         def check(work: Work) -> None:
-            check_layouts(kbuild, source, work, request.allowed_layouts, progress)
+            check_layouts(kbuild, work, request.allowed_layouts)
 
-        work = plan_work(kbuild, change, series, request.targets, progress, check)
+        work = plan_work(kbuild, change, series, request.targets, check)
         with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
             plain, pre, post = compile_units(
-                kbuild, source, work.after, work.units, Path(folder), progress, work.before
+                kbuild, work.after, work.units, Path(folder), work.before
             )
         sizes = kbuild.entry_sizes(work.units[0])
         progress("reading the stock kernel")
         kernel = StockKernel(config, sizes)
         progress("comparing")
-        targets = {u: kbuild.module_of(u) or VMLINUX for u in work.units}
+        targets = {u: kbuild.recorded.module_of(u) or VMLINUX for u in work.units}
         differences = compare(pre, post, sizes, request.allowed_layouts, targets, kernel.has_global)
         progress("checking against the stock kernel")
         series.check_kernel(kernel.identity)
         for unit in differences:
-            kernel.add_unit(unit.source, plain[unit], kbuild.module_of(unit))
+            kernel.add_unit(unit.source, plain[unit], kbuild.recorded.module_of(unit))
         new_code = cut_new_code(request.kid, differences, kbuild, kernel, sizes)
         whole = dict[str, bytes]()
         if request.whole_modules:
@@ -134,7 +135,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
             contents = dict(series.contents) | {f.path: f.after for f in change.files}
             states = [PatchedFile(path, text) for path, text in contents.items()]
             modules_only = [t for t in dict.fromkeys(c.target for c in new_code) if t != VMLINUX]
-            whole = build_whole_modules(kbuild, source, config, states, modules_only)
+            whole = build_whole_modules(kbuild, states, modules_only)
     progress("building the update's modules")
     modules = build_modules(request.kid, config, kernel.old_code(), new_code)
     whole_files = file_names(whole, config)
@@ -185,14 +186,14 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
     )
 
 
-def make_snapshot(request: Request, progress: Progress = lambda _: None) -> Snapshot:
+def make_prebuilt(request: Request, progress: Progress = lambda _: None) -> PrebuiltObjects:
     """Make the objects before any change, of all units of ``request.targets``, in the cache."""
     config = read_config_dir(request.config)
     source = SourceTree(request.source)
-    kbuild = Kbuild(source, config, request.cache, jobs=request.jobs, progress=progress)
-    with source.lock(progress), kbuild.prepared():
+    tree = BuildTree(source, config, request.cache, jobs=request.jobs, progress=progress)
+    with source.lock(progress), tree.prepared():
         source.revert()
-        return prebuild(kbuild, request.targets, progress)
+        return prebuild(Kbuild(tree), request.targets)
 
 
 def read_change(request: Request, before: Before) -> Change:
@@ -230,11 +231,9 @@ def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, st
 
 def compile_units(
     kbuild: Kbuild,
-    source: SourceTree,
     files: Sequence[PatchedFile],
     units: Sequence[Unit],
     folder: Path,
-    progress: Progress,
     before: Sequence[PatchedFile] = (),
 ) -> tuple[dict[Unit, Object], dict[Unit, Object], dict[Unit, Object]]:
     """Return the plain pre, the split pre and the split post objects.
@@ -244,12 +243,12 @@ def compile_units(
     """
     plain = kbuild.compile_plain(units)
     if before:
-        with source.patched(before):
+        with kbuild.tree.source.patched(before):
             pre = kbuild.compile_split(units, folder / "before")
     else:
         pre = kbuild.compile_split_cached(units)
-    progress("compiling with the patch")
-    with source.patched(files):
+    kbuild.tree.progress("compiling with the patch")
+    with kbuild.tree.source.patched(files):
         post = kbuild.compile_split(units, folder)
 
     def read(paths: dict[Unit, Path]) -> dict[Unit, Object]:
@@ -258,13 +257,7 @@ def compile_units(
     return read(plain), read(pre), read(post)
 
 
-def check_layouts(
-    kbuild: Kbuild,
-    source: SourceTree,
-    work: Work,
-    allowed_layouts: Collection[str],
-    progress: Progress,
-) -> None:
+def check_layouts(kbuild: Kbuild, work: Work, allowed_layouts: Collection[str]) -> None:
     """Refuse ``work`` when it changes a structure layout.
 
     Of a few of very many units: all would be compiled in vain, for an hour at ``struct sock``.
@@ -272,9 +265,7 @@ def check_layouts(
     """
     sizes = kbuild.entry_sizes(work.units[0])
     with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
-        _, pre, post = compile_units(
-            kbuild, source, work.after, work.units, Path(folder), progress, work.before
-        )
+        _, pre, post = compile_units(kbuild, work.after, work.units, Path(folder), work.before)
     for unit in work.units:
         refusals = check_layout(diff(pre[unit], post[unit], sizes), allowed_layouts)
         if refusals:

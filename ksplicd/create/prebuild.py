@@ -7,18 +7,19 @@ is there already is kept, so that an interrupted run goes on where it was.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from ksplicd.create.affected.by_headers import include_graph
-from ksplicd.create.build.compiler import Kbuild, Progress, Unit
-from ksplicd.create.build.units import TargetFilter
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.units import TargetFilter, Unit
 from ksplicd.errors import BuildError, NoChangesError, UnsupportedChangeError
 
-_STEP = 64
+_STEP: Final = 64
 """Units for one run of make: its own second is little beside their compilation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class PrebuiltObjects:
     """What a prebuild came to."""
 
     units: int
@@ -27,15 +28,15 @@ class Snapshot:
     """By source, the words of the compiler, for units that cannot be made here."""
 
 
-def prebuild(kbuild: Kbuild, targets: TargetFilter, progress: Progress) -> Snapshot:
+def prebuild(kbuild: Kbuild, targets: TargetFilter) -> PrebuiltObjects:
     """Compile what is missing of all enabled units of ``targets``.
 
     Raises ``NoChangesError`` when the kernel has no such target.
     """
-    include_graph(kbuild)
+    include_graph(kbuild.tree)
     wanted = [
         u.unit
-        for u in kbuild.listing.values()
+        for u in kbuild.tree.listing.values()
         if u.source.endswith(".c") and targets.takes(u.target)
     ]
     if not wanted:
@@ -51,8 +52,8 @@ def prebuild(kbuild: Kbuild, targets: TargetFilter, progress: Progress) -> Snaps
                     compile_both(kbuild, [unit])
                 except (BuildError, UnsupportedChangeError) as e:
                     failed[unit.source] = str(e)
-        progress(f"{min(at + _STEP, len(wanted))} of {len(wanted)} units are there")
-    return Snapshot(units=len(wanted) - len(failed), failed=failed)
+        kbuild.tree.progress(f"{min(at + _STEP, len(wanted))} of {len(wanted)} units are there")
+    return PrebuiltObjects(units=len(wanted) - len(failed), failed=failed)
 
 
 def compile_both(kbuild: Kbuild, units: list[Unit]) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd import errors
-from ksplicd.create.build.compiler import Kbuild, Unit
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.tree import BuildTree
+from ksplicd.create.build.units import Unit
 from ksplicd.create.modules.build import make_command, write_sources
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.patch.source_tree import SourceTree
@@ -39,18 +41,18 @@ class Floor:
         self.source = SourceTree(request.source)
         self.config = read_config_dir(request.config)
         # a tree of its own: what is compiled here would pass for the other's pre objects
-        self.kbuild = Kbuild(
+        self.tree = BuildTree(
             self.source, self.config, cache.root / "bench", jobs=2, progress=cache.progress
         )
         self.request, self.unit = request, Unit(FCNTL.file)
-        with self.kbuild.prepared(), self.source.lock():
+        with self.tree.prepared(), self.source.lock():
             self.make(self.unit)  # the first run in a fresh tree makes more than the unit
 
     def make(self, unit: Unit) -> None:
         """Compile a unit as `make X.o` does, from nothing."""
-        (self.kbuild.output / unit.object).unlink(missing_ok=True)
+        (self.tree.output / unit.object).unlink(missing_ok=True)
         words = ("ARCH=x86", f"CC={self.config.compiler}", f"KERNELRELEASE={self.config.release}")
-        output = f"O={self.kbuild.output}"
+        output = f"O={self.tree.output}"
         run(["make", "-C", self.source.root, output, *words, "LOCALVERSION=", unit.object])
 
     def pre(self) -> Cost:
@@ -82,9 +84,7 @@ def codes_of(
     with opened(request) as (config, source, kbuild):
         files, unit = source.apply(request.patches, ()), Unit(FCNTL.file)
         with tempfile.TemporaryDirectory() as folder:
-            plain, pre, post = compile_units(
-                kbuild, source, files, [unit], Path(folder), lambda _: None
-            )
+            plain, pre, post = compile_units(kbuild, files, [unit], Path(folder))
         sizes = kbuild.entry_sizes(unit)
         for other, path in kbuild.compile_plain([Unit(source) for source in more]).items():
             plain[other] = read_object(path.read_bytes(), other.object)
@@ -99,9 +99,9 @@ def codes_of(
 def opened(request: Request) -> Iterator[tuple[ConfigDir, SourceTree, Kbuild]]:
     """Have the trees of ``request`` to ourselves."""
     config, source = read_config_dir(request.config), SourceTree(request.source)
-    kbuild = Kbuild(source, config, request.cache, jobs=request.jobs)
-    with source.lock(), kbuild.prepared():
-        yield config, source, kbuild
+    tree = BuildTree(source, config, request.cache, jobs=request.jobs)
+    with source.lock(), tree.prepared():
+        yield config, source, Kbuild(tree)
 
 
 def forget_objects(request: Request) -> None:
@@ -110,7 +110,7 @@ def forget_objects(request: Request) -> None:
     with opened(request) as (_, _, kbuild):
         record = Path(unit.object).with_name(f".{Path(unit.object).name}.cmd")
         split = kbuild.split_folder / f"{unit.flat_name}.o"
-        for path in (kbuild.output / unit.object, kbuild.output / record, split):
+        for path in (kbuild.tree.output / unit.object, kbuild.tree.output / record, split):
             path.unlink(missing_ok=True)
 
 

@@ -18,7 +18,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Final, NoReturn
 
-from ksplicd.create.build.compiler import Unit
+from ksplicd.create.build.tree import BuildTree
+from ksplicd.create.build.units import Unit
 from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.errors import BuildError, KspliceError, LabError
@@ -240,7 +241,7 @@ def cover(args: argparse.Namespace) -> None:
     source = SharedTree(copy_of_tree(cache, args.old))
     newer = KernelSource(cache=cache, version=args.new).tree()
     with source.lock(), opened(cache, config, source, newer, args) as workshop:
-        paths = changed_files(source.root, newer, workshop.kbuild.listing)
+        paths = changed_files(source.root, newer, workshop.kbuild.tree.listing)
         paths = [p for p in paths if p.endswith(".c") and args.only in p]
         random.Random(_SEED).shuffle(paths)
         paths = paths[: args.sample or None]
@@ -288,12 +289,13 @@ def opened(
     cache: Cache, config: ConfigDir, source: SharedTree, newer: Path, args: argparse.Namespace
 ) -> Iterator[Workshop]:
     """Have everything that attempts need, and the build tree to ourselves."""
-    kbuild = RememberingKbuild(source, config, cache.root, jobs=args.jobs, progress=cache.progress)
+    tree = BuildTree(source, config, cache.root, jobs=args.jobs, progress=cache.progress)
+    kbuild = RememberingKbuild(tree)
     source.locks = kbuild.locks
-    with kbuild.prepared():
+    with tree.prepared():
         source.revert()
         sizes = kbuild.entry_sizes(
-            next(u.unit for u in kbuild.listing.values() if u.source.endswith(".c"))
+            next(u.unit for u in tree.listing.values() if u.source.endswith(".c"))
         )
         cache.progress("reading the stock kernel")
         yield Workshop(

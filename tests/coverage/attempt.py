@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from ksplicd import bundle
 from ksplicd.create.affected.to_compile import plan_work
-from ksplicd.create.build.compiler import Kbuild, Unit
-from ksplicd.create.build.units import ANY_TARGET
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.units import ANY_TARGET, Unit
 from ksplicd.create.modules.build import build_modules
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.redirects import RedirectKind
@@ -39,7 +39,6 @@ from ksplicd.errors import (
     NoChangesError,
     UnsupportedChangeError,
 )
-from ksplicd.lab.cache import silent
 from ksplicd.model import VMLINUX, Manifest, Target
 from tests.coverage.changes import diff_file, independent_changes
 from tests.coverage.outcome import FileResults, Outcome, Result
@@ -134,15 +133,13 @@ class Workshop:
             patch_file = Path(folder) / "change.patch"
             patch_file.write_bytes(patch)
             change = from_patches(Before(root=self.source.root), [patch_file])
-            work = plan_work(self.kbuild, change, Series(), ANY_TARGET, silent)
+            work = plan_work(self.kbuild, change, Series(), ANY_TARGET)
             try:
-                plain, pre, post = compile_units(
-                    self.kbuild, self.source, work.after, work.units, Path(folder), silent
-                )
+                plain, pre, post = compile_units(self.kbuild, work.after, work.units, Path(folder))
             except BuildError as e:
                 result = Result(outcome=Outcome.NOT_ALONE, message=str(e))
                 return result, b""
-        modules_of = {unit: self.kbuild.module_of(unit) for unit in work.units}
+        modules_of = {unit: self.kbuild.recorded.module_of(unit) for unit in work.units}
         kernel = self.fresh_kernel()
         targets = {unit: module or VMLINUX for unit, module in modules_of.items()}
         try:
@@ -264,8 +261,8 @@ def included_sources(kbuild: Kbuild, paths: Iterable[str]) -> set[str]:
     known = set(paths)
     found: set[str] = set()
     for path in known:
-        root = f"{kbuild.source.root}/"
-        used = kbuild.dependencies(Unit(path))
+        root = f"{kbuild.tree.source.root}/"
+        used = kbuild.recorded.dependencies(Unit(path))
         named = {name.removeprefix(root) for name in used if name.endswith(".c")}
         found |= (named & known) - {path}
     return found

@@ -13,7 +13,8 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ksplicd.create.build.compiler import Kbuild, Unit
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.units import Unit
 from ksplicd.create.patch.source_tree import PatchedFile, SourceTree
 from ksplicd.errors import BuildError
 
@@ -53,12 +54,12 @@ class RememberingKbuild(Kbuild):
     @property
     def locks(self) -> Path:
         """Where the locks are."""
-        return self.output / "coverage-locks"
+        return self.tree.output / "coverage-locks"
 
     def compile_plain(self, units: Sequence[Unit]) -> dict[Unit, Path]:
         """Compile the units, or take what is there; one make at a time."""
         with locked(self.locks, [u.flat_name for u in units]):
-            if all(self._is_fresh(u) for u in units):
+            if all(self.recorded.is_fresh(u) for u in units):
                 return super().compile_plain(units)
             with locked(self.locks, [" make"]):
                 return super().compile_plain(units)
@@ -70,12 +71,12 @@ class RememberingKbuild(Kbuild):
 
     def compile_split(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
         """Compile the units, or take what is kept.  Raises ``BuildError``, kept or new."""
-        if folder.is_relative_to(self.output):
+        if folder.is_relative_to(self.tree.output):
             return super().compile_split(units, folder)  # kept there by Kbuild itself
         return {unit: self._compile_one(unit, folder) for unit in units}
 
     def _compile_one(self, unit: Unit, folder: Path) -> Path:
-        kept = self.output / "coverage-objects" / self._name_of(unit)
+        kept = self.tree.output / "coverage-objects" / self._name_of(unit)
         error, made = kept.with_suffix(".error"), folder / f"{unit.flat_name}.o"
         if error.exists():
             raise BuildError(error.read_text())
@@ -98,7 +99,7 @@ class RememberingKbuild(Kbuild):
 
         The output tree stands for everything else: configuration, compiler, headers.
         """
-        source = (self.source.root / unit.source).read_bytes()
-        made_by = [self.split_folder.name.encode(), b"%d" % (self.module_of(unit) is None)]
+        source = (self.tree.source.root / unit.source).read_bytes()
+        made_by = [self.split_folder.name.encode(), b"%d" % (self.recorded.module_of(unit) is None)]
         digest = hashlib.sha256(b"\0".join([*made_by, source])).hexdigest()[:20]
         return f"{unit.flat_name}-{digest}.o"

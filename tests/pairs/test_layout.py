@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.build.compiler import Unit
+from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.layout import check_layout
 from ksplicd.create.objdiff import compare_objects
 from ksplicd.create.pipeline import notes_of

@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ksplicd.create.build.compiler import Kbuild, Unit
+from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.kmodsrc import kmodsrc
+from ksplicd.create.build.tree import BuildTree
+from ksplicd.create.build.units import Unit
 from ksplicd.create.modules.build import write_livepatch_module
 from ksplicd.create.old_code.sites import read_sites
 from ksplicd.create.old_code.tables import OldUnit
@@ -61,9 +63,10 @@ def match_units(
     """Return units of a stock kernel, its symbols, and its headers."""
     config = read_config_dir(config_folder(cache, kernel))
     source = SourceTree(source_tree(cache, kernel))
-    kbuild = Kbuild(source, config, cache.root, jobs=2, progress=cache.progress)
+    build_tree = BuildTree(source, config, cache.root, jobs=2, progress=cache.progress)
+    kbuild = Kbuild(build_tree)
     units = [Unit(source) for source in sources]
-    with source.lock(cache.progress), kbuild.prepared():
+    with source.lock(cache.progress), build_tree.prepared():
         paths = kbuild.compile_plain(units)
         objects = [read_object(paths[u].read_bytes(), u.object) for u in units]
         sizes = kbuild.entry_sizes(units[0])

@@ -17,7 +17,7 @@ from ksplicd import bundle
 from ksplicd.create.build.units import TargetFilter
 from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.patch.source_tree import PRESRC, SourceTree
-from ksplicd.create.pipeline import Created, Request, create, make_snapshot
+from ksplicd.create.pipeline import Created, Request, create, make_prebuilt
 from ksplicd.errors import (
     BuildError,
     ConfigDirError,
@@ -391,8 +391,8 @@ def test_whole_module_and_the_kernels_signature(
 def test_prebuild(request_: Request) -> None:
     said: list[str] = []
     targets = TargetFilter.parse(["romfs"])
-    made = make_snapshot(replace(request_, patches=(), targets=targets), said.append)
+    made = make_prebuilt(replace(request_, patches=(), targets=targets), said.append)
     assert (made.units, made.failed) == (2, {})
     assert said[-1] == "2 of 2 units are there"
     with pytest.raises(NoChangesError, match="no target of this kernel has such a name"):
-        make_snapshot(replace(request_, targets=TargetFilter.parse(["no_such_module"])))
+        make_prebuilt(replace(request_, targets=TargetFilter.parse(["no_such_module"])))

@@ -14,11 +14,13 @@ from typing import Final
 
 from ksplicd.create.affected.by_mention import affected
 from ksplicd.create.affected.include_graph import IncludeGraph
-from ksplicd.create.build.compiler import Kbuild, Progress, Unit
-from ksplicd.create.build.units import TargetFilter
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.fingerprint import fingerprint
+from ksplicd.create.build.tree import BuildTree
+from ksplicd.create.build.units import TargetFilter, Unit
 from ksplicd.create.messages import names_of
 from ksplicd.create.patch.change import ChangedFile
-from ksplicd.create.patch.source_tree import PatchedFile, SourceTree
+from ksplicd.create.patch.source_tree import PatchedFile
 from ksplicd.errors import BuildError, UnsupportedChangeError
 
 _STEP: Final = 100
@@ -46,10 +48,10 @@ def few_of(units: Sequence[Unit], headers: Collection[str]) -> list[Unit]:
     return list(dict.fromkeys([*named[: FEW_UNITS // 2], *units[::step]]))[:FEW_UNITS]
 
 
-def include_graph(kbuild: Kbuild) -> IncludeGraph:
+def include_graph(tree: BuildTree) -> IncludeGraph:
     """Return the include graph of the enabled units."""
-    kept = kbuild.output / "ksplice-includes.json"
-    return IncludeGraph(kbuild.source.root, kbuild.output, kbuild.listing.values(), kept)
+    kept = tree.output / "ksplice-includes.json"
+    return IncludeGraph(tree.source.root, tree.output, tree.listing.values(), kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +59,10 @@ class DependantsFinder:
     """Finds them in one tree, which is ``before`` first and ``after`` then."""
 
     kbuild: Kbuild
-    source: SourceTree
     before: Sequence[PatchedFile]
     """What makes the tree the state before the change; empty without earlier updates."""
     after: Sequence[PatchedFile]
     targets: TargetFilter
-    progress: Progress
     check: Callable[[Sequence[Unit]], None]
     """Raises when units tell that compiling all is in vain."""
     making: Lock = field(default_factory=Lock)
@@ -74,30 +74,34 @@ class DependantsFinder:
         Raises ``UnsupportedChangeError`` when assembly changes, ``BuildError`` when a unit does
         not compile any more.
         """
-        with self.source.patched(self.before):
-            graph = include_graph(self.kbuild)
-            reach = affected(graph, parts, self.kbuild.listing, self.kbuild.config.compiler)
+        with self.kbuild.tree.source.patched(self.before):
+            graph = include_graph(self.kbuild.tree)
+            reach = affected(
+                graph, parts, self.kbuild.tree.listing, self.kbuild.tree.config.compiler
+            )
         names = names_of(str(p.path) for p in parts)
         by_name = {u.source for u in known}
         candidates = [Unit(path) for path in sorted(reach.units) if path not in by_name]
-        self.progress(
+        self.kbuild.tree.progress(
             f"{names}: {len(reach.dependants)} units depend on it, the change can reach"
             f" {len(reach.units)}"
         )
         if len(candidates) > MANY_UNITS:
             sources = [u for u in candidates if u.source.endswith(".c")]
             few = few_of(sources, {p.path.stem for p in parts})
-            self.progress(f"{names}: trying {len(few)} units first")
+            self.kbuild.tree.progress(f"{names}: trying {len(few)} units first")
             self.check(few)
         changed = self.with_other_code(candidates)
-        self.progress(f"{names}: changes the code of {len(changed)} units")
+        self.kbuild.tree.progress(f"{names}: changes the code of {len(changed)} units")
         assembly = [u.source for u in changed if u.source.endswith(".S")]
         if assembly:
             raise UnsupportedChangeError(
                 f"{names_of(assembly)}: assembly that a change of {names} reaches, which cannot be"
                 " redirected; leave that part of the change out of the patch"
             )
-        wanted = [u for u in changed if self.targets.takes(self.kbuild.listing[u.source].target)]
+        wanted = [
+            u for u in changed if self.targets.takes(self.kbuild.tree.listing[u.source].target)
+        ]
         note = (
             f"{len(reach.dependants)} units depend on it, the change can reach {len(reach.units)},"
             f" and changes the code of {len(changed)} beside the files of the patch"
@@ -113,20 +117,20 @@ class DependantsFinder:
         if not units:
             return []
         kept = None if self.before else self.kbuild.split_folder / "assembly"
-        with self.source.patched(self.before):
+        with self.kbuild.tree.source.patched(self.before):
             old = self.fingerprints("before", units, lambda u: self.first_fingerprint(u, kept))
-        with self.source.patched(self.after):
-            new = self.fingerprints("after", units, self.kbuild.fingerprint)
+        with self.kbuild.tree.source.patched(self.after):
+            new = self.fingerprints("after", units, lambda u: fingerprint(self.kbuild, u))
         return [u for u, a, b in zip(units, old, new, strict=True) if a != b]
 
     def first_fingerprint(self, unit: Unit, kept: Path | None) -> str:
         """Return a unit's fingerprint, after make has made what it includes if need be."""
         try:
-            return self.kbuild.fingerprint(unit, kept)
+            return fingerprint(self.kbuild, unit, kept)
         except BuildError:
             with self.making:
                 self.kbuild.compile_plain([unit])
-            return self.kbuild.fingerprint(unit, kept)
+            return fingerprint(self.kbuild, unit, kept)
 
     def fingerprints(
         self, when: str, units: Sequence[Unit], take: Callable[[Unit], str]
@@ -136,5 +140,7 @@ class DependantsFinder:
         for digest in self.kbuild.in_parallel(take, units):
             found.append(digest)
             if len(found) % _STEP == 0:
-                self.progress(f"compiled {len(found)} of {len(units)} units as {when} the change")
+                self.kbuild.tree.progress(
+                    f"compiled {len(found)} of {len(units)} units as {when} the change"
+                )
         return found

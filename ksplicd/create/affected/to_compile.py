@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ksplicd.create.affected.by_headers import DependantsFinder, include_graph
 from ksplicd.create.affected.files import Tree, sort_out
-from ksplicd.create.build.compiler import Kbuild, Progress, Unit
-from ksplicd.create.build.units import TargetFilter
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.units import TargetFilter, Unit
 from ksplicd.create.messages import names_of
 from ksplicd.create.patch.change import Change
 from ksplicd.create.patch.series import Series
@@ -32,7 +32,6 @@ def plan_work(
     change: Change,
     series: Series,
     targets: TargetFilter,
-    progress: Progress,
     check: Callable[[Work], None] = lambda _: None,
 ) -> Work:
     """Find the units that a change changes.
@@ -42,10 +41,10 @@ def plan_work(
     Raises ``UnsupportedChangeError`` for files that cannot be changed in a running kernel,
     ``NoChangesError`` when nothing is left to compile.
     """
-    listing = kbuild.listing
+    listing = kbuild.tree.listing
     tree = Tree(
         is_enabled=lambda path: path in listing and path.endswith(".c"),
-        is_included=lambda path: bool(include_graph(kbuild).users.get(path)),
+        is_included=lambda path: bool(include_graph(kbuild.tree).users.get(path)),
     )
     touched = sort_out(change.files, tree)
     notes = dict(touched.notes)
@@ -59,8 +58,8 @@ def plan_work(
             notes[path] = f"skipped: part of {listing[path].target}, not of --only-targets"
     if touched.parts:
         finder = DependantsFinder(
-            kbuild=kbuild, source=kbuild.source, before=before, after=tuple(after.values()),
-            targets=targets, progress=progress,
+            kbuild=kbuild, before=before, after=tuple(after.values()),
+            targets=targets,
             check=lambda few: check(
                 Work(units=tuple(few), before=before, after=tuple(after.values()), notes={})
             ),

@@ -17,17 +17,16 @@ from typing import Final
 
 from ksplicd.create.build.units import (
     LISTING_FLAG,
-    VMLINUX,
     EnabledUnit,
     parse_dry_run,
     read_listing,
     write_listing,
 )
 from ksplicd.create.messages import compiler_words, names_of
-from ksplicd.create.patch.source_tree import Progress as Progress
-from ksplicd.create.patch.source_tree import SourceTree
+from ksplicd.create.patch.source_tree import Progress, SourceTree
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.errors import BuildError, ConfigDirError, ToolError
+from ksplicd.model import VMLINUX
 from ksplicd.run import run, run_any
 
 _READY: Final = "ksplice-ready"

@@ -11,7 +11,7 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Final
 
-VMLINUX: Final = "vmlinux"
+from ksplicd.model import VMLINUX
 
 LISTING_FLAG: Final = "-DKSPLICE_LISTING"
 """A flag that no recorded command has: with it make takes every object for outdated."""

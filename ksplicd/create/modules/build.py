@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.build.compiler import compiler_words
 from ksplicd.create.build.kmodsrc import kmodsrc
 from ksplicd.create.diff.hooks import CHECKS
+from ksplicd.create.messages import compiler_words
 from ksplicd.create.new_code.model import ALIAS, Anchored, NewCode
 from ksplicd.create.new_code.tripwires import count_calls
 from ksplicd.create.stock.config_dir import ConfigDir

@@ -13,32 +13,30 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ksplicd.create.build.compiler import Kbuild, compiler_words
+from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.kmodsrc import kmodsrc
-from ksplicd.create.patch.source_tree import PatchedFile, SourceTree
+from ksplicd.create.messages import compiler_words
+from ksplicd.create.patch.source_tree import PatchedFile
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.errors import BuildError, UnsupportedChangeError
 from ksplicd.run import run, run_any
 
 
 def build_whole_modules(
-    kbuild: Kbuild,
-    source: SourceTree,
-    config: ConfigDir,
-    files: Sequence[PatchedFile],
-    targets: Sequence[str],
+    kbuild: Kbuild, files: Sequence[PatchedFile], targets: Sequence[str]
 ) -> dict[str, bytes]:
     """Return the .ko of each module as it is with ``files`` in the tree.
 
     Raises ``BuildError``, ``UnsupportedChangeError`` for a module whose place is not known.
     """
+    tree, config = kbuild.tree, kbuild.tree.config
     objects = {target: object_of(config, target) for target in targets}
     with tempfile.TemporaryDirectory(prefix="ksplice-whole-") as folder:
         build = Path(folder)
-        with source.patched([*files, _header(kbuild.kid)]), kbuild.passing():
-            kbuild.make(*map(str, objects.values()))
+        with tree.source.patched([*files, _header(kbuild.kid)]), tree.passing():
+            tree.make(*map(str, objects.values()))
             for obj in objects.values():
-                shutil.copy(kbuild.output / obj, build / f"{obj.name}_shipped")
+                shutil.copy(tree.output / obj, build / f"{obj.name}_shipped")
                 (build / f".{obj.name}.cmd").touch()
         (build / "Kbuild").write_text("".join(f"obj-m += {obj.name}\n" for obj in objects.values()))
         argv = [

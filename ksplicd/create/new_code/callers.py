@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ksplicd.create.build.compiler import Kbuild, Unit
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.unit import Difference, diff
 from ksplicd.create.new_code.redirects import must_be_carried
 from ksplicd.create.objects.index import code_section_of, relocations_in
@@ -103,8 +104,8 @@ class _Search:
             return []
         word = re.compile(rb"\b%s\b" % re.escape(name.encode()))
         found = []
-        for listed in self.kbuild.listing.values():
-            path = self.kbuild.source.root / listed.source
+        for listed in self.kbuild.tree.listing.values():
+            path = self.kbuild.tree.source.root / listed.source
             if listed.module or listed.source == unit.source or not path.exists():
                 continue
             if word.search(path.read_bytes()):

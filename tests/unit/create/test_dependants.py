@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from ksplicd.create.affected.by_headers import FEW_UNITS, few_of
-from ksplicd.create.build.compiler import Unit
+from ksplicd.create.build.units import Unit
 
 
 @pytest.mark.parametrize("count", [65, 1405])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.stock.config_dir import ConfigDir
 
@@ -32,7 +32,7 @@ def test_a_rust_compiler_that_happens_to_be_here_is_not_seen(
         path=tmp_path, text=configuration, release="6.1.0", compiler=str(compiler),
         compiler_text="cc 1", flags=(),
     )  # fmt: skip
-    kbuild = Kbuild(SourceTree(tree), config, tmp_path / "cache")
-    kbuild.output.mkdir(parents=True)
-    kbuild.make("prepare")
-    assert (kbuild.output / "rustc").read_text() == rustc
+    built = BuildTree(SourceTree(tree), config, tmp_path / "cache")
+    built.output.mkdir(parents=True)
+    built.make("prepare")
+    assert (built.output / "rustc").read_text() == rustc

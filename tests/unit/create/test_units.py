@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.create.build.fingerprint import number_names
 from ksplicd.create.build.units import (
     EnabledUnit,
     TargetFilter,
@@ -10,7 +11,7 @@ from ksplicd.create.build.units import (
     read_listing,
     write_listing,
 )
-from ksplicd.create.messages import names_of, number_names
+from ksplicd.create.messages import names_of
 
 ROOT = Path("/src/linux")
 
