@@ -17,8 +17,9 @@ from ksplicd.create.diff.across_units import share
 from ksplicd.create.diff.layout import check_layout, unseen_layouts
 from ksplicd.create.diff.unit import Difference, diff
 from ksplicd.create.messages import names_of
+from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
 from ksplicd.create.new_code.extract import extract
-from ksplicd.create.new_code.model import ALIAS, HOOK_ALIAS, NewCode
+from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.objects.entry_sizes import infer_sizes, probe_source, read_probe
 from ksplicd.create.objects.names import is_literal
 from ksplicd.create.objects.patchable import traceable_functions
@@ -155,13 +156,14 @@ def place_new_code(
 ) -> None:
     """Add the new code to ``result``, or why there is none."""
     unit = _UnitInAnyKernel(name, redirectable_functions(difference.pre.obj, sizes))
+    aliases = Aliases()
     try:
-        shared = {s.name: ALIAS for s in difference.shared}
-        code = extract(unit, difference, sizes, lambda: ALIAS, shared)
+        shared = aliases_by_name(difference, aliases.for_shared([difference]))
+        code = extract(unit, difference, sizes, aliases, shared)
     except UnsupportedChangeError as e:
         result.refused = [r for r in e.refusals if isinstance(r, Refusal)]
         return
-    code.obj.symbols = [s for s in code.obj.symbols if s.name not in (ALIAS, HOOK_ALIAS)]
+    code.obj.symbols = [s for s in code.obj.symbols if s.name not in aliases]
     binds = {(s.name, s.type, s.size): s.bind for s in difference.shared}
     for s in code.obj.symbols:
         s.bind = binds.get((s.name, s.type, s.size), s.bind)

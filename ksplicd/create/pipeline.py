@@ -8,7 +8,6 @@
              ─▸ old code · new code ─▸ modules (core, old, new) ─▸ bundle, signed
 """
 
-import itertools
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +21,6 @@ from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import ANY_TARGET, TargetFilter, Unit
 from ksplicd.create.diff.across_units import (
     find_shared,
-    name_shared,
-    names_for,
     refuse_overridden,
     refuse_taken,
 )
@@ -32,9 +29,10 @@ from ksplicd.create.diff.unit import Difference, diff
 from ksplicd.create.modules.build import build_modules
 from ksplicd.create.modules.signature import ModuleKey, sign_module
 from ksplicd.create.modules.whole import build_whole_modules, file_names
+from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
 from ksplicd.create.new_code.callers import take_in_callers
 from ksplicd.create.new_code.extract import extract
-from ksplicd.create.new_code.model import ALIAS, NewCode
+from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.tripwires import CALLED, count_calls, name_in_core
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.patch.change import Before, Change, from_copies, from_git, from_patches
@@ -316,15 +314,11 @@ def cut_new_code(
 
     The source tree must be as it was found.  Raises ``UnsupportedChangeError``.
     """
-    numbers = itertools.count()
-
-    def alias() -> str:
-        return f"{ALIAS}{next(numbers)}"
-
+    aliases = Aliases()
     for unit, difference in differences.items():
         refuse_overridden(difference, kernel.units[unit.source].overridden)
-    taken_in = take_in_callers(differences, kbuild, kernel, sizes, alias)
-    shared = name_shared(differences.values(), alias)
+    taken_in = take_in_callers(differences, kbuild, kernel, sizes, aliases)
+    shared = aliases.for_shared(differences.values())
 
     def others(d: Difference) -> dict[str, str]:
         """Return what new code reaches by another name; a module may have functions so named."""
@@ -332,9 +326,9 @@ def cut_new_code(
             name: new for name, new in taken_in.carried.items()
             if d.target == VMLINUX or not kernel.has_global(d.target, name)
         }  # fmt: skip
-        return {**callees, **names_for(d, shared), CALLED: name_in_core(kid)}
+        return {**callees, **aliases_by_name(d, shared), CALLED: name_in_core(kid)}
 
     return [
-        extract(kernel.units[unit.source], difference, sizes, alias, others(difference))
+        extract(kernel.units[unit.source], difference, sizes, aliases, others(difference))
         for unit, difference in (differences | taken_in.differences).items()
     ]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Object pairs: two versions of a source, compiled on the fly as the kernel's units are."""
 
-import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.objects.special import TABLES
@@ -98,10 +98,9 @@ def changed(difference: Difference) -> list[str]:
 
 def cut(difference: Difference, unit: FakeUnit | None = None) -> NewCode:
     """Extract the new code of a difference."""
-    numbers = itertools.count()
     unit = unit or FakeUnit()
     unit.functions = frozenset(s.name for s in difference.pre.obj.functions())
-    return extract(unit, difference, SIZES, lambda: f"ksplice_new_{next(numbers)}")
+    return extract(unit, difference, SIZES, Aliases())
 
 
 def undefined(code: NewCode) -> set[str]:

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a patch adds to one file and uses in another."""
 
-import itertools
 from pathlib import Path
 
 import pytest
 
 from ksplicd.create.diff.across_units import (
     find_shared,
-    name_shared,
-    names_for,
     refuse_overridden,
     refuse_taken,
 )
 from ksplicd.create.diff.unit import Difference
+from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import Anchored, NewCode
 from ksplicd.elf import read_object, write_object
@@ -39,18 +37,14 @@ def pair(tmp_path: Path, name: str, pre: str, post: str, target: str = "vmlinux"
 
 def cut_all(*differences: Difference) -> list[NewCode]:
     """Extract the new code of the units of one patch, as ``pipeline.cut_new_code`` does."""
-    numbers = itertools.count()
-
-    def alias() -> str:
-        return f"ksplice_new_{next(numbers)}"
-
-    aliases = name_shared(differences, alias)
+    aliases = Aliases()
+    shared = aliases.for_shared(differences)
     functions = frozenset(s.name for d in differences for s in d.pre.obj.functions())
-    missing = frozenset(s.name for s in aliases)
+    missing = frozenset(s.name for s in shared)
     return [
         extract(
-            FakeUnit(source=f"unit{i}.c", missing=missing, functions=functions), d, SIZES, alias,
-            names_for(d, aliases),
+            FakeUnit(source=f"unit{i}.c", missing=missing, functions=functions), d, SIZES, aliases,
+            aliases_by_name(d, shared),
         )
         for i, d in enumerate(differences) if not d.is_empty
     ]  # fmt: skip
@@ -265,8 +259,7 @@ def test_what_other_files_call_is_looked_for_on_stacks(tmp_path: Path) -> None:
     source = "int g(int x) {{ return hidden(x) + {}; }}"
     d = pair(tmp_path, "a", source.format(1), source.format(2))
     unit = FakeUnit(functions=frozenset({"g"}), untraceable=frozenset({"g"}))
-    names = itertools.count()
-    code = extract(unit, d, SIZES, lambda: f"ksplice_new_{next(names)}", {"g": "ksplice_new_g"})
+    code = extract(unit, d, SIZES, Aliases(), {"g": "ksplice_new_g"})
     assert not code.replacements
     assert code.anchors == [Anchored(function="g", alias="ksplice_new_0")]
     places = {s.name: (s.section, s.value) for s in code.obj.symbols if s.bind == STB_GLOBAL}

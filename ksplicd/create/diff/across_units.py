@@ -6,14 +6,13 @@ code of b.c has to reach that of a.c, with which it shares a module.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.data import find_uses, is_compared
 from ksplicd.create.diff.exports import read_exports
 from ksplicd.create.diff.twins import correlate
 from ksplicd.create.diff.unit import Difference, refuse_new_data
-from ksplicd.create.new_code.model import ALIAS, DATA_ALIAS
 from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.refusal import refuse
@@ -153,19 +152,3 @@ def share(d: Difference, symbols: Collection[Symbol]) -> None:
     """Have new symbols of a unit cut out for others, with what is refused for that."""
     d.shared += symbols
     d.refusals += [r for r in refuse_new_data(d) if r not in d.refusals]
-
-
-def name_shared(differences: Iterable[Difference], aliases: Callable[[], str]) -> dict[Symbol, str]:
-    """Return the global alias of each shared symbol."""
-    named = {}
-    for d in differences:
-        for s in d.shared:
-            alias = aliases()
-            named[s] = alias if s.is_function else alias.replace(ALIAS, DATA_ALIAS)
-    return named
-
-
-def names_for(d: Difference, aliases: Mapping[Symbol, str]) -> dict[str, str]:
-    """Return by which alias a unit's new code defines what it shares, and reaches the others'."""
-    own = {s.name: aliases[s] for s in d.shared}
-    return {name: aliases[s] for name, s in d.borrowed.items()} | own

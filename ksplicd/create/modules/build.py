@@ -19,7 +19,8 @@ from typing import Final
 from ksplicd.create.build.kmodsrc import kmodsrc
 from ksplicd.create.diff.hooks import CHECKS
 from ksplicd.create.messages import compiler_words
-from ksplicd.create.new_code.model import ALIAS, Anchored, NewCode
+from ksplicd.create.new_code.aliases import is_function_alias
+from ksplicd.create.new_code.model import Anchored, NewCode
 from ksplicd.create.new_code.tripwires import count_calls
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.elf import (
@@ -260,7 +261,7 @@ def _rename_new_functions(obj: Object) -> None:
     Since 6.6 (b022f0c7e404, also in 6.1.60), a name that two functions have is refused for a
     kprobe: nobody could probe the old one while the update is applied.
     """
-    aliased = {(s.section, s.value) for s in obj.symbols if s.name.startswith(ALIAS)}
+    aliased = {(s.section, s.value) for s in obj.symbols if is_function_alias(s.name)}
     for s in obj.symbols:
         if s.bind == STB_LOCAL and s.type == STT_FUNC and (s.section, s.value) in aliased:
             s.name += NEW_SUFFIX

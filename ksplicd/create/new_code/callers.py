@@ -9,13 +9,14 @@ proven by matching them.  What cannot be found in full is refused.
 
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.redirects import must_be_carried
 from ksplicd.create.objects.index import code_section_of, relocations_in
 from ksplicd.create.objects.special import EntrySizes
@@ -149,7 +150,7 @@ def take_in_callers(
     kbuild: Kbuild,
     kernel: StockKernel,
     sizes: EntrySizes,
-    aliases: Callable[[], str],
+    aliases: Aliases,
 ) -> TakenIn:
     """Find the callers in other files of every changed function that cannot be redirected.
 
@@ -172,7 +173,7 @@ def take_in_callers(
                 if difference.twins.pre_of[s].name in stock.probeable:
                     continue
                 raise
-            result.carried[s.name] = aliases()
+            result.carried[s.name] = aliases.for_function()
             for other, taken in callers.items():
                 known = differences.get(other) or result.differences.get(other)
                 if known is not None:

@@ -6,10 +6,11 @@ use, new data, and their entries of the special sections.  Everything else is re
 kernel (reach.py).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ksplicd.create.diff.unit import Difference
+from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.kernel_names import Reach
 from ksplicd.create.new_code.model import UnitInKernel
 from ksplicd.create.new_code.static_keys import JUMP_TABLE, STATIC_CALLS, choose_entries
@@ -62,7 +63,7 @@ class Cutter(Reach):
         stock: UnitInKernel,
         difference: Difference,
         sizes: EntrySizes,
-        aliases: Callable[[], str],
+        aliases: Aliases,
         carried: Mapping[str, str],
     ) -> None:
         super().__init__(stock, difference, carried)

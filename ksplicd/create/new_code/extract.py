@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The new code of a unit: which functions are cut out, and what leads to them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from ksplicd.create.diff.pointers import PointerChange
 from ksplicd.create.diff.unit import Difference
+from ksplicd.create.new_code.aliases import Aliases, is_function_alias
 from ksplicd.create.new_code.anchors import Anchors
 from ksplicd.create.new_code.cut import Cutter
 from ksplicd.create.new_code.model import (
-    ALIAS,
-    HOOK_ALIAS,
     Anchored,
     HookCall,
     NewCode,
@@ -31,10 +30,10 @@ def extract(
     stock: UnitInKernel,
     difference: Difference,
     sizes: EntrySizes,
-    aliases: Callable[[], str],
+    aliases: Aliases,
     carried: Mapping[str, str] = MappingProxyType({}),
 ) -> NewCode:
-    """Return the new code of the unit; ``aliases`` deals out global names.
+    """Return the new code of the unit; ``aliases`` are those of the update.
 
     ``carried``: global functions that cannot be redirected and whose callers in all files are
     replaced, with the alias by which those call the new one (``callers.py``); and what else new
@@ -82,12 +81,12 @@ class _Extractor(Cutter):
                 Anchored(
                     # an identifier of C: no ".isra.0", no ".cold"
                     function=s.name.partition(".")[0],
-                    alias=self.aliases(),
+                    alias=self.aliases.for_function(),
                 )
             )
             self.name_globally(s, result.anchors[-1].alias, copies)
         for hook in hooks:
-            alias = self.aliases().replace(ALIAS, HOOK_ALIAS)
+            alias = self.aliases.for_hook()
             result.hooks.append(HookCall(kind=hook.kind, alias=alias))
             self.name_globally(hook.function, result.hooks[-1].alias, copies)
         came_along = [*self.plan.carried, *self.difference.new]
@@ -106,7 +105,7 @@ class _Extractor(Cutter):
     def holds_others(self) -> bool:
         """Tell whether kept code or data hold the address of another unit's new function."""
         return any(
-            self.carried.get(r.symbol.name, "").startswith(ALIAS)
+            is_function_alias(self.carried.get(r.symbol.name, ""))
             and r.symbol.is_undefined
             and not self.post.is_branch(owner, r)
             for owner in self.kept
@@ -115,13 +114,13 @@ class _Extractor(Cutter):
         )
 
     def replace(self, s: Symbol, why: str, copies: dict[Section, Section]) -> Replacement:
-        alias = self.aliases()
+        alias = self.aliases.for_function()
         self.name_globally(s, alias, copies)
         name = self.twins.pre_of[s].name
         return Replacement(name=name, sympos=self.stock.sympos(name), alias=alias, reason=why)
 
     def probe(self, s: Symbol, why: str, copies: dict[Section, Section]) -> Redirect:
-        alias = self.aliases()
+        alias = self.aliases.for_function()
         self.name_globally(s, alias, copies)
         name = self.twins.pre_of[s].name
         place = self.stock.livepatch_symbol(name, is_local=True)
@@ -141,7 +140,7 @@ class _Extractor(Cutter):
         )  # fmt: skip
 
     def exchange_exit(self, s: Symbol, copies: dict[Section, Section]) -> Redirect:
-        alias = self.aliases()
+        alias = self.aliases.for_function()
         self.name_globally(s, alias, copies)
         return Redirect(
             kind=RedirectKind.EXIT, name=s.name, sympos=0, place="", new=alias,
@@ -158,7 +157,7 @@ class _Extractor(Cutter):
         if self.is_reachable(c.new):
             new = self.name_in_kernel(c.new)
         else:
-            new = self.aliases()
+            new = self.aliases.for_function()
             self.name_globally(c.new, new, copies)
         return Redirect(
             kind=RedirectKind.POINTER, name=c.datum.name, sympos=0, offset=c.offset, new=new,

@@ -2,18 +2,11 @@
 """The new code of one unit, and what it asks of the running kernel."""
 
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from ksplicd.create.new_code.redirects import Redirect, RedirectKind
 from ksplicd.elf import Object
 from ksplicd.model import PatchedFunction, PatchedPointer
-
-ALIAS: Final = "ksplice_new_"
-"""Prefix of the global names by which the new-code module's klp_patch finds its functions."""
-HOOK_ALIAS: Final = "ksplice_hook_"
-"""The same for hooks, which replace nothing and keep their own names."""
-DATA_ALIAS: Final = "ksplice_data_"
-"""The same for new data that the new code of several files uses."""
 
 
 class UnitInKernel(Protocol):
