@@ -10,7 +10,10 @@
 #include <linux/kernel.h>
 #include <linux/string.h>
 #include <asm/text-patching.h>
-#include "match.h"
+#include "field.h"
+#include "insn.h"
+#include "reloc.h"
+#include "sites.h"
 
 #define RIP_CALL_OPCODE		0xff
 #define RIP_CALL_MODRM		0x15
@@ -78,7 +81,7 @@ bool ksplice_is_replaced(const struct ksplice_place *p)
 	const u8 *replacement = p->m->blob + p->site->alt;
 	u32 i, done = 0, end = 0, nr = p->site->nr_relocs, len = p->site->alt_len;
 
-	if (ksplice_is_direct_call(p->site))
+	if (p->site->feature & KSPLICE_ALT_DIRECT_CALL)
 		return is_direct_call(p);
 	if (is_shortened_jump(p))
 		return true;

@@ -166,6 +166,9 @@ enum ksplice_site_kind {
 	KSPLICE_SITE_CALL = 11,
 };
 
+/* In @feature of an alternative: ALT_FLAG_DIRECT_CALL, of 6.8 and later. */
+#define KSPLICE_ALT_DIRECT_CALL	0x20000U
+
 /**
  * struct ksplice_site - a place that the kernel rewrites at run time
  * @off:	offset in the function

@@ -16,6 +16,7 @@
 #include "compat.h"
 #include "ksplice.h"
 #include "new_code.h"
+#include "reloc.h"
 
 extern void *ksplice_poke(void *addr, const void *opcode, size_t len)
 	KSPLICE_VMLINUX_SYMBOL(text_poke_copy);

@@ -15,6 +15,7 @@
 #include <linux/slab.h>
 #include <asm/text-patching.h>
 #include "match.h"
+#include "steps.h"
 
 /*
  * A site may be looked at while static keys, static calls or ftrace rewrite it:

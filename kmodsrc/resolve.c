@@ -9,7 +9,8 @@
 #include <linux/module.h>
 #include <linux/string.h>
 #include "compat.h"
-#include "match.h"
+#include "field.h"
+#include "steps.h"
 
 extern typeof(kallsyms_on_each_symbol)
 	walk_vmlinux KSPLICE_VMLINUX_SYMBOL(kallsyms_on_each_symbol);

@@ -13,88 +13,25 @@
 #include <asm/nops.h>
 #include <asm/nospec-branch.h>
 #include <asm/text-patching.h>
-#include "compat.h"
-#include "match.h"
+#include "field.h"
+#include "insn.h"
+#include "sites.h"
 
 #define LOCK_PREFIX_BYTE	0xf0
 #define DS_PREFIX_BYTE		0x3e
 #define CS_PREFIX_BYTE		0x2e
-#define REX_B_BYTE		0x41
 #define TWO_BYTE_ESCAPE		0x0f
 #define JCC8_OPCODE		0x70
 #define ILLEGAL			(-1)
-
-static const u8 nops[] = KSPLICE_ALL_NOPS;
-
-/* add_nop(): in place of more than the longest nop, a jump over that many int3. */
-static u32 jumped_length(const u8 *bytes, u32 room)
-{
-	u32 head, len;
-
-	if (room >= JMP8_INSN_SIZE && bytes[0] == JMP8_INSN_OPCODE) {
-		head = JMP8_INSN_SIZE;
-		len = head + (s8)bytes[1];
-	} else if (room >= JMP32_INSN_SIZE && bytes[0] == JMP32_INSN_OPCODE) {
-		head = JMP32_INSN_SIZE;
-		len = head + ksplice_displacement(bytes + JMP32_INSN_SIZE);
-	} else {
-		return 0;
-	}
-	if (len < head || len <= ASM_NOP_MAX || len > room)
-		return 0;
-	return memchr_inv(bytes + head, INT3_INSN_OPCODE, len - head) ? 0 : len;
-}
-
-/* Length of the kernel's nop that begins here, 0: none. */
-static u32 nop_length(const u8 *bytes, u32 room)
-{
-	const u8 *nop = nops;
-	u32 len;
-
-	for (len = 1; len <= min_t(u32, ASM_NOP_MAX, room); nop += len++)
-		if (!memcmp(bytes, nop, len))
-			return len;
-	return jumped_length(bytes, room);
-}
-
-/* Are these bytes nothing but the kernel's nops?  True for none at all. */
-bool ksplice_is_nops(const u8 *bytes, u32 len)
-{
-	while (len) {
-		u32 n = nop_length(bytes, len);
-
-		if (!n)
-			return false;
-		bytes += n;
-		len -= n;
-	}
-	return true;
-}
-
-/* patch_dest(): is this the code before @func that counts a call, "sarq $5, %gs:..."? */
-bool ksplice_is_accounting(u64 target, u64 func)
-{
-	static const u8 want[] = { 0x65, 0x48, 0xc1 };
-	u8 have[sizeof(want)];
-
-	return target < func && func - target <= 16 &&
-	       ksplice_read(have, target, sizeof(have)) &&
-	       !memcmp(have, want, sizeof(want));
-}
 
 static bool is_jcc32(const u8 *insn)
 {
 	return insn[0] == TWO_BYTE_ESCAPE && (insn[1] & 0xf0) == 0x80;
 }
 
-static bool is_single_nop(const u8 *bytes, u32 len)
-{
-	return nop_length(bytes, len) == len;
-}
-
 static bool is_nop_or(const u8 *bytes, u32 len, u8 opcode)
 {
-	return bytes[0] == opcode || is_single_nop(bytes, len);
+	return bytes[0] == opcode || ksplice_is_single_nop(bytes, len);
 }
 
 static u64 symbol_value(const struct ksplice_place *p)
@@ -117,7 +54,7 @@ static int check_jump_label(const struct ksplice_place *p)
 
 	if (!is_nop_or(p->pre, len, len == JMP8_INSN_SIZE ? JMP8_INSN_OPCODE : JMP32_INSN_OPCODE))
 		return ILLEGAL;
-	if (is_single_nop(p->run, len))
+	if (ksplice_is_single_nop(p->run, len))
 		return len;
 	if (len == JMP8_INSN_SIZE && p->run[0] == JMP8_INSN_OPCODE &&
 	    ksplice_short_branch_target(p) == symbol_value(p))
@@ -154,28 +91,6 @@ static int check_return(const struct ksplice_place *p)
 	return is_return(p) || ksplice_is_as_compiled(p) ? p->site->len : ILLEGAL;
 }
 
-/* "[REX.B] call/jmp *%reg", as emit_indirect() writes it; returns its length. */
-static u32 put_indirect(u8 *bytes, bool is_call, u32 reg)
-{
-	u32 n = 0;
-
-	if (reg >= 8)
-		bytes[n++] = REX_B_BYTE;
-	bytes[n++] = 0xff;
-	bytes[n++] = (is_call ? 0xd0 : 0xe0) + (reg & 7);
-	return n;
-}
-
-/* its_init_thunk() and ITS_THUNK: "jmp *%reg; int3" */
-static bool is_its_thunk(u64 addr, u32 reg)
-{
-	u8 want[4], have[4];
-	u32 n = put_indirect(want, false, reg);
-
-	want[n++] = INT3_INSN_OPCODE;
-	return ksplice_read(have, addr, n) && !memcmp(want, have, n);
-}
-
 /* patch_retpoline() */
 static int check_retpoline(const struct ksplice_place *p)
 {
@@ -197,7 +112,7 @@ static int check_retpoline(const struct ksplice_place *p)
 	/* The same branch through a thunk that is safe from ITS, or counts calls. */
 	target = ksplice_branch_target(p, len) - reg * RETPOLINE_THUNK_SIZE;
 	if (!memcmp(p->run, p->pre, len - sizeof(s32)) &&
-	    (is_its_thunk(ksplice_branch_target(p, len), reg) ||
+	    (ksplice_is_its_thunk(ksplice_branch_target(p, len), reg) ||
 	     target == p->m->own[is_call ? KSPLICE_CALL_THUNKS : KSPLICE_JUMP_THUNKS]))
 		return len;
 
@@ -214,7 +129,7 @@ static int check_retpoline(const struct ksplice_place *p)
 			form[n++] = 0xae;
 			form[n++] = 0xe8;
 		}
-		n += put_indirect(form + n, is_call, reg);
+		n += ksplice_put_indirect(form + n, is_call, reg);
 		if (!is_call && n < len)
 			form[n++] = INT3_INSN_OPCODE;
 		if (n <= len && !memcmp(p->run, form, n))
@@ -263,7 +178,7 @@ static int check_static_call(const struct ksplice_place *p)
 		return is_return(p) && is_static_callee(p, 0) ? JMP32_INSN_SIZE : ILLEGAL;
 	if (p->pre[0] != CALL_INSN_OPCODE)
 		return ILLEGAL;
-	if (is_single_nop(p->run, CALL_INSN_SIZE) && is_static_callee(p, 0))
+	if (ksplice_is_single_nop(p->run, CALL_INSN_SIZE) && is_static_callee(p, 0))
 		return CALL_INSN_SIZE;
 	if (!memcmp(p->run, xor5rax, sizeof(xor5rax)) &&
 	    (p->site->sym == KSPLICE_NO_SYM ||

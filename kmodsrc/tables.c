@@ -11,7 +11,8 @@
 #include <linux/module.h>
 #include <linux/printk.h>
 #include <linux/string.h>
-#include "match.h"
+#include "reloc.h"
+#include "steps.h"
 
 /**
  * struct owned - how many entries of two tables have an owner so far
@@ -127,7 +128,7 @@ static bool is_site_ok(const struct ksplice_matching *m, struct owned *owned,
 	switch (s->kind) {
 	case KSPLICE_SITE_ALT:
 		return s->alt_len <= s->len && is_inside(s->alt, s->alt_len, m->size) &&
-		       (!ksplice_is_direct_call(s) || s->len >= 6) &&
+		       (!(s->feature & KSPLICE_ALT_DIRECT_CALL) || s->len >= 6) &&
 		       are_relocs_ok(m, owned, s->reloc, s->nr_relocs, s->alt_len);
 	case KSPLICE_SITE_JUMP_LABEL:
 		return (s->len == 2 || s->len == 5) && s->sym < m->head->syms.nr;

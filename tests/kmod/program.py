@@ -12,7 +12,8 @@ from tests.oracle import Memory
 HERE: Final = Path(__file__).parent
 KMODSRC: Final = HERE.parent.parent / "kmodsrc"
 SOURCES: Final = (
-    "tables.c", "resolve.c", "compare.c", "sites.c", "alternatives.c", "match.c",
+    "field.c", "insn.c", "sites.c", "alternatives.c", "compare.c", "tables.c", "resolve.c",
+    "match.c",
 )  # fmt: skip
 HEADERS: Final = (
     "linux/cache", "linux/ctype", "linux/delay", "linux/elf", "linux/kallsyms", "linux/kernel",

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The legal run-time forms of patch sites.
+ */
+#ifndef KSPLICE_SITES_H
+#define KSPLICE_SITES_H
+
+#include <linux/types.h>
+#include "field.h"
+
+/* sites.c */
+int ksplice_check_site(const struct ksplice_place *p);
+const char *ksplice_site_name(u8 kind);
+
+/* alternatives.c */
+bool ksplice_is_replaced(const struct ksplice_place *p);
+
+#endif /* KSPLICE_SITES_H */
