@@ -139,12 +139,11 @@ static bool keeps_code;
 module_param(keeps_code, bool, 0444);
 MODULE_PARM_DESC(keeps_code, "set by the module: it stays loaded until the next boot, because the kernel may hold pointers to its functions");
 
-/**
- * ksplice_keep_code - never unload the new code
- *
- * Timers, callbacks and copies of tables: nobody can tell who holds them.
+/*
+ * Never unload the new code: timers, callbacks and copies of tables may hold
+ * pointers to it, and nobody can tell which do.
  */
-void ksplice_keep_code(void)
+static void keep_code(void)
 {
 	if (!keeps_code)
 		__module_get(THIS_MODULE);
@@ -159,6 +158,12 @@ void ksplice_keep_code(void)
 static bool must_be_called(const struct klp_object *obj)
 {
 	return hooks[number_of(obj)]->kind != NO_HOOK || ksplice_has_redirects(number_of(obj));
+}
+
+static void switch_redirects(const struct klp_object *obj, bool is_on)
+{
+	if (!ksplice_switch_redirects(number_of(obj), is_on))
+		keep_code();
 }
 
 static int pre_patch(struct klp_object *obj)
@@ -177,7 +182,7 @@ static int pre_patch(struct klp_object *obj)
 		      ksplice_prepare_redirects(obj, number_of(obj));
 		if (!err) {
 			if (KSPLICE_KEEPS_CODE)
-				ksplice_keep_code();
+				keep_code();
 			if (must_be_called(obj))
 				__module_get(THIS_MODULE);
 			call_hooks(obj, HOOK_apply);
@@ -200,7 +205,7 @@ static void post_patch(struct klp_object *obj)
 	} else {
 		if (*phase_of(obj) == APPLYING)
 			ksplice_was_patched(obj);
-		ksplice_switch_redirects(number_of(obj), true);
+		switch_redirects(obj, true);
 		call_hooks(obj, *phase_of(obj) == REVERSING ? HOOK_fail_reverse : HOOK_post_apply);
 		*phase_of(obj) = APPLIED;
 	}
@@ -219,7 +224,7 @@ static void pre_unpatch(struct klp_object *obj)
 		ksplice_transition_begins();
 	if (!call_hooks(obj, HOOK_pre_reverse))
 		call_hooks(obj, HOOK_check_reverse);
-	ksplice_switch_redirects(number_of(obj), false);
+	switch_redirects(obj, false);
 	*phase_of(obj) = REVERSING;
 }
 

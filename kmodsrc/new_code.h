@@ -8,9 +8,6 @@
 
 #include <linux/livepatch.h>
 
-/* new_code.c */
-void ksplice_keep_code(void);
-
 /* conflicts.c */
 int ksplice_conflicts_init(const struct klp_patch *which);
 void ksplice_conflicts_exit(void);
@@ -48,7 +45,7 @@ static inline void ksplice_clear_relocations(const struct klp_object *obj)
 
 #ifdef KSPLICE_HAS_REDIRECTS
 int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number);
-void ksplice_switch_redirects(unsigned int number, bool is_on);
+bool ksplice_switch_redirects(unsigned int number, bool is_on);
 void ksplice_release_redirects(unsigned int number);
 bool ksplice_has_redirects(unsigned int number);
 #else
@@ -57,8 +54,9 @@ static inline int ksplice_prepare_redirects(const struct klp_object *obj, unsign
 	return 0;
 }
 
-static inline void ksplice_switch_redirects(unsigned int number, bool is_on)
+static inline bool ksplice_switch_redirects(unsigned int number, bool is_on)
 {
+	return true;
 }
 
 static inline void ksplice_release_redirects(unsigned int number)

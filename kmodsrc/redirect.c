@@ -207,7 +207,7 @@ int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number)
  * What fails here fails after the transition, and can only be told.  Whoever has
  * changed the pointer after us may lead to us again one day.
  */
-static void exchange(struct redirect *r, bool is_on)
+static bool exchange(struct redirect *r, bool is_on)
 {
 	void *from = is_on ? r->old : r->new, *to = is_on ? r->new : r->old;
 	bool is_mapped = r->cell || !map_pointer(r);
@@ -215,35 +215,39 @@ static void exchange(struct redirect *r, bool is_on)
 
 	unmap_pointer(r);
 	if (is_done)
-		return;
+		return true;
 	if (is_mapped)
 		pr_warn("%pS: was changed by somebody else\n", r->place);
 	else
 		pr_err("%pS: no memory, still leads to %pS\n", r->place, from);
 	ksplice_abort(KSPLICE_CALL_FAILED);
-	ksplice_keep_code();
+	return false;
 }
 
 /**
  * ksplice_switch_redirects - lead to new code, or to old code again
  * @number: number of the target in the klp_patch
  * @is_on: to new code
+ *
+ * Return: true when all were switched; otherwise a pointer to new code may be left, and the caller
+ * must keep that code.
  */
-void ksplice_switch_redirects(unsigned int number, bool is_on)
+bool ksplice_switch_redirects(unsigned int number, bool is_on)
 {
-	bool has_exit = false;
+	bool has_exit = false, is_done = true;
 	struct redirect *r;
 
 	for (r = next_redirect(NULL, number); r; r = next_redirect(r, number)) {
 		if (r->kind == REDIRECT_PROBE)
 			WRITE_ONCE(r->is_on, is_on);
 		else
-			exchange(r, is_on);
+			is_done &= exchange(r, is_on);
 		has_exit |= r->kind == REDIRECT_EXIT;
 	}
 	/* Who has read the pointer and not followed it yet is in no function of ours. */
 	if (has_exit && !is_on)
 		synchronize_rcu_tasks();
+	return is_done;
 }
 
 /**
