@@ -4,7 +4,8 @@
 #   make test      every check
 #   make test-matrix [ALL=1] [ONLY=WORDS]
 #                  apply, check and undo on many machines, and print a table
-#   make bench     measure, and write bench.json
+#   make bench [AGAINST=REVISION]
+#                  measure, and write bench.json; or measure this tree and another revision in turn
 #   make coverage OLD=6.1.176-1 NEW=6.1.187-1 [FLAVOUR=cloud] [SAMPLE=n] [GUEST=n]
 #                  try all changes between two source packages, and write coverage.json
 #   make fuzz-kernel [MUTATIONS=1000] [SEED=...]
@@ -42,7 +43,7 @@ run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR
 .PHONY: all setup demo test bench coverage test-objects test-matrix lint lint-c unit vm \
 	vm-next fuzz fuzz-kernel fault-steps soak install
 all:
-	@sed -n '3,18s/^#//p' Makefile
+	@sed -n '3,/^$$/s/^#//p' Makefile
 
 setup:
 	@tests/tools/setup.sh
@@ -51,7 +52,7 @@ demo: setup
 	@$(run) -m tests.demo
 
 bench: setup
-	@$(run) -m tests.bench
+	@$(run) -m tests.bench $(if $(AGAINST),--against '$(AGAINST)')
 
 coverage: setup
 	@$(if $(and $(OLD),$(NEW)),,$(error give OLD= and NEW=, versions of linux-source-*))

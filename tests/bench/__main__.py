@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Measure everything, print the table, write ``bench.json`` into the current folder.
 
-python -m tests.bench [create] [reach] [daemon] [host] [match] [plain]
+python -m tests.bench [--against REVISION [--rounds N]] [PART]…
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
 
 from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr
-from tests.bench import create, daemon, host, match, plain, reach
+from tests.bench import against, create, daemon, host, match, plain, reach
 from tests.bench.figures import write_json, write_table
 from tests.stock import stock_kernel
 
@@ -24,14 +25,28 @@ _PARTS = {
 }
 
 
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}")
+    parser.add_argument("--against", metavar="REVISION", help="measure that revision too, in turn")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of each state")
+    args = parser.parse_args()
+    args.parts = args.parts or list(_PARTS)
+    unknown = [part for part in args.parts if part not in _PARTS]
+    if unknown:
+        parser.error(f"{unknown[0]}: no such part; there are {', '.join(_PARTS)}")
+    return args
+
+
 def main() -> int:
+    args = parse()
     begin = time.monotonic()
     cache = Cache(progress=to_stderr)
     kernel = stock_kernel(cache)
     try:
-        figures = [
-            figure for name in sys.argv[1:] or _PARTS for figure in _PARTS[name](cache, kernel)
-        ]
+        if args.against:
+            return against.compare(args.against, args.parts, args.rounds)
+        figures = [figure for name in args.parts for figure in _PARTS[name](cache, kernel)]
     except KspliceError as e:
         to_stderr(f"bench: {e}")
         return 1
