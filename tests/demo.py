@@ -23,10 +23,10 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
-from tests import slice as sample
-from tests.install import package_layer
-from tests.spoil import break_signature, flip_old_code
-from tests.stock import stock_kernel
+from tests.support.bundles.spoil import break_signature, flip_old_code
+from tests.support.guest.install import package_layer
+from tests.support.kernels import slice as sample
+from tests.support.kernels.stock import stock_kernel
 
 KID: Final = "demo0001"
 STEPS: Final = 7

@@ -29,8 +29,8 @@ from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.elf import read_object, write_object
 from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr
-from tests import slice as sample
-from tests.stock import stock_kernel
+from tests.support.kernels import slice as sample
+from tests.support.kernels.stock import stock_kernel
 
 FOLDERS: Final = ("kernel", "mm", "block", "ipc", "lib", "fs", "net/core", "net/ipv4",
                   "net/netfilter", "drivers/virtio", "drivers/net", "arch/x86/kvm")  # fmt: skip

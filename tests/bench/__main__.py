@@ -13,7 +13,7 @@ from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr
 from tests.bench import against, create, daemon, host, match, plain, reach
 from tests.bench.figures import write_json, write_table
-from tests.stock import stock_kernel
+from tests.support.kernels.stock import stock_kernel
 
 _PARTS = {
     "create": create.measure,

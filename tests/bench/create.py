@@ -28,7 +28,7 @@ from ksplicd.lab.debian import KernelPackages
 from ksplicd.model import new_kid
 from ksplicd.run import run
 from tests.bench.figures import Cost, Figure, cost, median
-from tests.slice import FCNTL, cut_patch, request_for
+from tests.support.kernels.slice import FCNTL, cut_patch, request_for
 
 _ROUNDS: Final = 5
 _COMMAND: Final = "import sys; from ksplicd.cli.main import main_create; sys.exit(main_create())"

@@ -23,7 +23,7 @@ from ksplicd.bus import names
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.debian import KernelPackages
 from tests.bench.figures import Figure, median
-from tests.bundles import samples
+from tests.support.bundles import samples
 
 _ROOT: Final = Path(__file__).parents[2]
 _STARTS: Final = 5

@@ -25,8 +25,8 @@ from ksplicd.run import run
 from tests.bench import in_guest
 from tests.bench.boot import measure_boot
 from tests.bench.figures import Figure, median
-from tests.install import package_layer
-from tests.slice import FCNTL, cut_patch, make_update, signature_of, throwaway_key
+from tests.support.guest.install import package_layer
+from tests.support.kernels.slice import FCNTL, cut_patch, make_update, signature_of, throwaway_key
 
 _ROUNDS: Final = 7
 _STARTS: Final = 5

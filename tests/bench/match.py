@@ -22,7 +22,7 @@ from ksplicd.model import core_module, old_module
 from ksplicd.run import run
 from tests.bench.create import codes_of
 from tests.bench.figures import Figure, median
-from tests.slice import FCNTL, cut_patch, request_for
+from tests.support.kernels.slice import FCNTL, cut_patch, request_for
 
 _ROUNDS: Final = 9
 _MANY: Final = (

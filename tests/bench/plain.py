@@ -19,10 +19,10 @@ from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
 from ksplicd.model import new_kid
 from ksplicd.run import run
-from tests import slice as sample
 from tests.bench import in_guest
 from tests.bench.figures import Figure, median
-from tests.vm.hand import Edit, Update, make_bundle, write_patch
+from tests.support.guest.hand import Edit, Update, make_bundle, write_patch
+from tests.support.kernels import slice as sample
 
 _ROUNDS: Final = 9
 _SAYS: Final = "this has been live patched"

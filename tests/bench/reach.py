@@ -21,8 +21,8 @@ from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.debian import KernelPackages, KernelSource
 from ksplicd.run import run_any
 from tests.bench.figures import Cost, Figure, cost
-from tests.slice import FCNTL, cut_patch, request_for
-from tests.vm.hand import Edit, write_patch
+from tests.support.guest.hand import Edit, write_patch
+from tests.support.kernels.slice import FCNTL, cut_patch, request_for
 
 _COMMAND: Final = """\
 import resource, sys

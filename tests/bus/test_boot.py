@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The machine goes down and comes up: what is applied again, and what is not."""
 
-from tests.bundles import samples
-from tests.bus.calls import BUNDLE, KID, SIGNATURE
-from tests.bus.conftest import PATIENCE, Host, wait_for
-from tests.bus.drops import drop
+from tests.support.bundles import samples
+from tests.support.bus.calls import BUNDLE, KID, SIGNATURE
+from tests.support.bus.drops import drop
+from tests.support.bus.host import Host
+from tests.support.waiting import PATIENCE, wait_for
 
 
 def test_reboot_applies_again(host: Host) -> None:

@@ -20,9 +20,10 @@ from ksplicd.errors import (
 from ksplicd.host.stages import Event
 from ksplicd.host.store.history import write_event
 from ksplicd.model import Stage
-from tests.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, UPDATE, call, error_of
-from tests.bus.conftest import Host, wait_for
-from tests.unit.host.simulator import NO_MATCH
+from tests.support.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, UPDATE, call, error_of
+from tests.support.bus.host import Host
+from tests.support.host.simulator import NO_MATCH
+from tests.support.waiting import wait_for
 
 # --- as typed -----------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from ksplicd.bus import names
 from ksplicd.host.stages import Event
 from ksplicd.host.store.history import write_event
 from ksplicd.model import Stage
-from tests.bundles import samples
-from tests.bus.conftest import PATIENCE, Host, wait_for_bus
+from tests.support.bundles import samples
+from tests.support.bus.host import Host, wait_for_bus
+from tests.support.waiting import PATIENCE
 
 CLIENTS: Final = 200
 ROUNDS: Final = 4

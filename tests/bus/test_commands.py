@@ -12,10 +12,11 @@ import pytest
 
 from ksplicd import __version__
 from ksplicd.host.stages import Conflict
-from tests.bundles import samples
-from tests.bus.calls import BUNDLE, KID, begin
-from tests.bus.conftest import Host, wait_for
-from tests.unit.host.simulator import NO_MATCH
+from tests.support.bundles import samples
+from tests.support.bus.calls import BUNDLE, KID, begin
+from tests.support.bus.host import Host
+from tests.support.host.simulator import NO_MATCH
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from ksplicd.model import new_module
-from tests.bundles import samples
-from tests.bus.calls import BUNDLE, KID, SIGNATURE
-from tests.bus.conftest import Host, wait_for
+from tests.support.bundles import samples
+from tests.support.bus.calls import BUNDLE, KID, SIGNATURE
+from tests.support.bus.host import Host
+from tests.support.waiting import wait_for
 
 OTHER = samples.OTHER_KID
 

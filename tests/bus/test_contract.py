@@ -29,7 +29,7 @@ from ksplicd.host.report.sentences import describe_update
 from ksplicd.host.stages import Event, UpdateInfo
 from ksplicd.model import Stage
 from ksplicd.run import has, run_any
-from tests.bundles import samples
+from tests.support.bundles import samples
 
 UNITS = Path(__file__).parents[2] / "units"
 INTERFACES = (Manager, Update, Job)

@@ -15,9 +15,10 @@ from ksplicd.bus import names
 from ksplicd.daemon import watchdog_seconds
 from ksplicd.errors import AlreadyAppliedError, NoDaemonError, UnexpectedError
 from ksplicd.model import core_module, new_module
-from tests.bundles import samples
-from tests.bus.calls import BUNDLE, KID, MANAGER, SIGNATURE
-from tests.bus.conftest import PATIENCE, ROOT, Host, wait_for
+from tests.support.bundles import samples
+from tests.support.bus.calls import BUNDLE, KID, MANAGER, SIGNATURE
+from tests.support.bus.host import ROOT, Host
+from tests.support.waiting import PATIENCE, wait_for
 
 
 def test_sigterm_is_a_clean_end(host: Host) -> None:

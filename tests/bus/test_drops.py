@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import samples
-from tests.bus.calls import BUNDLE, SIGNATURE
-from tests.bus.conftest import Host, wait_for
-from tests.bus.drops import NAME, drop, left, write
+from tests.support.bundles import samples
+from tests.support.bus.calls import BUNDLE, SIGNATURE
+from tests.support.bus.drops import NAME, drop, left, write
+from tests.support.bus.host import Host
+from tests.support.waiting import wait_for
 
 
 def write_slowly(host: Host, name: str, data: bytes) -> None:

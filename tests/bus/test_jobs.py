@@ -16,9 +16,10 @@ from ksplicd.errors import (
     KspliceError,
 )
 from ksplicd.host.stages import Conflict
-from tests.bundles import samples
-from tests.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, begin, call, error_of
-from tests.bus.conftest import Host, wait_for
+from tests.support.bundles import samples
+from tests.support.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, begin, call, error_of
+from tests.support.bus.host import Host
+from tests.support.waiting import wait_for
 
 
 def test_job_shows_who_holds_it_up(host: Host) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from ksplicd.bus.drop_watch import Drops
-from tests.bundles import samples
-from tests.bus.calls import SIGNATURE
-from tests.bus.conftest import Host, wait_for
-from tests.bus.drops import drop, left, write
+from tests.support.bundles import samples
+from tests.support.bus.calls import SIGNATURE
+from tests.support.bus.drops import drop, left, write
+from tests.support.bus.host import Host
+from tests.support.waiting import wait_for
 
 QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
 

@@ -18,8 +18,8 @@ from ksplicd.bus.job import Job
 from ksplicd.bus.manager import Manager
 from ksplicd.bus.objects import Objects
 from ksplicd.bus.update import Update
-from tests.bundles import samples
-from tests.bus.conftest import Host
+from tests.support.bundles import samples
+from tests.support.bus.host import Host
 
 CALLS: Final = int(os.environ.get("KSPLICE_CALLS", "400"))
 SAFE: Final = {"org.freedesktop.DBus.Error", names.BUS_NAME + ".Error"}

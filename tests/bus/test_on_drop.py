@@ -4,11 +4,12 @@
 import signal
 import time
 
-from tests.bundles import samples
-from tests.bus.calls import BUNDLE, MANAGER, SIGNATURE
-from tests.bus.conftest import Host, wait_for
-from tests.bus.drops import NAME, drop, left, write
-from tests.unit.host.simulator import NO_MATCH
+from tests.support.bundles import samples
+from tests.support.bus.calls import BUNDLE, MANAGER, SIGNATURE
+from tests.support.bus.drops import NAME, drop, left, write
+from tests.support.bus.host import Host
+from tests.support.host.simulator import NO_MATCH
+from tests.support.waiting import wait_for
 
 
 def held_back(host: Host) -> tuple[str, str]:

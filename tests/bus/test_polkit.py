@@ -7,9 +7,9 @@ import pytest
 from gi.repository import Gio, GLib
 
 from ksplicd.errors import PermissionDeniedError
-from tests.bundles import samples
-from tests.bus.calls import BUNDLE, KID, MANAGER, SIGNATURE, call
-from tests.bus.conftest import Host
+from tests.support.bundles import samples
+from tests.support.bus.calls import BUNDLE, KID, MANAGER, SIGNATURE, call
+from tests.support.bus.host import Host
 
 
 def test_polkit_is_asked_with_the_arguments(host: Host) -> None:

@@ -16,9 +16,10 @@ from ksplicd.errors import (
     WrongKernelError,
 )
 from ksplicd.model import Kernel
-from tests.bundles import samples
-from tests.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, error_of
-from tests.bus.conftest import Host, wait_for
+from tests.support.bundles import samples
+from tests.support.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, error_of
+from tests.support.bus.host import Host
+from tests.support.waiting import wait_for
 
 
 def test_what_is_staged_is_described(host: Host) -> None:

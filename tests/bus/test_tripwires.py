@@ -14,11 +14,12 @@ import pytest
 from gi.repository import GLib
 
 from ksplicd.bus import names
-from tests.bundles import samples
-from tests.bus.calls import BUNDLE, KID, SIGNATURE
-from tests.bus.conftest import Host, wait_for
-from tests.bus.serve import DatagramListener
-from tests.netlink import SUPPRESSED, THE_HIT, message
+from tests.support.bundles import samples
+from tests.support.bus.calls import BUNDLE, KID, SIGNATURE
+from tests.support.bus.host import Host
+from tests.support.bus.serve import DatagramListener
+from tests.support.host.netlink import SUPPRESSED, THE_HIT, message
+from tests.support.waiting import wait_for
 
 CVES = samples.manifest().cves
 

@@ -32,7 +32,7 @@ from tests.coverage.changes import changed_files, diff_file
 from tests.coverage.guest import Trial, choose, modules_of
 from tests.coverage.objects import RememberingKbuild, SharedTree
 from tests.coverage.outcome import Book, FileResults, Outcome, Result
-from tests.slice import config_folder
+from tests.support.kernels.slice import config_folder
 
 _CHUNK: Final = 40
 """Files whose unpatched objects one make compiles together."""

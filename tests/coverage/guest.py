@@ -16,8 +16,8 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
-from tests.install import package_layer
-from tests.slice import throwaway_key
+from tests.support.guest.install import package_layer
+from tests.support.kernels.slice import throwaway_key
 
 A_GUEST: Final = 10
 """Updates that are tried before the guest is restored."""

@@ -31,12 +31,12 @@ from typing import Any, Final, TypeVar
 from ksplicd import minisign
 from ksplicd.errors import KspliceError
 from ksplicd.host.store.history import History, last_words, read_events, write_event
-from tests.bundles import samples
 from tests.faults import inject
 from tests.faults.inject import Fault
 from tests.faults.kernel import KERNEL, SysfsKernel
 from tests.faults.story import Machine, Stopped, Verb
-from tests.unit.host.simulator import Simulator
+from tests.support.bundles import samples
+from tests.support.host.simulator import Simulator
 
 _EVENT: Final = re.compile(r"{'time':[^{]*?'kid':'(\w*)','stage':'(\w+)'.*?'mismatch':{.*?}}")
 

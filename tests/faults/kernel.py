@@ -22,9 +22,9 @@ from typing import Any, Final
 from ksplicd.errors import InUseError, KspliceError, ModulePresentError, UnexpectedError
 from ksplicd.host.kernel.linux import LinuxKernel, SystemCalls
 from ksplicd.model import Kernel
-from tests.bundles import samples
 from tests.faults.inject import LIFT
-from tests.unit.host.simulator import Simulator
+from tests.support.bundles import samples
+from tests.support.host.simulator import Simulator
 
 KERNEL: Final = Kernel(
     release=platform.uname().release, build_id=samples.KERNEL.build_id, version="#1 SMP a test"

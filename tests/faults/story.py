@@ -20,12 +20,12 @@ from ksplicd.host.store.drop_dir import DropDir
 from ksplicd.host.store.history import History, write_event
 from ksplicd.host.store.store import Store
 from ksplicd.host.trust.keyring import Keyring
-from tests.bundles import samples
-from tests.bundles.samples import KID, OTHER_KID
 from tests.faults.inject import KILL, Fault
 from tests.faults.kernel import KERNEL, RemoteKernel
-from tests.unit.host.host import ALICE, ROOT
-from tests.unit.host.simulator import NO_MATCH, Simulator, StoppedClock
+from tests.support.bundles import samples
+from tests.support.bundles.samples import KID, OTHER_KID
+from tests.support.host.host import ALICE, ROOT
+from tests.support.host.simulator import NO_MATCH, Simulator, StoppedClock
 
 BUNDLE: Final = samples.bundle(kernel=KERNEL)
 OTHER: Final = samples.bundle(OTHER_KID, kernel=KERNEL)

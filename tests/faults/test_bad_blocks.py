@@ -15,9 +15,9 @@ from ksplicd.errors import StoreError
 from ksplicd.host.stages import Event
 from ksplicd.host.store.history import History, write_event
 from ksplicd.model import Stage
-from tests.bundles.samples import KID
 from tests.faults import inject
 from tests.faults.inject import Fault
+from tests.support.bundles.samples import KID
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 

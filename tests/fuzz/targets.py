@@ -38,13 +38,12 @@ from ksplicd.host.store.store import Store
 from ksplicd.host.trust.keyring import Keyring
 from ksplicd.manifest import read_manifest
 from ksplicd.modinfo import read_module_names
-from tests import netlink
-from tests.bundles import samples
-from tests.bundles.faults import bundle_of, good_files
-from tests.bundles.samples import KID
-from tests.unit.host.host import ALICE, ROOT
-from tests.unit.host.simulator import Simulator, StoppedClock
-from tests.unit.host.test_history import EVENT
+from tests.support.bundles import samples
+from tests.support.bundles.faults import bundle_of, good_files
+from tests.support.bundles.samples import KID
+from tests.support.host import netlink
+from tests.support.host.host import ALICE, EVENT, ROOT
+from tests.support.host.simulator import Simulator, StoppedClock
 
 _BLOCK: Final = 512
 _BUNDLE: Final = samples.bundle()

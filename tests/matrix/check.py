@@ -20,11 +20,11 @@ from ksplicd.lab.cache import Cache, digest_of, digest_of_file
 from ksplicd.lab.guest import RunningGuest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
-from tests import slice as sample
 from tests.matrix.machines import Place
-from tests.stock import next_kernel, of_flavour, stock_kernel
-from tests.vm import hand
-from tests.vm.old_code import CORE, OLD, UNITS, OldCode, match_units
+from tests.support.guest import hand
+from tests.support.guest.old_code import CORE, OLD, UNITS, OldCode, match_units
+from tests.support.kernels import slice as sample
+from tests.support.kernels.stock import next_kernel, of_flavour, stock_kernel
 
 _KID: Final = "matrix01"
 _MODULE: Final = "romfs"

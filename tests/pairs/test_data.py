@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pairs.pair import changed, compare, cut, kept, undefined
+from tests.support.objects.pair import changed, compare, cut, kept, undefined
 
 
 def names(symbols: object) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pairs.pair import PRELUDE, changed, compare
+from tests.support.objects.pair import PRELUDE, changed, compare
 
 WIDE = """
 static int table[3] = {1, 2, 3};

@@ -11,8 +11,8 @@ from ksplicd.create.objdiff import compare_objects
 from ksplicd.create.pipeline import notes_of
 from ksplicd.create.refusal import Refusal
 from ksplicd.errors import ElfError
-from tests.compile import SPLIT, compile_c
-from tests.pairs.pair import compare
+from tests.support.objects.compile import SPLIT, compile_c
+from tests.support.objects.pair import compare
 
 SOURCE = """
 struct inner {{ short low, high; {inner} }};

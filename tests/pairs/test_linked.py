@@ -9,8 +9,8 @@ from ksplicd.create.diff.unit import Difference, diff
 from ksplicd.create.objdiff import compare_objects
 from ksplicd.elf import Object, read_object
 from ksplicd.run import run
-from tests.compile import SPLIT, compile_c
-from tests.pairs.pair import PRELUDE, SIZES, changed, cut, undefined
+from tests.support.objects.compile import SPLIT, compile_c
+from tests.support.objects.pair import PRELUDE, SIZES, changed, cut, undefined
 
 ONCE = """
 static int count;

@@ -10,7 +10,7 @@ from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.run import run
-from tests.pairs.pair import FakeUnit, compare, cut, kept, undefined
+from tests.support.objects.pair import FakeUnit, compare, cut, kept, undefined
 
 SOURCE = """
 static int counter;

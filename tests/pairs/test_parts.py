@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from tests.pairs.pair import changed, compare, cut, kept, undefined
+from tests.support.objects.pair import changed, compare, cut, kept, undefined
 
 COLD = """
 __attribute__((cold)) noinline void report(int x) {{ printk("cold %d", x); }}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ksplicd.errors import UnsupportedChangeError
-from tests.pairs.pair import changed, compare, cut, kept, undefined
+from tests.support.objects.pair import changed, compare, cut, kept, undefined
 
 SCHED = """
 #define sched __attribute__((section(".sched.text"), __noinline__))

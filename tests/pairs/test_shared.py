@@ -17,7 +17,7 @@ from ksplicd.create.new_code.model import Anchored, NewCode
 from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL
 from ksplicd.run import run
-from tests.pairs.pair import SIZES, FakeUnit, changed, compare, undefined
+from tests.support.objects.pair import SIZES, FakeUnit, changed, compare, undefined
 
 HELPER = """
 int fresh_count = 3;

@@ -20,7 +20,7 @@ from tests.coverage.__main__ import find_kernel
 from tests.same.compare import differences, has_other_words
 from tests.same.inputs import find_fixes, make_pairs
 from tests.same.states import Result, Workplace
-from tests.slice import config_folder
+from tests.support.kernels.slice import config_folder
 
 FOLDERS = (
     "net/ipv4", "fs", "kernel", "net/core", "mm", "fs/ext4", "kernel/bpf", "net/sched",

@@ -16,7 +16,7 @@ from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
 from tests.soak.run import KINDS, Soak, make
-from tests.stock import stock_kernel
+from tests.support.kernels.stock import stock_kernel
 
 ROUNDS: Final = 5
 

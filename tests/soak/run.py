@@ -14,8 +14,8 @@ from ksplicd import bundle
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import RunningGuest
-from tests import slice as sample
-from tests.vm.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
+from tests.support.guest.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
+from tests.support.kernels import slice as sample
 
 HERE: Final = Path(__file__).parent
 KINDS: Final = ("net", "file", "call")

@@ -24,8 +24,8 @@ from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.debian import KernelPackages, KernelSource
 from ksplicd.run import run_any
-from tests.slice import config_folder
-from tests.stock import VERSION, next_kernel, stock_kernel
+from tests.support.kernels.slice import config_folder
+from tests.support.kernels.stock import VERSION, next_kernel, stock_kernel
 
 ROOT: Final = Path(__file__).parent.parent.parent
 SCRIPTS: Final = tuple(

@@ -17,8 +17,8 @@ from ksplicd import bundle
 from ksplicd.errors import BadBundleError
 from ksplicd.manifest import read_manifest, write_manifest
 from ksplicd.model import FileDigest, Kernel, Manifest, PatchedFunction, Target
-from tests.bundles import samples
-from tests.bundles.samples import KID
+from tests.support.bundles import samples
+from tests.support.bundles.samples import KID
 
 PACKED = samples.bundle()
 TEXT = write_manifest(bundle.unpack(PACKED).manifest)

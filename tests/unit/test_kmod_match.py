@@ -11,10 +11,10 @@ from typing import Final
 import pytest
 
 from ksplicd.create.old_code.sites import SiteKind
-from tests.kmod.made_up import ADDRESSES, Part, memory, tables
-from tests.kmod.program import build, match
-from tests.mutate import mutate_tables
-from tests.oracle import Memory, Verdict, judge
+from tests.support.kmod.made_up import ADDRESSES, Part, memory, tables
+from tests.support.kmod.program import build, match
+from tests.support.old_code.mutate import mutate_tables
+from tests.support.old_code.oracle import Memory, Verdict, judge
 
 MUTATIONS: Final = int(os.environ.get("KSPLICE_MUTATIONS", "2000"))
 SEED: Final = os.environ.get("KSPLICE_SEED", "kmod")

@@ -7,8 +7,8 @@ import pytest
 
 from ksplicd.create.old_code.sites import SiteKind
 from ksplicd.create.old_code.tables import FUNC, HEADER, MAGIC, RELOC, SITE, SYM, VERSION
-from tests.mutate import mutate_tables
-from tests.oracle import Memory, Verdict, judge, read_symbols
+from tests.support.old_code.mutate import mutate_tables
+from tests.support.old_code.oracle import Memory, Verdict, judge, read_symbols
 
 CALLER, CALLEE = 0xFFFFFFFF81000000, 0xFFFFFFFF81000100
 PC32 = 2

@@ -16,11 +16,11 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import Snapshot, take_snapshot
-from tests import slice as sample
-from tests.install import package_layer
-from tests.stock import stock_kernel
-from tests.vm.golden import check_log
-from tests.vm.maker import Maker
+from tests.support.guest.golden import check_log
+from tests.support.guest.install import package_layer
+from tests.support.guest.maker import Maker
+from tests.support.kernels import slice as sample
+from tests.support.kernels.stock import stock_kernel
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,9 +16,16 @@ from ksplicd import bundle
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from tests.vm.golden import told
-from tests.vm.hand import PATIENCE, Update, has_complaint, is_clean, make_bundle, write_patch
-from tests.vm.maker import ASK, FIRST, Host, Maker
+from tests.support.guest.golden import told
+from tests.support.guest.hand import (
+    PATIENCE,
+    Update,
+    has_complaint,
+    is_clean,
+    make_bundle,
+    write_patch,
+)
+from tests.support.guest.maker import ASK, FIRST, Host, Maker
 
 KID = "beside01"
 FUNCTION = "do_fcntl"
@@ -27,7 +34,7 @@ COMPARED = "send_sigio"
 TRACING = "/sys/kernel/tracing"
 BEFORE, AFTER = "0\n", "16\n"
 """What a call of the function says."""
-NEIGHBOUR = Path(__file__).with_name("neighbour.py")
+NEIGHBOUR = Path(__file__).parents[1] / "support/guest/neighbour.py"
 
 MATCHED = "ksplice_beside01: vmlinux: N functions, N bytes match, N us\n"
 GOLDEN = f"""\

@@ -28,8 +28,8 @@ from ksplicd.errors import (
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.run import run
-from tests import slice as sample
-from tests.vm.hand import Edit, write_patch
+from tests.support.guest.hand import Edit, write_patch
+from tests.support.kernels import slice as sample
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
-from tests.vm.blocker import BLOCKER
-from tests.vm.installed import BUS, KID, MANAGER, NAME, Host, Signed, signed_fix
+from tests.support.guest.blocker import BLOCKER
+from tests.support.guest.installed import BUS, KID, MANAGER, NAME, Host, Signed, signed_fix
 
 LISTENER: Final = f"""\
 import select, time

@@ -18,11 +18,11 @@ import pytest
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from ksplicd.run import run
-from tests import slice as sample
-from tests.vm.hand import has_complaint
-from tests.vm.installed import KID, NAME, Host, Signed, signed_fix
+from tests.support.guest.hand import has_complaint
+from tests.support.guest.installed import KID, NAME, Host, Signed, signed_fix
+from tests.support.kernels import slice as sample
 
-SHIM: Final = Path(__file__).with_name("shim.c")
+SHIM: Final = Path(__file__).parents[1] / "support/guest/shim.c"
 CONTROL: Final = "/etc/ksplicd/fault"
 DROP_IN: Final = "/run/systemd/system/ksplicd.service.d/fault.conf"
 PRELOAD: Final = b"[Service]\nEnvironment=LD_PRELOAD=/usr/lib/shim.so\nRestart=no\n"

@@ -20,7 +20,7 @@ import pytest
 from ksplicd.errors import GuestPanicError, LabError
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.snapshot import Snapshot
-from tests.stock import RELEASE
+from tests.support.kernels.stock import RELEASE
 
 T = TypeVar("T")
 

@@ -2,8 +2,9 @@
 """Updates that are wrong on purpose: the kernel part refuses them, without a fault, by itself.
 
 Nobody checks a digest or a signature here: the modules of a real update are damaged and loaded.
-What must become of each is told by ``tests.oracle`` from the guest's memory.  ``make fuzz-kernel``
-tries many more; a seed that was wrong once says so in the failure and can be given again.
+What must become of each is told by ``tests.support.old_code.oracle`` from the guest's memory.
+``make fuzz-kernel`` tries many more; a seed that was wrong once says so in the failure and can be
+given again.
 """
 
 import os
@@ -24,22 +25,17 @@ from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
 from ksplicd.model import new_module, old_module
-from tests import slice as sample
-from tests.blob import Blob
-from tests.mutate import mutate_new_code, mutate_tables
-from tests.oracle import Verdict, judge
-from tests.stock import next_kernel, stock_kernel
-from tests.vm.hand import Edit, has_complaint, is_clean, make_bundle, write_patch
-from tests.vm.test_modules import ROMFS
-from tests.vm.victim import Damage, Outcome, Victim
+from tests.support.guest.hand import has_complaint, is_clean
+from tests.support.guest.hostile import KID, MUTATIONS, made
+from tests.support.guest.victim import Damage, Outcome, Victim
+from tests.support.kernels.stock import next_kernel, stock_kernel
+from tests.support.old_code.blob import Blob
+from tests.support.old_code.mutate import mutate_new_code, mutate_tables
+from tests.support.old_code.oracle import Verdict, judge
 
-KID: Final = "hostile1"
+__all__ = ["made"]
+
 TARGETS: Final = ("vmlinux", "romfs")
-TSC: Final = Edit(
-    "arch/x86/kernel/process.c", "val = PR_TSC_SIGSEGV;", "val = PR_TSC_SIGSEGV | 64;"
-)
-"""In a unit with patch sites of each kind."""
-MUTATIONS: Final = int(os.environ.get("KSPLICE_MUTATIONS", "100"))
 SEED: Final = os.environ.get("KSPLICE_SEED", "2011")
 LATE: Final = max(30, MUTATIONS // 4)
 CHUNK: Final = 100
@@ -72,20 +68,6 @@ def guest(lab_cache: Cache, kernel: KernelPackages) -> Iterator[Guest]:
     machine = Machine(image=image, accelerator=probe_accelerator(lab_cache, image.kernel))
     with Guest(take_snapshot(lab_cache, machine)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def made(
-    lab_cache: Cache, kernel: KernelPackages, tmp_path_factory: pytest.TempPathFactory
-) -> bundle.Bundle:
-    fix = sample.FCNTL if kernel.version == stock_kernel(lab_cache).version else sample.DCACHE
-    folder = tmp_path_factory.mktemp("hostile")
-    tree = sample.source_tree(lab_cache, kernel)
-    patches = [
-        write_patch(tree, folder / "edits.patch", ROMFS, TSC),
-        sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file]),
-    ]
-    return make_bundle(lab_cache, kernel, KID, patches)
 
 
 @pytest.fixture

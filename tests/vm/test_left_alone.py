@@ -8,10 +8,10 @@ import pytest
 
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from tests.vm.blocker import BLOCKER
-from tests.vm.foreign import FOREIGN, REMOVE_FOREIGN, build_module
-from tests.vm.hand import PATIENCE, Update, is_clean
-from tests.vm.test_modules import NEW, OLD, altered, edits, fix, insmod, made, mount, update
+from tests.support.guest.blocker import BLOCKER
+from tests.support.guest.foreign import FOREIGN, REMOVE_FOREIGN, build_module
+from tests.support.guest.hand import PATIENCE, Update, is_clean
+from tests.support.guest.modules import NEW, OLD, altered, edits, fix, insmod, made, mount, update
 
 __all__ = ["altered", "edits", "fix", "made", "update"]
 

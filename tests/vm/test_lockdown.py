@@ -21,10 +21,10 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.qemu import Machine
 from ksplicd.lab.snapshot import Snapshot, take_snapshot
 from ksplicd.run import run
-from tests import slice as sample
-from tests.install import package_layer
-from tests.vm.hand import PATIENCE, has_complaint, is_clean, write_patch
-from tests.vm.maker import FIRST, Host, Maker
+from tests.support.guest.hand import PATIENCE, has_complaint, is_clean, write_patch
+from tests.support.guest.install import package_layer
+from tests.support.guest.maker import FIRST, Host, Maker
+from tests.support.kernels import slice as sample
 
 KID = "lockdown"
 MARK = b"~Module signature appended~\n"

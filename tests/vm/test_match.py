@@ -5,8 +5,7 @@ The old code is that of a dozen of the kernel's own units, compiled here.
 """
 
 import struct
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,26 @@ from ksplicd.create.old_code.sites import SiteKind
 from ksplicd.create.old_code.tables import REF_BYTES, REF_SYM, SYM, OldUnit, write_old_code
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.lab.cache import Cache
-from ksplicd.lab.guest import Guest, RunningGuest
+from ksplicd.lab.guest import Guest
 from ksplicd.lab.qemu import Machine
-from tests.blob import Blob, Function, Reloc, Site
-from tests.stock import stock_kernel
-from tests.vm.hand import booted
-from tests.vm.old_code import CORE, OLD, UNITS, OldCode, match_units
+from tests.support.guest.hand import booted
+from tests.support.guest.matching import (
+    Damage,
+    assert_matches,
+    change_replacements,
+    change_site,
+    load_core,
+    match,
+    mismatch,
+    move_jump_labels,
+    move_static_call_keys,
+    state,
+)
+from tests.support.guest.old_code import CORE, OLD, UNITS, OldCode, match_units
+from tests.support.kernels.stock import stock_kernel
+from tests.support.old_code.blob import Blob, Function, Reloc
 
 pytestmark = pytest.mark.usefixtures("golden_log")
-
-STATE = f"/sys/module/{CORE}/ksplice"
 
 
 @pytest.fixture(scope="session")
@@ -39,40 +48,6 @@ def update(
     units, symbols, headers = old_units
     tables = write_old_code("vmlinux", units, symbols)
     return OldCode(tmp_path_factory.mktemp("update"), headers, tables)
-
-
-def load_core(guest: RunningGuest, update: OldCode) -> None:
-    guest.put("/root/core.ko", update.core)
-    guest.run("insmod /root/core.ko")
-
-
-def match(guest: RunningGuest, old: bytes) -> int:
-    """Load an old-code module; return insmod's exit status."""
-    guest.put("/root/old.ko", old)
-    return guest.run("insmod /root/old.ko", check=False).status
-
-
-def state(guest: RunningGuest, name: str) -> str:
-    return guest.run(["cat", f"{STATE}/{name}"]).out.strip()
-
-
-def mismatch(guest: RunningGuest) -> dict[str, str]:
-    """Return the mismatch's keys and values."""
-    return dict(word.split("=", 1) for word in state(guest, "mismatch").split())
-
-
-def assert_matches(guest: RunningGuest, update: OldCode) -> None:
-    load_core(guest, update)
-    assert match(guest, update.old) == 0, state(guest, "mismatch")
-    assert state(guest, "abort_cause") == "ok"
-    assert state(guest, "mismatch") == ""
-    assert state(guest, "stage") == "preparing"
-    target, functions, size, took = state(guest, "matched").split()
-    blob = Blob(update.tables)
-    assert (target, int(functions)) == ("vmlinux", blob.nr_funcs)
-    assert int(size) == sum(len(f.code) for f in blob.functions())
-    assert "Call Trace" not in guest.kernel_log()
-    sys.stdout.write(f"{functions} functions, {blob.nr_syms} symbols: {int(took) / 1000:.1f} ms\n")
 
 
 def test_enough_is_compared(update: OldCode) -> None:
@@ -117,15 +92,8 @@ def test_other_machines_match(
 # --- what must not match ------------------------------------------------------------------------
 
 
-Damage = Callable[[Blob], None]
-
-
 def outside_sites(f: Function) -> Iterator[Reloc]:
     return (r for r in f.relocs if not any(0 <= r.offset - s.offset < s.size for s in f.sites))
-
-
-def of_kind(blob: Blob, kind: SiteKind) -> Iterator[tuple[Function, Site]]:
-    return ((f, s) for f in blob.functions() for s in f.sites if s.kind == kind)
 
 
 def move_reference(blob: Blob) -> None:
@@ -144,30 +112,6 @@ def move_call(blob: Blob) -> None:
 def change_string(blob: Blob) -> None:
     string = next(r for f in blob.functions() for r in outside_sites(f) if r.kind == REF_BYTES)
     blob.data[string.ref] ^= 1
-
-
-def move_jump_labels(blob: Blob) -> None:
-    """All of them, since only those that jump now can be told."""
-    for _, s in of_kind(blob, SiteKind.JUMP_LABEL):
-        blob.set_addend(s, s.addend + 1)
-
-
-def change_replacements(blob: Blob) -> None:
-    for at in {s.alt for _, s in of_kind(blob, SiteKind.ALT) if s.alt_size}:
-        blob.data[at] ^= 1
-
-
-def move_static_call_keys(blob: Blob) -> None:
-    for _, s in of_kind(blob, SiteKind.STATIC_CALL):
-        blob.set_addend(s, s.addend + 8)
-
-
-def change_site(kind: SiteKind) -> Damage:
-    def damage(blob: Blob) -> None:
-        for f, s in of_kind(blob, kind):
-            blob.data[f.at + s.offset] ^= 0x10
-
-    return damage
 
 
 @pytest.mark.parametrize(

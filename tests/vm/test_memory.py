@@ -22,12 +22,12 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.model import new_module, old_module
-from tests.stock import stock_kernel
-from tests.vm.foreign import build_module
-from tests.vm.hand import Update, is_clean, make_bundle, write_patch
-from tests.vm.maker import ASK, FIRST
-from tests.vm.test_hostile import KID, MUTATIONS, made
-from tests.vm.test_redirect import BOOL, EXIT, POINTER
+from tests.support.guest.foreign import build_module
+from tests.support.guest.hand import Update, is_clean, make_bundle, write_patch
+from tests.support.guest.hostile import KID, MUTATIONS, made
+from tests.support.guest.maker import ASK, FIRST
+from tests.support.guest.redirected import BOOL, EXIT, POINTER
+from tests.support.kernels.stock import stock_kernel
 
 __all__ = ["made"]
 

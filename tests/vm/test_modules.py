@@ -6,21 +6,16 @@ returns, and a real fix in vmlinux, all at once.
 """
 
 import json
-import struct
 import time
 from pathlib import Path
 
 import pytest
 
-from ksplicd import bundle
-from ksplicd.create.stock.module import find_stock_module
-from ksplicd.elf import read_object
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from tests import slice as sample
-from tests.vm.foreign import build_module
-from tests.vm.hand import (
+from tests.support.guest.foreign import build_module
+from tests.support.guest.hand import (
     PATIENCE,
     Edit,
     Update,
@@ -28,17 +23,25 @@ from tests.vm.hand import (
     make_bundle,
     write_patch,
 )
+from tests.support.guest.modules import (
+    KID,
+    MOUNT,
+    NEW,
+    OLD,
+    ROMFS,
+    altered,
+    edits,
+    fix,
+    insmod,
+    made,
+    mount,
+    update,
+)
+from tests.support.kernels import slice as sample
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
-KID = "modules1"
-ROMFS = Edit("fs/romfs/super.c", "inval:\n\tret = -EINVAL;", "inval:\n\tret = -EUCLEAN;")
-VFAT = Edit(
-    "fs/fat/namei_vfat.c",
-    "return fat_fill_super(sb, data, silent, 1, setup);",
-    "return fat_fill_super(sb, data, silent, 1, setup) ? -EUCLEAN : 0;",
-)
-OLD, NEW = "Invalid argument", "Structure needs cleaning"
+__all__ = ["altered", "edits", "fix", "made", "update"]
 
 HOOK = """\
 #include <ksplice-patch.h>
@@ -61,83 +64,12 @@ SLOW = (
 )
 """A mount waits as long as kernel.overflowgid is 7777."""
 
-MOUNT = """\
-import ctypes, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-for name in sys.argv[1:]:
-    assert libc.mount(b"/dev/loop0", b"/mnt", name.encode(), 1, None) == -1
-    print(os.strerror(ctypes.get_errno()))
-"""
-
-
-@pytest.fixture(scope="session")
-def fix() -> sample.Fix:
-    """The fix of vmlinux that goes with the modules' changes."""
-    return sample.FCNTL
-
-
-@pytest.fixture(scope="session")
-def edits() -> tuple[Edit, ...]:
-    return ROMFS, VFAT
-
-
-@pytest.fixture(scope="session")
-def made(
-    lab_cache: Cache,
-    kernel: KernelPackages,
-    fix: sample.Fix,
-    edits: tuple[Edit, ...],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> bundle.Bundle:
-    folder = tmp_path_factory.mktemp("modules")
-    tree = sample.source_tree(lab_cache, kernel)
-    patches = [
-        write_patch(tree, folder / "modules.patch", *edits),
-        sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file]),
-    ]
-    return make_bundle(lab_cache, kernel, KID, patches)
-
-
-@pytest.fixture
-def update(guest: Guest, made: bundle.Bundle, fix: sample.Fix) -> Update:
-    guest.put("/root/mount.py", MOUNT.encode())
-    guest.put("/root/reproducer.py", fix.reproducer.encode())
-    guest.run("truncate -s 64k /root/rubbish; modprobe loop; losetup /dev/loop0 /root/rubbish")
-    return Update(guest, made)
-
-
-def mount(guest: Guest, *names: str) -> list[str]:
-    """Try to mount rubbish; return what the kernel says, which loads the file systems."""
-    return guest.run(["python3", "/root/mount.py", *names]).out.splitlines()
-
 
 def is_fixed(guest: Guest, fix: sample.Fix) -> bool:
     """Tell whether vmlinux has the fix."""
     said = guest.run(["python3", "/root/reproducer.py"]).out
     assert said.startswith((fix.before, fix.after))
     return said.startswith(fix.after)
-
-
-def insmod(guest: Guest, ko: bytes) -> bool:
-    """Load a module in one try; tell whether the kernel took it."""
-    guest.put("/root/altered.ko", ko)
-    return guest.run("insmod /root/altered.ko", check=False).status == 0
-
-
-@pytest.fixture(scope="session")
-def altered(kernel: KernelPackages) -> bytes:
-    """Return romfs with another magic number in a function that the update leaves alone."""
-    data = find_stock_module(kernel.modules(), "romfs")
-    functions = read_object(data, "romfs.ko").functions()
-    statfs = next(s for s in functions if s.name == "romfs_statfs")
-    assert statfs.section is not None
-    code = bytes(statfs.section.data[statfs.value : statfs.value + statfs.size])
-    magic = struct.pack("<I", 0x7275)  # ROMFS_MAGIC, include/uapi/linux/magic.h
-    assert (data.count(code), code.count(magic)) == (1, 1)
-    # struct module_signature and the words behind it; without a signature the module is taken
-    (size,) = struct.unpack(">I", data[-32:-28])
-    data = data[: -40 - size]
-    return data.replace(code, code.replace(magic, struct.pack("<I", 0x7276)))
 
 
 def test_loaded_targets_and_vmlinux_at_once(guest: Guest, update: Update, fix: sample.Fix) -> None:

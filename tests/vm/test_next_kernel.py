@@ -22,12 +22,8 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
-from tests import slice as sample
-from tests.blob import Blob
-from tests.stock import next_kernel
-from tests.vm.hand import Edit, Update, booted, is_clean, make_bundle
-from tests.vm.old_code import UNITS, OldCode, match_units
-from tests.vm.test_match import (
+from tests.support.guest.hand import Edit, Update, booted, is_clean, make_bundle
+from tests.support.guest.matching import (
     Damage,
     assert_matches,
     change_replacements,
@@ -39,16 +35,17 @@ from tests.vm.test_match import (
     move_static_call_keys,
     state,
 )
+from tests.support.guest.modules import ROMFS, altered, made, update
+from tests.support.guest.old_code import UNITS, OldCode, match_units
+from tests.support.kernels import slice as sample
+from tests.support.kernels.stock import next_kernel
+from tests.support.old_code.blob import Blob
 from tests.vm.test_modules import (
-    ROMFS,
-    altered,
-    made,
     test_altered_module_is_left_unpatched_by_policy,
     test_altered_module_is_refused_later,
     test_changed_between_match_and_patch,
     test_loaded_later_unloaded_and_loaded_again,
     test_loaded_targets_and_vmlinux_at_once,
-    update,
 )
 
 pytestmark = pytest.mark.usefixtures("golden_log")

@@ -11,7 +11,7 @@ import pytest
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
-from tests.vm.installed import KID, MANAGER, NAME, Host, Signed, signed_fix
+from tests.support.guest.installed import KID, MANAGER, NAME, Host, Signed, signed_fix
 
 WAITING = f"journalctl -b -o cat --no-pager MESSAGE_ID={Outcome.WAITING.value}"
 

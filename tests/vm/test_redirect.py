@@ -11,31 +11,15 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.model import old_module
-from tests import slice as sample
-from tests.vm.blocker import BLOCKER
-from tests.vm.foreign import FOREIGN, PROBE, build_module
-from tests.vm.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
-from tests.vm.maker import FIRST
+from tests.support.guest.blocker import BLOCKER
+from tests.support.guest.foreign import FOREIGN, PROBE, build_module
+from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
+from tests.support.guest.maker import FIRST
+from tests.support.guest.redirected import BOOL, EXIT, POINTER
+from tests.support.kernels import slice as sample
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
-# No function of lib/ has fentry; this one is called from everywhere.
-BOOL = Edit("lib/kstrtox.c", "\tcase 'y':\n", "\tcase 'x':\n\tcase 'y':\n")
-EXIT = Edit(
-    "fs/romfs/super.c",
-    "static void __exit exit_romfs_fs(void)\n{\n",
-    'static void __exit exit_romfs_fs(void)\n{\n\tprintk("romfs: the new way out\\n");\n',
-)
-# Pipes have no fsync; here they get one, which waits as long as kernel.overflowgid is 7777.
-TABLE = "const struct file_operations pipefifo_fops = {\n"
-POINTER = Edit(
-    "fs/pipe.c",
-    TABLE,
-    "#include <linux/delay.h>\n#include <linux/highuid.h>\n"
-    "static int pipe_fsync(struct file *file, loff_t start, loff_t end, int datasync)\n"
-    f"{{\n\twhile (overflowgid == 7777)\n\t\tmsleep(50);\n\treturn -EUCLEAN;\n}}\n{TABLE}"
-    "\t.fsync = pipe_fsync,\n",
-)
 SYNC = """\
 import os
 r, w = os.pipe()

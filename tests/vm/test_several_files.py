@@ -8,7 +8,7 @@ import pytest
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from tests.vm.hand import Edit, Update, is_clean, make_bundle, write_patch
+from tests.support.guest.hand import Edit, Update, is_clean, make_bundle, write_patch
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 

@@ -11,10 +11,10 @@ from ksplicd import bundle
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from tests import slice as sample
 from tests.coverage.changes import split_hunks
-from tests.vm.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
-from tests.vm.shadows import count_shadows
+from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
+from tests.support.guest.shadows import count_shadows
+from tests.support.kernels import slice as sample
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from tests.soak.run import Soak, make
-from tests.stock import stock_kernel
+from tests.support.kernels.stock import stock_kernel
 
 CYCLES, ROUNDS = 6, 3
 

@@ -13,9 +13,9 @@ from ksplicd import bundle
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.guest import Guest, RunningGuest
 from ksplicd.model import core_module, new_module
-from tests.vm.blocker import BLOCKER
-from tests.vm.hand import PATIENCE, Edit, Update, is_clean
-from tests.vm.maker import FIRST, Host, Maker
+from tests.support.guest.blocker import BLOCKER
+from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean
+from tests.support.guest.maker import FIRST, Host, Maker
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 

@@ -15,10 +15,10 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import take_snapshot
-from tests import slice as sample
-from tests.stock import next_kernel, stock_kernel
-from tests.vm.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
-from tests.vm.tmpfile import CVE, INCLUDE, PLACE, exploit, prepare, tmpfile_edits
+from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
+from tests.support.guest.tmpfile import CVE, INCLUDE, PLACE, exploit, prepare, tmpfile_edits
+from tests.support.kernels import slice as sample
+from tests.support.kernels.stock import next_kernel, stock_kernel
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 

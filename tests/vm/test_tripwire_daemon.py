@@ -12,12 +12,12 @@ import pytest
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
-from tests import netlink
-from tests import slice as sample
-from tests.stock import stock_kernel
-from tests.vm.hand import has_complaint, write_patch
-from tests.vm.installed import MANAGER, NAME, Host, Signed
-from tests.vm.tmpfile import CVE, EXPLOIT, PLACE, exploit, prepare, tmpfile_edits
+from tests.support.guest.hand import has_complaint, write_patch
+from tests.support.guest.installed import MANAGER, NAME, Host, Signed
+from tests.support.guest.tmpfile import CVE, EXPLOIT, PLACE, exploit, prepare, tmpfile_edits
+from tests.support.host import netlink
+from tests.support.kernels import slice as sample
+from tests.support.kernels.stock import stock_kernel
 
 KID: Final = "wired001"
 NETLINK_GENERIC: Final = 16

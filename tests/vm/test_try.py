@@ -11,8 +11,8 @@ from ksplicd import bundle
 from ksplicd.cli.main import main
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
-from tests import slice as sample
-from tests.vm.hand import Edit, make_bundle, write_patch
+from tests.support.guest.hand import Edit, make_bundle, write_patch
+from tests.support.kernels import slice as sample
 
 KID = "tried001"
 WARNS = Edit(

@@ -17,11 +17,11 @@ from ksplicd.elf import Object, read_object, write_object
 from ksplicd.errors import ERROR_PREFIX
 from ksplicd.lab.guest import Guest
 from ksplicd.model import core_module, new_module
-from tests.blob import Blob
-from tests.vm.foreign import ADD_FOREIGN, FOREIGN, REMOVE_FOREIGN, build_module
-from tests.vm.hand import PATIENCE, Edit, Update, is_clean
-from tests.vm.maker import ASK, FIRST, GETFD, Host, Maker
-from tests.vm.test_modules import ROMFS
+from tests.support.guest.foreign import ADD_FOREIGN, FOREIGN, REMOVE_FOREIGN, build_module
+from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean
+from tests.support.guest.maker import ASK, FIRST, GETFD, Host, Maker
+from tests.support.guest.modules import ROMFS
+from tests.support.old_code.blob import Blob
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.guest import Guest
-from tests.vm.hand import PATIENCE, Edit, is_clean
-from tests.vm.maker import GETFD, Host, Maker
+from tests.support.guest.hand import PATIENCE, Edit, is_clean
+from tests.support.guest.maker import GETFD, Host, Maker
 
 KID = "warns001"
 MM = "#include <linux/mm.h>\n"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The door to a kernel: what the host half needs of one, and what it is told there.
 
-kernel.py has the running kernel behind it, tests/unit/host/simulator.py another.  The door knows
+kernel.py has the running kernel behind it, tests/support/host/simulator.py another.  The door knows
 names and errnos, not updates: what to load, when, and what a failure means for an update is the
 engine's.
 """

@@ -1,90 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The runner over a simulated kernel, without a bus."""
 
-from collections.abc import Coroutine
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
-from gi.repository import GLib
-
-from ksplicd.bus.coroutines import Wait, Worker, sleep, spawn
+from ksplicd.bus.coroutines import Wait, Worker, sleep
 from ksplicd.bus.job import DONE
-from ksplicd.bus.objects import Objects
-from ksplicd.bus.polkit import Polkit
 from ksplicd.bus.runner import Runner
 from ksplicd.config import Settings
 from ksplicd.errors import InUseError
-from ksplicd.host.engine import Engine
 from ksplicd.host.kernel.door import LivepatchState
-from ksplicd.host.report.journal import Entry
-from ksplicd.host.stages import DAEMON, Actor, Direction, Reconciliation, UpdateInfo
+from ksplicd.host.stages import DAEMON, Direction
 from ksplicd.model import Stage
-from tests.bundles import samples
-from tests.unit.host.host import CORE, NEW, OLD, ROOT, Host
-from tests.unit.host.simulator import Simulator
-
-
-class NoJournal:
-    def write(self, entry: Entry) -> None:
-        pass
-
-
-class Shown:
-    """Stands for ``Objects``: what is on the bus."""
-
-    def __init__(self) -> None:
-        self.paths: set[str] = set()
-        self.refresh_all: object = None
-
-    def add(self, path: str, _subject: object) -> None:
-        self.paths.add(path)
-
-    def remove(self, path: str) -> None:
-        self.paths.remove(path)
-
-
-@dataclass(eq=False, repr=False)
-class CountingEngine(Engine):
-    lists: int = field(default=0, init=False)
-    reconciled: int = field(default=0, init=False)
-
-    def list_updates(self) -> list[UpdateInfo]:
-        self.lists += 1
-        return super().list_updates()
-
-    def reconcile(self, actor: Actor = DAEMON) -> Reconciliation:
-        self.reconciled += 1
-        return super().reconcile(actor)
-
-
-def run(coroutine: Coroutine[Any, None, None]) -> None:
-    """Run the loop until the coroutine has ended and nothing else is to be done."""
-    loop, ended = GLib.MainLoop(), Future[None]()
-
-    async def main() -> None:
-        try:
-            await coroutine
-            ended.set_result(None)
-        except Exception as e:
-            ended.set_exception(e)
-        loop.quit()
-
-    spawn(main())
-    loop.run()
-    ended.result()
-
-
-def make_runner(
-    host: Host, shown: Shown, worker: Worker, kind: type[CountingEngine] = CountingEngine
-) -> tuple[Runner, CountingEngine]:
-    parts = vars(host.new_engine())
-    names = ("store", "kernel", "keyring", "settings", "clock", "owner")
-    engine = kind(**{name: parts[name] for name in names})
-    modules = host.root / "modules"
-    polkit = cast(Polkit, None)
-    return Runner(engine, worker, cast(Objects, shown), polkit, NoJournal(), modules), engine
+from tests.support.bundles import samples
+from tests.support.bus.loop import run
+from tests.support.bus.runner import Shown, make_runner, wait_for_stage
+from tests.support.host.host import CORE, NEW, OLD, ROOT, Host
+from tests.support.host.simulator import Simulator
 
 
 def test_many_new_updates_are_listed_a_few_times(tmp_path: Path) -> None:
@@ -179,14 +110,6 @@ def superseding(folder: Path, worker: Worker) -> tuple[Host, Runner]:
     host.stage(samples.bundle(samples.OTHER_KID, replaces=(samples.KID,)))
     runner, _ = make_runner(host, Shown(), worker)
     return host, runner
-
-
-async def wait_for_stage(runner: Runner, kid: str, stage: Stage) -> None:
-    for _ in range(2000):
-        if (await runner.get_update(kid)).stage is stage:
-            return
-        await sleep(0.01)
-    raise AssertionError(f"{kid} is not {stage}")
 
 
 def test_what_is_superseded_is_taken_out_at_the_second_try(tmp_path: Path) -> None:

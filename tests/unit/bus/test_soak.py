@@ -10,9 +10,10 @@ from ksplicd.errors import StoreError
 from ksplicd.host.kernel.kmsg import Complaint
 from ksplicd.host.stages import Direction, Transition
 from ksplicd.model import Stage
-from tests.bundles import samples
-from tests.unit.bus.test_runner import CountingEngine, Shown, make_runner, run, wait_for_stage
-from tests.unit.host.host import NEW, ROOT, Host
+from tests.support.bundles import samples
+from tests.support.bus.loop import run
+from tests.support.bus.runner import CountingEngine, Shown, make_runner, wait_for_stage
+from tests.support.host.host import NEW, ROOT, Host
 
 
 class LateEngine(CountingEngine):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import threading
-from collections.abc import Coroutine, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from gi.repository import GLib
 
 from ksplicd.bus import coroutines
+from tests.support.bus.loop import run
 
 
 @pytest.fixture
@@ -14,24 +14,6 @@ def worker() -> Iterator[coroutines.Worker]:
     worker = coroutines.Worker()
     yield worker
     worker.stop()
-
-
-def run(coroutine: Coroutine[Any, None, None]) -> None:
-    """Run a loop until ``coroutine`` has ended."""
-    loop = GLib.MainLoop()
-    errors = []
-
-    async def whole() -> None:
-        try:
-            await coroutine
-        except Exception as e:
-            errors.append(e)
-        GLib.idle_add(loop.quit)
-
-    coroutines.spawn(whole())
-    loop.run()
-    if errors:
-        raise errors[0]
 
 
 def test_worker_has_its_own_thread_and_the_coroutine_stays_in_ours(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ksplicd.bus import coroutines
 from ksplicd.bus.stage_watch import StageWatch
-from tests.unit.bus.test_tasks import run
+from tests.support.bus.loop import run
 
 
 def test_timer_starts_quick_and_becomes_slow(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from ksplicd.cli.main import main
 from ksplicd.elf import read_object
 from ksplicd.elf.model import STB_GLOBAL
 from ksplicd.run import run
-from tests.compile import KERNEL_LIKE, SPLIT, compile_c
+from tests.support.objects.compile import KERNEL_LIKE, SPLIT, compile_c
 
 SOURCE = """
 extern int printk(const char *, ...);

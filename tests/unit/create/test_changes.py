@@ -12,7 +12,7 @@ from ksplicd.create.patch.change import Before, apply, from_copies, from_git, fr
 from ksplicd.create.patch.series import read_series
 from ksplicd.errors import CreateError, NoChangesError, PatchError, SourceTreeError
 from ksplicd.run import run
-from tests.bundles import samples
+from tests.support.bundles import samples
 
 A = "".join(f"int line{i};\n" for i in range(1, 10))
 

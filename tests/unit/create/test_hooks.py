@@ -12,7 +12,7 @@ from ksplicd.create.diff.twins import correlate
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.refusal import Refusal
-from tests.compile import SPLIT, compile_object
+from tests.support.objects.compile import SPLIT, compile_object
 
 ROOT = Path(__file__).parents[3]
 PRE = "int limit = 1; int user(void) { return limit; }\n"

@@ -10,7 +10,7 @@ from ksplicd.create.stock.image import read_image, unpack_vmlinuz
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap, read_system_map, write_system_map
 from ksplicd.errors import ConfigDirError
 from ksplicd.run import has, run
-from tests.link import TEXT, Linked, link
+from tests.support.objects.link import TEXT, Linked, link
 
 
 @pytest.fixture

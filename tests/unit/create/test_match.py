@@ -7,7 +7,7 @@ import pytest
 
 from ksplicd.create.stock.match import match_unit
 from ksplicd.errors import ImageMismatchError
-from tests.link import Linked, link
+from tests.support.objects.link import Linked, link
 
 FIRST = """
 extern int printk(const char *, ...);

@@ -4,7 +4,7 @@ from pathlib import Path
 from ksplicd.create.modules.build import write_livepatch_module
 from ksplicd.elf import read_object
 from ksplicd.elf.model import SHN_LIVEPATCH
-from tests.compile import SPLIT, compile_c
+from tests.support.objects.compile import SPLIT, compile_c
 
 SOURCE = """
 extern int hidden(int) asm("\\".klp.sym.vmlinux.hidden,2\\"");

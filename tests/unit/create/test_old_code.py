@@ -11,9 +11,9 @@ from ksplicd.create.old_code.tables import OldUnit, compared_functions, write_ol
 from ksplicd.create.stock.match import match_unit
 from ksplicd.elf.x86_64 import R_X86_64_PC32, R_X86_64_PLT32, RELOCATION_TYPES
 from ksplicd.errors import ImageMismatchError
-from tests.blob import Blob
-from tests.compile import compile_object
-from tests.link import Linked, link
+from tests.support.objects.compile import compile_object
+from tests.support.objects.link import Linked, link
+from tests.support.old_code.blob import Blob
 
 SOURCE = r"""
 extern int printk(const char *, ...);

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from ksplicd.create.objects.patchable import probeable_functions
-from tests.compile import SPLIT, compile_object
+from tests.support.objects.compile import SPLIT, compile_object
 
 # noinstr, __kprobes, __init, NOKPROBE_SYMBOL(), jump labels, static calls, BUG() of 6.1's headers
 SOURCE = """

@@ -8,7 +8,7 @@ import pytest
 from ksplicd.create.stock.from_machine import RunningHost, fill_from_machine, find_symbols
 from ksplicd.create.stock.system_map import read_system_map
 from ksplicd.errors import ConfigDirError
-from tests.link import Linked, link
+from tests.support.objects.link import Linked, link
 
 RELEASE = "6.1.0-50-cloud-amd64"
 CONFIG = 'CONFIG_CC_VERSION_TEXT="gcc-12 (Debian 12.2.0-14) 12.2.0"\n'

@@ -8,7 +8,7 @@ import pytest
 from ksplicd.create.old_code.sites import Site, SiteKind, read_sites
 from ksplicd.elf import Object
 from ksplicd.errors import ElfError
-from tests.compile import compile_object
+from tests.support.objects.compile import compile_object
 
 SIZES = {
     "__mcount_loc": 8,

@@ -10,8 +10,8 @@ from ksplicd.create.stock.match import match_unit
 from ksplicd.create.stock.module import IN_TARGET, StockModule, read_stock_module
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
 from ksplicd.elf import Object, write_object
-from tests.blob import Blob
-from tests.compile import compile_object
+from tests.support.objects.compile import compile_object
+from tests.support.old_code.blob import Blob
 
 SOURCE = """
 extern int imported(int);

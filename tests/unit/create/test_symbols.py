@@ -9,9 +9,9 @@ from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.stock.system_map import write_system_map
 from ksplicd.elf import write_object
-from tests.compile import compile_object
-from tests.link import Linked, link
-from tests.pairs.pair import SIZES
+from tests.support.objects.compile import compile_object
+from tests.support.objects.link import Linked, link
+from tests.support.objects.pair import SIZES
 
 BANNER = 'const char linux_banner[] = "Linux version 6.1.0 (gcc) #1 SMP";'
 NOINLINE = "__attribute__((noinline)) "

@@ -9,8 +9,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from ksplicd.elf import read_object
-from tests.compile import SPLIT, compile_c
-from tests.unit.elf.test_round_trip import SOURCE
+from tests.support.objects.compile import SOURCE, SPLIT, compile_c
 
 
 @pytest.mark.parametrize("flags", [(), SPLIT, (*SPLIT, "-g"), ("-O0",)])

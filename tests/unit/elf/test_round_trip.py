@@ -21,18 +21,7 @@ from ksplicd.elf.read import EHDR, SHDR
 from ksplicd.elf.x86_64 import R_X86_64_PLT32
 from ksplicd.errors import ElfError
 from ksplicd.run import run
-from tests.compile import SPLIT, compile_c
-
-SOURCE = """
-extern int other(const char *);
-static int counter;
-int table[4] = {1, 2, 3};
-static __attribute__((noinline)) int helper(int x) { counter += x; return other("helper %d"); }
-int entry(int x) { return x > 3 ? helper(x) : table[x] + other("entry"); }
-__attribute__((weak)) int weak_one(void) { return counter; }
-inline __attribute__((section(".text.grouped"))) int g(void) { return 1; }
-int *pointer = &table[2];
-"""
+from tests.support.objects.compile import SOURCE, SPLIT, compile_c
 
 
 @pytest.mark.parametrize(

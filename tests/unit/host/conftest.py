@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.host.host import Host
+from tests.support.host.host import Host
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from ksplicd.errors import UnexpectedError
 from ksplicd.host.boot import BOOT, apply_again, why_disabled
 from ksplicd.model import Kernel
-from tests.bundles import samples
-from tests.bundles.samples import KID, OTHER_KID
-from tests.unit.host.host import Host
-from tests.unit.host.simulator import NO_MATCH
+from tests.support.bundles import samples
+from tests.support.bundles.samples import KID, OTHER_KID
+from tests.support.host.host import Host
+from tests.support.host.simulator import NO_MATCH
 
 
 def boot(host: Host, disabled: str = "", *, willing: bool = True) -> tuple[list[str], list[str]]:

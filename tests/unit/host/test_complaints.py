@@ -8,8 +8,8 @@ from ksplicd.errors import KernelWarningError
 from ksplicd.host.kernel.kmsg import Complaint
 from ksplicd.host.report.journal import Outcome, about_event
 from ksplicd.model import Stage
-from tests.bundles import samples
-from tests.unit.host.host import ALICE, Host
+from tests.support.bundles import samples
+from tests.support.host.host import ALICE, Host
 
 KID, OTHER = samples.KID, samples.OTHER_KID
 CAUSE = KernelWarningError.abort_cause

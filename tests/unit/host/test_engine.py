@@ -7,10 +7,10 @@ from ksplicd.errors import UnexpectedError
 from ksplicd.host.kernel.door import CoreState, LivepatchState
 from ksplicd.host.stages import Direction
 from ksplicd.model import Stage
-from tests.bundles import samples
-from tests.bundles.samples import KID
-from tests.unit.host.host import ALICE, CORE, NEW, OLD, Host
-from tests.unit.host.simulator import Simulator
+from tests.support.bundles import samples
+from tests.support.bundles.samples import KID
+from tests.support.host.host import ALICE, CORE, NEW, OLD, Host
+from tests.support.host.simulator import Simulator
 
 
 def test_apply_and_undo(host: Host) -> None:

@@ -19,9 +19,9 @@ from ksplicd.errors import (
 from ksplicd.host.stages import Actor, Event, Via
 from ksplicd.host.store.crash_guard import Guard, Known, read_known, why_quarantined, write_known
 from ksplicd.model import Stage
-from tests.bundles import samples
-from tests.bundles.samples import KID, OTHER_KID
-from tests.unit.host.host import ALICE, Host
+from tests.support.bundles import samples
+from tests.support.bundles.samples import KID, OTHER_KID
+from tests.support.host.host import ALICE, Host
 
 BOOT = Actor(uid=0, via=Via.BOOT)
 

@@ -12,8 +12,8 @@ from ksplicd.errors import (
 )
 from ksplicd.host.stages import Conflict
 from ksplicd.model import Stage
-from tests.bundles.samples import KID
-from tests.unit.host.host import ALICE, CORE, NEW, Host
+from tests.support.bundles.samples import KID
+from tests.support.host.host import ALICE, CORE, NEW, Host
 
 CAT = Conflict(pid=812, command="cat", stack="do_fcntl < __x64_sys_fcntl")
 HELD_UP = "held up by cat[812] in do_fcntl < __x64_sys_fcntl"

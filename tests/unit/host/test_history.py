@@ -14,17 +14,7 @@ from ksplicd.errors import StoreError
 from ksplicd.host.stages import Actor, Event, Via
 from ksplicd.host.store.history import History, last_words, read_event, read_events, write_event
 from ksplicd.model import Stage
-
-EVENT = Event(
-    time=1700000000.25,
-    boot_id="0" * 32,
-    kid="8c4o6ucj",
-    stage=Stage.FAILED,
-    cause="no_match",
-    detail="vmlinux: do_fcntl+0x1c: expected 0f1f, found 9090",
-    actor=Actor(uid=1000, pid=12, unit="user@1000.service", via=Via.DBUS),
-    mismatch={"function": "do_fcntl", "offset": "0x1c"},
-)
+from tests.support.host.host import EVENT
 
 lines = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=40)
 events = st.builds(

@@ -23,7 +23,7 @@ from ksplicd.errors import (
 from ksplicd.host.kernel.door import CoreState, LivepatchState, MatchedTarget
 from ksplicd.host.kernel.linux import MAX_BLOCKERS, LinuxKernel, SystemCalls
 from ksplicd.host.stages import Conflict
-from tests.unit.host.host import Host
+from tests.support.host.host import Host
 
 KID = "8c4o6ucj"
 NEW = f"ksplice_{KID}_new"

@@ -18,10 +18,10 @@ from ksplicd.errors import (
     UnexpectedError,
 )
 from ksplicd.model import Stage
-from tests.bundles import samples
-from tests.bundles.samples import KID
-from tests.unit.host.host import ALICE, CORE, Host
-from tests.unit.host.simulator import NO_MATCH
+from tests.support.bundles import samples
+from tests.support.bundles.samples import KID
+from tests.support.host.host import ALICE, CORE, Host
+from tests.support.host.simulator import NO_MATCH
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ksplicd.host.kernel.kmsg import Complaint, Reader, Watchlist
 from ksplicd.host.stages import UpdateInfo
 from ksplicd.model import Stage, new_module
-from tests.bundles import samples
+from tests.support.bundles import samples
 
 NEW = new_module(samples.KID)
 

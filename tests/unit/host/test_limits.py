@@ -12,8 +12,8 @@ from ksplicd.config import Settings
 from ksplicd.errors import BadSignatureError, ReplayedError, StoreFullError
 from ksplicd.host.stages import DAEMON
 from ksplicd.model import Stage
-from tests.bundles import samples
-from tests.unit.host.host import ROOT, Host
+from tests.support.bundles import samples
+from tests.support.host.host import ROOT, Host
 
 MIB = 1 << 20
 

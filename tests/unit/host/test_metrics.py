@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from ksplicd.errors import NoMatchError, StoreError
 from ksplicd.host.report.metrics import Meter, format_metrics, write_metrics
 from ksplicd.model import Kernel
-from tests.bundles import samples
-from tests.bundles.samples import KID
-from tests.unit.host.host import ALICE, Host
-from tests.unit.host.simulator import NO_MATCH
+from tests.support.bundles import samples
+from tests.support.bundles.samples import KID
+from tests.support.host.host import ALICE, Host
+from tests.support.host.simulator import NO_MATCH
 
 _LABEL = r'[a-z_]+="(?:[^"\\\n]|\\[\\"n])*"'
 _SAMPLE = re.compile(rf"([a-z_]+)(?:{{({_LABEL}(?:,{_LABEL})*)}})? ([0-9.e+-]+)")

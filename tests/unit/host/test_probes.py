@@ -8,9 +8,9 @@ import pytest
 from ksplicd.errors import NoMatchError
 from ksplicd.host.kernel.linux import LinuxKernel
 from ksplicd.host.kernel.probes import Probe, probe_at
-from tests.bundles.samples import KID
-from tests.unit.host.host import ALICE, Host
-from tests.unit.host.simulator import NO_MATCH
+from tests.support.bundles.samples import KID
+from tests.support.host.host import ALICE, Host
+from tests.support.host.simulator import NO_MATCH
 
 LIST = """\
 ffffffff9df61c60  k  do_fcntl+0x20    [OPTIMIZED]

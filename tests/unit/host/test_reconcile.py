@@ -8,10 +8,10 @@ import pytest
 from ksplicd.errors import AlreadyReversedError
 from ksplicd.host.stages import Direction, Reconciliation
 from ksplicd.model import Kernel, Stage
-from tests.bundles import samples
-from tests.bundles.samples import KID, OTHER_KID
-from tests.unit.host.host import ALICE, NEW, Host
-from tests.unit.host.simulator import Killed
+from tests.support.bundles import samples
+from tests.support.bundles.samples import KID, OTHER_KID
+from tests.support.host.host import ALICE, NEW, Host
+from tests.support.host.simulator import Killed
 
 
 def restart(host: Host) -> Reconciliation:

@@ -18,9 +18,9 @@ from ksplicd.errors import (
     TargetNotLoadedError,
 )
 from ksplicd.model import Stage
-from tests.bundles import samples
-from tests.bundles.samples import KID, OTHER_KID
-from tests.unit.host.host import ALICE, Host
+from tests.support.bundles import samples
+from tests.support.bundles.samples import KID, OTHER_KID
+from tests.support.host.host import ALICE, Host
 
 # --- refusals -----------------------------------------------------------------------------------
 

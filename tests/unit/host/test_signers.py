@@ -11,9 +11,9 @@ from ksplicd.config import Settings, SignerRule
 from ksplicd.errors import BadSignatureError, KeyFileError, SignerNotAllowedError
 from ksplicd.host.trust.signers import check_signer
 from ksplicd.model import Stage
-from tests.bundles import samples
-from tests.bundles.samples import KID
-from tests.unit.host.host import ALICE, Host
+from tests.support.bundles import samples
+from tests.support.bundles.samples import KID
+from tests.support.host.host import ALICE, Host
 
 A, B = "AAAA", "BBBB"
 MINE = samples.KEY.public.name

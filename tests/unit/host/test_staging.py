@@ -21,10 +21,10 @@ from ksplicd.errors import (
     WrongKernelError,
 )
 from ksplicd.model import Kernel, Stage
-from tests.bundles import samples
-from tests.bundles.samples import KID
-from tests.unit.host.host import ALICE, CORE, NEW, OLD, ROOT, Host
-from tests.unit.host.simulator import NO_MATCH, Simulator
+from tests.support.bundles import samples
+from tests.support.bundles.samples import KID
+from tests.support.host.host import ALICE, CORE, NEW, OLD, ROOT, Host
+from tests.support.host.simulator import NO_MATCH, Simulator
 
 # --- staging ------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from ksplicd.errors import KeyFileError, NoSuchUpdateError, StoreError
 from ksplicd.host.store.store import Store, Stored
 from ksplicd.host.trust.keyring import Keyring
 from ksplicd.minisign import write_public_key
-from tests.bundles.samples import KEY, KID, STRANGER
+from tests.support.bundles.samples import KEY, KID, STRANGER
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from ksplicd.errors import UnexpectedError
 from ksplicd.host.kernel.tripwire import Hit, Intruder, open_listener, read_hit
 from ksplicd.host.report.journal import Outcome, about_hit, about_overrun
 from ksplicd.run import run
-from tests.netlink import FAMILY, SUPPRESSED, THE_HIT, attribute, message
+from tests.support.host.netlink import FAMILY, SUPPRESSED, THE_HIT, attribute, message
 
 WHO = Intruder(pid=4711, tgid=4710, uid=1000, command="exploit", in_task=True, time=1700 * 10**15)
 HIT = Hit(cve="CVE-2022-0847", place="copy_page_to_iter_pipe", who=WHO)

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The daemon over a simulated kernel: ``python -m tests.support.bus.serve ADDRESS DIR [WAY]``.
+
+The kernel is the file ``DIR/kernel``, so that it outlives the daemon and the test can reach into
+it.  All else is the real daemon; its journal is ``DIR/journal.jsonl``.
+"""
+
+import dataclasses
+import errno
+import fcntl
+import json
+import logging
+import os
+import pickle
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, cast
+
+from systemd.daemon import notify
+
+from ksplicd.config import read_settings
+from ksplicd.daemon import Daemon, connect, run_boot, run_shutdown
+from ksplicd.errors import KspliceError, UnexpectedError
+from ksplicd.host.boot import why_disabled
+from ksplicd.host.clock import SystemClock
+from ksplicd.host.engine import Engine
+from ksplicd.host.kernel.door import KernelDoor
+from ksplicd.host.report.journal import Entry
+from ksplicd.host.store.store import Store
+from ksplicd.host.trust.keyring import Keyring
+from tests.support.bus.loop_meter import LoopMeter
+from tests.support.host.simulator import Simulator
+
+
+class KernelFile:
+    """A ``KernelDoor``: a ``Simulator`` kept in a file, shared by processes.
+
+    A transition ends when it is looked at, unless ``hold()`` was called.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._hold = path.with_suffix(".hold")
+        self._slow = path.with_suffix(".slow")
+        self._fault = path.with_suffix(".fault")
+        self._read = b""
+        self._simulator: Simulator
+
+    def boot(self) -> None:
+        self.path.write_bytes(pickle.dumps(Simulator()))
+
+    def hold(self, *, on: bool = True) -> None:
+        """Let transitions wait for ``complete()``."""
+        self._hold.touch() if on else self._hold.unlink()
+
+    def slow(self, *, on: bool = True) -> None:
+        """Let every load and unload take half a second, the first half of it before the deed."""
+        self._slow.touch() if on else self._slow.unlink()
+
+    def fail(self, name: str, module: str = "") -> None:
+        """Have the next call of ``name`` fail, as when there is no free descriptor.
+
+        With ``module``, the next one when that is loaded.
+        """
+        self._fault.write_text(f"{name} {module}")
+
+    def _is_to_fail(self, name: str) -> bool:
+        if not self._fault.exists():
+            return False
+        fault, _, module = self._fault.read_text().partition(" ")
+        if fault != name:
+            return False
+        with self.open() as simulator:
+            return not module or module in simulator.modules()
+
+    @contextmanager
+    def open(self) -> Iterator[Simulator]:
+        """Change the kernel; who is killed meanwhile leaves it as it was."""
+        with self.path.with_suffix(".lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            before = self.path.read_bytes()
+            if before != self._read:  # else it is as we left it
+                self._read, self._simulator = before, pickle.loads(before)
+            simulator = self._simulator
+            try:
+                yield simulator
+            finally:
+                if (after := pickle.dumps(simulator)) != before:
+                    self.path.with_suffix(".new").write_bytes(after)
+                    self.path.with_suffix(".new").replace(self.path)
+                    self._read = after
+
+    def listen(self, family: str) -> "DatagramListener":
+        try:
+            return DatagramListener(self.path.with_name(family))
+        except OSError as e:
+            raise UnexpectedError(f"{family}: tripwires cannot be heard: {e.strerror}") from e
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the engine calls."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._is_to_fail(name):
+                self._fault.unlink()
+                raise UnexpectedError(f"{name}: Too many open files")
+            is_slow = name in {"load_module", "unload_module"} and self._slow.exists()
+            if is_slow:
+                time.sleep(0.25)
+            with self.open() as simulator:
+                answer = getattr(simulator, name)(*args, **kwargs)
+                if name == "livepatch" and not self._hold.exists():
+                    simulator.complete()
+            if is_slow:
+                time.sleep(0.25)
+            return answer
+
+        return call
+
+
+class DatagramListener:
+    """A ``Listener``: what is sent to a Unix socket is what the kernel says.
+
+    ``OVERRUN`` stands for messages that were lost.
+    """
+
+    OVERRUN: Final = b"overrun"
+    family_id: Final = 0x1C
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind(str(path))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def receive(self) -> bytes | None:
+        try:
+            data = self._socket.recv(1 << 16)
+        except BlockingIOError:
+            return None
+        if data == self.OVERRUN:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        return data
+
+    def close(self) -> None:
+        self._socket.close()
+        self._path.unlink()
+
+
+class FileJournal:
+    """One JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, entry: Entry) -> None:
+        with self._path.open("a") as f:
+            f.write(json.dumps({**dataclasses.asdict(entry), "name": entry.message_id.name}) + "\n")
+
+
+def main(address: str, folder: Path, way: str = "") -> int:
+    """Serve; or with ``way`` ``boot`` or ``shutdown`` do what the daemon does then."""
+    logging.basicConfig(level=logging.INFO)
+    try:
+        engine = Engine(
+            Store(folder / "store"),
+            cast(KernelDoor, KernelFile(folder / "kernel")),
+            Keyring(folder / "keys", os.geteuid()),
+            read_settings(folder / "ksplicd.conf"),
+            SystemClock(),
+            owner=os.geteuid(),
+        )
+    except KspliceError as e:
+        logging.critical("%s", e)
+        return 1
+    match way:
+        case "boot":
+            journal = FileJournal(folder / "journal.jsonl")
+            return run_boot(engine, journal, why_disabled(folder))
+        case "shutdown":
+            return run_shutdown(engine)
+        case _:
+            pass
+
+    def tell(state: str) -> None:
+        notify(state)
+        if state == "READY=1" and os.environ.get("KSPLICE_LOOP_METER"):
+            LoopMeter(folder / "loop.json")
+
+    daemon = Daemon(
+        engine,
+        connect(address),
+        book=FileJournal(folder / "journal.jsonl"),
+        config=folder / "ksplicd.conf",
+        notify=tell,
+        modules=folder / "modules",
+        why_disabled=partial(why_disabled, folder),
+        kmsg=folder / "kmsg",
+    )
+    daemon._drops.retry_seconds = float(os.environ.get("KSPLICE_RETRY_SECONDS", "60"))
+    return daemon.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]))

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Updates made for a test, and machines that are not snapshots."""
+
+import contextlib
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ksplicd import bundle
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab.guest import RunningGuest
+from ksplicd.lab.loading import Update as Update
+from ksplicd.lab.loading import has_complaint as has_complaint
+from ksplicd.lab.loading import is_clean as is_clean
+from ksplicd.lab.qemu import Machine, Qemu, make_overlay
+from tests.support.kernels import slice as sample
+
+PATIENCE = 60.0
+
+
+class Edit(NamedTuple):
+    """The first ``old`` in a file of the kernel's source becomes ``new``."""
+
+    path: str
+    old: str
+    new: str
+
+
+def write_patch(tree: Path, patch: Path, *edits: Edit, on: Sequence[Edit] = ()) -> Path:
+    """Write the patch that makes ``edits``, on top of those of ``on``; return its path."""
+    lines: list[str] = []
+    for path in dict.fromkeys(edit.path for edit in edits):
+        before = make_edits(sample.read_source(tree, path), [e for e in on if e.path == path])
+        after = make_edits(before, [e for e in edits if e.path == path])
+        lines += difflib.unified_diff(
+            before.splitlines(keepends=True), after.splitlines(keepends=True),
+            f"a/{path}", f"b/{path}",
+        )  # fmt: skip
+    patch.write_text("".join(lines))
+    return patch
+
+
+def make_edits(text: str, edits: Sequence[Edit]) -> str:
+    """Return ``text`` with ``edits`` made."""
+    for edit in edits:
+        assert edit.old in text, f"{edit.path} has no {edit.old!r}"
+        text = text.replace(edit.old, edit.new, 1)
+    return text
+
+
+def make_bundle(
+    cache: Cache, kernel: KernelPackages, kid: str, patches: Sequence[Path]
+) -> bundle.Bundle:
+    """Build the update ``kid`` from patches."""
+    request = sample.request_for(cache, kernel, patches[0], kid=kid)
+    made = sample.create_alone(cache, replace(request, patches=tuple(patches)), cache.progress)
+    return bundle.unpack(made.data)
+
+
+@contextlib.contextmanager
+def booted(machine: Machine, folder: Path) -> Iterator[RunningGuest]:
+    """Boot a machine that no snapshot is kept of."""
+    disk = folder / "disk.qcow2"
+    make_overlay(disk, machine.image.disk, "raw")
+    qemu = Qemu(machine, disk=disk, ram=folder / "ram", share=True)
+    try:
+        guest = RunningGuest(qemu)
+        guest.wait_booted()
+        yield guest
+    finally:
+        qemu.close()

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Updates of one's own making, and the guest as a host that gets them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ksplicd import bundle, minisign
+from ksplicd.create.pipeline import create
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.guest import Guest, Result
+from tests.support.guest.hand import Edit, write_patch
+from tests.support.kernels import slice as sample
+from tests.support.kernels.stock import stock_kernel
+
+GETFD = "\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n"
+FIRST = Edit("fs/fcntl.c", GETFD, f"{GETFD}\t\terr |= 16;\n")
+ASK = "python3 -c 'import fcntl; print(fcntl.fcntl(0, fcntl.F_GETFD) & ~1)'"
+
+
+class Maker:
+    """Makes and signs bundles."""
+
+    def __init__(self, cache: Cache, folder: Path) -> None:
+        self.cache, self.folder = cache, folder
+        self.kernel = stock_kernel(cache)
+        self.tree = sample.source_tree(cache, self.kernel)
+        self.key = sample.throwaway_key(folder)
+
+    def make(
+        self,
+        kid: str,
+        *edits: Edit,
+        on: tuple[Edit, ...] = (),
+        series: tuple[Path, ...] = (),
+        replaces: tuple[str, ...] = (),
+        folder: Path | None = None,
+    ) -> Path:
+        patch = write_patch(self.tree, self.folder / f"{kid}.patch", *edits, on=on)
+        request = replace(
+            sample.request_for(self.cache, self.kernel, patch, kid=kid),
+            series=series,
+            replaces=replaces,
+        )
+        return self.sign(kid, create(request, self.cache.progress).data, folder)
+
+    def sign(self, kid: str, data: bytes, folder: Path | None = None) -> Path:
+        file = (folder or self.folder) / bundle.file_name(kid)
+        file.write_bytes(data)
+        key = minisign.read_secret_key(self.key.secret.read_text())
+        signature = minisign.sign(data, key, trusted_comment="a test")
+        sample.signature_of(file).write_text(signature)
+        return file
+
+
+class Host:
+    """The guest as a host."""
+
+    def __init__(self, guest: Guest, maker: Maker) -> None:
+        self.guest = guest
+        guest.put("/etc/ksplicd/keys.d/test.pub", maker.key.public, mode=0o644)
+
+    def put(self, file: Path) -> str:
+        self.guest.put(f"/root/{file.name}", file)
+        self.guest.put(f"/root/{file.name}.minisig", sample.signature_of(file))
+        return f"/root/{file.name}"
+
+    def try_(self, command: str) -> tuple[str, str]:
+        """Run a ksplice command; return the error's name on the first line, and the message."""
+        done: Result = self.guest.run(f"ksplice {command}", check=False)
+        first, _, rest = done.err.partition("\n")
+        return (first, rest) if done.status else ("", "")
+
+    def apply(self, file: Path) -> tuple[str, str]:
+        return self.try_(f"apply --raw-errors {self.put(file)}")
+
+    def undo(self, kid: str) -> tuple[str, str]:
+        return self.try_(f"undo --raw-errors {kid}")
+
+    def bits(self) -> int:
+        """Return what the updates add to F_GETFD's answer."""
+        return int(self.guest.run(ASK).out)

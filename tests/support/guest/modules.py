@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""An update of two modules and of vmlinux, and what shows whether it is applied."""
+
+import struct
+
+import pytest
+
+from ksplicd import bundle
+from ksplicd.create.stock.module import find_stock_module
+from ksplicd.elf import read_object
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab.guest import Guest
+from tests.support.guest.hand import (
+    Edit,
+    Update,
+    make_bundle,
+    write_patch,
+)
+from tests.support.kernels import slice as sample
+
+KID = "modules1"
+ROMFS = Edit("fs/romfs/super.c", "inval:\n\tret = -EINVAL;", "inval:\n\tret = -EUCLEAN;")
+VFAT = Edit(
+    "fs/fat/namei_vfat.c",
+    "return fat_fill_super(sb, data, silent, 1, setup);",
+    "return fat_fill_super(sb, data, silent, 1, setup) ? -EUCLEAN : 0;",
+)
+OLD, NEW = "Invalid argument", "Structure needs cleaning"
+MOUNT = """\
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for name in sys.argv[1:]:
+    assert libc.mount(b"/dev/loop0", b"/mnt", name.encode(), 1, None) == -1
+    print(os.strerror(ctypes.get_errno()))
+"""
+
+
+@pytest.fixture(scope="session")
+def fix() -> sample.Fix:
+    """The fix of vmlinux that goes with the modules' changes."""
+    return sample.FCNTL
+
+
+@pytest.fixture(scope="session")
+def edits() -> tuple[Edit, ...]:
+    return ROMFS, VFAT
+
+
+@pytest.fixture(scope="session")
+def made(
+    lab_cache: Cache,
+    kernel: KernelPackages,
+    fix: sample.Fix,
+    edits: tuple[Edit, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> bundle.Bundle:
+    folder = tmp_path_factory.mktemp("modules")
+    tree = sample.source_tree(lab_cache, kernel)
+    patches = [
+        write_patch(tree, folder / "modules.patch", *edits),
+        sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file]),
+    ]
+    return make_bundle(lab_cache, kernel, KID, patches)
+
+
+@pytest.fixture
+def update(guest: Guest, made: bundle.Bundle, fix: sample.Fix) -> Update:
+    guest.put("/root/mount.py", MOUNT.encode())
+    guest.put("/root/reproducer.py", fix.reproducer.encode())
+    guest.run("truncate -s 64k /root/rubbish; modprobe loop; losetup /dev/loop0 /root/rubbish")
+    return Update(guest, made)
+
+
+def mount(guest: Guest, *names: str) -> list[str]:
+    """Try to mount rubbish; return what the kernel says, which loads the file systems."""
+    return guest.run(["python3", "/root/mount.py", *names]).out.splitlines()
+
+
+def insmod(guest: Guest, ko: bytes) -> bool:
+    """Load a module in one try; tell whether the kernel took it."""
+    guest.put("/root/altered.ko", ko)
+    return guest.run("insmod /root/altered.ko", check=False).status == 0
+
+
+@pytest.fixture(scope="session")
+def altered(kernel: KernelPackages) -> bytes:
+    """Return romfs with another magic number in a function that the update leaves alone."""
+    data = find_stock_module(kernel.modules(), "romfs")
+    functions = read_object(data, "romfs.ko").functions()
+    statfs = next(s for s in functions if s.name == "romfs_statfs")
+    assert statfs.section is not None
+    code = bytes(statfs.section.data[statfs.value : statfs.value + statfs.size])
+    magic = struct.pack("<I", 0x7275)  # ROMFS_MAGIC, include/uapi/linux/magic.h
+    assert (data.count(code), code.count(magic)) == (1, 1)
+    # struct module_signature and the words behind it; without a signature the module is taken
+    (size,) = struct.unpack(">I", data[-32:-28])
+    data = data[: -40 - size]
+    return data.replace(code, code.replace(magic, struct.pack("<I", 0x7276)))

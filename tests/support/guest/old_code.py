@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Old code of many functions at once: what a stock kernel is matched against, without new code."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.kmodsrc import kmodsrc
+from ksplicd.create.build.tree import BuildTree
+from ksplicd.create.build.units import Unit
+from ksplicd.create.modules.build import write_livepatch_module
+from ksplicd.create.old_code.sites import read_sites
+from ksplicd.create.old_code.tables import OldUnit
+from ksplicd.create.patch.source_tree import SourceTree
+from ksplicd.create.stock.config_dir import read_config_dir
+from ksplicd.create.stock.image import read_image
+from ksplicd.create.stock.match import match_unit
+from ksplicd.create.stock.system_map import SymbolMap, read_system_map
+from ksplicd.elf import read_object
+from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.run import run
+from tests.support.kernels.slice import config_folder, source_tree
+
+KID = "match001"
+CORE, OLD = f"ksplice_{KID}", f"ksplice_{KID}_vmlinux_old"
+UNITS = (
+    "fs/fcntl.c", "fs/fsopen.c", "fs/namei.c", "fs/read_write.c", "kernel/fork.c", "kernel/sys.c",
+    "kernel/time/time.c", "mm/memory.c", "net/ipv4/tcp_input.c", "block/bio.c", "block/ioprio.c",
+    "arch/x86/kernel/process.c", "arch/x86/kernel/alternative.c",
+)  # fmt: skip
+
+
+class OldCode:
+    """Core and old-code module, and the tables inside the latter."""
+
+    def __init__(self, folder: Path, headers: Path, tables: bytes) -> None:
+        for source in kmodsrc().iterdir():
+            if source.suffix in (".c", ".h") or source.name == "Kbuild":
+                shutil.copy(source, folder / source.name)
+        (folder / "vmlinux.old").write_bytes(tables)
+        made = {"M": folder, "KSPLICE_KID": KID, "KSPLICE_TARGETS": "vmlinux"}
+        made |= {"KCFLAGS": "-g0", "CONFIG_DEBUG_INFO_BTF_MODULES": ""}
+        arguments = [f"{name}={value}" for name, value in made.items()]
+        run(["make", "-C", headers, "KBUILD_MODPOST_WARN=1", *arguments, "modules"])
+        self.core, self.old = (
+            write_livepatch_module((folder / f"{name}.ko").read_bytes(), name)
+            for name in (CORE, OLD)
+        )
+        self.tables = tables
+        self._at = self.old.index(tables)
+
+    def with_tables(self, tables: bytes) -> bytes:
+        """Return the old-code module with other tables of the same size."""
+        assert len(tables) == len(self.tables)
+        return self.old[: self._at] + tables + self.old[self._at + len(tables) :]
+
+
+def match_units(
+    cache: Cache, kernel: KernelPackages, sources: Sequence[str]
+) -> tuple[list[OldUnit], SymbolMap, Path]:
+    """Return units of a stock kernel, its symbols, and its headers."""
+    config = read_config_dir(config_folder(cache, kernel))
+    source = SourceTree(source_tree(cache, kernel))
+    build_tree = BuildTree(source, config, cache.root, jobs=2, progress=cache.progress)
+    kbuild = Kbuild(build_tree)
+    units = [Unit(source) for source in sources]
+    with source.lock(cache.progress), build_tree.prepared():
+        paths = kbuild.compile_plain(units)
+        objects = [read_object(paths[u].read_bytes(), u.object) for u in units]
+        sizes = kbuild.entry_sizes(units[0])
+    assert config.vmlinuz is not None
+    image = read_image(config.vmlinuz.read_bytes())
+    symbols = SymbolMap(read_system_map(config.system_map.read_text()))
+    matched = [
+        OldUnit(match=match_unit(o, image, symbols), sites=read_sites(o, sizes)) for o in objects
+    ]
+    return matched, symbols, config.build
