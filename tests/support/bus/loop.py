@@ -11,7 +11,7 @@ from ksplicd.bus.coroutines import spawn
 
 
 def run(coroutine: Coroutine[Any, None, None]) -> None:
-    """Run the loop until the coroutine has ended and nothing else is to be done."""
+    """Run a loop until ``coroutine`` has ended; raise what it raises."""
     loop, ended = GLib.MainLoop(), Future[None]()
 
     async def main() -> None:
@@ -20,7 +20,7 @@ def run(coroutine: Coroutine[Any, None, None]) -> None:
             ended.set_result(None)
         except Exception as e:
             ended.set_exception(e)
-        loop.quit()
+        GLib.idle_add(loop.quit)  # it may end before the loop has begun
 
     spawn(main())
     loop.run()
