@@ -23,6 +23,7 @@ from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.objects.entry_sizes import infer_sizes
+from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.stock.config_dir import read_config_dir
@@ -52,7 +53,7 @@ def check(path: Path, expected: EntrySizes) -> str | None:
         wrong = {name: size for name, size in sizes.items() if expected.get(name, size) != size}
         if wrong:
             return f"tells entry sizes that the headers do not: {wrong}"
-        d = diff(pre, post, sizes)
+        d = diff(index_separated(pre, sizes), index_separated(post, sizes))
         found = [
             *d.changed,
             *d.new,

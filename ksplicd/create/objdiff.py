@@ -9,20 +9,23 @@ undefined symbols keep their plain names, also those of the pre object's static 
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.diff.across_units import share
-from ksplicd.create.diff.layout import check_layout, unseen_layouts
-from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.diff.across_units import check_layouts, share
+from ksplicd.create.diff.difference import Difference, UnitChange
+from ksplicd.create.diff.layout import unseen_layouts
+from ksplicd.create.diff.unit import diff
 from ksplicd.create.messages import names_of
 from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.objects.entry_sizes import infer_sizes, probe_source, read_probe
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.names import is_literal
 from ksplicd.create.objects.patchable import traceable_functions
+from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.elf import Object, Section, Symbol, read_object
@@ -86,17 +89,17 @@ def compare_objects(
     """Compare two object files.  Raises ``ElfError``, ``BuildError`` and ``OSError``."""
     before, after = (read_code(p) for p in (pre, post))
     sizes = read_sizes(source) if source else infer_sizes([before, after])
-    difference = diff(before, after, sizes)
-    share(difference, new_for_others(difference))
-    leave_to_livepatch(difference)
-    result = describe(difference)
-    if difference.is_boot_only:
+    difference = diff(index_separated(before, sizes), index_separated(after, sizes))
+    shared = share(UnitChange.of(after.name, difference), new_for_others(difference))
+    change = leave_to_livepatch(shared)
+    result = describe(change.difference)
+    if change.is_boot_only:
         result.refused = difference.refuse_boot_code()
-    elif not difference.is_empty:
-        difference.refusals += check_layout(difference, allowed_layouts)
-        if difference.has_unseen_layouts:
+    elif not change.is_empty:
+        change = check_layouts(change, allowed_layouts)
+        if change.has_unseen_layouts:
             result.notes = [*result.notes, unseen_layouts([after.name])]
-        place_new_code(result, after.name, difference, sizes)
+        place_new_code(result, change)
     return result
 
 
@@ -117,15 +120,16 @@ def new_for_others(difference: Difference) -> list[Symbol]:
     ]  # fmt: skip
 
 
-def leave_to_livepatch(difference: Difference) -> None:
+def leave_to_livepatch(change: UnitChange) -> UnitChange:
     """Refuse what is no part of an object: pointers and exit functions that are exchanged."""
-    difference.unload = None
-    for c in difference.pointers:
+    refusals = []
+    for c in change.difference.pointers:
         old = c.old.name if c.old else "nothing"
         why = f"initialised data changes: +{c.offset:#x} refers to {c.new.name} instead of {old}"
         hint = "the kernel keeps its address; change the functions instead, or set it from a hook"
-        difference.refusals.append(refuse(c.datum, why, hint))
-    difference.pointers = []
+        refusals.append(refuse(c.datum, why, hint))
+    difference = replace(change.difference, unload=None, pointers=())
+    return replace(change, difference=difference).refuse(refusals)
 
 
 def describe(difference: Difference) -> PairResult:
@@ -136,7 +140,7 @@ def describe(difference: Difference) -> PairResult:
         new=[s.name for s in difference.new],
         removed=[s.name for s in difference.removed],
         reasons=changed,
-        notes=difference.notes,
+        notes=list(difference.notes),
     )
 
 
@@ -151,20 +155,19 @@ def reasons_of(difference: Difference) -> dict[str, str]:
     return reasons
 
 
-def place_new_code(
-    result: PairResult, name: str, difference: Difference, sizes: EntrySizes
-) -> None:
+def place_new_code(result: PairResult, change: UnitChange) -> None:
     """Add the new code to ``result``, or why there is none."""
-    unit = _UnitInAnyKernel(name, redirectable_functions(difference.pre.obj, sizes))
+    difference = change.difference
+    unit = _UnitInAnyKernel(change.unit, redirectable_functions(difference.pre))
     aliases = Aliases()
     try:
-        shared = aliases_by_name(difference, aliases.for_shared([difference]))
-        code = extract(unit, difference, sizes, aliases, shared)
+        shared = aliases_by_name(change, aliases.for_shared([change]))
+        code = extract(unit, change, aliases, shared)
     except UnsupportedChangeError as e:
         result.refused = [r for r in e.refusals if isinstance(r, Refusal)]
         return
     code.obj.symbols = [s for s in code.obj.symbols if s.name not in aliases]
-    binds = {(s.name, s.type, s.size): s.bind for s in difference.shared}
+    binds = {(s.name, s.type, s.size): s.bind for s in change.shared}
     for s in code.obj.symbols:
         s.bind = binds.get((s.name, s.type, s.size), s.bind)
     result.functions = [s.name for s in code.obj.symbols if s.is_function]
@@ -207,7 +210,8 @@ def keep_imports(new: Object, post: Object) -> None:
 
 def data_of(code: NewCode, difference: Difference) -> list[str]:
     """Return the variables and constants that new code defines, without what has no identity."""
-    old = {s.name for s in difference.twins.pre_of if s not in difference.copied_constants}
+    copied = {*code.copied_constants}
+    old = {s.name for s in difference.twins.pre_of if s.name not in copied}
     return [
         s.name
         for s in code.obj.symbols
@@ -216,13 +220,13 @@ def data_of(code: NewCode, difference: Difference) -> list[str]:
     ]
 
 
-def redirectable_functions(obj: Object, sizes: EntrySizes) -> frozenset[str]:
+def redirectable_functions(index: ObjectIndex) -> frozenset[str]:
     """Return the functions that begin with a call of fentry, as the object tells.
 
     All of them when the object was not compiled for ftrace.
     """
-    traced = traceable_functions(obj, sizes)
-    return traced or frozenset(s.name for s in obj.functions())
+    traced = traceable_functions(index.obj, index.sizes)
+    return traced or frozenset(s.name for s in index.obj.functions())
 
 
 def read_sizes(source: Path) -> EntrySizes:

@@ -19,21 +19,17 @@ from ksplicd.create.affected.to_compile import Work, plan_work
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import ANY_TARGET, TargetFilter, Unit
-from ksplicd.create.diff.across_units import (
-    find_shared,
-    refuse_overridden,
-    refuse_taken,
-)
+from ksplicd.create.diff.across_units import compare_across
+from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.layout import check_layout, unseen_layouts
-from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.diff.unit import diff
 from ksplicd.create.modules.build import build_modules
 from ksplicd.create.modules.signature import ModuleKey, sign_module
 from ksplicd.create.modules.whole import build_whole_modules, file_names
-from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
-from ksplicd.create.new_code.callers import take_in_callers
-from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import NewCode
-from ksplicd.create.new_code.tripwires import CALLED, count_calls, name_in_core
+from ksplicd.create.new_code.tripwires import count_calls
+from ksplicd.create.new_code.units import cut_new_code
+from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.patch.change import Before, Change, from_copies, from_git, from_patches
 from ksplicd.create.patch.series import read_series
@@ -43,7 +39,7 @@ from ksplicd.create.refusal import refusals_text
 from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.elf import Object, read_object
-from ksplicd.errors import NoChangesError, UnsupportedChangeError
+from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX, Manifest, Target, new_kid
 
 
@@ -121,12 +117,12 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         kernel = StockKernel(config, sizes)
         progress("comparing")
         targets = {u: kbuild.recorded.module_of(u) or VMLINUX for u in work.units}
-        differences = compare(pre, post, sizes, request.allowed_layouts, targets, kernel.has_global)
+        changes = compare(pre, post, sizes, request.allowed_layouts, targets, kernel.has_global)
         progress("checking against the stock kernel")
         series.check_kernel(kernel.identity)
-        for unit in differences:
+        for unit in (Unit(c.unit) for c in changes):
             kernel.add_unit(unit.source, plain[unit], kbuild.recorded.module_of(unit))
-        new_code = cut_new_code(request.kid, differences, kbuild, kernel, sizes)
+        new_code = cut_new_code(request.kid, changes, kbuild, kernel, sizes)
         whole = dict[str, bytes]()
         if request.whole_modules:
             progress("building the changed modules whole")
@@ -179,7 +175,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         manifest=manifest,
         data=bundle.pack(manifest, files_of_bundle),
         reasons={name: why for unit in new_code for name, why in unit.reasons.items()},
-        notes=tuple(notes_of(differences) + [note for unit in new_code for note in unit.notes]),
+        notes=tuple(notes_of(changes) + [note for unit in new_code for note in unit.notes]),
         files=work.notes | outcomes(work.units, new_code),
     )
 
@@ -203,10 +199,10 @@ def read_change(request: Request, before: Before) -> Change:
     return from_patches(before, request.patches, request.patch_options)
 
 
-def notes_of(differences: Mapping[Unit, Difference]) -> list[str]:
+def notes_of(changes: Sequence[UnitChange]) -> list[str]:
     """Return what the user should know of the units that differ."""
-    unseen = [u.source for u, d in differences.items() if d.has_unseen_layouts]
-    notes = [note for d in differences.values() for note in d.notes]
+    unseen = [c.unit for c in changes if c.has_unseen_layouts]
+    notes = [note for c in changes for note in c.difference.notes]
     return [*([unseen_layouts(unseen)] if unseen else []), *notes]
 
 
@@ -265,7 +261,8 @@ def check_layouts(kbuild: Kbuild, work: Work, allowed_layouts: Collection[str]) 
     with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
         _, pre, post = compile_units(kbuild, work.after, work.units, Path(folder), work.before)
     for unit in work.units:
-        refusals = check_layout(diff(pre[unit], post[unit], sizes), allowed_layouts)
+        difference = diff(index_separated(pre[unit], sizes), index_separated(post[unit], sizes))
+        refusals = check_layout(difference, allowed_layouts).refusals
         if refusals:
             raise UnsupportedChangeError(refusals_text(unit.source, refusals), refusals)
 
@@ -277,58 +274,16 @@ def compare(
     allowed_layouts: Collection[str] = (),
     targets: Mapping[Unit, str] = MappingProxyType({}),
     has_global: Callable[[str, str], bool] = lambda _target, _name: False,
-) -> dict[Unit, Difference]:
-    """Return the differences of the units that differ.
+) -> list[UnitChange]:
+    """Return what changes in the units that differ.
 
     ``allowed_layouts``: structures that may change; ``targets``: what the units are part of, where
     that is not vmlinux; ``has_global``: tells whether the kernel's target has a global of a name.
 
     Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
     """
-    differences = {u: diff(pre[u], post[u], sizes) for u in pre}
-    for unit, d in differences.items():
-        d.target = targets.get(unit, VMLINUX)
-    refuse_taken(differences.values(), has_global)
-    find_shared(differences.values(), sizes)
-    found = {u: d for u, d in differences.items() if not d.is_empty}
-    if not found:
-        names = ", ".join(u.source for u in pre)
-        raise NoChangesError(f"{names}: the patch changes no code that a running kernel uses")
-    if all(d.is_boot_only for d in found.values()):
-        refusals = [r for d in found.values() for r in d.refuse_boot_code()]
-        names = ", ".join(u.source for u in found)
-        raise UnsupportedChangeError(refusals_text(names, refusals), refusals)
-    for d in found.values():
-        d.refusals += check_layout(d, allowed_layouts)
-    return found
-
-
-def cut_new_code(
-    kid: str,
-    differences: dict[Unit, Difference],
-    kbuild: Kbuild,
-    kernel: StockKernel,
-    sizes: EntrySizes,
-) -> list[NewCode]:
-    """Return update ``kid``'s new code: of each unit, and of callers of what is not redirected.
-
-    The source tree must be as it was found.  Raises ``UnsupportedChangeError``.
-    """
-    aliases = Aliases()
-    for unit, difference in differences.items():
-        refuse_overridden(difference, kernel.units[unit.source].overridden)
-    taken_in = take_in_callers(differences, kbuild, kernel, sizes, aliases)
-    shared = aliases.for_shared(differences.values())
-
-    def others(d: Difference) -> dict[str, str]:
-        """Return what new code reaches by another name; a module may have functions so named."""
-        callees = {
-            name: new for name, new in taken_in.carried.items()
-            if d.target == VMLINUX or not kernel.has_global(d.target, name)
-        }  # fmt: skip
-        return {**callees, **aliases_by_name(d, shared), CALLED: name_in_core(kid)}
-
-    return [
-        extract(kernel.units[unit.source], difference, sizes, aliases, others(difference))
-        for unit, difference in (differences | taken_in.differences).items()
-    ]
+    changes = []
+    for unit in pre:
+        difference = diff(index_separated(pre[unit], sizes), index_separated(post[unit], sizes))
+        changes.append(UnitChange.of(unit.source, difference, targets.get(unit, VMLINUX)))
+    return compare_across(changes, has_global, allowed_layouts)

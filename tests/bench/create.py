@@ -18,8 +18,9 @@ from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import Unit
 from ksplicd.create.modules.build import make_command, write_sources
 from ksplicd.create.new_code.model import NewCode
+from ksplicd.create.new_code.units import cut_new_code
 from ksplicd.create.patch.source_tree import SourceTree
-from ksplicd.create.pipeline import Request, compare, compile_units, cut_new_code
+from ksplicd.create.pipeline import Request, compare, compile_units
 from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.elf import read_object

@@ -26,10 +26,11 @@ from ksplicd.create.build.units import ANY_TARGET, Unit
 from ksplicd.create.modules.build import build_modules
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.redirects import RedirectKind
+from ksplicd.create.new_code.units import cut_new_code
 from ksplicd.create.patch.change import Before, from_patches
 from ksplicd.create.patch.series import Series
 from ksplicd.create.patch.source_tree import SourceTree
-from ksplicd.create.pipeline import compare, compile_units, cut_new_code
+from ksplicd.create.pipeline import compare, compile_units
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.errors import (
@@ -143,16 +144,14 @@ class Workshop:
         kernel = self.fresh_kernel()
         targets = {unit: module or VMLINUX for unit, module in modules_of.items()}
         try:
-            differences = compare(
-                pre, post, self.sizes, targets=targets, has_global=kernel.has_global
-            )
+            changes = compare(pre, post, self.sizes, targets=targets, has_global=kernel.has_global)
         except UnsupportedChangeError as e:
             if is_gone(str(e), in_module=any(modules_of.values())):
                 return Result(outcome=Outcome.BOOT_ONLY, message=str(e)), b""
             raise
-        for unit in differences:
+        for unit in (Unit(c.unit) for c in changes):
             kernel.add_unit(unit.source, plain[unit], modules_of[unit])
-        new_code = cut_new_code(kid_of(path), differences, self.kbuild, kernel, self.sizes)
+        new_code = cut_new_code(kid_of(path), changes, self.kbuild, kernel, self.sizes)
         old_code = kernel.old_code()
         data = b""
         if with_modules:

@@ -9,7 +9,7 @@ from tests.support.objects.pair import changed, compare, cut, kept, undefined
 
 
 def names(symbols: object) -> list[str]:
-    assert isinstance(symbols, list)
+    assert isinstance(symbols, tuple)
     return [s.name for s in symbols]
 
 
@@ -26,7 +26,7 @@ def test_a_constant_is_part_of_the_functions_that_read_it(tmp_path: Path) -> Non
     d = compare(tmp_path, TABLE.format("1, 2"), TABLE.format("1, 3"))
     assert changed(d) == ["f"]
     assert names(d.copied_constants) == ["table"]
-    assert d.refusals == []
+    assert d.refusals == ()
     assert next(iter(d.changed.values())) == "uses table, whose content changes"
     code = cut(d)
     assert ".rodata.table" in kept(code)
@@ -76,7 +76,7 @@ int f(int x) {{ return handlers[x & 1](x); }}
     d = compare(tmp_path, source.format("a, b"), source.format("b, a"))
     assert changed(d) == ["f"]
     assert names(d.copied_constants) == ["handlers"]
-    assert d.refusals == []
+    assert d.refusals == ()
 
 
 OPS = """
@@ -140,7 +140,7 @@ def test_the_same_content(tmp_path: Path, pre: str, post: str) -> None:
              "s": "long f(void) { return s.l++; }"}  # fmt: skip
     name = "x" if " x" in pre else "a" if "a = 1" in pre else "s"
     d = compare(tmp_path, pre + users[name], post + users[name])
-    assert d.refusals == []
+    assert d.refusals == ()
     assert changed(d) == []
 
 
@@ -162,7 +162,7 @@ const char *early(int x) { static int value = 1; static struct { const char *t; 
 """
     d = compare(tmp_path, source.format(""), source.format(extra))
     assert changed(d) == []
-    assert d.refusals == []
+    assert d.refusals == ()
     assert [s.name for s in d.new] == ["early"]
 
 
@@ -178,7 +178,7 @@ int f(void) {{ return first.next->v++ + second.next->v++ + {1}; }}
     extra = "struct node zeroth = { (struct node *)&(struct node){ 0, 3 }, 30 };"
     d = compare(tmp_path, source.format("", 1), source.format(extra, 2))
     assert changed(d) == ["f"]
-    assert d.refusals == []
+    assert d.refusals == ()
 
 
 def test_what_only_a_list_of_the_linker_has(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_new_data_that_unload_code_tears_down(tmp_path: Path) -> None:
     source = SETUP.replace(".init.text", ".exit.text")
     d = compare(tmp_path, source.format("make();", "", ""),
                 source.format("queue = make();", " + *queue", ""))  # fmt: skip
-    assert d.refusals == []
+    assert d.refusals == ()
     assert changed(d) == ["f"]
 
 
@@ -289,7 +289,7 @@ def test_old_data_that_boot_code_sets_up(tmp_path: Path) -> None:
     reader = "int g(void) { return *queue; }"
     d = compare(tmp_path, SETUP.format("queue = make();", "", reader),
                 SETUP.format("queue = make();", " + *queue", reader))  # fmt: skip
-    assert d.refusals == []
+    assert d.refusals == ()
     assert changed(d) == ["f"]
 
 
@@ -340,7 +340,7 @@ def test_a_variable_that_another_function_gets(tmp_path: Path) -> None:
     assert [r.symbol.split(".")[0] for r in d.refusals] == ["count"]
     post = "static noinline int helper(int x) {{ {} }} int f(int x) {{ return helper(x) + 1; }}"
     d = compare(tmp_path, "int f(int x) {" + has + "}", post.format(has))
-    assert d.refusals == []
+    assert d.refusals == ()
     assert ".klp.sym.vmlinux.count.0,0" in undefined(cut(d))
 
 
@@ -363,7 +363,7 @@ def test_state_that_may_be_lost(tmp_path: Path, name: str) -> None:
     three = f"int f(int x) {{ x = exported(x); {one} x++; {one} x--; {one} return x; }}"
     d = compare(tmp_path, two, three)
     assert changed(d) == ["f"]
-    assert d.refusals == []
+    assert d.refusals == ()
 
 
 def test_alike_constants_that_are_not_told_apart(tmp_path: Path) -> None:
@@ -379,4 +379,4 @@ int g(int x) {{ return x + {2}; }}
                 source.format("const int *other = (const int[]){ 9, 8, 7 };"
                               "int h(void) { return other[1]; }", "", 2))  # fmt: skip
     assert changed(d) == ["g"]
-    assert d.refusals == []
+    assert d.refusals == ()

@@ -56,7 +56,7 @@ def test_renumbered_static_locals_are_no_change(tmp_path: Path) -> None:
     d = compare(tmp_path, extra.replace("static int count = 7; count ^= x; return count",
                                         "return x") + WIDE, extra + WIDE)  # fmt: skip
     assert changed(d) == ["early"]
-    assert d.refusals == []
+    assert d.refusals == ()
 
 
 def test_static_locals_pair_by_use(tmp_path: Path) -> None:
@@ -160,9 +160,9 @@ def test_boot_code_beside_ordinary_code_is_left_out(tmp_path: Path) -> None:
     d = compare(tmp_path, BOOT.format(1) + WIDE,
                 BOOT.format(2) + WIDE.replace("count += x", "count += 2 * x"))  # fmt: skip
     assert changed(d) == ["leaf"]
-    assert d.notes == ["setup runs only at boot or at unload: its change is left out"]
+    assert d.notes == ("setup runs only at boot or at unload: its change is left out",)
     assert not d.is_boot_only
-    assert d.refusals == []
+    assert d.refusals == ()
 
 
 LINES = """

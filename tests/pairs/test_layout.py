@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.build.units import Unit
+from ksplicd.create.diff.across_units import check_layouts
+from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.layout import check_layout
 from ksplicd.create.objdiff import compare_objects
 from ksplicd.create.pipeline import notes_of
@@ -26,12 +27,12 @@ int g(void) {{ return head->s->in.high; }}
 
 def layouts(
     tmp_path: Path, flags: str = "-g", allow: tuple[str, ...] = (), **post: str
-) -> list[Refusal]:
+) -> tuple[Refusal, ...]:
     base = {"inner": "", "before": "", "after": "", "body": "1"}
     d = compare(
         tmp_path, SOURCE.format(**base), SOURCE.format(**{**base, "body": "2", **post}), "-g", flags
     )
-    return check_layout(d, allow)
+    return check_layout(d, allow).refusals
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_a_structure_inside_another_changes_both(tmp_path: Path) -> None:
 
 
 def test_it_may_be_meant(tmp_path: Path) -> None:
-    assert layouts(tmp_path, allow=("struct sample",), before="long b;") == []
+    assert layouts(tmp_path, allow=("struct sample",), before="long b;") == ()
 
 
 def test_bit_fields(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_bit_fields(tmp_path: Path) -> None:
         "struct s {{ unsigned a : 3; {} unsigned b : 4; }}; int f(struct s *s) {{ return {}; }}"
     )
     d = compare(tmp_path, source.format("", "s->b"), source.format("unsigned n : 1;", "s->b"), "-g")
-    assert [r.reason for r in check_layout(d)] == [
+    assert [r.reason for r in check_layout(d).refusals] == [
         "the layout of this structure changes: n is new at 0.3, b moves from 0.3 to 0.4"
     ]
 
@@ -88,13 +89,13 @@ def test_what_is_no_change_of_layout(tmp_path: Path, pre: str, post: str) -> Non
     source = "struct s {{ {} }}; int f(struct s *s) {{ return s->a + {}; }}"
     d = compare(tmp_path, source.format(pre, 1), source.format(post, 2), "-g")
     assert [s.name for s in d.changed] == ["f"]
-    assert check_layout(d) == []
+    assert check_layout(d).refusals == ()
 
 
 def test_fields_that_change_places(tmp_path: Path) -> None:
     source = "struct s {{ {} }}; int f(struct s *s) {{ return s->a; }}"
     d = compare(tmp_path, source.format("int a; int b;"), source.format("int b; int a;"), "-g")
-    assert "b moves from 4 to 0, a moves from 0 to 4" in check_layout(d)[0].reason
+    assert "b moves from 4 to 0, a moves from 0 to 4" in check_layout(d).refusals[0].reason
 
 
 STRUCT = "struct s {{ int a; {0} int b; }}; "
@@ -118,7 +119,7 @@ def test_it_does_not_matter_how_a_function_gets_at_it(tmp_path: Path, source: st
     """By a variable of another file, in a cast as TCP_SKB_CB() has it, in sizeof, by a typedef."""
     d = compare(tmp_path, source.format(""), source.format("int n;"), "-g")
     assert [s.name for s in d.changed] == ["f"]
-    assert [r.symbol for r in check_layout(d)] == ["s"]
+    assert [r.symbol for r in check_layout(d).refusals] == ["s"]
 
 
 def test_only_a_new_function_uses_it(tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ struct ops ops = {{ f, {} }};
     post = source.format("int n;", "static int g(struct s *s) { return s->n; }", "g")
     d = compare(tmp_path, pre, post, "-g")
     assert not d.changed
-    assert [r.symbol for r in check_layout(d)] == ["s"]
+    assert [r.symbol for r in check_layout(d).refusals] == ["s"]
 
 
 def test_structures_of_one_name_in_two_functions(tmp_path: Path) -> None:
@@ -143,11 +144,11 @@ int g(void *p) {{ struct s {{ int a; int b; {0} }} *s = p; return s->b; }}
 """
     d = compare(tmp_path, source.format("", 1), source.format("", 2), "-g")
     assert [s.name for s in d.changed] == ["f"]
-    assert check_layout(d) == []
+    assert check_layout(d).refusals == ()
     d = compare(tmp_path, source.format("", 1), source.format("int c;", 1), "-g")
     assert d.is_empty
     d = compare(tmp_path, source.format("", 1), source.format("int c;", 2), "-g")
-    assert [r.symbol for r in check_layout(d)] == ["s"]
+    assert [r.symbol for r in check_layout(d).refusals] == ["s"]
 
 
 ARGUMENTS = """
@@ -163,14 +164,14 @@ def test_arguments_on_the_stack_may_change(tmp_path: Path) -> None:
     d = compare(tmp_path, ARGUMENTS.format("", ""), ARGUMENTS.format("int step;", ""), "-g",
                 "-fno-ipa-sra", "-fno-ipa-cp")  # fmt: skip
     assert sorted(s.name for s in d.changed) == ["f", "walk"]
-    assert check_layout(d) == []
+    assert check_layout(d).refusals == ()
 
 
 def test_arguments_that_something_points_to_may_not(tmp_path: Path) -> None:
     pointer = "static struct args *last; last = args; keep(&last);"
     d = compare(tmp_path, ARGUMENTS.format("", pointer), ARGUMENTS.format("int step;", pointer),
                 "-g", "-fno-ipa-sra", "-fno-ipa-cp")  # fmt: skip
-    assert [r.symbol for r in check_layout(d)] == ["args"]
+    assert [r.symbol for r in check_layout(d).refusals] == ["args"]
 
 
 @pytest.mark.parametrize("flag", ["-g0", "-gsplit-dwarf"])
@@ -178,13 +179,13 @@ def test_without_debug_information_nothing_is_known(tmp_path: Path, flag: str) -
     """With -gsplit-dwarf it is in unit.dwo."""
     source = "struct s {{ int a; {} int b; }}; int f(struct s *s) {{ return s->b; }}"
     d = compare(tmp_path, source.format(""), source.format("int n;"), "-g", flag)
-    assert check_layout(d) == []
-    assert d.has_unseen_layouts
-    (note,) = notes_of({Unit("fs/a.c"): d})
+    change = check_layouts(UnitChange.of("fs/a.c", d))
+    assert not change.refusals
+    assert change.has_unseen_layouts
+    (note,) = notes_of([change])
     assert note.startswith("fs/a.c: compiled without debug information, so that changed structure")
     d = compare(tmp_path, source.format(""), source.format(""), "-g")
-    check_layout(d)
-    assert not notes_of({Unit("fs/a.c"): d})
+    assert not notes_of([check_layouts(UnitChange.of("fs/a.c", d))])
 
 
 @pytest.mark.parametrize(("flag", "count"), [("-g0", 1), ("-g", 0)])

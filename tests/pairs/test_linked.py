@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.diff.difference import Difference
 from ksplicd.create.objdiff import compare_objects
 from ksplicd.elf import Object, read_object
 from ksplicd.run import run
 from tests.support.objects.compile import SPLIT, compile_c
-from tests.support.objects.pair import PRELUDE, SIZES, changed, cut, undefined
+from tests.support.objects.pair import PRELUDE, changed, compare_pair, cut, undefined
 
 ONCE = """
 static int count;
@@ -57,8 +57,8 @@ def test_static_names_are_told_apart_by_their_files(
         return link(tmp_path, *((name, source.format(v, f)) for name, v, f in pairs))
 
     before = make(1, 2)
-    assert diff(before, make(1, 2), SIZES).is_empty
-    d = diff(make(1, 2), make(*((7, 2), (1, 7))[which]), SIZES)
+    assert compare_pair(before, make(1, 2)).is_empty
+    d = compare_pair(make(1, 2), make(*((7, 2), (1, 7))[which]))
     assert changed(d) == ["once"]
     assert places(d) == [which]
     assert not d.new
@@ -72,7 +72,7 @@ def test_another_file_gets_a_static_of_the_same_name(tmp_path: Path) -> None:
     plain = ("two", "int second(int x) { return x; }")
     pre = link(tmp_path, ("one", ONCE.format(1, "first")), plain)
     post = link(tmp_path, ("one", ONCE.format(7, "first")), ("two", ONCE.format(2, "second")))
-    d = diff(pre, post, SIZES)
+    d = compare_pair(pre, post)
     assert changed(d) == ["once", "second"]
     assert [s.name for s in d.new] == ["once"]
     new = cut(d)
@@ -92,7 +92,7 @@ def test_static_state_that_no_file_tells_apart_is_refused(tmp_path: Path, source
     """Of three files of one name nothing tells which two were there before."""
     pre = link(tmp_path, *(("main", source.format(i, f"f{i}")) for i in range(2)))
     post = link(tmp_path, *(("main", source.format(i, f"f{i}")) for i in range(3)))
-    d = diff(pre, post, SIZES)
+    d = compare_pair(pre, post)
     assert {(r.symbol, r.reason) for r in d.refusals} == {
         ("count", "several static variables have this name, and it is not clear which one this is")
     }

@@ -124,7 +124,7 @@ def test_exports_do_no_harm(tmp_path: Path, pre: str, post: str, word: str) -> N
     source = "int f(int x) {{ return hidden(x) + {0}; }}"
     d = compare(tmp_path, source.format(1) + pre, source.format(2) + post)
     assert changed(d) == ["f"]
-    assert d.refusals == []
+    assert d.refusals == ()
     assert len(d.notes) == 1
     assert d.notes[0].startswith(f"the export of f is {word}: modules that are loaded before")
     assert not any("ksymtab" in n or "export_symbol" in n for n in kept(cut(d)))

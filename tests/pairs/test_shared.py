@@ -10,14 +10,14 @@ from ksplicd.create.diff.across_units import (
     refuse_overridden,
     refuse_taken,
 )
-from ksplicd.create.diff.unit import Difference
+from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import Anchored, NewCode
 from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL
 from ksplicd.run import run
-from tests.support.objects.pair import SIZES, FakeUnit, changed, compare, undefined
+from tests.support.objects.pair import FakeUnit, changed, compare, undefined
 
 HELPER = """
 int fresh_count = 3;
@@ -26,27 +26,25 @@ int fresh(int x) { fresh_count += x; return hidden(fresh_count); }
 CALLER = "extern int fresh(int), fresh_count; {}"
 
 
-def pair(tmp_path: Path, name: str, pre: str, post: str, target: str = "vmlinux") -> Difference:
+def pair(tmp_path: Path, name: str, pre: str, post: str, target: str = "vmlinux") -> UnitChange:
     """Compare two versions of one file of several."""
     folder = tmp_path / name
     folder.mkdir(exist_ok=True)
-    d = compare(folder, pre, post)
-    d.target = target
-    return d
+    return UnitChange.of(f"{name}.c", compare(folder, pre, post), target)
 
 
-def cut_all(*differences: Difference) -> list[NewCode]:
-    """Extract the new code of the units of one patch, as ``pipeline.cut_new_code`` does."""
+def cut_all(*changes: UnitChange) -> list[NewCode]:
+    """Extract the new code of the units of one patch, as ``cut_new_code`` does."""
     aliases = Aliases()
-    shared = aliases.for_shared(differences)
-    functions = frozenset(s.name for d in differences for s in d.pre.obj.functions())
+    shared = aliases.for_shared(changes)
+    functions = frozenset(s.name for c in changes for s in c.difference.pre.obj.functions())
     missing = frozenset(s.name for s in shared)
     return [
         extract(
-            FakeUnit(source=f"unit{i}.c", missing=missing, functions=functions), d, SIZES, aliases,
-            aliases_by_name(d, shared),
+            FakeUnit(source=f"unit{i}.c", missing=missing, functions=functions), c, aliases,
+            aliases_by_name(c, shared),
         )
-        for i, d in enumerate(differences) if not d.is_empty
+        for i, c in enumerate(changes) if not c.is_empty
     ]  # fmt: skip
 
 
@@ -54,7 +52,7 @@ def test_another_files_new_function_and_datum(tmp_path: Path) -> None:
     a = pair(tmp_path, "a", "int old(int x) { return x; }", "int old(int x) { return x; }" + HELPER)
     b = pair(tmp_path, "b", "int f(int x) { return hidden(x); }",
              CALLER.format("int f(int x) { return fresh(x) + fresh_count; }"))  # fmt: skip
-    find_shared([a, b], SIZES)
+    a, b = find_shared([a, b])
     assert [s.name for s in a.shared] == ["fresh", "fresh_count"]
     new = cut_all(a, b)
     assert new[0].shared == ["fresh", "fresh_count"]
@@ -77,7 +75,7 @@ def test_through_a_new_function_of_a_third_file(tmp_path: Path) -> None:
     c = pair(tmp_path, "c", "int f(int x) { return x; }",
              "extern int fresh(int); int f(int x) { return fresh(x) + 1; }")  # fmt: skip
     unused = pair(tmp_path, "d", "", "int unused(int x) { return hidden(x); }")
-    find_shared([a, b, c, unused], SIZES)
+    a, b, c, unused = find_shared([a, b, c, unused])
     assert [[s.name for s in d.shared] for d in (a, b, c, unused)] == [["deep"], ["fresh"], [], []]
     assert unused.is_empty
     assert len(cut_all(a, b, c, unused)) == 3
@@ -91,7 +89,7 @@ def test_code_stays_while_its_address_may_be_known(tmp_path: Path) -> None:
         "extern void keep(void *); void f(void) { keep(0); }",
         "extern void keep(void *); extern int fresh(int); void f(void) { keep(fresh); }",
     )
-    find_shared([a, b], SIZES)
+    a, b = find_shared([a, b])
     assert [unit.keeps_code for unit in cut_all(a, b)] == [False, True]
 
 
@@ -101,10 +99,10 @@ def test_what_only_moves_is_the_kernels(tmp_path: Path) -> None:
     a = pair(tmp_path, "a", "", function)
     b = pair(tmp_path, "b", function, "")
     c = pair(tmp_path, "c", call.format(1), call.format(2))
-    find_shared([a, b, c], SIZES)
+    a, b, c = find_shared([a, b, c])
     assert not a.shared
     assert a.is_empty
-    assert changed(c) == ["f"]
+    assert changed(c.difference) == ["f"]
 
 
 def test_what_moves_and_changes_is_refused(tmp_path: Path) -> None:
@@ -112,7 +110,7 @@ def test_what_moves_and_changes_is_refused(tmp_path: Path) -> None:
     function = "int limit = {0}; int moved(int x) {{ return hidden(x) + {0}; }}"
     a = pair(tmp_path, "a", "", function.format(2))
     b = pair(tmp_path, "b", function.format(1), "")
-    find_shared([a, b], SIZES)
+    a, b = find_shared([a, b])
     assert sorted(r.symbol for r in a.refusals) == ["limit", "moved"]
     assert a.refusals[0].reason.startswith("it moves here from another file and changes: ")
     assert a.is_needed
@@ -129,7 +127,7 @@ def test_each_target_has_its_own_new_symbols(tmp_path: Path) -> None:
             pair(tmp_path, f"{target}-a", "", HELPER, target),
             pair(tmp_path, f"{target}-b", old, call, target),
         ]
-    find_shared(units, SIZES)
+    units = find_shared(units)
     assert [[s.name for s in d.shared] for d in units] == [["fresh"], [], ["fresh"], []]
     new = cut_all(*units)
     assert [undefined(unit) for unit in new[1::2]] == [{"ksplice_new_0"}, {"ksplice_new_1"}]
@@ -146,7 +144,7 @@ def test_another_module_has_its_own_function_of_a_name(tmp_path: Path) -> None:
         pair(tmp_path, "b", "int f(int x) { return x; }", call, "one"),
         pair(tmp_path, "c", "int f(int x) { return x; }", call, "two"),
     ]
-    find_shared(units, SIZES)
+    units = find_shared(units)
     assert [sorted(d.borrowed) for d in units] == [[], ["fresh"], []]
 
 
@@ -160,7 +158,7 @@ def test_what_vmlinux_newly_exports_is_for_modules_too(tmp_path: Path) -> None:
     for exports, shared in ((EXPORT, ["fresh"]), ("", [])):
         a = pair(tmp_path, "a", "", HELPER + exports)
         b = pair(tmp_path, "b", "int f(int x) { return x; }", call, "module")
-        find_shared([a, b], SIZES)
+        a, b = find_shared([a, b])
         assert [s.name for s in a.shared] == shared
 
 
@@ -172,11 +170,11 @@ def test_a_new_weak_function_and_the_one_in_its_place(tmp_path: Path) -> None:
     strong = pair(tmp_path, "strong", "", HELPER)
     other = pair(tmp_path, "other", old, CALLER.format(user))
     unused = pair(tmp_path, "weak", "", weak)
-    find_shared([strong, other, unused], SIZES)
+    strong, other, unused = find_shared([strong, other, unused])
     assert [s.name for s in strong.shared] == ["fresh"]
     assert not unused.is_needed
     used = pair(tmp_path, "weak", old, weak + user)
-    find_shared([strong, used], SIZES)
+    strong, used = find_shared([strong, used])
     assert [(r.symbol, r.hint) for r in used.refusals] == [
         ("fresh", "leave the weak one out of the patch, declare it only")
     ]
@@ -187,7 +185,7 @@ def test_a_function_that_takes_the_place_of_a_weak_one(tmp_path: Path, caller: s
     """Whoever calls the kernel's weak function goes on to do so, whatever the patch adds."""
     before = "extern int taken(int);" + caller.format(1)
     a = pair(tmp_path, "a", before, "int taken(int x) { return x * 7; }" + caller.format(2))
-    refuse_taken([a], lambda target, name: (target, name) == ("vmlinux", "taken"))
+    (a,) = refuse_taken([a], lambda target, name: (target, name) == ("vmlinux", "taken"))
     assert [(r.symbol, r.reason) for r in a.refusals] == [
         ("taken", "vmlinux has another taken already, which goes on being used")
     ]
@@ -198,7 +196,7 @@ def test_a_function_becomes_weak_and_gets_another_in_its_place(tmp_path: Path) -
     function = "int taken(int x) { return hidden(x); }"
     a = pair(tmp_path, "a", function, "__attribute__((weak))" + function)
     b = pair(tmp_path, "b", "", "int taken(int x) { return hidden(x + 1); }")
-    refuse_taken([a, b], lambda _target, _name: True)
+    a, b = refuse_taken([a, b], lambda _target, _name: True)
     assert [r.symbol for r in b.refusals] == ["taken"]
     assert not a.refusals
 
@@ -207,7 +205,7 @@ def test_what_only_moves_takes_no_place(tmp_path: Path) -> None:
     function = "int moved(int x) { return hidden(x); }"
     a = pair(tmp_path, "a", "", function)
     b = pair(tmp_path, "b", function, "")
-    refuse_taken([a, b], lambda _target, _name: True)
+    a, b = refuse_taken([a, b], lambda _target, _name: True)
     assert not a.refusals
 
 
@@ -215,19 +213,19 @@ def test_a_static_function_becomes_global_under_a_taken_name(tmp_path: Path) -> 
     user = "int f(int x) { return taken(x) + 1; }"
     function = "noinline int taken(int x) { return hidden(x); }" + user
     a = pair(tmp_path, "a", "static " + function, function)
-    refuse_taken([a], lambda _target, name: name == "taken")
+    (a,) = refuse_taken([a], lambda _target, name: name == "taken")
     assert [r.symbol for r in a.refusals] == ["taken"]
     b = pair(tmp_path, "a", "static " + function, function)
-    refuse_taken([b], lambda _target, _name: False)
+    (b,) = refuse_taken([b], lambda _target, _name: False)
     assert not b.refusals
 
 
 def test_a_weak_function_that_is_not_the_kernels(tmp_path: Path) -> None:
     source = "__attribute__((weak)) int f(int x) {{ return x + {0}; }} int g(int x) {{ return x; }}"
     a = pair(tmp_path, "a", source.format(1), source.format(2))
-    refuse_overridden(a, ["g"])
+    a = refuse_overridden(a, ["g"])
     assert not a.refusals
-    refuse_overridden(a, ["f"])
+    a = refuse_overridden(a, ["f"])
     assert [r.symbol for r in a.refusals] == ["f"]
     assert a.refusals[0].hint.startswith("leave it out of the patch")
 
@@ -240,7 +238,7 @@ def test_boot_code_sets_up_what_is_shared(tmp_path: Path) -> None:
     b = pair(tmp_path, "b", "int f(int x) { return x; }",
              "extern int table; int f(int x) { return table; }")  # fmt: skip
     assert not a.refusals
-    find_shared([a, b], SIZES)
+    a, b = find_shared([a, b])
     assert [r.symbol for r in a.refusals] == ["table"]
     assert "setup sets it up" in a.refusals[0].reason
 
@@ -249,7 +247,7 @@ def test_symbols_keep_their_names(tmp_path: Path) -> None:
     a = pair(tmp_path, "a", "", HELPER)
     b = pair(tmp_path, "b", "int f(int x) { return x; }",
              CALLER.format("int f(int x) { return fresh(x) + 1; }"))  # fmt: skip
-    find_shared([a, b], SIZES)
+    a, b = find_shared([a, b])
     local = {s.name for s in cut_all(a, b)[0].obj.symbols if s.bind == STB_LOCAL and s.name}
     assert local == {"fresh", "fresh_count"}
 
@@ -259,7 +257,7 @@ def test_what_other_files_call_is_looked_for_on_stacks(tmp_path: Path) -> None:
     source = "int g(int x) {{ return hidden(x) + {}; }}"
     d = pair(tmp_path, "a", source.format(1), source.format(2))
     unit = FakeUnit(functions=frozenset({"g"}), untraceable=frozenset({"g"}))
-    code = extract(unit, d, SIZES, Aliases(), {"g": "ksplice_new_g"})
+    code = extract(unit, d, Aliases(), {"g": "ksplice_new_g"})
     assert not code.replacements
     assert code.anchors == [Anchored(function="g", alias="ksplice_new_0")]
     places = {s.name: (s.section, s.value) for s in code.obj.symbols if s.bind == STB_GLOBAL}

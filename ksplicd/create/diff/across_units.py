@@ -1,154 +1,218 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""New functions and data of one file that the new code of another file uses.
+"""What the units of one update mean for each other.
 
 A patch that adds ``foo()`` to a.c and calls it in b.c: the kernel has no ``foo``, so that the new
-code of b.c has to reach that of a.c, with which it shares a module.
+code of b.c has to reach that of a.c, with which it shares a module.  By which name it does so is
+not decided here.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
 from ksplicd.create.diff.compare import Comparison
+from ksplicd.create.diff.correlate import correlate
 from ksplicd.create.diff.data import find_uses, is_compared
+from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.exports import read_exports
-from ksplicd.create.diff.twins import correlate
-from ksplicd.create.diff.unit import Difference, refuse_new_data
+from ksplicd.create.diff.layout import check_layout
+from ksplicd.create.diff.unit import refuse_new_data
 from ksplicd.create.objects.names import is_boot_section
-from ksplicd.create.objects.special import EntrySizes
-from ksplicd.create.refusal import refuse
+from ksplicd.create.refusal import refusals_text, refuse
 from ksplicd.elf import Symbol
 from ksplicd.elf.model import STB_LOCAL, STB_WEAK
+from ksplicd.errors import NoChangesError, UnsupportedChangeError
 
-_Offers = dict[tuple[str, str], tuple[Difference, Symbol]]
-"""By target and name, a new global symbol and the difference that brings it."""
+_Offers = dict[tuple[str, str], tuple[int, Symbol]]
+"""By target and name, a global symbol and which unit has it."""
 
 
-def find_shared(differences: Collection[Difference], sizes: EntrySizes) -> None:
-    """Note in each difference which of its new symbols the new code of the others refers to.
+def compare_across(
+    changes: Sequence[UnitChange],
+    has_global: Callable[[str, str], bool] = lambda _target, _name: False,
+    allowed_layouts: Collection[str] = (),
+) -> list[UnitChange]:
+    """Return the units that change, with what the others, the kernel and layouts mean for them.
+
+    ``has_global``: tells whether the kernel's target has a global of a name; ``allowed_layouts``:
+    structures that may change.
+
+    Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
+    """
+    changes = find_shared(refuse_taken(changes, has_global))
+    found = [c for c in changes if not c.is_empty]
+    if not found:
+        names = ", ".join(c.unit for c in changes)
+        raise NoChangesError(f"{names}: the patch changes no code that a running kernel uses")
+    if all(c.is_boot_only for c in found):
+        refusals = [r for c in found for r in c.difference.refuse_boot_code()]
+        names = ", ".join(c.unit for c in found)
+        raise UnsupportedChangeError(refusals_text(names, refusals), refusals)
+    return [check_layouts(c, allowed_layouts) for c in found]
+
+
+def check_layouts(change: UnitChange, allowed: Collection[str] = ()) -> UnitChange:
+    """Refuse structures of the unit that get another layout.  Raises ``ElfError``."""
+    layouts = check_layout(change.difference, allowed)
+    return replace(change.refuse(layouts.refusals), has_unseen_layouts=layouts.are_unseen)
+
+
+# --- what one unit brings and another one uses --------------------------------------------------
+
+
+def find_shared(changes: Sequence[UnitChange]) -> list[UnitChange]:
+    """Find in each unit which of its new symbols the new code of the others refers to.
 
     A unit in which nothing else changes comes in for them.  What one of a target's units had or
     used before is no new thing, only moved.
     """
-    refuse_moved(differences, sizes)
-    offered = find_offers(differences)
-    todo = [d for d in differences if d.is_needed]
+    linked = refuse_moved(changes)
+    offered = find_offers(linked)
+    todo = [i for i, c in enumerate(linked) if c.is_needed]
     while offered and todo:
-        user = todo.pop()
-        for s in user.post.obj.symbols:
-            found = find_offer(offered, user, s.name) if s.is_undefined else None
+        at = todo.pop()
+        for s in linked[at].difference.post.obj.symbols:
+            found = find_offer(offered, linked, at, s.name) if s.is_undefined else None
             if found is None:
                 continue
             owner, new = found
-            user.borrowed[s.name] = new
-            if not owner.is_needed:
+            linked[at] = replace(linked[at], borrowed={**linked[at].borrowed, s.name: new})
+            if not linked[owner].is_needed:
                 todo.append(owner)
-            if new not in owner.shared:
-                share(owner, [new])
+            if new not in linked[owner].shared:
+                linked[owner] = share(linked[owner], [new])
+    return linked
 
 
-def find_offers(differences: Collection[Difference]) -> _Offers:
-    """Return the new global symbols; of a name that two files of a target bring, the strong one."""
-    known = known_globals(differences)
+def find_offers(changes: list[UnitChange]) -> _Offers:
+    """Return the new global symbols; of a name that two files of a target bring, the strong one.
+
+    Where the weak one is used in its own file, that unit is refused in ``changes``.
+    """
+    known = known_globals(changes)
     offered: _Offers = {}
     for is_weak in (True, False):
-        for d in differences:
-            for s in d.new_globals():
-                key = d.target, s.name
-                if s.name in known[d.target] or (s.bind == STB_WEAK) is not is_weak:
+        for at, c in enumerate(changes):
+            for s in c.difference.new_globals():
+                key = c.target, s.name
+                if s.name in known[c.target] or (s.bind == STB_WEAK) is not is_weak:
                     continue
                 if key in offered:
-                    refuse_weak(*offered[key])
-                offered[key] = d, s
+                    owner, weak = offered[key]
+                    changes[owner] = refuse_weak(changes[owner], weak)
+                offered[key] = at, s
     return offered
 
 
-def find_offer(offered: _Offers, user: Difference, name: str) -> tuple[Difference, Symbol] | None:
+def find_offer(
+    offered: _Offers, changes: Sequence[UnitChange], user: int, name: str
+) -> tuple[int, Symbol] | None:
     """Return what the linker or the loader would take for an undefined symbol of a unit.
 
     In another target's files that is an exported one; two modules may have a global of one name.
     """
-    if (user.target, name) in offered:
-        return offered[user.target, name]
-    if any(s.name == name for s in user.pre.obj.symbols):
+    if (changes[user].target, name) in offered:
+        return offered[changes[user].target, name]
+    if any(s.name == name for s in changes[user].difference.pre.obj.symbols):
         return None
     for (_, other), (owner, new) in offered.items():
-        if other == name and name in read_exports(owner.post.obj):
+        if other == name and name in read_exports(changes[owner].difference.post.obj):
             return owner, new
     return None
 
 
-def refuse_weak(d: Difference, weak: Symbol) -> None:
+def refuse_weak(change: UnitChange, weak: Symbol) -> UnitChange:
     """Refuse a new function of which another file brings the strong form, if it is called here."""
-    if find_uses(d.post)[weak]:
-        why = "it is weak, and another file of the patch brings the function that takes its place"
-        d.refusals.append(refuse(weak, why, "leave the weak one out of the patch, declare it only"))
+    if not find_uses(change.difference.post)[weak]:
+        return change
+    why = "it is weak, and another file of the patch brings the function that takes its place"
+    hint = "leave the weak one out of the patch, declare it only"
+    return change.refuse([refuse(weak, why, hint)])
 
 
-def known_globals(differences: Iterable[Difference]) -> dict[str, set[str]]:
+def known_globals(changes: Iterable[UnitChange]) -> dict[str, set[str]]:
     """Return the global names that the units of each target have or use before the patch."""
     known: dict[str, set[str]] = defaultdict(set)
-    for d in differences:
-        known[d.target].update(s.name for s in d.pre.obj.symbols if s.bind != STB_LOCAL and s.name)
+    for c in changes:
+        symbols = c.difference.pre.obj.symbols
+        known[c.target].update(s.name for s in symbols if s.bind != STB_LOCAL and s.name)
     return known
 
 
-def refuse_moved(differences: Collection[Difference], sizes: EntrySizes) -> None:
+def share(change: UnitChange, symbols: Collection[Symbol]) -> UnitChange:
+    """Have new symbols of a unit cut out for others, with what is refused for that."""
+    shared = (*change.shared, *symbols)
+    refusals = refuse_new_data(change.difference, shared)
+    known = change.refusals
+    return replace(change, shared=shared).refuse(r for r in refusals if r not in known)
+
+
+# --- what other files of the kernel have --------------------------------------------------------
+
+
+def refuse_moved(changes: Sequence[UnitChange]) -> list[UnitChange]:
     """Refuse what moves from one file to another and changes: the kernel goes on using the old."""
-    gone = find_gone(differences)
-    for d in differences:
-        for s in d.new_globals():
-            if (d.target, s.name) not in gone:
+    gone = find_gone(changes)
+    out = []
+    for c in changes:
+        refusals = []
+        for s in c.difference.new_globals():
+            if (c.target, s.name) not in gone:
                 continue
-            old, before = gone[d.target, s.name]
-            twins = correlate(old.pre, d.post)
-            if why := Comparison(old.pre, d.post, twins, sizes).why_differs(before, s):
+            at, before = gone[c.target, s.name]
+            twins = correlate(changes[at].difference.pre, c.difference.post)
+            if why := Comparison(twins).why_differs(before, s):
                 words = f"it moves here from another file and changes: {why}"
-                d.refusals.append(refuse(s, words, "leave it where it is, and change it there"))
+                refusals.append(refuse(s, words, "leave it where it is, and change it there"))
+        out.append(c.refuse(refusals))
+    return out
 
 
-def find_gone(differences: Iterable[Difference]) -> _Offers:
+def find_gone(changes: Iterable[UnitChange]) -> _Offers:
     """Return the global symbols that a file had and has no more, by target and name."""
     return {
-        (d.target, s.name): (d, s)
-        for d in differences
-        for s in d.pre.obj.symbols
-        if s.section is not None and s.name and s.bind != STB_LOCAL and s not in d.twins.post_of
-    }
+        (c.target, s.name): (at, s)
+        for at, c in enumerate(changes)
+        for s in c.difference.pre.obj.symbols
+        if s.section is not None and s.name and s.bind != STB_LOCAL
+        and s not in c.difference.twins.post_of
+    }  # fmt: skip
 
 
 def refuse_taken(
-    differences: Collection[Difference], has_global: Callable[[str, str], bool]
-) -> None:
+    changes: Sequence[UnitChange], has_global: Callable[[str, str], bool]
+) -> list[UnitChange]:
     """Refuse new global symbols by the name of one that the kernel has from another file.
 
-    So it is where a function is written that takes the place of a ``__weak`` one: all callers would
-    go there, and in the running kernel go on to the old one.  ``has_global``: tells whether a
-    target has a global of a name.
+    A function written to take the place of a ``__weak`` one is such: all callers would go there,
+    and in the running kernel go on to the old one.  ``has_global``: tells whether a target has a
+    global of a name.
     """
-    gone = find_gone(differences)
-    for d in differences:
-        before = {s.name for s in d.pre.obj.symbols if s.section and s.bind != STB_LOCAL}
-        for s in d.post.obj.symbols:
+    gone = find_gone(changes)
+    out = []
+    for c in changes:
+        before = {
+            s.name for s in c.difference.pre.obj.symbols if s.section and s.bind != STB_LOCAL
+        }  # fmt: skip
+        refusals = []
+        for s in c.difference.post.obj.symbols:
             if s.section is None or s.bind == STB_LOCAL or s.name in before:
                 continue
             if is_boot_section(s.section) or not (s.is_function or is_compared(s)):
                 continue
-            if (d.target, s.name) not in gone and has_global(d.target, s.name):
-                why = f"{d.target} has another {s.name} already, which goes on being used"
+            if (c.target, s.name) not in gone and has_global(c.target, s.name):
+                why = f"{c.target} has another {s.name} already, which goes on being used"
                 hint = "change that one where it is defined, or give this one a name of its own"
-                d.refusals.append(refuse(s, why, hint))
+                refusals.append(refuse(s, why, hint))
+        out.append(c.refuse(refusals))
+    return out
 
 
-def refuse_overridden(d: Difference, overridden: Collection[str]) -> None:
+def refuse_overridden(change: UnitChange, overridden: Collection[str]) -> UnitChange:
     """Refuse to change weak functions in whose place the kernel has another file's."""
-    for s in d.changed:
-        if d.twins.pre_of[s].name in overridden:
-            why = "it is weak, and the kernel has another file's function in its place"
-            hint = "leave it out of the patch; if need be, change the one that the kernel has"
-            d.refusals.append(refuse(s, why, hint))
-
-
-def share(d: Difference, symbols: Collection[Symbol]) -> None:
-    """Have new symbols of a unit cut out for others, with what is refused for that."""
-    d.shared += symbols
-    d.refusals += [r for r in refuse_new_data(d) if r not in d.refusals]
+    why = "it is weak, and the kernel has another file's function in its place"
+    hint = "leave it out of the patch; if need be, change the one that the kernel has"
+    pre_of = change.difference.twins.pre_of
+    return change.refuse(
+        refuse(s, why, hint) for s in change.difference.changed if pre_of[s].name in overridden
+    )

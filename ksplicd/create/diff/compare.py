@@ -10,7 +10,7 @@ from typing import Final
 
 from ksplicd.create.diff.line_shift import is_line_shift
 from ksplicd.create.diff.twins import Twins, is_numbered
-from ksplicd.create.objects.index import ObjectIndex, Referent, relocations_in, string_at
+from ksplicd.create.objects.index import Referent, relocations_in, string_at
 from ksplicd.create.objects.names import (
     base_name,
     is_debug_descriptor,
@@ -21,8 +21,6 @@ from ksplicd.create.objects.names import (
 )
 from ksplicd.create.objects.special import (
     Entry,
-    EntrySizes,
-    entries_by_code,
     lengths_of,
     masked_data,
     meaning_of,
@@ -37,15 +35,14 @@ _SHOWN: Final = 40
 
 
 class Comparison:
-    """Compares symbols and places of a pre and a post object whose twins are known."""
+    """Compares symbols and referents of a pre and a post object whose twins are known."""
 
-    def __init__(
-        self, pre: ObjectIndex, post: ObjectIndex, twins: Twins, sizes: EntrySizes
-    ) -> None:
-        self.pre, self.post, self.twins = pre, post, twins
+    def __init__(self, twins: Twins) -> None:
+        """Raises ``ElfError`` when a table has not whole entries."""
+        self.pre, self.post, self.twins = twins.pre, twins.post, twins
         self.comparing: set[tuple[Symbol, Symbol]] = set()
-        self.pre_entries = entries_by_code(pre.obj, sizes)
-        self.post_entries = entries_by_code(post.obj, sizes)
+        self.pre_entries = twins.pre.entries_by_code
+        self.post_entries = twins.post.entries_by_code
 
     def why_differs(self, a: Symbol, b: Symbol) -> str | None:
         """Return why function or datum ``b`` is not the same as ``a``, None when it is."""
@@ -167,7 +164,7 @@ class Comparison:
         )
 
     def same_anonymous(self, a: Referent, b: Referent) -> bool:
-        """Compare places without a symbol: merged constants, jump tables, code fragments.
+        """Compare referents without a symbol: merged constants, jump tables, code fragments.
 
         Nothing tells where an anonymous constant in ``.rodata`` ends, so that the whole section has
         to be the same: one constant more makes a function too many change, never one too few.
@@ -242,13 +239,13 @@ def _kind(r: Relocation) -> int:
 
 
 def _difference(a: Referent, b: Referent) -> str:
-    """Return what two places that are not the same are, in words that differ."""
+    """Return what two referents that are not the same are, in words that differ."""
     before, after = (_text(p) or str(p) for p in (a, b))
     return f"{after} instead of {before}" if before != after else f"{after}, whose content differs"
 
 
 def _text(referent: Referent) -> str | None:
-    """Return the string at a place, shortened, None when there is none."""
+    """Return the string that is referred to, shortened, None when there is none."""
     if referent.section is None or not referent.section.is_strings:
         return None
     text = string_at(referent.section, referent.offset)
@@ -259,7 +256,7 @@ def _text(referent: Referent) -> str | None:
 
 
 def _is_same_external(a: Referent, b: Referent) -> bool:
-    """Compare places of which at least one is in another object.
+    """Compare referents of which at least one is in another object.
 
     A global that moves from or to another file of the kernel is still the one in the kernel.
     """

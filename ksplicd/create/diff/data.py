@@ -7,25 +7,24 @@ which are replaced and bring a new copy.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from ksplicd.create.diff import hooks
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.pointers import PointerChange, pointer_changes
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.names import (
+    has_no_identity,
     is_boot_section,
     is_bound_at_boot,
+    is_content_alone,
     is_debug_descriptor,
     is_expendable,
     is_init_section,
     is_literal,
-    is_once_flag,
     is_per_cpu,
-    is_printk_index,
     is_read_only,
-    is_sanitizer_record,
     is_static_call,
     is_tracepoint,
 )
@@ -44,19 +43,19 @@ _NOT_DATA = (
 """Beginnings of the names of sections that only the build, the boot or a loader reads."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataChanges:
     """What became of the data that differ."""
 
-    copied_constants: list[Symbol] = field(default_factory=list)
+    copied_constants: tuple[Symbol, ...]
     """Constants of which new code brings its own copy."""
-    users: dict[Symbol, str] = field(default_factory=dict)
+    users: Mapping[Symbol, str]
     """The functions that use those, with the reason why they change."""
-    pointers: list[PointerChange] = field(default_factory=list)
+    pointers: tuple[PointerChange, ...]
     """Function pointers that the running kernel's data get."""
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...]
     """What is left out, because a running kernel has read it already."""
-    refusals: list[Refusal] = field(default_factory=list)
+    refusals: tuple[Refusal, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +75,7 @@ def is_plain_data(section: Section) -> bool:
     """
     if not section.is_alloc or section.is_text or section.is_strings:
         return False
-    if is_special_section(section) or is_boot_section(section):
-        return False
-    if is_once_flag(section) or is_debug_descriptor(section) or is_sanitizer_record(section):
+    if is_special_section(section) or is_boot_section(section) or has_no_identity(section):
         return False
     return not section.name.startswith(_NOT_DATA)
 
@@ -94,14 +91,22 @@ def compare_data(comparison: Comparison) -> DataChanges:
             changed[s] = f"initialised data changes: {why}"
         elif is_read_only(twin.section) and s.section and not is_read_only(s.section):
             changed[s] = "it was read-only, and is in the running kernel"
-    out = _Judge(comparison, changed).judge() if changed else DataChanges()
-    out.notes += [
+    judge = _Judge(comparison, changed)
+    if changed:
+        judge.judge()
+    at_boot = [
         f"{s.name} is used only at boot: its change is left out"
         for s in comparison.post.obj.symbols
         if (twin := comparison.twins.pre_of.get(s)) is not None
         and is_boot_data(s) and comparison.compare_content(twin, s)
     ]  # fmt: skip
-    return out
+    return DataChanges(
+        copied_constants=tuple(judge.copied),
+        users=judge.users,
+        pointers=tuple(judge.changes),
+        notes=(*judge.notes, *at_boot),
+        refusals=tuple(judge.refusals),
+    )
 
 
 def is_compared(s: Symbol) -> bool:
@@ -111,8 +116,7 @@ def is_compared(s: Symbol) -> bool:
         and bool(s.size)
         and not s.is_function
         and is_plain_data(s.section)
-        and not is_literal(s)
-        and not is_printk_index(s)
+        and not is_content_alone(s)
     )
 
 
@@ -138,13 +142,17 @@ class _Judge:
     def __init__(self, comparison: Comparison, changed: dict[Symbol, str]) -> None:
         self.comparison, self.changed = comparison, changed
         self.post = comparison.post
-        self.uses = find_uses(self.post)
-        self.out = DataChanges()
+        self.uses = find_uses(self.post) if changed else {}
+        self.copied: list[Symbol] = []
+        self.users: dict[Symbol, str] = {}
+        self.changes: list[PointerChange] = []
+        self.notes: list[str] = []
+        self.refusals: list[Refusal] = []
 
-    def judge(self) -> DataChanges:
+    def judge(self) -> None:
         for s, why in self.changed.items():
             if not self.uses[s] and s.bind == STB_LOCAL:
-                self.out.notes.append(
+                self.notes.append(
                     f"{s.name} changes, to which only a list can refer that the linker makes of"
                     f" {s.section.name if s.section else ''}: the running kernel's stays as it is"
                 )
@@ -152,10 +160,9 @@ class _Judge:
             if self.is_constant(s, frozenset()):
                 self.copy(s)
             elif changes := self.pointers(s):
-                self.out.pointers += changes
+                self.changes += changes
             else:
-                self.out.refusals.append(refuse(s, *self.reason(s, why)))
-        return self.out
+                self.refusals.append(refuse(s, *self.reason(s, why)))
 
     def is_constant(self, s: Symbol, seen: frozenset[Symbol]) -> bool:
         """Tell whether a datum's content is all that there is to it, as for ``ftype_name_map``.
@@ -190,16 +197,16 @@ class _Judge:
 
     def copy(self, s: Symbol) -> None:
         """Bring a copy of ``s``, and of the constants that point to it."""
-        if s in self.out.copied_constants:
+        if s in self.copied:
             return
-        self.out.copied_constants.append(s)
+        self.copied.append(s)
         for use in self.uses[s]:
             assert use.user is not None
             if not use.owner.is_text:
                 self.copy(use.user)
             elif not is_boot_section(use.owner):
                 function = self.post.main_of(use.user)
-                self.out.users.setdefault(function, f"uses {s.name}, whose content changes")
+                self.users.setdefault(function, f"uses {s.name}, whose content changes")
 
     def reason(self, s: Symbol, why: str) -> tuple[str, str]:
         """Return the reason and the way out."""

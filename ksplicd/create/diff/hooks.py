@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.diff.twins import Twins
-from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.elf import Symbol
@@ -35,13 +34,14 @@ class Hook:
     function: Symbol
 
 
-def read_hooks(post: ObjectIndex, twins: Twins) -> tuple[list[Hook], list[Refusal]]:
+def read_hooks(twins: Twins) -> tuple[tuple[Hook, ...], list[Refusal]]:
     """Return the hooks that the patch brings, in the order of the source, and what is wrong.
 
     Hooks that the pre object has too are those of an earlier update: they were called then.
     """
     hooks: list[Hook] = []
     refusals: list[Refusal] = []
+    post = twins.post
     for section in post.obj.sections:
         kind = section.name.removeprefix(SECTION)
         if not section.name.startswith(SECTION) or kind not in KINDS:
@@ -58,4 +58,4 @@ def read_hooks(post: ObjectIndex, twins: Twins) -> tuple[list[Hook], list[Refusa
                 refusals.append(refuse(function, why, "take __init and __exit away from it"))
             else:
                 hooks.append(Hook(kind, function))
-    return hooks, refusals
+    return tuple(hooks), refusals

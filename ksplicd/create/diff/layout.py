@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ksplicd.create.diff.unit import Difference
+from ksplicd.create.diff.difference import Difference
 from ksplicd.create.messages import names_of
 from ksplicd.create.objects.names import base_name
 from ksplicd.create.refusal import Refusal
@@ -32,20 +32,28 @@ class _Field:
     """Bits."""
 
 
-def check_layout(difference: Difference, allowed: Collection[str] = ()) -> list[Refusal]:
-    """Return a refusal for each structure that has another layout.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layouts:
+    """What became of the structures that a unit uses."""
 
-    Without debug information there are none, which is noted in ``difference``.
+    refusals: tuple[Refusal, ...] = ()
+    """One for each that has another layout."""
+    are_unseen: bool = False
+    """Whether the objects lack debug information, so that nothing was compared."""
+
+
+def check_layout(difference: Difference, allowed: Collection[str] = ()) -> Layouts:
+    """Compare the structures of a unit that has changed or new functions.
+
     ``allowed``: names of structures whose change is meant, with or without ``struct``.  Raises
     ``ElfError`` when the debug information cannot be read.
     """
     if not difference.changed and not difference.new:
-        return []
+        return Layouts()
     pre = read_debug_info(difference.pre.obj)
     post = read_debug_info(difference.post.obj)
     if pre is None or post is None:
-        difference.has_unseen_layouts = True
-        return []
+        return Layouts(are_unseen=True)
     functions = {source_name(s.name) for s in (*difference.changed, *difference.new)}
     fine = {name.removeprefix("struct ").removeprefix("union ") for name in allowed}
     old, new = _by_name(pre), _by_name(post)
@@ -57,7 +65,7 @@ def check_layout(difference: Difference, allowed: Collection[str] = ()) -> list[
         changes = [min((_compare(pre, a, post, b) for a in old[name]), key=len) for b in records]
         if any(changes) and not _is_on_stack_only(post, name, difference, functions):
             refusals += [_refuse(name, c) for c in changes if c]
-    return list(dict.fromkeys(refusals))
+    return Layouts(refusals=tuple(dict.fromkeys(refusals)))
 
 
 def unseen_layouts(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from ksplicd.create.diff.unit import Difference
+from ksplicd.create.diff.difference import UnitChange
 from ksplicd.elf import Symbol
 
 _FUNCTION: Final = "ksplice_new_"
@@ -41,12 +41,12 @@ class Aliases:
         """Return an alias for new data that the new code of several files uses."""
         return self._next(_DATUM)
 
-    def for_shared(self, differences: Iterable[Difference]) -> dict[Symbol, str]:
+    def for_shared(self, changes: Iterable[UnitChange]) -> dict[Symbol, str]:
         """Return an alias for each symbol that the new code of other units refers to."""
         return {
             s: self.for_function() if s.is_function else self.for_datum()
-            for d in differences
-            for s in d.shared
+            for c in changes
+            for s in c.shared
         }
 
     def _next(self, prefix: str) -> str:
@@ -60,7 +60,7 @@ def is_function_alias(name: str) -> bool:
     return name.startswith(_FUNCTION)
 
 
-def aliases_by_name(d: Difference, shared: Mapping[Symbol, str]) -> dict[str, str]:
+def aliases_by_name(change: UnitChange, shared: Mapping[Symbol, str]) -> dict[str, str]:
     """Return by which alias a unit's new code defines what it shares, and reaches the others'."""
-    own = {s.name: shared[s] for s in d.shared}
-    return {name: shared[s] for name, s in d.borrowed.items()} | own
+    own = {s.name: shared[s] for s in change.shared}
+    return {name: shared[s] for name, s in change.borrowed.items()} | own

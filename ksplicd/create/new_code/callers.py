@@ -9,16 +9,18 @@ proven by matching them.  What cannot be found in full is refused.
 
 import re
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.units import Unit
-from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.diff.unit import diff
 from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.redirects import must_be_carried
 from ksplicd.create.objects.index import code_section_of, relocations_in
+from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.kernel import StockKernel
@@ -34,12 +36,13 @@ _BRANCH: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
 """call, jmp and jcc with a 32-bit displacement."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TakenIn:
-    """What was found: units to add, and the functions that they call in their new form."""
+    """What was found: the units, with those added, and the functions that they call anew."""
 
-    differences: dict[Unit, Difference] = field(default_factory=dict)
-    carried: dict[str, str] = field(default_factory=dict)
+    changes: tuple[UnitChange, ...]
+    """Those that were there first, in their order."""
+    carried: dict[str, str]
     """Global alias by function."""
 
 
@@ -65,7 +68,7 @@ class _Search:
     def __init__(self, kbuild: Kbuild, kernel: StockKernel, sizes: EntrySizes) -> None:
         self.kbuild, self.kernel, self.sizes = kbuild, kernel, sizes
 
-    def find(self, unit: Unit, s: Symbol) -> dict[Unit, Difference]:
+    def find(self, unit: Unit, s: Symbol) -> dict[Unit, UnitChange]:
         """Return the units that call ``s``, which ``unit`` defines, with their callers."""
         address, vmlinux = self.address_of(unit, s), self.kernel.vmlinux
         is_built_in = self.kernel.units[unit.source].target == VMLINUX
@@ -75,7 +78,7 @@ class _Search:
             raise self.refused(unit, s, f"modules call it ({', '.join(importers[:3])})")
         left = set(branches_to(vmlinux.image, vmlinux.symbols, address))
         left -= self.covered(unit)
-        found: dict[Unit, Difference] = {}
+        found: dict[Unit, UnitChange] = {}
         for other in self.candidates(unit, s.name, bool(left)):
             if not left:
                 break
@@ -119,7 +122,7 @@ class _Search:
             )
         return found
 
-    def callers_in(self, unit: Unit, name: str) -> Difference | None:
+    def callers_in(self, unit: Unit, name: str) -> UnitChange | None:
         """Return ``unit``, unchanged, with the functions that call ``name`` to be replaced."""
         plain = self.kbuild.compile_plain([unit])[unit]
         obj = read_object(plain.read_bytes(), unit.object)
@@ -127,15 +130,18 @@ class _Search:
             return None
         self.kernel.add_unit(unit.source, obj, None)
         split = self.kbuild.compile_split_cached([unit])[unit].read_bytes()
-        same = diff(read_object(split, unit.object), read_object(split, unit.object), self.sizes)
+        same = diff(
+            *(index_separated(read_object(split, unit.object), self.sizes) for _ in range(2))
+        )
+        callers = {}
         for f in same.post.obj.functions():
             section = code_section_of(f)
             for r in relocations_in(f):
                 if r.symbol.is_undefined and r.symbol.name == name:
                     if not same.post.is_branch(section, r):
                         raise self.refused(unit, f, f"it takes the address of {name}")
-                    same.changed[f] = f"calls {name}, which livepatch cannot redirect"
-        return same
+                    callers[f] = f"calls {name}, which livepatch cannot redirect"
+        return UnitChange.of(unit.source, same).with_changed(callers)
 
     @staticmethod
     def refused(unit: Unit, s: Symbol, why: str) -> UnsupportedChangeError:
@@ -146,7 +152,7 @@ class _Search:
 
 
 def take_in_callers(
-    differences: dict[Unit, Difference],
+    changes: Sequence[UnitChange],
     kbuild: Kbuild,
     kernel: StockKernel,
     sizes: EntrySizes,
@@ -158,14 +164,15 @@ def take_in_callers(
     many, is left to a kprobe where one may be; otherwise raises ``UnsupportedChangeError`` naming
     the function.
     """
-    result = TakenIn()
+    carried: dict[str, str] = {}
     search = _Search(kbuild, kernel, sizes)
-    todo = dict(differences)
+    by_unit = {Unit(c.unit): c for c in changes}
+    todo = dict.fromkeys(by_unit)
     while todo:
-        unit, difference = todo.popitem()
-        stock = kernel.units[unit.source]
+        unit, _ = todo.popitem()
+        difference, stock = by_unit[unit].difference, kernel.units[unit.source]
         for s in must_be_carried(difference, stock.traceable):
-            if s.name in result.carried:
+            if s.name in carried:
                 continue
             try:
                 callers = search.find(unit, s)
@@ -173,15 +180,16 @@ def take_in_callers(
                 if difference.twins.pre_of[s].name in stock.probeable:
                     continue
                 raise
-            result.carried[s.name] = aliases.for_function()
+            carried[s.name] = aliases.for_function()
             for other, taken in callers.items():
-                known = differences.get(other) or result.differences.get(other)
-                if known is not None:
-                    by_name = {f.name: f for f in known.post.obj.functions()}
-                    for f, why in taken.changed.items():
-                        if f.name in by_name:
-                            known.changed.setdefault(by_name[f.name], why)
-                    todo[other] = known
-                else:
-                    result.differences[other] = todo[other] = taken
-    return result
+                known = by_unit.get(other)
+                by_unit[other] = taken if known is None else _joined(known, taken)
+                todo[other] = None
+    return TakenIn(changes=tuple(by_unit.values()), carried=carried)
+
+
+def _joined(known: UnitChange, taken: UnitChange) -> UnitChange:
+    """Return a unit's change with the callers found in the unit as it was."""
+    by_name = {f.name: f for f in known.difference.post.obj.functions()}
+    callers = taken.difference.changed.items()
+    return known.with_changed({by_name[f.name]: why for f, why in callers if f.name in by_name})

@@ -9,30 +9,25 @@ kernel (reach.py).
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from ksplicd.create.diff.unit import Difference
+from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.kernel_names import Reach
 from ksplicd.create.new_code.model import UnitInKernel
 from ksplicd.create.new_code.static_keys import JUMP_TABLE, STATIC_CALLS, choose_entries
 from ksplicd.create.objects.index import Referent, code_section_of
 from ksplicd.create.objects.names import (
+    has_no_identity,
     is_code_fragment,
     is_cold_part,
-    is_debug_descriptor,
     is_exit_section,
     is_init_section,
     is_literal,
-    is_once_flag,
-    is_sanitizer_record,
 )
 from ksplicd.create.objects.special import (
     REPLACEMENTS,
     TABLE_BY_SECTION,
     Entry,
-    EntrySizes,
-    entries_by_code,
     is_special_section,
-    read_entries,
     replacement_of,
 )
 from ksplicd.elf import Relocation, Section, Symbol
@@ -61,13 +56,13 @@ class Cutter(Reach):
     def __init__(
         self,
         stock: UnitInKernel,
-        difference: Difference,
-        sizes: EntrySizes,
+        change: UnitChange,
         aliases: Aliases,
         carried: Mapping[str, str],
     ) -> None:
-        super().__init__(stock, difference, carried)
-        self.difference, self.sizes, self.aliases = difference, sizes, aliases
+        super().__init__(stock, change, carried)
+        self.aliases = aliases
+        self.copied_constants = dict.fromkeys(self.difference.copied_constants)
         self.notes: list[str] = []
         self.kept: dict[Section, None] = {}
         self.new_symbols: dict[Symbol, Symbol] = {}
@@ -82,7 +77,7 @@ class Cutter(Reach):
 
     def follow_references(self) -> None:
         """Keep what the kept code needs, directly or through its entries in special sections."""
-        entries = entries_by_code(self.post.obj, self.sizes)
+        entries = self.post.entries_by_code
         done: set[Section] = set()
         while todo := [s for s in self.kept if s not in done]:
             for owner in todo:
@@ -109,11 +104,11 @@ class Cutter(Reach):
                 self.kept[section] = None
             elif symbol is not None and symbol.is_function and not self.is_in_kernel(symbol):
                 self.keep_function(symbol)
-        elif self.is_copied(section, symbol) or symbol in self.difference.copied_constants:
+        elif self.is_copied(section, symbol) or symbol in self.copied_constants:
             self.kept[section] = None
         elif symbol is not None and self.has_labels(section):
             self.kept[section] = None
-            self.difference.copied_constants.append(symbol)
+            self.copied_constants[symbol] = None
         elif symbol is not None and symbol not in self.twins.pre_of:
             if self.post.symbols_in(section) == [symbol]:
                 self.kept[section] = None
@@ -139,7 +134,7 @@ class Cutter(Reach):
         """Tell whether new code carries its own copy: content without identity."""
         if section.is_strings or section.is_merged_constants:
             return True
-        if is_once_flag(section) or is_debug_descriptor(section) or is_sanitizer_record(section):
+        if has_no_identity(section):
             return True
         if not section.size:  # __key.24 without lockdep: kallsyms do not list what has no bytes
             return True
@@ -173,7 +168,7 @@ class Cutter(Reach):
 
     def keep_entries(self, section: Section, copies: dict[Section, Section]) -> None:
         """Add the part of a special section that belongs to kept code to ``copies``."""
-        entries = read_entries(section, self.sizes)
+        entries = self.post.entries_in(section)
         kept = [e for e in entries if e.owner in self.kept]
         if section.name in (JUMP_TABLE, STATIC_CALLS):
             kept = self.choose_entries(kept)
@@ -191,7 +186,7 @@ class Cutter(Reach):
         companion = TABLE_BY_SECTION[section.name].companion
         other = self.post.obj.find_section(companion) if companion else None
         if other is not None:
-            rows = read_entries(other, self.sizes)
+            rows = self.post.entries_in(other)
             copies[other] = self.copy(other)
             copies[other].data = b"".join(rows[e.index].data for e in kept)
         if section.name == ".altinstructions":

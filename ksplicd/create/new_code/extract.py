@@ -4,8 +4,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.pointers import PointerChange
-from ksplicd.create.diff.unit import Difference
 from ksplicd.create.new_code.aliases import Aliases, is_function_alias
 from ksplicd.create.new_code.anchors import Anchors
 from ksplicd.create.new_code.cut import Cutter
@@ -18,7 +18,7 @@ from ksplicd.create.new_code.model import (
 )
 from ksplicd.create.new_code.redirects import Redirect, RedirectKind
 from ksplicd.create.objects.index import Referent
-from ksplicd.create.objects.special import EntrySizes, is_special_section
+from ksplicd.create.objects.special import is_special_section
 from ksplicd.elf import Section, Symbol
 from ksplicd.elf.model import (
     STT_FUNC,
@@ -28,8 +28,7 @@ from ksplicd.elf.model import (
 
 def extract(
     stock: UnitInKernel,
-    difference: Difference,
-    sizes: EntrySizes,
+    change: UnitChange,
     aliases: Aliases,
     carried: Mapping[str, str] = MappingProxyType({}),
 ) -> NewCode:
@@ -41,7 +40,7 @@ def extract(
 
     Raises ``UnsupportedChangeError`` naming every symbol that stands in the way.
     """
-    return _Extractor(stock, difference, sizes, aliases, carried).extract()
+    return _Extractor(stock, change, aliases, carried).extract()
 
 
 class _Extractor(Cutter):
@@ -52,7 +51,7 @@ class _Extractor(Cutter):
         hooks = self.difference.hooks
         pointed = [c.new for c in self.difference.pointers if not self.is_reachable(c.new)]
         redirected = [*self.plan.probed, *filter(None, [self.plan.unload]), *pointed]
-        shared = [s for s in self.difference.shared if s.name in self.carried]
+        shared = [s for s in self.change.shared if s.name in self.carried]
         for s in (*self.plan.replaced, *self.plan.carried, *redirected):
             self.keep_function(s)
         for s in shared:
@@ -98,6 +97,7 @@ class _Extractor(Cutter):
                 self.local_symbol(s, copies)
         result.shared = [s.name for s in shared]
         result.notes = self.notes
+        result.copied_constants = [s.name for s in self.copied_constants]
         result.new_functions = [s.name for s in came_along if s.section in self.kept]
         self.obj.symbols = list(dict.fromkeys([*self.new_symbols.values(), *self.obj.symbols]))
         return result

@@ -7,12 +7,12 @@ Exported symbols by their own, all others by livepatch's
 
 from collections.abc import Mapping
 
-from ksplicd.create.diff.unit import Difference, Refusal
+from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.new_code.model import UnitInKernel
 from ksplicd.create.new_code.redirects import plan
 from ksplicd.create.objects.index import code_section_of
 from ksplicd.create.objects.names import is_exit_section
-from ksplicd.create.refusal import refusals_text
+from ksplicd.create.refusal import Refusal, refusals_text
 from ksplicd.elf import Object, Section, Symbol
 from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL
 from ksplicd.errors import UnsupportedChangeError
@@ -21,13 +21,12 @@ from ksplicd.errors import UnsupportedChangeError
 class Reach:
     """What of the kernel one unit's new code reaches, and what stands in the way of it."""
 
-    def __init__(
-        self, stock: UnitInKernel, difference: Difference, carried: Mapping[str, str]
-    ) -> None:
-        self.stock, self.carried = stock, carried
+    def __init__(self, stock: UnitInKernel, change: UnitChange, carried: Mapping[str, str]) -> None:
+        self.stock, self.change, self.carried = stock, change, carried
+        self.difference = difference = change.difference
         self.post, self.twins = difference.post, difference.twins
         self.plan = plan(difference, stock.traceable, carried, stock.probeable)
-        self.refusals: list[Refusal] = list(difference.refusals)
+        self.refusals: list[Refusal] = list(change.refusals)
         self.obj = Object(stock.source)
         self.meant: dict[str, Symbol] = {}
         """By name in the kernel, the symbol that has it."""

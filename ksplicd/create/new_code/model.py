@@ -103,6 +103,9 @@ class NewCode:
     new_functions: list[str] = field(default_factory=list)
     shared: list[str] = field(default_factory=list)
     """New functions and data that the new code of other units uses."""
+    copied_constants: list[str] = field(default_factory=list)
+    """Constants of which the new code has its own copy, because it needs another than the kernel's.
+    """
     notes: list[str] = field(default_factory=list)
     """What the user should know of, such as a tracepoint that does not fire."""
 

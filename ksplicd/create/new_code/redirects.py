@@ -11,10 +11,12 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ksplicd.create.diff.unit import Difference, Refusal, exit_function
+from ksplicd.create.diff.difference import Difference
+from ksplicd.create.diff.unit import exit_function
 from ksplicd.create.objects.index import code_section_of
 from ksplicd.create.objects.names import is_exit_section, is_init_section
 from ksplicd.create.objects.special import is_special_section
+from ksplicd.create.refusal import Refusal
 from ksplicd.elf import Section, Symbol
 from ksplicd.elf.model import STB_LOCAL
 

@@ -2,15 +2,19 @@
 """What a relocation means: the thing it points to, whatever way the assembler wrote it down.
 
 The same reference may be a symbol plus addend or a section plus offset, and a PC-relative addend
-depends on the instruction around it.  A referent is the thing itself.
+depends on the instruction around it.  A referent is the thing itself.  What a kernel has of it is
+not known here.
 """
 
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 from ksplicd.create.objects.names import is_cold_part, is_prefix, main_name
+from ksplicd.create.objects.special import Entry, EntrySizes, entries_by_code, read_entries
 from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.debug_line import read_lines
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
@@ -32,10 +36,20 @@ class Referent:
 
 
 class ObjectIndex:
-    """Answers where the relocations of one object point."""
+    """Answers where the relocations of one object point, and which table entries its code has.
 
-    def __init__(self, obj: Object) -> None:
-        self.obj = obj
+    The object stays as it is while there is an index of it.
+    """
+
+    def __init__(
+        self,
+        obj: Object,
+        sizes: EntrySizes,
+        nameless_code: Mapping[str, Sequence[Section]] = MappingProxyType({}),
+    ) -> None:
+        self.obj, self.sizes = obj, sizes
+        self.nameless_code = nameless_code
+        """Sections of code that have no function, by name; where nothing was separated, none."""
         by_section: dict[Section, list[Symbol]] = defaultdict(list)
         for s in obj.symbols:
             if s.section is not None and s.name and s.type not in (STT_SECTION, STT_FILE):
@@ -92,6 +106,15 @@ class ObjectIndex:
     @cached_property
     def _lines(self) -> dict[Section, set[int]] | None:
         return read_lines(self.obj)
+
+    def entries_in(self, section: Section) -> list[Entry]:
+        """Return the entries of a special section.  Raises ``ElfError``."""
+        return read_entries(section, self.sizes)
+
+    @cached_property
+    def entries_by_code(self) -> Mapping[Section, Sequence[Entry]]:
+        """The entries of every table that is found by its code, by the code's section."""
+        return entries_by_code(self.obj, self.sizes)
 
     def refers(self, function: Symbol, other: Symbol) -> bool:
         """Tell whether the section of a function refers to another symbol."""

@@ -111,6 +111,22 @@ def is_printk_index(symbol: Symbol) -> bool:
     )
 
 
+def is_content_alone(symbol: Symbol) -> bool:
+    """Tell whether nobody asks which of two symbols of the same content this is.
+
+    ``__func__.3``, whose reader sees the text; ``_entry.12``, which stands in a list.
+    """
+    return is_literal(symbol) or is_printk_index(symbol)
+
+
+def has_no_identity(section: Section) -> bool:
+    """Tell whether a fresh copy of the section does as well as the one that the kernel has.
+
+    ``__already_done.7``, ``__UNIQUE_ID_ddebug3.1``, ``.data..Lubsan_data7``.
+    """
+    return is_once_flag(section) or is_debug_descriptor(section) or is_sanitizer_record(section)
+
+
 def is_tracepoint(symbol: Symbol) -> bool:
     """Tell whether the symbol describes a tracepoint, such as ``print_fmt_sched_switch``."""
     return _TRACEPOINT.match(symbol.name) is not None

@@ -3,17 +3,18 @@
 
 ``-ffunction-sections -fdata-sections`` leave together what has a section attribute
 (``.sched.text``, ``__dyndbg``, ``.data..read_mostly``), and the pieces of functions that inline
-assembly puts aside (``.altinstr_aux``).  Taken apart, each can be paired, compared and cut out by
-itself.
+assembly puts aside (``.altinstr_aux``).  Taken apart, each can be paired, compared and cut out
+alone.
 """
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ksplicd.create.objects.index import ObjectIndex, Referent
-from ksplicd.create.objects.names import is_code_fragment, is_prefix
-from ksplicd.create.objects.special import REPLACEMENTS, is_special_section
+from ksplicd.create.objects.names import is_boot_section, is_code_fragment, is_prefix
+from ksplicd.create.objects.special import REPLACEMENTS, EntrySizes, is_special_section
 from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
 from ksplicd.elf.model import SHT_GROUP, SHT_NOBITS, STT_NOTYPE, STT_OBJECT, STT_SECTION
@@ -28,12 +29,25 @@ class _Part:
     end: int
 
 
-def separate(obj: Object) -> None:
-    """Give every function, datum and fragment of ``obj`` a section of its own, of the same name."""
-    index = ObjectIndex(obj)
+def index_separated(obj: Object, sizes: EntrySizes) -> ObjectIndex:
+    """Take an object apart and return its index; ``sizes``: bytes an entry, by special section.
+
+    Afterwards nothing tells which code had no function.
+    """
+    whole = ObjectIndex(obj, sizes)
+    nameless = _nameless_code(whole)
+    separate(whole)
+    return ObjectIndex(obj, sizes, nameless)
+
+
+def separate(index: ObjectIndex) -> None:
+    """Give every function, datum and fragment a section of its own, of the same name.
+
+    Afterwards ``index`` no longer holds.
+    """
     cuts: dict[Section, list[_Part]] = {}
     targets = _fragment_targets(index)
-    for section in obj.sections:
+    for section in index.obj.sections:
         parts: list[_Part] = []
         if is_separable_data(section):
             parts = _data_parts(index, section)
@@ -59,6 +73,17 @@ def is_separable_data(section: Section) -> bool:
 def is_separable_code(section: Section) -> bool:
     """Tell whether a section is code that may be taken apart, such as ``.sched.text``."""
     return section.is_text and section.name != REPLACEMENTS
+
+
+def _nameless_code(index: ObjectIndex) -> dict[str, list[Section]]:
+    """Return the sections of code that have no function, by name, but not pieces of functions."""
+    found: dict[str, list[Section]] = defaultdict(list)
+    for s in index.obj.sections:
+        if not s.is_text or not s.size or index.functions_in(s) or is_boot_section(s):
+            continue
+        if not is_code_fragment(s) and s.name != REPLACEMENTS:
+            found[s.name].append(s)
+    return found
 
 
 # --- where to cut -------------------------------------------------------------------------------

@@ -4,11 +4,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ksplicd.create.diff.unit import Difference, diff
+from ksplicd.create.diff.difference import Difference, UnitChange
+from ksplicd.create.diff.unit import diff
 from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import NewCode
+from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import TABLES
+from ksplicd.elf import Object
 from tests.support.objects.compile import SPLIT, compile_object
 
 SIZES = dict.fromkeys((t.section for t in TABLES), 4) | {
@@ -88,7 +91,12 @@ def compare(tmp_path: Path, pre: str, post: str, *flags: str) -> Difference:
     """Compile both sources one section a symbol and compare them."""
     a = compile_object(tmp_path, PRELUDE + pre, *SPLIT, *flags, name="unit")
     b = compile_object(tmp_path, PRELUDE + post, *SPLIT, *flags, name="unit")
-    return diff(a, b, SIZES)
+    return compare_pair(a, b)
+
+
+def compare_pair(pre: Object, post: Object) -> Difference:
+    """Compare two objects of a unit."""
+    return diff(index_separated(pre, SIZES), index_separated(post, SIZES))
 
 
 def changed(difference: Difference) -> list[str]:
@@ -100,7 +108,7 @@ def cut(difference: Difference, unit: FakeUnit | None = None) -> NewCode:
     """Extract the new code of a difference."""
     unit = unit or FakeUnit()
     unit.functions = frozenset(s.name for s in difference.pre.obj.functions())
-    return extract(unit, difference, SIZES, Aliases())
+    return extract(unit, UnitChange.of(unit.source, difference), Aliases())
 
 
 def undefined(code: NewCode) -> set[str]:

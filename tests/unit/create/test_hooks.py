@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.diff import hooks
+from ksplicd.create.diff.correlate import correlate
 from ksplicd.create.diff.hooks import KINDS, Hook, read_hooks
-from ksplicd.create.diff.twins import correlate
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.objects.index import ObjectIndex
+from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.refusal import Refusal
 from tests.support.objects.compile import SPLIT, compile_object
 
@@ -22,10 +23,10 @@ MACRO = """
 """
 
 
-def read(tmp_path: Path, post: str, pre: str = PRE) -> tuple[list[Hook], list[Refusal]]:
-    before = ObjectIndex(compile_object(tmp_path, pre, *SPLIT, name="pre"))
-    after = ObjectIndex(compile_object(tmp_path, post, *SPLIT, name="post"))
-    return read_hooks(after, correlate(before, after))
+def read(tmp_path: Path, post: str, pre: str = PRE) -> tuple[tuple[Hook, ...], list[Refusal]]:
+    before = ObjectIndex(compile_object(tmp_path, pre, *SPLIT, name="pre"), {})
+    after = ObjectIndex(compile_object(tmp_path, post, *SPLIT, name="post"), {})
+    return read_hooks(correlate(before, after))
 
 
 def test_kinds_are_those_of_the_kernel_part_and_the_header() -> None:
@@ -54,10 +55,10 @@ def test_a_patch_may_be_nothing_but_hooks(tmp_path: Path) -> None:
     code = "static void a(void) { limit = 3; } HOOK(apply, a);"
     pre = compile_object(tmp_path, PRE, *SPLIT, name="pre")
     post = compile_object(tmp_path, PRE + MACRO + code, *SPLIT, name="post")
-    difference = diff(pre, post, {})
+    difference = diff(index_separated(pre, {}), index_separated(post, {}))
     assert not difference.is_empty
     assert not difference.is_boot_only
-    assert (difference.changed, difference.refusals) == ({}, [])
+    assert (difference.changed, difference.refusals) == ({}, ())
 
 
 def test_hooks_of_an_earlier_update_are_not_called_again(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_hooks_of_an_earlier_update_are_not_called_again(tmp_path: Path) -> None
 )
 def test_what_cannot_be_a_hook(tmp_path: Path, code: str, reason: str) -> None:
     found, refusals = read(tmp_path, PRE + MACRO + code)
-    assert found == []
+    assert found == ()
     assert [reason in r.reason for r in refusals] == [True]
 
 

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What differs in one unit, as a record that nobody changes.
+
+A ``Difference`` is of the unit's two objects alone.  A ``UnitChange`` adds what only all units, the
+layouts and the kernel tell, and is the one place where refusals are joined.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from ksplicd.create.diff.data import is_compared
+from ksplicd.create.diff.hooks import Hook
+from ksplicd.create.diff.pointers import PointerChange
+from ksplicd.create.diff.twins import Twins
+from ksplicd.create.objects.index import ObjectIndex
+from ksplicd.create.refusal import Refusal, refuse
+from ksplicd.elf import Symbol
+from ksplicd.elf.model import STB_LOCAL
+from ksplicd.model import VMLINUX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Difference:
+    """What differs between the two objects of one unit."""
+
+    twins: Twins
+    changed: Mapping[Symbol, str]
+    """Post functions that have a twin and differ from it, with the reason."""
+    new: tuple[Symbol, ...]
+    """Post functions without a twin."""
+    removed: tuple[Symbol, ...]
+    """Pre functions without a twin."""
+    boot: Mapping[Symbol, str]
+    """Post functions that differ or are new, but run only at boot or at unload."""
+    unload: Symbol | None
+    """The post object's exit function, when it or what it alone calls differs; in modules only."""
+    copied_constants: tuple[Symbol, ...]
+    """Post constants that differ from their twins, of which new code brings its own copy."""
+    pointers: tuple[PointerChange, ...]
+    """Function pointers that the running kernel's tables get."""
+    hooks: tuple[Hook, ...]
+    """What is called when the update is applied or undone."""
+    notes: tuple[str, ...]
+    """What is left out, because a running kernel does not need it."""
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def pre(self) -> ObjectIndex:
+        """The object before the change."""
+        return self.twins.pre
+
+    @property
+    def post(self) -> ObjectIndex:
+        """The object after the change."""
+        return self.twins.post
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether the patch changes nothing here that a kernel uses."""
+        return not self.is_needed and not self.boot
+
+    @property
+    def is_boot_only(self) -> bool:
+        """Tell whether all that changes has run already, or runs at unload."""
+        return bool(self.boot) and not self.is_needed
+
+    @property
+    def is_needed(self) -> bool:
+        """Tell whether there is something to do in a running kernel, or to refuse."""
+        return bool(self.changed or self.hooks or self.refusals or self.unload or self.pointers)
+
+    def new_globals(self) -> list[Symbol]:
+        """Return the new functions and data to which other units can refer."""
+        functions = [s for s in self.new if s.bind != STB_LOCAL]
+        return functions + [s for s in self.new_data() if s.bind != STB_LOCAL]
+
+    def new_data(self) -> list[Symbol]:
+        """Return the post data that have a content and no twin."""
+        return [s for s in self.post.obj.symbols if is_compared(s) and s not in self.twins.pre_of]
+
+    def with_changed(self, more: Mapping[Symbol, str]) -> "Difference":
+        """Return the difference with more changed functions; a known reason stands."""
+        changed = dict(self.changed)
+        for s, why in more.items():
+            changed.setdefault(s, why)
+        return replace(self, changed=changed)
+
+    def refuse_boot_code(self) -> list[Refusal]:
+        """Return why a patch that changes nothing else than boot code here is of no use."""
+        why = "the function runs only at boot or at unload"
+        hint = "leave it out of the patch; it has no effect on a running kernel"
+        return [refuse(s, why, hint) for s in self.boot]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UnitChange:
+    """The difference of one unit, seen with the other units of the update and with the kernel."""
+
+    unit: str
+    """Its source file."""
+    target: str = VMLINUX
+    """What the unit is part of: ``vmlinux`` or a module."""
+    difference: Difference
+    shared: tuple[Symbol, ...] = ()
+    """New global functions and data that the new code of other units refers to."""
+    borrowed: Mapping[str, Symbol] = field(default_factory=dict)
+    """By name, what the new code here refers to of that of other units."""
+    has_unseen_layouts: bool = False
+    """Whether changed structure layouts would go unnoticed (layout.py)."""
+    refusals: tuple[Refusal, ...]
+    """Those of the difference first, then all that were added."""
+
+    @classmethod
+    def of(cls, unit: str, difference: Difference, target: str = VMLINUX) -> "UnitChange":
+        """Return what a difference alone tells."""
+        return cls(unit=unit, target=target, difference=difference, refusals=difference.refusals)
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether the patch changes nothing here that a kernel uses."""
+        return not self.is_needed and not self.difference.boot
+
+    @property
+    def is_boot_only(self) -> bool:
+        """Tell whether all that changes has run already, or runs at unload."""
+        return bool(self.difference.boot) and not self.is_needed
+
+    @property
+    def is_needed(self) -> bool:
+        """Tell whether there is something to do in a running kernel, or to refuse."""
+        return bool(self.difference.is_needed or self.shared or self.refusals)
+
+    def refuse(self, refusals: Iterable[Refusal]) -> "UnitChange":
+        """Return the change with more that stands in its way."""
+        more = tuple(refusals)
+        return replace(self, refusals=self.refusals + more) if more else self
+
+    def with_changed(self, more: Mapping[Symbol, str]) -> "UnitChange":
+        """Return the change with more post functions to replace; a known reason stands."""
+        return replace(self, difference=self.difference.with_changed(more))

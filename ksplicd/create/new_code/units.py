@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The new code of all units of an update, with that of callers of what cannot be redirected."""
+
+from collections.abc import Sequence
+
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.diff.across_units import refuse_overridden
+from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
+from ksplicd.create.new_code.callers import take_in_callers
+from ksplicd.create.new_code.extract import extract
+from ksplicd.create.new_code.model import NewCode
+from ksplicd.create.new_code.tripwires import CALLED, name_in_core
+from ksplicd.create.objects.special import EntrySizes
+from ksplicd.create.stock.kernel import StockKernel
+from ksplicd.model import VMLINUX
+
+
+def cut_new_code(
+    kid: str,
+    changes: Sequence[UnitChange],
+    kbuild: Kbuild,
+    kernel: StockKernel,
+    sizes: EntrySizes,
+) -> list[NewCode]:
+    """Return update ``kid``'s new code: of each unit, and of callers of what is not redirected.
+
+    The source tree must be as it was found.  Raises ``UnsupportedChangeError``.
+    """
+    aliases = Aliases()
+    changes = [refuse_overridden(c, kernel.units[c.unit].overridden) for c in changes]
+    taken_in = take_in_callers(changes, kbuild, kernel, sizes, aliases)
+    shared = aliases.for_shared(changes)
+
+    def others(change: UnitChange) -> dict[str, str]:
+        """Return what new code reaches by another name; a module may have functions so named."""
+        callees = {
+            name: new for name, new in taken_in.carried.items()
+            if change.target == VMLINUX or not kernel.has_global(change.target, name)
+        }  # fmt: skip
+        return {**callees, **aliases_by_name(change, shared), CALLED: name_in_core(kid)}
+
+    return [extract(kernel.units[c.unit], c, aliases, others(c)) for c in taken_in.changes]
