@@ -18,10 +18,12 @@ from typing import Final
 
 from ksplicd import bundle, minisign
 from ksplicd.config import Settings, parse_settings
+from ksplicd.elf.linked import read_linked
 from ksplicd.errors import (
     BadBundleError,
     BadSignatureError,
     ConfigFileError,
+    ElfError,
     HostError,
     KeyFileError,
     KspliceError,
@@ -44,6 +46,7 @@ from tests.support.bundles.samples import KID
 from tests.support.host import netlink
 from tests.support.host.host import ALICE, EVENT, ROOT
 from tests.support.host.simulator import Simulator, StoppedClock
+from tests.support.objects.linked import module_file
 
 _BLOCK: Final = 512
 _BUNDLE: Final = samples.bundle()
@@ -112,6 +115,14 @@ def _contents(data: bytes, _folder: Path) -> None:
 
 def _module(data: bytes, _folder: Path) -> None:
     read_module_names(data, "x.ko")
+
+
+def _linked_file(data: bytes, _folder: Path) -> None:
+    file = read_linked(data, "x.ko")
+    file.check_module()
+    file.read_symbols()
+    for i in range(len(file.sections)):
+        file.read_relocations(i)
 
 
 # --- signatures ---------------------------------------------------------------------------------
@@ -271,6 +282,9 @@ TARGETS: Final[dict[str, Target]] = {
     "contents": Target(
         try_one=_contents, errors=(BadBundleError,), seeds=[_FILES["contents"]],
         tokens=[b"core ", b"change ", b"module ", b" ksplice_8c4o6ucj_new "], runs=100_000,
+    ),
+    "linked file": Target(
+        try_one=_linked_file, errors=(ElfError,), seeds=[module_file()], runs=30_000
     ),
     "module": Target(
         try_one=_module, errors=(BadBundleError,), seeds=[samples.module_elf("x")],

@@ -41,7 +41,7 @@ ROOMS: Final = {
     "bundle": "FILES NOUNS",
     "config": "errors",
     "run": "errors",
-    "elf": "errors",
+    "elf": "errors notes",
     # create: from a patch to a bundle
     "create": "",
     "create/debug": "",

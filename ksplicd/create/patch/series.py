@@ -15,10 +15,9 @@ from pathlib import Path
 
 from ksplicd import bundle
 from ksplicd.create.patch.change import Before, apply
-from ksplicd.elf import read_object
+from ksplicd.elf.linked import read_linked
 from ksplicd.errors import BadBundleError, CreateError, PatchError
 from ksplicd.model import Kernel, Manifest
-from ksplicd.notes import BUILD_ID_SECTION, find_build_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +88,7 @@ def read_series(root: Path, bundles: Sequence[Path]) -> Series:
 
 def _new_build_id(earlier: bundle.Bundle, path: Path) -> str:
     name = earlier.changes[0].new_file
-    for section in read_object(earlier.files[name], name).sections:
-        if section.name == BUILD_ID_SECTION:
-            return find_build_id(section.data)
-    raise CreateError(f"--series {path}: {name} has no GNU build id")
+    build_id = read_linked(earlier.files[name], name).build_id
+    if not build_id:
+        raise CreateError(f"--series {path}: {name} has no GNU build id")
+    return build_id

@@ -10,13 +10,11 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from ksplicd.errors import ConfigDirError
-from ksplicd.notes import find_build_id
+from ksplicd.elf.linked import Segment, read_linked
+from ksplicd.errors import ConfigDirError, ElfError
 from ksplicd.run import run
 
 _ELF_MAGIC: Final = b"\x7fELF"
-_PT_LOAD: Final = 1
-_PT_NOTE: Final = 4
 
 _LZ4_LEGACY_MAGIC: Final = b"\x02\x21\x4c\x18"
 _DECOMPRESSORS: Final = (
@@ -55,19 +53,12 @@ def unpack_vmlinuz(data: bytes, name: str = "vmlinuz") -> bytes:
     raise ConfigDirError(f"{name}: unknown compression (payload starts with {payload[:6].hex()})")
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Bytes that the image has for addresses from ``address`` on."""
-
-    address: int
-    data: memoryview
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class KernelImage:
     """An uncompressed kernel image, not relocated."""
 
     data: bytes
+    """The whole file."""
     segments: tuple[Segment, ...]
     build_id: str
     """GNU build id in hex."""
@@ -93,29 +84,14 @@ class KernelImage:
 def read_image(vmlinuz: bytes, name: str = "vmlinuz") -> KernelImage:
     """Read a kernel image, compressed or not.
 
-    Raises ``ConfigDirError`` when it is not an x86-64 kernel with a build id.
+    Raises ``ConfigDirError`` when it is not an x86-64 kernel with a build id, ``ToolError`` when a
+    program or package to read it is missing.
     """
     elf = unpack_vmlinuz(vmlinuz, name)
-    view = memoryview(elf)
-    segments: list[Segment] = []
-    build_id = ""
     try:
-        if elf[4] != 2 or elf[5] != 1:
-            raise ConfigDirError(f"{name}: not a 64-bit little-endian ELF file")
-        (phoff,) = struct.unpack_from("<Q", elf, 0x20)
-        entsize, count = struct.unpack_from("<HH", elf, 0x36)
-        for i in range(count):
-            kind, _, offset, address, _, size = struct.unpack_from(
-                "<IIQQQQ", elf, phoff + i * entsize
-            )
-            if offset + size > len(elf):
-                raise ConfigDirError(f"{name}: truncated")
-            if kind == _PT_LOAD:
-                segments.append(Segment(address, view[offset : offset + size]))
-            elif kind == _PT_NOTE:
-                build_id = build_id or find_build_id(elf[offset : offset + size])
-    except (struct.error, IndexError) as e:
-        raise ConfigDirError(f"{name}: truncated") from e
-    if not segments or not build_id:
+        file = read_linked(elf, name)
+    except ElfError as e:
+        raise ConfigDirError(str(e)) from e
+    if not file.segments or not file.build_id:
         raise ConfigDirError(f"{name}: no loadable segments or no GNU build id")
-    return KernelImage(elf, tuple(segments), build_id)
+    return KernelImage(elf, file.segments, file.build_id)

@@ -6,15 +6,23 @@ imports gets an address of its own.  That is enough to match objects against it,
 """
 
 import lzma
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.stock.image import KernelImage, Segment
+from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
-from ksplicd.elf import Object, Section, read_object
-from ksplicd.elf.model import SHT_NOBITS, STB_GLOBAL, STB_WEAK, STT_FILE, STT_SECTION
+from ksplicd.elf.linked import LinkedFile, Segment, read_linked
+from ksplicd.elf.model import (
+    SHF_ALLOC,
+    SHN_LORESERVE,
+    SHN_UNDEF,
+    STB_GLOBAL,
+    STB_WEAK,
+    STT_FILE,
+    STT_SECTION,
+)
 from ksplicd.elf.x86_64 import ADDRESS_MASK, RELOCATION_TYPES
 from ksplicd.errors import ConfigDirError
 from ksplicd.run import run
@@ -108,65 +116,72 @@ class ModuleSymbols(SymbolMap):
 
 
 def read_stock_module(data: bytes, name: str, vmlinux: SymbolMap) -> StockModule:
-    """Lay out a .ko.  Raises ``ElfError``."""
-    obj = read_object(data, f"{name}.ko")
-    sections: dict[Section, int] = {}
-    ranges = []
+    """Lay out a .ko.  Raises ``ElfError``, and ``ToolError`` when the package for it is missing."""
+    file = read_linked(data, f"{name}.ko")
+    file.check_module()
+    symbols = file.read_symbols()
+    places: dict[int, int] = {}
     at = _FIRST_SECTION
-    for section in obj.sections:
-        if section.is_alloc and section.size:
+    for i, section in enumerate(file.sections):
+        if section.flags & SHF_ALLOC and section.size:
             at += -at % max(section.align, 1)
-            sections[section] = at
-            ranges.append(range(at, at + section.size + 1))
+            places[i] = at
             at += section.size + _GAP
     imports = {
         s.name: _FIRST_IMPORT + i * 64
-        for i, s in enumerate(s for s in obj.symbols if s.is_undefined and s.name)
+        for i, s in enumerate(s for s in symbols if s.section == SHN_UNDEF and s.name)
     }
-    segments = tuple(
-        Segment(address, memoryview(_relocated(obj, section, sections, imports)))
-        for section, address in sections.items()
-    )
-    own = [
-        MapSymbol(sections[s.section] + s.value, _LETTERS.get(s.bind, "t"), s.name)
-        for s in obj.symbols
-        if s.section in sections and s.name and s.type not in (STT_SECTION, STT_FILE)
-        and not s.section.name.startswith(".init")
+    values = [
+        places.get(s.section, 0) + s.value if s.section in range(1, SHN_LORESERVE)
+        else imports.get(s.name, s.value)
+        for s in symbols
     ]  # fmt: skip
+    own = [
+        MapSymbol(places[s.section] + s.value, _LETTERS.get(s.bind, "t"), s.name)
+        for s in symbols
+        if s.section in places and s.name and s.type not in (STT_SECTION, STT_FILE)
+        and not file.sections[s.section].name.startswith(".init")
+    ]  # fmt: skip
+    ranges = [range(at, at + file.sections[i].size + 1) for i, at in places.items()]
     return StockModule(
         name=name,
-        image=KernelImage(data, segments, ""),
+        image=KernelImage(
+            data,
+            tuple(
+                Segment(at, memoryview(_relocated(file, i, at, values))) for i, at in places.items()
+            ),
+            file.build_id,
+        ),
         symbols=ModuleSymbols(own, imports, ranges, vmlinux),
-        depends=_depends(obj),
+        depends=_depends(file),
     )
 
 
-def _depends(obj: Object) -> frozenset[str]:
+def _depends(file: LinkedFile) -> frozenset[str]:
     """Return the modules named by ``depends=``, which modpost writes (scripts/mod/modpost.c)."""
-    section = obj.find_section(".modinfo")
-    for field in section.data.split(b"\0") if section is not None else ():
+    section = file.find_section(".modinfo")
+    for field in bytes(section.data).split(b"\0") if section is not None else ():
         key, _, value = field.partition(b"=")
         if key == b"depends" and value:
             return frozenset(name.replace("-", "_") for name in value.decode().split(","))
     return frozenset()
 
 
-def _relocated(
-    obj: Object, section: Section, sections: dict[Section, int], imports: dict[str, int]
-) -> bytes:
-    """Return the section's bytes as the module loader would make them."""
-    if section.type == SHT_NOBITS:
+def _relocated(file: LinkedFile, index: int, address: int, values: Sequence[int]) -> bytes:
+    """Return a section's bytes as the module loader would make them.
+
+    ``values``: the addresses of all symbols by index.
+    """
+    section = file.sections[index]
+    if section.type == "SHT_NOBITS":
         return bytes(section.size)
     data = bytearray(section.data)
-    for r in section.relocations:
+    for r in file.read_relocations(index):
         kind = RELOCATION_TYPES.get(r.type)
         if kind is None or not kind.size:
             continue
-        if r.symbol.section is not None:
-            value = sections.get(r.symbol.section, 0) + r.symbol.value
-        else:
-            value = imports.get(r.symbol.name, r.symbol.value)
-        value += r.addend - (sections[section] + r.offset if kind.is_pc_relative else 0)
+        value = values[r.symbol] + r.addend
+        value -= address + r.offset if kind.is_pc_relative else 0
         field = (value & ADDRESS_MASK).to_bytes(8, "little")[: kind.size]
         data[r.offset : r.offset + kind.size] = field
     return bytes(data)

@@ -4,9 +4,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ksplicd.create.stock.image import KernelImage, Segment, read_image
+from ksplicd.create.stock.image import KernelImage, read_image
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
 from ksplicd.elf import Object, read_object
+from ksplicd.elf.linked import Segment
 from ksplicd.run import run
 from tests.support.objects.compile import compile_c
 
