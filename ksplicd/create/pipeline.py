@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ksplicd import __version__, bundle
-from ksplicd.create.affected.to_compile import Work, plan_work
+from ksplicd.create.affected.to_compile import ToCompile, plan_work
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import ANY_TARGET, TargetFilter, Unit
@@ -104,7 +104,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         kbuild = Kbuild(tree, series.kids[0] if series.kids else request.kid)
         change = read_change(request, Before(root=source.root, contents=series.contents))
 
-        def check(work: Work) -> None:
+        def check(work: ToCompile) -> None:
             check_layouts(kbuild, work, request.allowed_layouts)
 
         work = plan_work(kbuild, change, series, request.targets, check)
@@ -251,7 +251,7 @@ def compile_units(
     return read(plain), read(pre), read(post)
 
 
-def check_layouts(kbuild: Kbuild, work: Work, allowed_layouts: Collection[str]) -> None:
+def check_layouts(kbuild: Kbuild, work: ToCompile, allowed_layouts: Collection[str]) -> None:
     """Refuse ``work`` when it changes a structure layout.
 
     Of a few of very many units: all would be compiled in vain, for an hour at ``struct sock``.

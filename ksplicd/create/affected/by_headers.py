@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from ksplicd.create.affected.by_mention import affected
+from ksplicd.create.affected.by_mention import find_affected
 from ksplicd.create.affected.include_graph import IncludeGraph
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.fingerprint import fingerprint
@@ -76,7 +76,7 @@ class DependantsFinder:
         """
         with self.kbuild.tree.source.patched(self.before):
             graph = include_graph(self.kbuild.tree)
-            reach = affected(
+            reach = find_affected(
                 graph, parts, self.kbuild.tree.listing, self.kbuild.tree.config.compiler
             )
         names = names_of(str(p.path) for p in parts)

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.affected.c_text import Chunk, enumerators, identifiers, own_text, split
+from ksplicd.create.affected.c_text import Piece, enumerators, identifiers, own_text, split
 from ksplicd.create.affected.include_graph import IncludeGraph, includes_in
 from ksplicd.create.affected.macros import Macros
 from ksplicd.create.affected.pasting import Pasting
@@ -47,7 +47,7 @@ class Affected:
     """The names by which it does."""
 
 
-def affected(
+def find_affected(
     graph: IncludeGraph,
     headers: Sequence[ChangedFile],
     units: Iterable[str],
@@ -77,12 +77,12 @@ class _Narrower:
         self.new: set[str] = set()
         self.pasting_names: set[str] = set()
         """Those that are in it because they can put others together."""
-        self.chunks: dict[str, list[Chunk]] = {}
+        self.pieces: dict[str, list[Piece]] = {}
 
     def run(self) -> Affected:
         for path, header in self.headers.items():
-            for chunk in changed_chunks(_text(header.before), _text(header.after)):
-                self.take(path, chunk, self.names_changed(path, chunk))
+            for piece in changed_pieces(_text(header.before), _text(header.after)):
+                self.take(path, piece, self.names_changed(path, piece))
         pasting = self.pasting_macros(self.files)
         while self.new and self.hit != self.dependants:
             fresh, self.new = self.new, set()
@@ -91,9 +91,9 @@ class _Narrower:
             self.pasting_names |= pasting_now
             self.add(pasting_now)
             for path in self.mentioning(fresh | pasting.loose_macros(fresh), self.files):
-                for chunk in self.chunks_of(path):
-                    if chunk.mentions & fresh or pasting.puts_together(chunk.text, fresh):
-                        self.take(path, chunk, chunk.defines, is_reached=True)
+                for piece in self.pieces_of(path):
+                    if piece.mentions & fresh or pasting.puts_together(piece.text, fresh):
+                        self.take(path, piece, piece.defines, is_reached=True)
         return Affected(
             dependants=self.dependants,
             units=frozenset(self.hit | self.own_mentions(pasting)),
@@ -101,12 +101,12 @@ class _Narrower:
         )
 
     def take(
-        self, path: str, chunk: Chunk, names: Iterable[str], *, is_reached: bool = False
+        self, path: str, piece: Piece, names: Iterable[str], *, is_reached: bool = False
     ) -> None:
         """Take in a piece that is changed, or reached by a change."""
-        if chunk.is_plain:
+        if piece.is_plain:
             self.add(names)
-        elif (pieces := self.macros.expand(chunk)) is not None:
+        elif (pieces := self.macros.expand(piece)) is not None:
             told = self.names - self.pasting_names
             if is_reached and not any((p.mentions | p.defines) & told for p in pieces):
                 return  # its macro can put one of the names together, but does not here
@@ -125,40 +125,40 @@ class _Narrower:
     def add(self, names: Iterable[str]) -> None:
         self.new.update(name for name in names if name not in self.names)
 
-    def names_changed(self, path: str, chunk: Chunk) -> Iterable[str]:
+    def names_changed(self, path: str, piece: Piece) -> Iterable[str]:
         """Return what a changed piece defines; of an ``#include``, what now comes or goes.
 
         Of that only the macros count: all else that a unit names it has had a declaration of.
         """
-        if not chunk.included:
-            return chunk.defines
-        files = self.graph.closure(self.graph.resolve(path, [chunk.included]))
+        if not piece.included:
+            return piece.defines
+        files = self.graph.closure(self.graph.resolve(path, [piece.included]))
         others = self.graph.closure(
             f for f in self.graph.includes_of(path)
-            if f not in self.graph.resolve(path, [chunk.included])
+            if f not in self.graph.resolve(path, [piece.included])
         )  # fmt: skip
         before = includes_in(self.headers[path].before or b"") if path in self.headers else []
         names = set[str]()
         for file in files - others:
-            if chunk.included not in before:
+            if piece.included not in before:
                 without = self.dependants - self.graph.dependants(file)
                 if len(without) <= _FEW:
                     self.hit |= without  # for all others it was there before
                     continue
-            pieces = self.chunks_of(file)
+            pieces = self.pieces_of(file)
             names |= {n for c in pieces if c.is_macro and not c.is_guard for n in c.defines}
         return names
 
-    def chunks_of(self, path: str) -> list[Chunk]:
+    def pieces_of(self, path: str) -> list[Piece]:
         """Return the pieces of a file; of a changed header, those before and after."""
-        if path not in self.chunks:
+        if path not in self.pieces:
             header = self.headers.get(path)
             if header is not None:
                 texts = [_text(header.before), _text(header.after)]
             else:
                 texts = [_read(self.graph.file(path)).decode(errors="replace")]
-            self.chunks[path] = [chunk for text in texts for chunk in split(text)]
-        return self.chunks[path]
+            self.pieces[path] = [piece for text in texts for piece in split(text)]
+        return self.pieces[path]
 
     def mentioning(self, names: Iterable[str], paths: Iterable[str]) -> Iterator[str]:
         """Yield the files that mention a name; changed headers in both their versions."""
@@ -196,18 +196,18 @@ class _Narrower:
         return found
 
 
-def changed_chunks(before: str, after: str) -> list[Chunk]:
+def changed_pieces(before: str, after: str) -> list[Piece]:
     """Return the pieces that only one of two versions of a file has."""
     old, new = split(before), split(after)
-    was, now = (Counter((c.text, c.conditions) for c in chunks) for chunks in (old, new))
+    was, now = (Counter((c.text, c.conditions) for c in pieces) for pieces in (old, new))
     gone = [c for c in old if was[c.text, c.conditions] > now[c.text, c.conditions]]
     come = [c for c in new if now[c.text, c.conditions] > was[c.text, c.conditions]]
     return narrow_enums(gone, come)
 
 
-def narrow_enums(gone: Sequence[Chunk], come: Sequence[Chunk]) -> list[Chunk]:
+def narrow_enums(gone: Sequence[Piece], come: Sequence[Piece]) -> list[Piece]:
     """Of an enum that differs from some place on, leave the constants before that place alone."""
-    out = list[Chunk]()
+    out = list[Piece]()
     others = list(come)
     for old in gone:
         twin = next((c for c in others if old.defines & c.defines and _is_enum(c)), None)
@@ -219,22 +219,22 @@ def narrow_enums(gone: Sequence[Chunk], come: Sequence[Chunk]) -> list[Chunk]:
         same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
         kept = set(enumerators(a[a.index("{") + 1 : same - 1]))
         tags = set(a[: a.index("{")])
-        for chunk in (old, twin):
-            names = chunk.defines - kept - tags
+        for piece in (old, twin):
+            names = piece.defines - kept - tags
             out.append(
-                Chunk(
-                    text=chunk.text,
-                    conditions=chunk.conditions,
+                Piece(
+                    text=piece.text,
+                    conditions=piece.conditions,
                     defines=frozenset(names),
-                    mentions=chunk.mentions,
-                    is_plain=chunk.is_plain,
+                    mentions=piece.mentions,
+                    is_plain=piece.is_plain,
                 )
             )
     return [*out, *others]
 
 
-def _is_enum(chunk: Chunk) -> bool:
-    return chunk.text.startswith("enum ") and "{" in chunk.text.split()
+def _is_enum(piece: Piece) -> bool:
+    return piece.text.startswith("enum ") and "{" in piece.text.split()
 
 
 def grep(

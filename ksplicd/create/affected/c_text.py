@@ -44,7 +44,7 @@ _EMITTED: Final = frozenset(("__used", "__section", "asm", "__asm__", "__initcal
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class Piece:
     """One macro, function, type, declaration or variable."""
 
     text: str
@@ -72,7 +72,7 @@ class Chunk:
         return any(condition.startswith(f"ifndef {name}") for condition in self.conditions)
 
 
-def split(text: str) -> list[Chunk]:
+def split(text: str) -> list[Piece]:
     """Return the pieces of a file.  The last is not plain when its braces do not pair."""
     return list(_Splitter(text).pieces())
 
@@ -96,7 +96,7 @@ class _Splitter:
         self.seen: list[str] = []
         """Conditions within the piece at hand."""
 
-    def pieces(self) -> Iterator[Chunk]:
+    def pieces(self) -> Iterator[Piece]:
         for line in self.lines:
             stripped = line.strip()
             if stripped.startswith("#"):
@@ -104,9 +104,9 @@ class _Splitter:
             elif stripped:
                 yield from self.code(stripped)
         if self.tokens:
-            yield self.chunk(is_plain=False)
+            yield self.piece(is_plain=False)
 
-    def directive(self, line: str) -> Iterator[Chunk]:
+    def directive(self, line: str) -> Iterator[Piece]:
         word, rest = (*re.split(r"\s+", line, maxsplit=1), "")[:2]
         if m := re.match(r'include\s*([<"])([^>"]*)', line):
             yield self.single(line, frozenset(), included=m[1] + m[2])
@@ -130,8 +130,8 @@ class _Splitter:
 
     def single(
         self, line: str, defines: frozenset[str], *, is_plain: bool = True, included: str = ""
-    ) -> Chunk:
-        return Chunk(
+    ) -> Piece:
+        return Piece(
             text=f"# {_join(line)}",
             conditions=tuple(self.conditions),
             defines=defines,
@@ -140,9 +140,9 @@ class _Splitter:
             included=included,
         )
 
-    def code(self, line: str) -> Iterator[Chunk]:
+    def code(self, line: str) -> Iterator[Piece]:
         if _is_name(line) and self.depth == 0 and _is_macro_use(self.tokens):
-            yield self.chunk()  # it has no semicolon
+            yield self.piece()  # it has no semicolon
         for word in _TOKEN.findall(line):
             self.tokens.append(word)
             if word in "({[":
@@ -150,7 +150,7 @@ class _Splitter:
             elif word in ")}]":
                 self.depth = max(0, self.depth - 1)
             if self.depth == 0 and (word == ";" or (word == "}" and self.is_function())):
-                yield self.chunk()
+                yield self.piece()
 
     def is_function(self) -> bool:
         """Tell whether the brace that closes now is a function's: it was opened behind a ``)``."""
@@ -163,12 +163,12 @@ class _Splitter:
                 return before == ")" or before in ("__acquires", "__releases")
         return False
 
-    def chunk(self, *, is_plain: bool = True) -> Chunk:
+    def piece(self, *, is_plain: bool = True) -> Piece:
         tokens, self.tokens = self.tokens, []
         seen, self.seen, self.depth = self.seen, list(self.conditions), 0
         defines, understood = names_defined(tokens)
         text = " ".join(tokens)
-        return Chunk(
+        return Piece(
             text=text,
             conditions=tuple(self.conditions),
             defines=defines,

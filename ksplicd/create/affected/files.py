@@ -58,7 +58,7 @@ class Tree:
     """Tells whether an enabled unit includes a file."""
 
 
-def sort_out(files: Sequence[ChangedFile], tree: Tree) -> Touched:
+def classify_files(files: Sequence[ChangedFile], tree: Tree) -> Touched:
     """Say of every file what it is.
 
     Raises ``UnsupportedChangeError`` for all that cannot be handled, each with the way out.

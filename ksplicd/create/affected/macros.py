@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-from ksplicd.create.affected.c_text import Chunk, identifiers, split
+from ksplicd.create.affected.c_text import Piece, identifiers, split
 from ksplicd.errors import ToolError
 from ksplicd.run import run
 
@@ -31,12 +31,12 @@ class Macros:
             for name, rest in _DEFINE.findall(text):
                 self._definitions[name].add(rest)
 
-    def expand(self, chunk: Chunk) -> list[Chunk] | None:
+    def expand(self, piece: Piece) -> list[Piece] | None:
         """Return what a use declares, None when it is not known or does more than declare."""
-        if chunk.included or not re.match(r"\w+ \(", chunk.text):
+        if piece.included or not re.match(r"\w+ \(", piece.text):
             return None
         needed: dict[str, str] = {}
-        todo = list(identifiers(chunk.text))
+        todo = list(identifiers(piece.text))
         while todo and len(needed) < _MOST:
             name = todo.pop()
             definitions = self._definitions.get(name, ())
@@ -44,7 +44,7 @@ class Macros:
                 (needed[name],) = definitions
                 todo += identifiers(needed[name])
         lines = [f"#define {name}{rest}" for name, rest in needed.items()]
-        source = "\n".join([*lines, chunk.text, ""]).encode(errors="replace")
+        source = "\n".join([*lines, piece.text, ""]).encode(errors="replace")
         try:
             out = run([self._compiler, "-E", "-P", "-x", "c", "-"], stdin=source)
         except ToolError:

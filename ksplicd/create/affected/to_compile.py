@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ksplicd.create.affected.by_headers import DependantsFinder, include_graph
-from ksplicd.create.affected.files import Tree, sort_out
+from ksplicd.create.affected.files import Tree, classify_files
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.units import TargetFilter, Unit
 from ksplicd.create.messages import names_of
@@ -16,7 +16,7 @@ from ksplicd.errors import NoChangesError, UnsupportedChangeError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class ToCompile:
     """What is to be compiled, and in which states of the tree."""
 
     units: tuple[Unit, ...]
@@ -32,8 +32,8 @@ def plan_work(
     change: Change,
     series: Series,
     targets: TargetFilter,
-    check: Callable[[Work], None] = lambda _: None,
-) -> Work:
+    check: Callable[[ToCompile], None] = lambda _: None,
+) -> ToCompile:
     """Find the units that a change changes.
 
     ``check``: raises when a few units tell that compiling very many is in vain.
@@ -46,7 +46,7 @@ def plan_work(
         is_enabled=lambda path: path in listing and path.endswith(".c"),
         is_included=lambda path: bool(include_graph(kbuild.tree).users.get(path)),
     )
-    touched = sort_out(change.files, tree)
+    touched = classify_files(change.files, tree)
     notes = dict(touched.notes)
     before = tuple(PatchedFile(path, text) for path, text in series.contents.items())
     after = {f.path: f for f in before} | {f.path: with_line_numbers(f) for f in change.files}
@@ -61,7 +61,7 @@ def plan_work(
             kbuild=kbuild, before=before, after=tuple(after.values()),
             targets=targets,
             check=lambda few: check(
-                Work(units=tuple(few), before=before, after=tuple(after.values()), notes={})
+                ToCompile(units=tuple(few), before=before, after=tuple(after.values()), notes={})
             ),
         )  # fmt: skip
         found = finder.find(touched.parts, [Unit(str(f.path)) for f in touched.units])
@@ -75,4 +75,4 @@ def plan_work(
                 f" changes; leave it out\n{said}"
             )
         raise NoChangesError(f"nothing that a running kernel uses is changed:\n{said}")
-    return Work(units=tuple(units), before=before, after=tuple(after.values()), notes=notes)
+    return ToCompile(units=tuple(units), before=before, after=tuple(after.values()), notes=notes)

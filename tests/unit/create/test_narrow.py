@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.affected.by_mention import Affected, affected, changed_chunks
+from ksplicd.create.affected.by_mention import Affected, changed_pieces, find_affected
 from ksplicd.create.affected.c_text import split
 from ksplicd.create.affected.include_graph import IncludeGraph, includes_in
 from ksplicd.create.affected.pasting import Pasting
@@ -71,7 +71,7 @@ def reach(root: Path, change: Callable[[str], str]) -> Affected:
     after = change(before)
     assert after != before
     file = ChangedFile(path=Path(path), before=before.encode(), after=after.encode())
-    return affected(graph_of(root), [file], [p for p in TREE if p.endswith(".c")])
+    return find_affected(graph_of(root), [file], [p for p in TREE if p.endswith(".c")])
 
 
 def test_graph(root: Path) -> None:
@@ -178,7 +178,7 @@ def test_include_that_goes_takes_its_macros(root: Path) -> None:
     before = SOCK.replace("base.h>\n", "base.h>\n#include <net/extra.h>\n")
     (root / "include/net/sock.h").write_text(before)
     file = ChangedFile(path=Path("include/net/sock.h"), before=before.encode(), after=SOCK.encode())
-    found = affected(graph_of(root), [file], [p for p in TREE if p.endswith(".c")])
+    found = find_affected(graph_of(root), [file], [p for p in TREE if p.endswith(".c")])
     assert found.names == {"sock_other", "CALL"}  # CALL puts names of that form together
     assert found.units == {"net/plain.c", "net/paste.c"}
 
@@ -213,9 +213,9 @@ def test_include_that_goes_takes_its_macros(root: Path) -> None:
     ],
 )
 def test_piece(text: str, defines: set[str], *, is_plain: bool) -> None:
-    (chunk,) = split(text)
-    assert set(chunk.defines) == defines
-    assert chunk.is_plain == is_plain
+    (piece,) = split(text)
+    assert set(piece.defines) == defines
+    assert piece.is_plain == is_plain
 
 
 def test_macro_use_without_semicolon_is_a_piece() -> None:
@@ -225,17 +225,17 @@ def test_macro_use_without_semicolon_is_a_piece() -> None:
 
 
 def test_words_in_strings_are_no_mention() -> None:
-    (chunk,) = split('#define PATH "/sbin/init" x\n')
-    assert chunk.mentions == {"define", "PATH", "x"}
+    (piece,) = split('#define PATH "/sbin/init" x\n')
+    assert piece.mentions == {"define", "PATH", "x"}
 
 
 def test_strings_are_no_comments_and_comments_no_code() -> None:
-    (chunk,) = split('static const char *s = "/*"; /* int x; */\n// int y;\n')
-    assert chunk.defines == {"s"}
+    (piece,) = split('static const char *s = "/*"; /* int x; */\n// int y;\n')
+    assert piece.defines == {"s"}
 
 
 def test_enum_changes_from_the_place_on_where_it_differs() -> None:
-    names = {n for c in changed_chunks("enum e { A, B, C };", "enum e { A, X, B, C };")
+    names = {n for c in changed_pieces("enum e { A, B, C };", "enum e { A, X, B, C };")
              for n in c.defines}  # fmt: skip
     assert names == {"B", "C", "X"}
 

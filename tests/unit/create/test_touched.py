@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.affected.files import Touched, Tree, sort_out
+from ksplicd.create.affected.files import Touched, Tree, classify_files
 from ksplicd.create.patch.change import ChangedFile
 from ksplicd.errors import UnsupportedChangeError
 
@@ -22,7 +22,7 @@ def changed(path: str, before: str | None = "old\n", after: str | None = "new\n"
 
 
 def sort(*files: ChangedFile) -> Touched:
-    return sort_out(files, TREE)
+    return classify_files(files, TREE)
 
 
 @pytest.mark.parametrize("path", sorted(ENABLED))
