@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ksplicd import __version__, bundle
-from ksplicd.create.affected.to_compile import ToCompile, plan_work
+from ksplicd.create.affected.to_compile import Reachable, find_changed, find_reachable
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import ANY_TARGET, TargetFilter, Unit
@@ -34,6 +34,7 @@ from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.patch.change import Before, Change, from_copies, from_git, from_patches
 from ksplicd.create.patch.series import read_series
 from ksplicd.create.patch.source_tree import PatchedFile, Progress, SourceTree
+from ksplicd.create.patch.states import TreeStates, read_states
 from ksplicd.create.prebuild import PrebuiltObjects, prebuild
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.stock.config_dir import read_config_dir
@@ -103,20 +104,17 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         series.check_kid(request.kid)
         kbuild = Kbuild(tree, series.kids[0] if series.kids else request.kid)
         change = read_change(request, Before(root=source.root, contents=series.contents))
-
-        def check(work: ToCompile) -> None:
-            check_layouts(kbuild, work, request.allowed_layouts)
-
-        work = plan_work(kbuild, change, series, request.targets, check)
+        states = read_states(change, series.contents)
+        reachable = find_reachable(tree, change, states)
+        check_layouts(kbuild, states, reachable, request.allowed_layouts)
+        to_compile = find_changed(kbuild, reachable, states, request.targets)
         with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
-            plain, pre, post = compile_units(
-                kbuild, work.after, work.units, Path(folder), work.before
-            )
-        sizes = kbuild.entry_sizes(work.units[0])
+            plain, pre, post = compile_units(kbuild, states, to_compile.units, Path(folder))
+        sizes = kbuild.entry_sizes(to_compile.units[0])
         progress("reading the stock kernel")
         kernel = StockKernel(config, sizes)
         progress("comparing")
-        targets = {u: kbuild.recorded.module_of(u) or VMLINUX for u in work.units}
+        targets = {u: kbuild.recorded.module_of(u) or VMLINUX for u in to_compile.units}
         changes = compare(pre, post, sizes, request.allowed_layouts, targets, kernel.has_global)
         progress("checking against the stock kernel")
         series.check_kernel(kernel.identity)
@@ -127,9 +125,9 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         if request.whole_modules:
             progress("building the changed modules whole")
             contents = dict(series.contents) | {f.path: f.after for f in change.files}
-            states = [PatchedFile(path, text) for path, text in contents.items()]
+            after = [PatchedFile(path, text) for path, text in contents.items()]
             modules_only = [t for t in dict.fromkeys(c.target for c in new_code) if t != VMLINUX]
-            whole = build_whole_modules(kbuild, states, modules_only)
+            whole = build_whole_modules(kbuild, after, modules_only)
     progress("building the update's modules")
     modules = build_modules(request.kid, config, kernel.old_code(), new_code)
     whole_files = file_names(whole, config)
@@ -176,7 +174,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         data=bundle.pack(manifest, files_of_bundle),
         reasons={name: why for unit in new_code for name, why in unit.reasons.items()},
         notes=tuple(notes_of(changes) + [note for unit in new_code for note in unit.notes]),
-        files=work.notes | outcomes(work.units, new_code),
+        files=to_compile.notes | outcomes(to_compile.units, new_code),
     )
 
 
@@ -224,25 +222,20 @@ def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, st
 
 
 def compile_units(
-    kbuild: Kbuild,
-    files: Sequence[PatchedFile],
-    units: Sequence[Unit],
-    folder: Path,
-    before: Sequence[PatchedFile] = (),
+    kbuild: Kbuild, states: TreeStates, units: Sequence[Unit], folder: Path
 ) -> tuple[dict[Unit, Object], dict[Unit, Object], dict[Unit, Object]]:
     """Return the plain pre, the split pre and the split post objects.
 
-    Plain objects are those of the tree as it is; ``before`` makes it the state that ``files`` is
-    compared with.
+    Plain objects are those of the tree as it is.
     """
     plain = kbuild.compile_plain(units)
-    if before:
-        with kbuild.tree.source.patched(before):
+    if states.before:
+        with kbuild.tree.source.patched(states.before):
             pre = kbuild.compile_split(units, folder / "before")
     else:
         pre = kbuild.compile_split_cached(units)
     kbuild.tree.progress("compiling with the patch")
-    with kbuild.tree.source.patched(files):
+    with kbuild.tree.source.patched(states.after):
         post = kbuild.compile_split(units, folder)
 
     def read(paths: dict[Unit, Path]) -> dict[Unit, Object]:
@@ -251,16 +244,22 @@ def compile_units(
     return read(plain), read(pre), read(post)
 
 
-def check_layouts(kbuild: Kbuild, work: ToCompile, allowed_layouts: Collection[str]) -> None:
-    """Refuse ``work`` when it changes a structure layout.
+def check_layouts(
+    kbuild: Kbuild, states: TreeStates, reachable: Reachable, allowed_layouts: Collection[str]
+) -> None:
+    """Refuse a change of a structure layout by the few units of very many that are tried first.
 
-    Of a few of very many units: all would be compiled in vain, for an hour at ``struct sock``.
-    Raises ``UnsupportedChangeError``.
+    All would be compiled in vain, for an hour at ``struct sock``.  Raises
+    ``UnsupportedChangeError``.
     """
-    sizes = kbuild.entry_sizes(work.units[0])
+    few = reachable.by_headers.few
+    if not few:
+        return
+    kbuild.tree.progress(f"{reachable.by_headers.names}: trying {len(few)} units first")
+    sizes = kbuild.entry_sizes(few[0])
     with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
-        _, pre, post = compile_units(kbuild, work.after, work.units, Path(folder), work.before)
-    for unit in work.units:
+        _, pre, post = compile_units(kbuild, states, few, Path(folder))
+    for unit in few:
         difference = diff(index_separated(pre[unit], sizes), index_separated(post[unit], sizes))
         refusals = check_layout(difference, allowed_layouts).refusals
         if refusals:

@@ -9,7 +9,7 @@ is there already is kept, so that an interrupted run goes on where it was.
 from dataclasses import dataclass
 from typing import Final
 
-from ksplicd.create.affected.by_headers import include_graph
+from ksplicd.create.affected.include_graph import read_include_graph
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.units import TargetFilter, Unit
 from ksplicd.errors import BuildError, NoChangesError, UnsupportedChangeError
@@ -33,7 +33,7 @@ def prebuild(kbuild: Kbuild, targets: TargetFilter) -> PrebuiltObjects:
 
     Raises ``NoChangesError`` when the kernel has no such target.
     """
-    include_graph(kbuild.tree)
+    read_include_graph(kbuild.tree)
     wanted = [
         u.unit
         for u in kbuild.tree.listing.values()

@@ -19,7 +19,9 @@ from ksplicd.create.build.units import Unit
 from ksplicd.create.modules.build import make_command, write_sources
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.units import cut_new_code
+from ksplicd.create.patch.change import Before, from_patches
 from ksplicd.create.patch.source_tree import SourceTree
+from ksplicd.create.patch.states import TreeStates, read_states
 from ksplicd.create.pipeline import Request, compare, compile_units
 from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
@@ -62,7 +64,7 @@ class Floor:
 
     def post(self) -> Cost:
         """Return the cost of the unit with the patch."""
-        files = self.source.apply(self.request.patches, ())
+        files = states_of(self.request, self.source).after
         with self.source.lock(), self.source.patched(files):
             return cost(lambda: self.make(self.unit))
 
@@ -83,9 +85,9 @@ def codes_of(
     The old code also holds all functions of the source files ``more``.
     """
     with opened(request) as (config, source, kbuild):
-        files, unit = source.apply(request.patches, ()), Unit(FCNTL.file)
+        states, unit = states_of(request, source), Unit(FCNTL.file)
         with tempfile.TemporaryDirectory() as folder:
-            plain, pre, post = compile_units(kbuild, files, [unit], Path(folder))
+            plain, pre, post = compile_units(kbuild, states, [unit], Path(folder))
         sizes = kbuild.entry_sizes(unit)
         for other, path in kbuild.compile_plain([Unit(source) for source in more]).items():
             plain[other] = read_object(path.read_bytes(), other.object)
@@ -94,6 +96,11 @@ def codes_of(
             kernel.add_unit(u.source, obj, None)
         new_code = cut_new_code(request.kid, compare(pre, post, sizes), kbuild, kernel, sizes)
     return kernel.old_code(), new_code
+
+
+def states_of(request: Request, source: SourceTree) -> TreeStates:
+    """Return the states of the tree before and after the patches of ``request``."""
+    return read_states(from_patches(Before(root=source.root), request.patches), {})
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from ksplicd import bundle
-from ksplicd.create.affected.to_compile import plan_work
+from ksplicd.create.affected.to_compile import find_changed, find_reachable
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.units import ANY_TARGET, Unit
 from ksplicd.create.modules.build import build_modules
@@ -28,8 +28,8 @@ from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.redirects import RedirectKind
 from ksplicd.create.new_code.units import cut_new_code
 from ksplicd.create.patch.change import Before, from_patches
-from ksplicd.create.patch.series import Series
 from ksplicd.create.patch.source_tree import SourceTree
+from ksplicd.create.patch.states import read_states
 from ksplicd.create.pipeline import compare, compile_units
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.kernel import StockKernel
@@ -134,9 +134,11 @@ class Workshop:
             patch_file = Path(folder) / "change.patch"
             patch_file.write_bytes(patch)
             change = from_patches(Before(root=self.source.root), [patch_file])
-            work = plan_work(self.kbuild, change, Series(), ANY_TARGET)
+            states = read_states(change, {})
+            reachable = find_reachable(self.kbuild.tree, change, states)
+            work = find_changed(self.kbuild, reachable, states, ANY_TARGET)
             try:
-                plain, pre, post = compile_units(self.kbuild, work.after, work.units, Path(folder))
+                plain, pre, post = compile_units(self.kbuild, states, work.units, Path(folder))
             except BuildError as e:
                 result = Result(outcome=Outcome.NOT_ALONE, message=str(e))
                 return result, b""

@@ -2,12 +2,13 @@
 """From changed headers to the units whose code changes.
 
 Three sieves, each finer and slower than the one before: which units include the header (the include
-graph), which of them mention what changed (``narrow.py``), and of which the compiler makes other
-assembly.  Only what is left becomes objects.
+graph), which of them mention what changed (``by_mention.py``), and of which the compiler makes
+other assembly.  Only what is left becomes objects.
 """
 
+import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -17,11 +18,14 @@ from ksplicd.create.affected.include_graph import IncludeGraph
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.fingerprint import fingerprint
 from ksplicd.create.build.tree import BuildTree
-from ksplicd.create.build.units import TargetFilter, Unit
+from ksplicd.create.build.units import Unit
+from ksplicd.create.debug import phase
 from ksplicd.create.messages import names_of
 from ksplicd.create.patch.change import ChangedFile
-from ksplicd.create.patch.source_tree import PatchedFile
+from ksplicd.create.patch.states import TreeStates
 from ksplicd.errors import BuildError, UnsupportedChangeError
+
+LOG: Final = phase("affected")
 
 _STEP: Final = 100
 """Units between two lines of progress."""
@@ -32,13 +36,29 @@ FEW_UNITS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dependants:
-    """What changed headers come to."""
+class Candidates:
+    """The units that changed headers can reach: what the first two sieves leave."""
 
+    headers: tuple[Path, ...] = ()
     units: tuple[Unit, ...] = ()
-    """Those whose code changes."""
-    notes: dict[str, str] = field(default_factory=dict)
-    """By header, how many units each sieve left; by unit, why it is left out."""
+    """Without those that the change names itself."""
+    dependants: int = 0
+    """How many units include one of the headers."""
+    reached: int = 0
+    """How many of these the change can reach, with those that it names itself."""
+
+    @property
+    def names(self) -> str:
+        """The headers, for messages."""
+        return names_of(map(str, self.headers))
+
+    @property
+    def few(self) -> tuple[Unit, ...]:
+        """Of very many units the few to compile first, which tell whether all are worth it."""
+        if len(self.units) <= MANY_UNITS:
+            return ()
+        sources = [u for u in self.units if u.source.endswith(".c")]
+        return tuple(few_of(sources, {path.stem for path in self.headers}))
 
 
 def few_of(units: Sequence[Unit], headers: Collection[str]) -> list[Unit]:
@@ -48,99 +68,76 @@ def few_of(units: Sequence[Unit], headers: Collection[str]) -> list[Unit]:
     return list(dict.fromkeys([*named[: FEW_UNITS // 2], *units[::step]]))[:FEW_UNITS]
 
 
-def include_graph(tree: BuildTree) -> IncludeGraph:
-    """Return the include graph of the enabled units."""
-    kept = tree.output / "ksplice-includes.json"
-    return IncludeGraph(tree.source.root, tree.output, tree.listing.values(), kept)
+def find_candidates(
+    tree: BuildTree, graph: IncludeGraph, headers: Sequence[ChangedFile], named: Collection[Unit]
+) -> Candidates:
+    """Return the units that a change of ``headers`` can reach, without those ``named`` anyway.
+
+    The source tree must be in the state before the change.
+    """
+    affected = find_affected(graph, headers, tree.listing, tree.config.compiler)
+    found = (Unit(source) for source in sorted(affected.units))
+    return Candidates(
+        headers=tuple(h.path for h in headers),
+        units=tuple(u for u in found if u not in named),
+        dependants=len(affected.dependants),
+        reached=len(affected.units),
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DependantsFinder:
-    """Finds them in one tree, which is ``before`` first and ``after`` then."""
+def find_with_other_code(
+    kbuild: Kbuild, candidates: Candidates, states: TreeStates
+) -> tuple[Unit, ...]:
+    """Return the candidates of which the compiler makes other assembly after the change.
 
-    kbuild: Kbuild
-    before: Sequence[PatchedFile]
-    """What makes the tree the state before the change; empty without earlier updates."""
-    after: Sequence[PatchedFile]
-    targets: TargetFilter
-    check: Callable[[Sequence[Unit]], None]
-    """Raises when units tell that compiling all is in vain."""
-    making: Lock = field(default_factory=Lock)
-    """Held while make runs."""
+    Raises ``UnsupportedChangeError`` when assembly changes, ``BuildError`` when a unit does not
+    compile any more.
+    """
+    units = candidates.units
+    kept = None if states.before else kbuild.split_folder / "assembly"
+    making = Lock()
 
-    def find(self, parts: Sequence[ChangedFile], known: Sequence[Unit]) -> Dependants:
-        """Return the units that a change of ``parts`` changes, without those ``known`` anyway.
-
-        Raises ``UnsupportedChangeError`` when assembly changes, ``BuildError`` when a unit does
-        not compile any more.
-        """
-        with self.kbuild.tree.source.patched(self.before):
-            graph = include_graph(self.kbuild.tree)
-            reach = find_affected(
-                graph, parts, self.kbuild.tree.listing, self.kbuild.tree.config.compiler
-            )
-        names = names_of(str(p.path) for p in parts)
-        by_name = {u.source for u in known}
-        candidates = [Unit(path) for path in sorted(reach.units) if path not in by_name]
-        self.kbuild.tree.progress(
-            f"{names}: {len(reach.dependants)} units depend on it, the change can reach"
-            f" {len(reach.units)}"
-        )
-        if len(candidates) > MANY_UNITS:
-            sources = [u for u in candidates if u.source.endswith(".c")]
-            few = few_of(sources, {p.path.stem for p in parts})
-            self.kbuild.tree.progress(f"{names}: trying {len(few)} units first")
-            self.check(few)
-        changed = self.with_other_code(candidates)
-        self.kbuild.tree.progress(f"{names}: changes the code of {len(changed)} units")
-        assembly = [u.source for u in changed if u.source.endswith(".S")]
-        if assembly:
-            raise UnsupportedChangeError(
-                f"{names_of(assembly)}: assembly that a change of {names} reaches, which cannot be"
-                " redirected; leave that part of the change out of the patch"
-            )
-        wanted = [
-            u for u in changed if self.targets.takes(self.kbuild.tree.listing[u.source].target)
-        ]
-        note = (
-            f"{len(reach.dependants)} units depend on it, the change can reach {len(reach.units)},"
-            f" and changes the code of {len(changed)} beside the files of the patch"
-        )
-        return Dependants(
-            units=tuple(wanted),
-            notes={str(p.path): note for p in parts}
-            | {u.source: "skipped: of another target" for u in changed if u not in wanted},
-        )
-
-    def with_other_code(self, units: Sequence[Unit]) -> list[Unit]:
-        """Return the units of which the compiler makes other assembly after the change."""
-        if not units:
-            return []
-        kept = None if self.before else self.kbuild.split_folder / "assembly"
-        with self.kbuild.tree.source.patched(self.before):
-            old = self.fingerprints("before", units, lambda u: self.first_fingerprint(u, kept))
-        with self.kbuild.tree.source.patched(self.after):
-            new = self.fingerprints("after", units, lambda u: fingerprint(self.kbuild, u))
-        return [u for u, a, b in zip(units, old, new, strict=True) if a != b]
-
-    def first_fingerprint(self, unit: Unit, kept: Path | None) -> str:
-        """Return a unit's fingerprint, after make has made what it includes if need be."""
+    def first_fingerprint(unit: Unit) -> str:
         try:
-            return fingerprint(self.kbuild, unit, kept)
+            return fingerprint(kbuild, unit, kept)
         except BuildError:
-            with self.making:
-                self.kbuild.compile_plain([unit])
-            return fingerprint(self.kbuild, unit, kept)
+            with making:  # make makes what the unit includes
+                kbuild.compile_plain([unit])
+            return fingerprint(kbuild, unit, kept)
 
-    def fingerprints(
-        self, when: str, units: Sequence[Unit], take: Callable[[Unit], str]
-    ) -> list[str]:
-        """Return the fingerprints of units, with progress where there are many."""
-        found = []
-        for digest in self.kbuild.in_parallel(take, units):
-            found.append(digest)
-            if len(found) % _STEP == 0:
-                self.kbuild.tree.progress(
-                    f"compiled {len(found)} of {len(units)} units as {when} the change"
-                )
-        return found
+    with kbuild.tree.source.patched(states.before if units else ()):
+        old = _fingerprints(kbuild, "before", units, first_fingerprint)
+    with kbuild.tree.source.patched(states.after if units else ()):
+        new = _fingerprints(kbuild, "after", units, lambda unit: fingerprint(kbuild, unit))
+    changed = tuple(u for u, a, b in zip(units, old, new, strict=True) if a != b)
+    _log_compared(units, changed)
+    kbuild.tree.progress(f"{candidates.names}: changes the code of {len(changed)} units")
+    assembly = [u.source for u in changed if u.source.endswith(".S")]
+    if assembly:
+        raise UnsupportedChangeError(
+            f"{names_of(assembly)}: assembly that a change of {candidates.names} reaches, which"
+            " cannot be redirected; leave that part of the change out of the patch"
+        )
+    return changed
+
+
+def _fingerprints(
+    kbuild: Kbuild, when: str, units: Sequence[Unit], take: Callable[[Unit], str]
+) -> list[str]:
+    """Return the fingerprints of units, with progress where there are many."""
+    found = []
+    for digest in kbuild.in_parallel(take, units):
+        found.append(digest)
+        if len(found) % _STEP == 0:
+            kbuild.tree.progress(
+                f"compiled {len(found)} of {len(units)} units as {when} the change"
+            )
+    return found
+
+
+def _log_compared(units: Sequence[Unit], changed: Collection[Unit]) -> None:
+    if LOG.isEnabledFor(logging.DEBUG):
+        for unit in units:
+            is_in = unit in changed
+            words = "in: the compiler makes other" if is_in else "out: the compiler makes the same"
+            LOG.debug("%s: %s assembly after the change", unit.source, words)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What becomes of each file that a change touches, told by its name and its contents.
+"""What each file that a change touches is to an update, by its name and its contents.
 
 A file is a unit, part of other units (a header), no part of the running kernel, or something that
 an update cannot change.  Nothing is compiled here.
@@ -7,11 +7,13 @@ an update cannot change.  Nothing is compiled here.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from ksplicd.create.affected.include_graph import includes_in
+from ksplicd.create.debug import phase
 from ksplicd.create.patch.change import ChangedFile
 from ksplicd.errors import UnsupportedChangeError
 
@@ -31,25 +33,49 @@ _OF_KERNEL: Final = frozenset(("vma.c", "extable.c", "vdso32-setup.c"))
 
 _VERSION_LINE: Final = re.compile(rb"(?:VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION|NAME) =.*")
 
+LOG: Final = phase("affected")
+
 UNIT_SUFFIX: Final = ".c"
 
 
-@dataclass(slots=True, kw_only=True)
-class Touched:
-    """The files of a change, by what they are."""
+class Kind(StrEnum):
+    """What a file is to an update."""
 
-    units: list[ChangedFile] = field(default_factory=list)
-    """C files that the kernel's build compiles by themselves."""
-    parts: list[ChangedFile] = field(default_factory=list)
-    """Headers, and other text that units include."""
-    notes: dict[str, str] = field(default_factory=dict)
-    """By file, what happened to it, for those that are left alone."""
-    disabled: list[str] = field(default_factory=list)
-    """C files that the configuration leaves out."""
+    UNIT = "unit"
+    """A C file that the kernel's build compiles."""
+    PART = "part"
+    """A header, or other text that units include."""
+    IGNORED = "ignored"
+    """No part of the running kernel, or without effect."""
+    DISABLED = "disabled"
+    """A C file that the configuration leaves out."""
+    REFUSED = "refused"
+    """What an update cannot change."""
+
+
+_MEANING: Final = {
+    Kind.UNIT: "in: this kernel compiles it",
+    Kind.PART: "units include it: they are looked for",
+    Kind.IGNORED: "out: ",
+    Kind.DISABLED: "out: ",
+    Kind.REFUSED: "refused: ",
+}
+"""What ``--debug=affected`` says of a kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tree:
+class FilesByKind:
+    """The files of a change, by what they are."""
+
+    units: tuple[ChangedFile, ...]
+    parts: tuple[ChangedFile, ...]
+    disabled: tuple[str, ...]
+    notes: dict[str, str]
+    """By file that is ignored or disabled, why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownFiles:
     """What is known about the files of the tree."""
 
     is_enabled: Callable[[str], bool]
@@ -58,53 +84,78 @@ class Tree:
     """Tells whether an enabled unit includes a file."""
 
 
-def classify_files(files: Sequence[ChangedFile], tree: Tree) -> Touched:
+def classify_files(files: Sequence[ChangedFile], known: KnownFiles) -> FilesByKind:
     """Say of every file what it is.
 
     Raises ``UnsupportedChangeError`` for all that cannot be handled, each with the way out.
     """
-    out, refused = Touched(), []
-    for file in files:
-        path = str(file.path)
-        if path.startswith("tools/") and tree.is_enabled(path):
-            out.units.append(file)  # kernel/bpf compiles tools/lib/bpf/relo_core.c
-        elif note := why_ignored(file.path):
-            out.notes[path] = f"ignored: {note}"
-        elif is_recipe(file.path) and has_same_meaning(file):
-            out.notes[path] = "ignored: the change has no effect on what is built"
-        elif refusal := why_refused(file):
-            refused.append(f"{path}: {refusal}")
-        elif is_header(file.path):
-            out.parts.append(file)
-        elif file.path.suffix != UNIT_SUFFIX:
-            if is_part(file, files, tree):
-                out.parts.append(file)
-            else:
-                refused.append(
-                    f"{path}: it is not known what the kernel's build makes of it; leave it out of"
-                    " the patch, and change the C code that uses it"
-                )
-        elif file.before is not None and tree.is_enabled(path):
-            if file.after is not None:
-                out.units.append(file)
-            else:
-                refused.append(
-                    f"{path}: the patch removes the file; a running kernel keeps its code, so leave"
-                    " the file in place and change its callers"
-                )
-        elif is_part(file, files, tree):
-            out.parts.append(file)
-        elif file.before is None:
-            refused.append(
-                f"{path}: a new source file, which no unit of the kernel includes; put its"
-                " functions into a file that the kernel has"
-            )
-        else:
-            out.notes[path] = "skipped: this kernel is configured without the file"
-            out.disabled.append(path)
+    kinds = {file.path: classify(file, files, known) for file in files}
+    for path, (kind, why) in kinds.items():
+        LOG.debug("%s: %s%s", path, _MEANING[kind], why)
+    refused = [f"{path}: {why}" for path, (kind, why) in kinds.items() if kind is Kind.REFUSED]
     if refused:
         raise UnsupportedChangeError("\n".join(refused))
-    return out
+
+    def of_kind(wanted: Kind) -> tuple[ChangedFile, ...]:
+        return tuple(file for file in files if kinds[file.path][0] is wanted)
+
+    left_out = {
+        str(path): f"{'ignored' if kind is Kind.IGNORED else 'skipped'}: {why}"
+        for path, (kind, why) in kinds.items()
+        if kind in (Kind.IGNORED, Kind.DISABLED)
+    }
+    return FilesByKind(
+        units=of_kind(Kind.UNIT),
+        parts=of_kind(Kind.PART),
+        disabled=tuple(str(file.path) for file in of_kind(Kind.DISABLED)),
+        notes=left_out,
+    )
+
+
+def classify(
+    file: ChangedFile, files: Sequence[ChangedFile], known: KnownFiles
+) -> tuple[Kind, str]:
+    """Return what a file of a change is, and why it is left out or refused."""
+    path = str(file.path)
+    if path.startswith("tools/") and known.is_enabled(path):
+        return Kind.UNIT, ""  # kernel/bpf compiles tools/lib/bpf/relo_core.c
+    if note := why_ignored(file.path):
+        return Kind.IGNORED, note
+    if is_recipe(file.path) and has_same_meaning(file):
+        return Kind.IGNORED, "the change has no effect on what is built"
+    if refusal := why_refused(file):
+        return Kind.REFUSED, refusal
+    if is_header(file.path):
+        return Kind.PART, ""
+    if file.path.suffix != UNIT_SUFFIX:
+        if is_part(file, files, known):
+            return Kind.PART, ""
+        return Kind.REFUSED, (
+            "it is not known what the kernel's build makes of it; leave it out of the patch, and"
+            " change the C code that uses it"
+        )
+    return classify_source(file, files, known)
+
+
+def classify_source(
+    file: ChangedFile, files: Sequence[ChangedFile], known: KnownFiles
+) -> tuple[Kind, str]:
+    """Return what a C file of the kernel is, and why it is left out or refused."""
+    if file.before is not None and known.is_enabled(str(file.path)):
+        if file.after is not None:
+            return Kind.UNIT, ""
+        return Kind.REFUSED, (
+            "the patch removes the file; a running kernel keeps its code, so leave the file in"
+            " place and change its callers"
+        )
+    if is_part(file, files, known):
+        return Kind.PART, ""
+    if file.before is None:
+        return Kind.REFUSED, (
+            "a new source file, which no unit of the kernel includes; put its functions into a"
+            " file that the kernel has"
+        )
+    return Kind.DISABLED, "this kernel is configured without the file"
 
 
 def is_header(path: PurePosixPath | Path) -> bool:
@@ -112,9 +163,9 @@ def is_header(path: PurePosixPath | Path) -> bool:
     return path.suffix == ".h" and not path.name.endswith(".lds.h")
 
 
-def is_part(file: ChangedFile, files: Sequence[ChangedFile], tree: Tree) -> bool:
+def is_part(file: ChangedFile, files: Sequence[ChangedFile], known: KnownFiles) -> bool:
     """Tell whether units include a file, before the change or after it."""
-    if file.before is not None and tree.is_included(str(file.path)):
+    if file.before is not None and known.is_included(str(file.path)):
         return True
     return any(
         name[1:].rpartition("/")[2] == file.path.name

@@ -16,6 +16,7 @@ from pathlib import Path
 from posixpath import dirname, join, normpath
 from typing import Final
 
+from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import EnabledUnit
 
 _INCLUDE: Final = re.compile(
@@ -167,6 +168,15 @@ class IncludeGraph:
         if path not in self._exists:
             self._exists[path] = Path(self._root, path).is_file()
         return self._exists[path]
+
+
+def read_include_graph(tree: BuildTree) -> IncludeGraph:
+    """Return the include graph of the enabled units, for the source tree as it is now.
+
+    What was read stays in the output tree, and is read again only where a file has changed.
+    """
+    kept = tree.output / "ksplice-includes.json"
+    return IncludeGraph(tree.source.root, tree.output, tree.listing.values(), kept)
 
 
 def includes_in(text: bytes) -> list[str]:

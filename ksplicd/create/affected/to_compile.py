@@ -1,78 +1,114 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What an update has to compile: from the files that change to units and states of the tree."""
+"""From the files that change to the units that an update has to compile.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+In two steps: what the change can reach, and of that what it does change.  Between them the caller
+may try a few of very many units, and refuse the change without compiling all.
+"""
 
-from ksplicd.create.affected.by_headers import DependantsFinder, include_graph
-from ksplicd.create.affected.files import Tree, classify_files
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final, NoReturn
+
+from ksplicd.create.affected.by_headers import Candidates, find_candidates, find_with_other_code
+from ksplicd.create.affected.files import FilesByKind, KnownFiles, classify_files
+from ksplicd.create.affected.include_graph import read_include_graph
 from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import TargetFilter, Unit
+from ksplicd.create.debug import phase
 from ksplicd.create.messages import names_of
 from ksplicd.create.patch.change import Change
-from ksplicd.create.patch.series import Series
-from ksplicd.create.patch.source_tree import PatchedFile, with_line_numbers
+from ksplicd.create.patch.states import TreeStates
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
+
+LOG: Final = phase("affected")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reachable:
+    """What a change can reach."""
+
+    files: FilesByKind
+    named: tuple[Unit, ...]
+    """Units that the change names, of any target."""
+    by_headers: Candidates = field(default_factory=Candidates)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToCompile:
-    """What is to be compiled, and in which states of the tree."""
+    """The units of which both states are compiled to objects."""
 
     units: tuple[Unit, ...]
-    before: tuple[PatchedFile, ...]
-    """What makes the tree the state before the change; empty without earlier updates."""
-    after: tuple[PatchedFile, ...]
-    """What makes it the state after the change."""
     notes: dict[str, str]
+    """By file, what became of it, for those that lead to no unit; by header, what it reaches."""
 
 
-def plan_work(
-    kbuild: Kbuild,
-    change: Change,
-    series: Series,
-    targets: TargetFilter,
-    check: Callable[[ToCompile], None] = lambda _: None,
-) -> ToCompile:
-    """Find the units that a change changes.
+def find_reachable(tree: BuildTree, change: Change, states: TreeStates) -> Reachable:
+    """Return what a change can reach; nothing is compiled.
 
-    ``check``: raises when a few units tell that compiling very many is in vain.
-
-    Raises ``UnsupportedChangeError`` for files that cannot be changed in a running kernel,
-    ``NoChangesError`` when nothing is left to compile.
+    Raises ``UnsupportedChangeError`` for files that cannot be changed in a running kernel.
     """
-    listing = kbuild.tree.listing
-    tree = Tree(
-        is_enabled=lambda path: path in listing and path.endswith(".c"),
-        is_included=lambda path: bool(include_graph(kbuild.tree).users.get(path)),
+    listing = tree.listing
+    graph = cache(lambda: read_include_graph(tree))
+    with tree.source.patched(states.before):
+        known = KnownFiles(
+            is_enabled=lambda path: path in listing and path.endswith(".c"),
+            is_included=lambda path: bool(graph().users.get(path)),
+        )
+        files = classify_files(change.files, known)
+        named = tuple(Unit(str(f.path)) for f in files.units)
+        if not files.parts:
+            return Reachable(files=files, named=named)
+        found = find_candidates(tree, graph(), files.parts, named)
+    tree.progress(
+        f"{found.names}: {found.dependants} units depend on it, the change can reach"
+        f" {found.reached}"
     )
-    touched = classify_files(change.files, tree)
-    notes = dict(touched.notes)
-    before = tuple(PatchedFile(path, text) for path, text in series.contents.items())
-    after = {f.path: f for f in before} | {f.path: with_line_numbers(f) for f in change.files}
+    return Reachable(files=files, named=named, by_headers=found)
+
+
+def find_changed(
+    kbuild: Kbuild, reachable: Reachable, states: TreeStates, targets: TargetFilter
+) -> ToCompile:
+    """Return the units of ``targets`` that the change names or changes by a header.
+
+    Raises ``UnsupportedChangeError`` for a change that cannot be made, ``NoChangesError`` when
+    nothing is left to compile.
+    """
+    files, headers = reachable.files, reachable.by_headers
+    notes = dict(files.notes)
     units = []
-    for path in (str(file.path) for file in touched.units):
-        if targets.takes(listing[path].target):
-            units.append(Unit(path))
+    for unit in reachable.named:
+        target = kbuild.tree.listing[unit.source].target
+        if targets.takes(target):
+            units.append(unit)
         else:
-            notes[path] = f"skipped: part of {listing[path].target}, not of --only-targets"
-    if touched.parts:
-        finder = DependantsFinder(
-            kbuild=kbuild, before=before, after=tuple(after.values()),
-            targets=targets,
-            check=lambda few: check(
-                ToCompile(units=tuple(few), before=before, after=tuple(after.values()), notes={})
-            ),
-        )  # fmt: skip
-        found = finder.find(touched.parts, [Unit(str(f.path)) for f in touched.units])
-        units += found.units
-        notes |= found.notes
+            notes[unit.source] = f"skipped: part of {target}, not of --only-targets"
+            LOG.debug("%s: out: %s", unit.source, notes[unit.source])
+    if headers.headers:
+        changed = find_with_other_code(kbuild, headers, states)
+        note = (
+            f"{headers.dependants} units depend on it, the change can reach {headers.reached},"
+            f" and changes the code of {len(changed)} beside the files of the patch"
+        )
+        notes |= {str(path): note for path in headers.headers}
+        for unit in changed:
+            if targets.takes(kbuild.tree.listing[unit.source].target):
+                units.append(unit)
+            else:
+                notes[unit.source] = "skipped: of another target"
+                LOG.debug("%s: out: not of --only-targets", unit.source)
     if not units:
-        said = "\n".join(f"  {path}: {note}" for path, note in notes.items())
-        if touched.disabled and not touched.units and not touched.parts:
-            raise UnsupportedChangeError(
-                f"{names_of(touched.disabled)}: this kernel is configured without what the patch"
-                f" changes; leave it out\n{said}"
-            )
-        raise NoChangesError(f"nothing that a running kernel uses is changed:\n{said}")
-    return ToCompile(units=tuple(units), before=before, after=tuple(after.values()), notes=notes)
+        _refuse_empty(files, notes)
+    return ToCompile(units=tuple(units), notes=notes)
+
+
+def _refuse_empty(files: FilesByKind, notes: dict[str, str]) -> NoReturn:
+    """Raise what says why nothing is left to compile."""
+    said = "\n".join(f"  {path}: {note}" for path, note in notes.items())
+    if files.disabled and not files.units and not files.parts:
+        raise UnsupportedChangeError(
+            f"{names_of(files.disabled)}: this kernel is configured without what the patch"
+            f" changes; leave it out\n{said}"
+        )
+    raise NoChangesError(f"nothing that a running kernel uses is changed:\n{said}")

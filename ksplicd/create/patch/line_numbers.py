@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from ksplicd.create.patch.change import ChangedFile
+from ksplicd.create.patch.source_tree import PatchedFile
 from ksplicd.run import run
+
+
+def with_line_numbers(file: ChangedFile) -> PatchedFile:
+    """Return the state of a file after a change, its C with the line numbers from before."""
+    content = file.after
+    if content is not None and file.before is not None and file.path.suffix in (".c", ".h"):
+        content = keep_line_numbers(file.before, content)
+    return PatchedFile(file.path, content)
 
 
 def keep_line_numbers(before: bytes, after: bytes) -> bytes:

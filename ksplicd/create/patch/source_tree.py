@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.patch.change import Before, ChangedFile, from_patches
-from ksplicd.create.patch.line_numbers import keep_line_numbers
 from ksplicd.errors import SourceTreeError
 from ksplicd.run import run
 
@@ -78,14 +76,6 @@ class SourceTree:
             reverted.append(saved.relative_to(self.root))
         return reverted
 
-    def apply(self, patches: Sequence[Path], options: Sequence[str] = ()) -> list[PatchedFile]:
-        """Return the files that patch files change.  The tree is not touched.
-
-        Raises ``PatchError``, ``NoChangesError``.
-        """
-        change = from_patches(Before(root=self.root), patches, options)
-        return [with_line_numbers(file) for file in change.files]
-
     @contextlib.contextmanager
     def patched(self, files: Sequence[PatchedFile]) -> Iterator[None]:
         """Have ``files`` in the tree while the context lasts."""
@@ -132,11 +122,3 @@ class SourceTree:
             saved.unlink()
         else:
             saved.replace(path)
-
-
-def with_line_numbers(file: ChangedFile) -> PatchedFile:
-    """Return the state of a file after a change, its C with the line numbers from before."""
-    content = file.after
-    if content is not None and file.before is not None and file.path.suffix in (".c", ".h"):
-        content = keep_line_numbers(file.before, content)
-    return PatchedFile(file.path, content)

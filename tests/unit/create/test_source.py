@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.create.patch.change import Before, from_patches
+from ksplicd.create.patch.line_numbers import with_line_numbers
 from ksplicd.create.patch.source_tree import PRESRC, PatchedFile, SourceTree
 from ksplicd.errors import NoChangesError, PatchError, SourceTreeError
 from ksplicd.run import run
@@ -39,6 +41,11 @@ def make_patch(tree: SourceTree, tmp_path: Path, path: str, content: str) -> Pat
     return patch
 
 
+def files_of(tree: SourceTree, *patches: Path) -> list[PatchedFile]:
+    """Return the state after the patches."""
+    return [with_line_numbers(f) for f in from_patches(Before(root=tree.root), patches).files]
+
+
 def snapshot(tree: SourceTree) -> dict[str, tuple[bytes, int, int]]:
     return {
         str(p.relative_to(tree.root)): (p.read_bytes(), p.stat().st_mtime_ns, p.stat().st_ino)
@@ -59,7 +66,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 def test_patch_is_applied_beside_the_tree(tree: SourceTree, tmp_path: Path) -> None:
     before = snapshot(tree)
     patch = make_patch(tree, tmp_path, "fs/b.c", "int b = 2;\n")
-    files = tree.apply([patch])
+    files = files_of(tree, patch)
     assert [f.path for f in files] == [Path("fs/b.c")]
     assert files[0].content == b"int b = 2;\n"
     assert snapshot(tree) == before
@@ -68,7 +75,7 @@ def test_patch_is_applied_beside_the_tree(tree: SourceTree, tmp_path: Path) -> N
 def test_tree_is_given_back_with_its_times(tree: SourceTree, tmp_path: Path) -> None:
     before = snapshot(tree)
     patch = make_patch(tree, tmp_path, "fs/a.c", FIRST.replace("line7", "seven"))
-    with tree.patched(tree.apply([patch])):
+    with tree.patched(files_of(tree, patch)):
         assert b"seven" in (tree.root / "fs/a.c").read_bytes()
         assert (tree.root / f"fs/a.c{PRESRC}").read_text() == FIRST
     assert snapshot(tree) == before
@@ -98,6 +105,8 @@ def test_tree_is_given_back_after_an_error(tree: SourceTree) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from ksplicd.create.patch.change import Before, from_patches
+from ksplicd.create.patch.line_numbers import with_line_numbers
 from ksplicd.create.patch.source_tree import PatchedFile, SourceTree
 calls = 0
 def trace(frame, event, arg):
@@ -145,7 +154,7 @@ def test_patch_that_does_not_apply(tree: SourceTree, tmp_path: Path) -> None:
     patch = make_patch(tree, tmp_path, "fs/a.c", FIRST.replace("line7", "seven"))
     (tree.root / "fs/a.c").write_text("something else\n")
     with pytest.raises(PatchError, match=r"change\.patch: does not apply to .*\n(.*\n)*.*FAILED"):
-        tree.apply([patch])
+        files_of(tree, patch)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +169,7 @@ def test_patch_that_does_not_apply(tree: SourceTree, tmp_path: Path) -> None:
 def test_what_is_no_patch_of_the_tree(tree: SourceTree, tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.patch").write_text(text)
     with pytest.raises(PatchError, match=r"bad\.patch: "):
-        tree.apply([tmp_path / "bad.patch"])
+        files_of(tree, tmp_path / "bad.patch")
 
 
 def test_patch_that_changes_nothing(tree: SourceTree, tmp_path: Path) -> None:
@@ -168,7 +177,7 @@ def test_patch_that_changes_nothing(tree: SourceTree, tmp_path: Path) -> None:
     back = tmp_path / "back.patch"
     back.write_bytes(run(["diff", "-u", "b/fs/b.c", "a/fs/b.c"], cwd=tmp_path, ok=(1,)))
     with pytest.raises(NoChangesError, match=r"change\.patch, .*back\.patch: changes no file"):
-        tree.apply([forth, back])
+        files_of(tree, forth, back)
 
 
 def test_tree_in_use_is_waited_for(tree: SourceTree) -> None:

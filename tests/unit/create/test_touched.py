@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.affected.files import Touched, Tree, classify_files
+from ksplicd.create.affected.files import FilesByKind, KnownFiles, classify_files
 from ksplicd.create.patch.change import ChangedFile
 from ksplicd.errors import UnsupportedChangeError
 
 ENABLED = {"fs/a.c", "fs/b.c", "tools/lib/bpf/relo_core.c", "arch/x86/entry/vdso/vma.c"}
 INCLUDED = {"include/linux/a.h", "kernel/sched/rt.c", "fs/table.inc"}
-TREE = Tree(is_enabled=ENABLED.__contains__, is_included=INCLUDED.__contains__)
+TREE = KnownFiles(is_enabled=ENABLED.__contains__, is_included=INCLUDED.__contains__)
 
 
 def changed(path: str, before: str | None = "old\n", after: str | None = "new\n") -> ChangedFile:
@@ -21,7 +21,7 @@ def changed(path: str, before: str | None = "old\n", after: str | None = "new\n"
     return ChangedFile(path=Path(path), before=encode(before), after=encode(after))
 
 
-def sort(*files: ChangedFile) -> Touched:
+def sort(*files: ChangedFile) -> FilesByKind:
     return classify_files(files, TREE)
 
 

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The two states of the source tree that an update's objects are made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ksplicd.create.patch.change import Change
+from ksplicd.create.patch.line_numbers import with_line_numbers
+from ksplicd.create.patch.source_tree import PatchedFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeStates:
+    """What makes the tree the state before the change, and the state after it."""
+
+    after: tuple[PatchedFile, ...]
+    before: tuple[PatchedFile, ...] = ()
+    """Empty without earlier updates: the tree is that state as it is."""
+
+
+def read_states(change: Change, earlier: Mapping[Path, bytes | None]) -> TreeStates:
+    """Return the states; ``earlier``: by path, what earlier updates leave of the tree."""
+    before = {path: PatchedFile(path, content) for path, content in earlier.items()}
+    after = before | {f.path: with_line_numbers(f) for f in change.files}
+    return TreeStates(after=tuple(after.values()), before=tuple(before.values()))
