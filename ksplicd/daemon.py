@@ -3,9 +3,9 @@
 
 ::
 
-    D-Bus calls ──────────────▸ bus.manager ─▸ bus.runner ─▸ worker: host.engine ─▸ kernel
-    /var/lib/ksplice (inotify) ─▸ bus.drops ──────┘   ▴
-    kernel: stage notices, module uevents, log ──────┘
+    D-Bus calls ────────────────▸ bus.manager ─▸ bus.jobs ─▸ worker: host.engine ─▸ kernel
+    /var/lib/ksplice (inotify) ─▸ bus.drop_watch ───┘  ▴
+    kernel: stage notices, module uevents, log ────────┘
 
 Idle, it wakes for the watchdog only.  It is ready when its records agree with the kernel.  Killing
 it loses nothing: a transition goes on in the kernel and is found again at the next start.
@@ -24,15 +24,10 @@ from gi.repository import GLib
 
 from ksplicd import __version__
 from ksplicd.bus import coroutines, names
-from ksplicd.bus.automatic import Automatic
-from ksplicd.bus.drop_watch import Drops
 from ksplicd.bus.job import Job
 from ksplicd.bus.manager import Manager
-from ksplicd.bus.objects import Objects
-from ksplicd.bus.polkit import DBUS, Polkit, call_bus
-from ksplicd.bus.runner import SYSFS_MODULES, Runner
-from ksplicd.bus.soak_watch import KMSG, SoakWatch
-from ksplicd.bus.tripwire_watch import Tripwires
+from ksplicd.bus.polkit import DBUS, call_bus
+from ksplicd.bus.service import Service, Surroundings
 from ksplicd.bus.update import Update
 from ksplicd.config import CONFIG_FILE, KEYS_DIR, Settings, read_settings
 from ksplicd.errors import HostError, KspliceError
@@ -40,8 +35,15 @@ from ksplicd.host import boot
 from ksplicd.host.clock import SystemClock
 from ksplicd.host.engine import Engine
 from ksplicd.host.kernel.linux import LinuxKernel
-from ksplicd.host.report import journal
-from ksplicd.host.stages import Event, UpdateInfo
+from ksplicd.host.report.journal import (
+    Journal,
+    LogFormatter,
+    SystemJournal,
+    about_event,
+    about_start,
+    about_waiting,
+)
+from ksplicd.host.stages import Event, Reconciliation, UpdateInfo
 from ksplicd.host.store.store import STORE_DIR, Store
 from ksplicd.host.trust.keyring import Keyring
 from ksplicd.model import Stage
@@ -66,41 +68,25 @@ class Daemon:
         engine: Engine,
         bus: Any,
         *,
-        book: journal.Journal,
+        journal: Journal,
         config: Path = CONFIG_FILE,
         notify: Callable[[str], object] = lambda state: None,
-        modules: Path = SYSFS_MODULES,
-        why_disabled: Callable[[], str] = lambda: "",
-        kmsg: Path = KMSG,
+        surroundings: Surroundings,
     ) -> None:
-        """Use ``bus``, a pydbus bus; ``notify`` is sd_notify(3); ``modules`` is /sys/module.
+        """Use ``bus``, a pydbus bus; ``notify`` is sd_notify(3).
 
-        ``why_disabled`` tells what there is against applying by ourselves, each time that we would
-        (``host.boot.why_disabled``).
-        ``config`` is read again at SIGHUP; what holds at start is in ``engine.settings``.
-        ``kmsg`` is the kernel's log.
+        ``config`` is read again at SIGHUP; the settings at the start are in ``engine.settings``.
         """
         self._engine = engine
         self._bus = bus
-        self._book = book
+        self._journal = journal
         self._config = config
         self._notify = notify
+        self._why_disabled = surroundings.why_disabled
         self._loop = GLib.MainLoop()
         self._status = 0
-        self._worker = coroutines.Worker()
-        self._polkit = Polkit(bus.con)
-        self._objects = Objects(bus, self._polkit.check_inspect)
-        self._runner = Runner(engine, self._worker, self._objects, self._polkit, book, modules)
-        self._runner.on_shown = self._on_shown
-        manager = Manager(self._runner, why_disabled)
-        self._objects.add_root(manager)
-        self._tripwires = Tripwires(self._runner, book, manager.TripwireHit)
-        self._why_disabled = why_disabled
-        self._automatic = Automatic(self._runner, why_disabled, book)
-        self._drops = Drops(self._runner, self._automatic)
-        self._soak = SoakWatch(self._runner, kmsg)
-        self._keep: list[object] = []
-        """What would end when nobody held it: monitors."""
+        self._service = Service(engine, bus, journal, surroundings)
+        self._service.shown.on_shown.append(self._on_shown)
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; returns the exit status."""
@@ -120,38 +106,20 @@ class Daemon:
             for source in sources:
                 GLib.source_remove(source)
             self._bus.con.disconnect(closed)
-            self._soak.stop()
-            self._tripwires.stop()
-            self._worker.stop()
+            self._service.stop()
             if not self._bus.con.is_closed():
-                self._objects.clear()
+                self._service.objects.clear()
         return self._status
-
-    def _on_shown(self, infos: Sequence[UpdateInfo]) -> None:
-        """Have ``systemctl status`` show how many updates are applied, and time their soak."""
-        applied = sum(info.stage is Stage.APPLIED for info in infos)
-        self._notify(f"STATUS={applied} of {len(infos)} updates applied")
-        self._tripwires.show(infos)
-        self._soak.show(infos)
-        self._automatic.show(infos)
-        if self._engine.settings.metrics_file is not None:
-            coroutines.spawn(self._write_metrics())
-
-    async def _write_metrics(self) -> None:
-        try:
-            await self._worker.run(self._engine.write_metrics)
-        except KspliceError as e:
-            _log.error("the metrics are not written: %s", e)
 
     # --- start and stop -------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        """Find out what is so, then take calls."""
+        """Reconcile with the kernel, then take calls."""
         try:
-            found = await self._runner.reconcile()
+            found = await self._service.reconciler.reconcile()
             await self._take_name()
-            self._watch_modules()
-            self._drops.watch()
+            self._service.modules.watch()
+            self._service.drops.watch()
         except KspliceError as e:
             _log.critical("%s", e)
             self._stop(1)
@@ -160,21 +128,24 @@ class Daemon:
             _log.exception("the daemon cannot start")
             self._stop(1)
             return
-        infos = await self._runner.list_updates()
+        infos = await self._service.worker.list_updates()
         applied = [info.kid for info in infos if info.stage is Stage.APPLIED]
-        self._book.write(journal.about_start(self._engine.kernel.release(), applied))
+        self._journal.write(about_start(self._engine.kernel.release(), applied))
         self._notify("READY=1")
-        coroutines.spawn(
-            self._write_metrics()
-        )  # or delete what the configuration of then asked for
+        coroutines.spawn(self._write_metrics())  # or delete the file of an earlier configuration
+        await self._resume(found)
+        await self._service.drops.scan()
+
+    async def _resume(self, found: Reconciliation) -> None:
+        """Report what is not applied again, and go on with what is to be applied."""
         for kid, why in found.waiting.items():
-            self._book.write(journal.about_waiting(kid, why))
-        if not self._why_disabled():
-            if self._engine.settings.apply_at_boot:
-                for kid in found.reapply:
-                    self._book.write(journal.about_waiting(kid, _NOT_AT_BOOT.format(kid)))
-            await self._automatic.resume()
-        await self._drops.scan()
+            self._journal.write(about_waiting(kid, why))
+        if self._why_disabled():
+            return
+        if self._engine.settings.apply_at_boot:
+            for kid in found.reapply:
+                self._journal.write(about_waiting(kid, _NOT_AT_BOOT.format(kid)))
+        await self._service.automatic.resume()
 
     async def _take_name(self) -> None:
         args = GLib.Variant("(su)", (names.BUS_NAME, _DO_NOT_QUEUE))
@@ -187,73 +158,47 @@ class Daemon:
         self._loop.quit()
         return True  # the source stays: run() removes it
 
+    # --- while it runs --------------------------------------------------------------------------
+
+    def _on_shown(self, infos: Sequence[UpdateInfo]) -> None:
+        """Have ``systemctl status`` and the metrics show how many updates are applied."""
+        applied = sum(info.stage is Stage.APPLIED for info in infos)
+        self._notify(f"STATUS={applied} of {len(infos)} updates applied")
+        if self._engine.settings.metrics_file is not None:
+            coroutines.spawn(self._write_metrics())
+
+    async def _write_metrics(self) -> None:
+        try:
+            await self._service.worker.run(self._engine.write_metrics)
+        except KspliceError as e:
+            _log.error("the metrics are not written: %s", e)
+
     def _on_hangup(self) -> bool:
         self._notify("RELOADING=1")
         try:
             self._engine.settings = read_settings(self._config)
             coroutines.spawn(self._reconcile())
             if not self._why_disabled():
-                coroutines.spawn(self._automatic.apply_dropped())
-            coroutines.spawn(self._drops.scan())
+                coroutines.spawn(self._service.automatic.apply_dropped())
+            coroutines.spawn(self._service.drops.scan())
             coroutines.spawn(self._write_metrics())
         except KspliceError as e:
             _log.error("the old configuration stays in force: %s", e)
         self._notify("READY=1")
         return True  # the next one counts too
 
+    async def _reconcile(self) -> None:
+        await self._service.reconciler.try_reconcile()
+
     def _on_watchdog(self) -> bool:
         self._notify("WATCHDOG=1")
         return True  # again
 
-    # --- what happens around us -----------------------------------------------------------------
-
-    def _watch_modules(self) -> None:
-        """Hear of modules of ours that others load or unload."""
-        try:
-            import pyudev
-
-            monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
-            monitor.filter_by("module")
-            monitor.start()
-        except (ImportError, OSError) as e:
-            _log.warning("module events are not heard: %s", e)
-            return
-        self._keep.append(monitor)
-        fd = monitor.fileno()
-        GLib.io_add_watch(fd, GLib.PRIORITY_DEFAULT, GLib.IOCondition.IN, self._on_uevent, monitor)
-
-    def _on_uevent(self, _fd: int, _condition: int, monitor: Any) -> bool:
-        while (device := monitor.poll(timeout=0)) is not None:
-            if not device.sys_name.startswith("ksplice_"):
-                continue
-            if device.action == "change":
-                coroutines.spawn(self._tell_target(device.sys_name, device.properties))
-            else:
-                self._runner.hear_module(device.sys_name)
-        return True  # more will come
-
-    async def _tell_target(self, core: str, said: Mapping[str, str]) -> None:
-        """Tell the journal what a core says of a module that was loaded or unloaded."""
-        kid = core.removeprefix("ksplice_")
-        target, state = said.get("KSPLICE_TARGET", ""), said.get("KSPLICE_STATE", "")
-        try:
-            now = await self._worker.run(self._engine.kernel.core, kid)
-        except KspliceError as e:
-            _log.error("%s", e)
-            return
-        self._book.write(journal.about_target(kid, target, state, now))
-
-    async def _reconcile(self) -> None:
-        try:
-            await self._runner.reconcile()
-        except KspliceError as e:
-            _log.error("our records do not agree with the kernel: %s", e)
-
 
 def watchdog_seconds(environment: Mapping[str, str], pid: int) -> int:
-    """Return how often the service manager wants to hear of us: twice in WatchdogSec=.
+    """Return the seconds between two notices to the watchdog: two in each WatchdogSec=.
 
-    0 when it does not, or means another process (sd_watchdog_enabled(3)).
+    0 when there is no watchdog, or it is of another process (sd_watchdog_enabled(3)).
     """
     if environment.get("WATCHDOG_PID", str(pid)) != str(pid):
         return 0
@@ -283,15 +228,15 @@ def introspect(name: str) -> int:
     return 0
 
 
-def run_boot(engine: Engine, book: journal.Journal, disabled: str) -> int:
+def run_boot(engine: Engine, journal: Journal, disabled: str) -> int:
     """Apply again what was applied before the machine went down; the daemon does not run yet."""
 
     def on_event(event: Event) -> None:
-        if entry := journal.about_event(event):
-            book.write(entry)
+        if entry := about_event(event):
+            journal.write(entry)
 
     engine.on_event = on_event
-    boot.apply_again(engine, lambda kid, why: book.write(journal.about_waiting(kid, why)), disabled)
+    boot.apply_again(engine, lambda kid, why: journal.write(about_waiting(kid, why)), disabled)
     return 0
 
 
@@ -302,8 +247,8 @@ def run_shutdown(engine: Engine) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the daemon on the system bus, or one of the short ways beside it."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ksplicd's command line."""
     parser = argparse.ArgumentParser(prog="ksplicd", description=__doc__.partition("\n")[0])
     parser.add_argument("--version", action="version", version=f"ksplicd {__version__}")
     parser.add_argument(
@@ -323,9 +268,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     short.add_argument(
         "--shutdown", action="store_true", help="note that this is a clean shutdown, and exit"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon on the system bus, or do one of the short jobs beside it."""
+    args = build_parser().parse_args(argv)
     to_stderr = logging.StreamHandler()
-    to_stderr.setFormatter(journal.LogFormatter(os.environ))
+    to_stderr.setFormatter(LogFormatter(os.environ))
     logging.basicConfig(level=logging.INFO, handlers=[to_stderr])
     if args.bus_introspect:
         return introspect(args.bus_introspect)
@@ -343,10 +293,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.shutdown:
             return run_shutdown(engine)
         if args.boot:
-            return run_boot(engine, journal.SystemJournal(), boot.why_disabled())
+            return run_boot(engine, SystemJournal(), boot.why_disabled())
+        surroundings = Surroundings(why_disabled=boot.why_disabled)
         daemon = Daemon(
-            engine, connect(args.bus), book=journal.SystemJournal(), config=args.config,
-            notify=notify, why_disabled=boot.why_disabled,
+            engine, connect(args.bus), journal=SystemJournal(), config=args.config,
+            notify=notify, surroundings=surroundings,
         )  # fmt: skip
     except (KspliceError, GLib.Error) as e:
         _log.critical("%s", e)

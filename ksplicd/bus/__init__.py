@@ -1,15 +1,38 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The daemon's face on D-Bus.
+"""The daemon's face on D-Bus, and what it does without being called.
 
 ::
 
-    names       what everything is called
-    interface   a class body is an interface; its XML comes from it
-    wrapper     pydbus's object wrapper with deferred replies, descriptors and error names
-    coroutines  coroutines on the GLib loop, slow calls on one worker thread
-    polkit      who may
-    objects     which objects are on the bus now
-    manager     update     job      the interfaces
+    names            what everything is called
+    interface        a class body is an interface; its XML comes from it
+    wrapper          pydbus's object wrapper with deferred replies, descriptors and error names
+    invocation       lets go of a method call that was answered
+    errors           refusals of every method, and error names read back
+    coroutines       coroutines on the GLib loop, a worker thread, and taking turns
+    polkit           who may
+    objects          which objects are on the bus now
 
-Nothing here decides about updates: that is ``ksplicd.host.engine``.
+    manager          the root object
+    update           an update as an object
+    job              a transition as an object
+
+    engine_worker    the engine, and the one thread that it is used from
+    jobs             apply and undo, one at a time
+    running_job      one transition, followed to its end
+    stage_watch      the kernel's notice that a transition may have ended
+    shown            the updates and jobs on the bus, kept equal to store and kernel
+    events           the engine's events, to the journal and the bus
+    reconciler       reconciles with the kernel when something happened without us
+
+    automatic        applies what was dropped, undoes what is superseded
+    drop_watch       the drop directory
+    module_watch     modules of ours that somebody else loads or unloads
+    soak_watch       updates in their soak time
+    kernel_log       /dev/kmsg as a source of the loop
+    undo_on_warning  what follows from the kernel's complaints
+    tripwire_watch   hits of tripwires
+
+    service          wires all of these together
+
+Nothing here verifies, loads or records an update: that is ``ksplicd.host.engine``.
 """

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is applied without anybody waiting for it: dropped bundles, by policy.
+"""What is applied and undone without a caller: dropped bundles, by policy, and what they replace.
 
-Nobody is there to try again, so we do: when the code was busy, after ``retry-delay``, at most
+Nobody is there to try again, so this does: when the code was busy, after ``retry-delay``, at most
 ``retries`` times; when an update depends on another one, as soon as that is applied.  What failed
 so at boot, or before the daemon was restarted, is tried again too.
 
-An update goes on top of those that it is instead of, which are then taken out below it
-(``runner.py``).  Where it would not match on top of one, that is undone first, when all else allows
-it; should the update not come to be applied, the other one is applied again.
+An update goes on top of those that it replaces, which are then undone below it, whoever applied it.
+Where it would not match on top of one, that is undone first, when all else allows it; should the
+update not come to be applied, the other one is applied again.
 """
 
 import contextlib
@@ -18,11 +18,13 @@ from typing import Final
 from gi.repository import GLib
 
 from ksplicd.bus import coroutines
-from ksplicd.bus.job import DONE
-from ksplicd.bus.runner import Runner, superseded
+from ksplicd.bus.engine_worker import EngineWorker
+from ksplicd.bus.job import DONE, Job
+from ksplicd.bus.jobs import Ended, Jobs
 from ksplicd.config import OnDrop
 from ksplicd.errors import (
     AlreadyAppliedError,
+    AlreadyReversedError,
     CodeBusyError,
     InUseError,
     KspliceError,
@@ -30,8 +32,8 @@ from ksplicd.errors import (
     NoSuchUpdateError,
     cause_of,
 )
-from ksplicd.host.report import journal
-from ksplicd.host.stages import Actor, Direction, UpdateInfo, Via
+from ksplicd.host.report.journal import Journal, about_held_back
+from ksplicd.host.stages import DAEMON, Actor, Direction, UpdateInfo, Via
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
@@ -39,24 +41,36 @@ _log = logging.getLogger(__name__)
 BUSY: Final = CodeBusyError.abort_cause
 
 
+def superseded(kid: str) -> str:
+    """Return the history's note on an update that ``kid`` replaces."""
+    return f"superseded by update {kid}"
+
+
 class Automatic:
-    """Updates that are to be applied by themselves."""
+    """Updates that are applied or undone automatically."""
 
     def __init__(
-        self, runner: Runner, why_disabled: Callable[[], str], book: journal.Journal
+        self, worker: EngineWorker, jobs: Jobs, why_disabled: Callable[[], str], journal: Journal
     ) -> None:
-        """``why_disabled`` tells what turns the service off; it is asked each time."""
-        self._runner = runner
-        self._book = book
+        """``why_disabled`` returns what turns the service off, or nothing; it is asked each time.
+
+        What is superseded is undone nevertheless: a caller has applied its successor.
+        """
+        self._worker = worker
+        self._engine = worker.engine
+        self._jobs = jobs
         self._why_disabled = why_disabled
-        self._engine = runner.engine
-        self._wanting: dict[str, Actor] = {}
+        self._journal = journal
+        self._waiting: dict[str, Actor] = {}
         """Updates that wait for others which they depend on."""
         self._queued: set[str] = set()
         """Updates that wait for their turn, or have it."""
+        jobs.on_ended.append(self._on_job_ended)
+
+    # --- what is to be applied ------------------------------------------------------------------
 
     def apply(self, kid: str, actor: Actor, attempt: int = 0) -> None:
-        """Apply an update when its turn comes, once, however often that is asked for till then."""
+        """Apply an update when its turn comes; calls until then count as one."""
         if kid not in self._queued:
             self._queued.add(kid)
             coroutines.spawn(self._apply(kid, actor, attempt))
@@ -65,16 +79,16 @@ class Automatic:
         """Apply what had to wait for the updates that are applied now."""
         by_kid = {info.kid: info for info in infos}
         applied = {kid for kid, info in by_kid.items() if info.stage is Stage.APPLIED}
-        for kid, actor in list(self._wanting.items()):
+        for kid, actor in list(self._waiting.items()):
             info = by_kid.get(kid)
             if info is None or applied.issuperset(info.manifest.depends):
-                del self._wanting[kid]
+                del self._waiting[kid]
                 if info is not None:
                     self.apply(kid, actor)
 
     async def resume(self) -> None:
         """Try again what was busy at boot, or before the daemon was restarted."""
-        await self._runner.take_out_all_superseded()
+        await self._undo_all_superseded()
         for kid, actor in await self._ask(self._engine.to_retry):
             self._retry(kid, actor, 0)
         await self.apply_dropped()
@@ -90,27 +104,27 @@ class Automatic:
 
     async def _ask(self, which: Callable[[], list[tuple[str, Actor]]]) -> list[tuple[str, Actor]]:
         try:
-            return await self._runner.worker.run(which)
+            return await self._worker.run(which)
         except KspliceError as e:
-            _log.error("what is to be applied cannot be told: %s", e)
+            _log.error("which updates to apply is not known: %s", e)
             return []
 
     async def _apply(self, kid: str, actor: Actor, attempt: int) -> None:
         old: list[str] = []
         try:
             if why := self._why_not(actor):
-                self._book.write(journal.about_held_back(kid, why))
+                self._journal.write(about_held_back(kid, why))
                 return
-            await self._runner.worker.run(self._engine.check_not_undone, kid)
+            await self._worker.run(self._engine.check_not_undone, kid)
             old = await self._undo_first(kid, actor)
-            job = await self._runner.start(Direction.APPLY, kid, actor)
+            job = await self._jobs.start(Direction.APPLY, kid, actor)
             result = await coroutines.Wait(job.ended)
             is_busy = result == BUSY
             if result == DONE:
                 old = []
         except MissingDependencyError as e:
-            self._wanting[kid] = actor
-            await self._tell(kid, e)
+            self._waiting[kid] = actor
+            await self._report(kid, e)
             return
         except (AlreadyAppliedError, NoSuchUpdateError):
             return  # somebody was quicker
@@ -118,58 +132,30 @@ class Automatic:
             _log.warning("%s", e)
             is_busy = True
         except KspliceError as e:
-            await self._tell(kid, e)
+            await self._report(kid, e)
             return
         finally:
             self._queued.discard(kid)
-            await self._bring_back(old, actor)
+            await self._apply_again(old, actor)
         if is_busy:
             self._retry(kid, actor, attempt)
 
-    async def _tell(self, kid: str, why: KspliceError) -> None:
-        """Tell the journal why an update is not applied; once it was loaded, the engine did."""
+    async def _report(self, kid: str, why: KspliceError) -> None:
+        """Write to the journal why an update is not applied, unless the engine's event did."""
         with contextlib.suppress(NoSuchUpdateError):
-            info = await self._runner.get_update(kid)
+            info = await self._worker.get_update(kid)
             if info.stage is not Stage.FAILED or str(why) not in info.detail:
                 text = str(why).removeprefix(f"{kid}: ")
-                self._book.write(journal.about_held_back(kid, text, cause_of(why), info.stage))
+                self._journal.write(about_held_back(kid, text, cause_of(why), info.stage))
 
     def _why_not(self, actor: Actor) -> str:
-        """Tell which setting, as it is now, keeps an update from being applied; or nothing."""
+        """Return which setting, as it is now, keeps an update from being applied; or nothing."""
         settings = self._engine.settings
         if actor.via is Via.DROP and settings.on_drop is not OnDrop.APPLY:
             return "on-drop = stage in ksplicd.conf"
         if actor.via is Via.BOOT and not settings.apply_at_boot:
             return "apply-at-boot = no in ksplicd.conf"
         return self._why_disabled()
-
-    async def _undo_first(self, kid: str, actor: Actor) -> list[str]:
-        """Undo what an update is instead of, if that alone is in its way."""
-        undone: list[str] = []
-        replaced = await self._runner.worker.run(self._engine.in_the_way_of, kid)
-        if not replaced:
-            return undone
-        await self._runner.worker.run(self._engine.check_apply, kid, replaced)
-        try:
-            for old in replaced:
-                why = superseded(kid)
-                job = await self._runner.start(Direction.UNDO, old, actor, why=why)
-                if (result := await coroutines.Wait(job.ended)) != DONE:
-                    raise InUseError(f"{kid}: update {old} could not be undone: {result}")
-                undone.append(old)
-        except KspliceError:
-            await self._bring_back(undone, actor)
-            raise
-        return undone
-
-    async def _bring_back(self, kids: Sequence[str], actor: Actor) -> None:
-        """Apply again what was undone for nothing."""
-        for kid in reversed(kids):
-            try:
-                job = await self._runner.start(Direction.APPLY, kid, actor)
-                await coroutines.Wait(job.ended)
-            except KspliceError as e:
-                _log.error("%s: cannot be applied again: %s", kid, e)
 
     def _retry(self, kid: str, actor: Actor, attempt: int) -> None:
         settings = self._engine.settings
@@ -180,3 +166,81 @@ class Automatic:
     def _on_timer(self, kid: str, actor: Actor, attempt: int) -> bool:
         self.apply(kid, actor, attempt)
         return False  # once
+
+    # --- what it replaces, undone first ---------------------------------------------------------
+
+    async def _undo_first(self, kid: str, actor: Actor) -> list[str]:
+        """Undo the updates that ``kid`` replaces, if they alone are in its way; returns them."""
+        undone: list[str] = []
+        replaced = await self._worker.run(self._engine.in_the_way_of, kid)
+        if not replaced:
+            return undone
+        await self._worker.run(self._engine.check_apply, kid, replaced)
+        try:
+            for old in replaced:
+                why = superseded(kid)
+                job = await self._jobs.start(Direction.UNDO, old, actor, why=why)
+                if (result := await coroutines.Wait(job.ended)) != DONE:
+                    raise InUseError(f"{kid}: update {old} could not be undone: {result}")
+                undone.append(old)
+        except KspliceError:
+            await self._apply_again(undone, actor)
+            raise
+        return undone
+
+    async def _apply_again(self, kids: Sequence[str], actor: Actor) -> None:
+        """Apply again what was undone for an update that is not applied after all."""
+        for kid in reversed(kids):
+            try:
+                job = await self._jobs.start(Direction.APPLY, kid, actor)
+                await coroutines.Wait(job.ended)
+            except KspliceError as e:
+                _log.error("%s: cannot be applied again: %s", kid, e)
+
+    # --- what it replaces, undone below it ------------------------------------------------------
+
+    def _on_job_ended(self, job: Job, ended: Ended) -> None:
+        if ended.result != DONE:
+            return
+        transition = job.transition
+        if transition.direction is Direction.APPLY:
+            coroutines.spawn(self._undo_superseded(transition.kid, transition.actor))
+        else:  # what is superseded may have been needed by the update that is undone now
+            coroutines.spawn(self._undo_all_superseded())
+
+    async def _undo_all_superseded(self) -> None:
+        """Undo what any applied update replaces."""
+        try:
+            infos = await self._worker.list_updates()
+        except KspliceError as e:
+            _log.error("which updates are superseded is not known: %s", e)
+            return
+        for info in infos:
+            if info.stage is Stage.APPLIED and info.manifest.replaces:
+                coroutines.spawn(self._undo_superseded(info.kid, DAEMON))
+
+    async def _undo_superseded(self, kid: str, actor: Actor) -> None:
+        """Undo what an applied update replaces: nobody runs its code any more.
+
+        Update ``kid`` lies on top of it, so that at no time anybody runs the old code.  Nobody
+        waits for it: it is tried again, as an apply is.
+        """
+        for left in range(self._engine.settings.retries, -1, -1):
+            try:
+                await self._try_to_undo_superseded(kid, actor)
+            except KspliceError as e:
+                then = "it is tried again" if left else "`ksplice undo` takes it out"
+                _log.error("what update %s replaces is not undone: %s; %s", kid, e, then)
+            else:
+                return
+            if left:
+                await coroutines.sleep(self._engine.settings.retry_delay)
+
+    async def _try_to_undo_superseded(self, kid: str, actor: Actor) -> None:
+        for old in await self._worker.run(self._engine.superseded_by, kid):
+            # Somebody was quicker to undo the one or the other.
+            with contextlib.suppress(AlreadyReversedError):
+                why = superseded(kid)
+                job = await self._jobs.start(Direction.UNDO, old, actor, why=why, below=kid)
+                if await coroutines.Wait(job.ended) == CodeBusyError.abort_cause:
+                    raise CodeBusyError(f"{old}: its code was busy")

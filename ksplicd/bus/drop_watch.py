@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The drop directory, watched: what comes is staged, and applied where that is the policy.
+"""The drop directory, watched: a bundle that comes is staged, and applied where policy says so.
 
-One after the other, in the order of their coming, each bundle once for all that is heard of it and
-its signature.  When more happens at once than the kernel's queue of events holds, it drops the rest
-(``IN_Q_OVERFLOW``, inotify(7)), and GIO does not say so; but what is in the queue then comes later
-than what is lost.  So the whole directory is looked at once more a while after anything was heard.
+Bundles are taken one after the other, in the order in which they came, each once for all events of
+it and its signature.  When more happens at once than the kernel's queue of events holds, it drops
+the rest (``IN_Q_OVERFLOW``, inotify(7)), and GIO does not report that; but events in the queue are
+read later than those that were lost.  So a while after any event the whole directory is looked at
+once more.  Which files are a complete drop is known to ``host.store.drop_dir``.
 """
 
 import logging
 import os
-from typing import Any
+from typing import Any, Final
 
 from gi.repository import Gio, GLib
 
 from ksplicd.bus import coroutines
 from ksplicd.bus.automatic import Automatic
-from ksplicd.bus.runner import Runner
+from ksplicd.bus.engine_worker import EngineWorker
+from ksplicd.bus.shown import Shown
 from ksplicd.config import OnDrop
 from ksplicd.errors import BundleError, HostError, KspliceError, StoreError
 from ksplicd.host.stages import Actor, UpdateInfo, Via
@@ -25,33 +27,42 @@ from ksplicd.host.store.store import SIGNATURE_SUFFIX
 _log = logging.getLogger(__name__)
 
 
-class Drops:
+RETRY_SECONDS: Final = 60.0
+"""Until a bundle is looked at again that could not be taken in."""
+CALM_SECONDS: Final = 2.0
+"""Until the whole directory is looked at again after an event."""
+
+
+class DropWatch:
     """What is dropped while the daemon runs, and what was while it did not."""
 
-    retry_seconds = 60.0
-    """After which a bundle is looked at again that could not be taken in."""
-    calm_seconds = 2.0
-    """After which the whole directory is looked at again when something happened in it."""
-
-    def __init__(self, runner: Runner, automatic: Automatic) -> None:
+    def __init__(
+        self,
+        worker: EngineWorker,
+        shown: Shown,
+        automatic: Automatic,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
         self._automatic = automatic
-        self._runner = runner
-        self._engine = runner.engine
+        self._worker = worker
+        self._engine = worker.engine
+        self._shown = shown
+        self._retry_seconds = retry_seconds
         self._folder = DropDir(
             self._engine.store.root, require_signature=self._engine.settings.require_signature
         )
         self._monitor: Gio.FileMonitor | None = None
         self._came: dict[str, None] = {}
-        """Bundles that are to be looked at, in their order."""
+        """Bundles to be looked at, in their order."""
         self._is_taking = False
         self._is_scan_due = False
         self._later: set[str] = set()
-        """Those that could not be taken in, and have a timer."""
+        """Bundles that could not be taken in, and have a timer."""
         self._waiting: list[str] = []
-        """Those without their signature; each is told of once."""
+        """Bundles without their signature; each is logged once."""
 
     def watch(self) -> None:
-        """Hear of files that were closed after writing, or renamed into place."""
+        """Notice files that were closed after writing, or renamed into place."""
         folder = Gio.File.new_for_path(str(self._folder.root))
         self._monitor = folder.monitor_directory(Gio.FileMonitorFlags.WATCH_MOVES, None)
         self._monitor.connect("changed", self._on_file)
@@ -64,7 +75,7 @@ class Drops:
 
     async def _scan(self) -> None:
         try:
-            ready, waiting = await self._runner.worker.run(self._look)
+            ready, waiting = await self._worker.run(self._look)
         except KspliceError as e:
             _log.error("%s", e)
             return
@@ -86,17 +97,17 @@ class Drops:
         kinds = Gio.FileMonitorEvent
         if kind in {kinds.CHANGES_DONE_HINT, kinds.MOVED_IN, kinds.RENAMED}:
             came = other if kind == kinds.RENAMED and other is not None else file
-            self._hear(came.get_basename())
+            self._notice(came.get_basename())
         if not self._is_scan_due:
             self._is_scan_due = True
-            GLib.timeout_add(round(self.calm_seconds * 1000), self._on_calm)
+            GLib.timeout_add(round(CALM_SECONDS * 1000), self._on_calm)
 
     def _on_calm(self) -> bool:
         self._is_scan_due = False
         coroutines.spawn(self._scan())
         return False  # once
 
-    def _hear(self, name: str) -> None:
+    def _notice(self, name: str) -> None:
         """Look at the bundle that file ``name`` may complete."""
         if bundle := bundle_of(name):
             self._came[bundle] = None
@@ -115,15 +126,15 @@ class Drops:
             except Exception:  # the others are not at fault
                 _log.exception("%s: stays where it is", name)
         self._is_taking = False
-        await self._runner.show()  # while the kernel works; what was rejected is in the metrics
+        await self._shown.show()  # while the kernel works; the metrics count what was rejected
 
     async def _take(self, name: str) -> None:
         """Stage a bundle, if it is complete, and apply it where that is the policy."""
         try:
-            info = await self._runner.worker.run(self._stage, name)
+            info = await self._worker.run(self._stage, name)
         except KspliceError as e:
             if isinstance(e, BundleError | HostError) and not isinstance(e, StoreError):
-                _log.info("%s: %s", name, e)  # the engine's event says it louder
+                _log.info("%s: %s", name, e)  # the engine's event is in the journal too
             else:
                 self._take_later(name, e)
         else:
@@ -131,15 +142,15 @@ class Drops:
                 self._automatic.apply(info.kid, Actor(uid=os.geteuid(), via=Via.DROP))
 
     def _take_later(self, name: str, why: KspliceError) -> None:
-        """Look at a bundle again whose fault it was not."""
+        """Look at a bundle again later: the error was no fault of its own."""
         _log.error("%s: stays where it is, and is tried again: %s", name, why)
         if name not in self._later:
             self._later.add(name)
-            GLib.timeout_add(round(self.retry_seconds * 1000), self._on_timer, name)
+            GLib.timeout_add(round(self._retry_seconds * 1000), self._on_timer, name)
 
     def _on_timer(self, name: str) -> bool:
         self._later.discard(name)
-        self._hear(name)
+        self._notice(name)
         return False  # once
 
     def _stage(self, name: str) -> UpdateInfo | None:

@@ -55,7 +55,7 @@ def method(ins: str = "", outs: str = "") -> Callable[[_F], _F]:
 def readable(signature: str, *, emits: str = "true") -> Callable[[_F], _F]:
     """Mark a method without arguments as the getter of a D-Bus property.
 
-    ``emits`` is what the interface says of PropertiesChanged: ``true``, ``false`` or ``const``
+    ``emits`` is what the interface states about PropertiesChanged: ``true``, ``false`` or ``const``
     (D-Bus specification, "Introspection Data Format").
     """
 
@@ -102,7 +102,7 @@ class BusObject:
         return found, found.dbus_method[1]
 
     async def refresh(self) -> None:
-        """Ask for the truth; called before properties are read.  May raise ``KspliceError``."""
+        """Bring the properties up to date before they are read.  May raise ``KspliceError``."""
 
     def get(self, name: str) -> GLib.Variant:
         """Return the value of D-Bus property ``name`` now."""
@@ -117,8 +117,8 @@ class BusObject:
         """Return interface and properties as ``a{sa{sv}}``."""
         return GLib.Variant("a{sa{sv}}", {self.interface: self.get_all()})
 
-    def tell(self, names: Iterable[str]) -> None:
-        """Tell who listens that the properties ``names`` have changed."""
+    def send_changes(self, names: Iterable[str]) -> None:
+        """Send PropertiesChanged for the properties ``names``, if there are any."""
         changed = {name: getattr(self, self.properties[name])() for name in names}
         if changed:
             self.PropertiesChanged(self.interface, changed, [])

@@ -3,20 +3,18 @@
 
 from concurrent.futures import Future
 from enum import StrEnum, auto
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ksplicd.bus import names
 from ksplicd.bus.interface import BusObject, method, readable
 from ksplicd.bus.names import Action
+from ksplicd.bus.polkit import Polkit
+from ksplicd.bus.wrapper import Call
 from ksplicd.host.stages import Conflict, Direction, Transition
-
-if TYPE_CHECKING:
-    from ksplicd.bus.runner import Runner
-    from ksplicd.bus.wrapper import Call
 
 
 class Progress(StrEnum):
-    """How far a job is."""
+    """What a job is doing."""
 
     TRANSITIONING = auto()
     TURNING_BACK = "turning-back"
@@ -29,11 +27,24 @@ DONE = "done"
 ACTIONS = {Direction.APPLY: Action.APPLY, Direction.UNDO: Action.UNDO}
 
 
+class Control(Protocol):
+    """Whoever follows the job's transition (``running_job``)."""
+
+    async def find_conflicts(self) -> list[Conflict]:
+        """Return the tasks that hold the transition up now."""
+
+    def cancel(self) -> None:
+        """Have the transition turned around; one that has ended stays as it is."""
+
+
 class Job(BusObject, interface=names.JOB):
     """One apply or undo, from the start of the transition to its end."""
 
-    def __init__(self, runner: "Runner", number: int, transition: Transition) -> None:
-        self._runner = runner
+    def __init__(
+        self, control: Control, polkit: Polkit, number: int, transition: Transition
+    ) -> None:
+        self._control = control
+        self._polkit = polkit
         self.number = number
         self.transition = transition
         self.blockers: list[Conflict] = []
@@ -47,21 +58,21 @@ class Job(BusObject, interface=names.JOB):
         return names.job_path(self.number)
 
     def set_progress(self, value: Progress) -> None:
-        """Remember ``value`` and tell who listens."""
+        """Change the property, and send PropertiesChanged if it is another value."""
         if value is not self._progress:
             self._progress = value
-            self.tell(["Progress"])
+            self.send_changes(["Progress"])
 
     async def refresh(self) -> None:
-        """Look who holds the transition up now."""
-        await self._runner.look_for_conflicts(self)
+        """Ask the kernel which tasks hold the transition up now."""
+        self.blockers = await self._control.find_conflicts()
 
     @method()
-    async def cancel(self, call: "Call") -> None:
+    async def cancel(self, call: Call) -> None:
         """Turn the transition around; the job ends with the result ``cancelled``."""
         kid = self.transition.kid
-        await self._runner.polkit.check(call, ACTIONS[self.transition.direction], kid=kid)
-        self._runner.cancel(self)
+        await self._polkit.check(call, ACTIONS[self.transition.direction], kid=kid)
+        self._control.cancel()
 
     @readable("t", emits="const")
     def id(self) -> int:
@@ -75,7 +86,7 @@ class Job(BusObject, interface=names.JOB):
 
     @readable("o", emits="const")
     def update(self) -> str:
-        """Return the path of the update that it works on."""
+        """Return the path of the update that is applied or undone."""
         return names.update_path(self.transition.kid)
 
     @readable("s")
@@ -85,10 +96,10 @@ class Job(BusObject, interface=names.JOB):
 
     @readable("a(uss)", emits="false")
     def conflicts(self) -> list[tuple[int, str, str]]:
-        """Return (pid, command, stack) of each task that holds it up."""
+        """Return (pid, command, stack) of each task that holds the transition up."""
         return [(c.pid, c.command, c.stack) for c in self.blockers]
 
     @readable("as", emits="false")
     def conflict_functions(self) -> list[str]:
-        """Return the patched function that each of them is in; empty where none is to be seen."""
+        """Return the patched function that each of those tasks is in; empty where none is seen."""
         return [c.function for c in self.blockers]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The root object: what can be asked of the daemon."""
+"""The root object: what callers ask of the daemon."""
 
 import os
 import stat
@@ -12,10 +12,14 @@ from gi.repository import GLib
 from ksplicd import __version__
 from ksplicd.bundle import MAX_BUNDLE_SIZE
 from ksplicd.bus import names
+from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.errors import refuse_unknown_flags, refuse_unknown_options
 from ksplicd.bus.interface import BusObject, Signal, method, readable
+from ksplicd.bus.job import Job
+from ksplicd.bus.jobs import Ended, Jobs
 from ksplicd.bus.names import Action
-from ksplicd.bus.runner import Runner
+from ksplicd.bus.polkit import Polkit
+from ksplicd.bus.shown import Shown
 from ksplicd.bus.wrapper import MAX_ANSWER, Call
 from ksplicd.errors import BadBundleError
 from ksplicd.host.stages import Actor, Direction, Event, UpdateInfo
@@ -30,17 +34,34 @@ class Manager(BusObject, interface=names.MANAGER):
     JobRemoved = Signal("t job, o path, s kid, s result")
     TripwireHit = Signal("s kid, s cve, s place, a{sv} details")
 
-    def __init__(self, runner: Runner, why_disabled: Callable[[], str]) -> None:
-        """``why_disabled`` tells why nothing is applied by itself."""
-        self._runner = runner
+    def __init__(
+        self,
+        worker: EngineWorker,
+        jobs: Jobs,
+        shown: Shown,
+        polkit: Polkit,
+        why_disabled: Callable[[], str],
+    ) -> None:
+        """``why_disabled`` returns why nothing is applied automatically, or nothing."""
+        self._worker = worker
+        self._engine = worker.engine
+        self._jobs = jobs
+        self._shown = shown
+        self._polkit = polkit
         self._why_disabled = why_disabled
         self._sizes: dict[str, int] = {}
-        runner.on_job_new = self.JobNew
-        runner.on_job_removed = self.JobRemoved
+        jobs.on_new.append(self._on_job_new)
+        jobs.on_ended.append(self._on_job_ended)
+
+    def _on_job_new(self, job: Job) -> None:
+        self.JobNew(job.number, job.path)
+
+    def _on_job_ended(self, job: Job, ended: Ended) -> None:
+        self.JobRemoved(job.number, job.path, job.transition.kid, ended.result)
 
     async def refresh(self) -> None:
-        """Ask the store.  Raises ``StoreError``."""
-        self._sizes = await self._runner.worker.run(self._runner.engine.store.sizes)
+        """Ask the store for its sizes.  Raises ``StoreError``."""
+        self._sizes = await self._worker.run(self._engine.store.sizes)
 
     @readable("s", emits="const")
     def version(self) -> str:
@@ -50,11 +71,11 @@ class Manager(BusObject, interface=names.MANAGER):
     @readable("s", emits="const")
     def kernel(self) -> str:
         """Return the release of the running kernel."""
-        return self._runner.engine.kernel.release()
+        return self._engine.kernel.release()
 
     @readable("s", emits="false")
     def disabled(self) -> str:
-        """Return why nothing is applied by itself; empty when it is."""
+        """Return why nothing is applied automatically; empty when it is."""
         return self._why_disabled()
 
     @readable("a{st}", emits="false")
@@ -65,14 +86,14 @@ class Manager(BusObject, interface=names.MANAGER):
     @readable("a{st}", emits="false")
     def store_limit(self) -> dict[str, int]:
         """Return the bytes that a part may have, where it has a limit."""
-        return self._runner.engine.settings.limits()
+        return self._engine.settings.limits()
 
     @method("t flags", "a(sso) updates")
     async def list_updates(self, call: Call, flags: int) -> list[tuple[str, str, str]]:
         """Return (kid, stage, path) of every update."""
         refuse_unknown_flags(flags)
-        await self._runner.polkit.check(call, Action.INSPECT)
-        infos = await self._runner.list_updates()
+        await self._polkit.check(call, Action.INSPECT)
+        infos = await self._worker.list_updates()
         return [(info.kid, info.stage.value, names.update_path(info.kid)) for info in infos]
 
     @method("h bundle, a{sv} options", "s kid, o path")
@@ -81,65 +102,65 @@ class Manager(BusObject, interface=names.MANAGER):
     ) -> tuple[str, str]:
         """Verify a bundle and keep it; option ``signature`` (``ay``) is its minisign signature."""
         refuse_unknown_options(options, STAGE_OPTIONS)
-        await self._runner.polkit.check(call, Action.STAGE)
-        actor = await self._runner.polkit.read_actor(call)
+        await self._polkit.check(call, Action.STAGE)
+        actor = await self._polkit.read_actor(call)
         signature = bytes(options["signature"].unpack()) if "signature" in options else None
         fd = call.take_fd(bundle)
-        info = await self._runner.worker.run(self._stage, fd, signature, actor)
-        await self._runner.show()
+        info = await self._worker.run(self._stage, fd, signature, actor)
+        await self._shown.show()
         return info.kid, names.update_path(info.kid)
 
     def _stage(self, fd: int, signature: bytes | None, actor: Actor) -> UpdateInfo:
         """Read and stage in one go: of many bundles at once, one is in memory."""
-        return self._runner.engine.stage(_read_bundle(fd), signature, actor)
+        return self._engine.stage(_read_bundle(fd), signature, actor)
 
     @method("s kid", "a{sv} description")
     async def describe(self, call: Call, kid: str) -> dict[str, GLib.Variant]:
-        """Return all that is known of an update."""
-        await self._runner.polkit.check(call, Action.INSPECT, kid=kid)
-        known = await self._runner.worker.run(self._runner.engine.describe, kid)
+        """Return everything known about an update."""
+        await self._polkit.check(call, Action.INSPECT, kid=kid)
+        known = await self._worker.run(self._engine.describe, kid)
         return {key: _to_variant(value) for key, value in known.items()}
 
     @method("s kid, t flags", "t job, o path")
     async def apply(self, call: Call, kid: str, flags: int) -> tuple[int, str]:
         """Verify, load, match and start to switch; the job ends with the transition."""
-        return await self._runner.serve(call, Direction.APPLY, kid, flags)
+        return await self._jobs.serve(call, Direction.APPLY, kid, flags)
 
     @method("s kid, t flags", "t job, o path")
     async def undo(self, call: Call, kid: str, flags: int) -> tuple[int, str]:
         """Start to switch back; the job ends when the old code runs and all is unloaded."""
-        return await self._runner.serve(call, Direction.UNDO, kid, flags)
+        return await self._jobs.serve(call, Direction.UNDO, kid, flags)
 
     @method("s kid, t flags")
     async def release(self, call: Call, kid: str, flags: int) -> None:
         """Let an update that is quarantined be applied again."""
         refuse_unknown_flags(flags)
-        await self._runner.polkit.check(call, Action.APPLY, kid=kid)
-        actor = await self._runner.polkit.read_actor(call)
-        await self._runner.worker.run(self._runner.engine.release, kid, actor)
-        await self._runner.show()
+        await self._polkit.check(call, Action.APPLY, kid=kid)
+        actor = await self._polkit.read_actor(call)
+        await self._worker.run(self._engine.release, kid, actor)
+        await self._shown.show()
 
     @method("s kid, t flags")
     async def remove(self, call: Call, kid: str, flags: int) -> None:
-        """Forget an update that is not applied."""
+        """Delete the bundle of an update that is not applied."""
         refuse_unknown_flags(flags)
-        await self._runner.polkit.check(call, Action.STAGE, kid=kid)
-        actor = await self._runner.polkit.read_actor(call)
-        await self._runner.worker.run(self._runner.engine.remove, kid, actor)
-        await self._runner.show()
+        await self._polkit.check(call, Action.STAGE, kid=kid)
+        actor = await self._polkit.read_actor(call)
+        await self._worker.run(self._engine.remove, kid, actor)
+        await self._shown.show()
 
     @method("t flags, u limit", "aa{sv} events")
     async def list_history(self, call: Call, flags: int, limit: int) -> GLib.Variant:
         """Return the last ``limit`` events (0: as many as one answer holds), newest first."""
         refuse_unknown_flags(flags)
-        await self._runner.polkit.check(call, Action.INSPECT)
-        return await self._runner.worker.run(self._pack_history, limit)
+        await self._polkit.check(call, Action.INSPECT)
+        return await self._worker.run(self._pack_history, limit)
 
     def _pack_history(self, limit: int) -> GLib.Variant:
         """Return the events as ``aa{sv}``; there may be many, and this is the worker's thread."""
         found: list[GLib.Variant] = []
         size = 0
-        for event in islice(self._runner.engine.history_back(), limit or None):
+        for event in islice(self._engine.history_back(), limit or None):
             packed = GLib.Variant("a{sv}", _describe_event(event))
             size += packed.get_size()
             if found and size > MAX_ANSWER:
@@ -177,8 +198,8 @@ def _to_variant(value: str | int | list[str]) -> GLib.Variant:
 def _read_bundle(fd: int) -> bytes:
     """Return the whole file behind ``fd`` and close it.
 
-    Raises ``BadBundleError`` for what is no regular file (a pipe could keep us waiting) or is too
-    large.  Its owner may write to the file meanwhile: the bytes that are returned are what counts.
+    Raises ``BadBundleError`` if it is no regular file (a pipe could keep us waiting) or too large.
+    Its owner may write to the file meanwhile: only the bytes that are returned are used.
     """
     with open(fd, "rb", buffering=0):
         about = os.fstat(fd)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 _AT_ONCE: Final = 50
-"""So that a thousand objects hold the loop for some ten milliseconds at a time only."""
+"""Objects that are packed in one go: a thousand would hold the loop for too long."""
 
 
 class Objects(BusObject, interface=names.OBJECT_MANAGER):
@@ -28,7 +28,7 @@ class Objects(BusObject, interface=names.OBJECT_MANAGER):
         self._guard = guard
         self._below: dict[str, tuple[BusObject, Any]] = {}
         self.refresh_all: Callable[[], Awaitable[None]] = self.refresh
-        """Asks for the truth about all objects at once."""
+        """Brings all objects up to date at once."""
         self._root = [wrapper.register(bus, names.ROOT_PATH, self, guard)]
 
     def add_root(self, subject: BusObject) -> None:
@@ -36,13 +36,13 @@ class Objects(BusObject, interface=names.OBJECT_MANAGER):
         self._root.append(wrapper.register(self._bus, names.ROOT_PATH, subject, self._guard))
 
     def add(self, path: str, subject: BusObject) -> None:
-        """Put ``subject`` on the bus and tell who listens."""
+        """Put ``subject`` on the bus, and send InterfacesAdded."""
         registration = wrapper.register(self._bus, path, subject, self._guard)
         self._below[path] = (subject, registration)
         self.InterfacesAdded(path, {subject.interface: subject.get_all()})
 
     def remove(self, path: str) -> None:
-        """Take the object at ``path`` off the bus and tell who listens."""
+        """Take the object at ``path`` off the bus, and send InterfacesRemoved."""
         subject, registration = self._below.pop(path)
         registration.unregister()
         self.InterfacesRemoved(path, [subject.interface])
@@ -60,7 +60,7 @@ class Objects(BusObject, interface=names.OBJECT_MANAGER):
         await self._guard(call)
         await self.refresh_all()
         for number, (subject, _) in enumerate(list(self._below.values()), 1):
-            subject.packed()  # takes its time, and is kept
+            subject.packed()  # slow the first time, kept then
             if number % _AT_ONCE == 0:
                 await coroutines.sleep(0)
         entries = [
@@ -70,7 +70,7 @@ class Objects(BusObject, interface=names.OBJECT_MANAGER):
         answer = GLib.Variant.new_array(GLib.VariantType("{oa{sa{sv}}}"), entries)
         if answer.get_size() > MAX_ANSWER:
             raise UnexpectedError(
-                f"what there is to tell of {len(entries)} objects is too long for one message; "
-                "ListUpdates names them, and `ksplice remove` what is not used makes them fewer"
+                f"the properties of {len(entries)} objects are too long for one message; call "
+                "ListUpdates for their names, and `ksplice remove` the updates that are not used"
             )
         return answer

@@ -2,41 +2,49 @@
 """An update as an object on the bus; its stage is the kernel's truth at each reading."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gi.repository import GLib
 
 from ksplicd.bus import names
+from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.interface import BusObject, method, readable
+from ksplicd.bus.wrapper import Call
 from ksplicd.host.stages import Direction, UpdateInfo
 from ksplicd.model import Stage
 
-if TYPE_CHECKING:
-    from ksplicd.bus.runner import Runner
-    from ksplicd.bus.wrapper import Call
+
+class Starter(Protocol):
+    """Who starts jobs for callers (``jobs``)."""
+
+    async def serve(
+        self, call: Call, direction: Direction, kid: str, flags: int
+    ) -> tuple[int, str]:
+        """Apply or undo; returns the job's number and path."""
 
 
 class Update(BusObject, interface=names.UPDATE):
     """One update, whatever its stage."""
 
-    def __init__(self, runner: "Runner", info: UpdateInfo) -> None:
-        self._runner = runner
+    def __init__(self, worker: EngineWorker, starter: Starter, info: UpdateInfo) -> None:
+        self._worker = worker
+        self._starter = starter
         self._info = info
         self._packed: GLib.Variant | None = None
 
     async def refresh(self) -> None:
         """Ask the kernel where the update is.  Raises ``NoSuchUpdateError``."""
-        self.show(await self._runner.get_update(self._info.kid))
+        self.show(await self._worker.get_update(self._info.kid))
 
     def show(self, info: UpdateInfo) -> None:
-        """Be ``info`` from now on, and tell who listens what is new in it."""
+        """Show ``info`` from now on, and send PropertiesChanged for what is new in it."""
         if info == self._info:
             return
         before, self._info, self._packed = self.get_all(), info, None
-        self.tell(name for name, v in self.get_all().items() if not v.equal(before[name]))
+        self.send_changes(name for name, v in self.get_all().items() if not v.equal(before[name]))
 
     def packed(self) -> GLib.Variant:
-        """Return interface and properties; a hundred updates are asked for in one call."""
+        """Return interface and properties, packed once: one call may ask for a hundred updates."""
         if self._packed is None:
             self._packed = super().packed()
         return self._packed
@@ -46,14 +54,14 @@ class Update(BusObject, interface=names.UPDATE):
         self.show(dataclasses.replace(self._info, stage=stage, abort_cause=cause))
 
     @method("t flags", "t job, o path")
-    async def apply(self, call: "Call", flags: int) -> tuple[int, str]:
+    async def apply(self, call: Call, flags: int) -> tuple[int, str]:
         """Apply it, as the Manager's method does."""
-        return await self._runner.serve(call, Direction.APPLY, self._info.kid, flags)
+        return await self._starter.serve(call, Direction.APPLY, self._info.kid, flags)
 
     @method("t flags", "t job, o path")
-    async def undo(self, call: "Call", flags: int) -> tuple[int, str]:
+    async def undo(self, call: Call, flags: int) -> tuple[int, str]:
         """Undo it, as the Manager's method does."""
-        return await self._runner.serve(call, Direction.UNDO, self._info.kid, flags)
+        return await self._starter.serve(call, Direction.UNDO, self._info.kid, flags)
 
     @readable("s")
     def kid(self) -> str:

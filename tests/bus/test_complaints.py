@@ -185,4 +185,4 @@ def test_without_the_log_all_else_works(bare_host: Host) -> None:
     bare_host.start_polkit()
     start(bare_host)
     assert bare_host.stage_of() == "applied"
-    assert "the kernel's warnings are not heard" in bare_host.log()
+    assert "the kernel's warnings are not noticed" in bare_host.log()

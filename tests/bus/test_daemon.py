@@ -69,7 +69,7 @@ def test_more_than_a_message_holds(host: Host) -> None:
     for kid in ("book0001", "book0002", "book0003", "book0004"):
         data = samples.bundle(kid, description="a" * 4_000_000)
         client.stage(data, samples.signature(data))
-    with pytest.raises(UnexpectedError, match="of 4 objects is too long for one message"):
+    with pytest.raises(UnexpectedError, match="of 4 objects are too long for one message"):
         client.look()
     assert host.stage_of("book0004") == "staged"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.bus.drop_watch import Drops
+from ksplicd.bus.drop_watch import CALM_SECONDS
 from tests.support.bundles import samples
 from tests.support.bus.calls import SIGNATURE
 from tests.support.bus.drops import drop, left, write
@@ -32,7 +32,7 @@ def test_queue_of_events_runs_over(bare_host: Host) -> None:
     bare_host.start()
     drop(bare_host)
     wait_for(lambda: bare_host.outcomes() == ["STAGED"])
-    time.sleep(Drops.calm_seconds + 0.5)  # it has looked at all there was
+    time.sleep(CALM_SECONDS + 0.5)  # it has looked at all there was
     freeze(bare_host)
     here, there = bare_host.store / ".here", bare_host.store / ".there"
     here.touch()

@@ -69,7 +69,7 @@ class Machine:
         return engine
 
     def follow(self, begin: Callable[[], Transition], cancel: str = "") -> None:
-        """Start a transition and see it to its end, as ``bus.runner`` does."""
+        """Start a transition and see it to its end, as ``bus.running_job`` does."""
         transition = begin()
         try:
             if cancel:

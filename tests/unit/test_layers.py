@@ -89,7 +89,6 @@ ROOMS: Final = {
 """Room → the rooms that it may import, besides itself."""
 
 KNOWN: Final = {
-    "circle: bus.job bus.runner bus.update",
     "circle: lab.guest lab.snapshot",
     "create.stock.kernel imports create/old_code",
 }

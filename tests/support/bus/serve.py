@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 
 from systemd.daemon import notify
 
+from ksplicd.bus.service import Surroundings
 from ksplicd.config import read_settings
 from ksplicd.daemon import Daemon, connect, run_boot, run_shutdown
 from ksplicd.errors import KspliceError, UnexpectedError
@@ -195,17 +196,20 @@ def main(address: str, folder: Path, way: str = "") -> int:
         if state == "READY=1" and os.environ.get("KSPLICE_LOOP_METER"):
             LoopMeter(folder / "loop.json")
 
+    surroundings = Surroundings(
+        why_disabled=partial(why_disabled, folder),
+        modules=folder / "modules",
+        kmsg=folder / "kmsg",
+        drop_retry_seconds=float(os.environ.get("KSPLICE_RETRY_SECONDS", "60")),
+    )
     daemon = Daemon(
         engine,
         connect(address),
-        book=FileJournal(folder / "journal.jsonl"),
+        journal=FileJournal(folder / "journal.jsonl"),
         config=folder / "ksplicd.conf",
         notify=tell,
-        modules=folder / "modules",
-        why_disabled=partial(why_disabled, folder),
-        kmsg=folder / "kmsg",
+        surroundings=surroundings,
     )
-    daemon._drops.retry_seconds = float(os.environ.get("KSPLICE_RETRY_SECONDS", "60"))
     return daemon.run()
 
 

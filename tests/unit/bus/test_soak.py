@@ -3,8 +3,8 @@
 
 from pathlib import Path
 
-from ksplicd.bus.coroutines import Wait, Worker
-from ksplicd.bus.soak_watch import SoakWatch
+from ksplicd.bus.coroutines import Wait
+from ksplicd.bus.undo_on_warning import UndoOnWarning
 from ksplicd.config import Settings
 from ksplicd.errors import StoreError
 from ksplicd.host.kernel.kmsg import Complaint
@@ -12,7 +12,7 @@ from ksplicd.host.stages import Direction, Transition
 from ksplicd.model import Stage
 from tests.support.bundles import samples
 from tests.support.bus.loop import run
-from tests.support.bus.runner import CountingEngine, Shown, make_runner, wait_for_stage
+from tests.support.bus.parts import CountingEngine, make_parts
 from tests.support.host.host import NEW, ROOT, Host
 
 
@@ -58,36 +58,32 @@ def complaint_now(host: Host) -> Complaint:
 def test_full_disk_keeps_nothing_from_being_undone(tmp_path: Path) -> None:
     host = undoing_host(tmp_path)
     host.apply()
-    worker = Worker()
-    runner, engine = make_runner(host, Shown(), worker, FullEngine)
-    soak = SoakWatch(runner, tmp_path / "kmsg")
+    parts = make_parts(host, FullEngine)
+    policy = UndoOnWarning(parts.worker, parts.jobs, parts.shown)
 
     async def main() -> None:
-        await runner.reconcile()
-        await soak._heed(samples.KID, complaint_now(host))
-        assert (await runner.get_update(samples.KID)).stage is Stage.REVERSED
+        await parts.reconciler.reconcile()
+        await policy.record(samples.KID, complaint_now(host))
+        assert (await parts.worker.get_update(samples.KID)).stage is Stage.REVERSED
 
     run(main())
-    soak.stop()
-    worker.stop()
-    assert engine.complaint_of(samples.KID) == ""
+    parts.worker.stop()
+    assert parts.engine.complaint_of(samples.KID) == ""
 
 
 def test_applied_before_it_was_turned_around_it_is_undone(tmp_path: Path) -> None:
     host = undoing_host(tmp_path)
-    worker = Worker()
-    runner, engine = make_runner(host, Shown(), worker, LateEngine)
-    soak = SoakWatch(runner, tmp_path / "kmsg")
+    parts = make_parts(host, LateEngine)
+    policy = UndoOnWarning(parts.worker, parts.jobs, parts.shown)
 
     async def main() -> None:
-        await runner.reconcile()
-        job = await runner.start(Direction.APPLY, samples.KID, ROOT)
-        await soak._heed(samples.KID, complaint_now(host))
+        await parts.reconciler.reconcile()
+        job = await parts.jobs.start(Direction.APPLY, samples.KID, ROOT)
+        await policy.record(samples.KID, complaint_now(host))
         assert await Wait(job.ended) == "done"
-        await wait_for_stage(runner, samples.KID, Stage.REVERSED)
+        await parts.wait_for_stage(samples.KID, Stage.REVERSED)
 
     run(main())
-    soak.stop()
-    worker.stop()
-    (undo,) = (event for event in engine.history() if event.stage is Stage.REVERSING)
+    parts.worker.stop()
+    (undo,) = (event for event in parts.engine.history() if event.stage is Stage.REVERSING)
     assert undo.detail == "undo-on-warning: WARNING: x"

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The engine, and the one thread that it is used from.
+
+Every method of the engine may block, and it is for one thread at a time: who wants something of it
+awaits ``run``.  What the engine does is no matter here.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ksplicd.bus.coroutines import Worker
+from ksplicd.host.engine import Engine
+from ksplicd.host.stages import UpdateInfo
+
+_T = TypeVar("_T")
+
+
+class EngineWorker:
+    """Runs the engine's methods one after the other, beside the loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._worker = Worker()
+
+    async def run(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        """Call ``function`` on the thread and return what it returns, or raise what it raises."""
+        return await self._worker.run(function, *args, **kwargs)
+
+    async def get_update(self, kid: str) -> UpdateInfo:
+        """Return an update as the kernel shows it now.  Raises ``NoSuchUpdateError``."""
+        return await self.run(self.engine.get_update, kid)
+
+    async def list_updates(self) -> list[UpdateInfo]:
+        """Return every update as the kernel shows it now."""
+        return await self.run(self.engine.list_updates)
+
+    def stop(self) -> None:
+        """Finish the call that runs now, drop those that wait, and end the thread."""
+        self._worker.stop()

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kernel's module events: which of our modules somebody else loads or unloads.
+
+Modules of updates that are at work come and go by our own doing; which those are is known to
+``jobs``.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from gi.repository import GLib
+
+from ksplicd.bus import coroutines
+from ksplicd.bus.engine_worker import EngineWorker
+from ksplicd.bus.reconciler import Reconciler
+from ksplicd.errors import KspliceError
+from ksplicd.host.report.journal import Journal, about_target
+
+_log = logging.getLogger(__name__)
+
+_PREFIX = "ksplice_"
+
+
+class ModuleWatch:
+    """Uevents of modules."""
+
+    def __init__(self, worker: EngineWorker, reconciler: Reconciler, journal: Journal) -> None:
+        """Nothing is watched before ``watch``."""
+        self._worker = worker
+        self._reconciler = reconciler
+        self._journal = journal
+        self._monitor: Any = None
+
+    def watch(self) -> None:
+        """Notice what is loaded and unloaded from now on."""
+        try:
+            import pyudev
+
+            monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+            monitor.filter_by("module")
+            monitor.start()
+        except (ImportError, OSError) as e:
+            _log.warning("module events are not noticed: %s", e)
+            return
+        self._monitor = monitor
+        fd = monitor.fileno()
+        GLib.io_add_watch(fd, GLib.PRIORITY_DEFAULT, GLib.IOCondition.IN, self._on_uevent)
+
+    def _on_uevent(self, _fd: int, _condition: int) -> bool:
+        while (device := self._monitor.poll(timeout=0)) is not None:
+            if not device.sys_name.startswith(_PREFIX):
+                continue
+            if device.action == "change":
+                coroutines.spawn(self._report_target(device.sys_name, device.properties))
+            else:
+                self._reconciler.notice_module(device.sys_name)
+        return True  # more will come
+
+    async def _report_target(self, core: str, properties: Mapping[str, str]) -> None:
+        """Write to the journal what a core reports of a target that was loaded or unloaded."""
+        kid = core.removeprefix(_PREFIX)
+        target = properties.get("KSPLICE_TARGET", "")
+        state = properties.get("KSPLICE_STATE", "")
+        try:
+            now = await self._worker.run(self._worker.engine.kernel.core, kid)
+        except KspliceError as e:
+            _log.error("%s", e)
+            return
+        self._journal.write(about_target(kid, target, state, now))

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Everything between the bus and the engine, wired together.
+
+::
+
+    manager, update ─▸ jobs ─▸ running_job ─▸ engine_worker ─▸ host.engine
+    drop_watch ─▸ automatic ──▴                    │ events
+    soak_watch ─▸ undo_on_warning ─▴               ▾
+    module_watch ─▸ reconciler ─▴          shown ─▸ objects, and whoever wants the list
+
+When these are started and stopped is up to the daemon.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ksplicd.bus.automatic import Automatic
+from ksplicd.bus.drop_watch import RETRY_SECONDS, DropWatch
+from ksplicd.bus.engine_worker import EngineWorker
+from ksplicd.bus.events import Events
+from ksplicd.bus.jobs import SYSFS_MODULES, Jobs
+from ksplicd.bus.kernel_log import KMSG
+from ksplicd.bus.manager import Manager
+from ksplicd.bus.module_watch import ModuleWatch
+from ksplicd.bus.objects import Objects
+from ksplicd.bus.polkit import Polkit
+from ksplicd.bus.reconciler import Reconciler
+from ksplicd.bus.shown import Shown
+from ksplicd.bus.soak_watch import SoakWatch
+from ksplicd.bus.tripwire_watch import TripwireWatch
+from ksplicd.bus.undo_on_warning import UndoOnWarning
+from ksplicd.host.engine import Engine
+from ksplicd.host.report.journal import Journal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is read beside the bus and the engine; a test gives its own."""
+
+    why_disabled: Callable[[], str] = lambda: ""
+    """Returns what forbids to apply automatically, or nothing (``host.boot.why_disabled``)."""
+    modules: Path = SYSFS_MODULES
+    kmsg: Path = KMSG
+    drop_retry_seconds: float = RETRY_SECONDS
+
+
+class Service:
+    """The parts that the daemon starts and stops; the others live through them."""
+
+    def __init__(
+        self, engine: Engine, bus: Any, journal: Journal, surroundings: Surroundings
+    ) -> None:
+        """``bus`` is a pydbus bus."""
+        self.worker = worker = EngineWorker(engine)
+        polkit = Polkit(bus.con)
+        self.objects = Objects(bus, polkit.check_inspect)
+        jobs = Jobs(worker, polkit, journal, surroundings.modules)
+        self.shown = shown = Shown(worker, self.objects, jobs)
+        self._events = Events(worker, shown, journal)
+        self.reconciler = Reconciler(worker, jobs, shown)
+        manager = Manager(worker, jobs, shown, polkit, surroundings.why_disabled)
+        self.objects.add_root(manager)
+        self.automatic = Automatic(worker, jobs, surroundings.why_disabled, journal)
+        self.drops = DropWatch(worker, shown, self.automatic, surroundings.drop_retry_seconds)
+        self.modules = ModuleWatch(worker, self.reconciler, journal)
+        self._tripwires = TripwireWatch(worker, journal, manager.TripwireHit)
+        self._soak = SoakWatch(worker, UndoOnWarning(worker, jobs, shown), surroundings.kmsg)
+        shown.on_shown += [self._tripwires.show, self._soak.show, self.automatic.show]
+
+    def stop(self) -> None:
+        """Watch nothing any more, and end the worker's thread."""
+        self._soak.stop()
+        self._tripwires.stop()
+        self.worker.stop()
