@@ -31,6 +31,7 @@ from ksplicd.create.new_code.tripwires import count_calls
 from ksplicd.create.new_code.units import cut_new_code
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import EntrySizes
+from ksplicd.create.old_code.tables import old_code_of
 from ksplicd.create.patch.change import Before, Change, from_copies, from_git, from_patches
 from ksplicd.create.patch.series import read_series
 from ksplicd.create.patch.source_tree import PatchedFile, Progress, SourceTree
@@ -129,7 +130,9 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
             modules_only = [t for t in dict.fromkeys(c.target for c in new_code) if t != VMLINUX]
             whole = build_whole_modules(kbuild, after, modules_only)
     progress("building the update's modules")
-    modules = build_modules(request.kid, config, kernel.old_code(), new_code)
+    modules = build_modules(
+        request.kid, config, old_code_of(kernel.units.values(), sizes), new_code
+    )
     whole_files = file_names(whole, config)
     files = dict(modules.files) | {whole_files[target]: ko for target, ko in whole.items()}
     if request.module_key is not None:

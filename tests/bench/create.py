@@ -19,6 +19,7 @@ from ksplicd.create.build.units import Unit
 from ksplicd.create.modules.build import make_command, write_sources
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.units import cut_new_code
+from ksplicd.create.old_code.tables import old_code_of
 from ksplicd.create.patch.change import Before, from_patches
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.patch.states import TreeStates, read_states
@@ -95,7 +96,7 @@ def codes_of(
         for u, obj in plain.items():
             kernel.add_unit(u.source, obj, None)
         new_code = cut_new_code(request.kid, compare(pre, post, sizes), kbuild, kernel, sizes)
-    return kernel.old_code(), new_code
+    return old_code_of(kernel.units.values(), sizes), new_code
 
 
 def states_of(request: Request, source: SourceTree) -> TreeStates:

@@ -27,6 +27,7 @@ from ksplicd.create.modules.build import build_modules
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.redirects import RedirectKind
 from ksplicd.create.new_code.units import cut_new_code
+from ksplicd.create.old_code.tables import old_code_of
 from ksplicd.create.patch.change import Before, from_patches
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.patch.states import read_states
@@ -154,7 +155,7 @@ class Workshop:
         for unit in (Unit(c.unit) for c in changes):
             kernel.add_unit(unit.source, plain[unit], modules_of[unit])
         new_code = cut_new_code(kid_of(path), changes, self.kbuild, kernel, self.sizes)
-        old_code = kernel.old_code()
+        old_code = old_code_of(kernel.units.values(), self.sizes)
         data = b""
         if with_modules:
             data = self.pack(kid_of(path), kernel, old_code, new_code, patch)

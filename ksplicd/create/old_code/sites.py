@@ -41,8 +41,8 @@ class SiteKind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Replacement:
-    """Code that may be copied over an alternative."""
+class AlternativeCode:
+    """Code that the kernel may copy over a site, of ``.altinstr_replacement``."""
 
     section: Section
     offset: int
@@ -65,7 +65,7 @@ class Site:
     offset: int
     size: int
     """Bytes that may be rewritten."""
-    replacement: Replacement | None = None
+    alternative: AlternativeCode | None = None
     """ALT: None when it is nothing but nops."""
     feature: int = 0
     """ALT: the CPU feature word with its flags."""
@@ -93,7 +93,7 @@ def _alternative(entry: Entry, code: bytes, offset: int) -> Site:
         kind=SiteKind.ALT,
         offset=offset,
         size=lengths_of(entry)[0],
-        replacement=Replacement(*found) if found else None,
+        alternative=AlternativeCode(*found) if found else None,
         feature=int.from_bytes(entry.data[8:-2], "little"),
     )
 

@@ -6,14 +6,16 @@ and numbers.  The same input gives the same bytes.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ksplicd.create.objects.names import is_prefix
-from ksplicd.create.old_code.sites import Site, SiteKind
+from ksplicd.create.objects.special import EntrySizes
+from ksplicd.create.old_code.sites import Site, SiteKind, read_sites
 from ksplicd.create.stock.match import UnitMatch, is_merged_reference, merged_content
 from ksplicd.create.stock.system_map import SymbolMap
+from ksplicd.create.stock.unit import StockUnit
 from ksplicd.elf import Relocation, Section, Symbol
 from ksplicd.elf.model import STB_GLOBAL, STT_SECTION
 from ksplicd.elf.x86_64 import RELOCATION_TYPES
@@ -69,7 +71,7 @@ class _Site(NamedTuple):
     offset: int
     kind: SiteKind
     size: int
-    replacement: bytes
+    alternative: bytes
     reloc: int
     nr_relocs: int
     sym: int | None
@@ -175,7 +177,7 @@ class _Writer:
 
     def add_site(self, match: UnitMatch, site: Site, offset: int) -> None:
         code, relocs, where = b"", (0, 0), None
-        if (r := site.replacement) is not None:
+        if (r := site.alternative) is not None:
             code = r.section.data[r.offset : r.offset + r.size]
             relocs = self.add_relocs(match, r.section, r.offset, r.size)
         if (ref := site.reference) is not None:
@@ -220,8 +222,8 @@ class _Writer:
             ],
             [
                 SITE.pack(
-                    s.offset, s.kind, s.size, len(s.replacement), s.nr_relocs,
-                    pool.put(s.replacement), s.reloc, NO_SYM if s.sym is None else number[s.sym],
+                    s.offset, s.kind, s.size, len(s.alternative), s.nr_relocs,
+                    pool.put(s.alternative), s.reloc, NO_SYM if s.sym is None else number[s.sym],
                     s.feature, s.addend,
                 )
                 for s in self.sites
@@ -259,6 +261,23 @@ class _Pool:
         if content not in self._known:
             self._known[content] = self.add(content)
         return self._known[content]
+
+
+def old_code_of(units: Iterable[StockUnit], sizes: EntrySizes) -> dict[str, bytes]:
+    """Return the tables of each target's old-code module: all functions of its units.
+
+    Raises ``ImageMismatchError``, and ``ElfError`` when a special section does not fit its object.
+    """
+    found: dict[str, list[OldUnit]] = {}
+    symbols = {}
+    for unit in units:
+        sites = read_sites(unit.match.obj, sizes)
+        found.setdefault(unit.target, []).append(OldUnit(match=unit.match, sites=sites))
+        symbols[unit.target] = unit.symbols
+    return {
+        target: write_old_code(target, of_target, symbols[target])
+        for target, of_target in found.items()
+    }
 
 
 def write_old_code(target: str, units: Sequence[OldUnit], symbols: SymbolMap) -> bytes:

@@ -6,8 +6,6 @@ What one unit can name is known to ``unit.py``.
 
 from ksplicd.create.objects.patchable import probeable_functions, traceable_functions
 from ksplicd.create.objects.special import EntrySizes
-from ksplicd.create.old_code.sites import read_sites
-from ksplicd.create.old_code.tables import OldUnit, write_old_code
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.match import match_unit
 from ksplicd.create.stock.module import (
@@ -80,19 +78,6 @@ class StockKernel:
             return []
         word = b"\0" + name.encode() + b"\0"
         return sorted(m for m, data in stock_modules(self._config.modules) if word in data)
-
-    def old_code(self) -> dict[str, bytes]:
-        """Return the tables of each target's old-code module: all functions of its units."""
-        units: dict[str, list[OldUnit]] = {}
-        symbols = {}
-        for unit in self.units.values():
-            sites = read_sites(unit.match.obj, self._sizes)
-            units.setdefault(unit.target, []).append(OldUnit(match=unit.match, sites=sites))
-            symbols[unit.target] = unit.symbols
-        return {
-            target: write_old_code(target, found, symbols[target])
-            for target, found in units.items()
-        }
 
     def _module(self, name: str) -> StockModule:
         if name not in self._modules:

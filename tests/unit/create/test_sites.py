@@ -112,11 +112,11 @@ def test_alternatives_keep_the_order_of_their_table(
         table(".altinstr_replacement", "nop; 2: sti; cli; 3:"),
     )  # fmt: skip
     first, second = sites_of(obj, SIZES | {".altinstructions": size})
-    assert first.replacement is not None
-    code = first.replacement.section.data[first.replacement.offset :][: first.replacement.size]
+    assert first.alternative is not None
+    code = first.alternative.section.data[first.alternative.offset :][: first.alternative.size]
     assert (first.size, code) == (3, b"\xfb\xfa")
     assert first.feature == int(feature.split()[1], 16)
-    assert (second.offset, second.size, second.replacement) == (0, 3, None)
+    assert (second.offset, second.size, second.alternative) == (0, 3, None)
 
 
 def test_alternatives_of_one_place_have_the_size_of_the_largest(tmp_path: Path) -> None:
