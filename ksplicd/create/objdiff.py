@@ -210,8 +210,7 @@ def keep_imports(new: Object, post: Object) -> None:
 
 def data_of(code: NewCode, difference: Difference) -> list[str]:
     """Return the variables and constants that new code defines, without what has no identity."""
-    copied = {*code.copied_constants}
-    old = {s.name for s in difference.twins.pre_of if s.name not in copied}
+    old = {s.name for s in difference.twins.pre_of if s not in code.copied_constants}
     return [
         s.name
         for s in code.obj.symbols

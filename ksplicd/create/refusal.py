@@ -4,7 +4,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ksplicd.elf import Symbol
+from ksplicd.elf import Section, Symbol
+from ksplicd.errors import UnsupportedChangeError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,24 @@ class Refusal:
 
     def __str__(self) -> str:
         return f"{self.symbol} ({self.section}): {self.reason}; {self.hint}"
+
+
+class Refusals:
+    """Collects what stands in the way of one unit's new code, in the order of finding."""
+
+    def __init__(self, unit: str, found: Iterable[Refusal] = ()) -> None:
+        self.unit = unit
+        self._found = list(found)
+
+    def add(self, symbol: str, section: Section | None, reason: str, hint: str) -> None:
+        """Add one of a symbol in ``section``; without one it is undefined."""
+        name = section.name if section else "undefined"
+        self._found.append(Refusal(symbol=symbol, section=name, reason=reason, hint=hint))
+
+    def raise_any(self) -> None:
+        """Raise ``UnsupportedChangeError`` when there is one."""
+        if found := list(dict.fromkeys(self._found)):
+            raise UnsupportedChangeError(refusals_text(self.unit, found), found)
 
 
 def refuse(s: Symbol, reason: str, hint: str) -> Refusal:

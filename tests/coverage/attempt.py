@@ -24,8 +24,7 @@ from ksplicd.create.affected.to_compile import find_changed, find_reachable
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.units import ANY_TARGET, Unit
 from ksplicd.create.modules.build import build_modules
-from ksplicd.create.new_code.model import NewCode
-from ksplicd.create.new_code.redirects import RedirectKind
+from ksplicd.create.new_code.model import NewCode, RedirectKind
 from ksplicd.create.new_code.units import cut_new_code
 from ksplicd.create.old_code.tables import old_code_of
 from ksplicd.create.patch.change import Before, from_patches

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.new_code.redirects import RedirectKind
+from ksplicd.create.new_code.model import RedirectKind
 from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.run import run
-from tests.support.objects.pair import FakeUnit, compare, cut, kept, undefined
+from tests.support.objects.pair import FakeUnit, compare, cut, kept, new_functions, undefined
 
 SOURCE = """
 static int counter;
@@ -23,7 +23,7 @@ int quiet(int x) {{ return printk("not taken along") + x; }}
 
 def test_references(tmp_path: Path) -> None:
     code = cut(compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1")))
-    assert [(r.name, r.alias) for r in code.replacements] == [("f", "ksplice_new_0")]
+    assert [(r.name, r.alias) for r in code.redirected] == [("f", "ksplice_new_0")]
     assert undefined(code) == {
         ".klp.sym.vmlinux.unchanged,0", "exported", "printk", ".klp.sym.vmlinux.visible,0",
     }  # fmt: skip
@@ -52,7 +52,7 @@ def test_ambiguous_local_name_gets_its_position(tmp_path: Path) -> None:
     d = compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1"))
     code = cut(d, FakeUnit(positions={"unchanged": 3, "f": 2}))
     assert ".klp.sym.vmlinux.unchanged,3" in undefined(code)
-    assert code.replacements[0].sympos == 2
+    assert code.redirected[0].sympos == 2
 
 
 def test_new_function_and_new_data_come_along(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_new_function_and_new_data_come_along(tmp_path: Path) -> None:
         "static noinline int fresh(int x) { memory += x; return memory; }\nint f(int x)",
     )  # fmt: skip
     code = cut(compare(tmp_path, SOURCE.format("x"), post))
-    assert code.new_functions == ["fresh"]
+    assert new_functions(code) == ["fresh"]
     assert {".text.f", ".text.fresh", ".bss.memory"} <= kept(code)
 
 
@@ -115,7 +115,7 @@ noinline int f(int x) {{ return hidden(x) + {0}; }}
 int g(int x) {{ keep(f); return f(x) + {0}; }}
 """
     code = cut(compare(tmp_path, source.format(1), source.format(2)))
-    assert {r.name for r in code.replacements} == {"f", "g"}
+    assert {r.name for r in code.redirected} == {"f", "g"}
     assert ".klp.sym.vmlinux.f,0" in undefined(code)
     calls = [
         r for s in code.obj.sections if s.name == ".text.g" for r in s.relocations
@@ -141,7 +141,7 @@ def test_what_the_stock_kernel_has_inlined_everywhere_comes_along(tmp_path: Path
     d = compare(tmp_path, SOURCE.format("x"), SOURCE.format("x + 1"))
     code = cut(d, FakeUnit(missing=frozenset({"unchanged"})))
     assert {s.name for s in code.obj.functions()} >= {"f", "unchanged"}
-    assert [r.name for r in code.replacements] == ["f"]
+    assert [r.name for r in code.redirected] == ["f"]
 
 
 def test_what_is_joined_by_a_short_jump_comes_along(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_what_is_joined_by_a_short_jump_comes_along(tmp_path: Path) -> None:
     s = '__attribute__((section(".sched.text"), __noinline__)) '
     source = f"{s}int a(int x) {{{{ return x + {{}}; }}}} {s}int b(int x) {{{{ return a(x); }}}}"
     code = cut(compare(tmp_path, source.format(1), source.format(200)))
-    assert [r.name for r in code.replacements] == ["a"]
+    assert [r.name for r in code.redirected] == ["a"]
     assert {s.name for s in code.obj.functions()} >= {"a", "b"}
 
 
@@ -165,9 +165,9 @@ int untouched(int x) {{ return x; }}
 def test_callers_of_a_function_without_fentry_are_taken_in(tmp_path: Path) -> None:
     unit = FakeUnit(untraceable=frozenset({"inner", "middle"}))
     code = cut(compare(tmp_path, NOTRACE.format(1), NOTRACE.format(2)), unit)
-    assert {r.name for r in code.replacements} == {"outer", "other"}
-    assert {"inner", "middle"} <= set(code.new_functions)
-    reasons = {r.name: r.reason for r in code.replacements}
+    assert {r.name for r in code.redirected} == {"outer", "other"}
+    assert {"inner", "middle"} <= set(new_functions(code))
+    reasons = {r.name: r.reason for r in code.redirected}
     assert reasons["outer"] == "calls middle, which livepatch cannot redirect"
     assert {s.name for s in code.obj.sections if s.is_text} == {
         ".text.inner", ".text.middle", ".text.outer", ".text.other",
@@ -190,7 +190,7 @@ def test_kept_address_of_a_function_without_fentry_gets_a_kprobe(tmp_path: Path)
     assert [(r.kind, r.name, r.place) for r in code.redirects] == [
         (RedirectKind.PROBE, "inner", ".klp.sym.vmlinux.inner,0")
     ]
-    assert code.replacements == []
+    assert not code.redirected
     assert [(f.name, f.how) for f in code.functions] == [("inner", "kprobe")]
     assert len(code.anchors) == 1  # livepatch does not know it
 
@@ -210,7 +210,7 @@ def test_exit_function_of_a_module_is_exchanged(tmp_path: Path) -> None:
     assert [(r.kind, r.name, r.place) for r in code.redirects] == [
         (RedirectKind.EXIT, "cleanup_module", "")
     ]
-    assert code.replacements == []
+    assert not code.redirected
     assert not any(s.name.startswith(".exit") for s in code.obj.sections)
     assert {"my_exit", "helper"} <= {s.name for s in code.obj.functions()}
     assert len(code.anchors) == 1

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from tests.support.objects.pair import changed, compare, cut, kept, undefined
+from tests.support.objects.pair import changed, compare, cut, kept, new_functions, undefined
 
 COLD = """
 __attribute__((cold)) noinline void report(int x) {{ printk("cold %d", x); }}
@@ -39,7 +39,7 @@ int f(int x) {{ return walk(x, 7); }}
     main = next(s.name for s in d.post.obj.functions() if s.name.startswith("walk.c"))
     assert changed(d) == [main]
     code = cut(d)
-    assert [r.name for r in code.replacements] == [main]
+    assert [r.name for r in code.redirected] == [main]
     assert f"{main}.cold" in {s.name for s in code.obj.symbols if s.is_function}
     assert not any(".cold" in name for name in undefined(code))
 
@@ -76,7 +76,7 @@ int g(struct pair *p) {{ return walk(p) + 1; }}
     assert [s.name for s in d.removed] == ["walk"]
     assert changed(d) == ["f", "g"]
     code = cut(d)
-    assert code.new_functions == ["walk.isra.0"]
+    assert new_functions(code) == ["walk.isra.0"]
 
 
 def test_a_part_is_split_off(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ int a(int x) {{ return step(x); }}
     d = compare(tmp_path, source.format("inline"), source.format("noinline"))
     assert changed(d) == ["a"]
     assert [s.name for s in d.new] == ["step"]
-    assert cut(d).new_functions == ["step"]
+    assert new_functions(cut(d)) == ["step"]
 
 
 def test_padding_before_a_function_belongs_to_it(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ int f(int x) {{ return exported(x) + {0}; }}
     d = compare(tmp_path, source.format(1), source.format(2))
     assert changed(d) == ["f"]
     code = cut(d)
-    assert [r.name for r in code.replacements] == ["f"]
+    assert [r.name for r in code.redirected] == ["f"]
     assert {"f", "__pfx_f"} <= {s.name for s in code.obj.symbols if s.is_function}
 
 
@@ -147,7 +147,7 @@ def test_a_renamed_function_is_the_one_that_the_kernel_calls(tmp_path: Path) -> 
     assert d.refusals == ()
     assert changed(d) == ["show_safely"]
     code = cut(d)
-    assert [r.name for r in code.replacements] == ["show"]
+    assert [r.name for r in code.redirected] == ["show"]
 
 
 def test_another_function_in_a_table_is_no_new_name(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ksplicd.errors import UnsupportedChangeError
-from tests.support.objects.pair import changed, compare, cut, kept, undefined
+from tests.support.objects.pair import changed, compare, cut, kept, new_functions, undefined
 
 SCHED = """
 #define sched __attribute__((section(".sched.text"), __noinline__))
@@ -45,7 +45,7 @@ def test_boot_code_that_becomes_ordinary_is_new(tmp_path: Path) -> None:
                 source.format("", setup + user % "f(x)"))  # fmt: skip
     assert changed(d) == ["g"]
     assert [s.name for s in d.new] == ["f"]
-    assert cut(d).new_functions == ["f"]
+    assert new_functions(cut(d)) == ["f"]
 
 
 def test_section_groups(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ def test_another_files_new_function_and_datum(tmp_path: Path) -> None:
     a, b = find_shared([a, b])
     assert [s.name for s in a.shared] == ["fresh", "fresh_count"]
     new = cut_all(a, b)
-    assert new[0].shared == ["fresh", "fresh_count"]
-    assert not new[0].replacements
+    assert new[0].shared == ("fresh", "fresh_count")
+    assert not new[0].redirected
     assert undefined(new[1]) == {"ksplice_new_0", "ksplice_data_1"}
     # A task that sleeps in what f() left for by a jump is found by livepatch.
     assert len(new[0].anchors) == 1
@@ -258,7 +258,7 @@ def test_what_other_files_call_is_looked_for_on_stacks(tmp_path: Path) -> None:
     d = pair(tmp_path, "a", source.format(1), source.format(2))
     unit = FakeUnit(functions=frozenset({"g"}), untraceable=frozenset({"g"}))
     code = extract(unit, d, Aliases(), {"g": "ksplice_new_g"})
-    assert not code.replacements
-    assert code.anchors == [Anchored(function="g", alias="ksplice_new_0")]
+    assert not code.redirected
+    assert code.anchors == (Anchored(function="g", alias="ksplice_new_0"),)
     places = {s.name: (s.section, s.value) for s in code.obj.symbols if s.bind == STB_GLOBAL}
     assert places["ksplice_new_0"] == places["ksplice_new_g"]

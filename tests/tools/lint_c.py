@@ -13,8 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.create.modules.build import make_command, write_sources
-from ksplicd.create.new_code.model import Anchored, HookCall, NewCode, Replacement
-from ksplicd.create.new_code.redirects import Redirect, RedirectKind
+from ksplicd.create.new_code.model import (
+    Anchored,
+    HookCall,
+    NewCode,
+    Redirect,
+    Redirected,
+    RedirectKind,
+)
 from ksplicd.create.new_code.tripwires import name_in_core
 from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.elf import Object, Relocation, Section, Symbol
@@ -68,7 +74,7 @@ def sample_update() -> list[NewCode]:
         data = Section(".data", flags=SHF_ALLOC | SHF_WRITE, data=bytes(8), align=8)
         data.relocations = [Relocation(0, R_X86_64_64, called, 0)]
         obj = Object(f"unit{i}", sections=[data], symbols=[called])
-        function = Replacement(name="f", sympos=0, alias=f"ksplice_new_{i}", reason="")
+        function = Redirected(name="f", sympos=0, alias=f"ksplice_new_{i}", reason="")
         hook = HookCall(kind="apply", alias=f"ksplice_hook_{i}")
         redirects = [
             Redirect(kind=kind, name="g", sympos=0, place="g", new=function.alias, reason="")
@@ -79,10 +85,10 @@ def sample_update() -> list[NewCode]:
                 unit=obj.name,
                 target=target,
                 obj=obj,
-                replacements=[function],
-                hooks=[hook],
-                redirects=redirects,
-                anchors=[Anchored(function=function.name, alias=function.alias)],
+                redirected=(function,),
+                hooks=(hook,),
+                redirects=tuple(redirects),
+                anchors=(Anchored(function=function.name, alias=function.alias),),
                 keeps_code=True,
             )
         )

@@ -138,7 +138,7 @@ def _update_header(new_code: Sequence[NewCode]) -> str:
     targets = _targets(new_code)
     for i, target in enumerate(targets):
         units = [unit for unit in new_code if unit.target == target]
-        replaced = [(r.name, r.sympos, r.alias) for unit in units for r in unit.replacements]
+        replaced = [(r.name, r.sympos, r.alias) for unit in units for r in unit.redirected]
         hooks = [hook for unit in units for hook in unit.hooks]
         tables += _function_table(f"funcs_{i}", replaced)
         tables += [

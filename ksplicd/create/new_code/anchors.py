@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from ksplicd.create.diff.twins import Twins
-from ksplicd.create.objects.index import ObjectIndex, code_section_of
+from ksplicd.create.objects.index import code_section_of
 from ksplicd.create.objects.names import is_cold_part, main_name
 from ksplicd.create.objects.special import is_special_section
 from ksplicd.elf import Relocation, Section, Symbol
@@ -23,14 +23,9 @@ _CALL: Final = 0xE8
 class Anchors:
     """Which kept functions and cold parts need an anchor."""
 
-    def __init__(
-        self,
-        post: ObjectIndex,
-        twins: Twins,
-        kept: Collection[Section],
-    ) -> None:
-        """``kept``: the sections that are carried."""
-        self.post, self.twins, self.kept = post, twins, kept
+    def __init__(self, twins: Twins, kept: Collection[Section]) -> None:
+        """``kept``: the sections that are cut out."""
+        self.post, self.twins, self.kept = twins.post, twins, kept
 
     def find(self, listed: Collection[Symbol], entered: Iterable[Symbol]) -> list[Symbol]:
         """Return the symbols that need one, in the order of the object.
@@ -91,7 +86,7 @@ class Anchors:
 
     def kept_function(self, owner: Section, r: Relocation) -> Symbol | None:
         """Return the kept function whose start a reference means."""
-        place = self.post.locate(owner, r)
-        if place.symbol is None or place.offset or not place.symbol.is_function:
+        found = self.post.locate(owner, r)
+        if found.symbol is None or found.offset or not found.symbol.is_function:
             return None
-        return place.symbol if place.section in self.kept else None
+        return found.symbol if found.section in self.kept else None

@@ -9,7 +9,7 @@ proven by matching them.  What cannot be found in full is refused.
 
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,7 @@ from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.new_code.aliases import Aliases
-from ksplicd.create.new_code.redirects import must_be_carried
+from ksplicd.create.new_code.redirects import find_called_only
 from ksplicd.create.objects.index import code_section_of, relocations_in
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import EntrySizes
@@ -38,12 +38,12 @@ _BRANCH: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenIn:
-    """What was found: the units, with those added, and the functions that they call anew."""
+    """All units, those that were found added, and the functions that they call in new form."""
 
     changes: tuple[UnitChange, ...]
     """Those that were there first, in their order."""
-    carried: dict[str, str]
-    """Global alias by function."""
+    aliases: Mapping[str, str]
+    """By function that cannot be redirected."""
 
 
 def branches_to(image: KernelImage, symbols: SymbolMap, address: int) -> list[int]:
@@ -164,15 +164,15 @@ def take_in_callers(
     many, is left to a kprobe where one may be; otherwise raises ``UnsupportedChangeError`` naming
     the function.
     """
-    carried: dict[str, str] = {}
+    named: dict[str, str] = {}
     search = _Search(kbuild, kernel, sizes)
     by_unit = {Unit(c.unit): c for c in changes}
     todo = dict.fromkeys(by_unit)
     while todo:
         unit, _ = todo.popitem()
         difference, stock = by_unit[unit].difference, kernel.units[unit.source]
-        for s in must_be_carried(difference, stock.traceable):
-            if s.name in carried:
+        for s in find_called_only(difference, stock.traceable):
+            if s.name in named:
                 continue
             try:
                 callers = search.find(unit, s)
@@ -180,12 +180,12 @@ def take_in_callers(
                 if difference.twins.pre_of[s].name in stock.probeable:
                     continue
                 raise
-            carried[s.name] = aliases.for_function()
+            named[s.name] = aliases.for_function()
             for other, taken in callers.items():
                 known = by_unit.get(other)
                 by_unit[other] = taken if known is None else _joined(known, taken)
                 todo[other] = None
-    return TakenIn(changes=tuple(by_unit.values()), carried=carried)
+    return TakenIn(changes=tuple(by_unit.values()), aliases=named)
 
 
 def _joined(known: UnitChange, taken: UnitChange) -> UnitChange:

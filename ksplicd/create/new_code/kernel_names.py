@@ -6,40 +6,39 @@ Exported symbols by their own, all others by livepatch's
 """
 
 from collections.abc import Mapping
+from typing import Final
 
-from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.debug import phase
+from ksplicd.create.diff.twins import Twins
 from ksplicd.create.new_code.model import UnitInKernel
-from ksplicd.create.new_code.redirects import plan
+from ksplicd.create.new_code.redirects import RedirectPlan
 from ksplicd.create.objects.index import code_section_of
 from ksplicd.create.objects.names import is_exit_section
-from ksplicd.create.refusal import Refusal, refusals_text
-from ksplicd.elf import Object, Section, Symbol
+from ksplicd.create.refusal import Refusals
+from ksplicd.elf import Symbol
 from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL
-from ksplicd.errors import UnsupportedChangeError
+
+LOG: Final = phase("cut")
 
 
-class Reach:
-    """What of the kernel one unit's new code reaches, and what stands in the way of it."""
+class KernelNames:
+    """Names what one unit's new code refers to and does not bring."""
 
-    def __init__(self, stock: UnitInKernel, change: UnitChange, carried: Mapping[str, str]) -> None:
-        self.stock, self.change, self.carried = stock, change, carried
-        self.difference = difference = change.difference
-        self.post, self.twins = difference.post, difference.twins
-        self.plan = plan(difference, stock.traceable, carried, stock.probeable)
-        self.refusals: list[Refusal] = list(change.refusals)
-        self.obj = Object(stock.source)
-        self.meant: dict[str, Symbol] = {}
+    def __init__(
+        self,
+        unit: UnitInKernel,
+        twins: Twins,
+        plan: RedirectPlan,
+        aliases_by_name: Mapping[str, str],
+        refusals: Refusals,
+    ) -> None:
+        """``aliases_by_name``: what other units and the update's core bring."""
+        self.unit, self.twins, self.plan = unit, twins, plan
+        self.aliases_by_name, self.refusals = aliases_by_name, refusals
+        self.symbols: dict[str, Symbol] = {}
+        """The new object's undefined symbols by name, in the order of need."""
+        self._meant: dict[str, Symbol] = {}
         """By name in the kernel, the symbol that has it."""
-
-    def refuse(self, symbol: str, section: Section | None, reason: str, hint: str) -> None:
-        """Note what stands in the way."""
-        name = section.name if section else "undefined"
-        self.refusals.append(Refusal(symbol=symbol, section=name, reason=reason, hint=hint))
-
-    def raise_refusals(self) -> None:
-        """Raise ``UnsupportedChangeError`` when anything does."""
-        if refusals := list(dict.fromkeys(self.refusals)):
-            raise UnsupportedChangeError(refusals_text(self.stock.source, refusals), refusals)
 
     def is_in_kernel(self, function: Symbol) -> bool:
         """Tell whether the kernel has a function of this unit.
@@ -58,30 +57,28 @@ class Reach:
 
     def external_name(self, s: Symbol) -> str | None:
         """Return the name by which new code reaches ``s``, None when the kernel has no such."""
-        if s.is_undefined and s.name in self.carried:
-            return self.carried[s.name]
+        if s.is_undefined and s.name in self.aliases_by_name:
+            return self.aliases_by_name[s.name]
         twin = self.twins.pre_of.get(s)
         name = twin.name if twin is not None else s.name
         is_local = s.section is not None and s.bind == STB_LOCAL
-        if not is_local and self.stock.is_exported(name):
+        if not is_local and self.unit.is_exported(name):
             return name
-        return self.stock.livepatch_symbol(name, is_local=is_local)
+        return self.unit.livepatch_symbol(name, is_local=is_local)
 
     def external_symbol(self, s: Symbol) -> Symbol:
         """Return the undefined symbol by which the new code reaches ``s`` in the kernel."""
         wanted = self.name_in_kernel(s)
         meant = self.twins.pre_of.get(s, s)
-        if self.meant.setdefault(wanted, meant) is not meant:  # of two files that ld -r has linked
-            self.refuse(
+        if self._meant.setdefault(wanted, meant) is not meant:  # of two files that ld -r has linked
+            self.refusals.add(
                 s.name, s.section, "the new code needs several symbols of this name",
                 "compare the objects of their files one by one",
             )  # fmt: skip
-        for known in self.obj.symbols:
-            if known.name == wanted:
-                return known
-        new = Symbol(wanted, bind=STB_GLOBAL)
-        self.obj.symbols.append(new)
-        return new
+        if wanted not in self.symbols:
+            LOG.debug("%s: links to %s as %s", self.unit.source, s.name, wanted)
+            self.symbols[wanted] = Symbol(wanted, bind=STB_GLOBAL)
+        return self.symbols[wanted]
 
     def name_of_old(self, s: Symbol | None) -> str:
         """Return the symbol by which the kernel knows a function of the pre object."""
@@ -90,7 +87,7 @@ class Reach:
         if (twin := self.twins.post_of.get(s)) is not None:
             return self.name_in_kernel(twin)
         is_local = s.section is not None and s.bind == STB_LOCAL
-        name = self.stock.livepatch_symbol(s.name, is_local=is_local)
+        name = self.unit.livepatch_symbol(s.name, is_local=is_local)
         if name is None:
             self.refuse_unknown(s)
         return name or s.name
@@ -104,7 +101,7 @@ class Reach:
 
     def refuse_unknown(self, s: Symbol) -> None:
         """Refuse what new code cannot reach."""
-        self.refuse(
+        self.refusals.add(
             s.name, s.section, "the new code needs it, but the kernel's kallsyms lack it",
             "do not refer to it from the changed functions",
         )  # fmt: skip

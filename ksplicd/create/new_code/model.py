@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The new code of one unit, and what it asks of the running kernel."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
-from ksplicd.create.new_code.redirects import Redirect, RedirectKind
-from ksplicd.elf import Object
+from ksplicd.elf import Object, Symbol
 from ksplicd.model import PatchedFunction, PatchedPointer
 
 
@@ -58,8 +58,8 @@ class UnitInKernel(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replacement:
-    """One function to redirect."""
+class Redirected:
+    """One function that livepatch redirects."""
 
     name: str
     sympos: int
@@ -67,6 +67,34 @@ class Replacement:
     """Global symbol of the new code's object."""
     reason: str
     """Why it is in."""
+
+
+class RedirectKind(Enum):
+    """How the kernel part leads to new code without livepatch (kmodsrc/redirect.c)."""
+
+    PROBE = "kprobe"
+    POINTER = "pointer"
+    EXIT = "exit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redirect:
+    """One place, besides livepatch's functions, that leads to new code."""
+
+    kind: RedirectKind
+    name: str
+    """The function, or the table that the pointer is in."""
+    sympos: int
+    place: str
+    """Symbol of the old function or of the table; empty for a module's exit function."""
+    new: str
+    """Symbol of the new function."""
+    reason: str
+    """Why it is in."""
+    offset: int = 0
+    """Of the pointer in the table."""
+    old: str = ""
+    """Symbol of what the pointer holds before; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,41 +115,41 @@ class Anchored:
     """Global symbol of the new code's object."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewCode:
     """The new code of one unit."""
 
     unit: str
     target: str
     obj: Object
-    replacements: list[Replacement] = field(default_factory=list)
-    redirects: list[Redirect] = field(default_factory=list)
-    anchors: list[Anchored] = field(default_factory=list)
+    redirected: tuple[Redirected, ...] = ()
+    """The functions that livepatch redirects."""
+    redirects: tuple[Redirect, ...] = ()
+    """What else leads to new code."""
+    anchors: tuple[Anchored, ...] = ()
     keeps_code: bool = False
     """Whether somebody may keep the address of a new function."""
-    hooks: list[HookCall] = field(default_factory=list)
-    new_functions: list[str] = field(default_factory=list)
-    shared: list[str] = field(default_factory=list)
+    hooks: tuple[HookCall, ...] = ()
+    new_functions: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     """New functions and data that the new code of other units uses."""
-    copied_constants: list[str] = field(default_factory=list)
-    """Constants of which the new code has its own copy, because it needs another than the kernel's.
-    """
-    notes: list[str] = field(default_factory=list)
+    copied_constants: tuple[Symbol, ...] = ()
+    """Constants, of the post object, of which the new code has a copy of its own."""
+    notes: tuple[str, ...] = ()
     """What the user should know of, such as a tracepoint that does not fire."""
 
     @property
     def reasons(self) -> dict[str, str]:
         """Why each of the functions is in."""
-        return {r.name: r.reason for r in self.replacements} | {
-            r.name: r.reason for r in self.redirects
-        }
+        of_functions = {r.name: r.reason for r in self.redirected}
+        return of_functions | {r.name: r.reason for r in self.redirects}
 
     @property
     def functions(self) -> list[PatchedFunction]:
         """The functions that lead to new code."""
         return [
             *(PatchedFunction(name=r.name, sympos=r.sympos, unit=self.unit)
-              for r in self.replacements),
+              for r in self.redirected),
             *(PatchedFunction(name=r.name, sympos=r.sympos, unit=self.unit, how=r.kind.value)
               for r in self.redirects if r.kind is not RedirectKind.POINTER),
         ]  # fmt: skip

@@ -2,14 +2,13 @@
 """Which functions of a unit are replaced, and which only come along.
 
 livepatch redirects functions that start with a call of fentry.  A changed function without one
-(``static inline`` that was not inlined, notrace code) is carried instead: its callers are replaced,
+(``static inline`` that was not inlined, notrace code) is only called: its callers are replaced,
 unchanged as they are, and call the new one.  Where that cannot be done, because its address is kept
 or too many call it, a kprobe redirects it (kmodsrc/redirect.c).
 """
 
-from collections.abc import Container
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 
 from ksplicd.create.diff.difference import Difference
 from ksplicd.create.diff.unit import exit_function
@@ -21,47 +20,22 @@ from ksplicd.elf import Section, Symbol
 from ksplicd.elf.model import STB_LOCAL
 
 
-class RedirectKind(Enum):
-    """How the kernel part leads to new code without livepatch (kmodsrc/redirect.c)."""
-
-    PROBE = "kprobe"
-    POINTER = "pointer"
-    EXIT = "exit"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Redirect:
-    """One place, besides livepatch's functions, that leads to new code."""
+class RedirectPlan:
+    """What happens to the functions of one unit.
 
-    kind: RedirectKind
-    name: str
-    """The function, or the table that the pointer is in."""
-    sympos: int
-    place: str
-    """Symbol of the old function or of the table; empty for a module's exit function."""
-    new: str
-    """Symbol of the new function."""
-    reason: str
-    """Why it is in."""
-    offset: int = 0
-    """Of the pointer in the table."""
-    old: str = ""
-    """Symbol of what the pointer holds before; empty: nothing."""
+    Symbols are those of the post object, in its order; with each goes the reason.
+    """
 
-
-@dataclass(slots=True, kw_only=True)
-class Plan:
-    """What happens to the functions of one unit.  Symbols are those of the post object."""
-
-    replaced: dict[Symbol, str] = field(default_factory=dict)
-    """Redirected by livepatch, with the reason."""
-    carried: dict[Symbol, str] = field(default_factory=dict)
-    """Called by new code only, with the reason."""
-    probed: dict[Symbol, str] = field(default_factory=dict)
-    """Redirected by a kprobe, with the reason."""
-    unload: Symbol | None = None
+    redirected: Mapping[Symbol, str]
+    """By livepatch."""
+    called_only: Mapping[Symbol, str]
+    """Called by new code only."""
+    probed: Mapping[Symbol, str]
+    """Redirected by a kprobe."""
+    unload: Symbol | None
     """The module's exit function, to be exchanged."""
-    refusals: list[Refusal] = field(default_factory=list)
+    refusals: tuple[Refusal, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,52 +48,57 @@ class _User:
     is_call: bool
 
 
-def plan(
+def plan_redirects(
     difference: Difference,
     traceable: frozenset[str],
-    taken_in: Container[str] = (),
+    called_elsewhere: Container[str] = (),
     probeable: frozenset[str] = frozenset(),
-) -> Plan:
+) -> RedirectPlan:
     """Decide for every changed function.
 
     ``traceable``: the functions of the running kernel's unit that start with fentry, by name.
-    ``taken_in``: global functions whose callers in other files are replaced too.
+    ``called_elsewhere``: global functions whose callers in other files are replaced too.
     ``probeable``: functions without fentry that a kprobe may redirect.
     """
-    result = Plan(unload=difference.unload)
+    redirected, called_only, probed = dict[Symbol, str](), dict[Symbol, str](), dict[Symbol, str]()
+    unload = difference.unload
+    refused: list[Refusal] = []
     todo = dict(difference.changed)
     while todo:
         s, why = todo.popitem()
-        if s in result.replaced or s in result.carried or s in result.probed:
+        if s in redirected or s in called_only or s in probed:
             continue
         name = difference.twins.pre_of[s].name
         if name in traceable:
-            result.replaced[s] = why
+            redirected[s] = why
             continue
-        callers, refusals = _callers(difference, s, taken_in)
+        callers, refusals = _callers(difference, s, called_elsewhere)
         if refusals and name in probeable:
-            result.probed[s] = why
+            probed[s] = why
             continue
-        result.carried[s] = why
-        result.refusals += [r for r in refusals if r not in result.refusals]
+        called_only[s] = why
+        refused += [r for r in refusals if r not in refused]
         for caller in callers:
             if is_exit_section(code_section_of(caller)):
-                result.unload = exit_function(difference.post)
+                unload = exit_function(difference.post)
                 continue
             todo.setdefault(caller, f"calls {s.name}, which livepatch cannot redirect")
     # In the order of the object, whatever order they were found in: the same bytes every time.
     order = {s: i for i, s in enumerate(difference.post.obj.symbols)}
-    for found in (result.replaced, result.carried, result.probed):
-        items = sorted(found.items(), key=lambda item: order[item[0]])
-        found.clear()
-        found.update(items)
-    return result
+
+    def in_order(found: dict[Symbol, str]) -> dict[Symbol, str]:
+        return dict(sorted(found.items(), key=lambda item: order[item[0]]))
+
+    return RedirectPlan(
+        redirected=in_order(redirected), called_only=in_order(called_only),
+        probed=in_order(probed), unload=unload, refusals=tuple(refused),
+    )  # fmt: skip
 
 
-def must_be_carried(difference: Difference, traceable: frozenset[str]) -> list[Symbol]:
+def find_called_only(difference: Difference, traceable: frozenset[str]) -> list[Symbol]:
     """Return the changed global functions that cannot be redirected."""
-    carried = plan(difference, traceable, _Everything()).carried
-    return [s for s in carried if s.bind != STB_LOCAL]
+    plan = plan_redirects(difference, traceable, _Everything())
+    return [s for s in plan.called_only if s.bind != STB_LOCAL]
 
 
 class _Everything:
@@ -130,14 +109,14 @@ class _Everything:
 
 
 def _callers(
-    difference: Difference, s: Symbol, taken_in: Container[str]
+    difference: Difference, s: Symbol, called_elsewhere: Container[str]
 ) -> tuple[list[Symbol], list[Refusal]]:
-    """Return the functions to be replaced because they call ``s``, which is carried.
+    """Return the functions to be replaced because they call ``s``, which cannot be redirected.
 
     What else refers to ``s`` is refused: it would go on using the old function.
     """
     section = code_section_of(s).name
-    if s.bind != STB_LOCAL and s.name not in taken_in:
+    if s.bind != STB_LOCAL and s.name not in called_elsewhere:
         why = "a function without fentry cannot be redirected, and other files call it"
         hint = "change its callers instead, or give them a changed copy under another name"
         return [], [Refusal(symbol=s.name, section=section, reason=why, hint=hint)]

@@ -35,7 +35,7 @@ def cut_new_code(
     def others(change: UnitChange) -> dict[str, str]:
         """Return what new code reaches by another name; a module may have functions so named."""
         callees = {
-            name: new for name, new in taken_in.carried.items()
+            name: new for name, new in taken_in.aliases.items()
             if change.target == VMLINUX or not kernel.has_global(change.target, name)
         }  # fmt: skip
         return {**callees, **aliases_by_name(change, shared), CALLED: name_in_core(kid)}

@@ -9,9 +9,11 @@ from ksplicd.create.diff.unit import diff
 from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import NewCode
+from ksplicd.create.objects.names import is_cold_part
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import TABLES
 from ksplicd.elf import Object
+from ksplicd.elf.model import STB_LOCAL
 from tests.support.objects.compile import SPLIT, compile_object
 
 SIZES = dict.fromkeys((t.section for t in TABLES), 4) | {
@@ -114,6 +116,16 @@ def cut(difference: Difference, unit: FakeUnit | None = None) -> NewCode:
 def undefined(code: NewCode) -> set[str]:
     """Return the names that the new code needs from the kernel."""
     return {s.name for s in code.obj.symbols if s.is_undefined}
+
+
+def new_functions(code: NewCode) -> list[str]:
+    """Return the functions of the new code to which nothing but other new code leads."""
+    redirected = {r.name for r in code.redirected}
+    return [
+        s.name for s in code.obj.symbols
+        if s.is_function and s.bind == STB_LOCAL
+        and s.name not in redirected and not is_cold_part(s.name)
+    ]  # fmt: skip
 
 
 def kept(code: NewCode) -> set[str]:

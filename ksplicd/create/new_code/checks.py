@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What new code must not refer to, because of when and how the kernel links modules.
+
+Nothing is cut out here.
+"""
+
+import logging
+from collections.abc import Container
+from typing import Final
+
+from ksplicd.create.debug import phase
+from ksplicd.create.new_code.kernel_names import KernelNames
+from ksplicd.create.new_code.model import UnitInKernel
+from ksplicd.create.new_code.static_keys import choose_entries, key_of
+from ksplicd.create.objects.index import ObjectIndex
+from ksplicd.create.objects.special import REPLACEMENTS, Entry, is_special_section
+from ksplicd.create.refusal import Refusals
+from ksplicd.elf import Relocation, Section, Symbol
+from ksplicd.model import VMLINUX
+
+LOG: Final = phase("cut")
+
+
+class Checks:
+    """Refuses what the new code of one unit must not refer to."""
+
+    def __init__(
+        self,
+        unit: UnitInKernel,
+        post: ObjectIndex,
+        names: KernelNames,
+        kept: Container[Section],
+        refusals: Refusals,
+    ) -> None:
+        """``kept``: the sections of which new code has its own copy."""
+        self.unit, self.post, self.names = unit, post, names
+        self.kept, self.refusals = kept, refusals
+        self.notes: list[str] = []
+        """What the user should know of."""
+
+    def choose_entries(self, entries: list[Entry]) -> list[Entry]:
+        """Return the entries of static keys and static calls that new code can have."""
+        chosen = choose_entries(entries, self.post, self.is_of_patched_module)
+        if LOG.isEnabledFor(logging.DEBUG):
+            self.log_left(entries, chosen.kept)
+        for key in chosen.refused:
+            self.refusals.add(
+                key.name, key.section, "new code would use this static key of the patched module"
+                " before it is there",
+                "test the key in a function that the patch leaves alone, and call that",
+            )  # fmt: skip
+        self.notes += [
+            f"{self.unit.source}: the tracepoint {name} does not fire in the new code, because the"
+            " patched module owns it"
+            for name in dict.fromkeys(chosen.silenced)
+        ]
+        return chosen.kept
+
+    def log_left(self, entries: list[Entry], kept: list[Entry]) -> None:
+        """Log the entries that new code does without."""
+        indices = {e.index for e in kept}
+        for e in entries:
+            if e.index not in indices:
+                key, table = key_of(e, self.post), e.table.section
+                name, source = key.name if key else "?", self.unit.source
+                LOG.debug(
+                    "%s: leaves an entry of %s: the patched module has %s", source, table, name
+                )
+
+    def is_of_patched_module(self, s: Symbol) -> bool:
+        """Tell whether a symbol is one that livepatch fills in only with the patched module."""
+        target = self.unit.target
+        if target == VMLINUX or s.section in self.kept:
+            return False
+        name = self.names.external_name(s)
+        return name is not None and name.startswith((f".klp.sym.{target}.", ".klp.sym@"))
+
+    def check_early_use(self, owner: Section, symbol: Symbol) -> None:
+        """Refuse what the kernel copies before a target module's symbols are filled in."""
+        if owner.name == REPLACEMENTS and self.is_of_patched_module(symbol):
+            self.refusals.add(
+                symbol.name, owner, "an alternative calls a function of the patched module",
+                "move the call out of the alternative",
+            )  # fmt: skip
+
+    def check_landing_pad(
+        self, owner: Section, r: Relocation, symbol: Symbol, external: Symbol
+    ) -> None:
+        """Refuse the address of a function that the kernel itself only calls by its name.
+
+        Where the processor tracks indirect branches, such a function has no landing pad left
+        (``apply_seal_endbr()``), and who calls it through a pointer ends in a fault.
+        """
+        if is_special_section(owner) or owner.name == REPLACEMENTS:
+            return
+        if self.unit.is_sealed(external.name) and not self.post.is_branch(owner, r):
+            self.refusals.add(
+                symbol.name, owner, "the address of a function without landing pad is taken",
+                "take the address of a new function that calls it",
+            )  # fmt: skip
