@@ -46,7 +46,7 @@ ROOMS: Final = {
     "create": "",
     "create/debug": "",
     "create/messages": "",
-    "create/refusal": "elf",
+    "create/refusal": "elf errors",
     "create/patch": "bundle elf run NOUNS",
     "create/objects": "elf NOUNS",
     "create/diff": "create/objects create/messages create/refusal create/debug elf NOUNS",
@@ -90,7 +90,6 @@ ROOMS: Final = {
 
 KNOWN: Final = {
     "circle: lab.guest lab.snapshot",
-    "create.stock.kernel imports create/old_code",
 }
 """What the picture forbids and still is so."""
 
