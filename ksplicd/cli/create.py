@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from ksplicd import bundle, minisign
-from ksplicd.cli import output
+from ksplicd.cli import debug, output
 from ksplicd.cli.arguments import read_kid
 from ksplicd.cli.keys import ask_password
 from ksplicd.create.build.units import TargetFilter
@@ -56,6 +56,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="DIR", type=Path, default=Path(),
         help="where to put the bundle and its signature (default: here)",
     )  # fmt: skip
+    _add_update(parser)
+    _add_keys(parser)
+    parser.add_argument(
+        "-j", "--jobs", metavar="N", type=int, default=os.cpu_count() or 1,
+        help="compilers to run at a time (default: one a processor)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-v", "--verbose", action="store_true",
+        help="say why each function is in, and what became of each file",
+    )  # fmt: skip
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    debug.add_debug_argument(parser)
+
+
+def _add_update(parser: argparse.ArgumentParser) -> None:
+    """Add what the update is to be."""
     parser.add_argument(
         "--series", metavar="BUNDLE", type=Path, action="append", default=[],
         help="bundle of an earlier update that this one goes on top of, and depends on; may be"
@@ -84,6 +101,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{option}", metavar="KID", type=read_kid, action="append", default=[],
             help=f"an update that {words}; may be given several times",
         )  # fmt: skip
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    """Add the keys."""
     parser.add_argument(
         "--sign-key", metavar="FILE", type=Path,
         help="minisign secret key; without it the bundle is not signed",
@@ -96,16 +117,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--module-sign-cert", metavar="FILE", type=Path,
         help="certificate of that key (default: in the key's file)",
     )  # fmt: skip
-    parser.add_argument(
-        "-j", "--jobs", metavar="N", type=int, default=os.cpu_count() or 1,
-        help="compilers to run at a time (default: one a processor)",
-    )  # fmt: skip
-    parser.add_argument(
-        "-v", "--verbose", action="store_true",
-        help="say why each function is in, and what became of each file",
-    )  # fmt: skip
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _add_input(group: argparse._ArgumentGroup) -> None:
@@ -151,7 +162,26 @@ def run(args: argparse.Namespace) -> int:
         if not args.quiet:
             print(f"ksplice: [{time.monotonic() - started:5.1f} s] {line}", file=sys.stderr)
 
-    request = Request(
+    request = read_request(args, kid, module_key)
+    if args.prebuild:
+        return report_prebuilt(make_prebuilt(request, progress), args)
+    with debug.shown(args.debug):
+        created = create(request, progress)
+    path = write(created, args.output, key)
+    if args.verbose:
+        for name, why in created.files.items():
+            progress(f"{name}: {why}")
+        for name, why in created.reasons.items():
+            progress(f"replaces {name}: {why}")
+    for note in created.notes:
+        progress(f"note: {note}")
+    report(created, path, signed=key is not None, as_json=args.json, quiet=args.quiet)
+    return 0
+
+
+def read_request(args: argparse.Namespace, kid: str, module_key: ModuleKey | None) -> Request:
+    """Return what was asked for."""
+    return Request(
         source=args.source,
         config=args.config,
         cache=cache_root(),
@@ -172,19 +202,6 @@ def run(args: argparse.Namespace) -> int:
         excludes=tuple(args.excludes),
         jobs=max(1, args.jobs),
     )
-    if args.prebuild:
-        return report_prebuilt(make_prebuilt(request, progress), args)
-    created = create(request, progress)
-    path = write(created, args.output, key)
-    if args.verbose:
-        for name, why in created.files.items():
-            progress(f"{name}: {why}")
-        for name, why in created.reasons.items():
-            progress(f"replaces {name}: {why}")
-    for note in created.notes:
-        progress(f"note: {note}")
-    report(created, path, signed=key is not None, as_json=args.json, quiet=args.quiet)
-    return 0
 
 
 def check_input(args: argparse.Namespace) -> None:

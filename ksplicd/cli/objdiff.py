@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from ksplicd.cli import output
+from ksplicd.cli import debug, output
 from ksplicd.create.objdiff import PairResult, compare_objects
 from ksplicd.elf import write_object
 from ksplicd.errors import CreateError
@@ -47,13 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-layout", metavar="TYPE", action="append", default=[],
         help="accept that the layout of this structure changes; may be given several times",
     )  # fmt: skip
+    debug.add_debug_argument(parser, ("twins", "cut"))
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print and return the exit status.  Raises ``KspliceError``."""
     try:
-        result = compare_objects(args.pre, args.post, args.source, args.allow_layout)
+        with debug.shown(args.debug):
+            result = compare_objects(args.pre, args.post, args.source, args.allow_layout)
         if args.output and result.obj is not None:
             output.write_whole(args.output, write_object(result.obj))
     except OSError as e:

@@ -10,12 +10,13 @@ one, whatever stands under an ``#if`` that asks for one).  A unit is left out on
 text has no name of the set.
 
 What does not need a name counts for every unit that includes it: macros that are used at top level
-and do more than declare (``expand.py``), code and data that are not static, ``#pragma``, text that
+and do more than declare (``macros.py``), code and data that are not static, ``#pragma``, text that
 is not understood.  Names that ``##`` puts together: see ``pasting.py``.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +26,15 @@ from ksplicd.create.affected.c_text import Piece, enumerators, identifiers, own_
 from ksplicd.create.affected.include_graph import IncludeGraph, includes_in
 from ksplicd.create.affected.macros import Macros
 from ksplicd.create.affected.pasting import Pasting
+from ksplicd.create.debug import phase
+from ksplicd.create.messages import names_of
 from ksplicd.create.patch.change import ChangedFile
 from ksplicd.run import run
 
+LOG: Final = phase("affected")
+
 _FEW: Final = 64
-"""Units that are rather compiled than looked at."""
+"""Up to so many units, compiling is cheaper than analysing."""
 
 _BATCH: Final = 4000
 """Files for one grep: their names stay far below what execve takes."""
@@ -89,30 +94,34 @@ class _Narrower:
             self.names |= fresh
             pasting_now = pasting.macros(fresh) - self.names
             self.pasting_names |= pasting_now
-            self.add(pasting_now)
+            self.add(pasting_now, "##", fresh)
             for path in self.mentioning(fresh | pasting.loose_macros(fresh), self.files):
                 for piece in self.pieces_of(path):
                     if piece.mentions & fresh or pasting.puts_together(piece.text, fresh):
-                        self.take(path, piece, piece.defines, is_reached=True)
+                        self.take(path, piece, piece.defines, by=(piece.mentions & fresh) or fresh)
+        units = frozenset(self.hit | self.own_mentions(pasting))
+        for path in sorted(self.dependants - units):
+            LOG.debug("%s: out: includes a changed header, but mentions nothing changed", path)
         return Affected(
             dependants=self.dependants,
-            units=frozenset(self.hit | self.own_mentions(pasting)),
+            units=units,
             names=frozenset(self.names),
         )
 
     def take(
-        self, path: str, piece: Piece, names: Iterable[str], *, is_reached: bool = False
+        self, path: str, piece: Piece, names: Iterable[str], *, by: Collection[str] = ()
     ) -> None:
-        """Take in a piece that is changed, or reached by a change."""
+        """Take in a piece that is changed or, ``by`` the names that it mentions, reached."""
         if piece.is_plain:
-            self.add(names)
+            self.add(names, path, by)
         elif (pieces := self.macros.expand(piece)) is not None:
             told = self.names - self.pasting_names
-            if is_reached and not any((p.mentions | p.defines) & told for p in pieces):
+            if by and not any((p.mentions | p.defines) & told for p in pieces):
                 return  # its macro can put one of the names together, but does not here
-            self.add(name for piece in pieces for name in piece.defines)
+            self.add((name for piece in pieces for name in piece.defines), path, by)
         else:  # who sees its names includes it
-            self.hit |= (self.users.get(path) or self.graph.dependants(path)) & self.dependants
+            users = (self.users.get(path) or self.graph.dependants(path)) & self.dependants
+            self.hit_all(users, f"includes {path}, of which “{piece.text[:60]}” is not understood")
 
     @cached_property
     def macros(self) -> Macros:
@@ -122,8 +131,21 @@ class _Narrower:
         texts += [_text(t) for h in self.headers.values() for t in {h.before, h.after}]
         return Macros(texts, self.compiler)
 
-    def add(self, names: Iterable[str]) -> None:
-        self.new.update(name for name in names if name not in self.names)
+    def add(self, names: Iterable[str], path: str, by: Collection[str]) -> None:
+        """Take in names that ``path`` defines and that change, or are reached ``by`` others."""
+        fresh = {name for name in names if name not in self.names and name not in self.new}
+        self.new |= fresh
+        if LOG.isEnabledFor(logging.DEBUG):
+            why = f"reached by {names_of(sorted(by))}" if by else "changes"
+            for name in sorted(fresh):
+                LOG.debug("%s: %s: %s", path, name, why)
+
+    def hit_all(self, units: Iterable[str], why: str) -> None:
+        """Take in units, whatever they mention."""
+        fresh = set(units) - self.hit
+        self.hit |= fresh
+        for path in sorted(fresh):
+            LOG.debug("%s: can be reached: it %s", path, why)
 
     def names_changed(self, path: str, piece: Piece) -> Iterable[str]:
         """Return what a changed piece defines; of an ``#include``, what now comes or goes.
@@ -143,7 +165,8 @@ class _Narrower:
             if piece.included not in before:
                 without = self.dependants - self.graph.dependants(file)
                 if len(without) <= _FEW:
-                    self.hit |= without  # for all others it was there before
+                    # for all others it was there before
+                    self.hit_all(without, f"includes {file} only after the change")
                     continue
             pieces = self.pieces_of(file)
             names |= {n for c in pieces if c.is_macro and not c.is_guard for n in c.defines}
@@ -183,7 +206,10 @@ class _Narrower:
         """Return the dependants whose own text has a name of the set, or puts one together."""
         left = self.dependants - self.hit
         texts = {p: own_text(_read(self.graph.file(p))) for p in grep(self.names, self.graph, left)}
-        found = {path for path, text in texts.items() if identifiers(text) & self.names}
+        mentioned = {path: identifiers(text) & self.names for path, text in texts.items()}
+        found = {path for path, names in mentioned.items() if names}
+        for path in sorted(found) if LOG.isEnabledFor(logging.DEBUG) else ():
+            LOG.debug("%s: can be reached: it mentions %s", path, names_of(sorted(mentioned[path])))
         suspects = set(grep(pasting.loose_macros(self.names), self.graph, left - found))
         suspects |= set(grep({"##", *pasting.gluing}, self.graph, left - found, words=False))
         for path in suspects:
@@ -193,6 +219,7 @@ class _Narrower:
                 p.puts_together(text, self.names) for p in (own, pasting)
             ):
                 found.add(path)
+                LOG.debug("%s: can be reached: it puts a changed name together", path)
         return found
 
 

@@ -230,3 +230,18 @@ int k(int x) {{ switch (x) {{ case 0: return 15; case 1: return 9; case 2: retur
     assert out["changed"] == ["f", "h"]
     assert out["new"] == ["early"]
     assert main(["objdiff", pre, pre]) == 66
+
+
+def test_debug_goes_to_standard_error(
+    objdiff: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = 'const char *g(void) {{ static int n; n += {}; return n ? __func__ : "g"; }}'
+    sources = SOURCE.format("", 1, text.format(1)), SOURCE.format("", 1, text.format(2))
+    _, out = objdiff(*sources, "--json")
+    paths = [str(tmp_path / name / "unit.o") for name in ("pre", "post")]
+    assert main(["objdiff", *paths, "--json", "--debug=twins"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == out
+    shown = [line for line in printed.err.splitlines() if not line.startswith("ksplice: note: ")]
+    assert shown
+    assert all(line.startswith("ksplice: twins: ") for line in shown)

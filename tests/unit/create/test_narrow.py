@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """From a changed header to the units that it can change, on a small tree."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,21 @@ def reach(root: Path, change: Callable[[str], str]) -> Affected:
     assert after != before
     file = ChangedFile(path=Path(path), before=before.encode(), after=after.encode())
     return find_affected(graph_of(root), [file], [p for p in TREE if p.endswith(".c")])
+
+
+def test_debug_says_why_a_unit_is_in_or_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "ksplice.affected")
+    reach(root, lambda text: text.replace("return sk->len;", "return sk->len + 1;"))
+    assert "include/net/sock.h: sock_len: changes" in caplog.messages
+    assert "include/net/sock.h: sock_full: reached by sock_len" in caplog.messages
+    assert "include/net/tcp.h: TCP_FULL: reached by sock_full" in caplog.messages
+    assert "net/tcp.c: can be reached: it mentions TCP_FULL" in caplog.messages
+    assert "net/paste.c: can be reached: it mentions CALL" in caplog.messages
+    assert "net/glue.c: can be reached: it puts a changed name together" in caplog.messages
+    assert any(m.startswith("net/open.c: can be reached: it includes net/open.h, of which “int")
+               for m in caplog.messages)  # fmt: skip
+    assert ("net/plain.c: out: includes a changed header, but mentions nothing changed"
+            in caplog.messages)  # fmt: skip
 
 
 def test_graph(root: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What becomes of each file that a change touches."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,13 @@ def test_kconfig_after_a_help_text_counts() -> None:
     before = "config A\n\thelp\n\t  Words.\n\tdefault y\n"
     with pytest.raises(UnsupportedChangeError, match="fs/Kconfig: "):
         sort(changed("fs/Kconfig", before, before.replace("default y", "default n")))
+
+
+def test_debug_says_what_a_file_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "ksplice.affected")
+    sort(changed("fs/a.c"), changed("include/linux/a.h"), changed("MAINTAINERS"))
+    assert caplog.messages == [
+        "fs/a.c: in: this kernel compiles it",
+        "include/linux/a.h: units include it: they are looked for",
+        "MAINTAINERS: out: not part of the running kernel",
+    ]
