@@ -9,7 +9,7 @@ from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.kmodsrc import kmodsrc
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import Unit
-from ksplicd.create.modules.build import write_livepatch_module
+from ksplicd.create.modules.livepatch import write_livepatch_module
 from ksplicd.create.old_code.sites import read_sites
 from ksplicd.create.old_code.tables import OldUnit
 from ksplicd.create.patch.source_tree import SourceTree

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from pathlib import Path
 
-from ksplicd.create.modules.build import write_livepatch_module
+from ksplicd.create.modules.livepatch import write_livepatch_module
 from ksplicd.elf import read_object
 from ksplicd.elf.model import SHN_LIVEPATCH
 from tests.support.objects.compile import SPLIT, compile_c
