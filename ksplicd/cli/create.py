@@ -16,8 +16,9 @@ from ksplicd.cli.arguments import read_kid
 from ksplicd.cli.keys import ask_password
 from ksplicd.create.build.units import TargetFilter
 from ksplicd.create.modules.signature import ModuleKey
-from ksplicd.create.pipeline import Created, Request, create, make_prebuilt
+from ksplicd.create.pipeline import create, make_prebuilt
 from ksplicd.create.prebuild import PrebuiltObjects
+from ksplicd.create.request import Created, Request
 from ksplicd.errors import CreateError, KeyFileError, PasswordNeededError
 from ksplicd.model import KID_LENGTH, is_kid, new_kid
 

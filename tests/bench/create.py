@@ -23,9 +23,10 @@ from ksplicd.create.old_code.tables import old_code_of
 from ksplicd.create.patch.change import Before, from_patches
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.patch.states import TreeStates, read_states
-from ksplicd.create.pipeline import Request, compare, compile_units
+from ksplicd.create.request import Request
 from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
+from ksplicd.create.unit_objects import compare_units, compile_units, match_units
 from ksplicd.elf import read_object
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.debian import KernelPackages
@@ -86,17 +87,14 @@ def codes_of(
     The old code also holds all functions of the source files ``more``.
     """
     with opened(request) as (config, source, kbuild):
-        states, unit = states_of(request, source), Unit(FCNTL.file)
-        with tempfile.TemporaryDirectory() as folder:
-            plain, pre, post = compile_units(kbuild, states, [unit], Path(folder))
-        sizes = kbuild.entry_sizes(unit)
+        objects = compile_units(kbuild, states_of(request, source), [Unit(FCNTL.file)])
+        kernel = StockKernel(config, objects[0].pre.sizes)
+        changes = compare_units(objects)
+        match_units(kernel, objects, changes)
         for other, path in kbuild.compile_plain([Unit(source) for source in more]).items():
-            plain[other] = read_object(path.read_bytes(), other.object)
-        kernel = StockKernel(config, sizes)
-        for u, obj in plain.items():
-            kernel.add_unit(u.source, obj, None)
-        new_code = cut_new_code(request.kid, compare(pre, post, sizes), kbuild, kernel, sizes)
-    return old_code_of(kernel.units.values(), sizes), new_code
+            kernel.add_unit(other.source, read_object(path.read_bytes(), other.object), None)
+        new_code = cut_new_code(request.kid, changes, kbuild, kernel)
+    return old_code_of(kernel.units.values(), objects[0].pre.sizes), new_code
 
 
 def states_of(request: Request, source: SourceTree) -> TreeStates:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.pipeline import Request
+from ksplicd.create.request import Request
 from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.debian import KernelPackages, KernelSource

@@ -30,9 +30,9 @@ from ksplicd.create.old_code.tables import old_code_of
 from ksplicd.create.patch.change import Before, from_patches
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.patch.states import read_states
-from ksplicd.create.pipeline import compare, compile_units
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.kernel import StockKernel
+from ksplicd.create.unit_objects import compare_units, compile_units, match_units
 from ksplicd.errors import (
     BuildError,
     ImageMismatchError,
@@ -40,7 +40,7 @@ from ksplicd.errors import (
     NoChangesError,
     UnsupportedChangeError,
 )
-from ksplicd.model import VMLINUX, Manifest, Target
+from ksplicd.model import Manifest, Target
 from tests.coverage.changes import diff_file, independent_changes
 from tests.coverage.outcome import FileResults, Outcome, Result
 
@@ -138,22 +138,19 @@ class Workshop:
             reachable = find_reachable(self.kbuild.tree, change, states)
             work = find_changed(self.kbuild, reachable, states, ANY_TARGET)
             try:
-                plain, pre, post = compile_units(self.kbuild, states, work.units, Path(folder))
+                objects = compile_units(self.kbuild, states, work.units)
             except BuildError as e:
                 result = Result(outcome=Outcome.NOT_ALONE, message=str(e))
                 return result, b""
-        modules_of = {unit: self.kbuild.recorded.module_of(unit) for unit in work.units}
         kernel = self.fresh_kernel()
-        targets = {unit: module or VMLINUX for unit, module in modules_of.items()}
         try:
-            changes = compare(pre, post, self.sizes, targets=targets, has_global=kernel.has_global)
+            changes = compare_units(objects, kernel.has_global)
         except UnsupportedChangeError as e:
-            if is_gone(str(e), in_module=any(modules_of.values())):
+            if is_gone(str(e), in_module=any(o.module for o in objects)):
                 return Result(outcome=Outcome.BOOT_ONLY, message=str(e)), b""
             raise
-        for unit in (Unit(c.unit) for c in changes):
-            kernel.add_unit(unit.source, plain[unit], modules_of[unit])
-        new_code = cut_new_code(kid_of(path), changes, self.kbuild, kernel, self.sizes)
+        match_units(kernel, objects, changes)
+        new_code = cut_new_code(kid_of(path), changes, self.kbuild, kernel)
         old_code = old_code_of(kernel.units.values(), self.sizes)
         data = b""
         if with_modules:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.create.bundle_parts import notes_of
 from ksplicd.create.diff.across_units import check_layouts
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.layout import check_layout
 from ksplicd.create.objdiff import compare_objects
-from ksplicd.create.pipeline import notes_of
 from ksplicd.create.refusal import Refusal
 from ksplicd.errors import ElfError
 from tests.support.objects.compile import SPLIT, compile_c
@@ -182,10 +182,10 @@ def test_without_debug_information_nothing_is_known(tmp_path: Path, flag: str) -
     change = check_layouts(UnitChange.of("fs/a.c", d))
     assert not change.refusals
     assert change.has_unseen_layouts
-    (note,) = notes_of([change])
+    (note,) = notes_of([change], [])
     assert note.startswith("fs/a.c: compiled without debug information, so that changed structure")
     d = compare(tmp_path, source.format(""), source.format(""), "-g")
-    assert not notes_of([check_layouts(UnitChange.of("fs/a.c", d))])
+    assert not notes_of([check_layouts(UnitChange.of("fs/a.c", d))], [])
 
 
 @pytest.mark.parametrize(("flag", "count"), [("-g0", 1), ("-g", 0)])

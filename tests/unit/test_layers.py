@@ -62,9 +62,14 @@ ROOMS: Final = {
     "create/prebuild": "create/affected create/build create/patch create/stock NOUNS",
     "create/objdiff": "create/new_code create/diff create/stock create/objects create/messages"
     " create/refusal elf run NOUNS",
-    "create/pipeline": "create/patch create/objects create/diff create/stock create/old_code"
-    " create/build create/affected create/new_code create/modules create/prebuild create/messages"
-    " create/refusal create/debug bundle elf NOUNS",
+    "create/request": "create/patch create/build create/modules NOUNS",
+    "create/unit_objects": "create/objects create/patch create/diff create/stock create/build"
+    " create/affected create/refusal elf NOUNS",
+    "create/bundle_parts": "create/request create/patch create/diff create/build create/new_code"
+    " create/modules NOUNS",
+    "create/pipeline": "create/request create/unit_objects create/bundle_parts create/patch"
+    " create/objects create/diff create/stock create/old_code create/build create/affected"
+    " create/new_code create/modules create/prebuild bundle NOUNS",
     # host: the life of an update on one machine
     "host": "",
     "host/stages": "NOUNS",
@@ -81,8 +86,9 @@ ROOMS: Final = {
     # those who use it; the daemon is the only one who knows both host and bus
     "bus": "HOST config bundle NOUNS",
     "lab": "run bundle NOUNS",
-    "cli": "create/build create/modules create/objdiff create/pipeline create/prebuild create/stock"
-    " create/patch create/debug HOST bus lab elf run config FILES NOUNS",
+    "cli": "create/build create/modules create/objdiff create/pipeline create/request"
+    " create/prebuild create/stock create/patch create/debug HOST bus lab elf run config FILES"
+    " NOUNS",
     "daemon": "bus HOST config FILES NOUNS",
     "__main__": "cli",
 }

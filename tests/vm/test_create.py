@@ -17,7 +17,8 @@ from ksplicd import bundle
 from ksplicd.create.build.units import TargetFilter
 from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.patch.source_tree import PRESRC, SourceTree
-from ksplicd.create.pipeline import Created, Request, create, make_prebuilt
+from ksplicd.create.pipeline import create, make_prebuilt
+from ksplicd.create.request import Created, Request
 from ksplicd.errors import (
     BuildError,
     ConfigDirError,

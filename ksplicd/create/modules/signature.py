@@ -7,6 +7,7 @@ module and RSA key give the same bytes.
 
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,15 @@ class ModuleKey:
                 raise CreateError(f"--module-sign-key: {path}: {e.strerror}") from e
             if what.encode() not in text and not (what == "CERTIFICATE" and text[:1] == b"0"):
                 raise CreateError(f"--module-sign-key: {path}: no {what} in it (PEM)")
+
+
+def sign_modules(
+    files: Mapping[str, bytes], key: ModuleKey | None, config: ConfigDir
+) -> dict[str, bytes]:
+    """Return the modules with their signatures, or as they are when there is no key."""
+    if key is None:
+        return dict(files)
+    return {name: sign_module(ko, key, config) for name, ko in files.items()}
 
 
 def sign_module(ko: bytes, key: ModuleKey, config: ConfigDir) -> bytes:

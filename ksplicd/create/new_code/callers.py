@@ -21,7 +21,6 @@ from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.redirects import find_called_only
 from ksplicd.create.objects.index import code_section_of, relocations_in
 from ksplicd.create.objects.separate import index_separated
-from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.stock.system_map import SymbolMap
@@ -65,8 +64,8 @@ def is_address_kept(image: KernelImage, address: int) -> bool:
 
 
 class _Search:
-    def __init__(self, kbuild: Kbuild, kernel: StockKernel, sizes: EntrySizes) -> None:
-        self.kbuild, self.kernel, self.sizes = kbuild, kernel, sizes
+    def __init__(self, kbuild: Kbuild, kernel: StockKernel) -> None:
+        self.kbuild, self.kernel = kbuild, kernel
 
     def find(self, unit: Unit, s: Symbol) -> dict[Unit, UnitChange]:
         """Return the units that call ``s``, which ``unit`` defines, with their callers."""
@@ -130,9 +129,8 @@ class _Search:
             return None
         self.kernel.add_unit(unit.source, obj, None)
         split = self.kbuild.compile_split_cached([unit])[unit].read_bytes()
-        same = diff(
-            *(index_separated(read_object(split, unit.object), self.sizes) for _ in range(2))
-        )
+        sizes = self.kbuild.entry_sizes(unit)
+        same = diff(*(index_separated(read_object(split, unit.object), sizes) for _ in range(2)))
         callers = {}
         for f in same.post.obj.functions():
             section = code_section_of(f)
@@ -155,7 +153,6 @@ def take_in_callers(
     changes: Sequence[UnitChange],
     kbuild: Kbuild,
     kernel: StockKernel,
-    sizes: EntrySizes,
     aliases: Aliases,
 ) -> TakenIn:
     """Find the callers in other files of every changed function that cannot be redirected.
@@ -165,7 +162,7 @@ def take_in_callers(
     the function.
     """
     named: dict[str, str] = {}
-    search = _Search(kbuild, kernel, sizes)
+    search = _Search(kbuild, kernel)
     by_unit = {Unit(c.unit): c for c in changes}
     todo = dict.fromkeys(by_unit)
     while todo:

@@ -11,17 +11,12 @@ from ksplicd.create.new_code.callers import take_in_callers
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.tripwires import CALLED, name_in_core
-from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.model import VMLINUX
 
 
 def cut_new_code(
-    kid: str,
-    changes: Sequence[UnitChange],
-    kbuild: Kbuild,
-    kernel: StockKernel,
-    sizes: EntrySizes,
+    kid: str, changes: Sequence[UnitChange], kbuild: Kbuild, kernel: StockKernel
 ) -> list[NewCode]:
     """Return update ``kid``'s new code: of each unit, and of callers of what is not redirected.
 
@@ -29,7 +24,7 @@ def cut_new_code(
     """
     aliases = Aliases()
     changes = [refuse_overridden(c, kernel.units[c.unit].overridden) for c in changes]
-    taken_in = take_in_callers(changes, kbuild, kernel, sizes, aliases)
+    taken_in = take_in_callers(changes, kbuild, kernel, aliases)
     shared = aliases.for_shared(changes)
 
     def others(change: UnitChange) -> dict[str, str]:

@@ -16,7 +16,8 @@ from ksplicd import minisign
 from ksplicd.cli import config
 from ksplicd.cli.create import write
 from ksplicd.create.patch.source_tree import PRESRC, SourceTree
-from ksplicd.create.pipeline import Created, Request, create
+from ksplicd.create.pipeline import create
+from ksplicd.create.request import Created, Request
 from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, Progress, digest_of, silent
 from ksplicd.lab.debian import ChangelogEntry, KernelPackages, KernelSource

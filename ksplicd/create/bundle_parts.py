@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The parts of a bundle, and what the user is told of them.
+
+Nothing is decided here: what the modules hold is settled when this is asked.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from ksplicd import __version__
+from ksplicd.create.build.units import Unit
+from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.diff.layout import unseen_layouts
+from ksplicd.create.modules.build import Modules
+from ksplicd.create.new_code.model import NewCode
+from ksplicd.create.new_code.tripwires import count_calls
+from ksplicd.create.patch.change import Change
+from ksplicd.create.patch.series import Series
+from ksplicd.create.patch.source_tree import PatchedFile
+from ksplicd.create.request import Request
+from ksplicd.model import VMLINUX, Kernel, Manifest, Target
+
+
+def manifest_of(
+    request: Request,
+    series: Series,
+    kernel: Kernel,
+    compiler: str,
+    modules: Modules,
+    targets: Sequence[Target],
+) -> Manifest:
+    """Return what the bundle says of the update; ``compiler``: the kernel's own, in one line."""
+    return Manifest(
+        kid=request.kid,
+        kernel=kernel,
+        core_file=modules.core,
+        targets=tuple(targets),
+        description=request.description,
+        cves=request.cves,
+        depends=tuple(dict.fromkeys((*series.kids, *request.depends))),
+        built_on=series.built_on,
+        replaces=request.replaces,
+        excludes=request.excludes,
+        tool=f"ksplice {__version__}",
+        compiler=compiler,
+    )
+
+
+def targets_of(
+    modules: Modules, new_code: Sequence[NewCode], whole_files: Mapping[str, str]
+) -> list[Target]:
+    """Return what the update changes, by target; ``whole_files``: the .ko for the next boot."""
+    return [
+        Target(
+            name=target,
+            new_file=modules.new,
+            old_file=old_file,
+            functions=tuple(
+                f for unit in new_code if unit.target == target for f in unit.functions
+            ),
+            pointers=tuple(p for unit in new_code if unit.target == target for p in unit.pointers),
+            module_file=whole_files.get(target, ""),
+            late=target != VMLINUX,
+        )
+        for target, old_file in modules.old.items()
+    ]
+
+
+def files_after(series: Series, change: Change) -> list[PatchedFile]:
+    """Return the files of the tree as the earlier updates and the change leave them."""
+    contents = dict(series.contents) | {f.path: f.after for f in change.files}
+    return [PatchedFile(path, text) for path, text in contents.items()]
+
+
+def modules_among(new_code: Sequence[NewCode]) -> list[str]:
+    """Return the modules that the new code is for."""
+    return [t for t in dict.fromkeys(c.target for c in new_code) if t != VMLINUX]
+
+
+def source_files(change: Change) -> dict[str, bytes]:
+    """Return the files of a bundle that say from which change it was made."""
+    return {"patch": change.patch, "timestamp": f"{change.timestamp}\n".encode()}
+
+
+def notes_of(changes: Sequence[UnitChange], new_code: Sequence[NewCode]) -> list[str]:
+    """Return what the user should know of the units that differ, and of their new code."""
+    unseen = [c.unit for c in changes if c.has_unseen_layouts]
+    notes = [note for c in changes for note in c.difference.notes]
+    notes += [note for code in new_code for note in code.notes]
+    return [*([unseen_layouts(unseen)] if unseen else []), *notes]
+
+
+def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, str]:
+    """Return what happened to each unit that was compiled."""
+    done = {}
+    for c in new_code:
+        functions = ", ".join(f.name for f in c.functions)
+        calls = ", ".join(dict.fromkeys(h.kind for h in c.hooks))
+        tripwires = count_calls(c.obj)
+        words = (
+            f"replaces {functions}" if functions else "",
+            f"adds {', '.join(c.shared)} for others" if c.shared else "",
+            f"hooks: {calls}" if calls else "",
+            f"tripwires: {tripwires}" if tripwires else "",
+        )
+        done[c.unit] = "; ".join(w for w in words if w)
+    return {u.source: done.get(u.source, "its code is the same") for u in units}

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What ``ksplice create`` was asked to do, and what came out.
+
+How the one becomes the other is in ``pipeline.py``.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ksplicd.create.build.units import ANY_TARGET, TargetFilter
+from ksplicd.create.modules.signature import ModuleKey
+from ksplicd.create.patch.change import Before, Change, from_copies, from_git, from_patches
+from ksplicd.model import Manifest, new_kid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A change, and what is to be made of it: one of ``patches``, ``extension``, ``revision``."""
+
+    source: Path
+    config: Path
+    cache: Path
+    patches: tuple[Path, ...] = ()
+    patch_options: tuple[str, ...] = ()
+    extension: str | None = None
+    """Of edited copies beside the originals."""
+    revision: str | None = None
+    """A commit, or a range, of the work tree that the source is."""
+    series: tuple[Path, ...] = ()
+    """Bundles of earlier updates that this one goes on top of."""
+    targets: TargetFilter = ANY_TARGET
+    whole_modules: bool = False
+    """Whether the .ko of each module target, for the next boot, goes into the bundle."""
+    module_key: ModuleKey | None = None
+    """For the kernel's own signature on every module."""
+    allowed_layouts: tuple[str, ...] = ()
+    """Structures whose layout may change."""
+    kid: str = field(default_factory=new_kid)
+    description: str = ""
+    cves: tuple[str, ...] = ()
+    depends: tuple[str, ...] = ()
+    """Updates that must be applied before, besides those of the series."""
+    replaces: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+    jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """The update that came out."""
+
+    manifest: Manifest
+    data: bytes
+    """The bundle file."""
+    reasons: dict[str, str]
+    """By replaced function, why it is in."""
+    notes: tuple[str, ...] = ()
+    """What is left out, because a running kernel does not need it."""
+    files: dict[str, str] = field(default_factory=dict)
+    """By file that the change touches or reaches, what happened to it."""
+
+
+def read_change(request: Request, before: Before) -> Change:
+    """Return what is to change.  Raises ``PatchError``, ``NoChangesError``."""
+    if request.extension is not None:
+        return from_copies(before, request.extension)
+    if request.revision is not None:
+        return from_git(before, request.revision)
+    return from_patches(before, request.patches, request.patch_options)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The objects of each unit of an update: what is matched, what is compared.
+
+Every unit is compiled three times.  Its plain object is what the running kernel was built from; the
+split ones, before and after the change, have one section a symbol.
+"""
+
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ksplicd.create.affected.by_headers import Candidates
+from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.units import Unit
+from ksplicd.create.diff.across_units import compare_across
+from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.diff.layout import check_layout
+from ksplicd.create.diff.unit import diff
+from ksplicd.create.objects.index import ObjectIndex
+from ksplicd.create.objects.separate import index_separated
+from ksplicd.create.patch.states import TreeStates
+from ksplicd.create.refusal import refusals_text
+from ksplicd.create.stock.kernel import StockKernel
+from ksplicd.elf import Object, read_object
+from ksplicd.errors import UnsupportedChangeError
+from ksplicd.model import VMLINUX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UnitObjects:
+    """The three objects of one unit."""
+
+    unit: Unit
+    module: str | None
+    """The module that the unit is part of, None: it is built in."""
+    plain: Object
+    """Of the tree as it is."""
+    pre: ObjectIndex
+    post: ObjectIndex
+
+    @property
+    def target(self) -> str:
+        """What the unit is part of: ``vmlinux`` or a module."""
+        return self.module or VMLINUX
+
+
+def compile_units(kbuild: Kbuild, states: TreeStates, units: Sequence[Unit]) -> list[UnitObjects]:
+    """Compile units of both states of the source tree."""
+    source = kbuild.tree.source
+    plain = kbuild.compile_plain(units)
+    with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
+        if states.before:
+            with source.patched(states.before):
+                pre = kbuild.compile_split(units, Path(folder) / "before")
+        else:
+            pre = kbuild.compile_split_cached(units)
+        kbuild.tree.progress("compiling with the patch")
+        with source.patched(states.after):
+            post = kbuild.compile_split(units, Path(folder))
+        sizes = kbuild.entry_sizes(units[0])
+        return [
+            UnitObjects(
+                unit=u,
+                module=kbuild.recorded.module_of(u),
+                plain=_read(u, plain[u]),
+                pre=index_separated(_read(u, pre[u]), sizes),
+                post=index_separated(_read(u, post[u]), sizes),
+            )
+            for u in units
+        ]
+
+
+def _read(unit: Unit, path: Path) -> Object:
+    return read_object(path.read_bytes(), unit.object)
+
+
+def compare_units(
+    objects: Sequence[UnitObjects],
+    has_global: Callable[[str, str], bool] = lambda _target, _name: False,
+    allowed_layouts: Collection[str] = (),
+) -> list[UnitChange]:
+    """Return what changes in the units that differ.
+
+    ``has_global``: tells whether the kernel's target has a global of a name; ``allowed_layouts``:
+    structures that may change.
+
+    Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
+    """
+    changes = [UnitChange.of(o.unit.source, diff(o.pre, o.post), o.target) for o in objects]
+    return compare_across(changes, has_global, allowed_layouts)
+
+
+def try_few(
+    kbuild: Kbuild, states: TreeStates, candidates: Candidates, allowed_layouts: Collection[str]
+) -> None:
+    """Refuse a change of a structure layout by the few units of very many that are tried first.
+
+    Compiling all would take an hour at ``struct sock``, to be refused then.  Raises
+    ``UnsupportedChangeError``.
+    """
+    if not candidates.few:
+        return
+    kbuild.tree.progress(f"{candidates.names}: trying {len(candidates.few)} units first")
+    for o in compile_units(kbuild, states, candidates.few):
+        refusals = check_layout(diff(o.pre, o.post), allowed_layouts).refusals
+        if refusals:
+            raise UnsupportedChangeError(refusals_text(o.unit.source, refusals), refusals)
+
+
+def match_units(
+    kernel: StockKernel, objects: Sequence[UnitObjects], changes: Sequence[UnitChange]
+) -> None:
+    """Find in the stock kernel the units that change.  Raises what ``add_unit`` raises."""
+    by_source = {o.unit.source: o for o in objects}
+    for c in changes:
+        kernel.add_unit(c.unit, by_source[c.unit].plain, by_source[c.unit].module)
