@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""ELF relocatable objects as a graph: read, edit, write.
+"""ELF files: objects as a graph that is read, edited and written; finished files, only read.
 
-Bytes and graphs only: this package starts no process, opens no file and knows no kernels.
-``write_object(read_object(data)) == data`` holds for everything that kbuild makes.
+It starts no process, opens no file and knows no kernels.  ``write_object(read_object(data)) ==
+data`` holds for everything that kbuild makes.
 """
 
 from ksplicd.elf.model import LivepatchRelocations, Object, Relocation, Section, Symbol

@@ -44,6 +44,10 @@ MAX_SIZE: Final = 1 << 30
 """Bytes; more than the area of the kernel's image (KERNEL_IMAGE_SIZE in page_64_types.h)."""
 
 
+_Kind = tuple[str, Section | None]
+"""What a section header is of: see ``Layout.index_order``."""
+
+
 @dataclass(slots=True)
 class _Header:
     """A section header with the content it points to."""
@@ -80,78 +84,96 @@ class _Reader:
     def __init__(self, data: bytes, name: str) -> None:
         self.data = data
         self.name = name
+        self.symtab = self.shstrndx = SHN_UNDEF
+        self.content: list[Section | None] = []
+        """By index; None for what is not in the graph."""
+        self.name_offsets: dict[Symbol | Section | _Kind, int] = {}
+        self.rela_headers: dict[Section, tuple[str, int, int]] = {}
 
     def refuse(self, why: str) -> ElfError:
         return ElfError(f"{self.name}: {why}")
 
     def read(self) -> Object:
         headers = self.read_headers()
-        symtabs = [i for i, h in enumerate(headers) if h.type == SHT_SYMTAB]
-        if len(symtabs) > 1:
-            raise self.refuse(f"{len(symtabs)} symbol tables instead of one")
-        # What is assembled without a label has no symbol table (vdso-note.o).
-        symtab_index = symtabs[0] if symtabs else SHN_UNDEF
-        symtab = headers[symtab_index]
-        shstrndx = self.shstrndx
-        content = self.make_sections(headers, skip={symtab_index, symtab.link, shstrndx})
-        strtab = headers[symtab.link].data
-        name_offsets: dict[Symbol | Section | tuple[str, Section | None], int] = {}
+        self.symtab = self.find_symtab(headers)
+        symtab = headers[self.symtab]
+        self.content = self.make_sections(headers, skip={self.symtab, symtab.link, self.shstrndx})
         indexes = next((h.data for h in headers if h.type == SHT_SYMTAB_SHNDX), b"")
-        symbols = self.read_symbols(symtab.data, indexes, strtab, content, name_offsets)
-        by_index = [Symbol(""), *symbols]
+        symbols = self.read_symbols(symtab.data, indexes, headers[symtab.link].data)
+        obj = Object(self.name, [s for s in self.content if s is not None], symbols)
+        kinds = self.fill_sections(obj, headers)
+        for header, (kind, section) in zip(headers, kinds, strict=True):
+            if kind == "content" and section is not None:
+                self.name_offsets[section] = header.name_offset
+            elif kind not in ("null", "livepatch"):
+                self.name_offsets[kind, section] = header.name_offset
+        obj.layout = self.make_layout(headers, kinds)
+        return obj
 
-        obj = Object(self.name, [s for s in content if s is not None], symbols)
-        kinds: list[tuple[str, Section | None]] = [("null", None)]
-        rela_headers: dict[Section, tuple[str, int, int]] = {}
+    def find_symtab(self, headers: list[_Header]) -> int:
+        """Return the index of the symbol table; what has no label has none (vdso-note.o)."""
+        found = [i for i, h in enumerate(headers) if h.type == SHT_SYMTAB]
+        if len(found) > 1:
+            raise self.refuse(f"{len(found)} symbol tables instead of one")
+        return found[0] if found else SHN_UNDEF
+
+    def fill_sections(self, obj: Object, headers: list[_Header]) -> list[_Kind]:
+        """Link the sections and give them their relocations; return what each header is of."""
+        symbols = [Symbol(""), *obj.symbols]
+        kinds: list[_Kind] = [("null", None)]
         for i, header in enumerate(headers[1:], 1):
-            section = content[i]
-            if i == symtab_index:
+            section = self.content[i]
+            if i == self.symtab:
                 kinds.append(("symtab", None))
-            elif i == shstrndx:
+            elif i == self.shstrndx:
                 kinds.append(("shstrtab", None))
-            elif i == symtab.link:
+            elif i == headers[self.symtab].link:
                 kinds.append(("strtab", None))
             elif header.type == SHT_SYMTAB_SHNDX:
                 kinds.append(("indexes", None))
             elif section is not None:
-                self.link_section(section, header, content, by_index)
+                self.link_section(section, header, symbols)
                 kinds.append(("content", section))
-                name_offsets[section] = header.name_offset
             else:
-                target = content[header.info]
-                if target is None:
-                    raise self.refuse(f"{header.name}: relocates no section")
-                relocations = self.read_relocations(header, target, by_index)
-                if header.flags & SHF_RELA_LIVEPATCH:
-                    obj.livepatch.append(LivepatchRelocations(header.name, target, relocations))
-                    kinds.append(("livepatch", None))
-                    continue
-                if target.relocations:
-                    raise self.refuse(f"{header.name}: second relocation section of {target.name}")
-                target.relocations = relocations
-                rela_headers[target] = (header.name, header.flags, header.align)
-                kinds.append(("rela", target))
-            if kinds[-1][0] != "content":
-                name_offsets[kinds[-1]] = header.name_offset
+                kinds.append(self.fill_relocations(obj, header, symbols))
+        return kinds
+
+    def fill_relocations(self, obj: Object, header: _Header, symbols: list[Symbol]) -> _Kind:
+        """Give a section its relocations, or the object livepatch's."""
+        target = self.content[header.info]
+        if target is None:
+            raise self.refuse(f"{header.name}: relocates no section")
+        relocations = self.read_relocations(header, target, symbols)
+        if header.flags & SHF_RELA_LIVEPATCH:
+            obj.livepatch.append(LivepatchRelocations(header.name, target, relocations))
+            return "livepatch", None
+        if target.relocations:
+            raise self.refuse(f"{header.name}: second relocation section of {target.name}")
+        target.relocations = relocations
+        self.rela_headers[target] = (header.name, header.flags, header.align)
+        return "rela", target
+
+    def make_layout(self, headers: list[_Header], kinds: list[_Kind]) -> Layout:
+        """Return what ``write`` needs to give the same bytes back."""
+        symtab = headers[self.symtab]
         by_offset = sorted(  # of two at one place the first is empty
             range(1, len(headers)), key=lambda i: (headers[i].offset, len(headers[i].data), i)
         )
-        obj.layout = Layout(
+        return Layout(
             header=self.data[: EHDR.size],
             index_order=kinds[1:],
             file_order=[kinds[i] for i in by_offset],
-            rela_headers=rela_headers,
-            strtab=strtab,
-            shstrtab=headers[shstrndx].data,
-            name_offsets=name_offsets,
+            rela_headers=self.rela_headers,
+            strtab=headers[symtab.link].data,
+            shstrtab=headers[self.shstrndx].data,
+            name_offsets=self.name_offsets,
             symtab_align=symtab.align,
             linked_to_symtab=frozenset(
                 s
-                for h, s in zip(headers, content, strict=True)
-                if s is not None and s.type != SHT_GROUP and symtabs and h.link == symtab_index
+                for h, s in zip(headers, self.content, strict=True)
+                if s is not None and s.type != SHT_GROUP and self.symtab and h.link == self.symtab
             ),
         )
-        return obj
 
     def read_headers(self) -> list[_Header]:
         if len(self.data) < EHDR.size or self.data[:6] != b"\x7fELF\x02\x01":
@@ -210,37 +232,24 @@ class _Reader:
             content.append(section)
         return content
 
-    def link_section(
-        self,
-        section: Section,
-        header: _Header,
-        content: list[Section | None],
-        symbols: list[Symbol],
-    ) -> None:
+    def link_section(self, section: Section, header: _Header, symbols: list[Symbol]) -> None:
         if section.type == SHT_GROUP:
             if section.is_alloc:
                 raise self.refuse(f"{section.name}: a section group that is loaded")
             section.signature = symbols[header.info]
             words = struct.unpack(f"<{len(section.data) // 4}I", section.data)
-            members = [content[i] for i in words[1:]]
+            members = [self.content[i] for i in words[1:]]
             section.members = [m for m in members if m is not None]
         elif header.link and section.type not in (SHT_STRTAB,):
-            section.link = content[header.link]
+            section.link = self.content[header.link]
 
-    def read_symbols(
-        self,
-        table: bytes,
-        indexes: bytes,
-        strtab: bytes,
-        content: list[Section | None],
-        name_offsets: dict[Symbol | Section | tuple[str, Section | None], int],
-    ) -> list[Symbol]:
+    def read_symbols(self, table: bytes, indexes: bytes, strtab: bytes) -> list[Symbol]:
         symbols = []
         entries = list(SYM.iter_unpack(table))[1:]
         for i, (name, info, other, shndx, value, size) in enumerate(entries, 1):
-            section = content[shndx] if 0 < shndx < SHN_LORESERVE else None
+            section = self.content[shndx] if 0 < shndx < SHN_LORESERVE else None
             if shndx == SHN_XINDEX:  # gABI, chapter 4: SHT_SYMTAB_SHNDX
-                section = content[struct.unpack_from("<I", indexes, 4 * i)[0]]
+                section = self.content[struct.unpack_from("<I", indexes, 4 * i)[0]]
             symbol = Symbol(
                 _string(strtab, name), value, size, info >> 4, info & 15, other, section,
                 SHN_UNDEF if section else shndx,
@@ -249,7 +258,7 @@ class _Reader:
                 raise self.refuse(f"symbol {symbol.name}: lies in no content section")
             if section is not None and value + size > section.size:
                 raise self.refuse(f"symbol {symbol.name}: ends behind {section.name}'s end")
-            name_offsets[symbol] = name
+            self.name_offsets[symbol] = name
             symbols.append(symbol)
         return symbols
 
