@@ -224,7 +224,7 @@ def redirectable_functions(index: ObjectIndex) -> frozenset[str]:
 
     All of them when the object was not compiled for ftrace.
     """
-    traced = traceable_functions(index.obj, index.sizes)
+    traced = traceable_functions(index)
     return traced or frozenset(s.name for s in index.obj.functions())
 
 

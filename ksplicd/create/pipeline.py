@@ -49,8 +49,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         to_compile = find_changed(kbuild, reachable, states, request.targets)
         objects = compile_units(kbuild, states, to_compile.units)
         progress("reading the stock kernel")
-        sizes = objects[0].pre.sizes
-        kernel = StockKernel(config, sizes)
+        kernel = StockKernel(config)
         progress("comparing")
         changes = compare_units(objects, kernel.has_global, request.allowed_layouts)
         progress("checking against the stock kernel")
@@ -63,7 +62,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
             files_after = bundle_parts.files_after(series, change)
             whole = build_whole_modules(kbuild, files_after, bundle_parts.modules_among(new_code))
     progress("building the update's modules")
-    old_code = old_code_of(kernel.units.values(), sizes)
+    old_code = old_code_of(kernel.units.values())
     modules = build_modules(request.kid, config, old_code, new_code)
     names = file_names(whole, config)
     files = {**modules.files, **{names[target]: ko for target, ko in whole.items()}}

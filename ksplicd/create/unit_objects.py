@@ -34,7 +34,7 @@ class UnitObjects:
     unit: Unit
     module: str | None
     """The module that the unit is part of, None: it is built in."""
-    plain: Object
+    plain: ObjectIndex
     """Of the tree as it is."""
     pre: ObjectIndex
     post: ObjectIndex
@@ -63,7 +63,7 @@ def compile_units(kbuild: Kbuild, states: TreeStates, units: Sequence[Unit]) -> 
             UnitObjects(
                 unit=u,
                 module=kbuild.recorded.module_of(u),
-                plain=_read(u, plain[u]),
+                plain=ObjectIndex(_read(u, plain[u]), sizes),
                 pre=index_separated(_read(u, pre[u]), sizes),
                 post=index_separated(_read(u, post[u]), sizes),
             )

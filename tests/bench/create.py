@@ -19,6 +19,7 @@ from ksplicd.create.build.units import Unit
 from ksplicd.create.modules.build import make_command, write_sources
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.units import cut_new_code
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.old_code.tables import old_code_of
 from ksplicd.create.patch.change import Before, from_patches
 from ksplicd.create.patch.source_tree import SourceTree
@@ -88,13 +89,14 @@ def codes_of(
     """
     with opened(request) as (config, source, kbuild):
         objects = compile_units(kbuild, states_of(request, source), [Unit(FCNTL.file)])
-        kernel = StockKernel(config, objects[0].pre.sizes)
+        kernel = StockKernel(config)
         changes = compare_units(objects)
         match_units(kernel, objects, changes)
         for other, path in kbuild.compile_plain([Unit(source) for source in more]).items():
-            kernel.add_unit(other.source, read_object(path.read_bytes(), other.object), None)
+            obj = read_object(path.read_bytes(), other.object)
+            kernel.add_unit(other.source, ObjectIndex(obj, objects[0].plain.sizes), None)
         new_code = cut_new_code(request.kid, changes, kbuild, kernel)
-    return old_code_of(kernel.units.values(), objects[0].pre.sizes), new_code
+    return old_code_of(kernel.units.values()), new_code
 
 
 def states_of(request: Request, source: SourceTree) -> TreeStates:

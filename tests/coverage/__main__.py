@@ -294,17 +294,15 @@ def opened(
     source.locks = kbuild.locks
     with tree.prepared():
         source.revert()
-        sizes = kbuild.entry_sizes(
-            next(u.unit for u in tree.listing.values() if u.source.endswith(".c"))
-        )
+        first = next(u.unit for u in tree.listing.values() if u.source.endswith(".c"))
+        kbuild.entry_sizes(first)  # the probe is compiled before there are workers
         cache.progress("reading the stock kernel")
         yield Workshop(
             source=source,
             newer=newer,
             config=config,
             kbuild=kbuild,
-            sizes=sizes,
-            kernel=StockKernel(config, sizes),
+            kernel=StockKernel(config),
             with_modules=not args.no_modules,
             with_changes=args.hunks,
             tool=tool_digest(),

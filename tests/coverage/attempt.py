@@ -47,7 +47,6 @@ from tests.coverage.outcome import FileResults, Outcome, Result
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ksplicd.create.objects.special import EntrySizes
 
 LIMIT: Final = 600.0
 """Seconds after which an attempt is a failure."""
@@ -88,7 +87,6 @@ class Workshop:
     """The tree that the changes come from."""
     config: ConfigDir
     kbuild: Kbuild
-    sizes: "EntrySizes"
     kernel: StockKernel
     with_modules: bool
     with_changes: bool
@@ -151,7 +149,7 @@ class Workshop:
             raise
         match_units(kernel, objects, changes)
         new_code = cut_new_code(kid_of(path), changes, self.kbuild, kernel)
-        old_code = old_code_of(kernel.units.values(), self.sizes)
+        old_code = old_code_of(kernel.units.values())
         data = b""
         if with_modules:
             data = self.pack(kid_of(path), kernel, old_code, new_code, patch)

@@ -19,7 +19,7 @@ from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.redirects import find_called_only
-from ksplicd.create.objects.index import code_section_of, relocations_in
+from ksplicd.create.objects.index import ObjectIndex, code_section_of, relocations_in
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.kernel import StockKernel
@@ -127,9 +127,9 @@ class _Search:
         obj = read_object(plain.read_bytes(), unit.object)
         if not any(s.is_undefined and s.name == name for s in obj.symbols):
             return None
-        self.kernel.add_unit(unit.source, obj, None)
-        split = self.kbuild.compile_split_cached([unit])[unit].read_bytes()
         sizes = self.kbuild.entry_sizes(unit)
+        self.kernel.add_unit(unit.source, ObjectIndex(obj, sizes), None)
+        split = self.kbuild.compile_split_cached([unit])[unit].read_bytes()
         same = diff(*(index_separated(read_object(split, unit.object), sizes) for _ in range(2)))
         callers = {}
         for f in same.post.obj.functions():

@@ -14,7 +14,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from ksplicd.create.objects.names import is_cold_part, is_prefix, main_name
-from ksplicd.create.objects.special import Entry, EntrySizes, entries_by_code, read_entries
+from ksplicd.create.objects.special import Entry, EntrySizes, is_special_section, read_entries
 from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.debug_line import read_lines
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
@@ -109,12 +109,19 @@ class ObjectIndex:
 
     def entries_in(self, section: Section) -> list[Entry]:
         """Return the entries of a special section.  Raises ``ElfError``."""
-        return read_entries(section, self.sizes)
+        return read_entries(section, self.sizes[section.name])
 
     @cached_property
     def entries_by_code(self) -> Mapping[Section, Sequence[Entry]]:
         """The entries of every table that is found by its code, by the code's section."""
-        return entries_by_code(self.obj, self.sizes)
+        found: dict[Section, list[Entry]] = defaultdict(list)
+        for section in self.obj.sections:
+            if not is_special_section(section) or section.name == ".orc_unwind":
+                continue
+            for entry in self.entries_in(section):
+                if entry.owner is not None:
+                    found[entry.owner].append(entry)
+        return found
 
     def refers(self, function: Symbol, other: Symbol) -> bool:
         """Tell whether the section of a function refers to another symbol."""

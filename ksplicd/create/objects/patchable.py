@@ -6,8 +6,9 @@ It does not decide which one is (``new_code/redirects.py``).
 
 from typing import Final
 
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.names import is_boot_section
-from ksplicd.create.objects.special import TABLE_BY_SECTION, EntrySizes, read_entries
+from ksplicd.create.objects.special import TABLE_BY_SECTION
 from ksplicd.elf import Object, Symbol
 from ksplicd.elf.x86_64 import ENDBR64
 
@@ -18,16 +19,16 @@ _RESERVED_TEXT: Final = ("_kprobe_blacklist", "__jump_table", ".static_call_site
 """Tables of places where no kprobe may be."""
 
 
-def traceable_functions(obj: Object, sizes: EntrySizes) -> frozenset[str]:
+def traceable_functions(index: ObjectIndex) -> frozenset[str]:
     """Return the functions of an object that begin with a call of fentry.
 
     Source: the object's own ``__mcount_loc``, from which ftrace makes its list of sites.
     """
-    sites: set[tuple[object, int]] = set()
+    obj, sites = index.obj, set[tuple[object, int]]()
     for section in obj.sections:
         if section.name != TABLE_BY_SECTION["__mcount_loc"].section:
             continue
-        for entry in read_entries(section, sizes):
+        for entry in index.entries_in(section):
             for r in entry.relocations:
                 sites.add((r.symbol.section, r.symbol.value + r.addend))
     if not sites:  # objtool makes the table later, of the linked kernel (CONFIG_X86_KERNEL_IBT)

@@ -3,7 +3,7 @@
 
 One row a table.  Each entry's first relocation names the code it belongs to, so the entries of a
 function can be found, compared and cut out with it.  Entry sizes are never written down here: they
-differ between kernels and are read from the kernel's own source (``kbuild.read_entry_sizes``).
+differ between kernels and are read from the kernel's own source (``entry_sizes.py``).
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ksplicd.elf import Object, Relocation, Section
+from ksplicd.elf import Relocation, Section
 from ksplicd.errors import ElfError
 
 EntrySizes = Mapping[str, int]
@@ -139,13 +139,12 @@ def is_special_section(section: Section) -> bool:
     return section.name in TABLE_BY_SECTION
 
 
-def read_entries(section: Section, sizes: EntrySizes) -> list[Entry]:
-    """Return the entries of a special section.
+def read_entries(section: Section, size: int) -> list[Entry]:
+    """Return the entries of a special section; ``size``: the bytes of one.
 
     Raises ``ElfError`` when the section's size is no multiple of the entry's.
     """
     table = TABLE_BY_SECTION[section.name]
-    size = sizes[section.name]
     count, rest = divmod(section.size, size)
     if rest:
         raise ElfError(
@@ -156,18 +155,6 @@ def read_entries(section: Section, sizes: EntrySizes) -> list[Entry]:
     for r in sorted(section.relocations, key=lambda r: r.offset):
         by_entry[r.offset // size].append(r)
     return [Entry(table, section, i, size, tuple(by_entry[i])) for i in range(count)]
-
-
-def entries_by_code(obj: Object, sizes: EntrySizes) -> dict[Section, list[Entry]]:
-    """Return the entries of every table that is found by its code, by the code's section."""
-    found: dict[Section, list[Entry]] = defaultdict(list)
-    for section in obj.sections:
-        if not is_special_section(section) or section.name == ".orc_unwind":
-            continue
-        for entry in read_entries(section, sizes):
-            if entry.owner is not None:
-                found[entry.owner].append(entry)
-    return found
 
 
 _LENGTHS: Final = {12: 10, 13: 10, 14: 12}

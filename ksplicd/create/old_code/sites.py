@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.special import (
     Entry,
-    EntrySizes,
     lengths_of,
-    read_entries,
     replacement_of,
 )
-from ksplicd.elf import Object, Section, Symbol
+from ksplicd.elf import Section, Symbol
 from ksplicd.elf.x86_64 import ENDBR64
 from ksplicd.errors import ElfError
 
@@ -150,19 +149,19 @@ _RUNTIME: Final = {
 """Beginning of the names of tables of 32-bit offsets; the variable follows (runtime-const.h)."""
 
 
-def read_sites(obj: Object, sizes: EntrySizes) -> dict[Section, list[Site]]:
+def read_sites(index: ObjectIndex) -> dict[Section, list[Site]]:
     """Return the patch sites of each code section, ascending by offset, then kind.
 
     Several alternatives of one place stay in the order of their table, in which the kernel applies
-    them.  ``sizes`` gives the bytes an entry, by section name.  Raises ``ElfError`` when a table
-    does not fit the object.
+    them.  Raises ``ElfError`` when a table does not fit the object.
     """
+    obj = index.obj
     sites: dict[Section, list[Site]] = defaultdict(list)
     for table in obj.sections:
         reader = _READERS.get(table.name)
         if reader is None:
             continue
-        for entry in read_entries(table, sizes):
+        for entry in index.entries_in(table):
             code = _reference(entry, 0)
             section = code.symbol.section if code else None
             if code is None or section is None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ksplicd.create.objects.names import is_prefix
-from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.old_code.sites import Site, SiteKind, read_sites
 from ksplicd.create.stock.match import UnitMatch, is_merged_reference, merged_content
 from ksplicd.create.stock.system_map import SymbolMap
@@ -263,7 +262,7 @@ class _Pool:
         return self._known[content]
 
 
-def old_code_of(units: Iterable[StockUnit], sizes: EntrySizes) -> dict[str, bytes]:
+def old_code_of(units: Iterable[StockUnit]) -> dict[str, bytes]:
     """Return the tables of each target's old-code module: all functions of its units.
 
     Raises ``ImageMismatchError``, and ``ElfError`` when a special section does not fit its object.
@@ -271,7 +270,7 @@ def old_code_of(units: Iterable[StockUnit], sizes: EntrySizes) -> dict[str, byte
     found: dict[str, list[OldUnit]] = {}
     symbols = {}
     for unit in units:
-        sites = read_sites(unit.match.obj, sizes)
+        sites = read_sites(unit.plain)
         found.setdefault(unit.target, []).append(OldUnit(match=unit.match, sites=sites))
         symbols[unit.target] = unit.symbols
     return {

@@ -4,8 +4,8 @@
 What one unit can name is known to ``unit.py``.
 """
 
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.patchable import probeable_functions, traceable_functions
-from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.match import match_unit
 from ksplicd.create.stock.module import (
@@ -16,7 +16,6 @@ from ksplicd.create.stock.module import (
 )
 from ksplicd.create.stock.unit import StockUnit
 from ksplicd.create.stock.vmlinux import read_vmlinux
-from ksplicd.elf import Object
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX, Kernel
 
@@ -24,12 +23,12 @@ from ksplicd.model import VMLINUX, Kernel
 class StockKernel:
     """vmlinux, the modules that were asked for, and where the touched units lie in them."""
 
-    def __init__(self, config: ConfigDir, sizes: EntrySizes) -> None:
+    def __init__(self, config: ConfigDir) -> None:
         """Read the image.
 
         Raises ``ConfigDirError`` when the parts of ``config`` do not belong together.
         """
-        self._config, self._sizes = config, sizes
+        self._config = config
         self.vmlinux = read_vmlinux(config)
         self._modules: dict[str, StockModule] = {}
         self.units: dict[str, StockUnit] = {}
@@ -40,7 +39,7 @@ class StockKernel:
         """What tells this kernel from all others."""
         return self.vmlinux.identity
 
-    def add_unit(self, source: str, obj: Object, module_name: str | None) -> StockUnit:
+    def add_unit(self, source: str, plain: ObjectIndex, module_name: str | None) -> StockUnit:
         """Match the plain pre object of a unit, and return the unit.
 
         ``module_name``: the module that it belongs to, None when it is built in.  Raises
@@ -48,6 +47,7 @@ class StockKernel:
         from, ``UnsupportedChangeError`` when neither has any of it, ``ConfigDirError`` when the
         module is not there.
         """
+        obj = plain.obj
         module = None if module_name is None else self._module(module_name)
         target = self.vmlinux if module is None else module
         if not any(target.symbols.addresses(f.name) for f in obj.functions()):
@@ -59,9 +59,10 @@ class StockKernel:
             source=source,
             vmlinux=self.vmlinux,
             module=module,
+            plain=plain,
             match=match_unit(obj, target.image, target.symbols),
             by_name={s.name: s for s in obj.symbols if s.name},
-            traceable=traceable_functions(obj, self._sizes),
+            traceable=traceable_functions(plain),
             probeable=probeable_functions(obj),
         )
         self.units[source] = unit

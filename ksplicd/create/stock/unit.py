@@ -8,6 +8,7 @@ Nothing is matched here (``match.py``).
 
 from dataclasses import dataclass
 
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.stock.match import UnitMatch
 from ksplicd.create.stock.module import StockModule
 from ksplicd.create.stock.system_map import SymbolMap
@@ -26,6 +27,8 @@ class StockUnit:
     vmlinux: StockVmlinux
     module: StockModule | None
     """The module that the unit belongs to, None when it is built in."""
+    plain: ObjectIndex
+    """The unit's object as the kernel was built from it."""
     match: UnitMatch
     by_name: dict[str, Symbol]
     """The symbols of the unit's plain pre object."""

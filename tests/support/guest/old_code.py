@@ -10,6 +10,7 @@ from ksplicd.create.build.kmodsrc import kmodsrc
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import Unit
 from ksplicd.create.modules.livepatch import write_livepatch_module
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.old_code.sites import read_sites
 from ksplicd.create.old_code.tables import OldUnit
 from ksplicd.create.patch.source_tree import SourceTree
@@ -74,6 +75,7 @@ def match_units(
     image = read_image(config.vmlinuz.read_bytes())
     symbols = SymbolMap(read_system_map(config.system_map.read_text()))
     matched = [
-        OldUnit(match=match_unit(o, image, symbols), sites=read_sites(o, sizes)) for o in objects
+        OldUnit(match=match_unit(o, image, symbols), sites=read_sites(ObjectIndex(o, sizes)))
+        for o in objects
     ]
     return matched, symbols, config.build

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.old_code import tables
 from ksplicd.create.old_code.sites import SiteKind, read_sites
 from ksplicd.create.old_code.tables import OldUnit, compared_functions, write_old_code
@@ -59,7 +60,7 @@ def write(linked: Linked, *names: str) -> bytes:
     units = [
         OldUnit(
             match=match_unit(linked.objects[name], linked.image, linked.map),
-            sites=read_sites(linked.objects[name], SIZES),
+            sites=read_sites(ObjectIndex(linked.objects[name], SIZES)),
         )
         for name in names
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.old_code.sites import Site, SiteKind, read_sites
 from ksplicd.elf import Object
 from ksplicd.errors import ElfError
@@ -35,7 +36,7 @@ def table(section: str, *fields: str) -> str:
 def sites_of(obj: Object, sizes: dict[str, int] = SIZES) -> list[Site]:
     text = obj.find_section(".text")
     assert text is not None
-    return read_sites(obj, sizes)[text]
+    return read_sites(ObjectIndex(obj, sizes))[text]
 
 
 def test_one_site_of_each_kind(tmp_path: Path) -> None:
@@ -172,16 +173,16 @@ def test_an_alternative_comes_before_what_is_inside(tmp_path: Path) -> None:
 def test_refuses_entries_of_another_size(tmp_path: Path) -> None:
     obj = assemble(tmp_path, "1: nop", table(".smp_locks", ".long 1b - .", ".byte 0"))
     with pytest.raises(ElfError, match=r"\.smp_locks: 5 bytes are no multiple of 4"):
-        read_sites(obj, SIZES)
+        read_sites(ObjectIndex(obj, SIZES))
 
 
 def test_refuses_a_site_outside_its_code(tmp_path: Path) -> None:
     obj = assemble(tmp_path, "nop", table(".return_sites", ".long start - ."))
     with pytest.raises(ElfError, match=r"\.return_sites: entry 0 is outside its code"):
-        read_sites(obj, SIZES)
+        read_sites(ObjectIndex(obj, SIZES))
 
 
 def test_refuses_an_entry_without_code(tmp_path: Path) -> None:
     obj = assemble(tmp_path, "nop", table(".smp_locks", ".long elsewhere - ."))
     with pytest.raises(ElfError, match=r"\.smp_locks: entry 0 names no code"):
-        read_sites(obj, SIZES)
+        read_sites(ObjectIndex(obj, SIZES))

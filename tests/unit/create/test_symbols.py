@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.stock.system_map import write_system_map
@@ -39,9 +40,9 @@ def kernel(tmp_path: Path, linked: Linked) -> StockKernel:
     config = ConfigDir(
         path=tmp_path, text="", release="6.1.0", compiler="gcc", compiler_text="gcc", flags=()
     )
-    kernel = StockKernel(config, SIZES)
+    kernel = StockKernel(config)
     for unit in ("own", "other"):
-        kernel.add_unit(f"{unit}.c", linked.objects[unit], None)
+        kernel.add_unit(f"{unit}.c", ObjectIndex(linked.objects[unit], SIZES), None)
     return kernel
 
 
@@ -75,7 +76,7 @@ def test_the_same_in_a_module(kernel: StockKernel, tmp_path: Path) -> None:
     (tmp_path / "modules/kernel").mkdir(parents=True)
     obj = compile_object(tmp_path, SOURCES["other"], name="other")
     (tmp_path / "modules/kernel/mod.ko").write_bytes(write_object(obj))
-    unit = kernel.add_unit("mod.c", obj, "mod")
+    unit = kernel.add_unit("mod.c", ObjectIndex(obj, SIZES), "mod")
     assert unit.livepatch_symbol("one", is_local=True) == ".klp.sym.mod.one,0"
     assert unit.livepatch_symbol("both", is_local=False) == ".klp.sym.mod.both,0"
     assert unit.livepatch_symbol("own", is_local=True) is None
