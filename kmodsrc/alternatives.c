@@ -9,14 +9,13 @@
 #include <linux/cache.h>
 #include <linux/kernel.h>
 #include <linux/string.h>
+#include <asm/nops.h>
 #include <asm/text-patching.h>
 #include "field.h"
 #include "insn.h"
 #include "reloc.h"
 #include "sites.h"
 
-#define RIP_CALL_OPCODE		0xff
-#define RIP_CALL_MODRM		0x15
 #define RIP_CALL_SIZE		6
 
 /*
@@ -47,7 +46,7 @@ static bool is_direct_call(const struct ksplice_place *p)
 {
 	u64 pointer = ksplice_compiled_target(p, RIP_CALL_SIZE), func, target;
 
-	if (p->pre[0] != RIP_CALL_OPCODE || p->pre[1] != RIP_CALL_MODRM || !pointer ||
+	if (p->pre[0] != INDIRECT_OPCODE || p->pre[1] != MODRM_CALL_RIP || !pointer ||
 	    !ksplice_read(&func, pointer, sizeof(func)))
 		return false;
 	if (func == p->m->own[KSPLICE_NOP_FUNC])
@@ -88,7 +87,7 @@ bool ksplice_is_replaced(const struct ksplice_place *p)
 	/* Its nops and those behind it are made into longer ones together. */
 	if (nr)
 		end = r[nr - 1].off + ksplice_reloc_width(r[nr - 1].type);
-	while (len > end && replacement[len - 1] == 0x90)
+	while (len > end && replacement[len - 1] == BYTES_NOP1)
 		len--;
 
 	/* Plain bytes first: a slot must not learn from another alternative. */

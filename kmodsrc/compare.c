@@ -56,12 +56,12 @@ static int differ(struct ksplice_matching *m, const struct ksplice_func *f, u32 
 	return -EINVAL;
 }
 
-/* An alternative that runs as compiled may have its padding of 0x90 made into longer nops. */
+/* An alternative that runs as compiled may have its padding made into longer nops. */
 static void allow_padding(struct ksplice_matching *m, const struct ksplice_place *p)
 {
 	u32 i;
 
-	for (i = p->site->len; i && p->pre[i - 1] == 0x90; i--)
+	for (i = p->site->len; i && p->pre[i - 1] == BYTES_NOP1; i--)
 		if (m->cover[p->site->off + i - 1] == KSPLICE_EXACT)
 			m->cover[p->site->off + i - 1] = KSPLICE_NOPS;
 }

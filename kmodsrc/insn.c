@@ -85,7 +85,7 @@ u32 ksplice_put_indirect(u8 *bytes, bool is_call, u32 reg)
 
 	if (reg >= 8)
 		bytes[n++] = REX_B_BYTE;
-	bytes[n++] = 0xff;
+	bytes[n++] = INDIRECT_OPCODE;
 	bytes[n++] = (is_call ? 0xd0 : 0xe0) + (reg & 7);
 	return n;
 }

@@ -8,6 +8,11 @@
 #include <linux/types.h>
 #include "field.h"
 
+/* Of indirect calls and jumps, and what follows it in calls through a pointer in memory. */
+#define INDIRECT_OPCODE		0xff
+#define MODRM_CALL_ABSOLUTE	0x14
+#define MODRM_CALL_RIP		0x15
+
 /* Where a running branch goes whose 32-bit displacement ends at @end. */
 static inline u64 ksplice_branch_target(const struct ksplice_place *p, u32 end)
 {

@@ -91,13 +91,13 @@ static int check_others(const struct klp_object *vmlinux)
 }
 
 /**
- * ksplice_come - a target is there and shall be patched
+ * ksplice_admit_target - a target is there and shall be patched
  * @obj: the target; vmlinux is the first of all
  * @may_leave: it may be left unpatched
  *
  * Return: 0 to patch it, 1 when it is left alone, or a negative error.
  */
-int ksplice_come(struct klp_object *obj, bool may_leave)
+int ksplice_admit_target(struct klp_object *obj, bool may_leave)
 {
 	int left;
 
@@ -110,23 +110,23 @@ int ksplice_come(struct klp_object *obj, bool may_leave)
 }
 
 /**
- * ksplice_was_patched - a target runs the new code
+ * ksplice_note_patched - a target runs the new code
  * @obj: the target
  */
-void ksplice_was_patched(const struct klp_object *obj)
+void ksplice_note_patched(const struct klp_object *obj)
 {
 	if (obj->name)
 		ksplice_note_target(obj->name, KSPLICE_TARGET_MATCHED);
 }
 
 /**
- * ksplice_was_left - livepatch is done with a target that is left alone
+ * ksplice_settle_unpatched - livepatch is done with a target that is left alone
  * @obj: the target
  *
  * Its functions are in no list of ftrace's then: livepatch must neither look
  * for them there nor go without those that it is to free.
  */
-void ksplice_was_left(struct klp_object *obj)
+void ksplice_settle_unpatched(struct klp_object *obj)
 {
 	struct klp_func *func;
 
@@ -137,14 +137,14 @@ void ksplice_was_left(struct klp_object *obj)
 }
 
 /**
- * ksplice_go - a target is not patched any more
+ * ksplice_release_target - a target is not patched any more
  * @obj: the target
  * @is_undone: because the update is not; otherwise the module goes, or cannot be patched
  *
  * After an undo the references are kept: when it was forced, or by a pointer to
  * it, the new code may still be run.
  */
-void ksplice_go(struct klp_object *obj, bool is_undone)
+void ksplice_release_target(struct klp_object *obj, bool is_undone)
 {
 	bool is_refused;
 

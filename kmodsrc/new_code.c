@@ -122,7 +122,7 @@ static int call_hooks(const struct klp_object *obj, enum hook_kind kind)
 /* Livepatch replaces whatever has the name: nothing that was not compared. */
 static int check_compared(const struct klp_object *obj)
 {
-	const char *target = obj->name ?: "vmlinux";
+	const char *target = obj->name ?: KSPLICE_VMLINUX;
 	const struct klp_func *func;
 
 	klp_for_each_func(obj, func) {
@@ -170,7 +170,7 @@ static int pre_patch(struct klp_object *obj)
 {
 	/* An undo takes patch.enabled back long before it is over. */
 	bool is_late = patch.enabled || READ_ONCE(was_enabled);
-	int err = ksplice_come(obj, is_late) ?: check_compared(obj);
+	int err = ksplice_admit_target(obj, is_late) ?: check_compared(obj);
 
 	was_begun = true;
 	if (err > 0) {
@@ -191,7 +191,7 @@ static int pre_patch(struct klp_object *obj)
 		}
 		call_hooks(obj, HOOK_fail_apply);
 		ksplice_abort(KSPLICE_CALL_FAILED);
-		ksplice_go(obj, !is_late);
+		ksplice_release_target(obj, !is_late);
 	}
 	was_refused = true;
 	ksplice_clear_relocations(obj);
@@ -201,10 +201,10 @@ static int pre_patch(struct klp_object *obj)
 static void post_patch(struct klp_object *obj)
 {
 	if (*phase_of(obj) == LEFT_ALONE) {
-		ksplice_was_left(obj);
+		ksplice_settle_unpatched(obj);
 	} else {
 		if (*phase_of(obj) == APPLYING)
-			ksplice_was_patched(obj);
+			ksplice_note_patched(obj);
 		switch_redirects(obj, true);
 		call_hooks(obj, *phase_of(obj) == REVERSING ? HOOK_fail_reverse : HOOK_post_apply);
 		*phase_of(obj) = APPLIED;
@@ -242,7 +242,7 @@ static void post_unpatch(struct klp_object *obj)
 	}
 	*phase_of(obj) = IDLE;
 	/* vmlinux is the first when all are undone, and stays when only a module goes */
-	ksplice_go(obj, phases[0] == IDLE);
+	ksplice_release_target(obj, phases[0] == IDLE);
 	if (!obj->name) {
 		ksplice_transition_ends();
 		ksplice_set_stage(KSPLICE_REVERSED);

@@ -15,26 +15,26 @@ void ksplice_transition_begins(void);
 void ksplice_transition_ends(void);
 
 #ifdef KSPLICE_HAS_MODULES
-int ksplice_come(struct klp_object *obj, bool may_leave);
-void ksplice_was_patched(const struct klp_object *obj);
-void ksplice_was_left(struct klp_object *obj);
-void ksplice_go(struct klp_object *obj, bool is_undone);
+int ksplice_admit_target(struct klp_object *obj, bool may_leave);
+void ksplice_note_patched(const struct klp_object *obj);
+void ksplice_settle_unpatched(struct klp_object *obj);
+void ksplice_release_target(struct klp_object *obj, bool is_undone);
 void ksplice_clear_relocations(const struct klp_object *obj);
 #else
-static inline int ksplice_come(struct klp_object *obj, bool may_leave)
+static inline int ksplice_admit_target(struct klp_object *obj, bool may_leave)
 {
 	return 0;
 }
 
-static inline void ksplice_was_patched(const struct klp_object *obj)
+static inline void ksplice_note_patched(const struct klp_object *obj)
 {
 }
 
-static inline void ksplice_was_left(struct klp_object *obj)
+static inline void ksplice_settle_unpatched(struct klp_object *obj)
 {
 }
 
-static inline void ksplice_go(struct klp_object *obj, bool is_undone)
+static inline void ksplice_release_target(struct klp_object *obj, bool is_undone)
 {
 }
 

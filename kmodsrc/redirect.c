@@ -101,7 +101,7 @@ static int prepare_probe(struct redirect *r, const struct klp_object *obj)
 {
 	int err;
 
-	if (!ksplice_was_compared(obj->name ?: "vmlinux", (unsigned long)r->place))
+	if (!ksplice_was_compared(obj->name ?: KSPLICE_VMLINUX, (unsigned long)r->place))
 		return -EILSEQ;
 	r->probe = (struct kprobe){
 		.addr = r->place,

@@ -193,7 +193,8 @@ static int check_paravirt(const struct ksplice_place *p)
 	u64 target = ksplice_branch_target(p, CALL_INSN_SIZE);
 
 	/* "call *pv_ops+N", with an absolute or a %rip-relative address */
-	if (p->pre[0] != 0xff || (p->pre[1] != 0x14 && p->pre[1] != 0x15))
+	if (p->pre[0] != INDIRECT_OPCODE ||
+	    (p->pre[1] != MODRM_CALL_ABSOLUTE && p->pre[1] != MODRM_CALL_RIP))
 		return ILLEGAL;
 	if (ksplice_is_nops(p->run, p->site->len))
 		return p->site->len;

@@ -201,7 +201,7 @@ static bool are_tables_ok(struct ksplice_matching *m)
 	    !is_name(m, h->target, MODULE_NAME_LEN - 1) || !are_syms_ok(m))
 		return false;
 	/* Only the old code of a module knows how to walk modules. */
-	if (!strcmp(ksplice_name(m, h->target), "vmlinux") == !!m->walk_modules)
+	if (!strcmp(ksplice_name(m, h->target), KSPLICE_VMLINUX) == !!m->walk_modules)
 		return false;
 
 	for (i = 0; i < h->funcs.nr; i++)

@@ -203,7 +203,7 @@ int ksplice_match(const struct ksplice_old *old)
 EXPORT_SYMBOL_GPL(ksplice_match);
 
 /* Tell user space what became of a target: a uevent of the core module. */
-static void tell(const char *target, enum ksplice_target_state state)
+static void send_uevent(const char *target, enum ksplice_target_state state)
 {
 	char name[MODULE_NAME_LEN + 16], word[32];
 	char *env[3] = { name, word };
@@ -248,7 +248,7 @@ int ksplice_match_late(const char *target, const struct module *mod, ksplice_wal
 	if (state != KSPLICE_TARGET_MATCHED) {
 		pr_err("%s: %s, %s\n", target, err == -ENOMEM ? "no memory to match it" :
 		       "does not match", state_names[state]);
-		tell(target, state);
+		send_uevent(target, state);
 	}
 	return state == KSPLICE_TARGET_UNPATCHED ? 1 : err;
 }
@@ -274,7 +274,7 @@ int ksplice_note_target(const char *target, enum ksplice_target_state state)
 	}
 	mutex_unlock(&targets_lock);
 	if (t)
-		tell(target, state);
+		send_uevent(target, state);
 	return is_missing ? -ENOENT : 0;
 }
 EXPORT_SYMBOL_GPL(ksplice_note_target);

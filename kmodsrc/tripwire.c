@@ -37,7 +37,7 @@ enum slot_state {
 	SLOT_FREE,
 	SLOT_BEING_FILLED,
 	SLOT_FULL,
-	SLOT_TOLD,
+	SLOT_SENT,
 };
 
 /**
@@ -98,7 +98,7 @@ static struct genl_family family __ro_after_init = {
 /* In every network namespace of the first user namespace, as uevents do.  Did anybody hear it? */
 static bool broadcast(const struct sk_buff *skb)
 {
-	bool is_heard = false;
+	bool is_received = false;
 	struct sk_buff *copy;
 	struct net *net;
 
@@ -108,10 +108,10 @@ static bool broadcast(const struct sk_buff *skb)
 			continue;
 		copy = skb_clone((struct sk_buff *)skb, GFP_ATOMIC);
 		if (copy && !genlmsg_multicast_netns(&family, net, copy, 0, 0, GFP_ATOMIC))
-			is_heard = true;
+			is_received = true;
 	}
 	rcu_read_unlock();
-	return is_heard;
+	return is_received;
 }
 
 static int put_task(struct sk_buff *skb, const struct slot *s)
@@ -125,10 +125,10 @@ static int put_task(struct sk_buff *skb, const struct slot *s)
 }
 
 /* Tell one hit, or that there were so many more like it.  Did anybody hear it? */
-static bool tell_hit(const struct slot *s, u32 suppressed)
+static bool send_hit(const struct slot *s, u32 suppressed)
 {
 	struct sk_buff *skb = genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_KERNEL);
-	bool is_heard = false;
+	bool is_received = false;
 	void *head;
 
 	if (!skb)
@@ -139,32 +139,32 @@ static bool tell_hit(const struct slot *s, u32 suppressed)
 	    !(suppressed ? nla_put_u32(skb, KSPLICE_TRIPWIRE_SUPPRESSED, suppressed) :
 			   put_task(skb, s))) {
 		genlmsg_end(skb, head);
-		is_heard = broadcast(skb);
+		is_received = broadcast(skb);
 	}
 	nlmsg_free(skb);
-	return is_heard;
+	return is_received;
 }
 
 /* Tell what a place has to tell.  Will it have more to tell later? */
-static bool tell_place(struct place *p, bool is_new_window)
+static bool send_place(struct place *p, bool is_new_window)
 {
 	u32 suppressed = is_new_window ? atomic_xchg(&p->suppressed, 0) : 0;
 	bool is_busy = false;
 	struct slot *s;
 
-	if (suppressed && !tell_hit(&p->slots[0], suppressed))
+	if (suppressed && !send_hit(&p->slots[0], suppressed))
 		atomic_add(suppressed, &p->suppressed);
 	for (s = p->slots; s < p->slots + SLOTS; s++) {
 		if (is_new_window)
-			atomic_cmpxchg_release(&s->state, SLOT_TOLD, SLOT_FREE);
-		if (atomic_read_acquire(&s->state) == SLOT_FULL && tell_hit(s, 0))
-			atomic_set(&s->state, SLOT_TOLD);
+			atomic_cmpxchg_release(&s->state, SLOT_SENT, SLOT_FREE);
+		if (atomic_read_acquire(&s->state) == SLOT_FULL && send_hit(s, 0))
+			atomic_set(&s->state, SLOT_SENT);
 		is_busy |= atomic_read(&s->state) != SLOT_FREE;
 	}
 	return is_busy || atomic_read(&p->suppressed);
 }
 
-static void tell(struct work_struct *work)
+static void send_all(struct work_struct *work)
 {
 	bool is_new_window = time_after_eq(jiffies, window_end), is_busy = false;
 	struct place *p;
@@ -172,19 +172,19 @@ static void tell(struct work_struct *work)
 	if (is_new_window)
 		window_end = jiffies + WINDOW;
 	for (p = places; p < places + ARRAY_SIZE(places); p++)
-		is_busy |= tell_place(p, is_new_window);
+		is_busy |= send_place(p, is_new_window);
 	if (is_busy)
 		schedule_delayed_work(to_delayed_work(work), max_t(long, window_end - jiffies, 0));
 }
 
-static DECLARE_DELAYED_WORK(tell_work, tell);
+static DECLARE_DELAYED_WORK(send_work, send_all);
 
-static void tell_now(struct irq_work *unused)
+static void send_now(struct irq_work *unused)
 {
-	mod_delayed_work(system_wq, &tell_work, 0);
+	mod_delayed_work(system_wq, &send_work, 0);
 }
 
-static DEFINE_IRQ_WORK(tell_soon, tell_now);
+static DEFINE_IRQ_WORK(send_soon, send_now);
 
 /* There is one for each caller; new code that was loaded twice may have to share the last. */
 static struct place *find_place(const char *name)
@@ -225,11 +225,11 @@ void ksplice_tripwire_hit(const char *cve, const char *place)
 		s->in_task = in_task();
 		s->time = ktime_get_real_fast_ns();
 		atomic_set_release(&s->state, SLOT_FULL);
-		irq_work_queue(&tell_soon);
+		irq_work_queue(&send_soon);
 		return;
 	}
 	if (atomic_inc_return(&p->suppressed) == 1)
-		irq_work_queue(&tell_soon);
+		irq_work_queue(&send_soon);
 }
 EXPORT_SYMBOL_GPL(ksplice_tripwire_hit);
 
@@ -263,7 +263,7 @@ int __init ksplice_tripwires_init(struct kobject *kobj)
 /* No new code is loaded any more that could call us. */
 void ksplice_tripwires_exit(void)
 {
-	irq_work_sync(&tell_soon);
-	cancel_delayed_work_sync(&tell_work);
+	irq_work_sync(&send_soon);
+	cancel_delayed_work_sync(&send_work);
 	genl_unregister_family(&family);
 }

@@ -7,6 +7,9 @@
 
 #include <linux/types.h>
 
+/* The target that is always there; all others are modules. */
+#define KSPLICE_VMLINUX		"vmlinux"
+
 /**
  * enum ksplice_stage - where the update is; the names are those in sysfs
  * @KSPLICE_PREPARING:	not in effect yet
