@@ -3,7 +3,7 @@
  * The legal run-time forms of alternatives, after apply_alternatives() of
  * arch/x86/kernel/alternative.c.
  *
- * A check looks only at the running bytes, the old code and the tables.  No
+ * A check depends only on the running bytes, the old code and the tables.  No
  * locks, see sites.c.
  */
 #include <linux/cache.h>
@@ -57,7 +57,7 @@ static bool is_direct_call(const struct ksplice_place *p)
 	       ksplice_is_nops(p->run + CALL_INSN_SIZE, p->site->len - CALL_INSN_SIZE);
 }
 
-/* A relocated field of a replacement; patch_alt_call_sites() may have it count its call. */
+/* A relocated field of a replacement, whose call patch_alt_call_sites() may have made count. */
 static bool is_replaced_field_ok(const struct ksplice_place *p, const struct ksplice_reloc *r)
 {
 	if (ksplice_is_reloc_ok(p->m, r, p->run + r->off, p->addr + r->off))
@@ -68,7 +68,7 @@ static bool is_replaced_field_ok(const struct ksplice_place *p, const struct ksp
 }
 
 /**
- * ksplice_is_replaced - does an alternative run with its replacement?
+ * ksplice_is_replaced - check that an alternative runs its replacement
  * @p: a site of kind KSPLICE_SITE_ALT
  *
  * apply_alternatives() copies the replacement, makes its branch relative to
@@ -84,7 +84,7 @@ bool ksplice_is_replaced(const struct ksplice_place *p)
 		return is_direct_call(p);
 	if (is_shortened_jump(p))
 		return true;
-	/* Its nops and those behind it are made into longer ones together. */
+	/* The kernel makes its trailing nops and those behind it into longer ones. */
 	if (nr)
 		end = r[nr - 1].off + ksplice_reloc_width(r[nr - 1].type);
 	while (len > end && replacement[len - 1] == BYTES_NOP1)

@@ -4,7 +4,7 @@
  * would not look for on the stacks of tasks: cold parts, what is reached by a
  * jump, by a pointer or by a kprobe.  To livepatch, such a part is the new form
  * of its anchor; so the new code is not unloaded while a task is in it.  An
- * anchor's name ends in the function's, for people who ask who is in the way.
+ * anchor's name ends in the function's, which conflicts.c shows.
  */
 #include <linux/compiler.h>
 

@@ -25,7 +25,7 @@ enum ksplice_cover {
 	KSPLICE_NOPS,
 };
 
-/* Name what differs after the first site there, so that an alternative speaks for what is in it. */
+/* The kind of the first site at @off: an alternative stands before the sites in it. */
 static const char *kind_at(const struct ksplice_matching *m, const struct ksplice_func *f, u32 off,
 			   const char *otherwise)
 {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Who holds a transition of this update up, and, if wanted, a nudge for them.
+ * Shows the tasks that hold up a transition of this update, and wakes them if
+ * asked to.
  *
  * Part of the new-code module, because the patch is.  No locks: tasks are
- * walked under RCU, and what is read of them may be old when it is shown.
+ * walked under RCU, and what is read of them may be outdated when it is shown.
  */
 #include <linux/jiffies.h>
 #include <linux/kobject.h>
@@ -20,7 +21,7 @@
 #include "new_code.h"
 
 #define STACK_DEPTH	32
-/* As long as a task's line gets but for the longest names. */
+/* Room for a task's line, except with the longest names. */
 #define LINE		128
 
 extern unsigned int save_stack(struct task_struct *task, unsigned long *store, unsigned int size,
@@ -32,7 +33,7 @@ static bool is_moving;
 
 static unsigned int signal_after;
 module_param(signal_after, uint, 0644);
-MODULE_PARM_DESC(signal_after, "seconds after which tasks that hold a transition up are woken; 0: livepatch does that after 15");
+MODULE_PARM_DESC(signal_after, "seconds after which tasks that hold up a transition are woken; 0: livepatch does that after 15");
 
 static bool is_conflict(const struct task_struct *task)
 {
@@ -96,7 +97,7 @@ static ssize_t conflicts_show(struct kobject *unused, struct kobj_attribute *att
 	for_each_process_thread(process, task) {
 		if (!is_conflict(task))
 			continue;
-		/* A page is all there is: half of it is for stacks. */
+		/* There is only a page: half of it is for stacks. */
 		if (len > PAGE_SIZE - LINE)
 			break;
 		nr = save_stack(task, stack, STACK_DEPTH, 0);
@@ -113,8 +114,8 @@ static ssize_t conflicts_show(struct kobject *unused, struct kobj_attribute *att
 static struct kobj_attribute conflicts_attr = __ATTR_RO_MODE(conflicts, 0400);
 
 /*
- * As klp_send_signals() does.  A task that goes to sleep for good just now may
- * be woken once too often, which everyone who sleeps must expect.
+ * As klp_send_signals() does.  A task that goes to sleep just now may be woken
+ * once too often, which every sleeper must expect.
  */
 static void wake(struct task_struct *task)
 {
@@ -166,7 +167,7 @@ void ksplice_transition_ends(void)
 }
 
 /**
- * ksplice_conflicts_init - show who holds transitions up
+ * ksplice_conflicts_init - show who holds up transitions
  * @which: whose transitions
  */
 int ksplice_conflicts_init(const struct klp_patch *which)

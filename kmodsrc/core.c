@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Core module of one update: where it is, shown in sysfs.
+ * Core module of one update: shows its stage in sysfs.
  *
  * No locks: livepatch's callbacks alone set the stage, and klp_mutex is held
  * around them.
@@ -22,7 +22,7 @@ static enum ksplice_stage stage = KSPLICE_PREPARING;
 static struct kobject *kobj;
 
 /**
- * ksplice_set_stage - note where the update is and wake who polls for it
+ * ksplice_set_stage - set the update's stage and wake those who poll for it
  * @to: the new stage
  */
 void ksplice_set_stage(enum ksplice_stage to)
@@ -55,13 +55,13 @@ EXPORT_SYMBOL_GPL(ksplice_kobject);
  *		targets		a line per target: NAME STATE
  *				matched, waiting (not loaded), refused (its last
  *				load) or unpatched (loaded, but does not match)
- *		conflicts	a line per task that holds a transition up:
+ *		conflicts	a line per task that holds up a transition:
  *				PID FUNCTION COMMAND, and below it, after a tab
  *				each, its stack, as far as a page has room; only
  *				there while the new code is loaded (conflicts.c,
  *				root only)
- *		tripwire_family	generic netlink family that tells of tripwires; only
- *				there when the update has some (tripwire.c)
+ *		tripwire_family	generic netlink family of the tripwires; only there
+ *				when the update has some (tripwire.c)
  *		mismatch	empty, or key=value ... of what differs (root only:
  *				shows the kernel's bytes)
  */

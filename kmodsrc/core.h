@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Inside of the core module: what its files say to each other, but for the
- * match (match.h).
+ * Inside of the core module: what core.c calls.
  */
 #ifndef KSPLICE_CORE_H
 #define KSPLICE_CORE_H

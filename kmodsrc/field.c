@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Reads what the kernel runs, and says whether relocated fields hold what they
- * must.
+ * Reads running code and data, and checks the relocated fields of code.
  *
- * Nothing else of the match reads the kernel.  No locks, see match.c.
+ * No other file of the match reads the kernel; resolve.c walks kallsyms.  No
+ * locks, see match.c.
  */
 #include <linux/kernel.h>
 #include <linux/pgtable.h>
@@ -13,13 +13,13 @@
 #include "reloc.h"
 
 /**
- * ksplice_read - read what the kernel runs
+ * ksplice_read - read running code or data
  * @to: where to put it
- * @addr: an address that tables or running code led to, so any number
+ * @addr: an address from the tables or from running code, so any number
  * @len: number of bytes
  *
- * The kernel and its modules lie in the last 2 GiB; elsewhere a read could
- * meet a device.
+ * The kernel and its modules lie in the last 2 GiB; a read elsewhere
+ * could reach a device.
  *
  * Return: true when all of it was read.
  */
@@ -46,7 +46,7 @@ static bool is_same_content(u64 addr, const u8 *want, u32 len)
 }
 
 /**
- * ksplice_is_reloc_ok - does a relocated field hold what it must?
+ * ksplice_is_reloc_ok - check that a relocated field refers to what the tables say
  * @m: the run
  * @r: the relocation
  * @field: the field's running bytes
@@ -92,7 +92,7 @@ static u32 first_reloc(const struct ksplice_matching *m, const struct ksplice_fu
 }
 
 /**
- * ksplice_is_as_compiled - does a site run as the compiler and linker left it?
+ * ksplice_is_as_compiled - check that a site runs as compiler and linker left it
  * @p: the site
  */
 bool ksplice_is_as_compiled(const struct ksplice_place *p)
@@ -116,8 +116,8 @@ bool ksplice_is_as_compiled(const struct ksplice_place *p)
 }
 
 /**
- * ksplice_compiled_target - what an instruction refers to in the old code
- * @p: the site that it begins at
+ * ksplice_compiled_target - find what an instruction refers to in the old code
+ * @p: the site that begins with it
  * @len: its length; it ends in a 32-bit displacement
  *
  * Return: an address, 0 when the tables do not say.
@@ -134,14 +134,14 @@ u64 ksplice_compiled_target(const struct ksplice_place *p, u32 len)
 }
 
 /**
- * ksplice_fill_fields - put what belongs there into the relocated fields of compiled bytes
+ * ksplice_fill_fields - fill in the relocated fields of compiled bytes
  * @m: a run with resolved symbols
  * @f: the function
  * @off: where in it @bytes begin
  * @bytes: as the old code has them, with 0 in their fields
  * @len: number of bytes
  *
- * Only where a symbol tells.
+ * Fields that refer to no symbol are left as they are.
  */
 void ksplice_fill_fields(const struct ksplice_matching *m, const struct ksplice_func *f, u32 off,
 			 u8 *bytes, u32 len)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the kernel runs, and the fields in it that were relocated.
+ * Running code and data, and the relocated fields of code.
  */
 #ifndef KSPLICE_FIELD_H
 #define KSPLICE_FIELD_H

@@ -101,7 +101,7 @@ struct ksplice_func {
  * @KSPLICE_REF_BYTES:	@len bytes at (value - add) equal those at offset @ref
  *			(strings with their NUL, merged constants)
  * @KSPLICE_REF_SLOT:	(value - add) is the base of a section whose address no
- *			symbol tells: the first one seen is learned into slot
+ *			symbol gives: the first one seen is learned into slot
  *			@ref, all others must agree
  *
  * "value" is the field's content, sign-extended for R_X86_64_32S and the
@@ -181,8 +181,8 @@ enum ksplice_site_kind {
  *		replacement's first byte)
  * @sym:	JUMP_LABEL, STATIC_CALL, RUNTIME_*: index into syms, or
  *		KSPLICE_NO_SYM for a static call whose key has no symbol
- * @feature:	ALT: the entry's CPU feature word with its flags.  Of those only
- *		the direct call is looked at: every replacement is legal on every
+ * @feature:	ALT: the entry's CPU feature word with its flags, of which only
+ *		KSPLICE_ALT_DIRECT_CALL counts: every replacement is legal on every
  *		CPU
  * @add:	JUMP_LABEL, STATIC_CALL: added to the symbol
  */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Instructions that the kernel writes over its own, each after the kernel
+ * Instructions that the kernel puts in place of others, each after the kernel
  * function that writes it.
  *
  * No locks, see match.c.
@@ -53,7 +53,7 @@ bool ksplice_is_single_nop(const u8 *bytes, u32 len)
 	return nop_length(bytes, len) == len;
 }
 
-/* Are these bytes nothing but the kernel's nops?  True for none at all. */
+/* True when the bytes are nothing but the kernel's nops, or there are none. */
 bool ksplice_is_nops(const u8 *bytes, u32 len)
 {
 	while (len) {
@@ -67,7 +67,7 @@ bool ksplice_is_nops(const u8 *bytes, u32 len)
 	return true;
 }
 
-/* patch_dest(): is this the code before @func that counts a call, "sarq $5, %gs:..."? */
+/* patch_dest(): true for the code before @func that counts a call, "sarq $5, %gs:...". */
 bool ksplice_is_accounting(u64 target, u64 func)
 {
 	static const u8 want[] = { 0x65, 0x48, 0xc1 };

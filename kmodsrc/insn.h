@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Instructions that the kernel writes over its own: nops, branches.
+ * Instructions that the kernel puts in place of others: nops and branches.
  */
 #ifndef KSPLICE_INSN_H
 #define KSPLICE_INSN_H

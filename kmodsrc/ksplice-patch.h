@@ -50,7 +50,7 @@
 /* When everybody runs new code. */
 #define ksplice_post_apply(fn)		KSPLICE_ACT(post_apply, fn)
 
-/* When it came to nothing, after reverse if apply was called. */
+/* When the update was refused or turned around, after reverse if apply was called. */
 #define ksplice_fail_apply(fn)		KSPLICE_ACT(fail_apply, fn)
 
 /* Before anybody runs old code again; an error is logged and stops nothing. */
@@ -68,8 +68,8 @@
  * ksplice_shadow_id() - number of a kind of shadow variable of this update
  * @n: to tell several kinds apart
  *
- * No two updates have the same, but those of a series: they share the ids of
- * its first update.  A number of one's own does as well.
+ * No two updates have the same, except those of a series, which share the ids
+ * of its first update.  Any other number may be used too.
  */
 static __always_inline unsigned long ksplice_shadow_id(u8 n)
 {
@@ -98,17 +98,17 @@ static __always_inline unsigned long ksplice_shadow_id(u8 n)
 #define KSPLICE_TRIPWIRE_PLACE_SIZE	48
 
 #ifdef KSPLICE_WHOLE_MODULE
-/* Of the next boot, where no core is. */
+/* A module of the next boot has no core. */
 static __always_inline void ksplice_tripwire_hit(const char *cve, const char *place)
 {
 }
 #else
-/* The core has it; a call makes create build that in. */
+/* Of the core; a call makes create build it in. */
 void __cold ksplice_tripwire_hit(const char *cve, const char *place);
 #endif
 
 /**
- * ksplice_tripwire() - tell that somebody tries what the patch stops here
+ * ksplice_tripwire() - report an attempt at what the patch stops here
  * @cve: what is tried: "CVE-2022-0847", or other words; "" for the update's CVEs
  * @place: a name for this place, such as "do_fcntl: F_SET_RW_HINT"
  *

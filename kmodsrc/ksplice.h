@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the three modules of one update say to each other.
+ * What the core exports to the old and the new code of its update.
  *
  * KSPLICE_KID comes from the command line.  Exported names carry it, because
  * the cores of several updates are loaded together.

@@ -58,7 +58,7 @@ void ksplice_clear_relocations(const struct klp_object *obj)
 	}
 }
 
-/* Livepatch patches the functions that are in the list: none. */
+/* Livepatch patches the functions in the list: none. */
 static void hide_functions(struct klp_object *obj)
 {
 	INIT_LIST_HEAD(&obj->func_list);
@@ -91,7 +91,7 @@ static int check_others(const struct klp_object *vmlinux)
 }
 
 /**
- * ksplice_admit_target - a target is there and shall be patched
+ * ksplice_admit_target - match a target that is about to be patched
  * @obj: the target; vmlinux is the first of all
  * @may_leave: it may be left unpatched
  *
@@ -110,7 +110,7 @@ int ksplice_admit_target(struct klp_object *obj, bool may_leave)
 }
 
 /**
- * ksplice_note_patched - a target runs the new code
+ * ksplice_note_patched - note that a target runs the new code
  * @obj: the target
  */
 void ksplice_note_patched(const struct klp_object *obj)
@@ -120,11 +120,11 @@ void ksplice_note_patched(const struct klp_object *obj)
 }
 
 /**
- * ksplice_settle_unpatched - livepatch is done with a target that is left alone
+ * ksplice_settle_unpatched - show livepatch a target that was left alone as not patched
  * @obj: the target
  *
- * Its functions are in no list of ftrace's then: livepatch must neither look
- * for them there nor go without those that it is to free.
+ * ftrace has none of its functions: livepatch must not look for them there, but
+ * needs them all to free them.
  */
 void ksplice_settle_unpatched(struct klp_object *obj)
 {
@@ -137,12 +137,12 @@ void ksplice_settle_unpatched(struct klp_object *obj)
 }
 
 /**
- * ksplice_release_target - a target is not patched any more
+ * ksplice_release_target - clean up after a target that is not patched any more
  * @obj: the target
- * @is_undone: because the update is not; otherwise the module goes, or cannot be patched
+ * @is_undone: the update is undone; otherwise the module is unloaded, or cannot be patched
  *
- * After an undo the references are kept: when it was forced, or by a pointer to
- * it, the new code may still be run.
+ * After an undo the references are kept: new code may still run, after a forced
+ * undo or through a pointer to it.
  */
 void ksplice_release_target(struct klp_object *obj, bool is_undone)
 {
@@ -153,7 +153,7 @@ void ksplice_release_target(struct klp_object *obj, bool is_undone)
 	show_functions(obj);
 	if (is_undone)
 		return;
-	/* It did not go but come, and then livepatch never empties them. */
+	/* The module was being loaded: livepatch leaves the references of a refused one. */
 	is_refused = obj->mod->klp_alive;
 	if (KSPLICE_MUST_CLEAR_UNLOADED || is_refused)
 		ksplice_clear_relocations(obj);

@@ -18,9 +18,9 @@
 #include "steps.h"
 
 /*
- * A site may be looked at while static keys, static calls or ftrace rewrite it:
- * look again before complaining.  text_poke_bp() first writes an int3 and then
- * waits for all processors; one of a guest may be stalled for long.
+ * Static keys, static calls or ftrace may be rewriting a site: compare again
+ * before refusing.  text_poke_bp() first writes an int3 and then waits for all
+ * processors, and a guest's may be stalled for long.
  */
 #define TRIES		5
 #define TRIES_AT_INT3	250

@@ -36,7 +36,7 @@ struct ksplice_report {
 	u8 found[KSPLICE_REPORT_BYTES];
 };
 
-/* Symbols that the engine itself asks for; names in resolve.c, same order. */
+/* Symbols that matching itself needs; resolve.c has their names. */
 enum ksplice_own_sym {
 	KSPLICE_STATIC_CALL_RETURN,
 	KSPLICE_INDIRECT_THUNKS,
@@ -55,21 +55,21 @@ enum ksplice_own_sym {
  * @size:	their size
  * @head:	their header, same address as @blob
  * @syms:	checked tables of the blob
- * @funcs:	same
- * @relocs:	same
- * @sites:	same
+ * @funcs:	likewise
+ * @relocs:	likewise
+ * @sites:	likewise
  * @target:	name of the target
  * @walk_modules: see struct ksplice_old
  * @mod:	the target while it is being loaded, or NULL
  * @largest:	size of the largest of @funcs
  * @starts: address of each of @funcs once all match; the caller's to free
  * @addr:	address of each of @syms
- * @seen:	how often each name was seen
+ * @seen:	how often each name was found
  * @own:	addresses of enum ksplice_own_sym, 0 when this kernel lacks it
  * @return_thunk: where returns jump to in this boot, or 0
- * @slots:	learned bases, 0 when not seen yet
+ * @slots:	learned bases, 0 until one is learned
  * @run:	copy of the running function
- * @cover:	per byte of @run: an enum ksplice_cover
+ * @cover:	what is known about each byte of @run, see compare.c
  * @report:	filled in on failure
  */
 struct ksplice_matching {

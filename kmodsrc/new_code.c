@@ -4,7 +4,7 @@
  *
  * update.h, generated with the bundle, has the tables, with an entry for each
  * target.  The first is vmlinux, even when nothing there is replaced: its
- * callbacks tell where the whole update is.  The last one, when there are
+ * callbacks set the stage of the whole update.  The last one, when there are
  * anchors, is the core: see anchors.c.
  *
  * The new functions are in other objects of this module.  No locks: livepatch
@@ -80,11 +80,11 @@ static enum phase {
 	LEFT_ALONE,
 } phases[ARRAY_SIZE(objects)];
 
-/* Livepatch has taken the update up, no other transition was in the way. */
+/* Livepatch has begun with the update: no other transition was in the way. */
 static bool was_begun;
-/* It was us who refused. */
+/* A callback has refused, not livepatch. */
 static bool was_refused;
-/* From then on a target may be left alone: it has come later.  Written outside of klp_mutex. */
+/* Targets that are loaded from now on may be left alone.  Written without klp_mutex. */
 static bool was_enabled;
 
 static unsigned int number_of(const struct klp_object *obj)
@@ -97,7 +97,7 @@ static enum phase *phase_of(const struct klp_object *obj)
 	return &phases[number_of(obj)];
 }
 
-/* The first error ends the row. */
+/* Stops at the first error. */
 static int call_hooks(const struct klp_object *obj, enum hook_kind kind)
 {
 	const struct hook *hook;
@@ -119,7 +119,7 @@ static int call_hooks(const struct klp_object *obj, enum hook_kind kind)
 	return 0;
 }
 
-/* Livepatch replaces whatever has the name: nothing that was not compared. */
+/* Livepatch replaces whatever has the name: refuse what was not compared. */
 static int check_compared(const struct klp_object *obj)
 {
 	const char *target = obj->name ?: KSPLICE_VMLINUX;
@@ -151,9 +151,9 @@ static void keep_code(void)
 }
 
 /*
- * A live patch of others that replaces all takes this one out without calling
- * it.  What hooks have done stays then, as do kprobes and pointers, and so must
- * this module.
+ * Somebody else's live patch that replaces all others removes this one without
+ * calling it.  What hooks have done stays then, as do kprobes and pointers, and
+ * so must this module.
  */
 static bool must_be_called(const struct klp_object *obj)
 {
@@ -168,7 +168,7 @@ static void switch_redirects(const struct klp_object *obj, bool is_on)
 
 static int pre_patch(struct klp_object *obj)
 {
-	/* An undo takes patch.enabled back long before it is over. */
+	/* An undo clears patch.enabled long before it is over. */
 	bool is_late = patch.enabled || READ_ONCE(was_enabled);
 	int err = ksplice_admit_target(obj, is_late) ?: check_compared(obj);
 
@@ -215,7 +215,7 @@ static void post_patch(struct klp_object *obj)
 	}
 }
 
-/* Livepatch cannot be stopped here: an error is only told. */
+/* Livepatch cannot be stopped here: an error is only logged. */
 static void pre_unpatch(struct klp_object *obj)
 {
 	if (*phase_of(obj) != APPLIED)
@@ -236,7 +236,7 @@ static void post_unpatch(struct klp_object *obj)
 		ksplice_release_redirects(number_of(obj));
 		call_hooks(obj, HOOK_reverse);
 		call_hooks(obj, phase == APPLYING ? HOOK_fail_apply : HOOK_post_reverse);
-		/* never the last one: livepatch has its own until later */
+		/* never the last reference: livepatch drops its own later */
 		if (must_be_called(obj))
 			module_put(THIS_MODULE);
 	}

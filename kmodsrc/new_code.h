@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Inside of the new-code module: what new_code.c, conflicts.c, late.c and redirect.c
- * say to each other.
+ * Inside of the new-code module: what new_code.c calls.
  */
 #ifndef KSPLICE_NEW_CODE_H
 #define KSPLICE_NEW_CODE_H

@@ -2,7 +2,7 @@
 /*
  * Old code of one target: read-only tables and no code of their own.
  *
- * KSPLICE_BLOB, from the command line, is the file that old_code.py wrote.
+ * KSPLICE_BLOB, from the command line, is the file with the tables.
  * Loading this module is the match: it fails when the running code differs.
  * It may be unloaded as soon as it is loaded.  No locks: all here is constant.
  */

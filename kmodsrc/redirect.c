@@ -37,12 +37,12 @@ enum redirect_kind {
  * struct redirect - one place that leads to new code
  * @object: number of the klp_object that it belongs to
  * @kind: what @place is
- * @place: the old function, or the pointer; of a module's exit function when that is there
+ * @place: the old function, or the pointer; a module's exit pointer once it is loaded
  * @old: what the pointer holds before
  * @new: what it holds then, or the new function
- * @cell: the pointer, where it can be written; NULL while nothing is to be written
- * @probe: at the old function, from before the transition on, so that it cannot fail later
- * @is_on: does the probe lead to @new?
+ * @cell: the pointer in a writable mapping, NULL when there is none
+ * @probe: at the old function; registered before the transition, where it may fail
+ * @is_on: whether the probe leads to @new
  */
 struct redirect {
 	unsigned int object;
@@ -68,7 +68,7 @@ static struct redirect *next_redirect(struct redirect *r, unsigned int number)
 }
 
 /**
- * ksplice_has_redirects - is there something here for a target?
+ * ksplice_has_redirects - check whether a target has redirects
  * @number: its number in the klp_patch
  */
 bool ksplice_has_redirects(unsigned int number)
@@ -89,7 +89,7 @@ static int move_ip(struct kprobe *probe, struct pt_regs *regs)
 
 NOKPROBE_SYMBOL(move_ip);
 
-/* It being there keeps the probe a breakpoint: only that can move the pointer. */
+/* A post handler keeps the probe a breakpoint: a jump could not move the pointer. */
 static void do_nothing(struct kprobe *probe, struct pt_regs *regs, unsigned long flags)
 {
 }
@@ -118,7 +118,7 @@ static int prepare_probe(struct redirect *r, const struct klp_object *obj)
 	return -EPERM;
 }
 
-/* The table may be read-only: a mapping of our own, for as long as it takes to write. */
+/* The table may be read-only: map it writable for as long as it takes to write. */
 static int map_pointer(struct redirect *r)
 {
 	struct page *page = virt_addr_valid(r->place) ? virt_to_page(r->place) :
@@ -178,7 +178,7 @@ static void release(struct redirect *r)
 }
 
 /**
- * ksplice_prepare_redirects - make ready what may fail
+ * ksplice_prepare_redirects - do what may fail before the transition
  * @obj: a target that is about to be patched
  * @number: its number in the klp_patch
  *
@@ -204,8 +204,8 @@ int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number)
 }
 
 /*
- * What fails here fails after the transition, and can only be told.  Whoever has
- * changed the pointer after us may lead to us again one day.
+ * A failure here comes after the transition and can only be logged.  Whoever has
+ * changed the pointer after us may write ours back one day.
  */
 static bool exchange(struct redirect *r, bool is_on)
 {
@@ -244,7 +244,7 @@ bool ksplice_switch_redirects(unsigned int number, bool is_on)
 			is_done &= exchange(r, is_on);
 		has_exit |= r->kind == REDIRECT_EXIT;
 	}
-	/* Who has read the pointer and not followed it yet is in no function of ours. */
+	/* A task that has read the pointer but not followed it yet is in no function of ours. */
 	if (has_exit && !is_on)
 		synchronize_rcu_tasks();
 	return is_done;

@@ -69,7 +69,7 @@ static int visit_vmlinux(KSPLICE_VISIT_PARAMETERS)
 	return 0;
 }
 
-/* A module that is being loaded still has the symbols of its init sections; positions do not. */
+/* Positions do not count init symbols, which a module still has while it is being loaded. */
 static int visit_target(KSPLICE_VISIT_PARAMETERS)
 {
 	struct ksplice_matching *m = data;
@@ -79,7 +79,7 @@ static int visit_target(KSPLICE_VISIT_PARAMETERS)
 	return 0;
 }
 
-/* Complain about the first symbol that is not where it should be. */
+/* Report the first symbol that is missing or ambiguous. */
 static int check_found(struct ksplice_matching *m)
 {
 	bool is_target_there = !m->walk_modules;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The legal run-time forms of patch sites, but for alternatives (alternatives.c).
+ * The legal run-time forms of patch sites, except alternatives (alternatives.c).
  *
  * One function per kind, each after the kernel function that rewrites the site.
- * A check looks only at the running bytes, the old code and the tables, and
- * takes only old code that the kernel would rewrite so.  No locks: a site that
- * is being rewritten looks illegal and is looked at again by the caller.
+ * A check depends only on the running bytes, the old code and the tables, and
+ * accepts only old code that the kernel would rewrite this way.  No locks: a
+ * site looks illegal while it is rewritten, and match.c compares it again.
  */
 #include <linux/kernel.h>
 #include <linux/static_call.h>
@@ -138,7 +138,7 @@ static int check_retpoline(const struct ksplice_place *p)
 	return ILLEGAL;
 }
 
-/* Does the key's function pointer allow a branch to @target?  0: to nothing. */
+/* True when the key's function pointer allows a branch to @target; 0: no branch. */
 static bool is_static_callee(const struct ksplice_place *p, u64 target)
 {
 	u64 func;

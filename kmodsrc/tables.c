@@ -19,8 +19,8 @@
  * @relocs:	relocations that belong to a function or an alternative
  * @sites:	patch sites that belong to a function
  *
- * They belong to one each, in the order of the tables, and none is left over: a function cannot
- * be cut short or dropped without notice, and checking takes linear time.
+ * Each entry belongs to exactly one owner, in the order of the tables: a function cannot be cut
+ * short or dropped unnoticed, and checking takes linear time.
  */
 struct owned {
 	u32 relocs;

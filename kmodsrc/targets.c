@@ -2,9 +2,9 @@
 /*
  * What the update patches: what was matched, and why it was refused.
  *
- * Locks: targets_lock protects everything static in this file, but for what is
- * one word to read: the abort cause, and the parameter.  It is held
- * while a target is matched (tens of milliseconds) and is taken inside
+ * Locks: targets_lock protects everything static in this file; the abort cause
+ * and the parameter are single words, which are also read without it.  It is
+ * held while a target is matched (tens of milliseconds) and is taken inside
  * livepatch's klp_mutex; nothing is called under it that could take klp_mutex.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
@@ -59,7 +59,7 @@ static char *mismatch;
 static bool leave_unmatched;
 module_param(leave_unmatched, bool, 0644);
 MODULE_PARM_DESC(leave_unmatched,
-		 "load a target that does not match later unpatched, rather than not at all");
+		 "let a target that is loaded later and does not match load unpatched");
 
 static const char *const cause_names[] = {
 	[KSPLICE_OK] = "ok",
@@ -90,7 +90,7 @@ static void free_target(struct target *t)
 	kvfree(t);
 }
 
-/* The target of that name is not one any more, if there is one. */
+/* Drop the target of that name, if there is one. */
 static void forget_target(const char *name)
 {
 	struct target *t = find_target(name);
@@ -147,7 +147,7 @@ static void note_result(struct target *t, const struct ksplice_matching *m)
 		t->microseconds);
 }
 
-/* Abort cause and mismatch speak of the last call. */
+/* Abort cause and mismatch are those of the last call. */
 static int match_target(struct target *t, const struct module *mod)
 {
 	struct ksplice_matching m = { .mod = mod, .report = { .cause = KSPLICE_OK } };
@@ -178,8 +178,8 @@ static int match_target(struct target *t, const struct module *mod)
  * @old: the old code; needed only until the call returns
  *
  * Context: process context, sleeps.
- * Return: 0 when every byte is as it should be, or the target may be loaded
- * later; a negative error otherwise, with abort_cause and mismatch set.
+ * Return: 0 when every byte matches, or the target may be loaded later; a
+ * negative error otherwise, with abort_cause and mismatch set.
  */
 int ksplice_match(const struct ksplice_old *old)
 {
@@ -202,7 +202,7 @@ int ksplice_match(const struct ksplice_old *old)
 }
 EXPORT_SYMBOL_GPL(ksplice_match);
 
-/* Tell user space what became of a target: a uevent of the core module. */
+/* Send a target's state to user space, as a uevent of the core module. */
 static void send_uevent(const char *target, enum ksplice_target_state state)
 {
 	char name[MODULE_NAME_LEN + 16], word[32];
@@ -214,14 +214,14 @@ static void send_uevent(const char *target, enum ksplice_target_state state)
 }
 
 /**
- * ksplice_match_late - compare a module that is there, just before it is patched
+ * ksplice_match_late - match a loaded module just before it is patched
  * @target: its name
  * @mod: the module
- * @walk_modules: takes the place of that of the old-code module, which is gone
- * @may_leave: it may be left as it is when the administrator wants that
+ * @walk_modules: replaces that of the old-code module, which may be unloaded by now
+ * @may_leave: it may be left unpatched, if the administrator allows that
  *
- * Livepatch holds klp_mutex.  What becomes of a target that matches is not
- * known yet, see ksplice_note_target().
+ * Livepatch holds klp_mutex.  Whether a target that matches is patched
+ * is not known yet, see ksplice_note_target().
  *
  * Return: 0 to patch it, 1 to leave it unpatched, a negative error to refuse
  * it.
@@ -255,7 +255,7 @@ int ksplice_match_late(const char *target, const struct module *mod, ksplice_wal
 EXPORT_SYMBOL_GPL(ksplice_match_late);
 
 /**
- * ksplice_note_target - note what became of a target, and tell user space
+ * ksplice_note_target - set a target's state, and send it to user space
  * @target: its name
  * @state: what became of it
  *
@@ -280,7 +280,7 @@ int ksplice_note_target(const char *target, enum ksplice_target_state state)
 EXPORT_SYMBOL_GPL(ksplice_note_target);
 
 /**
- * ksplice_may_patch - was this target matched, or may it be loaded later?
+ * ksplice_may_patch - check that a target was matched, or may be loaded later
  * @target: "vmlinux" or a module
  */
 bool ksplice_may_patch(const char *target)
@@ -295,7 +295,7 @@ bool ksplice_may_patch(const char *target)
 EXPORT_SYMBOL_GPL(ksplice_may_patch);
 
 /**
- * ksplice_was_compared - is there a function that was compared?
+ * ksplice_was_compared - check that a function was compared
  * @target: "vmlinux" or a module that was matched
  * @addr: where it would begin
  */
@@ -316,8 +316,8 @@ bool ksplice_was_compared(const char *target, unsigned long addr)
 EXPORT_SYMBOL_GPL(ksplice_was_compared);
 
 /**
- * ksplice_abort - note why the update was refused, unless a reason is known
- * @cause: the reason
+ * ksplice_abort - note why the update was refused, unless a cause is known
+ * @cause: the cause
  */
 void ksplice_abort(enum ksplice_cause cause)
 {
@@ -383,7 +383,7 @@ const struct attribute *ksplice_target_attrs[] = {
 	NULL
 };
 
-/* Nobody can ask any more. */
+/* The files in sysfs are gone. */
 void ksplice_targets_exit(void)
 {
 	struct target *t, *next;

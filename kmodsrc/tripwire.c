@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Known-exploit tripwires: tells user space that somebody tries what the patch
- * stops.  Only in cores of updates that have a tripwire.
+ * Known-exploit tripwires: report attempts at what the patch stops to user space.
+ * Only in cores of updates that have a tripwire.
  *
  *	new code, in any context -> a free slot of its place -> irq_work
  *		-> delayed work: generic netlink, then the slots are free again
  *
  * No locks, because new code may run in an NMI: a slot belongs to whoever moved
- * it to its state.  A hit that nobody hears stays in its slot, so that none is
- * lost while the daemon starts anew.
+ * it to its state.  A hit that nobody receives stays in its slot, so that none
+ * is lost while the daemon restarts.
  */
 #include <linux/atomic.h>
 #include <linux/cred.h>
@@ -29,7 +29,7 @@
 #include "ksplice-patch.h"
 #include "tripwire.h"
 
-/* A place tells of so many hits in so long; further ones are counted. */
+/* Hits of a place that are sent one by one in a window; further ones are counted. */
 #define SLOTS		8
 #define WINDOW		(5 * HZ)
 
@@ -49,7 +49,7 @@ enum slot_state {
  * @pid: the task
  * @tgid: its process
  * @uid: its user
- * @in_task: was it that task, rather than an interrupt in it?
+ * @in_task: whether it was that task, rather than an interrupt in it
  * @time: nanoseconds since 1970
  */
 struct slot {
@@ -66,9 +66,9 @@ struct slot {
 
 /**
  * struct place - where new code has a tripwire
- * @name: the string that names it, to know it by; not read
+ * @name: the string that identifies it, by its address
  * @suppressed: hits that found no free slot
- * @slots: hits to be told, and those told in this window
+ * @slots: hits to be sent, and those sent in this window
  */
 struct place {
 	const char *name;
@@ -95,7 +95,7 @@ static struct genl_family family __ro_after_init = {
 	.n_mcgrps = ARRAY_SIZE(groups),
 };
 
-/* In every network namespace of the first user namespace, as uevents do.  Did anybody hear it? */
+/* To all network namespaces of the first user namespace, as uevents; true when it is received. */
 static bool broadcast(const struct sk_buff *skb)
 {
 	bool is_received = false;
@@ -124,7 +124,7 @@ static int put_task(struct sk_buff *skb, const struct slot *s)
 	       nla_put(skb, KSPLICE_TRIPWIRE_TIME, sizeof(s->time), &s->time);
 }
 
-/* Tell one hit, or that there were so many more like it.  Did anybody hear it? */
+/* Send one hit, or the number of further ones; true when it is received. */
 static bool send_hit(const struct slot *s, u32 suppressed)
 {
 	struct sk_buff *skb = genlmsg_new(NLMSG_DEFAULT_SIZE, GFP_KERNEL);
@@ -145,7 +145,7 @@ static bool send_hit(const struct slot *s, u32 suppressed)
 	return is_received;
 }
 
-/* Tell what a place has to tell.  Will it have more to tell later? */
+/* Send the hits of a place; true when there will be something to do later. */
 static bool send_place(struct place *p, bool is_new_window)
 {
 	u32 suppressed = is_new_window ? atomic_xchg(&p->suppressed, 0) : 0;
@@ -186,7 +186,7 @@ static void send_now(struct irq_work *unused)
 
 static DEFINE_IRQ_WORK(send_soon, send_now);
 
-/* There is one for each caller; new code that was loaded twice may have to share the last. */
+/* Each caller has its own; those of new code that is loaded again may share the last. */
 static struct place *find_place(const char *name)
 {
 	struct place *p;
@@ -201,7 +201,7 @@ static struct place *find_place(const char *name)
 }
 
 /**
- * ksplice_tripwire_hit - note that somebody tried what the patch stops
+ * ksplice_tripwire_hit - note an attempt at what the patch stops
  * @cve: what was tried
  * @place: where it was stopped, a string that stays where it is
  *
@@ -217,7 +217,7 @@ void ksplice_tripwire_hit(const char *cve, const char *place)
 			continue;
 		strscpy(s->cve, cve, sizeof(s->cve));
 		strscpy(s->place, place, sizeof(s->place));
-		/* get_task_comm() would take a lock; a name that changes just now is no harm */
+		/* get_task_comm() would take a lock; a name that changes just now does no harm */
 		strscpy(s->comm, current->comm, sizeof(s->comm));
 		s->pid = task_pid_nr(current);
 		s->tgid = task_tgid_nr(current);
@@ -241,7 +241,7 @@ static ssize_t tripwire_family_show(struct kobject *unused, struct kobj_attribut
 static struct kobj_attribute tripwire_family_attr = __ATTR_RO(tripwire_family);
 
 /**
- * ksplice_tripwires_init - let tripwires be heard
+ * ksplice_tripwires_init - begin to report hits
  * @kobj: the core's, which shows the family's name
  *
  * Return: 0 or a negative error.
@@ -260,7 +260,7 @@ int __init ksplice_tripwires_init(struct kobject *kobj)
 	return err;
 }
 
-/* No new code is loaded any more that could call us. */
+/* No new code is loaded that could call us. */
 void ksplice_tripwires_exit(void)
 {
 	irq_work_sync(&send_soon);

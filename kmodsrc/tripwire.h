@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a core with tripwires says over generic netlink.
+ * What a core with tripwires sends over generic netlink.
  *
- * Family "kspl_KID", group "tripwires".  Attributes that say who it was are
- * there unless KSPLICE_TRIPWIRE_SUPPRESSED is.
+ * Family "kspl_KID", group "tripwires".  Attributes about the task are there
+ * unless KSPLICE_TRIPWIRE_SUPPRESSED is.
  */
 #ifndef KSPLICE_TRIPWIRE_H
 #define KSPLICE_TRIPWIRE_H
@@ -21,12 +21,12 @@ enum ksplice_tripwire_command {
  * enum ksplice_tripwire_attr - attributes of KSPLICE_TRIPWIRE_HIT
  * @KSPLICE_TRIPWIRE_CVE:	string: what was tried, as the patch's author calls it
  * @KSPLICE_TRIPWIRE_PLACE:	string: where the patch has stopped it
- * @KSPLICE_TRIPWIRE_SUPPRESSED: u32: so many more hits there are not told one by one
+ * @KSPLICE_TRIPWIRE_SUPPRESSED: u32: number of further hits there, which are not sent one by one
  * @KSPLICE_TRIPWIRE_PID:	u32: the thread, in the first pid namespace
  * @KSPLICE_TRIPWIRE_TGID:	u32: its process
  * @KSPLICE_TRIPWIRE_UID:	u32: its user, in the first user namespace
  * @KSPLICE_TRIPWIRE_COMM:	string: its name
- * @KSPLICE_TRIPWIRE_IN_TASK:	u32: 1: it did it; 0: it was only interrupted
+ * @KSPLICE_TRIPWIRE_IN_TASK:	u32: 1: the thread did it; 0: an interrupt in it
  * @KSPLICE_TRIPWIRE_TIME:	u64: nanoseconds since 1970
  */
 enum ksplice_tripwire_attr {

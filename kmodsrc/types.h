@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the modules of one update tell each other is made of these.
+ * Types and constants that several modules of one update use.
  */
 #ifndef KSPLICE_TYPES_H
 #define KSPLICE_TYPES_H
@@ -24,7 +24,7 @@ enum ksplice_stage {
 
 /**
  * enum ksplice_cause - why the update was refused; Ksplice's own words
- * @KSPLICE_OK:			it was not
+ * @KSPLICE_OK:			it was not refused
  * @KSPLICE_NO_MATCH:		the running code is not the old code
  * @KSPLICE_FAILED_TO_FIND:	a symbol is missing
  * @KSPLICE_BAD_SYSTEM_MAP:	a symbol is there, but not as often as expected
