@@ -6,7 +6,7 @@ from typing import Final
 
 from ksplicd.bundle import Bundle
 from ksplicd.errors import LabError
-from ksplicd.lab.guest import RunningGuest
+from ksplicd.lab.running_guest import RunningGuest
 from ksplicd.model import VMLINUX, core_module, new_module, old_module
 
 PATIENCE: Final = 60.0

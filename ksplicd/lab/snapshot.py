@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.lab.cache import Cache, digest_of, digest_of_tree
-from ksplicd.lab.guest import RunningGuest
 from ksplicd.lab.qemu import Machine, Qemu, make_overlay
+from ksplicd.lab.running_guest import RunningGuest
 from ksplicd.run import run
 
 _VERSION: Final = 2

@@ -19,10 +19,11 @@ from ksplicd.bundle import Bundle
 from ksplicd.errors import GuestPanicError, LabError
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
-from ksplicd.lab.guest import Guest, Result
+from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.loading import Update, has_complaint, is_clean
 from ksplicd.lab.qemu import Machine, probe_accelerator
+from ksplicd.lab.running_guest import Result
 from ksplicd.lab.snapshot import take_snapshot
 from ksplicd.model import VMLINUX, Kernel
 

@@ -17,9 +17,9 @@ from typing import Final
 from ksplicd.create.old_code.tables import write_old_code
 from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, digest_of, digest_of_file
-from ksplicd.lab.guest import RunningGuest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
+from ksplicd.lab.running_guest import RunningGuest
 from tests.matrix.machines import Place
 from tests.support.guest import hand
 from tests.support.guest.old_code import CORE, OLD, UNITS, OldCode, match_units

@@ -13,7 +13,7 @@ from typing import Final
 from ksplicd import bundle
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
-from ksplicd.lab.guest import RunningGuest
+from ksplicd.lab.running_guest import RunningGuest
 from tests.support.guest.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
 from tests.support.kernels import slice as sample
 

@@ -11,7 +11,8 @@ import pytest
 
 from ksplicd import bundle
 from ksplicd.host.report.journal import Outcome
-from ksplicd.lab.guest import Guest, RunningGuest
+from ksplicd.lab.guest import Guest
+from ksplicd.lab.running_guest import RunningGuest
 from ksplicd.model import core_module, new_module
 from tests.support.guest.blocker import BLOCKER
 from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean

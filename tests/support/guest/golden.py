@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-from ksplicd.lab.guest import RunningGuest
 from ksplicd.lab.loading import has_complaint
+from ksplicd.lab.running_guest import RunningGuest
 
 LOGS: Final = Path(__file__).parents[2] / "vm/logs"
 _OURS: Final = re.compile(r"(ksplice_\w+|livepatch): ")

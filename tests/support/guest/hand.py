@@ -11,11 +11,11 @@ from typing import NamedTuple
 from ksplicd import bundle
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
-from ksplicd.lab.guest import RunningGuest
 from ksplicd.lab.loading import Update as Update
 from ksplicd.lab.loading import has_complaint as has_complaint
 from ksplicd.lab.loading import is_clean as is_clean
 from ksplicd.lab.qemu import Machine, Qemu, make_overlay
+from ksplicd.lab.running_guest import RunningGuest
 from tests.support.kernels import slice as sample
 
 PATIENCE = 60.0

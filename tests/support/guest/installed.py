@@ -9,7 +9,8 @@ from typing import Final
 
 from ksplicd import bundle
 from ksplicd.lab.cache import Cache
-from ksplicd.lab.guest import Guest, Result
+from ksplicd.lab.guest import Guest
+from ksplicd.lab.running_guest import Result
 from tests.support.kernels import slice as sample
 from tests.support.kernels.stock import stock_kernel
 

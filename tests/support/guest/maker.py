@@ -7,7 +7,7 @@ from pathlib import Path
 from ksplicd import bundle, minisign
 from ksplicd.create.pipeline import create
 from ksplicd.lab.cache import Cache
-from ksplicd.lab.guest import Guest, Result
+from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import Edit, write_patch
 from tests.support.kernels import slice as sample
 from tests.support.kernels.stock import stock_kernel
@@ -66,7 +66,7 @@ class Host:
 
     def try_(self, command: str) -> tuple[str, str]:
         """Run a ksplice command; return the error's name on the first line, and the message."""
-        done: Result = self.guest.run(f"ksplice {command}", check=False)
+        done = self.guest.run(f"ksplice {command}", check=False)
         first, _, rest = done.err.partition("\n")
         return (first, rest) if done.status else ("", "")
 

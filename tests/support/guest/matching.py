@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from ksplicd.create.old_code.sites import SiteKind
-from ksplicd.lab.guest import RunningGuest
+from ksplicd.lab.running_guest import RunningGuest
 from tests.support.guest.old_code import CORE, OldCode
 from tests.support.old_code.blob import Blob, Function, Site
 

@@ -3,7 +3,7 @@
 
 from typing import Final
 
-from ksplicd.lab.guest import RunningGuest
+from ksplicd.lab.running_guest import RunningGuest
 
 # klp_shadow_hash of kernel/livepatch/shadow.c: heads of lists, each node first of its variable.
 _COUNTER: Final = """\

@@ -3,9 +3,9 @@ import io
 import tarfile
 from pathlib import Path
 
-from ksplicd.lab.guest import pack_tree, panic_report
 from ksplicd.lab.image import Image
 from ksplicd.lab.qemu import Machine, qemu_argv
+from ksplicd.lab.running_guest import pack_tree, panic_report
 from ksplicd.lab.snapshot import Layer
 
 
