@@ -6,6 +6,8 @@
  * be used without a further check.  No locks: the blob is read-only and the
  * run belongs to the caller.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/ctype.h>
 #include <linux/kallsyms.h>
 #include <linux/module.h>

@@ -129,3 +129,9 @@ def test_functions_are_short(name: str) -> None:
     for match in _FUNCTION.finditer(CODE[name]):
         lines = match[0].count("\n") + 1
         assert lines <= LONGEST, f"{name}: {match[2]} has {lines} lines"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_messages_name_their_module(name: str) -> None:
+    if re.search(r"\bpr_\w+\(", CODE[name]):
+        assert '#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt\n' in FILES[name]
