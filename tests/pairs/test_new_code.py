@@ -153,6 +153,25 @@ def test_what_is_joined_by_a_short_jump_comes_along(tmp_path: Path) -> None:
     assert {s.name for s in code.obj.functions()} >= {"a", "b"}
 
 
+def test_debug_tells_why_each_thing_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    post = SOURCE.format("fresh(x)").replace(
+        "int f(int x)", "static int memory;\n"
+        "static noinline int fresh(int x) { memory += hidden(x); return memory; }\nint f(int x)",
+    )  # fmt: skip
+    d = compare(tmp_path, SOURCE.format("x"), post)
+    with caplog.at_level("DEBUG", "ksplice.cut"):
+        cut(d)
+    lines = [line.removeprefix("unit.c: ") for line in caplog.messages]
+    assert lines[0].startswith("takes f: livepatch redirects it: ")
+    assert "takes fresh: .text.f uses it, and the kernel has none of its own" in lines
+    assert "takes memory: new data that .text.fresh uses" in lines
+    assert "links to hidden as .klp.sym.vmlinux.hidden,0: the kernel does not export it" in lines
+    assert "links to printk as printk: the kernel exports it" in lines
+    assert len(lines) == len(set(lines))
+
+
 NOTRACE = """
 static noinline int inner(int x) {{ return hidden(x) + {0}; }}
 static noinline int middle(int x) {{ return inner(x) + 1; }}

@@ -3,7 +3,9 @@
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import Final
 
+from ksplicd.create.debug import phase
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.pointers import PointerChange
 from ksplicd.create.new_code.aliases import Aliases, is_function_alias
@@ -24,6 +26,8 @@ from ksplicd.create.objects.index import Referent
 from ksplicd.create.objects.special import is_special_section
 from ksplicd.create.refusal import Refusals
 from ksplicd.elf import Symbol
+
+LOG: Final = phase("cut")
 
 
 def extract(
@@ -94,6 +98,8 @@ class _Extractor:
     def keep(self) -> None:
         """Keep what is redirected, called, pointed to, shared or a hook, and what it needs."""
         plan, cutter = self.plan, self.cutter
+        for s in self.difference.boot:
+            LOG.debug("%s: leaves %s: it runs only at boot or at unload", self.unit.source, s.name)
         for s, why in plan.redirected.items():
             cutter.keep_function(s, f"livepatch redirects it: {why}")
         for s, why in plan.called_only.items():

@@ -76,9 +76,16 @@ class KernelNames:
                 "compare the objects of their files one by one",
             )  # fmt: skip
         if wanted not in self.symbols:
-            LOG.debug("%s: links to %s as %s", self.unit.source, s.name, wanted)
+            why = self._why_so_named(s, wanted)
+            LOG.debug("%s: links to %s as %s: %s", self.unit.source, s.name, wanted, why)
             self.symbols[wanted] = Symbol(wanted, bind=STB_GLOBAL)
         return self.symbols[wanted]
+
+    def _why_so_named(self, s: Symbol, name: str) -> str:
+        """Return where the name is from, for the log."""
+        if name == self.aliases_by_name.get(s.name):
+            return "another object of the update has it"
+        return f"the kernel {'does not export' if name.startswith('.klp') else 'exports'} it"
 
     def name_of_old(self, s: Symbol | None) -> str:
         """Return the symbol by which the kernel knows a function of the pre object."""
