@@ -9,12 +9,13 @@ proven by matching them.  What cannot be found in full is refused.
 
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.units import Unit
+from ksplicd.create.debug import phase
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.new_code.aliases import Aliases
@@ -24,9 +25,12 @@ from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.stock.system_map import SymbolMap
+from ksplicd.create.stock.unit import StockUnit
 from ksplicd.elf import Symbol, read_object
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX
+
+LOG: Final = phase("cut")
 
 MAX_UNITS: Final = 24
 """Source files to compile for one function; lib/'s workhorses have hundreds of callers."""
@@ -64,58 +68,49 @@ def is_address_kept(image: KernelImage, address: int) -> bool:
 
 
 class _Search:
+    """Finds the callers of one function after the other."""
+
     def __init__(self, kbuild: Kbuild, kernel: StockKernel) -> None:
         self.kbuild, self.kernel = kbuild, kernel
 
-    def find(self, unit: Unit, s: Symbol) -> dict[Unit, UnitChange]:
+    def find(self, unit: StockUnit, s: Symbol) -> list[UnitChange]:
         """Return the units that call ``s``, which ``unit`` defines, with their callers."""
-        address, vmlinux = self.address_of(unit, s), self.kernel.vmlinux
-        is_built_in = self.kernel.units[unit.source].target == VMLINUX
-        if not is_built_in or is_address_kept(vmlinux.image, address):
-            raise self.refused(unit, s, "its address is kept in data")
+        address, vmlinux = unit.address_of(s.name), self.kernel.vmlinux
+        if address is None:  # ftrace_free_init_mem, of whose section nothing else was matched
+            raise refused(unit.source, s, "the stock image does not tell where it is")
+        if unit.target != VMLINUX or is_address_kept(vmlinux.image, address):
+            raise refused(unit.source, s, "its address is kept in data")
         if importers := self.kernel.importers(s.name):
-            raise self.refused(unit, s, f"modules call it ({', '.join(importers[:3])})")
+            raise refused(unit.source, s, f"modules call it ({', '.join(importers[:3])})")
         left = set(branches_to(vmlinux.image, vmlinux.symbols, address))
-        left -= self.covered(unit)
-        found: dict[Unit, UnitChange] = {}
-        for other in self.candidates(unit, s.name, bool(left)):
+        left -= addresses_in(unit)
+        found = []
+        for other in self.candidates(unit.source, s.name) if left else ():
             if not left:
                 break
             taken = self.callers_in(other, s.name)
             if taken is not None:
-                found[other] = taken
-                left -= self.covered(other)
+                found.append(taken)
+                left -= addresses_in(self.kernel.units[taken.unit])
         if left:
             names = sorted({vmlinux.symbols.function_at(a) for a in left})
-            raise self.refused(unit, s, f"it is called from {', '.join(names[:4])}, whose source"
-                                        " files were not found")  # fmt: skip
+            raise refused(unit.source, s, f"it is called from {', '.join(names[:4])}, whose source"
+                                          " files were not found")  # fmt: skip
         return found
 
-    def address_of(self, unit: Unit, s: Symbol) -> int:
-        address = self.kernel.units[unit.source].address_of(s.name)
-        if address is None:  # ftrace_free_init_mem, of whose section nothing else was matched
-            raise self.refused(unit, s, "the stock image does not tell where it is")
-        return address
-
-    def covered(self, unit: Unit) -> set[int]:
-        """Return every address of the functions that a matched unit has in the image."""
-        return {a for r in self.kernel.units[unit.source].function_ranges for a in r}
-
-    def candidates(self, unit: Unit, name: str, is_needed: bool) -> Iterable[Unit]:  # noqa: FBT001
-        """Return the built-in units, other than the function's own, whose source names it."""
-        if not is_needed:
-            return []
+    def candidates(self, source: str, name: str) -> list[Unit]:
+        """Return the built-in units whose source names a function, which ``source`` defines."""
         word = re.compile(rb"\b%s\b" % re.escape(name.encode()))
         found = []
         for listed in self.kbuild.tree.listing.values():
             path = self.kbuild.tree.source.root / listed.source
-            if listed.module or listed.source == unit.source or not path.exists():
+            if listed.module or listed.source == source or not path.exists():
                 continue
             if word.search(path.read_bytes()):
                 found.append(listed.unit)
         if len(found) > MAX_UNITS:
             raise UnsupportedChangeError(
-                f"{unit.source}: {name}: a function without fentry cannot be redirected, and"
+                f"{source}: {name}: a function without fentry cannot be redirected, and"
                 f" {len(found)} files call it; change its callers instead, or give them a changed"
                 " copy under another name"
             )
@@ -137,16 +132,22 @@ class _Search:
             for r in relocations_in(f):
                 if r.symbol.is_undefined and r.symbol.name == name:
                     if not same.post.is_branch(section, r):
-                        raise self.refused(unit, f, f"it takes the address of {name}")
+                        raise refused(unit.source, f, f"it takes the address of {name}")
                     callers[f] = f"calls {name}, which livepatch cannot redirect"
         return UnitChange.of(unit.source, same).with_changed(callers)
 
-    @staticmethod
-    def refused(unit: Unit, s: Symbol, why: str) -> UnsupportedChangeError:
-        return UnsupportedChangeError(
-            f"{unit.source}: {s.name}: a function without fentry cannot be redirected, and {why};"
-            " change its callers instead, or give them a changed copy under another name"
-        )
+
+def addresses_in(unit: StockUnit) -> set[int]:
+    """Return every address of the functions that a unit has in the stock image."""
+    return {a for r in unit.function_ranges for a in r}
+
+
+def refused(source: str, s: Symbol, why: str) -> UnsupportedChangeError:
+    """Return the refusal of a function whose callers cannot all be replaced."""
+    return UnsupportedChangeError(
+        f"{source}: {s.name}: a function without fentry cannot be redirected, and {why};"
+        " change its callers instead, or give them a changed copy under another name"
+    )
 
 
 def take_in_callers(
@@ -163,26 +164,27 @@ def take_in_callers(
     """
     named: dict[str, str] = {}
     search = _Search(kbuild, kernel)
-    by_unit = {Unit(c.unit): c for c in changes}
-    todo = dict.fromkeys(by_unit)
+    found = {c.unit: c for c in changes}
+    todo = dict.fromkeys(found)
     while todo:
-        unit, _ = todo.popitem()
-        difference, stock = by_unit[unit].difference, kernel.units[unit.source]
-        for s in find_called_only(difference, stock.traceable):
+        source, _ = todo.popitem()
+        difference, unit = found[source].difference, kernel.units[source]
+        for s in find_called_only(difference, unit.traceable):
             if s.name in named:
                 continue
             try:
                 callers = search.find(unit, s)
             except UnsupportedChangeError:
-                if difference.twins.pre_of[s].name in stock.probeable:
+                if difference.twins.pre_of[s].name in unit.probeable:
                     continue
                 raise
             named[s.name] = aliases.for_function()
-            for other, taken in callers.items():
-                known = by_unit.get(other)
-                by_unit[other] = taken if known is None else _joined(known, taken)
-                todo[other] = None
-    return TakenIn(changes=tuple(by_unit.values()), aliases=named)
+            for taken in callers:
+                LOG.debug("%s: takes in callers of %s in %s", source, s.name, taken.unit)
+                known = found.get(taken.unit)
+                found[taken.unit] = taken if known is None else _joined(known, taken)
+                todo[taken.unit] = None
+    return TakenIn(changes=tuple(found.values()), aliases=named)
 
 
 def _joined(known: UnitChange, taken: UnitChange) -> UnitChange:

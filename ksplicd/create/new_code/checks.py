@@ -5,7 +5,7 @@ Nothing is cut out here.
 """
 
 import logging
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Final
 
 from ksplicd.create.debug import phase
@@ -38,7 +38,7 @@ class Checks:
         self.notes: list[str] = []
         """What the user should know of."""
 
-    def choose_entries(self, entries: list[Entry]) -> list[Entry]:
+    def choose_entries(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Return the entries of static keys and static calls that new code can have."""
         chosen = choose_entries(entries, self.post, self.is_of_patched_module)
         if LOG.isEnabledFor(logging.DEBUG):
@@ -52,11 +52,11 @@ class Checks:
         self.notes += [
             f"{self.unit.source}: the tracepoint {name} does not fire in the new code, because the"
             " patched module owns it"
-            for name in dict.fromkeys(chosen.silenced)
+            for name in chosen.silenced
         ]
         return chosen.kept
 
-    def log_left(self, entries: list[Entry], kept: list[Entry]) -> None:
+    def log_left(self, entries: Sequence[Entry], kept: Sequence[Entry]) -> None:
         """Log the entries that new code does without."""
         indices = {e.index for e in kept}
         for e in entries:

@@ -6,7 +6,7 @@ use, new data, and their entries of the special sections.  Everything else is re
 kernel (kernel_names.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ksplicd.create.debug import phase
@@ -27,6 +27,7 @@ from ksplicd.create.objects.names import (
 from ksplicd.create.objects.special import (
     REPLACEMENTS,
     TABLE_BY_SECTION,
+    Entry,
     is_special_section,
     replacement_of,
 )
@@ -193,7 +194,7 @@ class Cutter:
     def copy_entries(self, section: Section) -> None:
         """Copy the part of a special section that belongs to kept code."""
         entries = self.post.entries_in(section)
-        kept = [e for e in entries if e.owner in self.kept]
+        kept: Sequence[Entry] = [e for e in entries if e.owner in self.kept]
         if section.name in (JUMP_TABLE, STATIC_CALLS):
             kept = self.checks.choose_entries(kept)
         if not kept:

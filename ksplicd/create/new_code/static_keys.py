@@ -11,7 +11,7 @@ symbols of a patched module, so an entry whose key that module owns would be use
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.objects.index import ObjectIndex
@@ -25,37 +25,37 @@ _TRACEPOINT: Final = "__tracepoint_"
 """include/linux/tracepoint.h, ``__DEFINE_TRACE``; its static key is a member."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyEntries:
     """What becomes of a unit's entries."""
 
-    kept: list[Entry] = field(default_factory=list)
-    silenced: list[str] = field(default_factory=list)
+    kept: tuple[Entry, ...]
+    silenced: tuple[str, ...]
     """Tracepoints that new code does not fire."""
-    refused: list[Symbol] = field(default_factory=list)
+    refused: tuple[Symbol, ...]
     """Keys that decide what the code does."""
 
 
-def key_of(entry: Entry, places: ObjectIndex) -> Symbol | None:
+def key_of(entry: Entry, index: ObjectIndex) -> Symbol | None:
     """Return the key of an entry: in both structures the last field that is relocated."""
     if not entry.relocations:
         return None
-    return places.locate(entry.section, entry.relocations[-1]).symbol
+    return index.locate(entry.section, entry.relocations[-1]).symbol
 
 
 def choose_entries(
-    entries: Sequence[Entry], places: ObjectIndex, is_of_patched_module: Callable[[Symbol], bool]
+    entries: Sequence[Entry], index: ObjectIndex, is_of_patched_module: Callable[[Symbol], bool]
 ) -> KeyEntries:
     """Decide about entries of ``__jump_table`` or ``.static_call_sites``."""
-    result = KeyEntries()
+    kept, silenced, refused = list[Entry](), dict[str, None](), list[Symbol]()
     for entry in entries:
-        key = key_of(entry, places)
+        key = key_of(entry, index)
         if key is None or not is_of_patched_module(key):
-            result.kept.append(entry)
+            kept.append(entry)
         elif entry.table.section == STATIC_CALLS:
             continue
         elif key.name.startswith(_TRACEPOINT):
-            result.silenced.append(key.name.removeprefix(_TRACEPOINT))
+            silenced[key.name.removeprefix(_TRACEPOINT)] = None
         else:
-            result.refused.append(key)
-    return result
+            refused.append(key)
+    return KeyEntries(kept=tuple(kept), silenced=tuple(silenced), refused=tuple(refused))
