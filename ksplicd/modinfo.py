@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The name that a module file carries, twice: what the kernel will call it when it is loaded.
+"""The name in a module file, which is there twice: what the kernel calls it when it is loaded.
 
-Reads the two sections that tell and nothing else; ``ksplicd.elf`` knows the rest of ELF.
+Hosts read it before they load a module, so it is plain ``struct`` for two sections.  The rest of
+ELF is read on the create side only (``ksplicd.elf``).
 """
 
 import struct

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``--config DIR`` for the host that we run on: its image, headers, modules and symbols.
+"""``--config DIR`` for the running host: its image, headers, modules and symbols.
 
 The symbols come from the first of: a real System.map (the -dbg package's), /proc/kallsyms as root,
 with the boot's random offset (KASLR) taken off, or the tables inside the image.

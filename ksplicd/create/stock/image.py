@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The stock kernel image: vmlinuz → ELF payload, its bytes by address.
 
-Pure: bytes in, data out; only the compressor programs are started.  It does not know symbols
+Bytes in, data out; no process but a decompressor is started.  It does not know symbols
 (``system_map.py``), nor how objects are matched (``match.py``).
 """
 

@@ -21,7 +21,7 @@ from ksplicd.model import VMLINUX, Kernel
 
 
 class StockKernel:
-    """vmlinux, the modules that were asked for, and where the touched units lie in them."""
+    """vmlinux, those modules that were needed, and where the touched units lie in them."""
 
     def __init__(self, config: ConfigDir) -> None:
         """Read the image.

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Run-pre matching, the static half: are plain pre objects what the stock image was linked from?
+"""Run-pre matching, the static half: finds a unit's plain pre object in the stock image.
 
 Every function must be in the image byte for byte, its relocated fields aside, and each section of
 the object must lie there in one piece.  That gives the address of everything the unit defines or
-uses, also where kallsyms has a name more than once.  What the running kernel makes of its code is
-not known here (``kmodsrc/``).
+uses, also where kallsyms has a name more than once.  It does not know what the running kernel makes
+of its code (``kmodsrc/``).
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.stock.image import KernelImage
@@ -28,23 +29,23 @@ def is_absent_after_boot(section: Section) -> bool:
 
 
 def is_merged_reference(r: Relocation) -> bool:
-    """Tell whether the linker takes the section apart that ``r`` is to, as ``.rodata.str1.8``."""
+    """Tell whether ``r`` is to a section that the linker takes apart, as ``.rodata.str1.8``."""
     section = r.symbol.section
     return section is not None and (section.is_strings or section.is_merged_constants)
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class UnitMatch:
     """Where everything of one plain pre object is in the stock image."""
 
     obj: Object
-    bases: dict[Section, int] = field(default_factory=dict)
+    bases: Mapping[Section, int]
     """Address of each section's first byte; merged and unused sections are missing."""
-    functions: dict[Symbol, int] = field(default_factory=dict)
+    functions: Mapping[Symbol, int]
     """Address of each function that runs after boot, in the object's order."""
-    overridden: list[Symbol] = field(default_factory=list)
+    overridden: Sequence[Symbol]
     """Weak functions in whose place the image has another one, such as ``arch_vma_name``."""
-    externals: dict[Symbol, int] = field(default_factory=dict)
+    externals: Mapping[Symbol, int]
     """Address of each undefined or weak symbol that those functions use."""
 
     def address_of(self, symbol: Symbol) -> int | None:
@@ -56,11 +57,14 @@ class UnitMatch:
 
 
 class _Matcher:
-    """Matches one object."""
+    """Matches one object; collects what ``UnitMatch`` holds."""
 
     def __init__(self, obj: Object, image: KernelImage, symbols: SymbolMap) -> None:
         self.obj, self.image, self.symbols = obj, image, symbols
-        self.result = UnitMatch(obj=obj)
+        self.bases: dict[Section, int] = {}
+        self.functions: dict[Symbol, int] = {}
+        self.overridden: list[Symbol] = []
+        self.externals: dict[Symbol, int] = {}
         self.relocations: dict[Section, list[Relocation]] = {}
         self.by_section: dict[Section, list[Symbol]] = defaultdict(list)
         for f in obj.functions():
@@ -72,15 +76,21 @@ class _Matcher:
 
     def run(self) -> UnitMatch:
         for section, functions in self.by_section.items():
-            if (base := self._base(section, functions)) is not None:
-                self._take(section, functions, base)
-        for function, address in self.result.functions.items():
-            self._learn(function, address)
-        return self.result
+            if (base := self._find_base(section, functions)) is not None:
+                self._add_functions(section, functions, base)
+        for function, address in self.functions.items():
+            self._add_references(function, address)
+        return UnitMatch(
+            obj=self.obj,
+            bases=self.bases,
+            functions=self.functions,
+            overridden=self.overridden,
+            externals=self.externals,
+        )
 
     # --- functions ------------------------------------------------------------------------------
 
-    def _base(self, section: Section, functions: list[Symbol]) -> int | None:
+    def _find_base(self, section: Section, functions: list[Symbol]) -> int | None:
         """Return the one base at which all functions of a section are in the image.
 
         None when it has nothing but weak functions, which may all be overridden.
@@ -96,7 +106,7 @@ class _Matcher:
                 raise self._mismatch(f)
         if bases is None:
             if all(f.bind == STB_WEAK for f in functions):
-                self.result.overridden += functions
+                self.overridden += functions
                 return None
             raise self._mismatch(functions[0])
         if len(bases) > 1:
@@ -107,17 +117,18 @@ class _Matcher:
             )
         return bases.pop()
 
-    def _take(self, section: Section, functions: list[Symbol], base: int) -> None:
-        self.result.bases[section] = base
+    def _add_functions(self, section: Section, functions: list[Symbol], base: int) -> None:
+        """Add a section that is at ``base``, and its functions."""
+        self.bases[section] = base
         for f in functions:
             address = base + f.value
             # The linker leaves an overridden body where it is; only the name goes elsewhere.
             if self._is_overridden(f) or (
                 f.bind == STB_WEAK and address not in self.symbols.addresses(f.name)
             ):
-                self.result.overridden.append(f)
+                self.overridden.append(f)
             elif self._is_at(f, address):
-                self.result.functions[f] = address
+                self.functions[f] = address
             else:
                 raise self._mismatch(f, address)
 
@@ -176,8 +187,8 @@ class _Matcher:
 
     # --- what the functions refer to --------------------------------------------------------------
 
-    def _learn(self, f: Symbol, address: int) -> None:
-        """Learn from the relocated fields of a matched function, and check them."""
+    def _add_references(self, f: Symbol, address: int) -> None:
+        """Add what the relocated fields of a matched function refer to, and check them."""
         assert f.section is not None
         code = self.image.read(address, f.size)
         assert code is not None
@@ -203,7 +214,7 @@ class _Matcher:
             addresses = self.symbols.addresses(symbol.name)
             if addresses and base not in addresses:
                 return f"expected the address of {symbol.name}"
-            known = self.result.externals.setdefault(symbol, base)
+            known = self.externals.setdefault(symbol, base)
         elif is_merged_reference(r):
             content, start = merged_content(r)
             address = value - start & ADDRESS_MASK
@@ -212,7 +223,7 @@ class _Matcher:
             return None
         else:
             base = base - symbol.value
-            known = self.result.bases.setdefault(section, base)
+            known = self.bases.setdefault(section, base)
         if known != base:
             return f"expected {symbol.name or (section.name if section else '')} at {known:#x}"
         return None

@@ -27,9 +27,8 @@ class MapSymbol(NamedTuple):
 def recover_symbols(vmlinux: bytes) -> list[MapSymbol]:
     """Return all symbols of an uncompressed image from its kallsyms tables, in their order.
 
-    That order is the one in which the running kernel counts equal names.  Takes about three
-    seconds.  Raises ``ConfigDirError`` when the tables are not found, or
-    the package is missing.
+    The running kernel counts equal names in that order.  Takes about three seconds.  Raises
+    ``ConfigDirError`` when the tables are not found, or vmlinux-to-elf is not installed.
     """
     # Imported here: only "create" has the package, and it takes a while.
     try:
