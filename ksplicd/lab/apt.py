@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The host's own apt: where its packages come from, which versions there are, downloads.
 
-Nothing here knows a mirror: what the machine is configured with is what is used.
+It knows no mirror: it uses what the machine is configured with.
 """
 
 import contextlib

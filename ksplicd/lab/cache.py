@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 Progress: TypeAlias = Callable[[str], None]
-"""Takes one line about what is being done now."""
+"""Takes a line about what is being done."""
 
 _DIGEST_LENGTH: Final = 20
 
@@ -69,7 +69,7 @@ def digest_of_tree(root: Path) -> str:
 
 
 class Cache:
-    """A folder of entries; ``progress`` hears about entries that have to be made."""
+    """A folder of entries; ``progress`` gets a line for each entry that has to be made."""
 
     def __init__(self, root: Path | None = None, *, progress: Progress = silent) -> None:
         self.root: Final = root or default_root()
@@ -100,7 +100,7 @@ class Cache:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock ``name`` against other processes and threads; says when it has to wait."""
+        """Hold the lock ``name`` against other processes and threads; report a wait."""
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("w") as f:

@@ -64,7 +64,7 @@ class KernelPackages:
 
     @property
     def headers(self) -> Path:
-        """The headers' folder, to be had after ``install_headers()``."""
+        """The headers' folder, which is there after ``install_headers()``."""
         return Path(f"/usr/src/linux-headers-{self.release}")
 
     def image_deb(self) -> Path:

@@ -36,7 +36,7 @@ PACKAGES: Final = (
 
 _ROOT_VERSION: Final = 1
 _IMAGE_VERSION: Final = 1
-"""To be raised when this module makes something else of the same parts."""
+"""Raised when this module makes something else of the same parts."""
 
 # One process tree, so that fakeroot can remember the owners when we are not root.  The disk has no
 # journal and no checksums: it never survives a crash, and TCG computes slowly.
@@ -143,7 +143,7 @@ class Image:
 
     @property
     def identity(self) -> str:
-        """Names this very image: one made again of the same parts has other block addresses."""
+        """The name of this image alone: the same parts made again have other block addresses."""
         return (self.folder / "identity").read_text()
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An update's modules in a guest, loaded by hand: what the kernel part does without the daemon."""
+"""An update's modules in a guest, loaded by hand, without the daemon."""
 
 import time
 from typing import Final
@@ -81,7 +81,7 @@ class Update:
             time.sleep(0.1)
 
     def state(self, name: str) -> str:
-        """Return what the core says."""
+        """Return an attribute of the core in sysfs, such as ``stage``."""
         return self.guest.run(["cat", f"/sys/module/{self.core}/ksplice/{name}"]).out.strip()
 
     def targets(self) -> dict[str, str]:

@@ -2,8 +2,8 @@
 """One QEMU process: its command line, its sockets, its end.
 
 QEMU connects to sockets that we listen on, so nothing has to be polled.  It has no network.
-It ends with ``close()``, with the guest (a panic resets it, and a reset ends QEMU), and whenever
-our process ends, however that comes.
+It ends with ``close()``, with the guest (a panic resets it, and a reset ends QEMU), and with our
+process, even when that is killed.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ class Machine:
     firmware: Firmware | None = None
     """UEFI; without it QEMU's own BIOS starts the kernel."""
     accelerator: str = TCG
-    """What ``probe_accelerator()`` says; code under TCG runs everywhere."""
+    """As ``probe_accelerator()`` returns it; TCG works everywhere."""
 
     def digest(self) -> str:
         """Return what names a snapshot of this machine."""
@@ -183,7 +183,7 @@ class Qemu:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def wait(self, timeout: float) -> None:
-        """Wait until QEMU has ended by itself; raises ``LabError`` when it does not."""
+        """Wait until QEMU exits on its own; raises ``LabError`` when it does not."""
         assert self._process is not None
         if not wait(self._process, timeout):
             raise LabError(f"QEMU did not end within {timeout:g} s")

@@ -19,7 +19,7 @@ _CHUNK: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that QEMU told by itself, such as ``SHUTDOWN``."""
+    """Something that QEMU reports without being asked, such as ``SHUTDOWN``."""
 
     name: str
     data: dict[str, Any] = field(default_factory=dict)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Snapshots: a guest that has booted, kept on disk, to be gone on from in less than a second.
+"""Snapshots: a booted guest, saved to disk, restored in under a second.
 
 ```
 machine ─boot, warm up▸ snapshot ─restore, lay over files, run commands▸ snapshot with a layer
@@ -22,7 +22,7 @@ from ksplicd.lab.running_guest import RunningGuest
 from ksplicd.run import run
 
 _VERSION: Final = 2
-"""To be raised when this module makes something else of the same parts."""
+"""Raised when this module makes something else of the same parts."""
 
 _KEPT: Final = {"snapshot": 8, "snapshot-layered": 8}
 """How many of each are not deleted, 200 MB each; those used last."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An update tried out: applied to its kernel in a throwaway guest, checked, and undone.
+"""Try an update: apply it to its kernel in a throwaway guest, check it, and undo it.
 
 ```
 stock kernel ─check▸ ─apply▸ updated ─check▸ ─undo▸ stock again ─check▸
@@ -35,7 +35,7 @@ _CHECK_SECONDS: Final = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What was seen of an update that could be applied and undone."""
+    """The outcome for an update that could be applied and undone."""
 
     functions: int
     """How many were matched."""
@@ -50,7 +50,7 @@ class Trial:
     """The kernel's log, when it found a fault with itself."""
 
     def faults(self) -> list[str]:
-        """Return what speaks against the update, in sentences; none is as it should be."""
+        """Return what is wrong with the update, a sentence for each fault."""
         found = []
         if self.complaints:
             found.append(f"the kernel complains:\n{self.complaints}")
@@ -125,7 +125,7 @@ def try_updates(cache: Cache, bundles: Sequence[Bundle], *, check: Path | None, 
 
 
 def _apply(update: Update) -> float:
-    """Apply it and return the seconds; an error says what the core says."""
+    """Apply it and return the seconds; an error has the core's abort cause and mismatch."""
     begin = time.monotonic()
     try:
         update.apply()
