@@ -3,7 +3,7 @@
 
 The kernel's own build compiles and links the module's object in the prepared tree; the headers'
 build makes the .ko of it, as of any module that comes from outside: only there are the versions of
-all symbols known.  The module says so (no ``intree``), and has no BTF.
+all symbols known.  So the module is marked as one from outside (no ``intree``), and has no BTF.
 
 No update's core is there at the next boot: hooks are not called, tripwires are nothing.
 """

@@ -142,8 +142,8 @@ def _users(difference: Difference, s: Symbol) -> list[_User]:
         if is_init_section(owner) or owner.name.startswith(".exitcall"):  # has run, or never will
             continue
         for r in owner.relocations:
-            place = post.locate(owner, r)
-            if place.symbol is not s or place.offset:
+            referent = post.locate(owner, r)
+            if referent.symbol is not s or referent.offset:
                 continue
             function = post.symbol_at(owner, r.offset) if owner.is_text else None
             if function is not None:

@@ -6,7 +6,7 @@ symbols of a patched module, so an entry whose key that module owns would be use
 (Documentation/livepatch/module-elf-format.rst; those of vmlinux are filled in early).
 
 - A static call without its entry stays a call of the trampoline, which the kernel keeps right.
-- A tracepoint without its entry never fires in the new code; that is said.
+- A tracepoint without its entry never fires in the new code; a note reports it.
 - Any other key decides what the code does: refused.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tripwires: places of the patch that tell user space that somebody tries what it stops.
+"""Tripwires: places of the patch that report to user space when somebody tries what it stops.
 
 ``ksplice_tripwire()`` of kmodsrc/ksplice-patch.h calls a function that units know by one name, so
 that the objects of a series compare alike.  New code calls the one of its own update's core, which
