@@ -8,7 +8,7 @@ undefined symbols keep their plain names, also those of the pre object's static 
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -39,21 +39,21 @@ _LTO: Final = ".gnu.lto_"
 _IMPORT: Final = "__UNIQUE_ID_import_ns"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PairResult:
     """What the comparison of two objects says, by symbol names."""
 
-    functions: list[str] = field(default_factory=list)
+    functions: tuple[str, ...] = ()
     """Every function of the new code's object, cold parts included."""
-    changed: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    data: list[str] = field(default_factory=list)
+    changed: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
     """Data of the new code's object: new variables, and constants that changed."""
-    refused: list[Refusal] = field(default_factory=list)
-    reasons: dict[str, str] = field(default_factory=dict)
+    refused: tuple[Refusal, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
     """By changed function, why."""
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
     obj: Object | None = None
     """The new code, None when nothing changed or something is refused."""
 
@@ -93,14 +93,14 @@ def compare_objects(
     shared = share(UnitChange.of(after.name, difference), new_for_others(difference))
     change = leave_to_livepatch(shared)
     result = describe(change.difference)
+    if change.is_empty:
+        return result
     if change.is_boot_only:
-        result.refused = difference.refuse_boot_code()
-    elif not change.is_empty:
-        change = check_layouts(change, allowed_layouts)
-        if change.has_unseen_layouts:
-            result.notes = [*result.notes, unseen_layouts([after.name])]
-        place_new_code(result, change)
-    return result
+        return replace(result, refused=tuple(difference.refuse_boot_code()))
+    change = check_layouts(change, allowed_layouts)
+    if change.has_unseen_layouts:
+        result = replace(result, notes=(*result.notes, unseen_layouts([after.name])))
+    return with_new_code(result, change)
 
 
 def read_code(path: Path) -> Object:
@@ -136,11 +136,11 @@ def describe(difference: Difference) -> PairResult:
     """Return what a difference says."""
     changed = reasons_of(difference)
     return PairResult(
-        changed=list(changed),
-        new=[s.name for s in difference.new],
-        removed=[s.name for s in difference.removed],
+        changed=tuple(changed),
+        new=tuple(s.name for s in difference.new),
+        removed=tuple(s.name for s in difference.removed),
         reasons=changed,
-        notes=list(difference.notes),
+        notes=difference.notes,
     )
 
 
@@ -155,8 +155,8 @@ def reasons_of(difference: Difference) -> dict[str, str]:
     return reasons
 
 
-def place_new_code(result: PairResult, change: UnitChange) -> None:
-    """Add the new code to ``result``, or why there is none."""
+def with_new_code(result: PairResult, change: UnitChange) -> PairResult:
+    """Return the result with the new code, or why there is none."""
     difference = change.difference
     unit = _UnitInAnyKernel(change.unit, redirectable_functions(difference.pre))
     aliases = Aliases()
@@ -164,23 +164,28 @@ def place_new_code(result: PairResult, change: UnitChange) -> None:
         shared = aliases_by_name(change, aliases.for_shared([change]))
         code = extract(unit, change, aliases, shared)
     except UnsupportedChangeError as e:
-        result.refused = [r for r in e.refusals if isinstance(r, Refusal)]
-        return
+        return replace(result, refused=tuple(r for r in e.refusals if isinstance(r, Refusal)))
     code.obj.symbols = [s for s in code.obj.symbols if s.name not in aliases]
     binds = {(s.name, s.type, s.size): s.bind for s in change.shared}
     for s in code.obj.symbols:
         s.bind = binds.get((s.name, s.type, s.size), s.bind)
-    result.functions = [s.name for s in code.obj.symbols if s.is_function]
-    result.data = data_of(code, difference)
+    functions = [s.name for s in code.obj.symbols if s.is_function]
+    data = data_of(code, difference)
     keep_imports(code.obj, difference.post.obj)
-    result.notes = [*result.notes, *code.notes, *names_that_are_several(code, difference)]
-    result.obj = code.obj
+    several = names_that_are_several(code, difference)
+    return replace(
+        result,
+        functions=tuple(functions),
+        data=tuple(data),
+        notes=(*result.notes, *code.notes, *several),
+        obj=code.obj,
+    )
 
 
 def names_that_are_several(code: NewCode, difference: Difference) -> list[str]:
     """Return a note when names of the new code are those of several statics of the pre object.
 
-    So it may be where ``ld -r`` has linked files: here each is told by its file, but the new code's
+    ``ld -r`` links files that each have one: here each is told by its file, but the new code's
     object has plain names.
     """
     count = Counter(

@@ -104,7 +104,7 @@ def test_objdiff_tells_that_names_are_several(tmp_path: Path) -> None:
         link(tmp_path, ("one", ONCE.format(1, "first")), ("two", ONCE.format(value, "second")))
         (tmp_path / "all.o").rename(path)
     result = compare_objects(pre, post)
-    assert result.changed == ["once"]
+    assert result.changed == ("once",)
     (note,) = result.notes
     assert note.startswith(f"once, count: {pre} has several statics of this name")
 
