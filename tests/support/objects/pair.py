@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Object pairs: two versions of a source, compiled on the fly as the kernel's units are."""
 
+import hashlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +14,9 @@ from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.objects.names import is_cold_part
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import TABLES
-from ksplicd.elf import Object
+from ksplicd.elf import Object, read_object
 from ksplicd.elf.model import STB_LOCAL
-from tests.support.objects.compile import SPLIT, compile_object
+from tests.support.objects.compile import SPLIT, compile_c
 
 SIZES = dict.fromkeys((t.section for t in TABLES), 4) | {
     "__mcount_loc": 8,
@@ -89,10 +91,20 @@ class FakeUnit:
         return name in self.exports
 
 
+def keep_pair(folder: Path, pre: bytes, post: bytes) -> None:
+    """Keep two objects for ``tests.same``, in a folder that is named by what they are."""
+    pair = folder / hashlib.sha256(pre + post).hexdigest()[:16]
+    pair.mkdir(exist_ok=True)
+    (pair / "pre.o").write_bytes(pre)
+    (pair / "post.o").write_bytes(post)
+
+
 def compare(tmp_path: Path, pre: str, post: str, *flags: str) -> Difference:
     """Compile both sources one section a symbol and compare them."""
-    a = compile_object(tmp_path, PRELUDE + pre, *SPLIT, *flags, name="unit")
-    b = compile_object(tmp_path, PRELUDE + post, *SPLIT, *flags, name="unit")
+    objects = [compile_c(tmp_path, PRELUDE + c, *SPLIT, *flags) for c in (pre, post)]
+    if "KSPLICE_KEEP_PAIRS" in os.environ:
+        keep_pair(Path(os.environ["KSPLICE_KEEP_PAIRS"]), *objects)
+    a, b = (read_object(data, "unit.o") for data in objects)
     return compare_pair(a, b)
 
 
