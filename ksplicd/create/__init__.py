@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From a diff to a bundle."""
+"""From a change of the kernel's source to a bundle, on the machine that builds it.
+
+It does not sign the bundle, and loads nothing into a kernel.
+"""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The parts of a bundle, and what the user is told of them.
+"""The parts of a bundle, and the notes for the user.
 
 Nothing is decided here: what the modules hold is settled when this is asked.
 """
@@ -28,7 +28,7 @@ def manifest_of(
     modules: Modules,
     targets: Sequence[Target],
 ) -> Manifest:
-    """Return what the bundle says of the update; ``compiler``: the kernel's own, in one line."""
+    """Return the manifest; ``compiler``: the kernel's own, in one line."""
     return Manifest(
         kid=request.kid,
         kernel=kernel,
@@ -77,7 +77,7 @@ def modules_among(new_code: Sequence[NewCode]) -> list[str]:
 
 
 def source_files(change: Change) -> dict[str, bytes]:
-    """Return the files of a bundle that say from which change it was made."""
+    """Return the files of a bundle that hold the change it was made from."""
     return {"patch": change.patch, "timestamp": f"{change.timestamp}\n".encode()}
 
 

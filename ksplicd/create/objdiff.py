@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.diff.across_units import check_layouts, share
+from ksplicd.create.diff.across_units import refuse_layouts, share
 from ksplicd.create.diff.difference import Difference, UnitChange
 from ksplicd.create.diff.layout import unseen_layouts
 from ksplicd.create.diff.unit import diff
@@ -41,7 +41,7 @@ _IMPORT: Final = "__UNIQUE_ID_import_ns"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairResult:
-    """What the comparison of two objects says, by symbol names."""
+    """The outcome of comparing two objects, by symbol names."""
 
     functions: tuple[str, ...] = ()
     """Every function of the new code's object, cold parts included."""
@@ -97,7 +97,7 @@ def compare_objects(
         return result
     if change.is_boot_only:
         return replace(result, refused=tuple(difference.refuse_boot_code()))
-    change = check_layouts(change, allowed_layouts)
+    change = refuse_layouts(change, allowed_layouts)
     if change.has_unseen_layouts:
         result = replace(result, notes=(*result.notes, unseen_layouts([after.name])))
     return with_new_code(result, change)
@@ -133,7 +133,7 @@ def leave_to_livepatch(change: UnitChange) -> UnitChange:
 
 
 def describe(difference: Difference) -> PairResult:
-    """Return what a difference says."""
+    """Return the outcome of a difference, without the new code."""
     changed = reasons_of(difference)
     return PairResult(
         changed=tuple(changed),
@@ -225,7 +225,7 @@ def data_of(code: NewCode, difference: Difference) -> list[str]:
 
 
 def redirectable_functions(index: ObjectIndex) -> frozenset[str]:
-    """Return the functions that begin with a call of fentry, as the object tells.
+    """Return the functions that begin with a call of fentry, by its own table.
 
     All of them when the object was not compiled for ftrace.
     """
@@ -234,7 +234,7 @@ def redirectable_functions(index: ObjectIndex) -> frozenset[str]:
 
 
 def read_sizes(source: Path) -> EntrySizes:
-    """Return the entry sizes that the headers of a prepared tree tell.
+    """Return the entry sizes of the headers of a prepared tree.
 
     ``source``: a kernel's headers package, build tree or prepared source tree.  Raises
     ``BuildError``.

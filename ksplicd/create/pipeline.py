@@ -35,7 +35,7 @@ from ksplicd.create.unit_objects import compare_units, compile_units, match_unit
 def create(request: Request, progress: Progress = lambda _: None) -> Created:
     """Make an update.  Raises ``CreateError`` and its leaves, ``ToolError``."""
     config = read_config_dir(request.config)
-    config.stock_image()  # before anything is compiled in vain
+    config.stock_image()  # raises before an hour is spent on compiling
     with opened(request, config, progress) as tree:
         for path in tree.source.revert():
             progress(f"gave {path} its original back, which an earlier run had left patched")

@@ -15,7 +15,7 @@ from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.across_units import compare_across
 from ksplicd.create.diff.difference import UnitChange
-from ksplicd.create.diff.layout import check_layout
+from ksplicd.create.diff.layout import compare_layouts
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.separate import index_separated
@@ -82,8 +82,8 @@ def compare_units(
 ) -> list[UnitChange]:
     """Return what changes in the units that differ.
 
-    ``has_global``: tells whether the kernel's target has a global of a name; ``allowed_layouts``:
-    structures that may change.
+    ``has_global(target, name)``: whether the kernel's target has such a global symbol;
+    ``allowed_layouts``: structures that may change.
 
     Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
     """
@@ -103,7 +103,7 @@ def try_few(
         return
     kbuild.tree.progress(f"{candidates.names}: trying {len(candidates.few)} units first")
     for o in compile_units(kbuild, states, candidates.few):
-        refusals = check_layout(diff(o.pre, o.post), allowed_layouts).refusals
+        refusals = compare_layouts(diff(o.pre, o.post), allowed_layouts).refusals
         if refusals:
             raise UnsupportedChangeError(refusals_text(o.unit.source, refusals), refusals)
 

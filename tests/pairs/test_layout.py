@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.bundle_parts import notes_of
-from ksplicd.create.diff.across_units import check_layouts
+from ksplicd.create.diff.across_units import refuse_layouts
 from ksplicd.create.diff.difference import UnitChange
-from ksplicd.create.diff.layout import check_layout
+from ksplicd.create.diff.layout import compare_layouts
 from ksplicd.create.objdiff import compare_objects
 from ksplicd.create.refusal import Refusal
 from ksplicd.errors import ElfError
@@ -32,7 +32,7 @@ def layouts(
     d = compare(
         tmp_path, SOURCE.format(**base), SOURCE.format(**{**base, "body": "2", **post}), "-g", flags
     )
-    return check_layout(d, allow).refusals
+    return compare_layouts(d, allow).refusals
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_bit_fields(tmp_path: Path) -> None:
         "struct s {{ unsigned a : 3; {} unsigned b : 4; }}; int f(struct s *s) {{ return {}; }}"
     )
     d = compare(tmp_path, source.format("", "s->b"), source.format("unsigned n : 1;", "s->b"), "-g")
-    assert [r.reason for r in check_layout(d).refusals] == [
+    assert [r.reason for r in compare_layouts(d).refusals] == [
         "the layout of this structure changes: n is new at 0.3, b moves from 0.3 to 0.4"
     ]
 
@@ -89,13 +89,13 @@ def test_what_is_no_change_of_layout(tmp_path: Path, pre: str, post: str) -> Non
     source = "struct s {{ {} }}; int f(struct s *s) {{ return s->a + {}; }}"
     d = compare(tmp_path, source.format(pre, 1), source.format(post, 2), "-g")
     assert [s.name for s in d.changed] == ["f"]
-    assert check_layout(d).refusals == ()
+    assert compare_layouts(d).refusals == ()
 
 
 def test_fields_that_change_places(tmp_path: Path) -> None:
     source = "struct s {{ {} }}; int f(struct s *s) {{ return s->a; }}"
     d = compare(tmp_path, source.format("int a; int b;"), source.format("int b; int a;"), "-g")
-    assert "b moves from 4 to 0, a moves from 0 to 4" in check_layout(d).refusals[0].reason
+    assert "b moves from 4 to 0, a moves from 0 to 4" in compare_layouts(d).refusals[0].reason
 
 
 STRUCT = "struct s {{ int a; {0} int b; }}; "
@@ -119,7 +119,7 @@ def test_it_does_not_matter_how_a_function_gets_at_it(tmp_path: Path, source: st
     """By a variable of another file, in a cast as TCP_SKB_CB() has it, in sizeof, by a typedef."""
     d = compare(tmp_path, source.format(""), source.format("int n;"), "-g")
     assert [s.name for s in d.changed] == ["f"]
-    assert [r.symbol for r in check_layout(d).refusals] == ["s"]
+    assert [r.symbol for r in compare_layouts(d).refusals] == ["s"]
 
 
 def test_only_a_new_function_uses_it(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ struct ops ops = {{ f, {} }};
     post = source.format("int n;", "static int g(struct s *s) { return s->n; }", "g")
     d = compare(tmp_path, pre, post, "-g")
     assert not d.changed
-    assert [r.symbol for r in check_layout(d).refusals] == ["s"]
+    assert [r.symbol for r in compare_layouts(d).refusals] == ["s"]
 
 
 def test_structures_of_one_name_in_two_functions(tmp_path: Path) -> None:
@@ -144,11 +144,11 @@ int g(void *p) {{ struct s {{ int a; int b; {0} }} *s = p; return s->b; }}
 """
     d = compare(tmp_path, source.format("", 1), source.format("", 2), "-g")
     assert [s.name for s in d.changed] == ["f"]
-    assert check_layout(d).refusals == ()
+    assert compare_layouts(d).refusals == ()
     d = compare(tmp_path, source.format("", 1), source.format("int c;", 1), "-g")
     assert d.is_empty
     d = compare(tmp_path, source.format("", 1), source.format("int c;", 2), "-g")
-    assert [r.symbol for r in check_layout(d).refusals] == ["s"]
+    assert [r.symbol for r in compare_layouts(d).refusals] == ["s"]
 
 
 ARGUMENTS = """
@@ -164,14 +164,14 @@ def test_arguments_on_the_stack_may_change(tmp_path: Path) -> None:
     d = compare(tmp_path, ARGUMENTS.format("", ""), ARGUMENTS.format("int step;", ""), "-g",
                 "-fno-ipa-sra", "-fno-ipa-cp")  # fmt: skip
     assert sorted(s.name for s in d.changed) == ["f", "walk"]
-    assert check_layout(d).refusals == ()
+    assert compare_layouts(d).refusals == ()
 
 
 def test_arguments_that_something_points_to_may_not(tmp_path: Path) -> None:
     pointer = "static struct args *last; last = args; keep(&last);"
     d = compare(tmp_path, ARGUMENTS.format("", pointer), ARGUMENTS.format("int step;", pointer),
                 "-g", "-fno-ipa-sra", "-fno-ipa-cp")  # fmt: skip
-    assert [r.symbol for r in check_layout(d).refusals] == ["args"]
+    assert [r.symbol for r in compare_layouts(d).refusals] == ["args"]
 
 
 @pytest.mark.parametrize("flag", ["-g0", "-gsplit-dwarf"])
@@ -179,13 +179,13 @@ def test_without_debug_information_nothing_is_known(tmp_path: Path, flag: str) -
     """With -gsplit-dwarf it is in unit.dwo."""
     source = "struct s {{ int a; {} int b; }}; int f(struct s *s) {{ return s->b; }}"
     d = compare(tmp_path, source.format(""), source.format("int n;"), "-g", flag)
-    change = check_layouts(UnitChange.of("fs/a.c", d))
+    change = refuse_layouts(UnitChange.of("fs/a.c", d))
     assert not change.refusals
     assert change.has_unseen_layouts
     (note,) = notes_of([change], [])
     assert note.startswith("fs/a.c: compiled without debug information, so that changed structure")
     d = compare(tmp_path, source.format(""), source.format(""), "-g")
-    assert not notes_of([check_layouts(UnitChange.of("fs/a.c", d))], [])
+    assert not notes_of([refuse_layouts(UnitChange.of("fs/a.c", d))], [])
 
 
 @pytest.mark.parametrize(("flag", "count"), [("-g0", 1), ("-g", 0)])

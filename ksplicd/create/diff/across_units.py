@@ -15,7 +15,7 @@ from ksplicd.create.diff.correlate import correlate
 from ksplicd.create.diff.data import find_uses, is_compared
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.exports import read_exports
-from ksplicd.create.diff.layout import check_layout
+from ksplicd.create.diff.layout import compare_layouts
 from ksplicd.create.diff.unit import refuse_new_data
 from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.refusal import refusals_text, refuse
@@ -34,8 +34,8 @@ def compare_across(
 ) -> list[UnitChange]:
     """Return the units that change, with what the others, the kernel and layouts mean for them.
 
-    ``has_global``: tells whether the kernel's target has a global of a name; ``allowed_layouts``:
-    structures that may change.
+    ``has_global(target, name)``: whether the kernel's target has such a global symbol;
+    ``allowed_layouts``: structures that may change.
 
     Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
     """
@@ -48,12 +48,12 @@ def compare_across(
         refusals = [r for c in found for r in c.difference.refuse_boot_code()]
         names = ", ".join(c.unit for c in found)
         raise UnsupportedChangeError(refusals_text(names, refusals), refusals)
-    return [check_layouts(c, allowed_layouts) for c in found]
+    return [refuse_layouts(c, allowed_layouts) for c in found]
 
 
-def check_layouts(change: UnitChange, allowed: Collection[str] = ()) -> UnitChange:
+def refuse_layouts(change: UnitChange, allowed: Collection[str] = ()) -> UnitChange:
     """Refuse structures of the unit that get another layout.  Raises ``ElfError``."""
-    layouts = check_layout(change.difference, allowed)
+    layouts = compare_layouts(change.difference, allowed)
     return replace(change.refuse(layouts.refusals), has_unseen_layouts=layouts.are_unseen)
 
 
@@ -184,9 +184,8 @@ def refuse_taken(
 ) -> list[UnitChange]:
     """Refuse new global symbols by the name of one that the kernel has from another file.
 
-    A function written to take the place of a ``__weak`` one is such: all callers would go there,
-    and in the running kernel go on to the old one.  ``has_global``: tells whether a target has a
-    global of a name.
+    An example is a function that is to take the place of a ``__weak`` one: in the running kernel
+    its callers go on to the old one.  ``has_global(target, name)``: whether one has it.
     """
     gone = find_gone(changes)
     out = []

@@ -135,7 +135,7 @@ class Comparison:
             self.comparing.remove(pair)
 
     def same_descriptor(self, a: Symbol, b: Symbol) -> bool:
-        """Compare what two pr_debug() say, which their strings are.
+        """Compare the strings of two pr_debug().
 
         The line and the file's name may differ (struct _ddebug in include/linux/dynamic_debug.h:
         module, function, file name, format).
@@ -166,7 +166,7 @@ class Comparison:
     def same_anonymous(self, a: Referent, b: Referent) -> bool:
         """Compare referents without a symbol: merged constants, jump tables, code fragments.
 
-        Nothing tells where an anonymous constant in ``.rodata`` ends, so that the whole section has
+        The end of an anonymous constant in ``.rodata`` is not known, so the whole section has
         to be the same: one constant more makes a function too many change, never one too few.
         """
         sa, sb = a.section, b.section
@@ -283,7 +283,7 @@ def _sorted(section: Section) -> list[Relocation]:
 
 
 def _bytes(section: Section, start: int, size: int) -> bytes:
-    """Return bytes of a section, which are zero where it has none."""
+    """Return bytes of a section; zeros of one without content."""
     return bytes(size) if section.type == SHT_NOBITS else section.data[start : start + size]
 
 

@@ -125,7 +125,7 @@ def _by_base_name(symbols: Iterable[Symbol]) -> dict[str, list[Symbol]]:
 
 
 def _pair_renamed(pairing: Pairing) -> None:
-    """Pair static functions that only the new name tells apart, as their tables show.
+    """Pair static functions that were renamed, as the tables that hold them show.
 
     Where ``.show = old_show`` becomes ``.show = new_show`` and the old function is gone, the kernel
     goes on calling the old one, which is redirected.

@@ -247,7 +247,7 @@ def _may_refer(section: Section) -> bool:
     return is_plain_data(section) or is_boot_section(section) or is_debug_descriptor(section)
 
 
-def needs_boot_code(
+def refuse_set_up_at_boot(
     post: ObjectIndex,
     new: Iterable[Symbol],
     running: Iterable[Symbol],

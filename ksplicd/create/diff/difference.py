@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What differs in one unit, as a record that nobody changes.
 
-A ``Difference`` is of the unit's two objects alone.  A ``UnitChange`` adds what only all units, the
-layouts and the kernel tell, and is the one place where refusals are joined.
+A ``Difference`` is of the unit's two objects alone.  A ``UnitChange`` adds what follows from the
+other units, the layouts and the kernel; refusals are joined there and nowhere else.
 """
 
 from collections.abc import Iterable, Mapping
@@ -112,7 +112,7 @@ class UnitChange:
 
     @classmethod
     def of(cls, unit: str, difference: Difference, target: str = VMLINUX) -> "UnitChange":
-        """Return what a difference alone tells."""
+        """Return the change that a difference alone makes."""
         return cls(unit=unit, target=target, difference=difference, refusals=difference.refusals)
 
     @property

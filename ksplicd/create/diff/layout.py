@@ -3,7 +3,7 @@
 
 Objects of the old layout exist in the running kernel, and unchanged functions go on making them.
 The types come from the debug information with which the kernel's objects are compiled; without it
-nothing is compared.  It does not tell which function uses a type in a cast or in ``sizeof`` only.
+nothing is compared.  Which function uses a type in a cast or in ``sizeof`` only is not in it.
 """
 
 from collections import defaultdict
@@ -42,7 +42,7 @@ class Layouts:
     """Whether the objects lack debug information, so that nothing was compared."""
 
 
-def check_layout(difference: Difference, allowed: Collection[str] = ()) -> Layouts:
+def compare_layouts(difference: Difference, allowed: Collection[str] = ()) -> Layouts:
     """Compare the structures of a unit that has changed or new functions.
 
     ``allowed``: names of structures whose change is meant, with or without ``struct``.  Raises
@@ -136,7 +136,7 @@ def _is_on_stack_only(
 ) -> bool:
     """Tell whether all objects of a type live in calls of functions that change together.
 
-    So it is for arguments in a structure, such as ``struct walk_args args`` whose address one
+    Arguments in a structure are an example, such as ``struct walk_args args`` whose address one
     changed function passes to another: no field and no variable points to one, and no function that
     stays knows the type.
     """

@@ -60,8 +60,8 @@ def pointer_changes(comparison: Comparison, a: Symbol, b: Symbol) -> list[Pointe
 def _may_become(old: Referent | None, new: Referent) -> bool:
     """Tell whether a pointer to functions changes to another one.
 
-    Of what another file defines the object does not tell whether it is a function.  The old one
-    does; where there is none, the kernel's symbols tell that it is not ``THIS_MODULE``.
+    For what another file defines the object does not have the type.  The old pointer's target
+    has one; without an old one, the kernel's symbols rule out ``THIS_MODULE``.
     """
     if new.offset or new.symbol is None:
         return False

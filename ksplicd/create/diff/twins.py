@@ -51,7 +51,7 @@ class Pairing:
     def pair(self, pre: Symbol, post: Symbol, why: str = "") -> None:
         """Pair two symbols; the first pairing of a symbol stands.
 
-        ``why``: what tells that they are twins, where it is more than the name.
+        ``why``: the reason, where it is more than the name.
         """
         if pre not in self.post_of and post not in self.pre_of:
             self.post_of[pre] = post
@@ -60,7 +60,7 @@ class Pairing:
                 LOG.debug("%s: %s is %s: %s", self.post.obj.name, post.name, pre.name, why)
 
     def leave(self, symbols: Iterable[Symbol], why: str) -> None:
-        """Note post symbols of which nothing tells whether they have a twin, and which."""
+        """Note post symbols that may be one of several pre symbols."""
         for s in symbols:
             self.ambiguous.add(s)
             LOG.debug("%s: %s is ambiguous: %s", self.post.obj.name, s.name, why)

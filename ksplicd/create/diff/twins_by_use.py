@@ -41,7 +41,7 @@ def pair_leftovers(pairing: Pairing) -> None:
 
     Code and constants that are the same in the same order pair too: the entries
     ``__UNIQUE_ID_nop374`` of KVM's emulator are reached by computed jumps.  Variables that begin
-    alike tell nothing.
+    alike do not.
     """
     others = _group(pairing.post.obj.symbols, pairing.pre_of)
     for name, symbols in _group(pairing.pre.obj.symbols, pairing.post_of).items():
@@ -63,7 +63,7 @@ def pair_leftovers(pairing: Pairing) -> None:
 
 
 def _users_of_numbered(index: ObjectIndex) -> list[Symbol]:
-    """Return the functions and data that refer to symbols which are paired by use."""
+    """Return the functions and data that refer to symbols paired by use."""
     found: dict[Symbol, None] = {}
     for section in index.obj.sections:
         if not section.is_alloc:

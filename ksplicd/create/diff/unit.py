@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.correlate import correlate
-from ksplicd.create.diff.data import compare_data, has_state, is_compared, needs_boot_code
+from ksplicd.create.diff.data import compare_data, has_state, is_compared, refuse_set_up_at_boot
 from ksplicd.create.diff.difference import Difference
 from ksplicd.create.diff.exports import compare_exports
 from ksplicd.create.diff.functions import (
@@ -69,7 +69,7 @@ def refuse_new_data(d: Difference, shared: tuple[Symbol, ...] = ()) -> list[Refu
     """Refuse new data that cannot begin as the patch means it; ``shared``: what others use."""
     new = d.new_data()
     running = [*d.changed, *d.new]
-    refusals = needs_boot_code(d.post, new, running, shared)
+    refusals = refuse_set_up_at_boot(d.post, new, running, shared)
     used = {
         d.post.locate(s.section, r).symbol
         for s in (*running, *new) if s.section is not None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How large the entries of the special sections are.
 
-They differ between kernels.  The kernel's own headers say it: a probe is compiled, in which each
-size is the size of an array.  Where there is no kernel tree the object itself tells, because every
-entry is relocated at the same offsets.
+They differ between kernels.  They are read from the kernel's own headers: a probe is compiled, in
+which each size is the size of an array.  Without a kernel tree they follow from the object, in
+which every entry is relocated at the same offsets.
 """
 
 from collections import defaultdict
@@ -26,7 +26,7 @@ def probe_source() -> str:
 
 
 def read_probe(probe: Object) -> EntrySizes:
-    """Return the entry sizes that a compiled probe tells."""
+    """Return the entry sizes of a compiled probe."""
     sizes = {s.name: s.size for s in probe.symbols}
     return {t.section: sizes[_array(t)] for t in TABLES}
 

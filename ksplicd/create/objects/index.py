@@ -54,7 +54,7 @@ class ObjectIndex:
         for s in obj.symbols:
             if s.section is not None and s.name and s.type not in (STT_SECTION, STT_FILE):
                 by_section[s.section].append(s)
-        # Of two names for one place the sized, typed one tells more: aliases and labels come last.
+        # Of two names for one address the sized, typed one is meant: it comes last.
         self._by_section = {
             section: sorted(symbols, key=lambda s: (s.value, s.type != STT_NOTYPE, s.size))
             for section, symbols in by_section.items()
@@ -67,7 +67,7 @@ class ObjectIndex:
         return self._by_section.get(section, [])
 
     def functions_in(self, section: Section) -> list[Symbol]:
-        """Return the functions of ``section``, one a place; padding before them does not count."""
+        """Return the functions of ``section``, one an address, without the padding before."""
         found = {
             s.value: s for s in self.symbols_in(section) if s.is_function and not is_prefix(s)
         }  # fmt: skip
@@ -100,7 +100,7 @@ class ObjectIndex:
         return found
 
     def lines_of(self, function: Symbol) -> set[int] | None:
-        """Return the lines that a function's code is from, None when nothing tells."""
+        """Return the lines that a function's code is from, None without debug information."""
         return self._lines.get(function.section) if self._lines and function.section else None
 
     @cached_property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the names of symbols and sections tell: one predicate a policy, each with a real example.
+"""What the names of symbols and sections mean: one predicate a policy, each with a real example.
 
 The names are those of gcc and clang, of the kernel's headers and of its linker scripts
 (include/asm-generic/vmlinux.lds.h).
@@ -82,7 +82,7 @@ def is_once_flag(section: Section) -> bool:
 def is_expendable(symbol: Symbol) -> bool:
     """Tell whether a static variable's content may be lost, such as the rate limit ``_rs.4``.
 
-    printk_ratelimited() then begins to count anew; lock classes (``__key.2``) are told apart by
+    printk_ratelimited() then begins to count anew; lock classes (``__key.2``) differ by
     their address, and are empty without lockdep.
     """
     return base_name(symbol.name) in ("_rs", "rs", "__key", "__print_once", "__warned")
@@ -91,7 +91,7 @@ def is_expendable(symbol: Symbol) -> bool:
 def is_sanitizer_record(section: Section) -> bool:
     """Tell whether a section is one of UBSAN's records, such as ``.data..Lubsan_data7``.
 
-    It says where in the source a check stands and what was checked: content without identity, in
+    It names the place of a check in the source and what was checked: content without identity, in
     which the line may differ.  clang's have no name: ``.data..L__unnamed_4``.
     """
     return _SANITIZER.match(section.name) is not None

@@ -32,7 +32,7 @@ class _Part:
 def index_separated(obj: Object, sizes: EntrySizes) -> ObjectIndex:
     """Take an object apart and return its index; ``sizes``: bytes an entry, by special section.
 
-    Afterwards nothing tells which code had no function.
+    Which code had no function is known only before.
     """
     whole = ObjectIndex(obj, sizes)
     nameless = _nameless_code(whole)

@@ -188,7 +188,7 @@ _BUG_FILE: Final = {12: 4, 16: 8, 24: 8}
 
 
 def meaning_of(entry: Entry) -> list[Relocation]:
-    """Return the relocations of an entry that tell what it means.
+    """Return the relocations that make up the meaning of an entry.
 
     Where the source of a BUG lies depends on the folder it was compiled in, and where a replacement
     lies in its section does not matter.
