@@ -46,6 +46,7 @@ from ksplicd.host.report.journal import (
 from ksplicd.host.stages import Event, Reconciliation, UpdateInfo
 from ksplicd.host.store.store import STORE_DIR, Store
 from ksplicd.host.trust.keyring import Keyring
+from ksplicd.host.updates.doors import Doors
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,8 @@ class Daemon:
     ) -> None:
         """Use ``bus``, a pydbus bus; ``notify`` is sd_notify(3).
 
-        ``config`` is read again at SIGHUP; the settings at the start are in ``engine.settings``.
+        ``config`` is read again at SIGHUP; the settings at the start are
+        in ``engine.doors.settings``.
         """
         self._engine = engine
         self._bus = bus
@@ -130,7 +132,7 @@ class Daemon:
             return
         infos = await self._service.worker.list_updates()
         applied = [info.kid for info in infos if info.stage is Stage.APPLIED]
-        self._journal.write(about_start(self._engine.kernel.release(), applied))
+        self._journal.write(about_start(self._engine.doors.kernel.release(), applied))
         self._notify("READY=1")
         coroutines.spawn(self._write_metrics())  # or delete the file of an earlier configuration
         await self._resume(found)
@@ -142,7 +144,7 @@ class Daemon:
             self._journal.write(about_waiting(kid, why))
         if self._why_disabled():
             return
-        if self._engine.settings.apply_at_boot:
+        if self._engine.doors.settings.apply_at_boot:
             for kid in found.reapply:
                 self._journal.write(about_waiting(kid, _NOT_AT_BOOT.format(kid)))
         await self._service.automatic.resume()
@@ -164,7 +166,7 @@ class Daemon:
         """Have ``systemctl status`` and the metrics show how many updates are applied."""
         applied = sum(info.stage is Stage.APPLIED for info in infos)
         self._notify(f"STATUS={applied} of {len(infos)} updates applied")
-        if self._engine.settings.metrics_file is not None:
+        if self._engine.doors.settings.metrics_file is not None:
             coroutines.spawn(self._write_metrics())
 
     async def _write_metrics(self) -> None:
@@ -176,7 +178,7 @@ class Daemon:
     def _on_hangup(self) -> bool:
         self._notify("RELOADING=1")
         try:
-            self._engine.settings = read_settings(self._config)
+            self._engine.doors.settings = read_settings(self._config)
             coroutines.spawn(self._reconcile())
             if not self._why_disabled():
                 coroutines.spawn(self._service.automatic.apply_dropped())
@@ -235,7 +237,7 @@ def run_boot(engine: Engine, journal: Journal, disabled: str) -> int:
         if entry := about_event(event):
             journal.write(entry)
 
-    engine.on_event = on_event
+    engine.doors.on_event = on_event
     boot.apply_again(engine, lambda kid, why: journal.write(about_waiting(kid, why)), disabled)
     return 0
 
@@ -243,7 +245,7 @@ def run_boot(engine: Engine, journal: Journal, disabled: str) -> int:
 def run_shutdown(engine: Engine) -> int:
     """Note that the machine is being shut down, for the crash guard; the daemon has stopped."""
     engine.open()
-    engine.mark_clean()
+    engine.soak.mark_clean()
     return 0
 
 
@@ -283,12 +285,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         engine = Engine(
-            Store(args.store),
-            LinuxKernel(),
-            Keyring(args.keys, os.geteuid()),
-            Settings() if args.shutdown else read_settings(args.config),  # a typo is no crash
-            SystemClock(),
-            owner=os.geteuid(),
+            Doors(
+                store=Store(args.store),
+                kernel=LinuxKernel(),
+                keyring=Keyring(args.keys, os.geteuid()),
+                clock=SystemClock(),
+                # a typo must not make a clean shutdown look like a crash
+                settings=Settings() if args.shutdown else read_settings(args.config),
+                owner=os.geteuid(),
+            )
         )
         if args.shutdown:
             return run_shutdown(engine)

@@ -89,7 +89,7 @@ class Automatic:
     async def resume(self) -> None:
         """Try again what was busy at boot, or before the daemon was restarted."""
         await self._undo_all_superseded()
-        for kid, actor in await self._ask(self._engine.to_retry):
+        for kid, actor in await self._ask(self._engine.order.to_retry):
             self._retry(kid, actor, 0)
         await self.apply_dropped()
 
@@ -98,8 +98,8 @@ class Automatic:
 
         That is what a killed daemon did not get to, and what came under another policy.
         """
-        if self._engine.settings.on_drop is OnDrop.APPLY:
-            for kid, actor in await self._ask(self._engine.dropped):
+        if self._engine.doors.settings.on_drop is OnDrop.APPLY:
+            for kid, actor in await self._ask(self._engine.staging.dropped):
                 self.apply(kid, actor)
 
     async def _ask(self, which: Callable[[], list[tuple[str, Actor]]]) -> list[tuple[str, Actor]]:
@@ -115,7 +115,7 @@ class Automatic:
             if why := self._why_not(actor):
                 self._journal.write(about_held_back(kid, why))
                 return
-            await self._worker.run(self._engine.check_not_undone, kid)
+            await self._worker.run(self._engine.staging.check_not_undone, kid)
             old = await self._undo_first(kid, actor)
             job = await self._jobs.start(Direction.APPLY, kid, actor)
             result = await coroutines.Wait(job.ended)
@@ -150,7 +150,7 @@ class Automatic:
 
     def _why_not(self, actor: Actor) -> str:
         """Return which setting, as it is now, keeps an update from being applied; or nothing."""
-        settings = self._engine.settings
+        settings = self._engine.doors.settings
         if actor.via is Via.DROP and settings.on_drop is not OnDrop.APPLY:
             return "on-drop = stage in ksplicd.conf"
         if actor.via is Via.BOOT and not settings.apply_at_boot:
@@ -158,7 +158,7 @@ class Automatic:
         return self._why_disabled()
 
     def _retry(self, kid: str, actor: Actor, attempt: int) -> None:
-        settings = self._engine.settings
+        settings = self._engine.doors.settings
         if attempt < settings.retries:
             _log.info("%s: is tried again in %d s", kid, settings.retry_delay)
             GLib.timeout_add_seconds(settings.retry_delay, self._on_timer, kid, actor, attempt + 1)
@@ -172,7 +172,7 @@ class Automatic:
     async def _undo_first(self, kid: str, actor: Actor) -> list[str]:
         """Undo the updates that ``kid`` replaces, if they alone are in its way; returns them."""
         undone: list[str] = []
-        replaced = await self._worker.run(self._engine.in_the_way_of, kid)
+        replaced = await self._worker.run(self._engine.order.to_undo_before, kid)
         if not replaced:
             return undone
         await self._worker.run(self._engine.check_apply, kid, replaced)
@@ -225,7 +225,7 @@ class Automatic:
         Update ``kid`` lies on top of it, so that at no time anybody runs the old code.  Nobody
         waits for it: it is tried again, as an apply is.
         """
-        for left in range(self._engine.settings.retries, -1, -1):
+        for left in range(self._engine.doors.settings.retries, -1, -1):
             try:
                 await self._try_to_undo_superseded(kid, actor)
             except KspliceError as e:
@@ -234,10 +234,10 @@ class Automatic:
             else:
                 return
             if left:
-                await coroutines.sleep(self._engine.settings.retry_delay)
+                await coroutines.sleep(self._engine.doors.settings.retry_delay)
 
     async def _try_to_undo_superseded(self, kid: str, actor: Actor) -> None:
-        for old in await self._worker.run(self._engine.superseded_by, kid):
+        for old in await self._worker.run(self._engine.order.superseded_by, kid):
             # Somebody was quicker to undo the one or the other.
             with contextlib.suppress(AlreadyReversedError):
                 why = superseded(kid)

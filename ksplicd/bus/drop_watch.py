@@ -49,7 +49,8 @@ class DropWatch:
         self._shown = shown
         self._retry_seconds = retry_seconds
         self._folder = DropDir(
-            self._engine.store.root, require_signature=self._engine.settings.require_signature
+            self._engine.doors.store.root,
+            require_signature=self._engine.doors.settings.require_signature,
         )
         self._monitor: Gio.FileMonitor | None = None
         self._came: dict[str, None] = {}
@@ -69,7 +70,7 @@ class DropWatch:
 
     async def scan(self) -> None:
         """Take in what is there, by the settings that hold now."""
-        self._folder.require_signature = self._engine.settings.require_signature
+        self._folder.require_signature = self._engine.doors.settings.require_signature
         self._later.clear()
         await self._scan()
 
@@ -138,7 +139,7 @@ class DropWatch:
             else:
                 self._take_later(name, e)
         else:
-            if info is not None and self._engine.settings.on_drop is OnDrop.APPLY:
+            if info is not None and self._engine.doors.settings.on_drop is OnDrop.APPLY:
                 self._automatic.apply(info.kid, Actor(uid=os.geteuid(), via=Via.DROP))
 
     def _take_later(self, name: str, why: KspliceError) -> None:

@@ -29,7 +29,7 @@ class Events:
         self._journal = journal
         self._is_show_due = False
         """Whether the worker will list the updates for new ones to be shown."""
-        worker.engine.on_event = self._on_event
+        worker.engine.doors.on_event = self._on_event
 
     def _on_event(self, event: Event) -> None:
         """Take an event from the engine; this is the worker's thread."""

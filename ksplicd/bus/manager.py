@@ -61,7 +61,7 @@ class Manager(BusObject, interface=names.MANAGER):
 
     async def refresh(self) -> None:
         """Ask the store for its sizes.  Raises ``StoreError``."""
-        self._sizes = await self._worker.run(self._engine.store.sizes)
+        self._sizes = await self._worker.run(self._engine.doors.store.sizes)
 
     @readable("s", emits="const")
     def version(self) -> str:
@@ -71,7 +71,7 @@ class Manager(BusObject, interface=names.MANAGER):
     @readable("s", emits="const")
     def kernel(self) -> str:
         """Return the release of the running kernel."""
-        return self._engine.kernel.release()
+        return self._engine.doors.kernel.release()
 
     @readable("s", emits="false")
     def disabled(self) -> str:
@@ -86,7 +86,7 @@ class Manager(BusObject, interface=names.MANAGER):
     @readable("a{st}", emits="false")
     def store_limit(self) -> dict[str, int]:
         """Return the bytes that a part may have, where it has a limit."""
-        return self._engine.settings.limits()
+        return self._engine.doors.settings.limits()
 
     @method("t flags", "a(sso) updates")
     async def list_updates(self, call: Call, flags: int) -> list[tuple[str, str, str]]:
@@ -160,7 +160,7 @@ class Manager(BusObject, interface=names.MANAGER):
         """Return the events as ``aa{sv}``; there may be many, and this is the worker's thread."""
         found: list[GLib.Variant] = []
         size = 0
-        for event in islice(self._engine.history_back(), limit or None):
+        for event in islice(self._engine.records.events(), limit or None):
             packed = GLib.Variant("a{sv}", _describe_event(event))
             size += packed.get_size()
             if found and size > MAX_ANSWER:

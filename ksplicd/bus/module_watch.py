@@ -63,7 +63,7 @@ class ModuleWatch:
         target = properties.get("KSPLICE_TARGET", "")
         state = properties.get("KSPLICE_STATE", "")
         try:
-            now = await self._worker.run(self._worker.engine.kernel.core, kid)
+            now = await self._worker.run(self._worker.engine.doors.kernel.core, kid)
         except KspliceError as e:
             _log.error("%s", e)
             return

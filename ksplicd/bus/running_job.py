@@ -96,5 +96,5 @@ class RunningJob:
         transition = self.job.transition
         if transition.cancelled:
             return float("inf")
-        age = self._engine.clock.monotonic() - transition.started
-        return max(0.0, self._engine.settings.transition_limit - age)
+        age = self._engine.doors.clock.monotonic() - transition.started
+        return max(0.0, self._engine.doors.settings.transition_limit - age)

@@ -48,7 +48,7 @@ class SoakWatch:
         self._is_moving = bool(moving)
         if self._is_first:
             self._is_first = False
-            if (moving or applied) and self._engine.settings.undo_on_warning:
+            if (moving or applied) and self._engine.doors.settings.undo_on_warning:
                 coroutines.spawn(self._policy.resume())
         if moving or applied or self._log.is_watched:
             coroutines.spawn(self._look())
@@ -61,7 +61,7 @@ class SoakWatch:
     async def _look(self) -> None:
         """Note what has run for its soak time, and look again when the next one has."""
         try:
-            seconds = await self._worker.run(self._engine.soak)
+            seconds = await self._worker.run(self._engine.soak.watch)
         except KspliceError as e:
             _log.error("the crash guard does not know what runs well: %s", e)
             return
@@ -70,7 +70,7 @@ class SoakWatch:
             self._timer = GLib.timeout_source_new_seconds(math.ceil(seconds))
             self._timer.set_callback(self._on_timer)
             self._timer.attach(None)
-        if self._engine.settings.soak_time and (self._is_moving or self._timer is not None):
+        if self._engine.doors.settings.soak_time and (self._is_moving or self._timer is not None):
             self._log.watch()
         else:
             self._log.ignore()

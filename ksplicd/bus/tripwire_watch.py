@@ -111,7 +111,7 @@ class TripwireWatch:
 
     def _open(self, kid: str) -> Listener | None:
         """Listen to an update's core, if that has tripwires; this is the worker's thread."""
-        kernel = self._engine.kernel
+        kernel = self._engine.doors.kernel
         core = kernel.core(kid)
         return kernel.listen(core.tripwire_family) if core and core.tripwire_family else None
 
@@ -141,7 +141,7 @@ class TripwireWatch:
 
     def _on_hit(self, kid: str, hit: Hit, cves: tuple[str, ...]) -> None:
         cve = hit.cve or " ".join(cves)
-        now = self._engine.clock.time()
+        now = self._engine.doors.clock.time()
         self._journal.write(about_hit(kid, cve, hit, now))
         self._signal(kid, cve, hit.place, describe(hit))
 

@@ -37,20 +37,20 @@ class UndoOnWarning:
     async def record(self, kid: str, complaint: Complaint) -> None:
         """Have it recorded that the kernel complains of an update; undo that by policy."""
         try:
-            if not await self._worker.run(self._engine.heed, kid, complaint):
+            if not await self._worker.run(self._engine.soak.record_complaint, kid, complaint):
                 return
         except KspliceError as e:  # a full disk keeps nothing from being undone
             _log.error("update %s: the kernel complains of it (%s): %s", kid, complaint.headline, e)
         else:
             await self._shown.show()
-            if self._engine.settings.undo_on_warning:
+            if self._engine.doors.settings.undo_on_warning:
                 await self._turn_around(kid)
         await self._undo(kid, complaint.headline)
 
     async def resume(self) -> None:
         """Undo by policy what the kernel complained of before the daemon was restarted."""
         try:
-            found = await self._worker.run(self._engine.complaints)
+            found = await self._worker.run(self._engine.soak.complaints)
         except KspliceError as e:
             _log.error("what the kernel complained of before is not known: %s", e)
             return
@@ -76,7 +76,7 @@ class UndoOnWarning:
         if kid in self._undoing:
             return
         self._undoing.add(kid)
-        settings = self._engine.settings
+        settings = self._engine.doors.settings
         for left in range(settings.retries, -1, -1):
             try:
                 await self._try_to_undo(kid, f"undo-on-warning: {complaint}")
@@ -92,11 +92,11 @@ class UndoOnWarning:
         self._undoing.discard(kid)
 
     async def _try_to_undo(self, kid: str, why: str) -> None:
-        if not self._engine.settings.undo_on_warning:
+        if not self._engine.doors.settings.undo_on_warning:
             return
-        if not await self._worker.run(self._engine.complaint_of, kid):
+        if not await self._worker.run(self._engine.soak.complaint_of, kid):
             return
-        for each in await self._worker.run(self._engine.undo_order, kid):
+        for each in await self._worker.run(self._engine.order.undo_order, kid):
             with contextlib.suppress(AlreadyReversedError):  # somebody was quicker
                 job = await self._jobs.start(Direction.UNDO, each, DAEMON, why=why)
                 if await coroutines.Wait(job.ended) == CodeBusyError.abort_cause:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """At boot, before the network and without a bus: apply again what was applied before.
 
-In the order in which it was applied, for the same build of the kernel only; what has to wait is
-told with its reason, and keeps nothing else from being applied.  Each is given the transition limit
-and then turned around, as always.
+Updates are applied in their former order, and only on the same build of the kernel.  One that has
+to wait is reported with the reason and does not hold up the others.  The transition limit holds as
+it does for the daemon.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ BOOT: Final = Actor(uid=0, via=Via.BOOT)
 
 _ARGUMENT: Final = "ksplicd.disable"
 _PAUSE: Final = 0.01
-"""Seconds between two looks at a transition; there are few tasks so early."""
+"""Seconds between two polls of a transition; there are few tasks so early."""
 
 
 def why_disabled(root: Path = Path("/")) -> str:
-    """Tell what turns the service off on this machine; empty when nothing does.
+    """Return what turns automatic applies off on this machine; empty when nothing does.
 
-    ``ksplicd.disable`` on the kernel's command line, or the file /etc/ksplicd/disable.  Nothing is
-    applied by itself then, neither at boot nor from the drop directory; who asks for it still can.
+    That is ``ksplicd.disable`` on the kernel's command line, or the file /etc/ksplicd/disable.
+    Nothing is applied at boot or from the drop directory then; a caller can still apply.
     """
     try:
         words = (root / "proc/cmdline").read_text(errors="replace").split()
@@ -42,51 +42,52 @@ def why_disabled(root: Path = Path("/")) -> str:
 
 def apply_again(
     engine: Engine,
-    tell_waiting: Callable[[str, str], None],
+    report_waiting: Callable[[str, str], None],
     disabled: str = "",
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
-    """Apply what was applied before the machine went down; returns what is applied again now.
+    """Apply the updates that were applied before the machine went down; returns those applied now.
 
-    ``tell_waiting`` hears (kid, why) of each update that is not; of one whose transition did not
-    end the history tells.  ``disabled`` is a reason to apply nothing.  Raises ``StoreError``.
+    ``report_waiting`` is called with (kid, why) for each of the others, but for those that failed
+    after they were loaded: the history has them.  ``disabled`` is a reason to apply nothing.
+    Raises ``StoreError``.
     """
     found = engine.reconcile(BOOT)
-    for transition in found.transitions:  # we were stopped before
+    for transition in found.transitions:  # an earlier run in this boot was stopped
         try:
             _follow(engine, transition, sleep)
         except KspliceError as e:
-            tell_waiting(transition.kid, str(e))
-    if not engine.settings.apply_at_boot:
+            report_waiting(transition.kid, str(e))
+    if not engine.doors.settings.apply_at_boot:
         disabled = disabled or "apply-at-boot = no in ksplicd.conf"
     for kid, why in found.waiting.items():
-        tell_waiting(kid, why)
+        report_waiting(kid, why)
     applied = []
     for kid in found.reapply:
         if disabled:
-            tell_waiting(kid, f"{disabled}; `ksplice apply {kid}` applies it by hand")
+            report_waiting(kid, f"{disabled}; `ksplice apply {kid}` applies it by hand")
             continue
         try:
             if _follow(engine, engine.start_apply(kid, BOOT), sleep):
                 applied.append(kid)
         except KspliceError as e:
-            tell_waiting(kid, str(e))
+            report_waiting(kid, str(e))
     return applied
 
 
 def _follow(engine: Engine, transition: Transition, sleep: Callable[[float], None]) -> bool:
-    """See a transition through; tells whether its update is applied then."""
+    """See a transition through; returns whether its update is applied at the end."""
     engine.tidy(transition)
     while not _is_finished(engine, transition):
-        age = engine.clock.monotonic() - transition.started
-        if age >= engine.settings.transition_limit and not transition.cancelled:
+        age = engine.doors.clock.monotonic() - transition.started
+        if age >= engine.doors.settings.transition_limit and not transition.cancelled:
             transition = engine.cancel(transition, CodeBusyError.abort_cause)
         sleep(_PAUSE)
     return engine.finish(transition).stage is Stage.APPLIED
 
 
 def _is_finished(engine: Engine, transition: Transition) -> bool:
-    """Ask the kernel; no answer now is none for good: it is asked until the limit."""
+    """Ask the kernel; as long as it does not answer, the transition counts as running."""
     with contextlib.suppress(UnexpectedError):
         return engine.is_finished(transition)
     return False

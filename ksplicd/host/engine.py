@@ -7,15 +7,18 @@
        └▸ rejected          └────────────┴─▸ failed (all unloaded) ◂┘     reversing ◂─undo─┘
                                                                              └▸ reversed
 
-The engine performs; it decides no policy, knows no bus and logs nothing: every stage that an update
-reaches is written to the history and reported through ``on_event``.  It is used from one thread at
-a time; every method may block for as long as the kernel takes to load or unload a module.  What is
-applied is asked of the kernel each time, never remembered.
+The engine carries out the arrows with the parts that it holds: ``records`` of the updates,
+``staging`` into the store and out of it, ``order`` among updates, and ``soak`` after an apply.  It
+decides no policy, knows no bus and logs nothing: every stage that an update reaches is written to
+the history and reported through ``Doors.on_event``.  One thread at a time may use it, and every
+method may block for as long as the kernel takes to load or unload a module.  The kernel is asked
+each time what is applied.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
 
 from ksplicd.bundle import Bundle
 from ksplicd.config import LateMismatch
@@ -25,12 +28,13 @@ from ksplicd.errors import (
     InUseError,
     KernelWarningError,
     KspliceError,
+    NotQuarantinedError,
     QuarantinedError,
     StoreError,
     UnexpectedError,
     cause_of,
 )
-from ksplicd.host.report.metrics import format_metrics, move_metrics, write_metrics
+from ksplicd.host.report.metrics import Figures, format_metrics, move_metrics, write_metrics
 from ksplicd.host.report.sentences import (
     Value,
     describe_conflicts,
@@ -44,7 +48,6 @@ from ksplicd.host.stages import (
     Arrow,
     Conflict,
     Direction,
-    Event,
     Reconciliation,
     Transition,
     UpdateInfo,
@@ -52,156 +55,191 @@ from ksplicd.host.stages import (
     outcome,
     step,
 )
-from ksplicd.host.store.crash_guard import why_quarantined
-from ksplicd.host.store.store import is_passing
-from ksplicd.host.trust import verify
-from ksplicd.host.updates import load
+from ksplicd.host.updates import fit, load
+from ksplicd.host.updates.doors import Doors
+from ksplicd.host.updates.order import Order
 from ksplicd.host.updates.reconcile import reconcile
-from ksplicd.host.updates.soak import Aftercare
+from ksplicd.host.updates.records import Records
+from ksplicd.host.updates.soak import Soak
+from ksplicd.host.updates.staging import Staging
 from ksplicd.model import Kernel, Stage, anchored, new_module
 
 
-@dataclass(eq=False, repr=False)
-class Engine(Aftercare):
-    """Updates of one host: the store on one side, the kernel on the other.
+class Engine:
+    """The updates of one host, between its store and its kernel.
 
     Call ``reconcile`` before anything else.
     """
 
-    _left: dict[str, list[str]] = field(default_factory=dict, init=False)
-    """Modules that we loaded and could not unload; tried again at the next apply."""
+    def __init__(self, doors: Doors) -> None:
+        """Nothing is read yet."""
+        self.doors = doors
+        self.records = Records(doors)
+        self.soak = Soak(doors, self.records)
+        self.staging = Staging(doors, self.records, self.soak)
+        self.order = Order(doors, self.records)
+        self._left: dict[str, list[str]] = {}
+        """Kid → modules that could not be unloaded; the next apply tries again."""
 
-    # --- at start -------------------------------------------------------------------------------
+    # --- at a start -----------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Read our records, and leave them and the kernel as they are.  Raises ``StoreError``."""
-        self.store.prepare()
-        self._book.open()
+        """Read the records, and change neither them nor the kernel.  Raises ``StoreError``."""
+        self.doors.store.prepare()
+        self.records.open()
 
     def reconcile(self, actor: Actor = DAEMON) -> Reconciliation:
-        """Bring our records into line with the kernel, which wins.
+        """Bring the records into line with the kernel, which wins; ``actor`` is who reconciles.
 
-        Modules that a killed apply left half loaded are unloaded; an update that was being applied
-        or new when the machine crashed is QUARANTINED; one that was applied else is STAGED now.
-        Returns the transitions that still run, the kids to apply again at boot, and those that
-        cannot be; ``actor`` is who looks.  Raises ``StoreError``.
+        Modules that a killed apply left half loaded are unloaded.  An update that was being applied
+        or soaking when the machine crashed is QUARANTINED; one that was applied otherwise is STAGED
+        now.  Returns the transitions that still run, the updates to apply again at boot, and those
+        that cannot be.  Raises ``StoreError``.
         """
         self.open()
-        self._finish_removals(actor)
-        for kid in self.store.kids():
-            try:
-                self._book.know(kid, self._check(self.store.read(kid)))
-            except KspliceError as e:  # one damaged update must not keep the others from us
-                if is_passing(e.__cause__):
-                    raise
-                self._book.distrust(kid, cause_of(e), str(e))
-        self._guard.begin(self.kernel.boot_id())
-        known, soak_time = self._guard.read(), self.settings.soak_time
-        return reconcile(
-            self._book,
-            self.kernel,
-            self.clock,
-            lambda last: why_quarantined(last, known, soak_time),
-            actor,
-        )
+        self.staging.finish_removals(actor)
+        self.staging.check_all()
+        return reconcile(self.doors, self.records, self.soak.begin(), actor)
 
     # --- questions ------------------------------------------------------------------------------
 
+    def list_updates(self) -> list[UpdateInfo]:
+        """Return every update of the store and every one found in the kernel, by kid."""
+        return self.records.infos()
+
+    def get_update(self, kid: str) -> UpdateInfo:
+        """Return one update, its stage as the kernel shows it.  Raises ``NoSuchUpdateError``."""
+        return self.records.get(kid)
+
     def describe(self, kid: str) -> dict[str, Value]:
-        """Return all that is known of an update, keys as on the bus.  ``NoSuchUpdateError``."""
+        """Return an update in full, keys as on the bus.  Raises ``NoSuchUpdateError``."""
         info = self.get_update(kid)
-        return describe_update(info, self._book.trusted(kid), load.modules_of(self.kernel, kid))
-
-    def history(self, limit: int = 0) -> list[Event]:
-        """Return the last ``limit`` events (0: all), newest first."""
-        return self._book.history(limit)
-
-    def history_back(self) -> Iterator[Event]:
-        """Yield the events, newest first, as far as somebody wants them: there may be millions."""
-        return self._book.back()
+        modules = load.modules_of(self.doors.kernel, kid)
+        return describe_update(info, self.records.trusted(kid), modules)
 
     def write_metrics(self) -> None:
-        """Write the file for Prometheus, where one is wanted, and delete what we wrote elsewhere.
+        """Write the metrics file, if one is configured, and delete the one written elsewhere.
 
         Raises ``StoreError``.
         """
-        settings = self.settings
+        store, kernel, settings = self.doors.store, self.doors.kernel, self.doors.settings
         path = settings.metrics_file
-        move_metrics(self.store.metrics_link, path)
+        move_metrics(store.metrics_link, path)
         if path is None:
             return
-        kernel = Kernel(
-            release=self.kernel.release(),
-            build_id=self.kernel.build_id(),
-            version=self.kernel.version(),
+        figures = Figures(
+            kernel=Kernel(
+                release=kernel.release(), build_id=kernel.build_id(), version=kernel.version()
+            ),
+            updates=tuple(self.list_updates()),
+            transition_seconds=dict(self.records.meter.transition_seconds),
+            last_error=self.records.meter.last_error,
+            sizes=store.sizes(),
+            limits=settings.limits(),
         )
-        sizes = self.store.sizes()
-        limits = settings.limits()
-        text = format_metrics(kernel, self.list_updates(), self._book.meter, sizes, limits)
-        write_metrics(path, text)
+        write_metrics(path, format_metrics(figures))
+
+    # --- dropped ─verify▸ staged, dropped ─reject▸ rejected, staged ─remove▸ removed --------------
+
+    def stage_file(self, path: Path, sig_path: Path | None, actor: Actor) -> UpdateInfo:
+        """Verify a dropped bundle, keep it under ``updates/KID/``, and remove the drop.
+
+        On a ``BundleError`` or ``HostError`` the files are moved to ``rejected/`` with a
+        ``.reason`` beside them, the event is REJECTED, and the error is raised.  A ``StoreError``
+        or ``KeyFileError`` is not the drop's fault and leaves it where it is.  So does a
+        ``FileNotFoundError``: the file is gone, and another one may have its name by now.
+        """
+        return self.staging.stage_file(path, sig_path, actor)
+
+    def stage(self, bundle: bytes, signature: bytes | None, actor: Actor) -> UpdateInfo:
+        """Verify a bundle and keep it; the same bytes again change nothing.
+
+        Raises ``BadSignatureError``, ``BadBundleError``, ``WrongKernelError``,
+        ``ModulePresentError``, ``AlreadyStagedError`` (same kid, other bytes), ``KeyFileError``,
+        ``StoreError``.
+        """
+        return self.staging.stage(bundle, signature, actor)
+
+    def remove(self, kid: str, actor: Actor) -> None:
+        """Delete an update that is not applied.
+
+        Raises ``InUseError``, ``NoSuchUpdateError``, ``StoreError``.
+        """
+        self.staging.remove(kid, actor)
 
     # --- staged ─load▸ loading ─match▸ matched ─enable▸ transitioning -----------------------------
 
     def check_apply(self, kid: str, gone: Collection[str] = ()) -> tuple[Stage, Bundle]:
-        """Return where an update is and what its stored bytes hold, when it may be loaded now.
+        """Return the stage and the verified bundle of an update that may be loaded now.
 
-        ``gone`` are updates to be thought of as undone.  Raises as ``start_apply`` does before it
-        loads anything.
+        Updates in ``gone`` count as undone.  Raises as ``start_apply`` does before it loads
+        anything.
         """
         info = self.get_update(kid)
         if info.stage is Stage.APPLIED:
             raise AlreadyAppliedError(f"{kid}: is applied")
         self._check_nothing_moves()
-        trusted = self._check(self.store.read(kid))
-        manifest = trusted.bundle.manifest
-        self._book.know(kid, trusted)
-        info = self._book.info(kid)  # that its bundle did not verify may have hidden where it is
+        bundle = self.staging.check(kid).bundle
+        manifest, kernel = bundle.manifest, self.doors.kernel
+        info = self.records.info(kid)  # a bundle that did not verify may have hidden its stage
         if info.stage is Stage.QUARANTINED:
             raise QuarantinedError(
                 f"{kid}: is quarantined: {info.detail}; find out why, then `ksplice release {kid}`"
             )
-        verify.check_kernel(manifest, self.kernel)
-        others = [other for other in self._book.applied() if other not in gone]
-        verify.check_dependencies(manifest, [self._book.manifest(other) for other in others])
-        verify.check_targets(manifest, self.kernel)
-        verify.check_below(manifest, self.kernel)
-        verify.check_replaced(manifest, self.kernel)
-        return info.stage, trusted.bundle
+        fit.check_kernel(manifest, kernel)
+        self.order.check_others(manifest, gone)
+        fit.check_targets(manifest, kernel)
+        self.order.check_code_below(manifest)
+        return info.stage, bundle
 
     def start_apply(self, kid: str, actor: Actor) -> Transition:
         """Verify the stored bytes again, load, match, and start the transition.
 
-        Whatever fails, every module that was loaded is unloaded again before the error is raised,
+        On any failure, every module that was loaded is unloaded again before the error is raised,
         and the update is FAILED when the kernel was touched.  Raises ``NoSuchUpdateError``,
-        ``AlreadyAppliedError``, ``QuarantinedError``, ``InUseError`` (it is on its way, or another
-        transition runs), the errors of ``stage``, ``MissingDependencyError``, ``SupersededError``,
+        ``AlreadyAppliedError``, ``QuarantinedError``, ``InUseError`` (this update moves, or another
+        one does), the errors of ``stage``, ``MissingDependencyError``, ``SupersededError``,
         ``ExcludedError``, and the ``ApplyError`` that fits.
         """
         stage, bundle = self.check_apply(kid)
-        self._complaints.pop(kid, None)
         self._unload_leftovers(kid)
-        verify.check_modules(bundle.manifest, self.kernel)
+        fit.check_modules(bundle.manifest, self.doors.kernel)
         try:
-            self._guard.forget(kid)
-            self._book.record(kid, step(stage, Arrow.LOAD), actor)
-            leave = self.settings.late_mismatch is LateMismatch.LEAVE
-            detail = describe_match(load.match(self.kernel, bundle, leave_unmatched=leave))
-            self._book.record(kid, step(Stage.LOADING, Arrow.MATCH), actor, detail=detail)
-            started = self.clock.monotonic()
-            load.enable(self.kernel, bundle, self.settings.signal_after)
+            self._load(bundle, stage, actor)
+            self._match(bundle, actor)
+            started = self._enable(bundle)
         except Exception as e:
             self._fail(kid, e, actor)
             raise
-        with contextlib.suppress(StoreError):  # the kernel moves; the next start finds that out
-            self._book.record(kid, step(Stage.MATCHED, Arrow.ENABLE), actor)
+        self._record_move(kid, step(Stage.MATCHED, Arrow.ENABLE), actor)
         return Transition(kid=kid, direction=Direction.APPLY, started=started, actor=actor)
+
+    def _load(self, bundle: Bundle, stage: Stage, actor: Actor) -> None:
+        """Load the core."""
+        kid = bundle.manifest.kid
+        self.soak.forget(kid)
+        self.records.record(kid, step(stage, Arrow.LOAD), actor)
+        leave = self.doors.settings.late_mismatch is LateMismatch.LEAVE
+        load.load_core(self.doors.kernel, bundle, leave_unmatched=leave)
+
+    def _match(self, bundle: Bundle, actor: Actor) -> None:
+        """Load the old code, and so match it with the running code."""
+        kid = bundle.manifest.kid
+        detail = describe_match(load.match(self.doors.kernel, bundle))
+        self.records.record(kid, step(Stage.LOADING, Arrow.MATCH), actor, detail=detail)
+
+    def _enable(self, bundle: Bundle) -> float:
+        """Load the new code, and so start the transition; returns the time of that."""
+        started = self.doors.clock.monotonic()
+        load.enable(self.doors.kernel, bundle, self.doors.settings.signal_after)
+        return started
 
     def _fail(self, kid: str, error: Exception, actor: Actor) -> None:
         """Leave nothing loaded, and record why."""
-        mismatch = load.read_core_mismatch(self.kernel, kid)
+        mismatch = load.read_core_mismatch(self.doors.kernel, kid)
         detail = "; ".join(text for text in (str(error), self._unload_all(kid)) if text)
-        with contextlib.suppress(StoreError):  # the error that brought us here tells more
-            self._book.record(
+        with contextlib.suppress(StoreError):  # ``error`` is the one to raise
+            self.records.record(
                 kid,
                 step(Stage.LOADING, Arrow.FAIL),
                 actor,
@@ -213,129 +251,151 @@ class Engine(Aftercare):
     # --- applied ─undo▸ reversing ---------------------------------------------------------------
 
     def start_undo(self, kid: str, actor: Actor, why: str = "", below: str = "") -> Transition:
-        """Start the way back to the old code; ``why`` is for the history.
+        """Start the transition back to the old code; ``why`` is for the history.
 
-        ``below`` is the update that takes its place, if one does, and has to be applied still.
-        Raises ``NoSuchUpdateError``, ``AlreadyReversedError`` (it is not applied, or that one is
-        not), ``InUseError`` (an applied update depends on it, it is on its way, or another
-        transition runs).
+        ``below`` is the update that supersedes this one, if one does; it must still be applied.
+        Raises ``NoSuchUpdateError``, ``AlreadyReversedError`` (this update, or ``below``, is not
+        applied), ``InUseError`` (an applied update depends on it, it moves, or another one does).
         """
         if below and self.get_update(below).stage is not Stage.APPLIED:
             raise AlreadyReversedError(f"{below}: is not applied, so that {kid} is left as it is")
         info = self.get_update(kid)
         self._check_nothing_moves()
         if info.stage is not Stage.APPLIED:
-            last = self._book.last(kid)
+            last = self.records.last(kid)
             waits = info.stage is Stage.STAGED and last is not None and last.stage is Stage.APPLIED
             hint = f"; `ksplice remove {kid}` keeps it from coming back at a boot" if waits else ""
             raise AlreadyReversedError(f"{kid}: is {info.stage}, not applied{hint}")
-        for other in self._book.applied():
-            if kid in self._depends(other):
-                raise InUseError(f"{kid}: update {other} depends on it; undo that one first")
-        started = self.clock.monotonic()
-        self.kernel.set_enabled(new_module(kid), enabled=False)
-        with contextlib.suppress(StoreError):  # the kernel moves; the next start finds that out
-            self._book.record(kid, step(info.stage, Arrow.UNDO), actor, detail=why)
+        self.order.check_undo(kid)
+        started = self.doors.clock.monotonic()
+        self.doors.kernel.set_enabled(new_module(kid), enabled=False)
+        self._record_move(kid, step(info.stage, Arrow.UNDO), actor, detail=why)
         return Transition(kid=kid, direction=Direction.UNDO, started=started, actor=actor)
 
     # --- while the kernel works -----------------------------------------------------------------
 
     def tidy(self, transition: Transition) -> None:
-        """Unload what only the match needed; what stays is left to ``finish``."""
+        """Unload the old code, which only the match needed; ``finish`` tries again."""
+        kernel = self.doors.kernel
         with contextlib.suppress(KspliceError):
-            load.unload(self.kernel, load.old_modules_of(self.kernel, transition.kid))
+            load.unload(kernel, load.old_modules_of(kernel, transition.kid))
 
     def is_finished(self, transition: Transition) -> bool:
-        """Tell whether the transition has ended, either way; then call ``finish``.
+        """Return whether the transition has ended, either way; then call ``finish``.
 
         Poll it: POLLPRI on ``/sys/module/ksplice_KID/ksplice/stage`` may come a moment early.
         """
-        livepatch = self.kernel.livepatch(new_module(transition.kid))
+        livepatch = self.doors.kernel.livepatch(new_module(transition.kid))
         return livepatch is None or not livepatch.transition
 
     def conflicts(self, transition: Transition) -> list[Conflict]:
-        """Return the tasks that hold the transition up, by pid; empty when there is none."""
-        livepatch = self.kernel.livepatch(new_module(transition.kid))
+        """Return the tasks that hold the transition up, by pid."""
+        kernel, name = self.doors.kernel, new_module(transition.kid)
+        livepatch = kernel.livepatch(name)
         if livepatch is None or not livepatch.transition:
             return []
-        replaced = self.kernel.replaced().get(new_module(transition.kid), ())
-        functions = {anchored(function) for _, function, _ in replaced}
-        blockers = self.kernel.blockers(patched=not livepatch.enabled)
+        functions = {anchored(function) for _, function, _ in kernel.replaced().get(name, ())}
+        blockers = kernel.blockers(patched=not livepatch.enabled)
         return [replace(b, function=find_function(b.stack, functions)) for b in blockers]
+
+    # --- transitioning ─cancel▸ reversing, reversing ─cancel▸ transitioning -----------------------
 
     def cancel(self, transition: Transition, cause: str) -> Transition:
         """Turn the transition around (``cause``: ``code_busy`` or ``cancelled``).
 
-        Returns the transition to watch and finish instead of the old one.  One that has ended, or
-        was turned around before, is returned as it is.
+        Returns the transition to watch and finish in place of the old one.  A transition that has
+        ended, or was turned around before, is returned as it is.
         """
         if transition.cancelled or self.is_finished(transition):
             return transition
         kid, is_undo = transition.kid, transition.direction is Direction.UNDO
         detail = describe_conflicts(self.conflicts(transition))
         try:
-            self.kernel.set_enabled(new_module(kid), enabled=is_undo)
+            self.doors.kernel.set_enabled(new_module(kid), enabled=is_undo)
         except UnexpectedError:
             if self.is_finished(transition):
                 return transition  # it ended just before
             raise
         stage = step(Stage.REVERSING if is_undo else Stage.TRANSITIONING, Arrow.CANCEL)
-        with contextlib.suppress(StoreError):  # the kernel moves; the next start finds that out
-            self._book.record(kid, stage, transition.actor, cause=cause, detail=detail)
+        self._record_move(kid, stage, transition.actor, cause=cause, detail=detail)
         return replace(transition, cancelled=cause)
 
     # --- transitioning ─▸ applied, reversing ─▸ reversed ----------------------------------------
 
     def finish(self, transition: Transition) -> UpdateInfo:
-        """Unload what is not needed any more and record where the update came to rest.
+        """Unload the modules that are no longer needed, and record where the update came to rest.
 
-        APPLIED, or REVERSED, or (an apply that was cancelled) FAILED with the cause; an undo that
-        was cancelled is APPLIED with the cause.  Raises ``StoreError``, with the work done.
+        That is APPLIED or REVERSED; FAILED with the cause for an apply that was cancelled, APPLIED
+        with the cause for an undo that was.  Raises ``StoreError``, with the work done.
         """
-        kid = transition.kid
+        kernel, kid = self.doors.kernel, transition.kid
         assert self.is_finished(transition), f"{kid}: the transition still runs"
-        livepatch = self.kernel.livepatch(new_module(kid))
+        livepatch = kernel.livepatch(new_module(kid))
         is_enabled = livepatch is not None and livepatch.enabled
-        stage, cause, detail = outcome(transition, is_enabled=is_enabled)
-        last = self._book.last(kid)
-        is_undone = stage is Stage.REVERSED and last is not None and last.stage is Stage.REVERSING
-        if last is not None and (cause or is_undone):
-            detail = last.detail  # who held it up, or why it was undone
+        end = outcome(transition, is_enabled=is_enabled)
+        cause, detail = end.cause, end.detail
+        last = self.records.last(kid)
+        was_undone = end.stage is Stage.REVERSED and last and last.stage is Stage.REVERSING
+        if last is not None and (cause or was_undone):
+            detail = last.detail  # which tasks held it up, or why it was undone
         if is_enabled:
-            left = load.unload(self.kernel, load.old_modules_of(self.kernel, kid))
+            left = load.unload(kernel, load.old_modules_of(kernel, kid))
         else:
             left = self._unload_all(kid)
-        seconds = self.clock.monotonic() - transition.started
-        heard = self._heard_of(kid) if stage is Stage.FAILED else ""
-        if heard and self.settings.undo_on_warning:
-            cause = KernelWarningError.abort_cause  # whatever else, so that it is not retried
-        texts = (heard, detail, f"after {seconds:.1f} s", left)
+        seconds = self.doors.clock.monotonic() - transition.started
+        complaint = self.soak.describe_pending(kid) if end.stage is Stage.FAILED else ""
+        if complaint and self.doors.settings.undo_on_warning:
+            cause = KernelWarningError.abort_cause  # in place of any other, so there is no retry
+        texts = (complaint, detail, f"after {seconds:.1f} s", left)
         detail = "; ".join(text for text in texts if text)
-        self._book.record(kid, stage, transition.actor, cause=cause, detail=detail)
-        if stage is Stage.APPLIED:
-            self._record_complaint(kid)
-            return self._book.info(kid)
-        # that its bundle may not verify any more is another thing
-        return replace(self._book.info(kid), stage=stage, abort_cause=cause, detail=detail)
+        self.records.record(kid, end.stage, transition.actor, cause=cause, detail=detail)
+        if end.stage is Stage.APPLIED:
+            self.soak.record_pending(kid)
+            return self.records.info(kid)
+        # not the stage of the records: it is REJECTED if the bundle no longer verifies
+        return replace(self.records.info(kid), stage=end.stage, abort_cause=cause, detail=detail)
+
+    # --- quarantined ─release▸ staged -----------------------------------------------------------
+
+    def release(self, kid: str, actor: Actor) -> UpdateInfo:
+        """Let a quarantined update be applied again.
+
+        Raises ``NoSuchUpdateError``, ``NotQuarantinedError``.
+        """
+        info = self.get_update(kid)
+        if info.stage is not Stage.QUARANTINED:
+            raise NotQuarantinedError(f"{kid}: is {info.stage}, not quarantined")
+        detail = f"released; it was quarantined because {info.detail}"
+        self.records.record(kid, step(info.stage, Arrow.RELEASE), actor, detail=detail)
+        return self.records.info(kid)
 
     # --- detail ---------------------------------------------------------------------------------
 
+    def _record_move(
+        self, kid: str, stage: Stage, actor: Actor, *, cause: str = "", detail: str = ""
+    ) -> None:
+        """Record a stage that the kernel has begun; if that fails, the next start finds it out."""
+        with contextlib.suppress(StoreError):
+            self.records.record(kid, stage, actor, cause=cause, detail=detail)
+
     def _unload_leftovers(self, kid: str) -> None:
-        """Unload what is still there of an apply of ours, and nothing that others loaded."""
-        last = self._book.last(kid)
+        """Unload what an earlier apply of ours left loaded, and nothing that others loaded."""
+        kernel = self.doors.kernel
+        last = self.records.last(kid)
         left = self._left.pop(kid, [])
         if last is not None and last.stage is Stage.APPLIED:  # somebody else undid it
-            is_ours = last.boot_id == self.kernel.boot_id()
-            left = load.modules_of(self.kernel, kid) if is_ours else []
-        load.unload(self.kernel, left)
+            is_ours = last.boot_id == kernel.boot_id()
+            left = load.modules_of(kernel, kid) if is_ours else []
+        load.unload(kernel, left)
 
     def _unload_all(self, kid: str) -> str:
-        """Unload an update's modules; returns what stays loaded and why, or empty text."""
+        """Unload an update's modules; returns which stay loaded and why, or empty text."""
+        kernel = self.doors.kernel
         try:
-            names = load.modules_of(self.kernel, kid)
-        except UnexpectedError:  # what is loaded cannot be told now
-            names = [*reversed(verify.update_modules(self._book.manifest(kid)))]
-        text = load.unload(self.kernel, names)
+            names = load.modules_of(kernel, kid)
+        except UnexpectedError:  # the loaded modules cannot be listed now
+            names = [*reversed(fit.update_modules(self.records.manifest(kid)))]
+        text = load.unload(kernel, names)
         self._left[kid] = names if text else []
         return text
 

@@ -94,6 +94,17 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where an update is, and why."""
+
+    stage: Stage
+    cause: str = ""
+    """Abort cause (``errors``), or empty."""
+    detail: str = ""
+    """For people, one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateInfo:
     """An update as it is now."""
 
@@ -186,46 +197,47 @@ def is_at_work(stage: Stage) -> bool:
     return stage is Stage.APPLIED or is_moving(stage)
 
 
-def settle(last: Event | None, boot_id: str, *, is_enabled: bool) -> tuple[Stage, str, str]:
-    """Return (stage, cause, detail) of an update that no transition and no work of ours moves.
+def settle(last: Event | None, boot_id: str, *, is_enabled: bool) -> Standing:
+    """Return where an update is that neither a transition nor the engine moves.
 
-    ``last`` is the last thing that the history knows, ``is_enabled`` what the kernel says.  The
-    kernel wins.
+    ``last`` is its last event in the history, ``is_enabled`` the state of its livepatch.  The
+    kernel wins over the history.
     """
     if is_enabled:
         if last is not None and last.stage is Stage.APPLIED and last.boot_id == boot_id:
-            return last.stage, last.cause, last.detail
-        return Stage.APPLIED, "", "found applied in the kernel"
+            return Standing(stage=last.stage, cause=last.cause, detail=last.detail)
+        return Standing(stage=Stage.APPLIED, detail="found applied in the kernel")
     if last is None or last.stage in {Stage.REMOVED, Stage.REJECTED, Stage.DROPPED}:
-        return Stage.STAGED, "", "found in the store"
+        return Standing(stage=Stage.STAGED, detail="found in the store")
     is_same_boot = last.boot_id == boot_id
     match last.stage:
         case Stage.LOADING | Stage.MATCHED | Stage.TRANSITIONING:
             who = "ksplicd was stopped" if is_same_boot else "the machine went down"
-            return Stage.FAILED, _UNEXPECTED, f"{who} while it was being applied"
+            detail = f"{who} while it was being applied"
+            return Standing(stage=Stage.FAILED, cause=_UNEXPECTED, detail=detail)
         case Stage.REVERSING if last.cause:
-            return Stage.FAILED, last.cause, last.detail
+            return Standing(stage=Stage.FAILED, cause=last.cause, detail=last.detail)
         case Stage.REVERSING:
-            return Stage.REVERSED, "", ""
+            return Standing(stage=Stage.REVERSED)
         case Stage.APPLIED if is_same_boot:
-            return Stage.REVERSED, "", "undone by somebody else"
+            return Standing(stage=Stage.REVERSED, detail="undone by somebody else")
         case Stage.APPLIED:
-            return Stage.STAGED, "", "applied until the machine went down"
+            return Standing(stage=Stage.STAGED, detail="applied until the machine went down")
         case _:
-            return last.stage, last.cause, last.detail
+            return Standing(stage=last.stage, cause=last.cause, detail=last.detail)
 
 
-def outcome(transition: Transition, *, is_enabled: bool) -> tuple[Stage, str, str]:
-    """Return (stage, cause, detail) at the end of a transition, whoever steered it."""
+def outcome(transition: Transition, *, is_enabled: bool) -> Standing:
+    """Return where an update is at the end of a transition, whoever steered it."""
     match transition.direction, is_enabled:
         case Direction.APPLY, True:
-            return Stage.APPLIED, "", ""
+            return Standing(stage=Stage.APPLIED)
         case Direction.APPLY, False if transition.cancelled:
-            return Stage.FAILED, transition.cancelled, ""
+            return Standing(stage=Stage.FAILED, cause=transition.cancelled)
         case Direction.UNDO, True:
             detail = "" if transition.cancelled else _SOMEBODY
-            return Stage.APPLIED, transition.cancelled, detail
+            return Standing(stage=Stage.APPLIED, cause=transition.cancelled, detail=detail)
         case Direction.UNDO, False:
-            return Stage.REVERSED, "", ""
+            return Standing(stage=Stage.REVERSED)
         case _:
-            return Stage.REVERSED, "", _SOMEBODY
+            return Standing(stage=Stage.REVERSED, detail=_SOMEBODY)

@@ -185,7 +185,7 @@ def _do(
             report |= {"again": type(again).__name__, "again-text": str(again)}
     report["last"] = stages(machine)
     with contextlib.suppress(KspliceError):
-        machine.engine.history()  # writes what could not be written before
+        list(machine.engine.records.events())  # writes what could not be written before
     report["reported"] = [write_event(event).decode().strip() for event in machine.events]
     return report
 

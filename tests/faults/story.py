@@ -20,6 +20,7 @@ from ksplicd.host.store.drop_dir import DropDir
 from ksplicd.host.store.history import History, write_event
 from ksplicd.host.store.store import Store
 from ksplicd.host.trust.keyring import Keyring
+from ksplicd.host.updates.doors import Doors
 from tests.faults.inject import KILL, Fault
 from tests.faults.kernel import KERNEL, RemoteKernel
 from tests.support.bundles import samples
@@ -56,16 +57,18 @@ class Machine:
     def new_engine(self) -> Engine:
         """Return what a daemon that has just been started has."""
         engine = Engine(
-            Store(self.folder / "store"),
-            self.kernel,
-            Keyring(self.folder / "keys", os.getuid()),
-            Settings(metrics_file=self.folder / "store" / "ksplice.prom"),
-            StoppedClock(),
-            self.events.append,
-            owner=os.getuid(),
+            Doors(
+                store=Store(self.folder / "store"),
+                kernel=self.kernel,
+                keyring=Keyring(self.folder / "keys", os.getuid()),
+                clock=StoppedClock(),
+                settings=Settings(metrics_file=self.folder / "store" / "ksplice.prom"),
+                on_event=self.events.append,
+                owner=os.getuid(),
+            )
         )
         # few events fill a file here
-        engine._book._history = History(engine.store.history_file, FULL)
+        engine.records._history = History(engine.doors.store.history_file, FULL)
         return engine
 
     def follow(self, begin: Callable[[], Transition], cancel: str = "") -> None:
@@ -89,7 +92,7 @@ class Machine:
 
     def wait(self) -> None:
         """Let a second pass, in which a transition ends."""
-        self.engine.clock.now += 1  # type: ignore[attr-defined]
+        self.engine.doors.clock.now += 1  # type: ignore[attr-defined]
         self.kernel.complete()
 
     def reconcile(self) -> None:
@@ -121,7 +124,7 @@ class Machine:
         self.engine.stage(BUNDLE, signature, ALICE)
 
     def drop(self) -> None:
-        root = self.engine.store.root
+        root = self.engine.doors.store.root
         for drop in DropDir(root, require_signature=True).scan():
             self.engine.stage_file(drop.bundle, drop.signature, ROOT)
 
@@ -145,12 +148,12 @@ class Machine:
         self.engine.release(KID, ALICE)
 
     def soak(self) -> None:
-        self.engine.soak()
-        self.engine.clock.now += 10000  # type: ignore[attr-defined]
-        self.engine.soak()
+        self.engine.soak.watch()
+        self.engine.doors.clock.now += 10000  # type: ignore[attr-defined]
+        self.engine.soak.watch()
 
     def shutdown(self) -> None:
-        self.engine.mark_clean()
+        self.engine.soak.mark_clean()
 
     def boot(self) -> None:
         self.engine = self.new_engine()
@@ -165,28 +168,31 @@ class Machine:
 
     def complain(self) -> None:
         complaint = Complaint(
-            time=self.engine.clock.monotonic(), headline="WARNING: x", function="f", module="m"
+            time=self.engine.doors.clock.monotonic(),
+            headline="WARNING: x",
+            function="f",
+            module="m",
         )
-        self.engine.heed(KID, complaint)
+        self.engine.soak.record_complaint(KID, complaint)
 
     def replay(self) -> None:
-        self.engine.check_not_undone(KID)
+        self.engine.staging.check_not_undone(KID)
 
     def make_room(self) -> None:
-        self.engine.settings = LittleRoom()
+        self.engine.doors.settings = LittleRoom()
         self.stage_other()
 
     def prune(self) -> None:
-        DropDir(self.engine.store.root, require_signature=True).prune(0)
+        DropDir(self.engine.doors.store.root, require_signature=True).prune(0)
 
     def condense(self) -> None:
-        History(self.engine.store.history_file, FULL, keep=lambda: 1)._turn_over(FULL)
+        History(self.engine.doors.store.history_file, FULL, keep=lambda: 1)._turn_over(FULL)
 
     def write_metrics(self) -> None:
         self.engine.write_metrics()
 
     def list_history(self) -> list[str]:
-        return [write_event(event).decode() for event in self.engine.history()]
+        return [write_event(event).decode() for event in list(self.engine.records.events())]
 
 
 Step = Callable[[Machine], object]
@@ -194,9 +200,9 @@ Step = Callable[[Machine], object]
 
 def _put_drop(key: minisign.SecretKey = samples.KEY) -> Step:
     def put(machine: Machine) -> None:
-        (machine.engine.store.root / DROP).write_bytes(BUNDLE)
+        (machine.engine.doors.store.root / DROP).write_bytes(BUNDLE)
         signature = samples.signature(BUNDLE, key)
-        (machine.engine.store.root / f"{DROP}.minisig").write_bytes(signature)
+        (machine.engine.doors.store.root / f"{DROP}.minisig").write_bytes(signature)
 
     return put
 

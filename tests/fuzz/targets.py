@@ -38,6 +38,7 @@ from ksplicd.host.store import crash_guard, history
 from ksplicd.host.store.drop_dir import DropDir
 from ksplicd.host.store.store import Store
 from ksplicd.host.trust.keyring import Keyring
+from ksplicd.host.updates.doors import Doors
 from ksplicd.manifest import read_manifest
 from ksplicd.modinfo import read_module_names
 from tests.support.bundles import samples
@@ -225,10 +226,11 @@ def _drop(data: bytes, folder: Path) -> None:
     dropped = tar if how == b"r" else _compress(_with_checksums(tar))
     kernel = Simulator()
     settings = Settings(require_signature=how != b"u")
-    engine = Engine(
-        Store(root), kernel, Keyring(keys, os.getuid()), settings, StoppedClock(),
-        owner=os.getuid(),
+    doors = Doors(
+        store=Store(root), kernel=kernel, keyring=Keyring(keys, os.getuid()),
+        clock=StoppedClock(), settings=settings, owner=os.getuid(),
     )  # fmt: skip
+    engine = Engine(doors)
     engine.reconcile()
     name = f"ksplice-{KID}.tar.gz"
     (root / name).write_bytes(dropped)
@@ -241,7 +243,7 @@ def _drop(data: bytes, folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"keys", "store"}
     known = {"updates", "rejected", "history.jsonl", "guard.json"}
     assert {path.name for path in root.iterdir()} <= known
-    for kid in engine.store.kids():
+    for kid in engine.doors.store.kids():
         engine.describe(kid)
         engine.remove(kid, ALICE)
     shutil.rmtree(root)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is said of updates: journal, metrics, sentences.
+"""What people and monitoring read about updates: journal entries, metrics, sentences.
 
-It observes nothing, and changes nothing.
+It observes nothing and changes nothing but the metrics file.
 """

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a Prometheus server is told: a file for node_exporter's textfile collector.
+"""The metrics for Prometheus: a file for node_exporter's textfile collector.
 
 Text exposition format 0.0.4 (prometheus.io, "Exposition formats").  The file is replaced in one
-step when something changes; its age is node_exporter's own ``node_textfile_mtime_seconds``.
-Everything in it is a gauge.
+step when something changes; node_exporter itself reports its age (``node_textfile_mtime_seconds``).
+All metrics are gauges.
 """
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -35,47 +36,57 @@ Labels = Mapping[str, str]
 
 
 class Meter:
-    """What is remembered of the events, for the metrics."""
+    """The figures that follow from the events alone."""
 
     def __init__(self) -> None:
-        self.transitions: dict[tuple[str, str], float] = {}
-        """(kid, ``apply`` or ``undo``) → seconds."""
+        self.transition_seconds: dict[tuple[str, str], float] = {}
+        """(kid, ``apply`` or ``undo``) → seconds of the last one."""
         self.last_error: Event | None = None
         self._started: dict[str, Event] = {}
 
     def note(self, event: Event) -> None:
-        """Take an event, in the order of the history."""
+        """Count an event; they come in the order of the history."""
         begun = self._started.pop(event.kid, None)
         if event.stage in _ENDS:
             self._started[event.kid] = event
         elif begun is not None and begun.boot_id == event.boot_id:
             direction = _ENDS[begun.stage].get(event.stage)
             if direction is not None:
-                self.transitions[event.kid, direction] = max(0.0, event.time - begun.time)
+                self.transition_seconds[event.kid, direction] = max(0.0, event.time - begun.time)
         if event.stage in _ERRORS or (event.stage is Stage.APPLIED and event.cause):
             self.last_error = event
 
 
-def format_metrics(
-    kernel: Kernel,
-    infos: Sequence[UpdateInfo],
-    meter: Meter,
-    sizes: Mapping[str, int],
-    limits: Mapping[str, int],
-) -> str:
-    """Return the file; ``sizes`` and ``limits`` are bytes by part of the store."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What the metrics show."""
+
+    kernel: Kernel
+    updates: tuple[UpdateInfo, ...]
+    transition_seconds: Mapping[tuple[str, str], float]
+    """As in ``Meter``; also of updates that are gone."""
+    last_error: Event | None
+    sizes: Mapping[str, int]
+    """Bytes by part of the store (``Store.sizes``)."""
+    limits: Mapping[str, int]
+    """Bytes that a part may have (``Settings.limits``)."""
+
+
+def format_metrics(figures: Figures) -> str:
+    """Return the text of the file."""
+    infos = figures.updates
     applied = [info for info in infos if info.stage is Stage.APPLIED]
     about = {
-        "release": kernel.release,
-        "version": kernel.version,
-        "build_id": kernel.build_id,
+        "release": figures.kernel.release,
+        "version": figures.kernel.version,
+        "build_id": figures.kernel.build_id,
         "applied": " ".join(info.kid for info in applied),
         "cves": " ".join(sorted({cve for info in applied for cve in info.manifest.cves})),
     }
     counts = {stage: sum(info.stage is stage for info in infos) for stage in Stage}
     updates = [{"kid": i.kid, "stage": i.stage.value, "cause": i.abort_cause} for i in infos]
     kids = {info.kid for info in infos}
-    error = meter.last_error
+    error = figures.last_error
     failed = {"kid": error.kid, "cause": error.cause or error.stage} if error else {}
     return "".join(
         [
@@ -86,24 +97,25 @@ def format_metrics(
                 "ksplice_transition_seconds",
                 [
                     ({"kid": kid, "direction": direction}, round(seconds, 3))
-                    for (kid, direction), seconds in meter.transitions.items()
+                    for (kid, direction), seconds in figures.transition_seconds.items()
                     if kid in kids
                 ],
             ),
             _family("ksplice_last_error_timestamp_seconds", [(failed, error.time if error else 0)]),
-            _family("ksplice_store_bytes", [({"part": part}, n) for part, n in sizes.items()]),
+            _family("ksplice_store_bytes", [({"part": p}, n) for p, n in figures.sizes.items()]),
             _family(
-                "ksplice_store_limit_bytes", [({"part": part}, n) for part, n in limits.items()]
+                "ksplice_store_limit_bytes",
+                [({"part": part}, n) for part, n in figures.limits.items()],
             ),
         ]
     )
 
 
 def move_metrics(link: Path, path: Path | None) -> None:
-    """Note where the metrics go, None for nowhere, and delete the file where they went before.
+    """Note that the metrics go to ``path`` now (None: nowhere), and delete the file before it.
 
-    The symbolic ``link`` remembers that, also for a daemon that starts with another configuration.
-    Raises ``StoreError``.
+    The symbolic ``link`` holds the path, so a daemon that starts with another configuration finds
+    it.  Raises ``StoreError``.
     """
     with store_errors(link):
         old = link.readlink() if link.is_symlink() else None
@@ -112,7 +124,7 @@ def move_metrics(link: Path, path: Path | None) -> None:
         try:
             if old is not None:
                 old.unlink(missing_ok=True)
-        finally:  # what we may not delete is told of once
+        finally:  # a file that cannot be deleted is reported once
             if old is not None:
                 link.unlink()
             if path is not None:
@@ -121,8 +133,8 @@ def move_metrics(link: Path, path: Path | None) -> None:
 
 
 def write_metrics(path: Path, text: str) -> None:
-    """Put ``text`` in the place of ``path``, readable to all, in one step.  ``StoreError``."""
-    temporary = path.with_name(f".{path.name}.new")  # the collector takes *.prom only
+    """Replace ``path`` by ``text``, readable to all, in one step.  Raises ``StoreError``."""
+    temporary = path.with_name(f".{path.name}.new")  # the collector reads *.prom only
     with store_errors(path):
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -142,5 +154,5 @@ def _family(name: str, samples: Iterable[tuple[Labels, float]]) -> str:
 
 
 def _escape(text: str) -> str:
-    r"""Return a label's value: ``\``, ``"`` and line feed are escaped."""
+    r"""Return a label's value with ``\``, ``"`` and line feed escaped."""
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whose bundles may be loaded.
+"""Whose bundles may be loaded: files, signatures, keys, and who may sign what.
 
-It verifies bytes that it is given; it loads nothing.
+It loads nothing, and does not check whether an update fits the running kernel.
 """

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An update's modules into the kernel and out of it.
+"""The modules of an update: into the kernel, and out of it.
 
 ::
 
-    load core ─▸ load old code (its load is the match) ─▸ load new code (enables) ─▸ unload old code
+    load_core ─▸ match (loads the old code) ─▸ enable (loads the new code) ─▸ unload the old code
 
-Each step raises the error that says why the kernel refused; nobody cleans up here, that is
-``unload``.  Records and stages are the engine's.
+Each step raises the error that says why the kernel refused, and leaves it to the caller to
+``unload``.  Stages and records are the engine's.
 """
 
 import contextlib
@@ -28,17 +28,24 @@ from ksplicd.model import core_module, new_module
 _OK: Final = "ok"
 
 
-def match(kernel: KernelDoor, bundle: Bundle, *, leave_unmatched: bool = False) -> CoreState:
-    """Load the core, have every target matched, and return what the core says.
+def load_core(kernel: KernelDoor, bundle: Bundle, *, leave_unmatched: bool = False) -> None:
+    """Load the core.  Raises what ``KernelDoor.load_module`` raises.
 
-    The old code stays: to unload it takes as long as to load something, and may be done while the
-    kernel switches.  A target that may be loaded later need not be loaded now.
-    ``leave_unmatched``: should it not match then, it is loaded unpatched rather than not at all.
-    Raises the ``ApplyError`` for the core's abort cause, or what ``load_module`` raises.
+    ``leave_unmatched``: a target that is loaded later and does not match then is left unpatched,
+    rather than refused.
     """
-    kid = bundle.manifest.kid
     policy = "leave_unmatched=1" if leave_unmatched else ""
     kernel.load_module(bundle.files[bundle.core.file], bundle.core.module, policy)
+
+
+def match(kernel: KernelDoor, bundle: Bundle) -> CoreState:
+    """Load the old code, which matches every target, and return what the core reports.
+
+    The old code stays loaded: unloading takes as long as loading, and can be done while the kernel
+    switches.  A target that may be loaded later need not be loaded now.  Raises the ``ApplyError``
+    for the core's abort cause, or what ``KernelDoor.load_module`` raises.
+    """
+    kid = bundle.manifest.kid
     late = {target.name for target in bundle.manifest.targets if target.late}
     for change in bundle.changes:
         when = "late=1" if change.target in late else ""
@@ -61,11 +68,10 @@ def match(kernel: KernelDoor, bundle: Bundle, *, leave_unmatched: bool = False) 
 def enable(kernel: KernelDoor, bundle: Bundle, signal_after: int = 0) -> None:
     """Load the new code, which starts the transition.
 
-    ``signal_after``: the seconds after which it wakes those who hold a transition up; 0: never.
-
-    Raises as ``match`` does, ``InUseError`` when another transition runs.
+    ``signal_after``: seconds until it signals the tasks that hold the transition up; 0: never.
+    Raises as ``match`` does, and ``InUseError`` when another transition runs.
     """
-    change = bundle.changes[0]  # every target has the same new code
+    change = bundle.changes[0]  # the same for every target
     try:
         parameters = f"signal_after={signal_after}" if signal_after else ""
         kernel.load_module(bundle.files[change.new_file], change.new_module, parameters)
@@ -74,7 +80,7 @@ def enable(kernel: KernelDoor, bundle: Bundle, signal_after: int = 0) -> None:
 
 
 def modules_of(kernel: KernelDoor, kid: str) -> list[str]:
-    """Return the loaded modules of an update in the order in which they can be unloaded."""
+    """Return the loaded modules of an update, in the order of unloading them."""
     new, core = new_module(kid), core_module(kid)
     loaded = kernel.modules()
     return [name for name in (new, *old_modules_of(kernel, kid), core) if name in loaded]
@@ -87,9 +93,9 @@ def old_modules_of(kernel: KernelDoor, kid: str) -> list[str]:
 
 
 def unload(kernel: KernelDoor, names: Iterable[str]) -> str:
-    """Unload as many of the modules ``names`` as possible, in this order.
+    """Unload as many of ``names`` as possible, in this order.
 
-    Returns empty text, or what stays loaded and why.
+    Returns which modules stay loaded and why; empty text when none does.
     """
     failures = []
     for name in names:
@@ -101,16 +107,16 @@ def unload(kernel: KernelDoor, names: Iterable[str]) -> str:
 
 
 def read_core_mismatch(kernel: KernelDoor, kid: str) -> dict[str, str]:
-    """Return what the core says of a mismatch, empty when there is none; ask before ``unload``."""
+    """Return the core's mismatch, empty when there is none; call this before ``unload``."""
     try:
         core = kernel.core(kid)
     except KspliceError:
-        return {}  # it says nothing that we understand
+        return {}  # not readable, or not in our format
     return {} if core is None else read_mismatch(core.mismatch)
 
 
 def _explain(kernel: KernelDoor, kid: str, error: KspliceError) -> KspliceError:
-    """Return the error for what the core says, or ``error`` itself when it says nothing."""
+    """Return the error for the core's abort cause, or ``error`` when the core has none."""
     core = kernel.core(kid)
     if core is None or core.abort_cause == _OK:
         return _name_transition(kernel, error)
@@ -121,9 +127,9 @@ def _explain(kernel: KernelDoor, kid: str, error: KspliceError) -> KspliceError:
 
 
 def _name_transition(kernel: KernelDoor, error: KspliceError) -> KspliceError:
-    """Return ``error``, which may be that a transition runs, with the live patch whose it is."""
+    """Return ``error``; if it is that a transition runs, add the live patch in transition."""
     if isinstance(error, InUseError):
-        with contextlib.suppress(KspliceError):  # then it cannot be named
+        with contextlib.suppress(KspliceError):  # the name is only a hint
             for name in sorted(kernel.livepatches()):
                 state = kernel.livepatch(name)
                 if state is not None and state.transition:
@@ -132,11 +138,11 @@ def _name_transition(kernel: KernelDoor, error: KspliceError) -> KspliceError:
 
 
 def _probe_in_the_way(kernel: KernelDoor, mismatch: Mapping[str, str]) -> Probe | None:
-    """Return the kprobe that stands where the running code differs."""
+    """Return the kprobe at the place where the running code differs, if there is one."""
     if "function" not in mismatch:
         return None
     try:
         probes = kernel.probes()
     except KspliceError:
-        return None  # nobody can be named
+        return None  # the name is only a hint
     return probe_at(probes, mismatch["function"], int(mismatch["offset"], 16))

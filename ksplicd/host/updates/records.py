@@ -1,62 +1,53 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is known of each update: its last event, its verified manifest, and what the kernel says.
+"""The records of the updates: the last event and the verified manifest of each.
 
-Only the history and the bundles are on disk.  Where an update *is* follows from the last event and
-the kernel, in that order of weakness (``state.settle``); it is worked out anew for each question.
+Only the history and the bundles are on disk.  Where an update *is* follows from its last event and
+from the kernel, which wins (``stages.settle``); it is derived anew for each question.  What an
+update may do next is not decided here.
 """
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Final
 
-from ksplicd.errors import StoreError, WrongKernelError
-from ksplicd.host.clock import Clock
-from ksplicd.host.kernel.door import KernelDoor
+from ksplicd.errors import NoSuchUpdateError, StoreError, WrongKernelError
 from ksplicd.host.report.metrics import Meter
-from ksplicd.host.stages import Actor, Event, UpdateInfo, is_moving, settle
+from ksplicd.host.stages import Actor, Event, Standing, UpdateInfo, is_moving, settle
 from ksplicd.host.store.history import LASTING, History
-from ksplicd.host.store.store import Store
-from ksplicd.host.trust.verify import Trusted, check_kernel
+from ksplicd.host.trust.verify import Trusted
+from ksplicd.host.updates.doors import Doors
+from ksplicd.host.updates.fit import check_kernel
 from ksplicd.model import Kernel, Manifest, Stage, is_kid, new_module
 
 _MAX_DETAIL: Final = 10_000
-"""Characters; a thousand tasks may hold a transition up, and a description may be a book."""
+"""Characters; a thousand tasks may hold a transition up, and a description has no limit."""
 _NEW_MODULE: Final = re.compile(r"ksplice_([a-z0-9]{8})_new")
 
 
-class Book:
-    """Our records of the updates in ``store``, and of those in the kernel without a bundle."""
+class Records:
+    """The records of the updates in the store, and of those in the kernel without a bundle."""
 
-    def __init__(
-        self,
-        store: Store,
-        kernel: KernelDoor,
-        clock: Clock,
-        on_event: Callable[[Event], None],
-        keep: Callable[[], int],
-    ) -> None:
-        """Nothing is read before ``open``; ``keep`` tells the bytes for full history files."""
-        self._store = store
-        self._kernel = kernel
-        self._clock = clock
-        self._on_event = on_event
-        self._history = History(store.history_file, keep=keep)
+    def __init__(self, doors: Doors) -> None:
+        """Nothing is read before ``open``."""
+        self._doors = doors
+        self._history = History(
+            doors.store.history_file, keep=lambda: doors.settings.limits()["history"]
+        )
         self._last: dict[str, Event] = {}
         self.meter = Meter()
         self._trusted: dict[str, Trusted] = {}
         self._distrusted: dict[str, tuple[str, str]] = {}
-        """Cause and detail, for people."""
+        """Kid → abort cause and message of the error that its bundle gives."""
 
     def open(self) -> None:
-        """Read as much of the history as tells where each update is.
+        """Read the history back to the last event of every update, and at least two files of it.
 
-        That is two files of it, and more where the last word on an update is older.
+        Raises ``StoreError``.
         """
         self._last, self.meter, self._history.damage = {}, Meter(), ""
-        unknown = {*self._store.kids(), *self._in_kernel()}
+        unknown = {*self._doors.store.kids(), *self._in_kernel()}
         files: list[list[Event]] = []
         for events in self._history.read_back():
             files.append(events)
@@ -69,26 +60,32 @@ class Book:
 
     @property
     def damage(self) -> str:
-        """What of the history could not be read, and why; empty when all of it could."""
+        """The part of the history that cannot be read, and why; empty when there is none."""
         return self._history.damage
 
     # --- questions ------------------------------------------------------------------------------
 
     def kids(self) -> list[str]:
-        """Return the updates that are stored, in the kernel, or on their way; sorted."""
+        """Return the updates that are stored, in the kernel, or moving; sorted."""
         moving = {kid for kid, event in self._last.items() if self._is_moving(event)}
-        return sorted({*self._store.kids(), *self._in_kernel(), *moving})
+        return sorted({*self._doors.store.kids(), *self._in_kernel(), *moving})
 
     def has(self, kid: str) -> bool:
-        """Tell whether ``kid``, whatever text a caller sends, is one of ``kids()``."""
+        """Return whether ``kid``, which may be any text from a caller, is one of ``kids()``."""
         if not is_kid(kid):
-            return False  # no path is made of it
+            return False  # before a path is made from it
         last = self._last.get(kid)
         is_moving = last is not None and self._is_moving(last)
-        return is_moving or self._store.has(kid) or self.is_in_kernel(kid)
+        return is_moving or self._doors.store.has(kid) or self.is_in_kernel(kid)
+
+    def get(self, kid: str) -> UpdateInfo:
+        """Return an update as it is now.  Raises ``NoSuchUpdateError``."""
+        if not self.has(kid):
+            raise NoSuchUpdateError(f"{kid}: no update of this id is known here")
+        return self.info(kid)
 
     def info(self, kid: str) -> UpdateInfo:
-        """Return an update as it is now."""
+        """Return an update as it is now, also one without any record."""
         return self._info(kid, self.is_in_kernel(kid))
 
     def infos(self) -> list[UpdateInfo]:
@@ -97,21 +94,25 @@ class Book:
         return [self._info(kid, kid in in_kernel) for kid in self.kids()]
 
     def _info(self, kid: str, is_in_kernel: bool) -> UpdateInfo:  # noqa: FBT001
-        stage, cause, detail = self._where(kid, is_in_kernel)
+        standing = self._standing(kid, is_in_kernel)
         return UpdateInfo(
-            kid=kid, stage=stage, abort_cause=cause, detail=detail, manifest=self.manifest(kid)
+            kid=kid,
+            stage=standing.stage,
+            abort_cause=standing.cause,
+            detail=standing.detail,
+            manifest=self.manifest(kid),
         )
 
     def applied(self) -> list[str]:
-        """Return the updates that are applied."""
+        """Return the updates that are applied, sorted."""
         return [kid for kid in sorted(self._in_kernel()) if self.info(kid).stage is Stage.APPLIED]
 
     def is_in_kernel(self, kid: str) -> bool:
-        """Tell whether the kernel knows the livepatch of an update."""
-        return self._kernel.livepatch(new_module(kid)) is not None
+        """Return whether the kernel knows the livepatch of an update."""
+        return self._doors.kernel.livepatch(new_module(kid)) is not None
 
     def in_order(self) -> list[str]:
-        """Return every update that the history knows, in the order of their last events."""
+        """Return every update with a record, in the order of their last events."""
         return list(self._last)
 
     def boots(self) -> set[str]:
@@ -123,11 +124,11 @@ class Book:
         return self._last.get(kid)
 
     def trusted(self, kid: str) -> Trusted | None:
-        """Return the bundle's parts but its files, when it was verified."""
+        """Return a verified bundle without its files, or None when it did not verify."""
         return self._trusted.get(kid)
 
     def manifest(self, kid: str) -> Manifest:
-        """Return the verified manifest, or one that says no more than the kid."""
+        """Return the verified manifest, or one with nothing but the kid."""
         if kid in self._trusted:
             return self._trusted[kid].bundle.manifest
         return Manifest(
@@ -138,21 +139,17 @@ class Book:
             description="(its bundle is not stored here, or does not verify)",
         )
 
-    def history(self, limit: int = 0) -> list[Event]:
-        """Return the last ``limit`` events (0: all), newest first."""
-        return list(islice(self.back(), limit or None))
-
-    def back(self) -> Iterator[Event]:
-        """Yield the events, newest first; no more is read than is asked for, but for one file."""
+    def events(self) -> Iterator[Event]:
+        """Yield the whole history, newest event first, reading one file at a time."""
         self.catch_up()
         for events in self._history.read_back():
             yield from reversed(events)
 
     def last_word(self, kid: str) -> Stage | None:
-        """Return whether an update was applied, undone or quarantined last; None: none of these.
+        """Return APPLIED, REVERSED or QUARANTINED, whichever an update was last, or None.
 
-        The whole history is asked: its bundle may have been removed and come back since.  Raises
-        ``StoreError`` when it cannot tell.
+        The whole history counts: the bundle may have been removed and staged again since.  Raises
+        ``StoreError`` when a part of it cannot be read.
         """
         for events in self._history.read_back(whole=True):
             for event in reversed(events):
@@ -161,30 +158,30 @@ class Book:
         return None
 
     def catch_up(self) -> None:
-        """Write down what could not be written before, if it can be now."""
-        with contextlib.suppress(StoreError):  # it was told when it happened
+        """Write the events that could not be written before, if that is possible now."""
+        with contextlib.suppress(StoreError):  # raised when the event happened
             self._history.catch_up()
 
     # --- entries --------------------------------------------------------------------------------
 
-    def know(self, kid: str, trusted: Trusted) -> None:
-        """Remember what a verified bundle says, without its files and what only they need."""
+    def trust(self, kid: str, trusted: Trusted) -> None:
+        """Keep a verified bundle, without its files and their digests."""
         manifest = replace(trusted.bundle.manifest, files={})
         bundle = replace(trusted.bundle, manifest=manifest, files={}, changes=(), modules=())
         self._trusted[kid] = replace(trusted, bundle=bundle)
         self._distrusted.pop(kid, None)
 
     def distrust(self, kid: str, cause: str, why: str) -> None:
-        """Remember that the stored bundle does not verify any more.
+        """Note that the stored bundle no longer verifies.
 
-        Of what is in the kernel, and was verified before, we go on to tell what it is.
+        The manifest of an update in the kernel is kept if it was verified before.
         """
         if not self.is_in_kernel(kid):
             self._trusted.pop(kid, None)
         self._distrusted[kid] = cause, why
 
     def forget(self, kid: str) -> None:
-        """Drop what is known of a bundle that was deleted."""
+        """Drop the manifest of a bundle that was deleted."""
         self._trusted.pop(kid, None)
         self._distrusted.pop(kid, None)
 
@@ -198,16 +195,16 @@ class Book:
         detail: str = "",
         mismatch: Mapping[str, str] | None = None,
     ) -> None:
-        """Write an event down and report it.
+        """Write an event to the history and report it.
 
-        It is reported, and in force for as long as we run, even when it can not be written
-        (``StoreError``).  A rejected file tells nothing about the update whose name it bears.
+        An event that cannot be written (``StoreError``) is reported all the same, and holds until
+        the daemon stops.  A rejected file changes nothing about the update that it is named after.
         """
         if len(detail) > _MAX_DETAIL:
             detail = f"{detail[:_MAX_DETAIL]}…"
         event = Event(
-            time=self._clock.time(),
-            boot_id=self._kernel.boot_id(),
+            time=self._doors.clock.time(),
+            boot_id=self._doors.kernel.boot_id(),
             kid=kid,
             stage=stage,
             cause=cause,
@@ -219,50 +216,53 @@ class Book:
         try:
             self._history.append(event)
         finally:
-            self._on_event(event)
+            self._doors.on_event(event)
 
     # --- detail ---------------------------------------------------------------------------------
 
     def _in_kernel(self) -> set[str]:
         """Return the updates that the kernel knows."""
-        names = map(_NEW_MODULE.fullmatch, self._kernel.livepatches())
+        names = map(_NEW_MODULE.fullmatch, self._doors.kernel.livepatches())
         return {name[1] for name in names if name}
 
     def _note(self, event: Event) -> None:
-        """Remember an event as the last one of its update, and the last one of all."""
+        """Keep an event as the last one of its update, and the last one of all."""
         self.meter.note(event)
         if event.stage is not Stage.REJECTED:
             self._last.pop(event.kid, None)
             self._last[event.kid] = event
 
     def _is_moving(self, last: Event) -> bool:
-        return last.boot_id == self._kernel.boot_id() and is_moving(last.stage)
+        return last.boot_id == self._doors.kernel.boot_id() and is_moving(last.stage)
 
-    def _where(self, kid: str, is_in_kernel: bool) -> tuple[Stage, str, str]:  # noqa: FBT001
-        """Return (stage, cause, detail); what the kernel has nothing of, it is not asked about."""
+    def _standing(self, kid: str, is_in_kernel: bool) -> Standing:  # noqa: FBT001
+        """Return where an update is; the kernel is asked only about updates that it knows."""
         last = self._last.get(kid)
         if last is not None and self._is_moving(last):
-            return last.stage, last.cause, last.detail
-        livepatch = self._kernel.livepatch(new_module(kid)) if is_in_kernel else None
+            return Standing(stage=last.stage, cause=last.cause, detail=last.detail)
+        livepatch = self._doors.kernel.livepatch(new_module(kid)) if is_in_kernel else None
         if livepatch is not None and livepatch.transition:
             stage = Stage.TRANSITIONING if livepatch.enabled else Stage.REVERSING
-            return stage, "", "moved by somebody else"
+            return Standing(stage=stage, detail="moved by somebody else")
         is_enabled = livepatch is not None and livepatch.enabled
         distrusted = self._distrusted.get(kid)
         if distrusted is not None and not is_enabled:
-            return Stage.REJECTED, "", distrusted[1]
-        stage, cause, detail = settle(last, self._kernel.boot_id(), is_enabled=is_enabled)
-        if distrusted is not None and not cause:
-            return stage, distrusted[0], f"its bundle does not verify any more: {distrusted[1]}"
-        if stage is Stage.STAGED and last is not None and last.stage is Stage.APPLIED:
-            detail = "; ".join(text for text in (detail, self.why_other_kernel(kid)) if text)
-        return stage, cause, detail
+            return Standing(stage=Stage.REJECTED, detail=distrusted[1])
+        standing = settle(last, self._doors.kernel.boot_id(), is_enabled=is_enabled)
+        if distrusted is not None and not standing.cause:
+            cause, why = distrusted
+            detail = f"its bundle does not verify any more: {why}"
+            return Standing(stage=standing.stage, cause=cause, detail=detail)
+        if standing.stage is Stage.STAGED and last is not None and last.stage is Stage.APPLIED:
+            texts = (standing.detail, self.why_other_kernel(kid))
+            return replace(standing, detail="; ".join(text for text in texts if text))
+        return standing
 
     def why_other_kernel(self, kid: str) -> str:
-        """Tell which other kernel a verified update is for; empty when it is for this one."""
+        """Return which other kernel a verified update is for; empty when it is for this one."""
         try:
             if kid in self._trusted:
-                check_kernel(self._trusted[kid].bundle.manifest, self._kernel)
+                check_kernel(self._trusted[kid].bundle.manifest, self._doors.kernel)
         except WrongKernelError as e:
             return f"waits: {e}"
         return ""

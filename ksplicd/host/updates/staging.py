@@ -1,211 +1,188 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How bundles come in and go: the first arrow of the engine's story, and the way out.
+"""How bundles come into the store and leave it.
 
 ::
 
     dropped ─verify▸ staged ─remove▸ removed
        └▸ rejected
 
-What is known of the updates, and is asked most, is here too.  Nothing here touches the kernel.
+The kernel is asked, never changed.
 """
 
 import contextlib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ksplicd.config import Settings
 from ksplicd.errors import (
     AlreadyStagedError,
     BundleError,
     HostError,
     InUseError,
-    NoSuchUpdateError,
+    KspliceError,
     ReplayedError,
     StoreError,
     StoreFullError,
     cause_of,
 )
-from ksplicd.host.clock import Clock
-from ksplicd.host.kernel.door import KernelDoor
-from ksplicd.host.stages import DAEMON, Actor, Event, UpdateInfo, is_moving
-from ksplicd.host.store.crash_guard import Guard
+from ksplicd.host.stages import DAEMON, Actor, UpdateInfo, Via, is_moving
 from ksplicd.host.store.drop_dir import Drop, DropDir, mark
-from ksplicd.host.store.store import Store, Stored
-from ksplicd.host.trust import verify
-from ksplicd.host.trust.keyring import Keyring
-from ksplicd.host.updates.records import Book
+from ksplicd.host.store.store import Stored, is_passing
+from ksplicd.host.trust.verify import MAX_SIGNATURE_SIZE, Trusted, check_bundle, read_file
+from ksplicd.host.updates import fit
+from ksplicd.host.updates.doors import Doors
+from ksplicd.host.updates.records import Records
+from ksplicd.host.updates.soak import Soak
 from ksplicd.model import Stage
 
 _FILE_KID: Final = re.compile(r"ksplice-([a-z0-9]{8})\.tar\.gz")
 
 
-@dataclass(eq=False, repr=False)
-class Intake:
-    """The store, and who may put what into it."""
+class Staging:
+    """The way into the store, and out of it."""
 
-    store: Store
-    kernel: KernelDoor
-    keyring: Keyring
-    settings: Settings
-    """May be replaced at any time."""
-    clock: Clock
-    on_event: Callable[[Event], None] = lambda event: None
-    owner: int = field(default=0, kw_only=True)
-    """The user who may drop bundles."""
-
-    def __post_init__(self) -> None:
-        self._guard = Guard(self.store.guard_file)
-        self._book = Book(
-            self.store,
-            self.kernel,
-            self.clock,
-            lambda event: self.on_event(event),
-            lambda: self.settings.limits()["history"],
-        )
-
-    # --- questions ------------------------------------------------------------------------------
-
-    def list_updates(self) -> list[UpdateInfo]:
-        """Return every update of the store and every one found in the kernel, by kid."""
-        return self._book.infos()
-
-    def get_update(self, kid: str) -> UpdateInfo:
-        """Return one update, its stage as the kernel shows it.  Raises ``NoSuchUpdateError``."""
-        if not self._book.has(kid):
-            raise NoSuchUpdateError(f"{kid}: no update of this id is known here")
-        return self._book.info(kid)
+    def __init__(self, doors: Doors, records: Records, soak: Soak) -> None:
+        self._doors = doors
+        self._records = records
+        self._soak = soak
 
     # --- dropped ─verify▸ staged ----------------------------------------------------------------
 
     def stage_file(self, path: Path, sig_path: Path | None, actor: Actor) -> UpdateInfo:
-        """Take a dropped bundle in: verify it, keep it under ``updates/KID/``, remove the drop.
-
-        On a ``BundleError`` or ``HostError`` the files are moved to ``rejected/`` with a
-        ``.reason`` beside them, the event is REJECTED, and the error is raised.  A ``StoreError``
-        or ``KeyFileError`` (our fault, not the file's) leaves the drop where it is.  So does a
-        ``FileNotFoundError``, when a file is gone again: another of its name may be there by now.
-        """
+        """See ``Engine.stage_file``."""
         marks = mark(path), mark(sig_path) if sig_path is not None else None
         drop = Drop(bundle=path, signature=sig_path, marks=marks)
-        folder = DropDir(path.parent, require_signature=self.settings.require_signature)
+        settings, owner = self._doors.settings, self._doors.owner
+        folder = DropDir(path.parent, require_signature=settings.require_signature)
         try:
-            data = verify.read_file(path, owner=self.owner)
+            data = read_file(path, owner=owner)
             signature = None
             if sig_path is not None:
-                signature = verify.read_file(sig_path, verify.MAX_SIGNATURE_SIZE, self.owner)
+                signature = read_file(sig_path, MAX_SIGNATURE_SIZE, owner)
             info = self.stage(data, signature, actor)
         except StoreError:
             raise
         except (BundleError, HostError) as e:
             place = folder.reject(drop, e)
             claimed = _FILE_KID.fullmatch(path.name)
-            self._book.record(
+            self._records.record(
                 claimed[1] if claimed else "",
                 Stage.REJECTED,
                 actor,
                 cause=cause_of(e),
                 detail=f"{e} (moved to {place})",
             )
-            with contextlib.suppress(StoreError):  # why it was rejected tells more
-                folder.prune(self.settings.limits()["rejected"])
+            with contextlib.suppress(StoreError):  # the reason for the reject is the better error
+                folder.prune(settings.limits()["rejected"])
             raise
         folder.forget(drop)
         return info
 
     def stage(self, bundle: bytes, signature: bytes | None, actor: Actor) -> UpdateInfo:
-        """Verify a bundle and keep it; the same bytes again change nothing.
-
-        Raises ``BadSignatureError``, ``BadBundleError``, ``WrongKernelError``,
-        ``ModulePresentError``, ``AlreadyStagedError`` (same kid, other bytes), ``KeyFileError``,
-        ``StoreError``.
-        """
+        """See ``Engine.stage``."""
         stored = Stored(bundle=bundle, signature=signature)
         trusted = self._check(stored)
         manifest = trusted.bundle.manifest
         kid = manifest.kid
-        verify.check_kernel(manifest, self.kernel)
-        if self.store.has(kid):
+        fit.check_kernel(manifest, self._doors.kernel)
+        if self._doors.store.has(kid):
             return self._stage_again(kid, stored, trusted, actor)
-        if not self._book.is_in_kernel(kid):
-            verify.check_modules(manifest, self.kernel)
+        if not self._records.is_in_kernel(kid):
+            fit.check_modules(manifest, self._doors.kernel)
         self._make_room(kid, stored)
-        self._book.know(kid, trusted)
-        self.store.add(kid, stored)
-        if not self._book.is_in_kernel(kid):
-            self._book.record(kid, Stage.STAGED, actor, detail=manifest.description)
-        return self._book.info(kid)
+        self._records.trust(kid, trusted)
+        self._doors.store.add(kid, stored)
+        if not self._records.is_in_kernel(kid):
+            self._records.record(kid, Stage.STAGED, actor, detail=manifest.description)
+        return self._records.info(kid)
 
-    def _stage_again(
-        self, kid: str, stored: Stored, trusted: verify.Trusted, actor: Actor
-    ) -> UpdateInfo:
-        before = self.store.read(kid)
+    def _stage_again(self, kid: str, stored: Stored, trusted: Trusted, actor: Actor) -> UpdateInfo:
+        store = self._doors.store
+        before = store.read(kid)
         if before.bundle != stored.bundle:
             raise AlreadyStagedError(
                 f"{kid}: another bundle of this id is stored; `ksplice remove {kid}` first, "
                 "or build it with another id"
             )
         if stored.signature is not None and stored.signature != before.signature:
-            self.store.set_signature(kid, stored.signature)
-        self._book.know(kid, trusted)
-        last = self._book.last(kid)
-        if last is None or last.stage is Stage.REMOVED:  # it came when nothing could be written
-            self._book.record(kid, Stage.STAGED, actor, detail=trusted.bundle.manifest.description)
-        return self._book.info(kid)
-
-    def remove(self, kid: str, actor: Actor, why: str = "") -> None:
-        """Delete an update that is not applied; ``why`` is for the history.
-
-        Raises ``InUseError``, ``NoSuchUpdateError``.
-        """
-        info = self.get_update(kid)
-        if info.stage is Stage.APPLIED or is_moving(info.stage):
-            raise InUseError(f"{kid}: is {info.stage}; undo it before it is removed")
-        self._guard.forget(kid)
-        self.store.take_out(kid)
-        self._book.forget(kid)
-        self._book.record(kid, Stage.REMOVED, actor, detail=why)
-        with contextlib.suppress(StoreError):  # the next start sweeps
-            self.store.sweep()
+            store.set_signature(kid, stored.signature)
+        self._records.trust(kid, trusted)
+        last = self._records.last(kid)
+        if last is None or last.stage is Stage.REMOVED:  # the first time, nothing could be written
+            detail = trusted.bundle.manifest.description
+            self._records.record(kid, Stage.STAGED, actor, detail=detail)
+        return self._records.info(kid)
 
     def _make_room(self, kid: str, stored: Stored) -> None:
-        """Remove unused updates until one more fits, that which moved longest ago first.
+        """Remove unused updates, the longest unchanged first, until one more fits.
 
-        An update is unused that was undone, or that is for another kernel.  ``StoreFullError``.
+        Unused is an update that was undone, or is for another kernel.  Raises ``StoreFullError``.
         """
-        limit = self.settings.limits()["updates"]
-        self.store.prepare()  # what is half written takes room too
-        self._finish_removals(DAEMON)  # and so does what is half deleted
-        more = self.store.sizes()["updates"] + len(stored.bundle) - limit
-        unused = [old for old in self._book.in_order() if more > 0 and self._is_unused(old)]
+        settings, store = self._doors.settings, self._doors.store
+        store.prepare()  # half-written bundles take room too
+        self.finish_removals(DAEMON)  # and so do half-deleted ones
+        more = store.sizes()["updates"] + len(stored.bundle) - settings.limits()["updates"]
+        unused = [old for old in self._records.in_order() if more > 0 and self._is_unused(old)]
         while more > 0 and unused:
-            more -= len(self.store.read(unused[0]).bundle)
+            more -= len(store.read(unused[0]).bundle)
             self.remove(unused.pop(0), DAEMON, why=f"to make room for {kid}")
         if more > 0:
             raise StoreFullError(
-                f"{kid}: does not fit into the {self.settings.store_limit} MiB of store-limit; "
+                f"{kid}: does not fit into the {settings.store_limit} MiB of store-limit; "
                 "`ksplice remove` what is not used, or raise it in ksplicd.conf"
             )
 
     def _is_unused(self, kid: str) -> bool:
-        if not self.store.has(kid) or self._book.is_in_kernel(kid):
+        if not self._doors.store.has(kid) or self._records.is_in_kernel(kid):
             return False
-        stage = self._book.info(kid).stage
-        is_idle = stage in {Stage.STAGED, Stage.FAILED}  # what is quarantined must stay so
-        return stage is Stage.REVERSED or (is_idle and bool(self._book.why_other_kernel(kid)))
+        stage = self._records.info(kid).stage
+        is_idle = stage in {Stage.STAGED, Stage.FAILED}  # a quarantine must not be forgotten
+        return stage is Stage.REVERSED or (is_idle and bool(self._records.why_other_kernel(kid)))
+
+    # --- what is staged -------------------------------------------------------------------------
+
+    def check_all(self) -> None:
+        """Verify every stored bundle; one that fails does not keep the others from being used."""
+        for kid in self._doors.store.kids():
+            try:
+                self.check(kid)
+            except KspliceError as e:
+                if is_passing(e.__cause__):
+                    raise
+                self._records.distrust(kid, cause_of(e), str(e))
+
+    def check(self, kid: str) -> Trusted:
+        """Verify a stored bundle, with the keys and settings of this moment.
+
+        Raises ``NoSuchUpdateError``, and as ``check_bundle`` does.
+        """
+        trusted = self._check(self._doors.store.read(kid))
+        self._records.trust(kid, trusted)
+        return trusted
+
+    def _check(self, stored: Stored) -> Trusted:
+        doors = self._doors
+        return check_bundle(stored, doors.keyring, doors.settings, doors.clock.time())
+
+    def dropped(self) -> list[tuple[str, Actor]]:
+        """Return the updates that were dropped and have only been staged since; with the actor."""
+        lasts = [self._records.last(kid) for kid in self._doors.store.kids()]
+        return [
+            (last.kid, last.actor)
+            for last in lasts
+            if last is not None and last.stage is Stage.STAGED and last.actor.via is Via.DROP
+        ]
 
     def check_not_undone(self, kid: str) -> None:
         """Raise ``ReplayedError`` when an update was undone, or quarantined, and not applied since.
 
-        Nothing but a person's call may apply it then: whoever drops an old bundle anew must not
-        bring back what somebody took out, or what may have crashed the machine.
+        Only a person's call may apply such an update.  An old bundle that is dropped again must not
+        bring back code that somebody took out, or that may have crashed the machine.
         """
-        last = self._book.last(kid)
+        last = self._records.last(kid)
         if last is not None and last.stage is Stage.QUARANTINED:
-            return  # it has to be released first: ``check_apply`` says so
-        word = self._book.last_word(kid)
+            return  # it has to be released first: ``Engine.check_apply`` says so
+        word = self._records.last_word(kid)
         if word is not None and word is not Stage.APPLIED:
             what = "undone" if word is Stage.REVERSED else "quarantined"
             raise ReplayedError(
@@ -213,15 +190,25 @@ class Intake:
                 f"`ksplice apply {kid}` applies it"
             )
 
-    # --- detail ---------------------------------------------------------------------------------
+    # --- staged ─remove▸ removed ----------------------------------------------------------------
 
-    def _finish_removals(self, actor: Actor) -> None:
-        """Record what was removed when the daemon was killed, or the disk was full."""
-        for kid in self.store.taken_out():
-            last = self._book.last(kid)
+    def remove(self, kid: str, actor: Actor, why: str = "") -> None:
+        """See ``Engine.remove``; ``why`` is for the history."""
+        info = self._records.get(kid)
+        if info.stage is Stage.APPLIED or is_moving(info.stage):
+            raise InUseError(f"{kid}: is {info.stage}; undo it before it is removed")
+        self._soak.forget(kid)
+        self._doors.store.take_out(kid)
+        self._records.forget(kid)
+        self._records.record(kid, Stage.REMOVED, actor, detail=why)
+        with contextlib.suppress(StoreError):  # the next start sweeps
+            self._doors.store.sweep()
+
+    def finish_removals(self, actor: Actor) -> None:
+        """Finish the removals that a kill or a full disk cut short, and record them."""
+        store = self._doors.store
+        for kid in store.taken_out():
+            last = self._records.last(kid)
             if last is None or last.stage is not Stage.REMOVED:
-                self._book.record(kid, Stage.REMOVED, actor)
-        self.store.sweep()
-
-    def _check(self, stored: Stored) -> verify.Trusted:
-        return verify.check_bundle(stored, self.keyring, self.settings, self.clock.time())
+                self._records.record(kid, Stage.REMOVED, actor)
+        store.sweep()

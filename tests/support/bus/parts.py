@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Jobs, and what goes with them, over a simulated kernel and without a bus."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 from ksplicd.bus.automatic import Automatic
@@ -16,6 +16,7 @@ from ksplicd.bus.shown import Shown
 from ksplicd.host.engine import Engine
 from ksplicd.host.report.journal import Entry
 from ksplicd.host.stages import DAEMON, Actor, Reconciliation, UpdateInfo
+from ksplicd.host.updates.doors import Doors
 from ksplicd.model import Stage
 from tests.support.host.host import Host
 
@@ -39,10 +40,11 @@ class Paths:
         self.paths.remove(path)
 
 
-@dataclass(eq=False, repr=False)
 class CountingEngine(Engine):
-    lists: int = field(default=0, init=False)
-    reconciled: int = field(default=0, init=False)
+    def __init__(self, doors: Doors) -> None:
+        super().__init__(doors)
+        self.lists = 0
+        self.reconciled = 0
 
     def list_updates(self) -> list[UpdateInfo]:
         self.lists += 1
@@ -73,9 +75,7 @@ class Parts:
 
 
 def make_parts(host: Host, kind: type[CountingEngine] = CountingEngine) -> Parts:
-    known = vars(host.new_engine())
-    names = ("store", "kernel", "keyring", "settings", "clock", "owner")
-    engine = kind(**{name: known[name] for name in names})
+    engine = kind(host.new_engine().doors)
     worker, paths, journal = EngineWorker(engine), Paths(), NoJournal()
     jobs = Jobs(worker, cast(Polkit, None), journal, host.root / "modules")
     shown = Shown(worker, cast(Objects, paths), jobs)

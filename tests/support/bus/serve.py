@@ -34,6 +34,7 @@ from ksplicd.host.kernel.door import KernelDoor
 from ksplicd.host.report.journal import Entry
 from ksplicd.host.store.store import Store
 from ksplicd.host.trust.keyring import Keyring
+from ksplicd.host.updates.doors import Doors
 from tests.support.bus.loop_meter import LoopMeter
 from tests.support.host.simulator import Simulator
 
@@ -172,12 +173,14 @@ def main(address: str, folder: Path, way: str = "") -> int:
     logging.basicConfig(level=logging.INFO)
     try:
         engine = Engine(
-            Store(folder / "store"),
-            cast(KernelDoor, KernelFile(folder / "kernel")),
-            Keyring(folder / "keys", os.geteuid()),
-            read_settings(folder / "ksplicd.conf"),
-            SystemClock(),
-            owner=os.geteuid(),
+            Doors(
+                store=Store(folder / "store"),
+                kernel=cast(KernelDoor, KernelFile(folder / "kernel")),
+                keyring=Keyring(folder / "keys", os.geteuid()),
+                clock=SystemClock(),
+                settings=read_settings(folder / "ksplicd.conf"),
+                owner=os.geteuid(),
+            )
         )
     except KspliceError as e:
         logging.critical("%s", e)

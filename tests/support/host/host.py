@@ -10,6 +10,7 @@ from ksplicd.host.engine import Engine
 from ksplicd.host.stages import Actor, Event, UpdateInfo, Via
 from ksplicd.host.store.store import Store
 from ksplicd.host.trust.keyring import Keyring
+from ksplicd.host.updates.doors import Doors
 from ksplicd.model import Stage
 from tests.support.bundles import samples
 from tests.support.host.simulator import Simulator, StoppedClock
@@ -52,13 +53,15 @@ class Host:
     def new_engine(self) -> Engine:
         """Return what a daemon that has just been started has."""
         return Engine(
-            Store(self.root),
-            self.kernel,
-            Keyring(self.keys, os.getuid()),
-            self.settings,
-            self.clock,
-            self.events.append,
-            owner=os.getuid(),
+            Doors(
+                store=Store(self.root),
+                kernel=self.kernel,
+                keyring=Keyring(self.keys, os.getuid()),
+                clock=self.clock,
+                settings=self.settings,
+                on_event=self.events.append,
+                owner=os.getuid(),
+            )
         )
 
     def stage(self, data: bytes = b"") -> UpdateInfo:
@@ -82,9 +85,13 @@ class Host:
     def reboot(self, *, clean: bool = True) -> None:
         """Go down, shut down or crashed, and come up."""
         if clean:
-            self.engine.mark_clean()
+            self.engine.soak.mark_clean()
         self.kernel.reboot()
+
+    def last_event(self) -> Event:
+        """Return the newest event of the history."""
+        return next(self.engine.records.events())
 
     def stages(self) -> list[str]:
         """Return the stages of the history, oldest first."""
-        return [event.stage.value for event in self.engine.history()[::-1]]
+        return [event.stage.value for event in list(self.engine.records.events())[::-1]]

@@ -58,7 +58,7 @@ def test_module_that_somebody_unloads_while_we_are_busy(tmp_path: Path) -> None:
         parts.reconciler.notice_module(f"ksplice_{samples.KID}_vmlinux_old")  # we do that
         await Wait(job.ended)
         await parts.reconciler.reconcile()  # behind all that is on its way
-        events = parts.engine.history()
+        events = parts.engine.records.events()
         stages.extend(event.stage for event in events if event.kid == samples.OTHER_KID)
 
     run(main())
@@ -160,6 +160,6 @@ def test_what_somebody_depends_on_is_taken_out_when_that_is_undone(tmp_path: Pat
 
     run(main())
     parts.worker.stop()
-    last = host.new_engine().history()[0]
+    last = next(host.new_engine().records.events())
     assert (last.kid, last.actor) == (samples.KID, DAEMON)
     assert last.detail.startswith(f"superseded by update {samples.OTHER_KID}; ")

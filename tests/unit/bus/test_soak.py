@@ -9,6 +9,8 @@ from ksplicd.config import Settings
 from ksplicd.errors import StoreError
 from ksplicd.host.kernel.kmsg import Complaint
 from ksplicd.host.stages import Direction, Transition
+from ksplicd.host.updates.doors import Doors
+from ksplicd.host.updates.soak import Soak
 from ksplicd.model import Stage
 from tests.support.bundles import samples
 from tests.support.bus.loop import run
@@ -20,24 +22,30 @@ class LateEngine(CountingEngine):
     """A transition ends just before it would be turned around."""
 
     def cancel(self, transition: Transition, cause: str) -> Transition:
-        self.kernel.complete()  # type: ignore[attr-defined]
+        self.doors.kernel.complete()  # type: ignore[attr-defined]
         return super().cancel(transition, cause)
 
     def is_finished(self, transition: Transition) -> bool:
         if transition.direction is Direction.UNDO:
-            self.kernel.complete()  # type: ignore[attr-defined]
+            self.doors.kernel.complete()  # type: ignore[attr-defined]
         return super().is_finished(transition)
 
 
-class FullEngine(CountingEngine):
-    """What the kernel complains of cannot be written."""
+class FullSoak(Soak):
+    """A complaint of the kernel cannot be written."""
 
-    def heed(self, kid: str, complaint: Complaint) -> bool:
-        super().heed(kid, complaint)
+    def record_complaint(self, kid: str, complaint: Complaint) -> bool:
+        super().record_complaint(kid, complaint)
         raise StoreError("history.jsonl: No space left on device")
 
+
+class FullEngine(CountingEngine):
+    def __init__(self, doors: Doors) -> None:
+        super().__init__(doors)
+        self.soak = FullSoak(doors, self.records)
+
     def is_finished(self, transition: Transition) -> bool:
-        self.kernel.complete()  # type: ignore[attr-defined]
+        self.doors.kernel.complete()  # type: ignore[attr-defined]
         return super().is_finished(transition)
 
 
@@ -68,7 +76,7 @@ def test_full_disk_keeps_nothing_from_being_undone(tmp_path: Path) -> None:
 
     run(main())
     parts.worker.stop()
-    assert parts.engine.complaint_of(samples.KID) == ""
+    assert parts.engine.soak.complaint_of(samples.KID) == ""
 
 
 def test_applied_before_it_was_turned_around_it_is_undone(tmp_path: Path) -> None:
@@ -85,5 +93,5 @@ def test_applied_before_it_was_turned_around_it_is_undone(tmp_path: Path) -> Non
 
     run(main())
     parts.worker.stop()
-    (undo,) = (event for event in parts.engine.history() if event.stage is Stage.REVERSING)
+    (undo,) = (event for event in parts.engine.records.events() if event.stage is Stage.REVERSING)
     assert undo.detail == "undo-on-warning: WARNING: x"

@@ -22,7 +22,7 @@ def boot(host: Host, disabled: str = "", *, willing: bool = True) -> tuple[list[
 
     def sleep(seconds: float) -> None:
         host.clock.now += seconds
-        cancelled = host.engine.history()[0].cause
+        cancelled = host.last_event().cause
         if willing or cancelled:
             host.kernel.complete()
 
@@ -44,7 +44,7 @@ def two(host: Host) -> Host:
 def test_in_the_order_of_application(two: Host) -> None:
     for _ in range(2):
         assert boot(two) == ([OTHER_KID, KID], [])
-        events = two.engine.history()[:4]
+        events = list(two.engine.records.events())[:4]
         assert {event.actor for event in events} == {BOOT}
         two.reboot()
 
@@ -70,11 +70,11 @@ def test_what_failed_for_now_is_to_be_tried_again(host: Host) -> None:
     assert applied == []
     assert "another transition runs" in told[0]
     assert "depends on update" in told[1]
-    assert host.engine.to_retry() == [(KID, BOOT), (OTHER_KID, BOOT)]
+    assert host.engine.order.to_retry() == [(KID, BOOT), (OTHER_KID, BOOT)]
     host.kernel.complete()
     for kid in (KID, OTHER_KID):
         host.apply(kid)
-    assert host.engine.to_retry() == []
+    assert host.engine.order.to_retry() == []
 
 
 def test_what_was_put_off_comes_back_at_the_next_boot(two: Host) -> None:
@@ -86,7 +86,7 @@ def test_what_was_put_off_comes_back_at_the_next_boot(two: Host) -> None:
 
 def test_what_waits_for_nothing_is_not_tried_again(two: Host) -> None:
     boot(two, "ksplicd.disable is on the kernel's command line")
-    assert two.engine.to_retry() == []
+    assert two.engine.order.to_retry() == []
 
 
 def test_one_whose_bundle_is_gone_waits(two: Host) -> None:
@@ -135,7 +135,7 @@ def test_policy(two: Host) -> None:
 def test_transition_that_does_not_end_is_turned_around(two: Host) -> None:
     assert boot(two, willing=False) == ([], [])
     assert two.stages().count("failed") == 2
-    assert two.engine.history()[0].cause == "code_busy"
+    assert two.last_event().cause == "code_busy"
     assert two.kernel.leftovers() == []
 
 

@@ -32,7 +32,7 @@ def applied(host: Host) -> Host:
 
 
 def test_first_complaint_is_recorded(applied: Host) -> None:
-    assert applied.engine.heed(KID, complaint(applied))
+    assert applied.engine.soak.record_complaint(KID, complaint(applied))
     info = applied.engine.get_update(KID)
     assert (info.stage, info.abort_cause) == (Stage.APPLIED, CAUSE)
     assert info.detail.startswith(f"the kernel's log names do_fcntl [ksplice_{KID}_new]: WARNING:")
@@ -43,47 +43,49 @@ def test_first_complaint_is_recorded(applied: Host) -> None:
 
 
 def test_further_complaints_are_not(applied: Host) -> None:
-    assert applied.engine.heed(KID, complaint(applied))
-    assert not applied.engine.heed(KID, complaint(applied))
+    assert applied.engine.soak.record_complaint(KID, complaint(applied))
+    assert not applied.engine.soak.record_complaint(KID, complaint(applied))
     applied.engine = applied.new_engine()
     applied.engine.reconcile()
-    assert not applied.engine.heed(KID, complaint(applied))
+    assert not applied.engine.soak.record_complaint(KID, complaint(applied))
     assert applied.stages().count("applied") == 2
 
 
 def test_applied_anew_it_is_heard_anew(applied: Host) -> None:
-    applied.engine.heed(KID, complaint(applied))
+    applied.engine.soak.record_complaint(KID, complaint(applied))
     applied.undo()
-    assert not applied.engine.heed(KID, complaint(applied))
+    assert not applied.engine.soak.record_complaint(KID, complaint(applied))
     applied.clock.now += 100
     applied.apply()
     assert applied.engine.get_update(KID).abort_cause == ""
-    assert not applied.engine.heed(KID, complaint(applied, age=50))  # of the time before
-    assert applied.engine.heed(KID, complaint(applied))
+    assert not applied.engine.soak.record_complaint(
+        KID, complaint(applied, age=50)
+    )  # of the time before
+    assert applied.engine.soak.record_complaint(KID, complaint(applied))
 
 
 def test_what_was_loaded_before_this_start_is_heard(applied: Host) -> None:
     applied.engine = applied.new_engine()
     applied.engine.reconcile()
-    assert applied.engine.heed(KID, complaint(applied))
+    assert applied.engine.soak.record_complaint(KID, complaint(applied))
 
 
 def test_after_its_soak_time_it_is_not_meant(applied: Host) -> None:
-    applied.engine.soak()
+    applied.engine.soak.watch()
     applied.clock.now += applied.settings.soak_time
-    applied.engine.soak()
-    assert not applied.engine.heed(KID, complaint(applied))
+    applied.engine.soak.watch()
+    assert not applied.engine.soak.record_complaint(KID, complaint(applied))
 
 
 def test_without_soak_time_nothing_is_meant(applied: Host) -> None:
-    applied.engine.settings = Settings(soak_time=0)
-    assert not applied.engine.heed(KID, complaint(applied))
+    applied.engine.doors.settings = Settings(soak_time=0)
+    assert not applied.engine.soak.record_complaint(KID, complaint(applied))
 
 
 def test_on_its_way_it_is_recorded_on_arrival(host: Host) -> None:
     host.stage()
     transition = host.engine.start_apply(KID, ALICE)
-    assert host.engine.heed(KID, complaint(host))
+    assert host.engine.soak.record_complaint(KID, complaint(host))
     assert host.engine.get_update(KID).stage is Stage.TRANSITIONING
     host.kernel.complete()
     info = host.engine.finish(transition)
@@ -93,7 +95,7 @@ def test_on_its_way_it_is_recorded_on_arrival(host: Host) -> None:
 def test_turned_around_for_it(host: Host) -> None:
     host.stage()
     transition = host.engine.start_apply(KID, ALICE)
-    host.engine.heed(KID, complaint(host))
+    host.engine.soak.record_complaint(KID, complaint(host))
     transition = host.engine.cancel(transition, CAUSE)
     host.kernel.complete()
     info = host.engine.finish(transition)
@@ -106,8 +108,8 @@ def test_why_an_apply_failed_says_it_too(host: Host) -> None:
     host.stage()
     transition = host.engine.start_apply(KID, ALICE)
     transition = host.engine.cancel(transition, "code_busy")
-    assert host.engine.heed(KID, complaint(host))
-    host.engine.settings = Settings(undo_on_warning=True)
+    assert host.engine.soak.record_complaint(KID, complaint(host))
+    host.engine.doors.settings = Settings(undo_on_warning=True)
     host.kernel.complete()
     info = host.engine.finish(transition)
     assert (info.stage, info.abort_cause) == (Stage.FAILED, CAUSE)
@@ -118,7 +120,7 @@ def test_without_the_policy_it_failed_for_its_own_reason(host: Host) -> None:
     host.stage()
     transition = host.engine.start_apply(KID, ALICE)
     transition = host.engine.cancel(transition, "code_busy")
-    host.engine.heed(KID, complaint(host))
+    host.engine.soak.record_complaint(KID, complaint(host))
     host.kernel.complete()
     info = host.engine.finish(transition)
     assert info.abort_cause == "code_busy"
@@ -126,7 +128,7 @@ def test_without_the_policy_it_failed_for_its_own_reason(host: Host) -> None:
 
 
 def test_undo_that_is_turned_around_does_not_tell_it_again(applied: Host) -> None:
-    applied.engine.heed(KID, complaint(applied))
+    applied.engine.soak.record_complaint(KID, complaint(applied))
     for _ in range(2):
         transition = applied.engine.start_undo(KID, ALICE)
         transition = applied.engine.cancel(transition, "code_busy")
@@ -134,34 +136,34 @@ def test_undo_that_is_turned_around_does_not_tell_it_again(applied: Host) -> Non
         assert applied.engine.finish(transition).abort_cause == "code_busy"
         applied.engine = applied.new_engine()
         applied.engine.reconcile()
-        assert not applied.engine.heed(KID, complaint(applied))
+        assert not applied.engine.soak.record_complaint(KID, complaint(applied))
     assert [event.cause for event in applied.events].count(CAUSE) == 1
 
 
 def test_complaints_of_what_soaks(applied: Host) -> None:
-    assert applied.engine.complaints() == {}
-    applied.engine.heed(KID, complaint(applied))
+    assert applied.engine.soak.complaints() == {}
+    applied.engine.soak.record_complaint(KID, complaint(applied))
     applied.engine = applied.new_engine()
     applied.engine.reconcile()
-    assert list(applied.engine.complaints()) == [KID]
-    assert applied.engine.complaint_of(KID).startswith("the kernel's log names do_fcntl")
-    applied.engine.soak()
+    assert list(applied.engine.soak.complaints()) == [KID]
+    assert applied.engine.soak.complaint_of(KID).startswith("the kernel's log names do_fcntl")
+    applied.engine.soak.watch()
     applied.clock.now += applied.settings.soak_time
-    applied.engine.soak()
-    assert applied.engine.complaints() == {}
+    applied.engine.soak.watch()
+    assert applied.engine.soak.complaints() == {}
 
 
 def test_complaint_is_of_the_code_that_was_loaded(applied: Host) -> None:
-    applied.engine.heed(KID, complaint(applied))
+    applied.engine.soak.record_complaint(KID, complaint(applied))
     applied.undo()
-    assert applied.engine.complaint_of(KID) == ""
+    assert applied.engine.soak.complaint_of(KID) == ""
     applied.apply()
-    assert applied.engine.complaint_of(KID) == ""
+    assert applied.engine.soak.complaint_of(KID) == ""
 
 
 def test_staged_update_is_not_meant(host: Host) -> None:
     host.stage()
-    assert not host.engine.heed(KID, complaint(host))
+    assert not host.engine.soak.record_complaint(KID, complaint(host))
 
 
 def test_order_of_undoing(applied: Host) -> None:
@@ -169,8 +171,8 @@ def test_order_of_undoing(applied: Host) -> None:
     applied.apply(OTHER)
     applied.stage(samples.bundle("third000", depends=(KID, OTHER)))
     applied.apply("third000")
-    assert applied.engine.undo_order(KID) == ["third000", OTHER, KID]
-    assert applied.engine.undo_order("third000") == ["third000"]
+    assert applied.engine.order.undo_order(KID) == ["third000", OTHER, KID]
+    assert applied.engine.order.undo_order("third000") == ["third000"]
 
 
 def test_undo_says_why(applied: Host) -> None:

@@ -45,7 +45,7 @@ def test_history_tells_every_stage_with_time_and_actor(host: Host) -> None:
     host.stage()
     host.apply()
     host.undo()
-    events = host.engine.history()[::-1]
+    events = list(host.engine.records.events())[::-1]
     assert [event.stage.value for event in events] == [
         *("staged", "loading", "matched", "transitioning", "applied", "reversing", "reversed"),
     ]
@@ -54,7 +54,7 @@ def test_history_tells_every_stage_with_time_and_actor(host: Host) -> None:
     assert {event.time for event in events} == {host.clock.now}
     assert events[2].detail == "2 functions, 812 bytes, 5.1 ms"
     assert events == host.events
-    assert host.engine.history(2) == [events[-1], events[-2]]
+    assert host.last_event() == events[-1]
 
 
 def test_apply_again_after_undo(host: Host) -> None:

@@ -44,9 +44,9 @@ def stage_of(host: Host) -> str:
 
 def soak(host: Host, seconds: float = 600) -> None:
     """Let what is applied run, with the daemon's looks at it."""
-    host.engine.soak()
+    host.engine.soak.watch()
     host.clock.now += seconds
-    host.engine.soak()
+    host.engine.soak.watch()
 
 
 def test_young_update_is_quarantined_after_a_crash(host: Host) -> None:
@@ -56,7 +56,7 @@ def test_young_update_is_quarantined_after_a_crash(host: Host) -> None:
     host.reboot(clean=False)
     assert start(host) == ()
     assert stage_of(host) == "quarantined"
-    event = host.engine.history()[0]
+    event = host.last_event()
     assert (event.stage, event.cause, event.actor) == (Stage.QUARANTINED, "quarantined", BOOT)
     assert "before the update had run for its soak time of 600 s" in event.detail
 
@@ -135,7 +135,7 @@ def test_quarantine_holds_until_it_is_released(host: Host) -> None:
     assert host.stages().count("quarantined") == 1
     assert host.kernel.leftovers() == []
     assert host.engine.release(KID, ALICE).stage is Stage.STAGED
-    assert host.engine.history()[0].actor == ALICE
+    assert host.last_event().actor == ALICE
     assert start(host) == ()
     assert host.apply().stage is Stage.APPLIED
 
@@ -157,16 +157,16 @@ def test_quarantined_update_can_be_removed(host: Host) -> None:
     assert host.engine.list_updates() == []
     host.stage()  # somebody drops it again
     with pytest.raises(ReplayedError, match="was quarantined here and is not applied by itself"):
-        host.engine.check_not_undone(KID)
+        host.engine.staging.check_not_undone(KID)
     assert host.apply().stage is Stage.APPLIED
-    host.engine.check_not_undone(KID)
+    host.engine.staging.check_not_undone(KID)
 
 
 def test_what_marks_the_end_may_be_restarted(host: Host) -> None:
     """As when the package is upgraded: the boot goes on, and may crash later."""
     host.stage()
     host.apply()
-    host.engine.mark_clean()
+    host.engine.soak.mark_clean()
     assert start(host) == ()
     host.reboot(clean=False)
     start(host)
@@ -185,7 +185,7 @@ def test_machine_went_down_while_an_apply_was_turned_around(host: Host) -> None:
 def test_damaged_file_holds_back(host: Host, damage: bytes) -> None:
     host.stage()
     host.apply()
-    host.engine.mark_clean()
+    host.engine.soak.mark_clean()
     (host.root / "guard.json").write_bytes(damage)
     host.kernel.reboot()
     assert start(host) == ()

@@ -74,7 +74,7 @@ def test_undo_is_held_up_and_cancelled(host: Host) -> None:
 
 
 def test_function_that_is_stayed_in_is_named(host: Host) -> None:
-    host.engine.settings = Settings(signal_after=5)
+    host.engine.doors.settings = Settings(signal_after=5)
     host.stage()
     host.apply()
     assert f"load ksplice_{KID}_new signal_after=5" in host.kernel.calls
@@ -145,7 +145,7 @@ def test_many_who_hold_it_up_are_no_lost_line(host: Host) -> None:
         Conflict(pid=pid, command="sleeper", stack=stack) for pid in range(10_000)
     ]
     host.engine.cancel(transition, "code_busy")
-    event = host.engine.history(1)[0]
+    event = host.last_event()
     assert (event.stage, event.cause) == (Stage.REVERSING, "code_busy")
     assert event.detail.startswith("held up by sleeper[0]")
     assert len(event.detail) < 20_000

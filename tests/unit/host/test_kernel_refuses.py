@@ -70,7 +70,7 @@ def test_mismatch_is_recorded_in_parts(host: Host) -> None:
     host.kernel.mismatches["vmlinux"] = ("no_match", NO_MATCH)
     with pytest.raises(NoMatchError, match="do_fcntl"):
         host.engine.start_apply(KID, ALICE)
-    assert host.engine.history()[0].mismatch == {
+    assert host.last_event().mismatch == {
         "target": "vmlinux",
         "function": "do_fcntl",
         "offset": "0x1c",
@@ -164,7 +164,7 @@ def test_full_disk_hides_no_undo(host: Host) -> None:
             host.undo()
         for _ in range(2):
             with pytest.raises(ReplayedError, match="was undone here"):
-                host.engine.check_not_undone(KID)
+                host.engine.staging.check_not_undone(KID)
             host.engine.reconcile()
         assert host.stages()[-2:] == ["reversing", "reversed"]
     finally:

@@ -28,20 +28,20 @@ def kids(host: Host) -> set[str]:
 
 
 def test_unused_updates_make_room(host: Host) -> None:
-    host.engine.settings = Settings(store_limit=1)
+    host.engine.doors.settings = Settings(store_limit=1)
     for kid in ("undone00", "applied0", "staged00"):
         host.stage(big(kid))
     host.apply("undone00")
     host.undo("undone00")
     host.apply("applied0")
-    assert host.engine.store.sizes()["updates"] > MIB * 3 // 4
+    assert host.engine.doors.store.sizes()["updates"] > MIB * 3 // 4
     host.stage(big("newer000"))
     assert kids(host) == {"applied0", "staged00", "newer000"}
     (removed,) = [event for event in host.events if event.stage is Stage.REMOVED]
     assert (removed.kid, removed.actor) == ("undone00", DAEMON)
     assert removed.detail == "to make room for newer000"
     with pytest.raises(ReplayedError, match="undone00"):
-        host.engine.check_not_undone("undone00")
+        host.engine.staging.check_not_undone("undone00")
     with pytest.raises(
         StoreFullError, match=r"does not fit into the 1 MiB of store-limit; `ksplice"
     ):
@@ -50,7 +50,7 @@ def test_unused_updates_make_room(host: Host) -> None:
 
 
 def test_updates_of_another_kernel_make_room(host: Host) -> None:
-    host.engine.settings = Settings(store_limit=1)
+    host.engine.doors.settings = Settings(store_limit=1)
     for kid in ("other001", "other002", "other003"):
         host.stage(big(kid))
     host.apply("other002")
@@ -58,7 +58,7 @@ def test_updates_of_another_kernel_make_room(host: Host) -> None:
     host.kernel.kernel = kernel = replace(samples.KERNEL, build_id="ff" * 20)
     host.engine = host.new_engine()
     host.engine.reconcile()
-    host.engine.settings = Settings(store_limit=1)
+    host.engine.doors.settings = Settings(store_limit=1)
     assert host.engine.get_update("other002").stage is Stage.QUARANTINED
     host.stage(samples.bundle("newer000", kernel=kernel, description="x" * 100))
     host.stage(samples.bundle("newer001", kernel=kernel))
@@ -72,30 +72,32 @@ def test_updates_of_another_kernel_make_room(host: Host) -> None:
 
 def test_what_is_half_written_or_half_deleted_takes_no_room(host: Host) -> None:
     """Such are left when the disk is full, and go at the next try, not at the next start."""
-    host.engine.settings = Settings(store_limit=1)
+    host.engine.doors.settings = Settings(store_limit=1)
     for name in (".halfhalf.new", ".gonegone.gone"):
-        folder = host.engine.store.updates / name
+        folder = host.engine.doors.store.updates / name
         folder.mkdir()
         (folder / "ksplice-halfhalf.tar.gz").write_bytes(bytes(600_000))
     host.stage(big("newer000"))
     assert kids(host) == {"newer000"}
-    assert host.engine.store.kids() == [p.name for p in host.engine.store.updates.iterdir()]
+    assert host.engine.doors.store.kids() == [
+        p.name for p in host.engine.doors.store.updates.iterdir()
+    ]
 
 
 def test_rejects_are_bounded(host: Host) -> None:
-    host.engine.settings = Settings(keep_rejected=1)
+    host.engine.doors.settings = Settings(keep_rejected=1)
     for _ in range(3):
         bad = host.root / "ksplice-aaaaaaaa.tar.gz"
         bad.write_bytes(bytes(600_000))
         with pytest.raises(BadSignatureError, match="missing"):
             host.engine.stage_file(bad, None, ROOT)
-    assert 600_000 <= host.engine.store.sizes()["rejected"] <= MIB
+    assert 600_000 <= host.engine.doors.store.sizes()["rejected"] <= MIB
 
 
 def test_history_is_bounded(host: Host) -> None:
     """Not by much: a full file is 1 MiB before it is compressed."""
-    host.engine.settings = Settings(keep_history=1)
-    assert host.engine._book._history._keep() == MIB
+    host.engine.doors.settings = Settings(keep_history=1)
+    assert host.engine.records._history._keep() == MIB
 
 
 def test_what_is_known_of_an_update_takes_little_memory(host: Host) -> None:

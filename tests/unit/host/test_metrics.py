@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksplicd.errors import NoMatchError, StoreError
-from ksplicd.host.report.metrics import Meter, format_metrics, write_metrics
+from ksplicd.host.report.metrics import Figures, format_metrics, write_metrics
 from ksplicd.model import Kernel
 from tests.support.bundles import samples
 from tests.support.bundles.samples import KID
@@ -38,14 +38,14 @@ def read(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
 
 @pytest.fixture
 def measured(host: Host, tmp_path: Path) -> Host:
-    host.engine.settings = replace(host.settings, metrics_file=tmp_path / "ksplice.prom")
+    host.engine.doors.settings = replace(host.settings, metrics_file=tmp_path / "ksplice.prom")
     return host
 
 
 def metrics_of(host: Host) -> dict[str, list[tuple[dict[str, str], float]]]:
     host.engine.write_metrics()
-    assert host.engine.settings.metrics_file is not None
-    return read(host.engine.settings.metrics_file.read_text())
+    assert host.engine.doors.settings.metrics_file is not None
+    return read(host.engine.doors.settings.metrics_file.read_text())
 
 
 def test_applied(measured: Host) -> None:
@@ -76,9 +76,9 @@ def test_last_error(measured: Host) -> None:
         measured.apply()
     expected = [({"kid": KID, "cause": "no_match"}, measured.clock.now)]
     assert metrics_of(measured)["ksplice_last_error_timestamp_seconds"] == expected
-    settings = measured.engine.settings
+    settings = measured.engine.doors.settings
     measured.engine = measured.new_engine()
-    measured.engine.settings = settings
+    measured.engine.doors.settings = settings
     measured.engine.reconcile()  # what the history knows is known after a restart, too
     assert metrics_of(measured)["ksplice_last_error_timestamp_seconds"] == expected
 
@@ -92,10 +92,10 @@ def test_none_is_written_by_default(host: Host, tmp_path: Path) -> None:
 def test_no_file_stays_with_what_was_so_once(measured: Host, tmp_path: Path) -> None:
     measured.engine.write_metrics()
     moved = tmp_path / "moved.prom"
-    measured.engine.settings = replace(measured.settings, metrics_file=moved)
+    measured.engine.doors.settings = replace(measured.settings, metrics_file=moved)
     measured.engine.write_metrics()
     assert [path.name for path in tmp_path.glob("*.prom")] == ["moved.prom"]
-    measured.engine.settings = replace(measured.settings, metrics_file=None)
+    measured.engine.doors.settings = replace(measured.settings, metrics_file=None)
     for _ in range(2):
         measured.engine.write_metrics()
     assert list(tmp_path.glob("*.prom")) == []
@@ -107,13 +107,15 @@ def test_no_file_stays_when_the_configuration_changed_while_we_were_away(
 ) -> None:
     measured.engine.write_metrics()
     engine = measured.new_engine()
-    engine.settings = replace(measured.settings, metrics_file=tmp_path / name if name else None)
+    engine.doors.settings = replace(
+        measured.settings, metrics_file=tmp_path / name if name else None
+    )
     engine.reconcile()
     engine.write_metrics()
     assert [path.name for path in tmp_path.glob("*.prom")] == ([name] if name else [])
     link = measured.root / "metrics-file"
     assert link.is_symlink() == bool(name)
-    assert measured.engine.store.sizes()["dropped"] == 0
+    assert measured.engine.doors.store.sizes()["dropped"] == 0
 
 
 def test_file_that_cannot_be_deleted_is_told_of_once(measured: Host, tmp_path: Path) -> None:
@@ -139,6 +141,16 @@ def test_replaced_in_one_step_for_all_to_read(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["k.prom"]
 
 
+NOTHING = Figures(
+    kernel=Kernel(release="", build_id=""),
+    updates=(),
+    transition_seconds={},
+    last_error=None,
+    sizes={},
+    limits={},
+)
+
+
 def test_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"k\.prom"):
         write_metrics(tmp_path / "none/k.prom", "")
@@ -147,5 +159,5 @@ def test_folder_that_is_not_there(tmp_path: Path) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_no_text_breaks_the_format(version: str) -> None:
     kernel = Kernel(release="6.1", build_id="00", version=version)
-    found = read(format_metrics(kernel, [], Meter(), {}, {}))
+    found = read(format_metrics(replace(NOTHING, kernel=kernel)))
     assert len(found["ksplice_kernel_info"]) == 1

@@ -51,7 +51,7 @@ def test_killed_while_applying(host: Host, call: int, when: str) -> None:
     assert found == Reconciliation()
     assert host.kernel.leftovers() == []
     assert stage_of(host) == ("failed", "unexpected")
-    assert host.engine.history()[0].detail == "ksplicd was stopped while it was being applied"
+    assert host.last_event().detail == "ksplicd was stopped while it was being applied"
     assert host.apply().stage is Stage.APPLIED
 
 
@@ -174,7 +174,7 @@ def test_machine_went_down_while_applying(host: Host, call: int) -> None:
     host.kernel.reboot()
     assert restart(host) == Reconciliation()
     assert stage_of(host) == ("quarantined", "quarantined")
-    assert host.engine.history()[0].detail == "the machine went down while it was being applied"
+    assert host.last_event().detail == "the machine went down while it was being applied"
 
 
 def test_machine_went_down_while_undoing(host: Host) -> None:
@@ -199,7 +199,7 @@ def test_lost_history(host: Host) -> None:
 def test_lost_bundle(host: Host) -> None:
     host.stage()
     host.apply()
-    host.engine.store.take_out(KID)
+    host.engine.doors.store.take_out(KID)
     restart(host)
     info = host.engine.get_update(KID)
     assert info.stage is Stage.APPLIED
@@ -249,7 +249,7 @@ def test_last_word_is_found_in_an_older_file(host: Host) -> None:
         host.undo(KID)
     host.reboot()
     assert restart(host).reapply == (OTHER_KID,)
-    assert len(host.engine.history(3)) == 3
+    assert host.last_event().kid == KID
     assert len(host.stages()) == 6 + 3 * 6
 
 

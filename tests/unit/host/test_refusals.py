@@ -70,15 +70,15 @@ def test_update_goes_on_top_of_what_it_is_instead_of(host: Host) -> None:
     host.stage()
     host.apply()
     host.stage(samples.bundle(OTHER_KID, replaces=(KID,)))
-    assert host.engine.in_the_way_of(OTHER_KID) == []
+    assert host.engine.order.to_undo_before(OTHER_KID) == []
     assert host.apply(OTHER_KID).stage is Stage.APPLIED
-    assert host.engine.superseded_by(OTHER_KID) == [KID]
+    assert host.engine.order.superseded_by(OTHER_KID) == [KID]
     transition = host.engine.start_undo(KID, ALICE, f"superseded by update {OTHER_KID}")
     host.kernel.complete()
     info = host.engine.finish(transition)
     assert info.stage is Stage.REVERSED
     assert info.detail.startswith(f"superseded by update {OTHER_KID}; after ")
-    assert host.engine.superseded_by(OTHER_KID) == []
+    assert host.engine.order.superseded_by(OTHER_KID) == []
 
 
 def test_successor_takes_nothing_away_that_others_need(host: Host) -> None:
@@ -89,17 +89,17 @@ def test_successor_takes_nothing_away_that_others_need(host: Host) -> None:
     host.stage(samples.bundle("fourth00", replaces=(KID, third)))
     for kid in (KID, third, OTHER_KID):
         host.apply(kid)
-    assert host.engine.superseded_by(OTHER_KID) == []
-    assert host.engine.superseded_by("fourth00") == [third, KID]
+    assert host.engine.order.superseded_by(OTHER_KID) == []
+    assert host.engine.order.superseded_by("fourth00") == [third, KID]
     host.undo(third)
-    assert host.engine.superseded_by(OTHER_KID) == [KID]
+    assert host.engine.order.superseded_by(OTHER_KID) == [KID]
 
 
 def test_update_that_has_a_kprobe_is_undone_before_its_successor_comes(host: Host) -> None:
     host.stage(samples.bundle(how="kprobe"))
     host.apply()
     host.stage(samples.bundle(OTHER_KID, replaces=(KID,)))
-    assert host.engine.in_the_way_of(OTHER_KID) == [KID]
+    assert host.engine.order.to_undo_before(OTHER_KID) == [KID]
     with pytest.raises(InUseError, match=f"replaces update {KID}, which is applied .* undo that"):
         host.engine.start_apply(OTHER_KID, ALICE)
 
@@ -172,10 +172,10 @@ def test_target_not_loaded(host: Host) -> None:
 
 @pytest.mark.parametrize("policy", LateMismatch)
 def test_target_that_may_be_loaded_later(host: Host, policy: LateMismatch) -> None:
-    host.engine.settings = Settings(late_mismatch=policy)
+    host.engine.doors.settings = Settings(late_mismatch=policy)
     host.stage(samples.bundle(targets=("vmlinux", "nf_tables"), late="nf_tables"))
     assert host.apply().stage is Stage.APPLIED
-    matched = next(e for e in host.engine.history() if e.stage is Stage.MATCHED)
+    matched = next(e for e in list(host.engine.records.events()) if e.stage is Stage.MATCHED)
     assert matched.detail == "2 functions, 812 bytes, 5.1 ms; waits for nf_tables"
     leave = " leave_unmatched=1" if policy is LateMismatch.LEAVE else ""
     assert host.kernel.calls[:3] == [
@@ -234,15 +234,15 @@ def test_superseded_update_is_refused_while_its_successor_is_applied(host: Host)
 
 def test_undone_update_is_for_a_person_to_apply(host: Host) -> None:
     host.stage()
-    host.engine.check_not_undone(KID)
+    host.engine.staging.check_not_undone(KID)
     host.apply()
-    host.engine.check_not_undone(KID)
+    host.engine.staging.check_not_undone(KID)
     host.undo()
     with pytest.raises(ReplayedError, match=f"`ksplice apply {KID}` applies it"):
-        host.engine.check_not_undone(KID)
+        host.engine.staging.check_not_undone(KID)
     host.engine.remove(KID, ALICE)
     host.stage()  # the old bundle comes back
     with pytest.raises(ReplayedError, match="was undone here"):
-        host.engine.check_not_undone(KID)
+        host.engine.staging.check_not_undone(KID)
     host.apply()
-    host.engine.check_not_undone(KID)
+    host.engine.staging.check_not_undone(KID)

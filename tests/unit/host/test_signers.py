@@ -64,16 +64,16 @@ def test_update_without_a_cve() -> None:
 
 
 def test_rule_holds_when_staging_and_when_applying(host: Host) -> None:
-    host.engine.settings = Settings(signers=rules("vmlinux = AAAA"))
+    host.engine.doors.settings = Settings(signers=rules("vmlinux = AAAA"))
     with pytest.raises(SignerNotAllowedError, match=f"signed by key {MINE}, but target vmlinux is"):
         host.stage()
-    host.engine.settings = Settings(signers=rules(f"vmlinux = {MINE}"))
+    host.engine.doors.settings = Settings(signers=rules(f"vmlinux = {MINE}"))
     host.stage()
-    host.engine.settings = Settings(signers=rules("CVE-* = AAAA"))
+    host.engine.doors.settings = Settings(signers=rules("CVE-* = AAAA"))
     with pytest.raises(SignerNotAllowedError, match="a fix of CVE-2026-12345 is for AAAA to sign"):
         host.apply()
     assert host.kernel.calls == []
-    host.engine.settings = Settings(signers=rules("* = AAAA"), require_signature=False)
+    host.engine.doors.settings = Settings(signers=rules("* = AAAA"), require_signature=False)
     with pytest.raises(SignerNotAllowedError, match="is not signed"):
         host.engine.stage(samples.bundle(samples.OTHER_KID), None, ALICE)
 

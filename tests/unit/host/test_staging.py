@@ -58,24 +58,24 @@ def test_nothing_is_parsed_before_the_signature_holds(host: Host) -> None:
 def test_unsigned(host: Host) -> None:
     with pytest.raises(BadSignatureError, match="signature: missing"):
         host.engine.stage(samples.bundle(), None, ALICE)
-    host.engine.settings = Settings(require_signature=False)
+    host.engine.doors.settings = Settings(require_signature=False)
     assert host.engine.stage(samples.bundle(), None, ALICE).stage is Stage.STAGED
     assert host.engine.describe(KID)["SignedBy"] == ""
-    host.engine.settings = Settings(require_signature=True)
+    host.engine.doors.settings = Settings(require_signature=True)
     with pytest.raises(BadSignatureError, match="signature: missing"):
         host.engine.start_apply(KID, ALICE)
 
 
 def test_a_signature_that_comes_later(host: Host) -> None:
-    host.engine.settings = Settings(require_signature=False)
+    host.engine.doors.settings = Settings(require_signature=False)
     host.engine.stage(samples.bundle(), None, ALICE)
-    host.engine.settings = Settings()
+    host.engine.doors.settings = Settings()
     host.stage()
     assert host.apply().stage is Stage.APPLIED
 
 
 def test_bad_signature_is_refused_even_where_none_is_required(host: Host) -> None:
-    host.engine.settings = Settings(require_signature=False)
+    host.engine.doors.settings = Settings(require_signature=False)
     with pytest.raises(BadSignatureError, match="did not sign these bytes"):
         host.engine.stage(samples.bundle(), samples.signature(b"other"), ALICE)
 
@@ -169,7 +169,7 @@ def test_drop_refused(host: Host) -> None:
     ]
     assert "BadSignature: signature: key" in (rejected / f"{path.name}.reason").read_text()
     assert not path.exists()
-    event = host.engine.history()[0]
+    event = host.last_event()
     assert (event.kid, event.stage, event.cause) == (KID, Stage.REJECTED, "bad_signature")
     assert f"(moved to {rejected / path.name})" in event.detail
     assert host.kernel.calls == []

@@ -66,13 +66,13 @@ def test_forbidden() -> None:
 
 def test_what_is_enabled_is_applied_whatever_we_wrote() -> None:
     for last in [None, *(event(s, b) for s, b in itertools.product(Stage, (HERE, EARLIER)))]:
-        assert settle(last, HERE, is_enabled=True)[0] is Stage.APPLIED
+        assert settle(last, HERE, is_enabled=True).stage is Stage.APPLIED
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_what_is_not_enabled_rests_somewhere_and_is_not_applied(stage: Stage) -> None:
     for boot_id, cause in itertools.product((HERE, EARLIER), ("", "code_busy")):
-        settled, *_ = settle(event(stage, boot_id, cause), HERE, is_enabled=False)
+        settled = settle(event(stage, boot_id, cause), HERE, is_enabled=False).stage
         assert settled in {Stage.STAGED, Stage.FAILED, Stage.REVERSED, Stage.QUARANTINED}
 
 
@@ -93,7 +93,8 @@ def test_outcome(
     direction: Direction, cancelled: str, enabled: str, expected: tuple[Stage, str]
 ) -> None:
     transition = Transition(kid="8c4o6ucj", direction=direction, started=0, cancelled=cancelled)
-    assert outcome(transition, is_enabled=enabled == "yes")[:2] == expected
+    end = outcome(transition, is_enabled=enabled == "yes")
+    assert (end.stage, end.cause) == expected
 
 
 def test_mismatch_in_words() -> None:

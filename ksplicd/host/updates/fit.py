@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whether an update fits the running kernel: its build, its loaded modules, its targets.
+
+The checks only ask the kernel.  How updates stand to each other is ``order``.
+"""
+
+from ksplicd.errors import ModulePresentError, TargetNotLoadedError, WrongKernelError
+from ksplicd.host.kernel.door import KernelDoor
+from ksplicd.model import VMLINUX, Manifest, core_module, new_module, old_module
+
+
+def check_kernel(manifest: Manifest, kernel: KernelDoor) -> None:
+    """Raise ``WrongKernelError`` when the update is for another kernel than the running one."""
+    wanted = manifest.kernel
+    release = kernel.release()
+    if wanted.release != release:
+        raise WrongKernelError(
+            f"{manifest.kid}: is for kernel {wanted.release}, but {release} runs here"
+        )
+    build_id = kernel.build_id()
+    if wanted.build_id != build_id:
+        raise WrongKernelError(
+            f"{manifest.kid}: is for another build of {release}: build id {wanted.build_id}, "
+            f"but {build_id} runs here; build it from this kernel's own package version"
+        )
+
+
+def update_modules(manifest: Manifest) -> tuple[str, ...]:
+    """Return the names of the update's modules in the order in which they are loaded."""
+    kid = manifest.kid
+    olds = (old_module(kid, target.name) for target in manifest.targets)
+    return core_module(kid), *olds, new_module(kid)
+
+
+def check_modules(manifest: Manifest, kernel: KernelDoor) -> None:
+    """Raise ``ModulePresentError`` when a module of one of the update's names is loaded."""
+    loaded = kernel.modules()
+    for name in update_modules(manifest):
+        if name in loaded and kernel.is_kept(name):
+            raise ModulePresentError(
+                f"/sys/module/{name}: is there since the update was undone, because the kernel may"
+                " hold pointers to its functions; this update can be applied again after the next"
+                " boot, and one made anew of the same patch now"
+            )
+        if name in loaded:
+            raise ModulePresentError(
+                f"/sys/module/{name}: is there, but was not loaded by ksplicd; `rmmod {name}` first"
+            )
+
+
+def check_targets(manifest: Manifest, kernel: KernelDoor) -> None:
+    """Raise ``TargetNotLoadedError`` when a module that has to be loaded is not."""
+    loaded = kernel.modules() | {VMLINUX}
+    for target in manifest.targets:
+        if not target.late and target.name.replace("-", "_") not in loaded:
+            raise TargetNotLoadedError(
+                f"{manifest.kid}: patches module {target.name}, which is not loaded; "
+                f"`modprobe {target.name}` first"
+            )

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How updates stand to each other: which one depends on, replaces or excludes which.
+
+Those three fields of a manifest decide what may be applied now, what has to be undone first, and
+what is superseded afterwards.  Nothing is applied or undone here.
+"""
+
+from collections.abc import Collection
+from itertools import chain
+
+from ksplicd.errors import (
+    ExcludedError,
+    InUseError,
+    MissingDependencyError,
+    NoMatchError,
+    SupersededError,
+)
+from ksplicd.host.stages import PASSING, Actor, Via
+from ksplicd.host.updates.doors import Doors
+from ksplicd.host.updates.records import Records
+from ksplicd.model import Manifest, Stage, new_module
+
+
+class Order:
+    """The order among the updates that ``records`` knows."""
+
+    def __init__(self, doors: Doors, records: Records) -> None:
+        self._doors = doors
+        self._records = records
+
+    # --- before an apply ------------------------------------------------------------------------
+
+    def check_others(self, manifest: Manifest, gone: Collection[str] = ()) -> None:
+        """Check an update against those that are applied; ``gone`` counts as undone.
+
+        Raises ``MissingDependencyError``, ``InUseError``, ``SupersededError``, ``ExcludedError``.
+        """
+        kid = manifest.kid
+        applied = [other for other in self._records.applied() if other not in gone]
+        others = {other: self._records.manifest(other) for other in applied}
+        for needed in manifest.depends:
+            if needed not in others:
+                raise MissingDependencyError(
+                    f"{kid}: depends on update {needed}, which is not applied; apply it first"
+                )
+        for old in manifest.replaces:
+            if old in others and not can_stay_below(others[old]):
+                raise InUseError(
+                    f"{kid}: replaces update {old}, which is applied and has a kprobe or a pointer"
+                    " where this one looks for the old code; undo that one first"
+                )
+        for other in others.values():
+            if kid in other.replaces:
+                raise SupersededError(
+                    f"{kid}: is replaced by update {other.kid}, which is applied; "
+                    f"`ksplice undo {other.kid}` first if the older one is really wanted"
+                )
+            if other.kid in manifest.excludes or kid in other.excludes:
+                who = kid if other.kid in manifest.excludes else other.kid
+                raise ExcludedError(
+                    f"{kid}: must not be applied together with update {other.kid}, which is applied"
+                    f" (so says the manifest of {who}); undo that one first"
+                )
+
+    def check_code_below(self, manifest: Manifest) -> None:
+        """Check that an update was built on top of the code that is applied.  ``NoMatchError``."""
+        self._check_built_on(manifest)
+        self._check_replaced(manifest)
+
+    def _check_built_on(self, manifest: Manifest) -> None:
+        """Compare build ids: an id is chosen freely, the module's build id says what was built."""
+        for kid, build_id in manifest.built_on.items():
+            found = self._doors.kernel.module_build_id(new_module(kid))
+            if found != build_id:
+                raise NoMatchError(
+                    f"{manifest.kid}: was built on top of update {kid} with build id {build_id};"
+                    f" what is applied has {found or 'none'}: build it again, on top of that one"
+                )
+
+    def _check_replaced(self, manifest: Manifest) -> None:
+        """Check that no unrelated live patch replaces a function of this update.
+
+        The update was not built from that patch's code.  It goes on top of updates that it depends
+        on or replaces.
+        """
+        ours = {
+            (target.name.replace("-", "_"), f.name, f.sympos or 1)
+            for target in manifest.targets
+            for f in target.functions
+        }
+        allowed = {new_module(kid) for kid in (*manifest.depends, *manifest.replaces)}
+        for patch, functions in sorted(self._doors.kernel.replaced().items()):
+            if patch in allowed:
+                continue
+            for target, name, _ in sorted(ours & functions):
+                raise NoMatchError(
+                    f"{manifest.kid}: {target}: {name} is replaced by the live patch {patch}; undo"
+                    " that one first, or build this one on top of it (`ksplice create --series`)"
+                )
+
+    def to_undo_before(self, kid: str) -> list[str]:
+        """Return the updates that ``kid`` supersedes and cannot be applied on top of."""
+        replaced = self.superseded_by(kid)
+        if all(can_stay_below(self._records.manifest(old)) for old in replaced):
+            return []
+        return replaced
+
+    # --- after an apply, and before an undo -----------------------------------------------------
+
+    def superseded_by(self, kid: str) -> list[str]:
+        """Return the applied updates that ``kid`` replaces, in the order of undoing them.
+
+        Updates that a still-wanted update depends on are left out.
+        """
+        applied, old = self._records.applied(), self._records.manifest(kid).replaces
+        orders = [self.undo_order(other) for other in old if other in applied]
+        free = (order for order in orders if {*order} <= {*old, kid})
+        return [each for each in dict.fromkeys(chain(*free)) if each != kid]
+
+    def check_undo(self, kid: str) -> None:
+        """Raise ``InUseError`` when an applied update depends on ``kid``."""
+        for other in self._records.applied():
+            if kid in self._depends(other):
+                raise InUseError(f"{kid}: update {other} depends on it; undo that one first")
+
+    def undo_order(self, kid: str) -> list[str]:
+        """Return the applied updates that have to be undone to undo ``kid``, which comes last."""
+        left = {other: self._depends(other) for other in self._records.applied()}
+        order: list[str] = []
+
+        def visit(this: str) -> None:
+            left.pop(this, None)
+            for other, depends in list(left.items()):
+                if this in depends and other in left:
+                    visit(other)
+            order.append(this)
+
+        visit(kid)
+        return order
+
+    # --- what is applied without a request ------------------------------------------------------
+
+    def to_retry(self) -> list[tuple[str, Actor]]:
+        """Return the updates whose apply failed in this boot but may succeed later; with the actor.
+
+        Their code was busy, or another live patch was in transition.  Only applies that no caller
+        waited for count: from the drop directory, or at boot.  An update that was to come back at
+        boot and depends on one of them follows it.
+        """
+        boot_id, found = self._doors.kernel.boot_id(), dict[str, Actor]()
+        stored = [kid for kid in self._records.in_order() if self._doors.store.has(kid)]
+        lasts = [last for kid in stored if (last := self._records.last(kid)) is not None]
+        for last in lasts:
+            is_passing = last.stage is Stage.FAILED and last.cause in PASSING
+            is_unattended = last.actor.via in {Via.DROP, Via.BOOT}
+            if last.boot_id == boot_id and is_passing and is_unattended:
+                found[last.kid] = last.actor
+        for last in lasts:
+            if last.stage is Stage.APPLIED and last.boot_id != boot_id:
+                ahead = [found[kid] for kid in self._depends(last.kid) if kid in found]
+                if any(actor.via is Via.BOOT for actor in ahead):
+                    found[last.kid] = ahead[0]
+        return list(found.items())
+
+    def _depends(self, kid: str) -> tuple[str, ...]:
+        return self._records.manifest(kid).depends
+
+
+def can_stay_below(manifest: Manifest) -> bool:
+    """Return whether an update that replaces this one would match while this one is applied.
+
+    livepatch leaves the old code as it is.  A kprobe writes into it, and an exchanged pointer is no
+    longer the one that the other update looks for.
+    """
+    return all(
+        not target.pointers and all(f.how == "livepatch" for f in target.functions)
+        for target in manifest.targets
+    )
