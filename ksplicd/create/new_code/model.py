@@ -130,7 +130,6 @@ class NewCode:
     keeps_code: bool = False
     """Whether somebody may keep the address of a new function."""
     hooks: tuple[HookCall, ...] = ()
-    new_functions: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     """New functions and data that the new code of other units uses."""
     copied_constants: tuple[Symbol, ...] = ()
