@@ -12,9 +12,9 @@
                   *.ko           core, new code, old code of each target, updated modules
                   manifest.json  all of it for machines, with the SHA-256 of every other file
 
-``pack`` is deterministic.  ``unpack`` believes nothing, not even what is signed: size limits come
-before decompression, the archive may hold plain files in that one folder only, and manifest,
-contents, files and the modules' own names must agree.  Signatures are not looked at here.
+``pack`` is deterministic.  ``unpack`` trusts nothing, not even signed bytes: size limits come
+before decompression, the archive may only have plain files in that one folder, and manifest,
+contents, files and the modules' own names must agree.  Signatures are not checked here.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeModule:
-    """A ``module`` line of ``contents``: a target as it is after the change, for the next boot."""
+    """A ``module`` line of ``contents``: a whole target after the change, for the next boot."""
 
     target: str
     file: str
@@ -98,9 +98,9 @@ def pack(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
     """Return the bytes of the bundle for ``manifest`` with ``files``.
 
     ``files`` holds ``patch``, the modules that the manifest names, and optionally ``timestamp``
-    (decimal seconds and a newline; 0 when left out) and ``utsname``; the rest is made here, the
-    digests too.  The same input gives the same bytes.  Raises ``BadBundleError`` for whatever
-    ``unpack`` would refuse.
+    (decimal seconds and a newline; 0 by default) and ``utsname``; the other files and the digests
+    are made here.  The same input gives the same bytes.  Raises ``BadBundleError`` for anything
+    that ``unpack`` would refuse.
     """
     kernel = manifest.kernel
     whole = {
@@ -189,7 +189,7 @@ def _decompress(data: bytes) -> bytes:
 
 
 def _read_tar(tar: bytes) -> tuple[str, dict[str, bytes]]:
-    """Return the kid that the folder is named by, and the files in it."""
+    """Return the kid in the folder's name, and the files in the folder."""
     found: dict[str, bytes] = {}
     kids: set[str] = set()
     for path, data in _read_members(tar):
@@ -215,8 +215,8 @@ def _read_tar(tar: bytes) -> tuple[str, dict[str, bytes]]:
 def _read_members(tar: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield (path, data) of a ustar archive of plain files (POSIX.1-2017, pax, "ustar Format").
 
-    Python's tarfile stops silently at a damaged header and follows extensions (long names, sparse
-    files, pax records) that no bundle needs, so the few fields are read here.
+    Python's tarfile stops silently at a damaged header, and follows extensions that no bundle needs
+    (long names, sparse files, pax records).
     """
     pos = 0
     while tar[pos : pos + _BLOCK].strip(b"\0"):
@@ -254,7 +254,7 @@ def _read_octal(field: bytes, where: str) -> int:
 def read_contents(
     data: bytes,
 ) -> tuple[Core, tuple[Change, ...], tuple[WholeModule, ...]]:
-    """Return what ``contents`` says."""
+    """Return the lines of ``contents``."""
     core: Core | None = None
     changes = []
     modules = []
@@ -289,7 +289,7 @@ def read_contents(
 
 
 def _check_agreement(manifest: Manifest, files: dict[str, bytes]) -> Bundle:
-    """Return the bundle when its parts say the same."""
+    """Return the bundle, after checking that its parts agree."""
     modules = {manifest.core_file: core_module(manifest.kid)}
     for target in manifest.targets:
         _name_module(modules, target.new_file, new_module(manifest.kid))
@@ -350,7 +350,7 @@ def _read_timestamp(files: Mapping[str, bytes]) -> int:
 
 
 def _check_module(name: str, data: bytes, module: str) -> None:
-    """Refuse a module that would be loaded under another name than its file's."""
+    """Refuse a module that the kernel would load under another name than the manifest's."""
     for source, found in read_module_names(data, name).items():
         if found != module:
             raise BadBundleError(f"{name}: {source} says {found!a}, not {module}")

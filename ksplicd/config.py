@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What an administrator sets in ksplicd.conf.
+"""The settings in ksplicd.conf.
 
-Section ``[ksplicd]`` and, for who may sign what, ``[signers]``; ``key = value`` lines, ``#`` or
-``;`` before a comment.  A key that we do not know is refused: a misspelt ``require-signature`` must
-not pass unseen.
+It has the sections ``[ksplicd]`` and ``[signers]`` (who may sign what), of lines ``key = value``;
+``#`` or ``;`` begins a comment.  An unknown key is refused, so that a misspelt
+``require-signature`` does not go unnoticed.
 """
 
 import configparser
@@ -32,66 +32,66 @@ _KEY_ID = re.compile(r"[0-9A-F]{1,16}")
 
 
 class OnDrop(StrEnum):
-    """What happens to a bundle that was dropped and verified."""
+    """What to do with a bundle that was dropped and verified."""
 
     STAGE = auto()
     APPLY = auto()
 
 
 class LateMismatch(StrEnum):
-    """What happens to a module that is loaded after an update and is not what it was built from."""
+    """What to do with a module that is loaded after an update and does not match."""
 
     REFUSE = auto()
-    """It cannot be loaded."""
+    """Its load is refused."""
     LEAVE = auto()
-    """It is loaded and runs without the update."""
+    """It is loaded, and runs without the update."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignerRule:
-    """A line of ``[signers]``: only these keys may sign what it names."""
+    """A line of ``[signers]``: only these keys may sign its subject."""
 
     what: str
-    """``vmlinux``, a module, ``*`` (every target without a line of its own), a CVE id whose end may
-    be ``*``, or ``no-CVE`` (an update that names none)."""
+    """``vmlinux``, a module, ``*`` (every target without a line of its own), a CVE id that may end
+    in ``*``, or ``no-CVE`` (an update that names none)."""
     keys: frozenset[str]
     """Key ids as minisign prints them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The whole of ksplicd.conf; the defaults are those of a missing file."""
+class Settings:  # over 12 fields: one for each key of the file
+    """The whole of ksplicd.conf; the defaults hold when there is no file."""
 
     on_drop: OnDrop = OnDrop.STAGE
     require_signature: bool = True
     signers: tuple[SignerRule, ...] = ()
-    """Who may sign what; without a rule for it, every trusted key."""
+    """Who may sign what; without a rule, every trusted key may."""
     transition_limit: int = 60
     """Seconds after which a transition that does not end is turned around."""
     signal_after: int = 0
-    """Seconds after which the tasks that hold it up are woken, again and again; 0: as livepatch
-    does, every 15 seconds."""
+    """Seconds after which the tasks that hold it up are signalled, and between later signals; 0:
+    livepatch alone does it, every 15 seconds."""
     retries: int = 3
-    """How often an apply that nobody waits for is tried again when the code was busy."""
+    """How often an apply without a caller is tried again when the code was busy."""
     retry_delay: int = 300
-    """Seconds before that."""
+    """Seconds before each of these."""
     apply_at_boot: bool = True
     late_mismatch: LateMismatch = LateMismatch.REFUSE
     soak_time: int = 600
-    """Seconds that an update has to run before a crash is no longer laid at its door; 0: never."""
+    """Seconds after which a crash no longer quarantines an applied update; 0: none ever does."""
     undo_on_warning: bool = False
-    """Whether an update is undone that the kernel complains of in its soak time."""
+    """Whether to undo an update that the kernel complains of in its soak time."""
     store_limit: int = 1024
-    """MiB of bundles; when one more does not fit, unused ones go, or it is refused."""
+    """MiB of bundles; one more may push unused ones out, or is refused."""
     keep_rejected: int = 256
-    """MiB of rejected files that are kept."""
+    """MiB of rejected files."""
     keep_history: int = 64
-    """MiB of full history files, compressed; older ones are condensed."""
+    """MiB of full history files, compressed; the oldest are condensed."""
     metrics_file: Path | None = None
-    """Where Prometheus' node_exporter finds what there is to tell; None: nowhere."""
+    """The metrics for Prometheus' node_exporter; None: they are not written."""
 
     def limits(self) -> dict[str, int]:
-        """Return the bytes that the parts of the store may have (``Store.sizes``)."""
+        """Return the bytes that each part of the store may take (``Store.sizes``)."""
         return {
             "updates": self.store_limit << 20,
             "rejected": self.keep_rejected << 20,
@@ -114,7 +114,7 @@ def read_settings(path: Path = CONFIG_FILE) -> Settings:
 
 
 def parse_settings(text: str, name: str = "ksplicd.conf") -> Settings:
-    """Return the settings in ``text``; ``name`` is what messages call the file."""
+    """Return the settings in ``text``; ``name`` is the file's name in messages."""
     values: dict[str, Any] = {}
     sections = _read_sections(text, name)
     for key, value in sections.get(_SECTION, {}).items():
@@ -216,7 +216,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
 
 
 def _read_sections(text: str, name: str) -> dict[str, dict[str, str]]:
-    """Return the keys and values of the sections that we know."""
+    """Return the keys and values by section."""
     parser = configparser.ConfigParser(
         strict=True,
         interpolation=None,

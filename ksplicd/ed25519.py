@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Ed25519 (RFC 8032) by libcrypto: the one door to it.
 
-This is the very libcrypto that Python's own hashlib has loaded already, so that it costs neither
-memory nor a dependency; python3-cryptography would be 8 MB more (docs/decisions/0032).
+Python's hashlib has loaded the same libcrypto already, so it takes neither memory nor a dependency;
+python3-cryptography would take 8 MB more (docs/decisions/0032).
 """
 
 import contextlib
@@ -54,21 +54,21 @@ def sign(seed: bytes, message: bytes) -> bytes:
 
 
 def is_signature(public: bytes, signature: bytes, message: bytes) -> bool:
-    """Tell whether ``signature`` is one of ``message`` by the key ``public``."""
+    """Return whether the key ``public`` made ``signature`` for ``message``."""
     crypto = _libcrypto()
     assert len(signature) == SIGNATURE_SIZE
     with _key("EVP_PKEY_new_raw_public_key", public) as key, _context() as context:
         _check(crypto.EVP_DigestVerifyInit(context, None, None, None, key))
         answer = crypto.EVP_DigestVerify(context, signature, SIGNATURE_SIZE, message, len(message))
-    crypto.ERR_clear_error()  # what a refusal leaves would puzzle hashlib
+    crypto.ERR_clear_error()  # a refusal's error must not reach hashlib
     return bool(answer == 1)  # 0 is a refusal, below 0 an error
 
 
 @functools.cache
 def _libcrypto() -> ctypes.CDLL:
-    """Return the library behind hashlib, its functions declared.
+    """Return the library behind hashlib, with its functions declared.
 
-    dlsym(3) on a library looks in those that it needs, too.
+    dlsym(3) on a library also searches the libraries that it needs.
     """
     import _hashlib
 
@@ -103,6 +103,6 @@ def _context() -> Iterator[c_void_p]:
 
 
 def _check(answer: int) -> None:
-    """Any 32 bytes are a key, so that only a lack of memory gets here."""
+    """Raise ``MemoryError``: any 32 bytes are a key, so nothing else can fail."""
     if answer != 1:
         raise MemoryError("libcrypto")

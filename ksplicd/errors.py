@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Everything that can go wrong, once.
+"""The errors: one class per cause.
 
-One class per cause.  The class carries what each surface shows: the D-Bus error name, the exit
-status of the command, and the abort cause, which is Ksplice's own word where Ksplice had one.
-A message says what was refused, where, and what to do next.  A fault of ours is an assertion,
-never one of these.
+A class carries what each surface shows: the D-Bus error name, the exit status of the command, and
+the abort cause, which is Ksplice's own word where Ksplice had one.  A message says what was
+refused, where, and what to do next.  A bug of ours is an assertion, never one of these.
 """
 
 import re
@@ -27,7 +26,7 @@ class KspliceError(Exception):
 
 
 class ToolError(KspliceError):
-    """A program that we started failed; the message carries the end of its output."""
+    """A program failed; the message has the end of its output."""
 
 
 # --- create -------------------------------------------------------------------------------------
@@ -48,7 +47,7 @@ class ConfigDirError(CreateError):
 
 
 class SourceTreeError(CreateError):
-    """The source tree cannot be used, or is in use."""
+    """The source tree is unusable, or in use."""
 
 
 class PatchError(CreateError):
@@ -65,11 +64,11 @@ class UnsupportedChangeError(CreateError):
     def __init__(self, message: str, refusals: Sequence[object] = ()) -> None:
         super().__init__(message)
         self.refusals = tuple(refusals)
-        """``create.refusal.Refusal``, one a symbol; empty when the input as a whole is refused."""
+        """``create.refusal.Refusal``, one per symbol; empty when the whole input is refused."""
 
 
 class ElfError(CreateError):
-    """An object file is damaged or of a kind that we do not read."""
+    """An object file is damaged or of an unsupported kind."""
 
 
 class ImageMismatchError(CreateError):
@@ -98,7 +97,7 @@ class BadSignatureError(BundleError):
 
 
 class SignerNotAllowedError(BadSignatureError):
-    """A trusted key signed this, but not one that may sign such an update."""
+    """A trusted key signed this update, but the policy reserves it for other keys."""
 
 
 class KeyFileError(KspliceError):
@@ -142,11 +141,11 @@ class AlreadyStagedError(HostError):
 
 
 class ModulePresentError(HostError):
-    """/sys/module has a module of this name that we did not load."""
+    """/sys/module has a module of this name that ksplicd did not load."""
 
 
 class InUseError(HostError):
-    """Something else needs this update, or works on it now."""
+    """Another update needs this one, or one is in transition."""
 
 
 class MissingDependencyError(HostError):
@@ -173,15 +172,15 @@ class QuarantinedError(HostError):
 
 
 class NotQuarantinedError(HostError):
-    """There is nothing to release."""
+    """The update is not quarantined."""
 
 
 class UnknownFlagsError(HostError):
-    """A call carries flags or options that this version does not know."""
+    """A call has flags or options that this version does not know."""
 
 
 class PermissionDeniedError(HostError):
-    """The policy does not allow it."""
+    """The policy does not allow the call."""
 
 
 class ConfigFileError(HostError):
@@ -189,11 +188,11 @@ class ConfigFileError(HostError):
 
 
 class NoDaemonError(HostError):
-    """ksplicd cannot be reached on the bus, or went away."""
+    """ksplicd is not on the bus, or has left it."""
 
 
 class StoreFullError(HostError):
-    """The bundle does not fit beside those that are kept."""
+    """The store has no room for the bundle."""
 
 
 class StoreError(HostError):
@@ -204,7 +203,7 @@ class StoreError(HostError):
 
 
 class ApplyError(KspliceError):
-    """The kernel refused; everything that was loaded for this update has been unloaded."""
+    """The kernel refused, and every module of the update has been unloaded."""
 
     exit_status = 5
 
@@ -247,7 +246,7 @@ class TargetNotLoadedError(ApplyError):
 
 
 class OutOfMemoryError(ApplyError):
-    """The kernel had no memory for it."""
+    """The kernel has no memory for the update."""
 
     abort_cause = "out_of_memory"
 
@@ -265,13 +264,13 @@ class ModuleRefusedError(ApplyError):
 
 
 class UnexpectedError(ApplyError):
-    """The kernel failed in a way that no other cause describes."""
+    """The kernel failed for a reason that has no class here."""
 
     abort_cause = "unexpected"
 
 
 class KernelWarningError(ApplyError):
-    """The kernel warned of, or crashed in, an update that was new."""
+    """The kernel logged a warning or an oops in code of a new update."""
 
     abort_cause = "kernel_warning"
 
@@ -287,7 +286,7 @@ class CancelledError(ApplyError):
 
 
 class LabError(KspliceError):
-    """The throwaway machine cannot be made or did not do what was asked."""
+    """The throwaway machine cannot be started, or did not do what was asked."""
 
 
 class GuestPanicError(LabError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Typed getters for JSON that others wrote: every refusal names the file and the field."""
+"""Typed getters for untrusted JSON: every refusal names the file and the field."""
 
 import json
 import re
@@ -16,14 +16,14 @@ _SHOWN = 60
 
 
 class Fields:
-    """A JSON object that is taken apart field by field, then closed.
+    """A JSON object whose fields are taken one by one, until it is closed.
 
-    ``where`` is the place that messages begin with, such as ``manifest.json: kernel.``; ``error``
-    is what is raised.
+    ``where`` is the place at the start of messages, such as ``manifest.json: kernel.``; ``error``
+    is the class to raise.
     """
 
     def __init__(self, value: object, where: str, error: type[KspliceError]) -> None:
-        """Raise ``error`` when ``value`` is no object."""
+        """Raise ``error`` unless ``value`` is an object."""
         self._where = where
         self._error = error
         if not isinstance(value, dict):
@@ -32,7 +32,7 @@ class Fields:
 
     @classmethod
     def parse(cls, data: bytes | str, where: str, error: type[KspliceError]) -> "Fields":
-        """Parse one JSON object; keys that occur twice, NaN and the like are refused."""
+        """Parse one JSON object; duplicate keys, NaN and the like are refused."""
         try:
             text = data if isinstance(data, str) else data.decode("utf-8")
             value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
@@ -41,7 +41,7 @@ class Fields:
         return cls(value, f"{where}: ", error)
 
     def close(self) -> None:
-        """Refuse the fields that nobody asked for."""
+        """Refuse the fields that were not taken."""
         if self._left:
             self.refuse(next(iter(self._left)), "unknown field")
 
@@ -96,7 +96,7 @@ class Fields:
         ]
 
     def names(self) -> list[str]:
-        """Return the names of the fields not taken yet."""
+        """Return the names of the fields that were not taken yet."""
         return list(self._left)
 
     def _take(self, key: str) -> object:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``manifest.json`` ⇄ ``Manifest``: the schema of a bundle, and nothing about its other files."""
+"""``manifest.json`` ⇄ ``Manifest``: the schema of a bundle.  Its other files are not read here."""
 
 import json
 import re
@@ -22,15 +22,15 @@ from ksplicd.model import (
 NAME: Final = "manifest.json"
 
 FILE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,79}")
-"""A file of a bundle: no folder, nothing hidden, nothing a shell or a header line trips over."""
+"""A file of a bundle: no folder, not hidden, and no character special to a shell or a header."""
 
 _FILE_OR_NONE: Final = re.compile(f"(?:{FILE_NAME.pattern})?")
 
 MAX_FILE_SIZE: Final = 128 << 20
 
 _MAX_SIZE: Final = 4 << 20
-"""Bytes of the manifest, some thirty thousand functions.  A host tells of it in messages, and the
-bus cuts off who sends one of over 32 MiB."""
+"""Bytes of the manifest, some thirty thousand functions.  A host sends it in bus messages, and the
+bus disconnects a sender of more than 32 MiB."""
 
 _KID = re.compile(r"[a-z0-9]{8}")
 _CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
@@ -72,9 +72,9 @@ def write_manifest(manifest: Manifest) -> bytes:
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """Return what ``manifest.json`` says.
+    """Return the contents of ``manifest.json``.
 
-    Every field must be there and no other; raises ``BadBundleError`` naming the field.
+    Every field must be there, and no other; raises ``BadBundleError`` naming the field.
     """
     if len(data) > _MAX_SIZE:
         raise BadBundleError(f"{NAME}: over {_MAX_SIZE >> 20} MiB")
@@ -189,7 +189,7 @@ def _read_files(fields: Fields) -> dict[str, FileDigest]:
 
 
 def _check_targets(manifest: Manifest, top: Fields) -> None:
-    """Refuse targets that no set of modules could serve."""
+    """Refuse targets and relations that contradict each other."""
     if not manifest.targets:
         top.refuse("targets", "empty: an update patches something")
     others = (manifest.depends, manifest.replaces, manifest.excludes)

@@ -68,7 +68,7 @@ class SecretKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What a signature that holds tells."""
+    """The signer and the comment of a signature that holds."""
 
     key: PublicKey
     trusted_comment: str
@@ -145,20 +145,13 @@ def write_secret_key(
 # --- signatures ---------------------------------------------------------------------------------
 
 
-def sign(
-    data: bytes,
-    key: SecretKey,
-    *,
-    trusted_comment: str = "",
-    prehashed: bool = True,
-) -> str:
+def sign(data: bytes, key: SecretKey, *, trusted_comment: str = "") -> str:
     """Return the text of the ``.minisig`` file for ``data``."""
     assert "\n" not in trusted_comment
-    algorithm = _PREHASHED if prehashed else _LEGACY
-    signature = ed25519.sign(key.seed, _message(algorithm, data))
+    signature = ed25519.sign(key.seed, _message(_PREHASHED, data))
     whole = ed25519.sign(key.seed, signature + trusted_comment.encode())
     return (
-        f"{_UNTRUSTED}signature from ksplice\n{_encode(algorithm + key.key_id + signature)}\n"
+        f"{_UNTRUSTED}signature from ksplice\n{_encode(_PREHASHED + key.key_id + signature)}\n"
         f"{_TRUSTED}{trusted_comment}\n{_encode(whole)}\n"
     )
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The nouns that both halves share: kid, target, manifest, stage.
+"""The nouns that create and host share: kid, target, manifest, stage.
 
-Frozen data only; nothing here reads a file or asks the kernel.
+Frozen data only: nothing here reads a file or asks the kernel.
 """
 
 import re
@@ -16,7 +16,7 @@ KID_LENGTH: Final = 8
 _KID = re.compile(rf"[a-z0-9]{{{KID_LENGTH}}}")
 
 API_VERSION: Final = "1"
-"""What a bundle's ``api-version`` file says: the version of the kernel part's tables and sysfs."""
+"""A bundle's ``api-version``: the version of the kernel part's tables and sysfs."""
 
 MANIFEST_SCHEMA: Final = 1
 
@@ -24,24 +24,24 @@ VMLINUX: Final = "vmlinux"
 """The target that is the kernel itself rather than a module."""
 
 _TARGET_MAX: Final = 34
-"""Characters; ``old_module`` has 55 then: MODULE_NAME_LEN less its NUL (<linux/module.h>)."""
+"""Characters; ``old_module`` then has 55: MODULE_NAME_LEN less its NUL (<linux/module.h>)."""
 NEW_SUFFIX: Final = ".ksplice"
-"""Behind the names of functions that replace others, as traces and ``nm`` show them."""
+"""Suffix of functions that replace others, as traces and ``nm`` show them."""
 ANCHOR_PREFIX: Final = "ksplice_anchor_"
-"""Before the names of functions that only stand for others (kmodsrc/anchors.c): a number, ``_`` and
-that function's name follow.
+"""Prefix of functions that only stand for others (kmodsrc/anchors.c); a number, ``_`` and the other
+function's name follow.
 """
 
 
 def new_kid() -> str:
     """Return a fresh update id."""
-    import secrets  # large, and the daemon makes no ids
+    import secrets  # large, and not needed by the daemon
 
     return "".join(secrets.choice(KID_ALPHABET) for _ in range(KID_LENGTH))
 
 
 def is_kid(text: str) -> bool:
-    """Tell whether ``text`` is an update id: eight of a-z0-9, such as ``8c4o6ucj``."""
+    """Return whether ``text`` is an update id: eight of a-z0-9, such as ``8c4o6ucj``."""
     return _KID.fullmatch(text) is not None
 
 
@@ -56,9 +56,9 @@ def new_module(kid: str) -> str:
 
 
 def flat_target(target: str) -> str:
-    """Return the target as names of modules and files have it: as the kernel writes it, and cut.
+    """Return the target as it stands in names of modules and files: with underscores, and cut.
 
-    One of Debian's modules, processor_thermal_device_pci_legacy, would make too long a name.
+    Debian's module processor_thermal_device_pci_legacy, uncut, would make the name too long.
     """
     return target.replace("-", "_")[:_TARGET_MAX]
 
@@ -69,14 +69,14 @@ def old_module(kid: str, target: str) -> str:
 
 
 def anchored(function: str) -> str:
-    """Return what a function of the live patch stands for: itself, unless it is an anchor."""
+    """Return the function that a function of the live patch stands for: itself, or an anchor's."""
     if function.startswith(ANCHOR_PREFIX):
         return function.removeprefix(ANCHOR_PREFIX).partition("_")[2]
     return function
 
 
 class Stage(StrEnum):
-    """Where an update is.  The values are public: D-Bus property, history, journal."""
+    """The stage of an update.  The values are public: D-Bus property, history, journal."""
 
     DROPPED = auto()
     STAGED = auto()
@@ -89,14 +89,14 @@ class Stage(StrEnum):
     REJECTED = auto()
     FAILED = auto()
     QUARANTINED = auto()
-    """The machine went down while it was new; it waits for a person (``host.guard``)."""
+    """The machine went down while it was new, and a person has to release it."""
     REMOVED = auto()
-    """Its bundle was deleted; only the history knows it."""
+    """Its bundle was deleted, and only the history has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """Which kernel an update is for."""
+    """The kernel that an update is for."""
 
     release: str
     """``uname -r``, such as ``6.1.0-50-cloud-amd64``."""
@@ -116,7 +116,7 @@ class PatchedFunction:
     unit: str
     """Source file, such as ``fs/fcntl.c``."""
     how: str = "livepatch"
-    """Who redirects it: ``livepatch``, a ``kprobe``, or the module's own ``exit`` pointer."""
+    """How it is redirected: ``livepatch``, a ``kprobe``, or the module's own ``exit`` pointer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +132,7 @@ class PatchedPointer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What is patched: ``vmlinux`` or a module, with its part of the update."""
+    """``vmlinux`` or a module, with its part of the update."""
 
     name: str
     new_file: str
@@ -141,10 +141,10 @@ class Target:
     functions: tuple[PatchedFunction, ...] = ()
     pointers: tuple[PatchedPointer, ...] = ()
     module_file: str = ""
-    """File in the bundle with the whole module after the change, for the next boot; or none."""
+    """File in the bundle with the whole module after the change, for the next boot; or empty."""
     late: bool = False
-    """Whether a module may be loaded after the update is applied; it is matched and patched then.
-    Otherwise the update is refused where the module is not loaded."""
+    """Whether the module may be loaded after the update, to be matched and patched then.  Otherwise
+    the update is refused while the module is not loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +157,7 @@ class FileDigest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What ``manifest.json`` of a bundle says."""
+    """The contents of a bundle's ``manifest.json``."""
 
     kid: str
     kernel: Kernel
@@ -168,9 +168,9 @@ class Manifest:
     depends: tuple[str, ...] = ()
     """Updates that have to be applied before this one."""
     built_on: Mapping[str, str] = field(default_factory=dict)
-    """Of those that this one was built on top of: the GNU build id of their new-code module."""
+    """The GNU build id of the new-code module of each update that this one was built on top of."""
     replaces: tuple[str, ...] = ()
-    """Older updates that this one is instead of; they cannot be applied while it is."""
+    """Older updates that this one replaces; they cannot be applied while it is applied."""
     excludes: tuple[str, ...] = ()
     """Updates that must not be applied together with this one."""
     tool: str = ""

@@ -23,7 +23,7 @@ _NAME_SIZE: Final = 56
 
 
 def read_module_names(data: bytes, file: str) -> dict[str, str]:
-    """Return the module's name by the place that says it, such as ``".modinfo name="``.
+    """Return the module's name by the place that has it, such as ``".modinfo name="``.
 
     Raises ``BadBundleError`` naming ``file`` when this is not an x86_64 kernel module.
     """
@@ -49,7 +49,7 @@ def read_module_names(data: bytes, file: str) -> dict[str, str]:
 
 
 def _read_sections(data: bytes) -> dict[str, bytes]:
-    """Return the sections' bytes by name; of equal names the first, as the kernel takes it."""
+    """Return the sections' bytes by name; of equal names the first, as the kernel does."""
     header = _EHDR.unpack_from(data)
     ident, kind, machine, shoff, shentsize, shnum, shstrndx = (
         header[i] for i in (0, 1, 2, 6, 11, 12, 13)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The one door to processes: every program is started here.
 
-Programs get no shell, no standard input and a C locale, and they die with us.
+Programs get no shell, no standard input and a C locale.
 """
 
 import os
@@ -48,7 +48,7 @@ def run_any(
     stdin: bytes = b"",
     timeout: float | None = None,
 ) -> tuple[int, bytes, bytes]:
-    """Run ``argv`` and return (exit status, standard output, standard error), whatever it is."""
+    """Run ``argv`` and return (exit status, standard output, standard error)."""
     try:
         done = subprocess.run(
             list(map(str, argv)),
@@ -67,7 +67,7 @@ def run_any(
 
 
 def has(program: str) -> bool:
-    """Tell whether ``program`` is in PATH."""
+    """Return whether ``program`` is in PATH."""
     return shutil.which(program) is not None
 
 
@@ -76,7 +76,7 @@ def spawn(
     *,
     stderr: IO[bytes] | int = subprocess.DEVNULL,
 ) -> Process:
-    """Start ``argv``, whose output is lost; the caller kills it and waits for it."""
+    """Start ``argv`` without its output; the caller kills it and waits for it."""
     try:
         return subprocess.Popen(
             list(map(str, argv)),
@@ -89,7 +89,7 @@ def spawn(
 
 
 def wait(process: Process, timeout: float) -> bool:
-    """Tell whether ``process`` has ended within ``timeout`` seconds."""
+    """Return whether ``process`` ends within ``timeout`` seconds."""
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired:

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Time, as something that is passed in."""
+"""The clock, as something that is passed in."""
 
 import time
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the host half needs to know of time."""
+    """The two times that the host needs."""
 
     def time(self) -> float:
         """Return seconds since 1970, UTC."""
 
     def monotonic(self) -> float:
-        """Return seconds that no administrator can turn back."""
+        """Return seconds on a clock that nobody can turn back."""
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """The clocks of the machine."""
 
     def time(self) -> float:
         """Return seconds since 1970, UTC."""

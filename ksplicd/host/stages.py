@@ -9,10 +9,10 @@
                         └──load── failed (all unloaded) ◂──fail─── reversing ◂─────undo──────┘
                         └──load── reversed ◂─────────────finish───────┘
 
-    found after a crash ─▸ quarantined ─release▸ staged        (guard)
+    found after a crash ─▸ quarantined ─release▸ staged        (crash_guard)
 
-``step()`` neither reads nor writes anything: ``engine`` performs what it allows.  The nouns that
-the engine, the history and the bus share are here too.
+``step()`` has no side effects; ``engine`` carries out what it allows.  The nouns that the engine,
+the history and the bus share are here too.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from ksplicd.model import Manifest, Stage
 
 
 class Via(StrEnum):
-    """The way by which an actor reached us."""
+    """How an actor made a request."""
 
     DBUS = auto()
     DROP = auto()
@@ -33,14 +33,14 @@ class Via(StrEnum):
 
 
 class Direction(StrEnum):
-    """Which way a transition was started."""
+    """The direction in which a transition was started."""
 
     APPLY = auto()
     UNDO = auto()
 
 
 class Arrow(StrEnum):
-    """What can happen to an update; each is an arrow of the diagram above."""
+    """A step of an update; each is an arrow of the diagram above."""
 
     VERIFY = auto()
     REJECT = auto()
@@ -55,23 +55,23 @@ class Arrow(StrEnum):
 
 
 class ForbiddenStepError(AssertionError):
-    """The arrow does not leave this stage: a fault of ours, not of a caller."""
+    """The arrow does not leave this stage: a bug here, not a caller's error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """Who asked for it."""
+    """Who made a request."""
 
     uid: int
     pid: int = 0
-    """0 when no process asked, such as for a dropped file."""
+    """0 when there was no process, such as for a dropped file."""
     unit: str = ""
     """systemd unit of the process, or empty."""
     via: Via = Via.DBUS
 
 
 DAEMON = Actor(uid=0, via=Via.DAEMON)
-"""Ourselves, for what is found at start and what nobody asked for."""
+"""The daemon itself, for what it finds at a start and does by policy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class Event:
     """Seconds since 1970, UTC."""
     boot_id: str
     kid: str
-    """Empty when a rejected file has no name of a bundle; nothing of it was parsed then."""
+    """Empty when a rejected file is not named like a bundle; its contents were not parsed."""
     stage: Stage
     cause: str = ""
     """Abort cause (``errors``), or empty."""
@@ -90,7 +90,7 @@ class Event:
     """For people, one line."""
     actor: Actor = DAEMON
     mismatch: Mapping[str, str] = field(default_factory=dict)
-    """What the core said of a mismatch: target, function, offset, kind, expected, found, …"""
+    """The core's mismatch: target, function, offset, kind, expected, found, …"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +125,7 @@ class Transition:
     """On the monotonic clock, seconds."""
     actor: Actor = DAEMON
     cancelled: str = ""
-    """Why it was turned around (``code_busy`` or ``cancelled``); empty while it was not."""
+    """Why it was turned around (``code_busy`` or ``cancelled``); empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,20 +137,20 @@ class Conflict:
     stack: str
     """Kernel functions of its stack, innermost first, joined by `` < ``; empty when unreadable."""
     function: str = ""
-    """The innermost of them that the update replaces; empty when there is none to be seen."""
+    """The innermost of them that the update replaces; empty when there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciliation:
-    """What was found when the daemon started."""
+    """What the daemon found when it compared its records with the kernel."""
 
     transitions: tuple[Transition, ...] = ()
-    """Still running; to be watched as if we had just started them."""
+    """Still running; to be watched as if they had just been started."""
     reapply: tuple[str, ...] = ()
-    """Kids that were applied when the machine went down, for this very kernel; in the order in
-    which they were applied."""
+    """Kids that were applied when the machine went down and fit this kernel, in the order in which
+    they were applied."""
     waiting: Mapping[str, str] = field(default_factory=dict)
-    """Kid → why an update that was applied then cannot be applied again now."""
+    """Kid → why an update that was applied then cannot be applied now."""
 
 
 _NEXT = {
@@ -173,7 +173,7 @@ _NEXT = {
 }
 
 PASSING: Final = frozenset({"code_busy", "in_use"})
-"""Abort causes of an apply that may do better later."""
+"""Abort causes of an apply that may succeed later."""
 
 _UNEXPECTED = "unexpected"
 _SOMEBODY = "turned around by somebody else"
@@ -188,12 +188,12 @@ def step(stage: Stage, arrow: Arrow) -> Stage:
 
 
 def is_moving(stage: Stage) -> bool:
-    """Tell whether the update is on its way, so that no other work on it may start."""
+    """Return whether the update moves, so that nothing else may be done with it."""
     return stage in {Stage.LOADING, Stage.MATCHED, Stage.TRANSITIONING, Stage.REVERSING}
 
 
 def is_at_work(stage: Stage) -> bool:
-    """Tell whether code of an update in this stage may run."""
+    """Return whether code of an update in this stage may run."""
     return stage is Stage.APPLIED or is_moving(stage)
 
 

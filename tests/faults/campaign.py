@@ -36,6 +36,7 @@ from tests.faults.inject import Fault
 from tests.faults.kernel import KERNEL, SysfsKernel
 from tests.faults.story import Machine, Stopped, Verb
 from tests.support.bundles import samples
+from tests.support.host.host import all_events
 from tests.support.host.simulator import Simulator
 
 _EVENT: Final = re.compile(r"{'time':[^{]*?'kid':'(\w*)','stage':'(\w+)'.*?'mismatch':{.*?}}")
@@ -328,7 +329,7 @@ def _short(about: object) -> str:
 
 def read_history(store: Path) -> list[str]:
     """Return the lines of all files."""
-    events = History(store / "history.jsonl").read()
+    events = all_events(History(store / "history.jsonl"))
     return [write_event(event).decode().strip() for event in events]
 
 

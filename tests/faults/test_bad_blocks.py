@@ -18,6 +18,7 @@ from ksplicd.model import Stage
 from tests.faults import inject
 from tests.faults.inject import Fault
 from tests.support.bundles.samples import KID
+from tests.support.host.host import all_events
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -60,7 +61,7 @@ def bad(
 
 
 def times(history: History) -> list[float]:
-    return [event.time for event in history.read()]
+    return [event.time for event in all_events(history)]
 
 
 @pytest.mark.parametrize("call", ["pread64", "write", "fsync"])

@@ -45,7 +45,7 @@ from tests.support.bundles import samples
 from tests.support.bundles.faults import bundle_of, good_files
 from tests.support.bundles.samples import KID
 from tests.support.host import netlink
-from tests.support.host.host import ALICE, EVENT, ROOT
+from tests.support.host.host import ALICE, EVENT, ROOT, all_events
 from tests.support.host.simulator import Simulator, StoppedClock
 from tests.support.objects.linked import module_file
 
@@ -152,16 +152,16 @@ def _history(data: bytes, folder: Path) -> None:
     """Whatever is in the file stays, and a line is added."""
     path = folder / "history.jsonl"
     path.write_bytes(data)
-    read = history.History(path).read()
+    read = all_events(history.History(path))
     history.History(path).append(EVENT)
     assert path.read_bytes().startswith(data)
-    assert history.History(path).read()[: len(read)] == read
-    assert history.History(path).read()[-1] == EVENT
+    assert all_events(history.History(path))[: len(read)] == read
+    assert all_events(history.History(path))[-1] == EVENT
 
 
 def _full_history(data: bytes, folder: Path) -> None:
     (folder / "history.jsonl.000001.gz").write_bytes(data)
-    history.History(folder / "history.jsonl").read()
+    all_events(history.History(folder / "history.jsonl"))
 
 
 def _guard(data: bytes, _folder: Path) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The door to a kernel: what the host half needs of one, and what it is told there.
+"""The door to a kernel: what the host needs of one.
 
-kernel.py has the running kernel behind it, tests/support/host/simulator.py another.  The door knows
-names and errnos, not updates: what to load, when, and what a failure means for an update is the
-engine's.
+``linux`` implements it with the running kernel, tests/support/host/simulator.py without one.  The
+door knows names and errnos, not updates: what to load, when, and what a failure means for an update
+is the engine's.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class CoreState:
     """``matched``, ``waiting`` (not loaded), ``refused`` (its last load) or ``unpatched``, by
     target."""
     tripwire_family: str = ""
-    """Generic netlink family that tells of tripwires; empty when the update has none."""
+    """Generic netlink family of its tripwires; empty when the update has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class KernelDoor(Protocol):
         """Return the names of the loaded modules."""
 
     def module_build_id(self, name: str) -> str:
-        """Return the GNU build id of a loaded module in hex; empty when it tells none."""
+        """Return the GNU build id of a loaded module in hex; empty when it shows none."""
 
     def livepatches(self) -> frozenset[str]:
         """Return the names of the livepatches that the kernel knows."""
@@ -83,16 +83,17 @@ class KernelDoor(Protocol):
         """
 
     def unload_module(self, name: str) -> None:
-        """Unload a module; one that is not loaded is no error.
+        """Unload a module; a module that is not loaded is no error.
 
-        Raises ``InUseError`` when it is still in use after some tries, or is kept,
+        Raises ``InUseError`` when it is kept, or still in use after some tries;
         ``UnexpectedError``.
         """
 
     def is_kept(self, name: str) -> bool:
-        """Tell whether an update's module stays loaded until the next boot, for good reason.
+        """Return whether an update's module has to stay loaded until the next boot.
 
-        The kernel may hold pointers to its functions: timers, callbacks, copies of tables.
+        It does when the kernel may hold pointers to its functions: timers, callbacks, copies of
+        tables.
         """
 
     def core(self, kid: str) -> CoreState | None:
@@ -114,14 +115,13 @@ class KernelDoor(Protocol):
         """
 
     def blockers(self, *, patched: bool) -> tuple[Conflict, ...]:
-        """Return the tasks whose state is ``patched``: those that hold up a way to its opposite.
+        """Return at most a thousand tasks whose patch state is ``patched``.
 
-        A thousand of them when there are more: they are told in one message.
-        Outside a transition no task has a state.
+        They hold up the transition to the opposite state.  Outside a transition no task has one.
         """
 
     def probes(self) -> tuple[Probe, ...]:
-        """Return the kprobes in the kernel, as far as it shows them."""
+        """Return the kprobes that the kernel shows."""
 
     def listen(self, family: str) -> Listener:
         """Listen to a core's tripwires.  Raises ``UnexpectedError``."""

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel complains of: warnings, oopses and stalls in its log.
+"""The kernel's complaints: warnings, oopses and stalls in its log.
 
 A record of /dev/kmsg is one line, ``PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT`` (the kernel's
 Documentation/ABI/testing/dev-kmsg).  A complaint is many: a headline (kernel/panic.c, lib/bug.c,
 arch/x86/kernel/dumpstack.c, kernel/watchdog.c), then lines of which some name a function of the
 stack, such as `` do_fcntl+0x1c/0x560 [ksplice_8c4o6ucj_new]``.
 
-What users can put into a log must not be taken for the kernel's word: records that user space wrote
-have a facility other than 0, and of the kernel's own only lines of exactly the form of a stack's
-are believed.  The list of loaded modules is in every complaint and means nothing, and so do entries
-that the unwinder marks with ``?``: they were found on the stack, not followed.
+Users can write to the log, so not every line is trusted: a record from user space has a facility
+other than 0, and of the kernel's own records only lines with the exact form of a stack entry count.
+The list of loaded modules is in every complaint and proves nothing; nor does a stack entry that the
+unwinder marks with ``?``, which it found on the stack but did not follow.
 """
 
 import re
@@ -33,14 +33,14 @@ _HEADLINE: Final = re.compile(
     r"|NMI watchdog: Watchdog detected hard|rcu: INFO: rcu_\w+ .*stall|INFO: task .* blocked for "
 )
 _MORE: Final = re.compile(r"Oops: |invalid opcode: ")
-"""Headlines that follow another one of the same complaint."""
+"""Headlines that may follow another headline within one complaint."""
 _END: Final = re.compile(r"---\[ end ")
 _UPDATE_MODULE: Final = re.compile(r"ksplice_([a-z0-9]{8})(?:_\w+)?")
 _MAX_LINES: Final = 500
 _MAX_GAP: Final = 5.0
 """Seconds between two lines of a complaint; printing one to a serial line takes milliseconds."""
 _KERNEL: Final = 0
-"""The facility of what the kernel itself says; user space cannot write with it."""
+"""The facility of the kernel's own records; user space cannot write with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class Complaint:
 
 
 class Reader:
-    """Finds complaints in records; each function of a complaint comes once."""
+    """Finds complaints in records, and reports each function of a complaint once."""
 
     def __init__(self) -> None:
         """No complaint is open."""
@@ -66,9 +66,9 @@ class Reader:
         self._seen: set[tuple[str, str]] = set()
 
     def feed(self, data: bytes) -> Iterator[Complaint]:
-        """Take what one or more reads gave, whole lines, and yield what they complain of."""
+        """Take the whole lines of one or more reads, and yield the complaints in them."""
         for line in data.decode("ascii", "replace").splitlines():
-            if record := _RECORD.fullmatch(line):  # else: more fields of the one before
+            if record := _RECORD.fullmatch(line):  # else: a continuation of the record before it
                 priority, time = int(record["priority"]), int(record["time"]) / 1_000_000
                 if priority >> 3 == _KERNEL:
                     yield from self._read(time, record["text"])
@@ -89,13 +89,13 @@ class Reader:
             yield Complaint(time=time, headline=self._headline, function=place[0], module=place[1])
 
     def _is_open(self, time: float) -> bool:
-        """Tell whether a line of this time belongs to the complaint that began last."""
+        """Return whether a line of this time belongs to the last complaint."""
         is_near = time - self._last <= _MAX_GAP and self._lines < _MAX_LINES
         return bool(self._headline) and is_near
 
 
 class Watchlist:
-    """The names by which complaints would mean one of some updates."""
+    """The modules and functions by which a complaint is about an update."""
 
     def __init__(self, infos: Iterable[UpdateInfo] = ()) -> None:
         """Take the updates that are in the kernel."""
@@ -111,7 +111,7 @@ class Watchlist:
     def find(self, complaint: Complaint) -> set[str]:
         """Return the updates whose modules or functions ``complaint`` names.
 
-        A function's own name is that of its old code: the new code is in a module of the update.
+        A plain function name stands for the old code, since the new code is in the update's module.
         """
         if of_update := _UPDATE_MODULE.fullmatch(complaint.module):
             return self._kids & {of_update[1]}

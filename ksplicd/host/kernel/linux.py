@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The running kernel, behind the one door to it (door.py): modules in and out, sysfs and procfs."""
+"""The running kernel behind its door (``door``): loading modules, sysfs and procfs."""
 
 import contextlib
 import ctypes
@@ -41,7 +41,7 @@ _SYS_DELETE_MODULE: Final = 176
 
 _UNLOAD_TRIES: Final = 100
 _UNLOAD_PAUSE: Final = 0.05
-"""Seconds; after a transition the kernel drops its last reference from a work queue."""
+"""Seconds; after a transition the kernel drops its last reference in a work queue."""
 
 MAX_BLOCKERS: Final = 1000
 
@@ -55,7 +55,7 @@ _MEANINGS: Final[dict[int, tuple[type[KspliceError], str]]] = {
     errno.ENOEXEC: (ModuleRefusedError, "not a module for this kernel; dmesg tells more"),
     errno.ENOENT: (MissingExportError, "this kernel exports no such symbol; dmesg tells which"),
 }
-"""What an errno of finit_module means, and what to do (man finit_module, kernel/module/main.c)."""
+"""What an errno of finit_module means, and what to do (finit_module(2), kernel/module/main.c)."""
 
 
 class SystemCalls:
@@ -132,7 +132,7 @@ class LinuxKernel:
         return self._boot_id
 
     def modules(self) -> frozenset[str]:
-        """Return the names in /sys/module that are loaded modules, not built-in ones.
+        """Return the modules in /sys/module that are loaded rather than built in.
 
         Only a loaded module has ``initstate`` (kernel/module/main.c).
         """
@@ -150,7 +150,7 @@ class LinuxKernel:
         return frozenset(folders_with("enabled", self._sys / "kernel/livepatch"))
 
     def load_module(self, data: bytes, name: str, parameters: str = "") -> None:
-        """Load ``data`` from a memfd that nothing can change any more."""
+        """Load ``data`` from a sealed memfd, which nobody can change."""
         try:
             error = self._load(data, name, parameters)
         except OSError as e:
@@ -162,7 +162,7 @@ class LinuxKernel:
             raise cls(f"{name}: cannot be loaded: {os.strerror(error)}: {meaning}")
 
     def _load(self, data: bytes, name: str, parameters: str) -> int:
-        """Return 0 or the errno of finit_module; an ``OSError`` comes before that."""
+        """Return 0 or the errno of finit_module; an ``OSError`` is from the memfd."""
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             with open(fd, "wb", closefd=False) as f:
@@ -174,7 +174,7 @@ class LinuxKernel:
             )
             return self._calls.finit_module(fd, parameters.encode(), 0)
         finally:
-            with contextlib.suppress(OSError):  # what is loaded stays loaded
+            with contextlib.suppress(OSError):  # the module is loaded already
                 os.close(fd)
 
     def unload_module(self, name: str) -> None:
@@ -198,7 +198,7 @@ class LinuxKernel:
         )
 
     def is_kept(self, name: str) -> bool:
-        """Read the parameter that kmodsrc/new_code.c sets, of the module or of its holders."""
+        """Read the parameter that kmodsrc/new_code.c sets, of the module and of its holders."""
         folder = self._sys / "module"
         holders = [path.name for path in entries(folder / name / "holders")]
         return any(
@@ -250,7 +250,7 @@ class LinuxKernel:
             try:
                 os.write(fd, b"1" if enabled else b"0")
             finally:
-                with contextlib.suppress(OSError):  # the kernel has heard it
+                with contextlib.suppress(OSError):  # the write has succeeded
                     os.close(fd)
         except OSError as e:
             if e.errno == errno.EBUSY:

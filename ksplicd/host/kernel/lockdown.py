@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Why a kernel that is locked down refuses a module, and what would have to be there.
+"""Why a locked-down kernel refuses a module, and what is missing.
 
-Under lockdown (security/lockdown) each refusal is EPERM, whether the module has no signature or one
-by an unknown key (kernel/module/signing.c, module_sig_check); dmesg has no more.  So the module is
-looked at, and what the kernel shows of its policy.
+Under lockdown (security/lockdown) every refusal is EPERM, whether the module has no signature or
+one by an unknown key (kernel/module/signing.c, module_sig_check), and dmesg says no more.  The
+reason is derived from the module and from the policy that the kernel shows.
 """
 
 import errno
@@ -25,9 +25,10 @@ _ENROL_IT: Final = (
 
 
 def signer_of(module: bytes) -> str | None:
-    """Return the name in the signature of a .ko file, empty when it has none; None: no signature.
+    """Return the name in the signature of a .ko file, or None when there is no signature.
 
-    The name is that of the certificate's issuer, which for the usual self-signed one is its own.
+    The name is that of the certificate's issuer, which in a self-signed certificate is the signer.
+    It is empty when the certificate has none.
     """
     if not module.endswith(_MARK):
         return None
@@ -37,17 +38,17 @@ def signer_of(module: bytes) -> str | None:
     at = signature.find(_COMMON_NAME)
     if at < 0:
         return ""
-    start = at + len(_COMMON_NAME) + 2  # behind the string's tag and length, which is below 128
+    start = at + len(_COMMON_NAME) + 2  # after the string's tag and its length, which is below 128
     length = int.from_bytes(signature[start - 1 : start])
     return ascii(signature[start : start + length].decode(errors="replace"))[1:-1]
 
 
 def why_refused(module: bytes, error: int, sys: Path, proc: Path) -> str:
-    """Return why finit_module answered ``error``, and what is missing; empty when it is not known.
+    """Return why finit_module failed with ``error``, and what is missing; empty when unknown.
 
-    ``sys`` and ``proc`` are where sysfs and procfs are.
+    ``sys`` and ``proc`` are the mount points of sysfs and procfs.
     """
-    if error == errno.EPERM and _look(proc / "sys/kernel/modules_disabled") == "1":
+    if error == errno.EPERM and _read(proc / "sys/kernel/modules_disabled") == "1":
         return "kernel.modules_disabled is 1: no module can be loaded until the machine reboots"
     policy = _read_policy(sys)
     if error not in {errno.EPERM, errno.EKEYREJECTED, errno.ENOKEY} or not policy:
@@ -63,18 +64,18 @@ def why_refused(module: bytes, error: int, sys: Path, proc: Path) -> str:
 
 
 def _read_policy(sys: Path) -> str:
-    """Return which policy of this kernel asks for signatures; empty when none does."""
-    words = _look(sys / "kernel/security/lockdown").split()
+    """Return the policy of this kernel that requires signatures; empty when there is none."""
+    words = _read(sys / "kernel/security/lockdown").split()
     mode = next((word.strip("[]") for word in words if word.startswith("[")), "none")
     if mode != "none":
         return f"this kernel is locked down (lockdown={mode})"
-    if _look(sys / "module/module/parameters/sig_enforce") == "Y":
+    if _read(sys / "module/module/parameters/sig_enforce") == "Y":
         return "this kernel enforces module signatures (module.sig_enforce)"
     return ""
 
 
-def _look(path: Path) -> str:
-    """Return what ``path`` says; what cannot be read explains nothing."""
+def _read(path: Path) -> str:
+    """Return the contents of ``path``, or empty text when it cannot be read."""
     try:
         return read_attribute(path) or ""
     except UnexpectedError:

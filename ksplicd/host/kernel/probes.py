@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Kprobes, as debugfs and tracefs show them: who else writes into a function.
 
-A kprobe at a function's beginning goes through ftrace and is in nobody's way.  One further inside
-writes a breakpoint or a jump, and run-pre matching finds that something differs; here is who it is
-(Documentation/trace/kprobes.rst and kprobetrace.rst).
+A kprobe at a function's start goes through ftrace and does not disturb the match.  A kprobe further
+inside writes a breakpoint or a jump, which run-pre matching finds as a difference; this module
+names its owner (Documentation/trace/kprobes.rst and kprobetrace.rst).
 """
 
 import re
@@ -30,11 +30,11 @@ class Probe:
     function: str
     offset: int
     user: str
-    """``the kprobe event kprobes/x``, or what can be said of it."""
+    """``the kprobe event kprobes/x``, or ``a kprobe of perf, BPF or a module``."""
 
 
 def read_probes(sys: Path) -> tuple[Probe, ...]:
-    """Return the kprobes of ``sys``/kernel, as far as we may see them.
+    """Return the kprobes that ``sys``/kernel shows to this process.
 
     Raises ``UnexpectedError`` as ``read_attribute`` does.
     """
@@ -51,7 +51,7 @@ def read_probes(sys: Path) -> tuple[Probe, ...]:
 
 
 def probe_at(probes: tuple[Probe, ...], function: str, offset: int) -> Probe | None:
-    """Return the probe whose bytes in ``function`` may cover ``offset``."""
+    """Return the probe in ``function`` whose bytes may cover ``offset``."""
     for probe in probes:
         if probe.function == function and 0 <= offset - probe.offset < _JUMP_SIZE:
             return probe

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Small files of sysfs and procfs: what they say, and whether they are there.
+"""Small files of sysfs and procfs: their contents, and whether they exist.
 
-"It is gone" and "it cannot be read now" are two answers: a daemon that is out of descriptors must
-not take an applied update for a reversed one.
+"Gone" and "cannot be read now" are different answers: a daemon that is out of descriptors must not
+take an applied update for a reversed one.
 """
 
 import contextlib
@@ -14,24 +14,24 @@ from typing import Final
 from ksplicd.errors import UnexpectedError
 
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ESRCH})
-"""The module, the livepatch or the task has ended, maybe meanwhile; any other errno says nothing
-about it: out of descriptors, a livepatch is still there."""
+"""The module, the livepatch or the task has ended.  Any other errno, such as EMFILE, does not show
+that."""
 
 NOT_SHOWN: Final = _GONE | {errno.EACCES, errno.EPERM}
-"""Where it does not matter whether it is gone or not for us to see."""
+"""For files where a missing permission counts as absence."""
 
 _STACK_DEPTH: Final = 16
 _MAX_ATTRIBUTE: Final = 1 << 16
-"""Bytes; sysfs gives no more than a page, /proc/PID/stack hardly more."""
+"""Bytes; a sysfs file has at most a page, /proc/PID/stack hardly more."""
 
 
 def read_attribute(path: Path, gone: Collection[int] = _GONE) -> str | None:
-    """Return what a small file of sysfs or procfs says, or None when it is gone.
+    """Return the contents of a small file of sysfs or procfs, or None when it is gone.
 
-    Raises ``UnexpectedError`` when that cannot be told.
+    Raises ``UnexpectedError`` when it cannot be read.
     """
     try:
-        with path.open("rb", buffering=0) as f:  # one open, one read: this is asked often
+        with path.open("rb", buffering=0) as f:  # one open, one read: this runs often
             return f.read(_MAX_ATTRIBUTE).decode(errors="replace").strip()
     except OSError as e:
         if e.errno in gone:
@@ -53,9 +53,9 @@ def folders_with(file: str, parent: Path) -> Iterator[str]:
 
 
 def entries(folder: Path) -> list[Path]:
-    """Return what is in a folder of sysfs or procfs; nothing when it is gone, or is a file.
+    """Return the entries of a folder of sysfs or procfs; none when it is gone, or is a file.
 
-    ``Path.glob`` fails where a folder goes while it looks.  Raises ``UnexpectedError``.
+    ``Path.glob`` would fail when a folder vanishes during the walk.  Raises ``UnexpectedError``.
     """
     try:
         return list(folder.iterdir())

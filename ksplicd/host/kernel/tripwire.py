@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the tripwires of applied updates say: generic netlink of their cores (kmodsrc/tripwire.h).
+"""Tripwire hits: generic netlink messages from the cores of applied updates (kmodsrc/tripwire.h).
 
-``open_listener`` is the door: a socket that the kernel alone is heard on.  ``read_hit`` reads one
-message, which it does not trust: what it does not know in every byte is no hit.
+``open_listener`` is the door: a socket that only the kernel is accepted on.  ``read_hit`` parses
+one message and does not trust it: a message with any unexpected byte is no hit.
 """
 
 import errno
@@ -17,18 +17,18 @@ from ksplicd.errors import UnexpectedError
 GROUP: Final = "tripwires"
 VERSION: Final = 1
 HIT: Final = 1
-"""Names and numbers of kmodsrc/tripwire.h, as those in ``_Attr``."""
+"""From kmodsrc/tripwire.h, as are the numbers in ``_Attr``."""
 
 _HEADERS: Final = struct.Struct("=IHHIIBBH")
 """struct nlmsghdr (linux/netlink.h) and struct genlmsghdr (linux/genetlink.h)."""
 _ATTR: Final = struct.Struct("=HH")
-"""struct nlattr: length with this header, type; the next one begins at a multiple of 4."""
+"""struct nlattr: length including this header, type; each one starts at a multiple of 4."""
 
 _MAX_SIZE: Final = 1 << 16
 _NETLINK_GENERIC: Final = 16
 _SOL_NETLINK: Final = 270
 _ADD_MEMBERSHIP: Final = 1
-"""linux/socket.h and linux/netlink.h; Python's socket does not have them."""
+"""linux/socket.h and linux/netlink.h; Python's socket module lacks them."""
 
 
 class _Attr:
@@ -46,11 +46,11 @@ class _Attr:
 
 
 _STRINGS: Final = {_Attr.CVE: 24, _Attr.PLACE: 48, _Attr.COMM: 16}
-"""Bytes that a string may have, with its NUL."""
+"""Largest size of a string in bytes, with its NUL."""
 _NUMBERS: Final = {
     _Attr.SUPPRESSED: 4, _Attr.PID: 4, _Attr.TGID: 4, _Attr.UID: 4, _Attr.IN_TASK: 4, _Attr.TIME: 8,
 }  # fmt: skip
-"""Bytes of a number."""
+"""Size of a number in bytes."""
 _OF_ALL: Final = {_Attr.CVE, _Attr.PLACE}
 _OF_MORE: Final = {*_OF_ALL, _Attr.SUPPRESSED}
 _OF_ONE: Final = {*_STRINGS, *_NUMBERS} - {_Attr.SUPPRESSED}
@@ -58,7 +58,7 @@ _OF_ONE: Final = {*_STRINGS, *_NUMBERS} - {_Attr.SUPPRESSED}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intruder:
-    """Who it was, as the first namespaces name it."""
+    """The task that hit a tripwire, with ids of the initial namespaces."""
 
     pid: int
     """The thread."""
@@ -67,31 +67,31 @@ class Intruder:
     uid: int
     command: str
     in_task: bool
-    """Whether it was at work, rather than only interrupted by what was: a packet, a timer."""
+    """False when the hit came from an interrupt (a packet, a timer) and the task is a bystander."""
     time: int
     """Nanoseconds since 1970, UTC."""
 
     @property
     def context(self) -> str:
-        """Return the same for people: ``task`` or ``interrupt``."""
+        """Return ``in_task`` for people: ``task`` or ``interrupt``."""
         return "task" if self.in_task else "interrupt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """That somebody tried what an update stops; or that several did, of whom no more is told."""
+    """An attempt that an update stopped; or a count of further ones, without their tasks."""
 
     cve: str
-    """What was tried, as the patch's author calls it; may be empty."""
+    """What was tried, as the patch's author named it; may be empty."""
     place: str
     """Where it was stopped."""
     who: Intruder | None
     suppressed: int = 0
-    """So many more hits there, when ``who`` is None."""
+    """Number of further hits at this place, when ``who`` is None."""
 
 
 class Listener(Protocol):
-    """Where hits are heard."""
+    """A source of messages about hits."""
 
     family_id: int
 
@@ -99,20 +99,20 @@ class Listener(Protocol):
         """Return the descriptor to poll."""
 
     def receive(self) -> bytes | None:
-        """Return the next message, empty when it is not the kernel's; None when there is none now.
+        """Return the next message, or None when there is none yet; empty if not from the kernel.
 
-        Raises ``OSError`` with ``ENOBUFS`` when some were lost because nobody read in time.
+        Raises ``OSError`` with ``ENOBUFS`` when messages were lost, being read too late.
         """
 
     def close(self) -> None:
-        """Hear nothing any more."""
+        """Stop listening."""
 
 
 class NetlinkListener:
     """A ``Listener`` on the running kernel."""
 
     def __init__(self, family_id: int, group: int) -> None:
-        """Join a multicast group.  Raises ``OSError``."""
+        """Join the multicast group.  Raises ``OSError``."""
         self.family_id = family_id
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_GENERIC
@@ -134,7 +134,7 @@ class NetlinkListener:
             data, (port, _) = self._socket.recvfrom(_MAX_SIZE)
         except BlockingIOError:
             return None
-        return data if port == 0 else b""  # not the kernel's
+        return data if port == 0 else b""  # not from the kernel
 
     def close(self) -> None:
         """Close the socket."""
@@ -142,16 +142,16 @@ class NetlinkListener:
 
 
 def open_listener(family: str) -> Listener:
-    """Listen to a core's family.  Raises ``UnexpectedError``.
+    """Listen to the family of a core.  Raises ``UnexpectedError``.
 
-    pyroute2 costs 16 MB, so it is imported by those who have something to hear.
+    pyroute2 takes 16 MB, so it is imported only when there is something to listen to.
     """
     try:
         from pyroute2.netlink import genlmsg
         from pyroute2.netlink.exceptions import NetlinkError
         from pyroute2.netlink.generic import GenericNetlinkSocket
     except ImportError as e:
-        raise UnexpectedError(f"{family}: tripwires cannot be heard without pyroute2: {e}") from e
+        raise UnexpectedError(f"{family}: tripwires need pyroute2: {e}") from e
 
     class Asker(GenericNetlinkSocket):  # type: ignore[misc]
         module_err_level = "debug"
@@ -166,16 +166,16 @@ def open_listener(family: str) -> Listener:
     except (NetlinkError, OSError, LookupError) as e:
         code = getattr(e, "code", getattr(e, "errno", None))
         reason = os.strerror(code) if isinstance(code, int) else repr(e)
-        raise UnexpectedError(f"{family}: tripwires cannot be heard: {reason}") from e
+        raise UnexpectedError(f"{family}: cannot listen to tripwires: {reason}") from e
 
 
 def is_overrun(error: OSError) -> bool:
-    """Tell whether messages were lost because nobody read in time."""
+    """Return whether ``error`` says that messages were lost, being read too late."""
     return error.errno == errno.ENOBUFS
 
 
 def read_hit(data: bytes, family_id: int) -> Hit | None:
-    """Return what a message says, None when it is none of ours or not exactly as it must be."""
+    """Return the hit in a message; None when it is not ours, or not exactly of our format."""
     if len(data) < _HEADERS.size:
         return None
     length, kind, _flags, _seq, _port, command, version, _reserved = _HEADERS.unpack_from(data)
@@ -213,7 +213,7 @@ def read_hit(data: bytes, family_id: int) -> Hit | None:
 
 
 def _read_attributes(data: bytes) -> dict[int, bytes] | None:
-    """Return the attributes by type; None when one is there twice or does not fit."""
+    """Return the attributes by type; None when one occurs twice or does not fit."""
     found: dict[int, bytes] = {}
     while data:
         if len(data) < _ATTR.size:
@@ -227,9 +227,9 @@ def _read_attributes(data: bytes) -> dict[int, bytes] | None:
 
 
 def _read_text(raw: bytes, room: int) -> str | None:
-    r"""Return a string without anything that a terminal, a log or D-Bus would take amiss.
+    r"""Return a string that is safe for a terminal, a log and D-Bus, or None if it is malformed.
 
-    A process chooses its name: all but printable ASCII becomes ``\xNN``.
+    A process chooses its own name, so all but printable ASCII becomes ``\xNN``.
     """
     if not raw.endswith(b"\0") or len(raw) > room or 0 in raw[:-1]:
         return None

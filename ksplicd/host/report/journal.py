@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the journal is told: one MESSAGE_ID per outcome.
+"""The entries of the journal: one MESSAGE_ID per outcome.
 
-``units/ksplicd.catalog`` explains each of them and says what to do (``journalctl -x``).  Fields:
-``KSPLICE_KID``, ``KSPLICE_STAGE``, ``KSPLICE_CAUSE``, ``KSPLICE_UID`` (who asked), and for a
-mismatch ``KSPLICE_TARGET``, ``KSPLICE_FUNCTION`` or ``KSPLICE_SYMBOL``, ``KSPLICE_OFFSET``,
+``units/ksplicd.catalog`` explains each of them and what to do (``journalctl -x``).  Fields:
+``KSPLICE_KID``, ``KSPLICE_STAGE``, ``KSPLICE_CAUSE``, ``KSPLICE_UID`` (the caller).  For a
+mismatch: ``KSPLICE_TARGET``, ``KSPLICE_FUNCTION`` or ``KSPLICE_SYMBOL``, ``KSPLICE_OFFSET``,
 ``KSPLICE_EXPECTED``, ``KSPLICE_FOUND``.  For a module that is loaded after an update that patches
 it: ``KSPLICE_TARGET``, ``KSPLICE_TARGET_STATE``.  For a tripwire (docs/tripwires.md):
-``KSPLICE_CVE``, ``KSPLICE_PLACE``, and of who it was ``KSPLICE_PID``, ``KSPLICE_TGID``,
+``KSPLICE_CVE``, ``KSPLICE_PLACE``, and of the task that hit it ``KSPLICE_PID``, ``KSPLICE_TGID``,
 ``KSPLICE_UID``, ``KSPLICE_COMMAND``, ``KSPLICE_CONTEXT``, ``KSPLICE_TIME``.
 """
 
@@ -28,7 +28,7 @@ from ksplicd.text import printable
 
 
 class Outcome(StrEnum):
-    """The MESSAGE_ID of each outcome; a number that was given once is never given again."""
+    """The MESSAGE_ID of each outcome; an id is never used for another outcome later."""
 
     STARTED = "5bfffad47c714a48881ca8c737097e35"
     STAGED = "eb407aeaa93d47939c98560ba487dd34"
@@ -64,18 +64,18 @@ class Entry:
 
 
 class Journal(Protocol):
-    """Where entries go."""
+    """A destination of entries."""
 
     def write(self, entry: Entry) -> None:
         """Write one entry; called from any thread."""
 
 
 class SystemJournal:
-    """systemd's journal; without one, entries are lost as sd_journal_send(3) has it."""
+    """systemd's journal; without one, entries are dropped, as by sd_journal_send(3)."""
 
     def write(self, entry: Entry) -> None:
         """Write one entry."""
-        from systemd import _journal  # what is around it takes half a megabyte
+        from systemd import _journal  # the public module takes half a megabyte
 
         _journal.sendv(*(f"{name}={value}" for name, value in fields_of(entry).items()))
 
@@ -83,7 +83,7 @@ class SystemJournal:
 def fields_of(entry: Entry) -> dict[str, str]:
     """Return all fields of an entry.
 
-    Instead of a message with a character that it cannot print, journalctl(1) shows "blob data".
+    Unprintable characters are escaped: journalctl(1) shows such a message as "blob data".
     """
     return {
         "MESSAGE": "\n".join(map(printable, entry.message.split("\n"))),
@@ -102,13 +102,13 @@ _LEVELS: Final = {
 
 
 class LogFormatter(logging.Formatter):
-    """What has no MESSAGE_ID, on standard error; where that is the journal, with its priority.
+    """Formats log messages without MESSAGE_ID for standard error.
 
-    systemd takes that off the begin of each line (sd-daemon(3)).
+    If that is the journal, each line begins with its priority, which systemd strips (sd-daemon(3)).
     """
 
     def __init__(self, environment: Mapping[str, str], fd: int = 2) -> None:
-        """``JOURNAL_STREAM`` in the environment names the journal (systemd.exec(5))."""
+        """``JOURNAL_STREAM`` in the environment identifies the journal (systemd.exec(5))."""
         super().__init__("%(levelname)s: %(message)s")
         status = os.fstat(fd)
         stream = f"{status.st_dev}:{status.st_ino}"
@@ -156,7 +156,7 @@ _MISMATCH: Mapping[str, str] = {
 
 
 def about_event(event: Event) -> Entry | None:
-    """Return the entry for a stage that an update reached; None for one not worth telling."""
+    """Return the entry for a stage that an update reached; None for a stage without one."""
     if event.stage not in _BY_STAGE:
         return None
     outcome, priority, words = _BY_STAGE[event.stage]
@@ -183,7 +183,7 @@ def about_event(event: Event) -> Entry | None:
 
 
 def about_conflicts(kid: str, stage: Stage, conflicts: Sequence[Conflict]) -> Entry:
-    """Return the entry that names the tasks which hold a transition up."""
+    """Return the entry that names the tasks holding a transition up."""
     blockers = "; ".join(map(describe_conflict, conflicts))
     return Entry(
         message_id=Outcome.HELD_UP,
@@ -202,7 +202,7 @@ def about_conflicts(kid: str, stage: Stage, conflicts: Sequence[Conflict]) -> En
 
 
 def about_waiting(kid: str, why: str) -> Entry:
-    """Return the entry for an update of the last boot that is not applied again."""
+    """Return the entry for an update that was applied in the last boot and is not now."""
     return Entry(
         message_id=Outcome.WAITING,
         priority=syslog.LOG_WARNING,
@@ -212,7 +212,7 @@ def about_waiting(kid: str, why: str) -> Entry:
 
 
 def about_held_back(kid: str, why: str, cause: str = "", stage: Stage = Stage.STAGED) -> Entry:
-    """Return the entry for an update that was to be applied by itself, and is not even loaded."""
+    """Return the entry for an update that policy would apply, but that was not even loaded."""
     return Entry(
         message_id=Outcome.HELD_BACK,
         priority=syslog.LOG_WARNING,
@@ -232,7 +232,7 @@ _TARGET_STATES: Mapping[str, tuple[int, str]] = {
 def about_target(kid: str, target: str, state: str, core: CoreState | None) -> Entry:
     """Return the entry for a module that was loaded or unloaded while an update is applied.
 
-    ``state`` is the core's word (kmodsrc/targets.c), ``core`` what it says by now.
+    ``state`` is from the core's uevent (kmodsrc/targets.c), ``core`` what the core shows now.
     """
     priority, words = _TARGET_STATES.get(state, (syslog.LOG_WARNING, f"is {state}"))
     cause, mismatch = "", {}
@@ -255,15 +255,15 @@ def about_target(kid: str, target: str, state: str, core: CoreState | None) -> E
 
 
 _FRESH: Final = 1.0
-"""Seconds for which a process id is sure to mean the same process."""
+"""Seconds for which a process id is taken to mean the same process."""
 
 
 def about_hit(kid: str, cve: str, hit: Hit, now: float) -> Entry:
-    """Return the entry for somebody who tried what an update stops.
+    """Return the entry for an attempt that an update stopped.
 
-    ``now`` is in seconds since 1970.  systemd's journal looks up what it knows of ``OBJECT_PID``
-    (systemd.journal-fields(7)) and shows the entry with that unit's: not for one who was only
-    interrupted, and not when the hit is old.
+    ``now`` is in seconds since 1970.  systemd's journal adds the fields of the process in
+    ``OBJECT_PID`` and shows the entry with its unit (systemd.journal-fields(7)).  The field is left
+    out for a task that was only interrupted, and for an old hit.
     """
     what = f"{cve or 'what update ' + kid + ' fixes'} was tried and stopped ({hit.place})"
     fields = {"KSPLICE_KID": kid, "KSPLICE_CVE": cve, "KSPLICE_PLACE": hit.place}
@@ -288,7 +288,7 @@ def about_hit(kid: str, cve: str, hit: Hit, now: float) -> Entry:
 
 
 def about_overrun(kid: str) -> Entry:
-    """Return the entry for hits that came faster than they were read."""
+    """Return the entry for hits that were lost because they were not read in time."""
     return Entry(
         message_id=Outcome.TRIPWIRE_OVERRUN,
         priority=syslog.LOG_WARNING,
@@ -302,7 +302,7 @@ def _mismatch_fields(mismatch: Mapping[str, str]) -> dict[str, str]:
 
 
 def about_start(release: str, applied: Sequence[str]) -> Entry:
-    """Return the entry that a started daemon writes."""
+    """Return the entry for the start of the daemon."""
     count = f"updates applied: {' '.join(applied)}" if applied else "no update is applied"
     return Entry(
         message_id=Outcome.STARTED,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel said, in words: a match, a mismatch, who holds a transition up.
+"""The kernel's answers as sentences: a match, a mismatch, the tasks that hold a transition up.
 
-Of a mismatch the core (kmodsrc/targets.c, ``describe()``) writes a line of key=value pairs, such as
+The core (kmodsrc/targets.c, ``describe()``) writes a mismatch as a line of key=value pairs, such as
 ``target=vmlinux function=do_fcntl offset=0x1c kind=bytes expected=0f1f found=9090``.
 """
 
@@ -15,7 +15,7 @@ from ksplicd.host.trust.verify import Trusted
 from ksplicd.model import NEW_SUFFIX, Manifest
 
 Value = str | int | list[str]
-"""What is told of an update; the bus makes ``s``, ``x`` and ``as`` of it."""
+"""A property of an update; on the bus it is an ``s``, ``x`` or ``as``."""
 
 WAITING: Final = "waiting"
 """The core's word for a target that is not loaded."""
@@ -68,7 +68,7 @@ def explain(cause: str, mismatch: Mapping[str, str]) -> str:
 def describe_update(
     info: UpdateInfo, trusted: Trusted | None, modules: list[str]
 ) -> dict[str, Value]:
-    """Return all that is known of an update, keys as on the bus."""
+    """Return an update in full, keys as on the bus."""
     manifest = info.manifest
     return {
         "Kid": info.kid,
@@ -97,7 +97,7 @@ def describe_update(
 
 
 def describe_redirects(manifest: Manifest) -> list[str]:
-    """Return what leads to new code without livepatch: ``vmlinux:kstrtobool by kprobe``."""
+    """Return the redirects other than by livepatch, such as ``vmlinux:kstrtobool by kprobe``."""
     return [
         *(f"{t.name}:{f.name} by {f.how}"
           for t in manifest.targets for f in t.functions if f.how != "livepatch"),
@@ -107,7 +107,7 @@ def describe_redirects(manifest: Manifest) -> list[str]:
 
 
 def describe_match(core: CoreState) -> str:
-    """Return how much was compared, such as ``2 functions, 812 bytes, 5.1 ms; waits for romfs``."""
+    """Return how much was matched, such as ``2 functions, 812 bytes, 5.1 ms; waits for romfs``."""
     functions = sum(entry.functions for entry in core.matched)
     size = sum(entry.bytes for entry in core.matched)
     milliseconds = sum(entry.microseconds for entry in core.matched) / 1000
@@ -117,19 +117,19 @@ def describe_match(core: CoreState) -> str:
 
 
 def describe_probe(probe: Probe) -> str:
-    """Return who wrote into a function, and what to do about it."""
+    """Return the owner of a kprobe, and what to do about it."""
     place = f"{probe.function}+{probe.offset:#x}"
     return f"{probe.user} is at {place}: remove it and apply again"
 
 
 def describe_conflicts(conflicts: Iterable[Conflict]) -> str:
-    """Return who holds a transition up, such as ``held up by cat[812] in do_fcntl (…)``."""
+    """Return the tasks in a sentence, such as ``held up by cat[812] in do_fcntl (…)``."""
     tasks = "; ".join(map(describe_conflict, conflicts))
     return f"held up by {tasks}" if tasks else ""
 
 
 def describe_conflict(conflict: Conflict) -> str:
-    """Return a task and where it is: ``cat[812] in do_fcntl (fcntl_setlk < do_fcntl < …)``."""
+    """Return a task and its place: ``cat[812] in do_fcntl (fcntl_setlk < do_fcntl < …)``."""
     task = f"{conflict.command}[{conflict.pid}]"
     if conflict.function:
         return f"{task} in {conflict.function} ({conflict.stack})"
@@ -139,8 +139,8 @@ def describe_conflict(conflict: Conflict) -> str:
 def find_function(stack: str, functions: Collection[str]) -> str:
     """Return the innermost function of a ``Conflict``'s stack that is among ``functions``.
 
-    Old and new code count, and the parts that the compiler made of them (``do_exit.cold``); empty
-    when there is none.
+    Old and new code count, and parts that the compiler split off (``do_exit.cold``).  Empty when
+    there is none.
     """
     for name in stack.split(" < "):
         for known in (name.removesuffix(NEW_SUFFIX), name.partition(".")[0]):

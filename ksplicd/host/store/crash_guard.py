@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The crash guard: an update that may have brought the machine down is not applied by itself again.
+"""The crash guard: an update that may have crashed the machine is not applied again automatically.
 
-Nobody can write down that a machine crashes.  So what is written down, in ``guard.json``, is the
-opposite: which boots ended by a clean shutdown, and which update has run for its soak time in which
-boot.  Whatever is not there is taken for a crash.  A daemon that was killed is no crash: the boot
-id stays the same.
+A crash cannot be written down when it happens.  ``guard.json`` has the opposite: which boots ended
+in a clean shutdown, and which update has run for its soak time in which boot.  A boot that is not
+listed counts as crashed.  A killed daemon is no crash: the boot id stays the same.
 
 ::
 
     {"schema": 1, "clean": [BOOT_ID], "soaked": [{"kid": KID, "boot-id": BOOT_ID}]}
 
-A file that is missing or damaged says nothing, and so holds back too much rather than too little.
+A missing or damaged file counts as empty, so that too much is held back rather than too little.
 """
 
 import json
@@ -38,27 +37,27 @@ _KID: Final = re.compile(rf"[a-z0-9]{{{KID_LENGTH}}}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What ``guard.json`` says."""
+    """The contents of ``guard.json``."""
 
     clean: frozenset[str] = frozenset()
-    """Boots that ended by a clean shutdown, as far as an update's last event is of them."""
+    """Boots that ended in a clean shutdown, and that the last event of an update is from."""
     soaked: Mapping[str, str] = field(default_factory=dict)
     """Kid → the boot in which it has run for its soak time."""
 
 
 class Guard:
-    """The file ``path`` and the ages of what is applied."""
+    """The file ``path``, and since when each update has been applied."""
 
     def __init__(self, path: Path) -> None:
-        """The file is made by the first mark."""
+        """The first write creates the file."""
         self._path = path
         self._since: dict[str, float] = {}
-        """Kid → when we first saw it applied, on the monotonic clock."""
+        """Kid → when it was first seen applied, on the monotonic clock."""
 
     def read(self) -> Known:
-        """Return what is known; nothing when the file is missing or damaged.
+        """Return the contents of the file; empty when it is missing or damaged.
 
-        Raises ``StoreError`` when that cannot be told now.
+        Raises ``StoreError`` for a failure that may pass.
         """
         try:
             with store_errors(self._path), self._path.open("rb") as f:
@@ -71,12 +70,12 @@ class Guard:
             return Known()
 
     def mark_clean(self, boot_id: str, named: Collection[str]) -> None:
-        """Note that this boot ends cleanly; of the others keep those in ``named``."""
+        """Note that this boot ends cleanly, and keep the other boots in ``named``."""
         known = self.read()
         self._write(Known(clean=known.clean & frozenset(named) | {boot_id}, soaked=known.soaked))
 
     def begin(self, boot_id: str) -> None:
-        """Note that this boot goes on: the unit that marks its end was stopped or restarted."""
+        """Note that this boot goes on, though the unit that marks its end was stopped."""
         known = self.read()
         if boot_id in known.clean:
             self._write(Known(clean=known.clean - {boot_id}, soaked=known.soaked))
@@ -84,8 +83,8 @@ class Guard:
     def watch(self, applied: Collection[str], boot_id: str, now: float, soak_time: float) -> float:
         """Note which of the ``applied`` updates have run for ``soak_time`` seconds.
 
-        Returns the seconds until the next one has; infinity when there is none.  An update that was
-        applied before we looked is as old as our looking.
+        Returns the seconds until the next one has, or infinity.  The age of an update counts from
+        when it was first seen here.
         """
         known = self.read()
         self._since = {kid: self._since.get(kid, now) for kid in applied}
@@ -100,7 +99,7 @@ class Guard:
         return min((seconds for kid, seconds in left.items() if kid not in ripe), default=_NEVER)
 
     def forget(self, kid: str) -> None:
-        """Let an update begin anew: it is about to be applied, or deleted."""
+        """Start anew with an update that is about to be applied, or is removed."""
         self._since.pop(kid, None)
         known = self.read()
         if kid in known.soaked:
@@ -113,10 +112,10 @@ class Guard:
 
 
 def why_quarantined(last: Event, known: Known, soak_time: float) -> str:
-    """Tell why an update whose last event is of an earlier boot must wait for a person, or ``""``.
+    """Return why an update with this last event, of an earlier boot, must wait for a person.
 
-    It was being applied, or had not run for ``soak_time`` seconds, when the machine went down and
-    nobody had shut it down.
+    That is when the machine went down without a shutdown while the update was being applied, or
+    before it had run for ``soak_time`` seconds.  Empty text otherwise.
     """
     if last.boot_id in known.clean:
         return ""
@@ -135,14 +134,14 @@ def why_quarantined(last: Event, known: Known, soak_time: float) -> str:
 
 
 def write_known(known: Known) -> bytes:
-    """Return the file that says ``known``."""
+    """Return the bytes of the file for ``known``."""
     soaked = [{"kid": kid, "boot-id": boot_id} for kid, boot_id in sorted(known.soaked.items())]
     value = {"schema": _SCHEMA, "clean": sorted(known.clean), "soaked": soaked}
     return json.dumps(value, indent=1).encode() + b"\n"
 
 
 def read_known(data: bytes) -> Known:
-    """Return what the file says, or raise ``StoreError`` naming the field."""
+    """Return the contents of the file, or raise ``StoreError`` naming the field."""
     if len(data) > _MAX_SIZE:
         raise StoreError(f"guard.json: over {_MAX_SIZE} bytes")
     top = Fields.parse(data, "guard.json", StoreError)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The drop directory: which bundle is there whole, with its signature, to be looked at.
+"""The drop directory: which bundles are complete, with their signatures.
 
-A bundle is any ``NAME.tar.gz``, its signature ``NAME.tar.gz.minisig``, and they may come in either
-order.  Hidden names and other endings are left alone: copies under way often carry such.  Somebody
-else watches the directory and calls ``consider`` with the name of a file that was closed after
-writing or renamed into place, and ``scan`` at start and where one may have been missed.  Nothing is
-read here; what was refused is moved to ``rejected/``.
+A bundle is any ``NAME.tar.gz``, its signature is ``NAME.tar.gz.minisig``, and either may come
+first.  Hidden names and other endings are left alone: unfinished copies often have them.  The bus
+watches the directory.  It calls ``consider`` for a file that was closed after writing or renamed
+into place, and ``scan`` at a start and when it may have missed one.  Files are moved to
+``rejected/`` and deleted here, but never read.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ _REJECTED_SUFFIX: Final = ".rejected"
 
 
 Mark = tuple[int, int, int] | None
-"""Inode, size and time of the last change, by which a file is known again; None: not known."""
+"""Inode, size and time of the last change, which identify a file; None: unknown."""
 
 
 def mark(path: Path) -> Mark:
-    """Return the mark of what is there now."""
+    """Return the mark of the file that has this path now."""
     try:
         status = path.lstat()
     except OSError:
@@ -46,7 +46,7 @@ class Drop:
     bundle: Path
     signature: Path | None
     marks: tuple[Mark, Mark] = field(default=(None, None), compare=False)
-    """Of bundle and signature; what bears the name later may be another file."""
+    """Of bundle and signature, which other files may replace later."""
 
 
 class DropDir:
@@ -59,11 +59,11 @@ class DropDir:
 
     @property
     def rejected(self) -> Path:
-        """Where refused files go."""
+        """The folder of refused files."""
         return self.root / "rejected"
 
     def scan(self) -> list[Drop]:
-        """Return what is ready now, by name; what is half deleted or moved is finished."""
+        """Return the complete drops, by name, after finishing what a kill left half moved."""
         with store_errors(self.root):
             for taken in self.root.glob(f".*{_BUNDLE_SUFFIX}{_TAKEN_SUFFIX}"):
                 _forget(taken)
@@ -74,7 +74,7 @@ class DropDir:
         return [drop for drop in drops if drop is not None]
 
     def waiting(self) -> list[str]:
-        """Return the names of bundles without their signature."""
+        """Return the names of bundles that still lack their signature."""
         with store_errors(self.root):
             names = sorted(path.name for path in self.root.iterdir())
         if not self.require_signature:
@@ -83,7 +83,7 @@ class DropDir:
         return [name for name in names if is_bundle_name(name) and name not in signed]
 
     def consider(self, name: str) -> Drop | None:
-        """Return the drop that is complete now that file ``name`` is, if one is."""
+        """Return the drop that file ``name`` belongs to, if it is complete."""
         bundle = self.root / bundle_of(name)
         if not bundle_of(name) or not _is_whole(bundle):
             return None
@@ -95,11 +95,11 @@ class DropDir:
         return Drop(bundle=bundle, signature=None)
 
     def forget(self, drop: Drop) -> None:
-        """Delete the files of a drop that was taken in; others that came meanwhile stay."""
+        """Delete the files of a staged drop, but not newer files of the same names."""
         with store_errors(self.root):
             taken = drop.bundle.with_name(f".{drop.bundle.name}{_TAKEN_SUFFIX}")
             with contextlib.suppress(FileNotFoundError):
-                drop.bundle.rename(taken)  # so that a signature that is left is known for one
+                drop.bundle.rename(taken)  # marks a signature that is left as its own
             if _put_back(taken, drop):
                 return
             _forget(taken, keep_signature=_has_new_signature(drop))
@@ -118,7 +118,7 @@ class DropDir:
             replace_file(place.with_name(place.name + _REASON_SUFFIX), text)
             moved = self.root / f".{place.name}{_REJECTED_SUFFIX}"
             with contextlib.suppress(FileNotFoundError):
-                drop.bundle.rename(moved)  # so that a signature that is left is known for one
+                drop.bundle.rename(moved)  # marks a signature that is left as its own
             if not _put_back(moved, drop):
                 self._finish_reject(moved, keep_signature=_has_new_signature(drop))
             sync_folder(self.rejected)
@@ -126,9 +126,9 @@ class DropDir:
         return place
 
     def prune(self, limit: int) -> None:
-        """Delete what was rejected longest ago until ``rejected/`` takes no more than ``limit``.
+        """Delete the oldest rejects until ``rejected/`` takes no more than ``limit`` bytes.
 
-        The last one stays, whatever its size, and so does what we did not put there.
+        The newest reject stays, whatever its size, and so do files of others.
         """
         with store_errors(self.rejected):
             if not self.rejected.exists():
@@ -140,13 +140,13 @@ class DropDir:
                 if total <= limit:
                     return
                 place = reason.with_name(reason.name.removesuffix(_REASON_SUFFIX))
-                # the reason goes last: what is left by a crash is found again by it
+                # the reason goes last, so that a crash leaves nothing that cannot be found
                 for path in (place, place.with_name(place.name + SIGNATURE_SUFFIX), reason):
                     _delete(path)
                     total -= sizes.get(path, 0)
 
     def _finish_reject(self, moved: Path, *, keep_signature: bool = False) -> None:
-        """Move the signature of a bundle that was rejected, unless it is kept, then the bundle."""
+        """Move the signature of a rejected bundle, unless it is kept, and then the bundle."""
         place = self.rejected / moved.name.removeprefix(".").removesuffix(_REJECTED_SUFFIX)
         is_first = place.name.endswith(_BUNDLE_SUFFIX)  # else: .tar.gz.1
         name = place.name if is_first else place.name.rpartition(".")[0]
@@ -158,7 +158,7 @@ class DropDir:
                 path.rename(to)
 
     def _free_place(self, name: str) -> Path:
-        """Return a path in ``rejected/`` that is not taken: ``name``, ``name.1``, ``name.2``…"""
+        """Return a free path in ``rejected/``: ``name``, ``name.1``, ``name.2``…"""
         number, place = 0, self.rejected / name
         while os.path.lexists(place):
             number += 1
@@ -167,46 +167,48 @@ class DropDir:
 
 
 def is_bundle_name(name: str) -> bool:
-    """Tell whether a file of this name is meant to be a bundle: ``ksplice-8c4o6ucj.tar.gz``."""
+    """Return whether this is the name of a bundle, such as ``ksplice-8c4o6ucj.tar.gz``."""
     return name.endswith(_BUNDLE_SUFFIX) and not name.startswith(".") and "/" not in name
 
 
 def bundle_of(name: str) -> str:
-    """Return the bundle that a file of this name is, or is the signature of; or nothing."""
+    """Return the bundle's name for that of a bundle or signature; empty for other files."""
     bundle = name.removesuffix(SIGNATURE_SUFFIX)
     return bundle if is_bundle_name(bundle) else ""
 
 
 def _forget(taken: Path, *, keep_signature: bool = False) -> None:
-    """Delete a bundle that was taken in, and its signature before it, unless that is kept."""
+    """Delete a staged bundle, and before it its signature, unless that is kept."""
     name = taken.name.removeprefix(".").removesuffix(_TAKEN_SUFFIX)
-    if not keep_signature and not os.path.lexists(taken.with_name(name)):  # else another one came
+    if not keep_signature and not os.path.lexists(
+        taken.with_name(name)
+    ):  # else there is a newer bundle
         taken.with_name(name + SIGNATURE_SUFFIX).unlink(missing_ok=True)
     taken.unlink(missing_ok=True)
 
 
 def _is_another(path: Path, seen: Mark) -> bool:
-    """Tell whether another file than the one that was ``seen`` bears its name now."""
+    """Return whether the path has a file other than the one that was ``seen``."""
     now = mark(path)
     return seen is not None and now is not None and now != seen
 
 
 def _has_new_signature(drop: Drop) -> bool:
-    """Tell whether the signature of the next bundle is there, which is still to come."""
+    """Return whether the signature is that of a newer bundle, which is still to come."""
     return drop.signature is not None and _is_another(drop.signature, drop.marks[1])
 
 
 def _put_back(hidden: Path, drop: Drop) -> bool:
-    """Give a bundle that came over the one that was looked at its name again: it is news."""
+    """Give a newer bundle its name back, which was hidden in place of the one in ``drop``."""
     if not _is_another(hidden, drop.marks[0]):
         return False
-    if not os.path.lexists(drop.bundle):  # else a still newer one came
+    if not os.path.lexists(drop.bundle):  # else there is a still newer one
         hidden.rename(drop.bundle)
     return True
 
 
 def _delete(path: Path) -> None:
-    """Delete what is there, a folder too: somebody may have dropped one of a bundle's name."""
+    """Delete a file, or a folder: somebody may have dropped one with a bundle's name."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -214,17 +216,17 @@ def _delete(path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Tell whether ``path`` is there and nobody is writing it.
+    """Return whether ``path`` exists and nobody is writing to it.
 
-    The kernel grants a read lease only on a file that nobody has open for writing (fcntl(2)).
-    Should somebody open it while we hold the lease, SIGURG comes, which is ignored by default.
+    The kernel grants a read lease only on a file that nobody has open for writing (fcntl(2)).  If
+    somebody opens the file while we hold the lease, we get SIGURG, which is ignored by default.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     except OSError:
-        return True  # a link, say: to be looked at, and refused
+        return True  # a link, say, which staging will refuse
     try:
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What happened on this host: ``history.jsonl``, one JSON object a line, only ever appended to.
+"""The history of this host: ``history.jsonl``, one JSON object a line, append-only.
 
-A line is on the disk before ``append`` returns.  One that cannot be written is kept in memory and
-goes before the next one.  A line that a power failure cut short is kept as it is, is no event, and
-does not harm the next one.
+A line is on the disk before ``append`` returns.  A line that cannot be written is kept in memory
+and written before the next one.  A line that a power failure cut short stays in the file, counts as
+no event, and does not harm the next line.
 
-A file that is full is renamed to ``history.jsonl.000001`` and so on, and then compressed.  Where a
-number has both, being killed between the two, the plain one counts.  What takes more room than it
-may is condensed, the oldest first: of an update that it tells of only the last words stay, so that
-what was undone is not forgotten.
+A full file is renamed to ``history.jsonl.000001`` and so on, and then compressed.  If a kill
+between the two leaves both, the plain file counts.  Full files over the size limit are condensed,
+the oldest first: only the last words on each update stay, so that an undo is not forgotten.
 
-A file with a bad block is set aside in the same way, and the next line goes into a new one.  It
-stays as it is, neither compressed nor condensed, and costs us what the block held.
+A file with a bad block is renamed in the same way, and the next line goes into a new file.  The
+damaged file is neither compressed nor condensed, and only the events in that block are lost.
 """
 
 import contextlib
@@ -37,21 +36,21 @@ from ksplicd.model import Stage
 _log = logging.getLogger(__name__)
 
 MAX_SIZE: Final = 1 << 20
-"""Bytes after which a file is full: some 3000 events, a tenth of that compressed."""
+"""Bytes of a full file: some 3000 events, a tenth of that when compressed."""
 
 _MODE: Final = 0o600
 _NEWLINE: Final = b"\n"
 _ID_LIMIT: Final = 2**32
 _MAX_READ: Final = 64 << 20
-"""Bytes of a full file that are looked at, unpacked; it has a sixtieth of that."""
+"""Bytes read of a full file, unpacked; it should have a sixtieth of that."""
 _MAX_UNWRITTEN: Final = 1 << 20
-"""Bytes; the newest of some 3000 events."""
+"""Bytes; some 3000 events, of which the newest are kept."""
 _BLOCK: Final = 4096
 _SPOILT: Final = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EFBIG})
 """errno of a bad block, found by the disk or the file system, and of a file that is too big."""
 
 LASTING: Final = frozenset({Stage.APPLIED, Stage.REVERSED, Stage.QUARANTINED})
-"""The stages that tell whether an update is wanted."""
+"""The stages that show whether an update is wanted."""
 
 _BOOT_ID = re.compile(r"[0-9a-f]{32}")
 _KID = re.compile(r"(?:[a-z0-9]{8})?")
@@ -70,27 +69,27 @@ class History:
         max_size: int = MAX_SIZE,
         keep: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
-        """The file is made by the first ``append``; ``keep`` tells the bytes for full ones."""
+        """The first ``append`` creates the file; ``keep`` returns the bytes for full ones."""
         self._path = path
         self._max_size = max_size
         self._keep = keep
         self._unwritten = b""
         """Lines that could not be written."""
         self._is_entered = False
-        """Whether the folder is sure to have the file's name on the disk."""
+        """Whether the folder's entry for the file is known to be on the disk."""
         self.damage = ""
-        """What has been read in part only, and why."""
+        """The file that was read only in part, and why; empty when there was none."""
 
     def append(self, event: Event) -> None:
-        """Write ``event`` and wait until the disk has it.
+        """Write ``event`` and wait until it is on the disk.
 
-        Raises ``StoreError``; then the line is written before that of the next event.
+        After a ``StoreError`` the line is kept, and written before that of the next event.
         """
         self._unwritten = (self._unwritten + write_event(event))[-_MAX_UNWRITTEN:]
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Write what could not be written before.  Raises ``StoreError``."""
+        """Write the lines that could not be written before.  Raises ``StoreError``."""
         if not self._unwritten:
             return
         self._turn_over(len(self._unwritten))
@@ -114,19 +113,17 @@ class History:
                 _append(fd, self._unwritten, self._path)
                 self._unwritten = b""
             finally:
-                with contextlib.suppress(OSError):  # the disk has it, or an error tells
+                with contextlib.suppress(
+                    OSError
+                ):  # the data is on the disk, or there is an error already
                     os.close(fd)
 
-    def read(self) -> list[Event]:
-        """Return all events, oldest first.  Raises ``StoreError``."""
-        return [event for events in reversed(list(self.read_back())) for event in events]
-
     def read_back(self, *, whole: bool = False) -> Iterator[list[Event]]:
-        """Return the events of one file after the other, the newest file first.
+        """Yield the events of each file, the newest file first.
 
-        Within a file the oldest event comes first; what could not be written is in the newest one.
-        Raises ``StoreError``; for a file that is damaged only with ``whole``: one bad block must
-        not keep us from starting.
+        Within a file the oldest event comes first; unwritten events count to the newest file.
+        Raises ``StoreError``, but for a damaged file only with ``whole``: one bad block must not
+        keep the daemon from starting.
         """
         with store_errors(self._path):
             numbers = sorted(self._numbers(), reverse=True)
@@ -139,7 +136,7 @@ class History:
     # --- full files -----------------------------------------------------------------------------
 
     def _turn_over(self, more: int) -> None:
-        """Begin a new file when ``more`` bytes do not fit; should that fail, the old one grows."""
+        """Begin a new file when ``more`` bytes do not fit; if that fails, the old one grows."""
         try:
             if self._path.stat().st_size + more <= self._max_size:
                 return
@@ -161,9 +158,9 @@ class History:
         sync_folder(self._path.parent)
 
     def _is_to_set_aside(self, error: BaseException | None) -> bool:
-        """Tell whether it was the place of the file on the disk that made a write fail.
+        """Return whether a write failed because of where the file lies on the disk.
 
-        It was not when a new file fails: then the disk is bad, and there would be no end of them.
+        If even an empty file fails, the disk is bad, and new files would never end.
         """
         if not isinstance(error, OSError) or error.errno not in _SPOILT:
             return False
@@ -187,10 +184,10 @@ class History:
         plain.unlink()
 
     def _condense(self) -> None:
-        """Have the full files take no more than they may, as far as last words allow.
+        """Bring the full files under their limit, as far as the last words fit into it.
 
-        One that is damaged stays as it is, and so does an older one just before it: its events
-        would come to stand behind.  Raises ``StoreError``.
+        A damaged file stays as it is, and so does the file before it, whose events would otherwise
+        move behind it.  Raises ``StoreError``.
         """
         numbers = sorted(self._numbers())
         size = sum(map(self._size_of, numbers))
@@ -213,7 +210,7 @@ class History:
             size += self._size_of(newer)
 
     def _read_full(self, number: int, *, whole: bool) -> list[Event]:
-        """Return what can be read of a full file."""
+        """Return the events of a full file, as far as it can be read."""
         plain = self._full(number)
         lines, left = [], _MAX_READ
         try:
@@ -232,9 +229,9 @@ class History:
         return read_events(lines)
 
     def _read_plain(self, path: Path, *, whole: bool) -> bytes:
-        """Return what a file holds, with a line's end for a block that is bad.
+        """Return the contents of a file, with a line feed in place of a bad block.
 
-        Raises ``OSError``, with ``whole`` also for such a block, or when it is too big.
+        Raises ``OSError``; with ``whole`` also for a bad block, and for a file that is too big.
         """
         blocks = []
         with path.open("rb", buffering=0) as f:
@@ -270,7 +267,7 @@ class History:
 
 
 def _read_block(fd: int, offset: int) -> bytes:
-    """Read a block; what the disk refuses once it may give the next time."""
+    """Read a block, with a second try: a disk may fail only once."""
     with contextlib.suppress(OSError):
         return os.pread(fd, _BLOCK, offset)
     return os.pread(fd, _BLOCK, offset)
@@ -280,7 +277,7 @@ def _append(fd: int, lines: bytes, path: Path) -> None:
     """Append ``lines`` as a whole, or leave the file as it was."""
     size = os.fstat(fd).st_size
     if size and os.pread(fd, 1, size - 1) != _NEWLINE:
-        lines = _NEWLINE + lines  # the one before was cut short
+        lines = _NEWLINE + lines  # the last line was cut short
     try:
         if os.write(fd, lines) != len(lines):
             raise StoreError(f"{path}: the disk is full")
@@ -296,10 +293,10 @@ def _compressed(plain: Path) -> Path:
 
 
 def last_words(events: Iterable[Event]) -> list[Event]:
-    """Return what must not be forgotten of ``events``, oldest first.
+    """Return the events that must be kept, oldest first.
 
-    Of each update its last event, and the last one that tells whether it was applied, undone or
-    quarantined.  A rejected file tells nothing of the update whose name it bears.
+    They are the last event of each update, and its last one in a ``LASTING`` stage.  A rejected
+    file says nothing about the update that it is named after.
     """
     kept: dict[tuple[str, bool], Event] = {}
     for event in events:
@@ -312,7 +309,7 @@ def last_words(events: Iterable[Event]) -> list[Event]:
 
 
 def read_events(lines: Iterable[bytes]) -> list[Event]:
-    """Return the events of ``lines``; what is no event of ours is passed over."""
+    """Return the events in ``lines``, skipping lines that are none."""
     events = []
     for line in lines:
         try:
@@ -371,5 +368,5 @@ def read_event(line: bytes) -> Event:
 
 
 def _one_line(text: str) -> str:
-    """Return ``text`` with a blank for everything that would break or colour a line."""
+    """Return ``text`` with a blank for each character that would break or colour a line."""
     return "".join(c if ONE_LINE.fullmatch(c) else " " for c in text)

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the host keeps under /var/lib/ksplice: bundles, and how files get there and stay.
+"""The store in /var/lib/ksplice: bundles, and how files get there and stay.
 
 ::
 
-    /var/lib/ksplice/          the drop directory (dropdir)
+    /var/lib/ksplice/          the drop directory (drop_dir)
         updates/KID/           ksplice-KID.tar.gz and, when it has one, its .minisig
-        rejected/              what was refused, with a .reason (dropdir)
+        rejected/              refused files, each with a .reason (drop_dir)
         history.jsonl          and the full ones, history.jsonl.000001.gz (history)
-        guard.json             (guard)
-        metrics-file           a link to where the metrics went last (metrics)
+        guard.json             (crash_guard)
+        metrics-file           a link to where the metrics went last (report.metrics)
 
-A file appears whole or not at all, also when the power fails.  What is read back is believed no
-more than what is dropped: ``verify`` sees it again.
+A file appears whole or not at all, even when the power fails.  Stored bundles are trusted no more
+than dropped ones: they are verified again whenever they are used.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ SIGNATURE_SUFFIX: Final = ".minisig"
 _GONE: Final = ".gone"
 
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""errno of what says nothing about a file; any other will come again."""
+"""errno of failures that may pass and say nothing about the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,29 +47,29 @@ class Store:
     """The folder ``root``; every ``OSError`` in it is a ``StoreError``."""
 
     def __init__(self, root: Path = STORE_DIR) -> None:
-        """Nothing is read or made before ``prepare``."""
+        """Nothing is read or created before ``prepare``."""
         self.root = root
         self.updates = root / "updates"
 
     @property
     def history_file(self) -> Path:
-        """Where the history is."""
+        """The history (``history``)."""
         return self.root / "history.jsonl"
 
     @property
     def guard_file(self) -> Path:
-        """Where the crash guard keeps what it knows."""
+        """The file of the crash guard (``crash_guard``)."""
         return self.root / "guard.json"
 
     @property
     def metrics_link(self) -> Path:
-        """What remembers where the metrics went last."""
+        """The link to where the metrics went last (``report.metrics``)."""
         return self.root / "metrics-file"
 
     def prepare(self) -> None:
-        """Make what is missing, and delete what a killed daemon left half written.
+        """Create missing folders, and delete bundles that a killed daemon left half written.
 
-        What it left half deleted stays (``sweep``).
+        Half-deleted ones are left to ``sweep``.
         """
         with store_errors(self.root):
             for folder in (self.root, self.updates):
@@ -81,7 +81,7 @@ class Store:
     def sizes(self) -> dict[str, int]:
         """Return the bytes that each part takes: ``updates``, ``rejected``, ``history``, …"""
         sizes = {"updates": 0, "rejected": 0, "history": 0, "dropped": 0}
-        ours = {self.guard_file.name, self.metrics_link.name}  # small, and never more
+        ours = {self.guard_file.name, self.metrics_link.name}  # of a small, fixed size
         with store_errors(self.root):
             for folder, _, files in os.walk(self.root, onerror=_raise_unless_gone):
                 path = Path(folder).relative_to(self.root)
@@ -91,7 +91,7 @@ class Store:
                         continue
                     if part == "dropped" and name.startswith(self.history_file.name):
                         part = "history"
-                    with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+                    with contextlib.suppress(FileNotFoundError):  # it is gone by now
                         size = (Path(folder) / name).lstat().st_size
                         sizes[part] = sizes.get(part, 0) + size
         return sizes
@@ -102,7 +102,7 @@ class Store:
             return sorted(path.name for path in self.updates.iterdir() if is_kid(path.name))
 
     def has(self, kid: str) -> bool:
-        """Tell whether there is an update ``kid``."""
+        """Return whether update ``kid`` is stored."""
         if not is_kid(kid):
             return False
         with store_errors(self._folder(kid)):
@@ -121,7 +121,7 @@ class Store:
         return Stored(bundle=data, signature=signature)
 
     def add(self, kid: str, stored: Stored) -> None:
-        """Keep an update that is not here yet."""
+        """Store an update that is not stored yet."""
         temporary = self.updates / f".{kid}.new"
         with store_errors(self._folder(kid)):
             _clear(temporary)
@@ -141,7 +141,7 @@ class Store:
             replace_file(path, signature)
 
     def take_out(self, kid: str) -> None:
-        """Make an update none of ours; one that is not here is no error.  Then ``sweep``."""
+        """Take an update out, for ``sweep`` to delete; a missing one is no error."""
         if not self.has(kid):
             return
         gone = self.updates / f".{kid}{_GONE}"
@@ -151,13 +151,13 @@ class Store:
             sync_folder(self.updates)
 
     def taken_out(self) -> list[str]:
-        """Return the updates that were taken out and not swept yet."""
+        """Return the updates that were taken out but not deleted yet."""
         with store_errors(self.updates):
             names = sorted(path.name for path in self.updates.iterdir())
         return [name[1:].removesuffix(_GONE) for name in names if name.endswith(_GONE)]
 
     def sweep(self) -> None:
-        """Delete what was taken out."""
+        """Delete the updates that were taken out."""
         with store_errors(self.updates):
             for kid in self.taken_out():
                 shutil.rmtree(self.updates / f".{kid}{_GONE}")
@@ -176,7 +176,7 @@ def _raise_unless_gone(error: OSError) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Delete what an earlier try left."""
+    """Delete what an earlier attempt left."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
 
@@ -199,12 +199,12 @@ def store_errors(path: Path) -> Iterator[None]:
 
 
 def is_passing(error: BaseException | None) -> bool:
-    """Tell whether ``error`` says nothing about the file and the next try may do better."""
+    """Return whether ``error`` says nothing about the file, and another try may succeed."""
     return isinstance(error, OSError) and error.errno in _PASSING
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a new file and wait until the disk has it."""
+    """Write a new file and wait until it is on the disk."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as f:
         f.write(data)
@@ -213,7 +213,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put ``data`` in the place of ``path`` in one step."""
+    """Replace ``path`` by ``data`` in one step."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     write_file(temporary, data)
@@ -222,7 +222,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the disk has the folder's entries."""
+    """Wait until the folder's entries are on the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

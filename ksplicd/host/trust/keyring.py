@@ -2,8 +2,8 @@
 """The keys that this host trusts: ``*.pub`` in /etc/ksplicd/keys.d.
 
 They are read anew for every verification, so that deleting a file withdraws the trust at once.  A
-key whose comment ends in ``expires 2027-01-31`` is trusted through that day (UTC), and what it
-signed is not afterwards, whenever it was signed: a stolen key can sign any date.
+key whose comment ends in ``expires 2027-01-31`` is trusted through that day (UTC).  After it none
+of its signatures hold, whatever their date: a stolen key can sign any date.
 """
 
 import re
@@ -31,7 +31,7 @@ class Keyring:
         """Return the keys, by file name; none when there is no such folder.
 
         Raises ``KeyFileError`` for a file that is no key, or that somebody else could have written:
-        a host with a doubtful key trusts none until that is cleared up.
+        with one doubtful file, the host trusts no key at all.
         """
         try:
             paths = sorted(self._folder.glob("*.pub"))
@@ -72,7 +72,7 @@ def expiry_of(key: PublicKey, name: str = "public key") -> date | None:
 
 
 def check_not_expired(key: PublicKey, now: float) -> None:
-    """Raise ``BadSignatureError`` when ``key`` is not trusted any more; ``now``: since 1970."""
+    """Raise ``BadSignatureError`` when ``key`` has expired at ``now``, in seconds since 1970."""
     expires = expiry_of(key)
     if expires is not None and datetime.fromtimestamp(now, UTC).date() > expires:
         raise BadSignatureError(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which of the trusted keys may sign which update: the rules of ``[signers]`` in ksplicd.conf.
 
-Each target of an update and each CVE that it fixes has at most one rule, the most specific one; all
-of them have to allow the signer.  What has no rule is open to every trusted key.
+At most one rule holds for each target of an update and for each CVE that it fixes: the most
+specific one.  Every rule that holds has to allow the signer.  Without a rule, any trusted key may
+sign.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ def check_signer(manifest: Manifest, signer: str, rules: Sequence[SignerRule]) -
 
 
 def _rules_for(manifest: Manifest, rules: Sequence[SignerRule]) -> Iterator[tuple[SignerRule, str]]:
-    """Yield each rule that holds for the update, with the words for what it is about."""
+    """Yield each rule that holds for the update, with a name for its subject."""
     known = {rule.what.replace("-", "_"): rule for rule in rules if not _is_about_cve(rule)}
     for target in manifest.targets:
         rule = known.get(target.name.replace("-", "_")) or known.get(_ANY_TARGET)

@@ -35,7 +35,7 @@ MAX_SIGNATURE_SIZE: Final = 16384
 _NO_PLAIN_FILE: Final = frozenset(
     {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.EPERM}
 )
-"""errno of open(2) for what is a link, a socket, a device, or not for us to read."""
+"""errno of open(2) for a link, a socket, a device, or a file without permission."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,18 +44,18 @@ class Trusted:
 
     bundle: Bundle
     signer: str
-    """Key id as minisign prints it; empty for an unsigned bundle that the policy lets through."""
+    """Key id as minisign prints it; empty for an unsigned bundle that the policy allows."""
     trusted_comment: str = ""
 
 
-# --- owner and mode, a copy of our own ----------------------------------------------------------
+# --- owner and mode, private copy ---------------------------------------------------------------
 
 
 def read_file(path: Path, limit: int = MAX_BUNDLE_SIZE, owner: int = 0) -> bytes:
-    """Return the bytes of a dropped file that ``owner`` alone could write.
+    """Return the bytes of a dropped file that only ``owner`` can write.
 
-    Raises ``FileNotFoundError`` when it is gone again, ``BadBundleError`` naming the file, and
-    ``StoreError`` when it is not the file's fault that it cannot be read.
+    Raises ``FileNotFoundError`` when it is gone, ``BadBundleError`` naming the file, and
+    ``StoreError`` when it cannot be read through no fault of its own.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -71,7 +71,7 @@ def read_file(path: Path, limit: int = MAX_BUNDLE_SIZE, owner: int = 0) -> bytes
             with os.fdopen(fd, "rb", closefd=False) as f:
                 data = f.read(limit + 1)
     finally:
-        with contextlib.suppress(OSError):  # it was read
+        with contextlib.suppress(OSError):  # its bytes are read
             os.close(fd)
     if len(data) > limit:
         raise BadBundleError(f"{path}: over {limit} bytes")
@@ -96,9 +96,9 @@ def _check_status(path: Path, status: os.stat_result, limit: int, owner: int) ->
 
 
 def check_bundle(stored: Stored, keyring: Keyring, settings: Settings, now: float) -> Trusted:
-    """Return what a bundle holds once its signature does, ``now`` in seconds since 1970.
+    """Return the contents of a bundle whose signature holds at ``now``, in seconds since 1970.
 
-    A signature that is there must hold even where none is required.  Raises ``BadSignatureError``,
+    A signature must hold even where none is required.  Raises ``BadSignatureError``,
     ``SignerNotAllowedError``, ``BadBundleError``, ``KeyFileError``.
     """
     trusted = _check_whole(stored, keyring, settings, now)

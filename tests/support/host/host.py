@@ -8,6 +8,7 @@ from ksplicd import minisign
 from ksplicd.config import Settings
 from ksplicd.host.engine import Engine
 from ksplicd.host.stages import Actor, Event, UpdateInfo, Via
+from ksplicd.host.store.history import History
 from ksplicd.host.store.store import Store
 from ksplicd.host.trust.keyring import Keyring
 from ksplicd.host.updates.doors import Doors
@@ -31,6 +32,11 @@ EVENT = Event(
     actor=Actor(uid=1000, pid=12, unit="user@1000.service", via=Via.DBUS),
     mismatch={"function": "do_fcntl", "offset": "0x1c"},
 )
+
+
+def all_events(history: History) -> list[Event]:
+    """Return all events of a history, oldest first."""
+    return [event for events in reversed(list(history.read_back())) for event in events]
 
 
 class Host:

@@ -14,7 +14,7 @@ from ksplicd.errors import StoreError
 from ksplicd.host.stages import Actor, Event, Via
 from ksplicd.host.store.history import History, last_words, read_event, read_events, write_event
 from ksplicd.model import Stage
-from tests.support.host.host import EVENT
+from tests.support.host.host import EVENT, all_events
 
 lines = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=40)
 events = st.builds(
@@ -34,10 +34,10 @@ events = st.builds(
 
 def test_append_and_read(tmp_path: Path) -> None:
     history = History(tmp_path / "h")
-    assert history.read() == []
+    assert all_events(history) == []
     history.append(EVENT)
     history.append(EVENT)
-    assert history.read() == [EVENT, EVENT]
+    assert all_events(history) == [EVENT, EVENT]
     assert (tmp_path / "h").stat().st_mode & 0o777 == 0o600
 
 
@@ -52,7 +52,7 @@ def test_a_line_cut_short_is_kept_and_does_no_harm(tmp_path: Path) -> None:
         kept = path.read_bytes()
         assert kept.startswith(whole + whole[:cut])
         # all but the newline is a whole line, too
-        assert len(history.read()) == (3 if cut == len(whole) - 1 else 2)
+        assert len(all_events(history)) == (3 if cut == len(whole) - 1 else 2)
 
 
 def test_nothing_moves_the_cursor_or_breaks_the_line(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_nothing_moves_the_cursor_or_breaks_the_line(tmp_path: Path) -> None:
         actor=Actor(uid=0, unit="x\ny", via=Via.DROP),
     )
     history.append(bad)
-    (read,) = history.read()
+    (read,) = all_events(history)
     assert read.detail == "a b [2J  "
     assert read.actor.unit == "x y"
 
@@ -106,7 +106,7 @@ def test_refusals(change: dict[str, object], message: str) -> None:
 
 def test_unreadable(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=f"{tmp_path}: Is a directory"):
-        History(tmp_path).read()
+        all_events(History(tmp_path))
     with pytest.raises(StoreError, match="h: No such file or directory"):
         History(tmp_path / "none" / "h").append(EVENT)
 
@@ -119,7 +119,7 @@ def test_history_of_every_release() -> None:
     files = sorted((Path(__file__).parent / "data").glob("history-*.jsonl"))
     assert [path.name for path in files] == ["history-0.1.0.jsonl"]
     for path in files:
-        events = History(path).read()
+        events = all_events(History(path))
         assert len(events) == path.read_bytes().count(b"\n") - 1
         assert {event.stage for event in events} == set(Stage) - {Stage.DROPPED, Stage.QUARANTINED}
         assert {event.actor.via for event in events} == set(Via)
@@ -143,7 +143,7 @@ def test_full_files_are_turned_over_without_loss(tmp_path: Path) -> None:
     full = sorted(path.name for path in tmp_path.iterdir() if path.name != "h")
     assert full == [f"h.{i:06}.gz" for i in range(1, len(full) + 1)]
     assert len(full) > 3
-    assert History(tmp_path / "h").read() == events
+    assert all_events(History(tmp_path / "h")) == events
     newest = next(iter(history.read_back()))
     assert newest == events[-len(newest) :]
 
@@ -157,9 +157,9 @@ def test_killed_while_a_file_is_turned_over(tmp_path: Path, left: str) -> None:
         (tmp_path / "h.000001.gz").write_bytes(gzip.compress(plain.read_bytes()))
     if left == "half":
         (tmp_path / ".h.000001.gz.new").write_bytes(b"\x1f\x8b")
-    assert history.read() == events
+    assert all_events(history) == events
     events += fill(history, 4, start=2)
-    assert history.read() == events
+    assert all_events(history) == events
     assert {p.name for p in tmp_path.iterdir()} == {"h", "h.000001.gz", "h.000002.gz"}
 
 
@@ -169,7 +169,7 @@ def test_damaged_full_file_costs_no_more_than_itself(tmp_path: Path) -> None:
     first = tmp_path / "h.000001.gz"
     for data in (b"", b"no gzip", first.read_bytes()[:-20]):
         first.write_bytes(data)
-        found = history.read()
+        found = all_events(history)
         assert found[-6:] == events[-6:]
         assert found[:-6] == events[: len(found) - 6]
 
@@ -181,7 +181,7 @@ def test_full_file_that_unpacks_without_end(tmp_path: Path) -> None:
     (tmp_path / "h.000001.gz").write_bytes(bomb)
     tracemalloc.start()
     try:
-        assert history.read() == [EVENT, EVENT]
+        assert all_events(history) == [EVENT, EVENT]
         assert tracemalloc.get_traced_memory()[1] < 200 << 20
     finally:
         tracemalloc.stop()
@@ -217,13 +217,13 @@ def test_line_that_could_not_be_written_goes_before_the_next_one(tmp_path: Path)
     for event in events[1:3]:
         with pytest.raises(StoreError, match="full"):
             history.append(event)
-    assert History(tmp_path / "h").read() == events[:1]
-    assert history.read() == events[:3], "what has happened is told, written or not"
+    assert all_events(History(tmp_path / "h")) == events[:1]
+    assert all_events(history) == events[:3], "what has happened is told, written or not"
     history.is_full = False
     history.append(events[3])
-    assert history.read() == events
+    assert all_events(history) == events
     history.catch_up()
-    assert history.read() == events
+    assert all_events(history) == events
 
 
 def test_folder_that_cannot_be_turned_over_in(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_folder_that_cannot_be_turned_over_in(tmp_path: Path) -> None:
     (tmp_path / "h.000001.gz").mkdir()  # in the way of the compressed file
     (tmp_path / "h.000001.gz/x").touch()
     events += fill(history, 4, start=2)
-    assert [e for e in history.read() if e in events] == events
+    assert [e for e in all_events(history) if e in events] == events
 
 
 @given(st.lists(st.integers(300, 2000), max_size=4))
@@ -241,7 +241,7 @@ def test_nothing_is_lost_whatever_the_sizes(sizes: list[int]) -> None:
         events: list[Event] = []
         for size in sizes:
             events += fill(History(Path(folder) / "h", max_size=size), 4, start=len(events))
-        assert History(Path(folder) / "h").read() == events
+        assert all_events(History(Path(folder) / "h")) == events
 
 
 def of(kid: str, stage: Stage) -> Event:
@@ -273,7 +273,7 @@ def test_old_files_are_condensed(tmp_path: Path) -> None:
     full = sorted(path for path in tmp_path.iterdir() if path.name != "h")
     assert sum(path.stat().st_size for path in full) <= 1000
     assert all(path.name.endswith(".gz") for path in full)
-    read = history.read()
+    read = all_events(history)
     assert [e.stage.value for e in read if e.kid == "undone00"] == ["reversed", "removed"]
     numbers = [int(event.detail) for event in read if event.kid == "8c4o6ucj"]
     assert numbers == sorted(numbers)
@@ -284,7 +284,7 @@ def test_nothing_is_condensed_that_fits(tmp_path: Path) -> None:
     history = History(tmp_path / "h", max_size=2000, keep=lambda: 1 << 20)
     for _ in range(100):
         history.append(EVENT)
-    assert history.read() == [EVENT] * 100
+    assert all_events(history) == [EVENT] * 100
 
 
 def test_damaged_file_is_not_condensed_away(
@@ -318,4 +318,4 @@ def test_killed_while_condensing(tmp_path: Path, done: str) -> None:
         first.unlink()
     History(tmp_path / "h", max_size=2000, keep=lambda: 1)._condense()
     assert not first.exists()
-    assert history.read()[-1].detail == "19"
+    assert all_events(history)[-1].detail == "19"
