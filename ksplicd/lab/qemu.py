@@ -102,10 +102,11 @@ def probe_accelerator(cache: Cache, kernel: Path) -> str:
 def qemu_argv(machine: Machine, *, folder: Path, disk: Path, ram: Path, share: bool) -> list[str]:
     """Return QEMU's command line.
 
-    ``folder`` has the sockets and the console's file, ``disk`` is a qcow2 image, ``ram`` the file
-    of the guest's memory, which is written to only when it is to be shared.
+    ``folder`` has the sockets and what came over the console, ``disk`` is a qcow2 image, ``ram``
+    the file of the guest's memory, which is written to only when it is to be shared.
     """
     image, size = machine.image, f"{machine.memory}M"
+    console = f"socket,id=console,path={folder}/console.sock,server=on,wait=off"
     memory = f"memory-backend-file,id=ram,size={size},mem-path={ram}"
     return [
         *(QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
@@ -114,7 +115,7 @@ def qemu_argv(machine: Machine, *, folder: Path, disk: Path, ram: Path, share: b
         *("-cpu", machine.cpu, "-smp", str(machine.smp)),
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
         *("-append", " ".join([*_KERNEL_ARGUMENTS, *machine.arguments])),
-        *("-serial", f"file:{folder}/console"),
+        *("-chardev", f"{console},logfile={folder}/console", "-serial", "chardev:console"),
         *("-drive", f"if=none,id=disk,file={disk},format=qcow2,cache=unsafe"),
         *("-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci"),
         *(_flash(machine.firmware) if machine.firmware else ()),
@@ -193,6 +194,11 @@ class Qemu:
         path = self._folder / "console"
         text = path.read_bytes().decode(errors="replace") if path.exists() else ""
         return text.replace("\r", "")
+
+    @property
+    def console_socket(self) -> Path:
+        """The guest's serial console, for one who connects."""
+        return self._folder / "console.sock"
 
     def console_tail(self) -> str:
         """Return the console's last lines."""

@@ -5,7 +5,7 @@
 ``installed_guest``, where it is installed as its package would install it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import Snapshot, take_snapshot
 from tests.support.guest.golden import check_log
 from tests.support.guest.install import package_layer
+from tests.support.guest.keep import REPORTS, guest_for
 from tests.support.guest.maker import Maker
 from tests.support.kernels import slice as sample
 from tests.support.kernels.stock import stock_kernel
@@ -29,6 +30,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.vm)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember how a test went, for its fixtures."""
+    report = yield
+    item.stash.setdefault(REPORTS, []).append(report)
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +69,8 @@ def snapshot(lab_cache: Cache, machine: Machine) -> Snapshot:
 
 
 @pytest.fixture
-def guest(snapshot: Snapshot) -> Iterator[Guest]:
-    with Guest(snapshot) as running:
+def guest(snapshot: Snapshot, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    with guest_for(request, snapshot) as running:
         yield running
 
 
@@ -72,8 +83,10 @@ def installed_snapshot(
 
 
 @pytest.fixture
-def installed_guest(installed_snapshot: Snapshot) -> Iterator[Guest]:
-    with Guest(installed_snapshot) as running:
+def installed_guest(
+    installed_snapshot: Snapshot, request: pytest.FixtureRequest
+) -> Iterator[Guest]:
+    with guest_for(request, installed_snapshot) as running:
         yield running
 
 

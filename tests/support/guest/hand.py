@@ -16,6 +16,7 @@ from ksplicd.lab.loading import has_complaint as has_complaint
 from ksplicd.lab.loading import is_clean as is_clean
 from ksplicd.lab.qemu import Machine, Qemu, make_overlay
 from ksplicd.lab.running_guest import RunningGuest
+from tests.support.guest.keep import kept
 from tests.support.kernels import slice as sample
 
 PATIENCE = 60.0
@@ -69,6 +70,7 @@ def booted(machine: Machine, folder: Path) -> Iterator[RunningGuest]:
     try:
         guest = RunningGuest(qemu)
         guest.wait_booted()
-        yield guest
+        with kept(guest):
+            yield guest
     finally:
         qemu.close()
