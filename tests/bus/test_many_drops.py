@@ -41,8 +41,9 @@ def test_queue_of_events_runs_over(bare_host: Host) -> None:
         there.rename(here)
     drop(bare_host, samples.bundle(samples.OTHER_KID), samples.OTHER_KID)
     bare_host.daemon.send_signal(signal.SIGCONT)
-    wait_for(lambda: bare_host.outcomes() == ["STAGED", "STAGED"])
+    wait_for(lambda: bare_host.stage_of(samples.OTHER_KID) == "staged")
     assert left(bare_host.store) == []
+    assert bare_host.outcomes() == ["STAGED", "STAGED"]
 
 
 def test_a_flood_of_drops(bare_host: Host) -> None:
