@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Coroutines on the GLib loop.
 
-A coroutine that awaits leaves the loop free: this is how a D-Bus method answers later.  What it
-awaits is a ``concurrent.futures.Future``, which any thread or GLib callback may complete; the
-coroutine always goes on in the loop's thread.  ``Worker`` is the one thread for slow calls;
-``Turn`` lets one coroutine at a time through, in order of arrival.
+A coroutine that awaits leaves the loop free: so a D-Bus method answers later.  It awaits a
+``concurrent.futures.Future``, which any thread or GLib callback may complete; the coroutine always
+continues in the loop's thread.  ``Worker`` is one thread for slow calls; ``Turn`` lets one
+coroutine at a time through, in order of arrival.
 
 GLib 2.74's Python binding has no asyncio loop, and asyncio beside GLib would be a second loop.
 """
@@ -34,8 +34,8 @@ class Wait(Generic[_T]):
         try:
             return future.result()
         finally:
-            # An error holds the frames that it came through, and they what they worked on, a whole
-            # bundle: no frame may hold the error.
+            # An error holds the frames that it passed, and those hold what they worked on, such as
+            # a whole bundle: so no frame may hold the error.
             del future, self._future
 
 
@@ -46,7 +46,7 @@ def spawn(coroutine: Coroutine[Any, None, None]) -> None:
     except StopIteration:
         return
     except Exception:
-        _log.exception("a task ended in an error that it should have handled")
+        _log.exception("a coroutine ended in an error that it should have handled")
         return
     future.add_done_callback(lambda _: GLib.idle_add(_go_on, coroutine))
 
@@ -69,7 +69,7 @@ def _complete(future: "Future[None]") -> bool:
 
 
 class Worker:
-    """One thread; what it is given is done in order."""
+    """One thread; calls are made in the order in which they were given."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ksplicd-worker")
@@ -84,12 +84,12 @@ class Worker:
 
 
 class Turn:
-    """One at a time, or a few, first come, first served."""
+    """Lets one coroutine through at a time, or a few, first come, first served."""
 
     def __init__(self, places: int = 1) -> None:
         self._free = places
         self._waiting: deque[Future[None]] = deque()
-        """Who was called stays first until it goes on: who comes in between passes nobody."""
+        """A woken waiter keeps its place until it runs, so newcomers cannot overtake it."""
 
     async def take(self) -> None:
         """Wait until it is our turn."""
@@ -99,18 +99,18 @@ class Turn:
             await Wait(future)
             self._waiting.popleft()
         self._free -= 1
-        self._call_next()
+        self._wake_next()
 
     def give(self) -> None:
-        """Let the next one in."""
+        """Wake the next waiter."""
         self._free += 1
-        self._call_next()
+        self._wake_next()
 
-    def _call_next(self) -> None:
+    def _wake_next(self) -> None:
         if self._free and self._waiting and not self._waiting[0].done():
             self._waiting[0].set_result(None)
 
     @property
     def is_taken(self) -> bool:
-        """Tell whether the next one has to wait."""
+        """Whether the next one has to wait."""
         return not self._free or bool(self._waiting)

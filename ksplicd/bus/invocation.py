@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Let go of a method call that was answered; nobody else does.
+"""Release a method call that was answered, which GDBus and PyGObject together leak.
 
 GDBus gives the handler of ``register_object`` a reference to the invocation, which
 ``return_value()`` is to consume.  PyGObject adds one of its own for ``return_value()`` to consume,

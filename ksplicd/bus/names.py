@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is called what on the bus: names, paths, interfaces, polkit actions, flags."""
+"""Names on the bus: bus name, object paths, interfaces, polkit actions."""
 
 from enum import StrEnum
 from typing import Final
@@ -15,7 +15,7 @@ OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 
 INTERNAL_ERROR: Final = BUS_NAME + ".Error.Internal"
-"""The one error that is no ``KspliceError``: a fault of ours.  Its cause stands in the journal."""
+"""The one error that is no ``KspliceError``: our own fault.  Its cause is in the journal."""
 
 
 class Action(StrEnum):

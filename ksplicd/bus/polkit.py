@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who may: ask polkit, on the bus that the call came from.
+"""Authorization: polkit is asked, on the bus that the call came from.
 
-The details that are passed on show up in the password dialog and in polkit's rules, so that a rule
-can allow one update and refuse another.  Without polkit on the bus everyone may look and only root
-may do more.
+The details of a question show up in the password dialog and in polkit's rules, so that a rule can
+allow one update and refuse another.  Without polkit on the bus everyone may look and only root may
+do more.
 
 The bus lets a connection wait for 128 answers at a time (``max_replies_per_connection`` of
-dbus-daemon(1)), so what we ask goes in turn.  A password dialog may stay open for as long as its
-user likes: polkit is asked without one first, and only who needs one takes one of a few places, so
-that nobody else waits for it.
+dbus-daemon(1)), so questions take turns.  A password dialog may stay open for as long as its user
+likes: polkit is asked without a dialog first, and only a caller who needs one takes one of a few
+places, so that no other caller waits for it.
 """
 
 from concurrent.futures import Future
@@ -57,7 +57,7 @@ class Polkit:
         except GLib.Error as e:
             if not any(e.matches(Gio.dbus_error_quark(), code) for code in _ABSENT):
                 raise PermissionDeniedError(
-                    f"{action} is refused for {call.sender}: polkit cannot tell: {text_of(e)}"
+                    f"{action} is refused for {call.sender}: polkit did not answer: {text_of(e)}"
                 ) from e
             is_allowed, is_challenge = await self._is_allowed_without(call, action), False
         if is_allowed:
@@ -70,7 +70,7 @@ class Polkit:
         raise PermissionDeniedError(f"{action} is refused for {call.sender}{hint}")
 
     async def check_inspect(self, call: Call) -> None:
-        """Raise ``PermissionDeniedError`` unless ``call.sender`` may look."""
+        """Raise ``PermissionDeniedError`` unless ``call.sender`` may inspect updates."""
         await self.check(call, Action.INSPECT)
 
     async def _ask(self, call: Call, action: Action, details: dict[str, str]) -> tuple[bool, bool]:
@@ -119,7 +119,7 @@ class Polkit:
         return (await self.read_actor(call)).uid == 0
 
     async def read_actor(self, call: Call) -> Actor:
-        """Return who called, as the bus knows it.  Raises ``CancelledError``: they have gone."""
+        """Return who called, as the bus knows it; ``CancelledError`` if the caller has gone."""
         sender = GLib.Variant("(s)", (call.sender,))
         try:
             reply = await self._call(DBUS, "GetConnectionCredentials", sender)
@@ -130,7 +130,7 @@ class Polkit:
         return Actor(uid=known["UnixUserID"], pid=pid, unit=_read_unit(pid), via=Via.DBUS)
 
     async def is_waiting(self, call: Call) -> bool:
-        """Tell whether the caller is still there, or never meant to wait."""
+        """Tell whether the caller is still there, or never waits for an answer."""
         if not call.wants_reply:
             return True
         sender = GLib.Variant("(s)", (call.sender,))
@@ -146,7 +146,7 @@ def _read_unit(pid: int) -> str:
     try:
         group = Path(f"/proc/{pid}/cgroup").read_text().rpartition("::")[2].strip()
     except OSError:
-        return ""  # it has ended
+        return ""  # the process has ended
     units = [p for p in group.split("/") if p.endswith((".service", ".scope"))]
     return units[-1] if units else ""
 

@@ -53,7 +53,7 @@ class Reconciler:
         try:
             await self.reconcile()
         except KspliceError as e:
-            _log.error("our records do not agree with the kernel: %s", e)
+            _log.error("the records cannot be reconciled with the kernel: %s", e)
             return False
         return True
 

@@ -63,7 +63,7 @@ class SoakWatch:
         try:
             seconds = await self._worker.run(self._engine.soak.watch)
         except KspliceError as e:
-            _log.error("the crash guard does not know what runs well: %s", e)
+            _log.error("it cannot be noted which updates run well: %s", e)
             return
         self._stop_timer()
         if seconds < float("inf"):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Wait for a transition to end without asking again and again.
+"""Wait for a transition to end, without polling where the kernel gives notice.
 
-The kernel part notifies ``/sys/module/ksplice_KID/ksplice/stage`` (poll(2), POLLPRI, as
-``sysfs_notify`` does).  The notice may come a moment before the transition is over, and a kernel
-may have none: a timer that starts quick after each notice and becomes slow covers both.
+The kernel part notifies ``/sys/module/ksplice_KID/ksplice/stage`` (poll(2), POLLPRI, by
+``sysfs_notify``).  The notice may come a moment before the transition is over, and a kernel may
+send none: a timer that is quick after each notice and then slows down covers both.  Whether the
+transition has ended is for the engine to find out.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ _SLOW_SECONDS: Final = 1.0
 
 
 class StageWatch:
-    """``wait()`` returns when it is worth to look at the transition again."""
+    """``wait()`` returns when the transition may have ended."""
 
     def __init__(self, path: Path) -> None:
         self._delay = _QUICK_SECONDS
@@ -46,12 +47,12 @@ class StageWatch:
             source.destroy()
 
     def wake(self) -> None:
-        """End the wait that is on, if one is."""
+        """End the wait that is under way, if there is one."""
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
     def close(self) -> None:
-        """Let go of the file; the module can be unloaded then."""
+        """Close the file, so that the module can be unloaded."""
         if self._source:
             GLib.source_remove(self._source)
         if self._fd >= 0:
@@ -59,7 +60,7 @@ class StageWatch:
         self._source, self._fd = 0, -1
 
     def _arm(self) -> None:
-        """Read the attribute: from now on a change counts as news."""
+        """Read the attribute: the kernel notifies the next change only then."""
         with contextlib.suppress(OSError):  # ENODEV: the module is being unloaded
             os.pread(self._fd, 64, 0)
 

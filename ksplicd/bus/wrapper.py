@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """pydbus's object wrapper, with what pydbus 0.6 lacks.
 
-Methods are coroutines and so may answer later; descriptors pass both ways; reading a property is
-put before the guard like a call; an error keeps its D-Bus name, and an error that nobody foresaw
-tells its text to the journal only.
+Methods are coroutines and so may answer later; descriptors pass both ways; the guard is asked
+before a property is read, as before a call; an error keeps its D-Bus name, and the text of an
+unforeseen error goes to the journal only.
 """
 
 import functools
@@ -50,7 +50,7 @@ class Call:
 
 
 Guard = Callable[[Call], Awaitable[None]]
-"""Raises ``PermissionDeniedError`` when this caller may not look."""
+"""Raises ``PermissionDeniedError`` when this caller may not read properties."""
 
 
 _tables: Final[dict[str, tuple[dict[str, list[str]], dict[str, str]]]] = {}
@@ -125,7 +125,7 @@ def _reply(outs: Args, value: Any) -> GLib.Variant:
     match len(outs):
         case 0:
             return GLib.Variant("()", ())
-        case 1 if isinstance(value, GLib.Variant):  # made where it did not hold the loop
+        case 1 if isinstance(value, GLib.Variant):  # made on the worker's thread
             return GLib.Variant.new_tuple(value)
         case 1:
             return GLib.Variant(signature, (value,))

@@ -93,6 +93,6 @@ def test_callers_who_do_not_stay_are_no_fault_of_ours(
 
 def test_polkit_that_cannot_tell(host: Host) -> None:
     host.answer(inspect="fail")
-    with pytest.raises(PermissionDeniedError, match=r"inspect is refused for .*cannot tell: .+"):
+    with pytest.raises(PermissionDeniedError, match=r"inspect is refused for .*did not answer: .+"):
         host.client().look()
     assert "ksplicd.bus.wrapper" not in host.log()
