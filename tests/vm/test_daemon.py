@@ -14,6 +14,7 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from tests.support.guest.blocker import BLOCKER
 from tests.support.guest.installed import BUS, KID, MANAGER, NAME, Host, Signed, signed_fix
+from tests.support.guest.journal import read_journal
 
 LISTENER: Final = f"""\
 import select, time
@@ -59,11 +60,13 @@ def test_drop_apply_die_undo(host: Host) -> None:
     host.run(f"busctl call {MANAGER} Undo st {KID} 0")
     host.wait_for(lambda: host.stage() == "reversed")
     assert host.is_clean()
-    seen = re.findall(r"MESSAGE_ID=(\w+)", host.out(f"journalctl -o verbose KSPLICE_KID={KID}"))
+    seen = re.findall(
+        r"MESSAGE_ID=(\w+)", read_journal(host.guest, f"-o verbose KSPLICE_KID={KID}")
+    )
     assert [Outcome(i).name for i in seen if i != Outcome.STARTED] == [
         *("STAGED", "LOADING", "MATCHED", "TRANSITIONING", "APPLIED", "REVERSING", "REVERSED")
     ]
-    explained = host.out("journalctl -x -u ksplicd")
+    explained = read_journal(host.guest, "-x -u ksplicd")
     assert f'Take it back with "ksplice undo {KID}"' in explained
 
 
@@ -74,7 +77,7 @@ def test_blocked_transition_is_turned_around(host: Host) -> None:
     assert (done.status, done.err.splitlines()[0]) == (6, "code_busy")
     assert host.is_clean()
     assert host.stage() == "failed"
-    entry = json.loads(host.out(f"journalctl -o json MESSAGE_ID={Outcome.HELD_UP.value}"))
+    entry = json.loads(read_journal(host.guest, f"-o json MESSAGE_ID={Outcome.HELD_UP.value}"))
     assert "python3[" in entry["MESSAGE"]
     assert "do_fcntl" in entry["MESSAGE"]
     assert host.out(f"cat /proc/{entry['KSPLICE_PIDS'].split()[0]}/comm") == "python3"
@@ -140,7 +143,7 @@ def test_new_in_a_crash_waits_for_a_person(host: Host) -> None:
     host.run("systemctl start ksplicd")
     assert host.stage() == "quarantined", host.out("ksplice status; journalctl -b -u ksplicd*")
     assert host.is_clean()
-    told = json.loads(host.out(f"journalctl -o json MESSAGE_ID={Outcome.QUARANTINED.value}"))
+    told = json.loads(read_journal(host.guest, f"-o json MESSAGE_ID={Outcome.QUARANTINED.value}"))
     assert told["PRIORITY"] == "2"
     assert host.run(f"ksplice apply {KID}", check=False).status == 8
     host.run(f"ksplice release {KID} && ksplice apply {KID}")
@@ -187,7 +190,7 @@ def test_watchdog_restarts_a_daemon_that_hangs(host: Host) -> None:
     assert host.pid() == before
     host.run(f"kill -STOP {before}")
     host.wait_for(lambda: host.pid() not in {0, before})
-    assert "watchdog" in host.out("journalctl -u ksplicd").lower()
+    assert "watchdog" in read_journal(host.guest, "-u ksplicd").lower()
 
 
 def test_idle_daemon_sleeps_and_is_small(host: Host) -> None:

@@ -20,6 +20,7 @@ from ksplicd.lab.guest import Guest
 from ksplicd.run import run
 from tests.support.guest.hand import has_complaint
 from tests.support.guest.installed import KID, NAME, Host, Signed, signed_fix
+from tests.support.guest.journal import read_journal
 from tests.support.kernels import slice as sample
 
 SHIM: Final = Path(__file__).parents[1] / "support/guest/shim.c"
@@ -73,7 +74,7 @@ class Victim(Host):
         self.arm("none", 0)
         assert self.command(verb) == ""
         self.run(f"rm {CONTROL}")
-        said = self.out("journalctl -u ksplicd -o cat --no-pager")
+        said = read_journal(self.guest, "-u ksplicd -o cat")
         found = re.findall(r"^step (\d+): (\w+)$", said, re.MULTILINE)
         last = max(i for i, (number, _) in enumerate(found) if number == "1")
         return [what for _, what in found[last:]]
@@ -153,7 +154,7 @@ def test_killed_at_a_step(victim: Victim) -> None:
             assert victim.command("undo") == ""
             victim.assert_whole("reversed")
         victim.run(f"ksplice remove {KID}")
-    assert "too short" not in victim.out("journalctl -u ksplicd -o cat --no-pager")
+    assert "too short" not in read_journal(victim.guest, "-u ksplicd -o cat")
 
 
 def test_disk_full_at_a_step(victim: Victim) -> None:
@@ -193,7 +194,7 @@ def test_killed_at_boot(victim: Victim, module: int) -> None:
     victim.arm("kill", module, "finit_module")
     victim.guest.reboot()
     victim.run(f"rm {CONTROL}")
-    said = victim.out("journalctl -b -u ksplicd-boot -o cat --no-pager")
+    said = read_journal(victim.guest, "-b -u ksplicd-boot -o cat")
     assert said.count(": finit_module") == module, said
     victim.wait_for(lambda: victim.stage() in SETTLED)
     victim.assert_whole(victim.stage())

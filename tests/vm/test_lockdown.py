@@ -23,6 +23,7 @@ from ksplicd.lab.snapshot import Snapshot, take_snapshot
 from ksplicd.run import run
 from tests.support.guest.hand import PATIENCE, has_complaint, is_clean, write_patch
 from tests.support.guest.install import package_layer
+from tests.support.guest.journal import read_journal
 from tests.support.guest.maker import FIRST, Host, Maker
 from tests.support.kernels import slice as sample
 
@@ -150,7 +151,7 @@ def test_off_by_kernel_argument(locked_guest: Guest, maker: Maker, updates: Upda
     guest.run("systemctl start ksplicd")
     assert "staged" in guest.run("ksplice status").out
     assert is_clean(guest)
-    told = guest.run("journalctl -b -u ksplicd-boot").out
+    told = read_journal(guest, "-b -u ksplicd-boot")
     assert "now waits: ksplicd.disable is on the kernel's command line; `ksplice apply" in told
 
 

@@ -23,6 +23,7 @@ from tests.support.guest.hand import (
     make_bundle,
     write_patch,
 )
+from tests.support.guest.journal import read_journal
 from tests.support.guest.modules import (
     KID,
     MOUNT,
@@ -310,7 +311,7 @@ def test_daemon_waits_for_a_module_and_tells_what_became_of_it(
         assert entry["KSPLICE_TARGET"] == "romfs"
         return entry
 
-    assert "waits for romfs" in guest.run(f"journalctl KSPLICE_KID={KID}").out
+    assert "waits for romfs" in read_journal(guest, f"KSPLICE_KID={KID}")
     guest.run("modprobe romfs")
     assert "was loaded and is patched" in tell("matched")["MESSAGE"]
     guest.run("rmmod romfs")

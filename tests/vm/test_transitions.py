@@ -16,6 +16,7 @@ from ksplicd.lab.running_guest import RunningGuest
 from ksplicd.model import core_module, new_module
 from tests.support.guest.blocker import BLOCKER
 from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean
+from tests.support.guest.journal import read_journal
 from tests.support.guest.maker import FIRST, Host, Maker
 
 pytestmark = pytest.mark.usefixtures("golden_log")
@@ -130,7 +131,7 @@ def test_kernel_thread_that_never_leaves(host: Host, reaper: Path) -> None:
     cause, message = host.apply(reaper)
     assert cause == "code_busy"
     assert "in oom_reaper (" in message
-    told = host.guest.run(f"journalctl -o json MESSAGE_ID={Outcome.HELD_UP.value}").out
+    told = read_journal(host.guest, f"-o json MESSAGE_ID={Outcome.HELD_UP.value}")
     entry = json.loads(told.splitlines()[-1])
     assert entry["KSPLICE_FUNCTION"] == "oom_reaper"
     assert host.guest.run(f"cat /proc/{entry['KSPLICE_PIDS']}/comm").out == "oom_reaper\n"

@@ -14,6 +14,7 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import has_complaint, write_patch
 from tests.support.guest.installed import MANAGER, NAME, Host, Signed
+from tests.support.guest.journal import read_journal
 from tests.support.guest.tmpfile import CVE, EXPLOIT, PLACE, exploit, prepare, tmpfile_edits
 from tests.support.host import netlink
 from tests.support.kernels import slice as sample
@@ -83,7 +84,7 @@ def host(installed_guest: Guest, signed: Signed) -> Iterator[Host]:
 
 def entries(host: Host) -> list[dict[str, str]]:
     """Return what the journal has of hits."""
-    out = host.out(f"journalctl -o json MESSAGE_ID={Outcome.TRIPWIRE.value}")
+    out = read_journal(host.guest, f"-o json MESSAGE_ID={Outcome.TRIPWIRE.value}")
     return [json.loads(line) for line in out.splitlines()]
 
 
@@ -122,8 +123,8 @@ def test_from_the_exploit_to_journal_and_bus(host: Host) -> None:
     said = f"{CVE} was tried and stopped ({PLACE}) by python3[{entry['KSPLICE_PID']}], user 1000"
     assert entry["MESSAGE"] == said
     assert entry["OBJECT_SYSTEMD_UNIT"] == "intruder.service"
-    assert said in host.out("journalctl -u intruder"), "beside what the service says itself"
-    explained = host.out(f"journalctl -x MESSAGE_ID={Outcome.TRIPWIRE.value}")
+    assert said in read_journal(host.guest, "-u intruder"), "beside what the service says itself"
+    explained = read_journal(host.guest, f"-x MESSAGE_ID={Outcome.TRIPWIRE.value}")
     assert f"Somebody tried to exploit {CVE}" in explained
 
     host.wait_for(lambda: "TripwireHit" in signals(host, "root"))
@@ -161,6 +162,6 @@ def test_hits_while_the_daemon_is_away_and_forged_ones(host: Host) -> None:
     assert int(host.out(f"nsenter -t {host.pid()} -n python3 /root/forge.py kspl_{KID}")) >= 3
     exploit(host.guest)
     host.wait_for(lambda: hits(host) == 21)
-    log = host.out("journalctl -u ksplicd -o cat")
+    log = read_journal(host.guest, "-u ksplicd -o cat")
     assert log.count("messages that no tripwire sends are ignored") == 1
     assert "4711" not in log

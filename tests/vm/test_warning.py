@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import PATIENCE, Edit, is_clean
+from tests.support.guest.journal import read_journal
 from tests.support.guest.maker import GETFD, Host, Maker
 
 KID = "warns001"
@@ -50,8 +51,8 @@ def test_warning_of_a_new_update(installed_guest: Guest, maker: Maker) -> None:
     said = guest.run("ksplice status").out
     assert "kernel_warning: the kernel's log names do_fcntl" in said
     assert "at fs/fcntl.c:" in said
-    find = f"journalctl -o json MESSAGE_ID={Outcome.KERNEL_WARNING.value}"
-    (entry,) = guest.run(find).out.splitlines()
+    find = f"-o json MESSAGE_ID={Outcome.KERNEL_WARNING.value}"
+    (entry,) = read_journal(guest, find).splitlines()
     told = json.loads(entry)
     assert told["KSPLICE_FUNCTION"].startswith("do_fcntl")
     assert told["KSPLICE_TARGET"] == f"ksplice_{KID}_new"
