@@ -2,7 +2,7 @@
 """Reconcile with the kernel: at the start, when asked to, and when something happened without us.
 
 That is a module of ours that somebody loaded or unloaded, or a job whose end is not known.  What
-the kernel says against our records is settled by the engine.
+differs between the kernel and the records is settled by the engine.
 """
 
 import logging

@@ -18,7 +18,7 @@ from ksplicd.host.stages import Conflict, Direction, Transition
 from ksplicd.model import Stage
 
 UNKNOWN: Final = "unexpected"
-"""The result of a job that did not say how it ended."""
+"""The result of a job whose end is not known."""
 
 _GOALS: Final = {Direction.APPLY: Stage.APPLIED, Direction.UNDO: Stage.REVERSED}
 _MOVING: Final = {Direction.APPLY: Stage.TRANSITIONING, Direction.UNDO: Stage.REVERSING}

@@ -85,7 +85,7 @@ class Update(BusObject, interface=names.UPDATE):
 
     @readable("s")
     def description(self) -> str:
-        """Return what its author says about it."""
+        """Return the description by its author."""
         return self._info.manifest.description
 
     @readable("as")
