@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 #   make demo      the main job, on a throwaway machine
-#   make test      every check
+#   make test      every check, as CI runs it
+#   make check     lint, and the unit tests of what changed: a minute
+#   make unit [T=tests/unit/host/test_stages.py]
+#                  the tests that need no guest and no bus; T= chooses: files, tests, -k WORDS
+#   make vm [T=tests/vm/test_match.py] [KEEP=1]
+#                  those that do; KEEP=1: a guest whose test failed stays, to log in to
 #   make test-matrix [ALL=1] [ONLY=WORDS]
 #                  apply, check and undo on many machines, and print a table
 #   make bench [AGAINST=REVISION]
@@ -40,7 +45,7 @@ etcdir = $(DESTDIR)$(sysconfdir)/ksplicd
 # believe to be part of this one.
 run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR) $(PYTHON)
 
-.PHONY: all setup demo test bench coverage test-objects test-matrix lint lint-c unit vm \
+.PHONY: all setup demo test bench coverage test-objects test-matrix check lint lint-c unit vm \
 	vm-next fuzz fuzz-kernel fault-steps soak install
 all:
 	@sed -n '3,/^$$/s/^#//p' Makefile
@@ -100,12 +105,22 @@ lint: setup
 lint-c: setup
 	$(run) -m tests.tools.lint_c
 
+# In T= a path chooses itself, and words like -k choose among all unit tests.
+no_guests = tests --ignore=tests/bus --ignore=tests/vm
 unit: setup
-	$(run) -m pytest -q -n 2 tests --ignore=tests/bus --ignore=tests/vm
+	$(run) -m pytest -q --durations=10 \
+		$(if $(T),$(T) $(if $(findstring tests/,$(T)),,$(no_guests)),-n 2 $(no_guests))
 
-# Two guests at a time, each emulated by one thread.
+# What differs from BASE, by default the upstream branch; see tests/tools/check.py.
+check: setup
+	@$(run) -m tests.tools.check $(BASE)
+
+# Two guests at a time, each emulated by one thread.  One that is kept waits for who logs in.
+guests = tests/bus tests/vm
 vm: setup
-	$(run) -m pytest -q -n 2 --dist loadfile --durations=10 tests/bus tests/vm
+	$(if $(KEEP),KSPLICE_KEEP=1) $(run) -m pytest -q --durations=10 \
+		$(if $(KEEP),-x -s,$(if $(T),,-n 2 --dist loadfile)) \
+		$(if $(T),$(T) $(if $(findstring tests/,$(T)),,$(guests)),$(guests))
 
 # The guests' tests that do not need a bug of the older kernel, on the newer one.  A busy processor
 # makes livepatch slow there under TCG (docs/decisions/0014): this takes twice as long as on 6.1.

@@ -5,14 +5,14 @@ A room is a folder or, at the top of ``create/``, ``host/`` and ``ksplicd/``, a 
 Imports for type checking count: they bind a reader just as much.
 """
 
-import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 import ksplicd
+from tests.support.imports import reachable, read_graph
 
 ROOT: Final = Path(ksplicd.__file__).parent
 TESTS: Final = ROOT.parent / "tests"
@@ -100,46 +100,11 @@ KNOWN: Final[set[str]] = set()
 FROM_TESTS_KNOWN: Final = {"tests.vm.test_next_kernel imports tests.vm.test_modules"}
 
 
-def names_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Return what a module imports: a module, and a name in it (or nothing)."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module, "relative imports are not used"
-            yield from ((node.module, alias.name) for alias in node.names)
-
-
-def read_graph(root: Path) -> dict[str, set[str]]:
-    """Return what each module below a package imports of that package, by dotted names."""
-    files = {}
-    for path in sorted(root.rglob("*.py")):
-        parts = [root.name, *path.relative_to(root).with_suffix("").parts]
-        files[".".join(parts).removesuffix(".__init__")] = path
-    graph = {}
-    for module, path in files.items():
-        found = names_in(ast.parse(path.read_text()))
-        wholes = {f"{of}.{name}" if f"{of}.{name}" in files else of for of, name in found}
-        graph[module] = (wholes & files.keys()) - {module}
-    return graph
-
-
 def circles(graph: Mapping[str, set[str]]) -> list[str]:
     """Return the circles of modules, each with its modules in order of their names."""
     beyond = {module: reachable(graph, module) for module in graph}
     circle_of = {m: {o for o in beyond[m] if m in beyond[o]} for m in graph}
     return sorted({" ".join(sorted(circle)) for circle in circle_of.values() if circle})
-
-
-def reachable(graph: Mapping[str, set[str]], start: str) -> set[str]:
-    """Return what a module imports, and what that imports, and so on."""
-    found: set[str] = set()
-    left = [start]
-    while left:
-        new = graph[left.pop()] - found
-        found |= new
-        left += new
-    return found
 
 
 def room_of(module: str, rooms: Mapping[str, str]) -> str | None:
