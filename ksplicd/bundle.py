@@ -184,7 +184,7 @@ def _decompress(data: bytes) -> bytes:
     if not inflate.eof:
         raise BadBundleError("archive: its end is missing")
     if inflate.unused_data:
-        raise BadBundleError("archive: something follows its end")
+        raise BadBundleError("archive: there is data behind its end")
     return tar
 
 
@@ -203,7 +203,7 @@ def _read_tar(tar: bytes) -> tuple[str, dict[str, bytes]]:
         if len(kids) > 1:
             raise BadBundleError(f"archive: {path}: a second folder")
         if name in found:
-            raise BadBundleError(f"archive: {path}: is there twice")
+            raise BadBundleError(f"archive: {path}: occurs twice")
         if len(found) == _MAX_MEMBERS:
             raise BadBundleError(f"archive: over {_MAX_MEMBERS} files")
         found[name] = data
@@ -239,7 +239,7 @@ def _read_members(tar: bytes) -> Iterator[tuple[str, bytes]]:
         yield name.decode("latin-1"), tar[start:end]
         pos = end + -size % _BLOCK
         if tar[end:pos].strip(b"\0"):
-            raise BadBundleError(f"{where}: something is hidden behind it")
+            raise BadBundleError(f"{where}: there is data behind its end")
     if len(tar) < pos + 2 * _BLOCK or tar[pos:].strip(b"\0"):
         raise BadBundleError("archive: it does not end as a tar file does")
 
@@ -301,9 +301,9 @@ def _check_agreement(manifest: Manifest, files: dict[str, bytes]) -> Bundle:
             raise BadBundleError(f"{name}: missing from the archive")
     for name, data in files.items():
         if name not in modules and name not in _TEXT_FILES:
-            raise BadBundleError(f"{name}: a file that {NAME} has no use for")
+            raise BadBundleError(f"{name}: is not used by {NAME}")
         if manifest.files.get(name) != _digest(data):
-            raise BadBundleError(f"{name}: is not the file of {NAME}: files.{name}")
+            raise BadBundleError(f"{name}: does not match {NAME}: files.{name}")
     for name in manifest.files:
         if name not in files:
             raise BadBundleError(f"{NAME}: files.{name}: missing from the archive")

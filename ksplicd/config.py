@@ -134,14 +134,14 @@ def _read_signers(
     seen: dict[str, str] = {}
     for what, value in sections.get(_SIGNERS, {}).items():
         if (other := seen.setdefault(what.replace("-", "_"), what)) != what:
-            reason = f"[{_SIGNERS}] {what} is the same module as {other}: say all keys in one line"
+            reason = f"[{_SIGNERS}] {what} is the same module as {other}: list all keys on one line"
             raise _error(text, name, what, reason, _SIGNERS)
         if not _SIGNED.fullmatch(what):
             known = "vmlinux, a module, *, CVE-… (its end may be *) or no-CVE"
             raise _error(text, name, what, f"[{_SIGNERS}] {what!r} is not {known}", _SIGNERS)
         keys = value.upper().split()
         if not keys or not all(_KEY_ID.fullmatch(key) for key in keys):
-            reason = f"{what} = {value!r}: say key ids, as `ksplice keygen` prints them"
+            reason = f"{what} = {value!r}: must be key ids, as `ksplice keygen` prints them"
             raise _error(text, name, what, reason, _SIGNERS)
         # minisign prints a key id without leading zeros
         yield SignerRule(what=what, keys=frozenset(key.lstrip("0") or "0" for key in keys))
@@ -149,43 +149,43 @@ def _read_signers(
 
 def _read_yes_no(value: str) -> bool:
     if value not in {"yes", "no"}:
-        raise ValueError("say yes or no")
+        raise ValueError("must be yes or no")
     return value == "yes"
 
 
 def _read_on_drop(value: str) -> OnDrop:
     if value not in set(OnDrop):
-        raise ValueError(f"say {' or '.join(OnDrop)}")
+        raise ValueError(f"must be {' or '.join(OnDrop)}")
     return OnDrop(value)
 
 
 def _read_late_mismatch(value: str) -> LateMismatch:
     if value not in set(LateMismatch):
-        raise ValueError(f"say {' or '.join(LateMismatch)}")
+        raise ValueError(f"must be {' or '.join(LateMismatch)}")
     return LateMismatch(value)
 
 
 def _read_retries(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,3}", value) or int(value) > _MAX_RETRIES:
-        raise ValueError(f"say a whole number from 0 to {_MAX_RETRIES}")
+        raise ValueError(f"must be a whole number from 0 to {_MAX_RETRIES}")
     return int(value)
 
 
 def _read_limit(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", value) or not 1 <= int(value) <= _MAX_LIMIT:
-        raise ValueError(f"say a whole number of seconds from 1 to {_MAX_LIMIT}")
+        raise ValueError(f"must be a whole number of seconds from 1 to {_MAX_LIMIT}")
     return int(value)
 
 
 def _read_seconds(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", value) or int(value) > _MAX_LIMIT:
-        raise ValueError(f"say a whole number of seconds from 0 to {_MAX_LIMIT}")
+        raise ValueError(f"must be a whole number of seconds from 0 to {_MAX_LIMIT}")
     return int(value)
 
 
 def _read_mebibytes(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,7}", value) or not 1 <= int(value) <= _MAX_MEBIBYTES:
-        raise ValueError(f"say a whole number of MiB from 1 to {_MAX_MEBIBYTES}")
+        raise ValueError(f"must be a whole number of MiB from 1 to {_MAX_MEBIBYTES}")
     return int(value)
 
 
@@ -193,7 +193,7 @@ def _read_metrics_file(value: str) -> Path | None:
     if value == "none":
         return None
     if not value.startswith("/") or not value.endswith(".prom") or not value.isprintable():
-        raise ValueError("say none, or an absolute path that ends in .prom")
+        raise ValueError("must be none, or an absolute path that ends in .prom")
     return Path(value)
 
 

@@ -37,7 +37,7 @@ class Fields:
             text = data if isinstance(data, str) else data.decode("utf-8")
             value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as e:
-            raise error(f"{where}: not the JSON that belongs here: {e}") from None
+            raise error(f"{where}: not valid JSON: {e}") from None
         return cls(value, f"{where}: ", error)
 
     def close(self) -> None:

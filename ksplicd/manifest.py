@@ -205,7 +205,7 @@ def _check_targets(manifest: Manifest, top: Fields) -> None:
     for i, target in enumerate(manifest.targets):
         module = old_module(manifest.kid, target.name)
         if module in seen:
-            top.refuse(f"targets[{i}].name", f"{target.name} is there twice")
+            top.refuse(f"targets[{i}].name", f"{target.name} occurs twice")
         if target.module_file and target.name == VMLINUX:
             top.refuse(f"targets[{i}].module-file", f"{VMLINUX} is no module")
         if target.new_file != first.new_file:

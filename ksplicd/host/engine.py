@@ -258,13 +258,17 @@ class Engine:
         applied), ``InUseError`` (an applied update depends on it, it moves, or another one does).
         """
         if below and self.get_update(below).stage is not Stage.APPLIED:
-            raise AlreadyReversedError(f"{below}: is not applied, so that {kid} is left as it is")
+            raise AlreadyReversedError(f"{below}: is not applied, so {kid} is not undone")
         info = self.get_update(kid)
         self._check_nothing_moves()
         if info.stage is not Stage.APPLIED:
             last = self.records.last(kid)
             waits = info.stage is Stage.STAGED and last is not None and last.stage is Stage.APPLIED
-            hint = f"; `ksplice remove {kid}` keeps it from coming back at a boot" if waits else ""
+            hint = (
+                f"; `ksplice remove {kid}` keeps it from being applied again at boot"
+                if waits
+                else ""
+            )
             raise AlreadyReversedError(f"{kid}: is {info.stage}, not applied{hint}")
         self.order.check_undo(kid)
         started = self.doors.clock.monotonic()

@@ -210,7 +210,7 @@ def test_status_names_what_a_deleted_key_had_signed(host: Host, tarball: str) ->
     host.daemon.send_signal(signal.SIGHUP)
     wait_for(lambda: host.ksplice("status", "--check").returncode == 1)
     status = host.ksplice("status").stdout
-    why = f"its bundle does not verify any more: signature: made by key {samples.KEY.public.name}"
+    why = f"its bundle no longer verifies: signature: made by key {samples.KEY.public.name}"
     assert f"  bad_signature: {why}" in status
     undone = host.ksplice("undo", KID)
     assert (undone.returncode, undone.stderr) == (0, "")

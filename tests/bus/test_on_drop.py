@@ -155,7 +155,10 @@ def test_successor_that_cannot_be_applied_undoes_nothing(bare_host: Host) -> Non
     drop(bare_host, new, samples.OTHER_KID)
     assert held_back(bare_host) == (samples.OTHER_KID, "target_not_loaded")
     message = next(e["message"] for e in bare_host.journal() if e["name"] == "HELD_BACK")
-    why = "is not applied by itself: patches module xfs, which is not loaded; `modprobe xfs` first"
+    why = (
+        "is not applied automatically: patches module xfs, which is not loaded; `modprobe xfs` "
+        "first"
+    )
     assert message == f"Update {samples.OTHER_KID} {why}"
     assert bare_host.stage_of() == "applied"
     assert "REVERSING" not in bare_host.outcomes()
@@ -251,7 +254,7 @@ def test_disabled_while_it_runs(bare_host: Host) -> None:
     off.touch()
     drop(bare_host)
     assert held_back(bare_host) == (samples.KID, "")
-    assert "by itself: there is a file" in bare_host.journal()[-1]["message"]
+    assert "automatically: there is a file" in bare_host.journal()[-1]["message"]
     assert "there is a file /etc/ksplicd/disable" in bare_host.ksplice("status").stdout
     assert bare_host.outcomes() == ["STAGED", "HELD_BACK"]
     off.unlink()
@@ -272,5 +275,5 @@ def test_retries_heed_the_policy_of_now(bare_host: Host) -> None:
     bare_host.configure(on_drop="stage", transition_limit="1", retry_delay="2")
     bare_host.daemon.send_signal(signal.SIGHUP)
     assert held_back(bare_host) == (samples.KID, "")
-    assert "by itself: on-drop = stage" in bare_host.journal()[-1]["message"]
+    assert "automatically: on-drop = stage" in bare_host.journal()[-1]["message"]
     assert bare_host.outcomes().count("LOADING") == 1

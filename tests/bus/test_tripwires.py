@@ -162,7 +162,7 @@ def test_listening_fails_for_a_while(host: Host) -> None:
     family(host).write_text("in the way")
     apply(host)
     wait_for(lambda: "tries again in 2 s" in host.log())
-    assert "tripwires cannot be heard" in host.log()
+    assert "cannot listen to tripwires" in host.log()
     family(host).unlink()
     wait_for(family(host).exists)
     say(host, message(THE_HIT))

@@ -118,7 +118,7 @@ def test_locked_down_kernel(locked_guest: Guest, maker: Maker, updates: Updates)
     name, message = host.apply(updates.unsigned())
     assert name == "module_refused"
     assert "this kernel is locked down (lockdown=integrity)" in message
-    assert "this one has none: build the update with --module-sign-key" in message
+    assert "this one has no signature: build the update with --module-sign-key" in message
     guest.run(f"ksplice remove {KID}")
     name, message = host.apply(updates.by(UNKNOWN))
     assert name == "module_refused"

@@ -52,8 +52,11 @@ _MEANINGS: Final[dict[int, tuple[type[KspliceError], str]]] = {
     errno.EPERM: (ModuleRefusedError, "not permitted: kernel.modules_disabled, or lockdown"),
     errno.EKEYREJECTED: (ModuleRefusedError, "this kernel loads signed modules only"),
     errno.ENOKEY: (ModuleRefusedError, "its signature is by a key that this kernel does not have"),
-    errno.ENOEXEC: (ModuleRefusedError, "not a module for this kernel; dmesg tells more"),
-    errno.ENOENT: (MissingExportError, "this kernel exports no such symbol; dmesg tells which"),
+    errno.ENOEXEC: (ModuleRefusedError, "not a module for this kernel; see dmesg"),
+    errno.ENOENT: (
+        MissingExportError,
+        "this kernel exports no such symbol; see dmesg for its name",
+    ),
 }
 """What an errno of finit_module means, and what to do (finit_module(2), kernel/module/main.c)."""
 
@@ -157,7 +160,7 @@ class LinuxKernel:
             kind = OutOfMemoryError if e.errno == errno.ENOMEM else UnexpectedError
             raise kind(f"{name}: no memory file to load it from: {e.strerror}") from e
         if error:
-            cls, meaning = _MEANINGS.get(error, (UnexpectedError, "dmesg tells more"))
+            cls, meaning = _MEANINGS.get(error, (UnexpectedError, "see dmesg"))
             meaning = why_refused(data, error, self._sys, self._proc) or meaning
             raise cls(f"{name}: cannot be loaded: {os.strerror(error)}: {meaning}")
 
@@ -193,8 +196,8 @@ class LinuxKernel:
                     " pointers to its functions"
                 )
         raise InUseError(
-            f"{name}: cannot be unloaded: it is in use; `lsmod` shows by what, or by nothing when a"
-            " live patch of somebody else took it out: then it stays until the next boot"
+            f"{name}: cannot be unloaded: it is in use; `lsmod` shows by what; if it shows nothing,"
+            " another live patch has replaced this one, and the module stays until the next boot"
         )
 
     def is_kept(self, name: str) -> bool:
@@ -298,12 +301,12 @@ def _read_matched(path: Path) -> Iterator[MatchedTarget]:
                 microseconds=int(microseconds),
             )
         except ValueError:
-            raise UnexpectedError(f"{path}: not a line of ours: {line!r}") from None
+            raise UnexpectedError(f"{path}: unexpected line: {line!r}") from None
 
 
 def _read_targets(path: Path) -> Iterator[tuple[str, str]]:
     for line in (read_attribute(path) or "").splitlines():
         target, _, state = line.partition(" ")
         if not state:
-            raise UnexpectedError(f"{path}: not a line of ours: {line!r}")
+            raise UnexpectedError(f"{path}: unexpected line: {line!r}")
         yield target, state

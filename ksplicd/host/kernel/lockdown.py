@@ -56,8 +56,8 @@ def why_refused(module: bytes, error: int, sys: Path, proc: Path) -> str:
     signer = signer_of(module)
     if signer is None:
         return (
-            f"{policy}, so that it loads modules only with the kernel's own signature, and this "
-            f"one has none: {_SIGN_IT}, and {_ENROL_IT}"
+            f"{policy} and loads only modules signed by a key that it trusts, but this one has no "
+            f"signature: {_SIGN_IT}, and {_ENROL_IT}"
         )
     by = f"by “{signer}”" if signer else "by a key without a name"
     return f"{policy}, and the module is signed {by}, which it does not trust: {_ENROL_IT}"

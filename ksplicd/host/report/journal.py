@@ -163,9 +163,13 @@ def about_event(event: Event) -> Entry | None:
     if event.stage is Stage.FAILED:
         outcome = _FAILURES.get(event.cause, outcome)
     if event.stage is Stage.APPLIED and event.cause:
-        outcome, priority, words = Outcome.KEPT, syslog.LOG_ERR, "could not be undone and stays"
+        outcome, priority, words = (
+            Outcome.KEPT,
+            syslog.LOG_ERR,
+            "could not be undone and stays applied",
+        )
         if event.cause == KernelWarningError.abort_cause:
-            outcome, words = Outcome.KERNEL_WARNING, "is applied, and the kernel complains of it"
+            outcome, words = Outcome.KERNEL_WARNING, "is applied, but the kernel complains of it"
     subject = f"Update {event.kid}" if event.kid else "A dropped file"
     reason = ": ".join(text for text in (event.cause, event.detail) if text)
     return Entry(
@@ -188,7 +192,7 @@ def about_conflicts(kid: str, stage: Stage, conflicts: Sequence[Conflict]) -> En
     return Entry(
         message_id=Outcome.HELD_UP,
         priority=syslog.LOG_WARNING,
-        message=f"Update {kid} is held up by {blockers or 'no task that can be seen'}",
+        message=f"Update {kid} is held up by {blockers or 'no visible task'}",
         fields={
             "KSPLICE_KID": kid,
             "KSPLICE_STAGE": stage.value,
@@ -216,7 +220,7 @@ def about_held_back(kid: str, why: str, cause: str = "", stage: Stage = Stage.ST
     return Entry(
         message_id=Outcome.HELD_BACK,
         priority=syslog.LOG_WARNING,
-        message=f"Update {kid} is not applied by itself: {why}",
+        message=f"Update {kid} is not applied automatically: {why}",
         fields={"KSPLICE_KID": kid, "KSPLICE_STAGE": stage.value, "KSPLICE_CAUSE": cause},
     )
 
@@ -292,7 +296,7 @@ def about_overrun(kid: str) -> Entry:
     return Entry(
         message_id=Outcome.TRIPWIRE_OVERRUN,
         priority=syslog.LOG_WARNING,
-        message=f"Update {kid}: tripwires were hit faster than could be noted; some may be missing",
+        message=f"Update {kid}: tripwire hits came faster than they were read; some may be missing",
         fields={"KSPLICE_KID": kid},
     )
 

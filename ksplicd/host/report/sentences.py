@@ -34,12 +34,12 @@ _HINTS: Final[Mapping[str, str]] = {
 }
 _GENERIC: Final[Mapping[str, str]] = {
     "no_match": "the running code is not what the update was built from",
-    "failed_to_find": "a symbol that it needs is not in the running kernel",
-    "bad_system_map": "the running kernel's symbols are not those that it was built for",
-    "target_not_loaded": "a module that it patches is not loaded",
-    "out_of_memory": "the kernel has no memory for it",
-    "call_failed": "livepatch or a hook of the update refused; dmesg tells more",
-    "unexpected": "the kernel part failed; dmesg tells more",
+    "failed_to_find": "a symbol that the update needs is not in the running kernel",
+    "bad_system_map": "the running kernel's symbols are not those that the update was built for",
+    "target_not_loaded": "a module that the update patches is not loaded",
+    "out_of_memory": "the kernel has no memory for the update",
+    "call_failed": "livepatch or a hook of the update refused; see dmesg",
+    "unexpected": "the kernel part failed; see dmesg",
 }
 
 
@@ -62,7 +62,7 @@ def explain(cause: str, mismatch: Mapping[str, str]) -> str:
         case {"symbol": symbol}:
             return f"{target}: {symbol}: {kind}: {hint}"
         case _:
-            return _GENERIC.get(cause, f"{cause}; dmesg tells more")
+            return _GENERIC.get(cause, f"{cause}; see dmesg")
 
 
 def describe_update(

@@ -67,7 +67,7 @@ def expiry_of(key: PublicKey, name: str = "public key") -> date | None:
         return date.fromisoformat(found[1])
     except ValueError:
         raise KeyFileError(
-            f"{name}: its comment says expires {found[1]!a}; say a day, like 2027-01-31"
+            f"{name}: its comment says expires {found[1]!a}; use a date such as 2027-01-31"
         ) from None
 
 

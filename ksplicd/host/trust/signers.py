@@ -28,7 +28,7 @@ def check_signer(manifest: Manifest, signer: str, rules: Sequence[SignerRule]) -
         if signer not in rule.keys:
             by = f"is signed by key {signer}" if signer else "is not signed"
             raise SignerNotAllowedError(
-                f"{manifest.kid}: {by}, but {what} is for {', '.join(sorted(rule.keys))} to sign "
+                f"{manifest.kid}: {by}, but only {', '.join(sorted(rule.keys))} may sign {what} "
                 f"({rule.what} in [signers] of ksplicd.conf)"
             )
 

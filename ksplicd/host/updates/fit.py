@@ -38,13 +38,13 @@ def check_modules(manifest: Manifest, kernel: KernelDoor) -> None:
     for name in update_modules(manifest):
         if name in loaded and kernel.is_kept(name):
             raise ModulePresentError(
-                f"/sys/module/{name}: is there since the update was undone, because the kernel may"
-                " hold pointers to its functions; this update can be applied again after the next"
-                " boot, and one made anew of the same patch now"
+                f"/sys/module/{name}: is still loaded after the undo, because the kernel may hold"
+                " pointers to its functions; apply this update after the next boot, or build it"
+                " again from the same patch"
             )
         if name in loaded:
             raise ModulePresentError(
-                f"/sys/module/{name}: is there, but was not loaded by ksplicd; `rmmod {name}` first"
+                f"/sys/module/{name}: is loaded, but not by ksplicd; `rmmod {name}` first"
             )
 
 

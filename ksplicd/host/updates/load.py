@@ -59,8 +59,7 @@ def match(kernel: KernelDoor, bundle: Bundle) -> CoreState:
     missing = wanted - known
     if core is None or missing:
         raise UnexpectedError(
-            f"{kid}: the kernel part does not report on {', '.join(sorted(missing))}; "
-            "dmesg tells more"
+            f"{kid}: the kernel part does not report on {', '.join(sorted(missing))}; see dmesg"
         )
     return core
 

@@ -53,13 +53,13 @@ class Order:
             if kid in other.replaces:
                 raise SupersededError(
                     f"{kid}: is replaced by update {other.kid}, which is applied; "
-                    f"`ksplice undo {other.kid}` first if the older one is really wanted"
+                    f"`ksplice undo {other.kid}` first to go back to the older one"
                 )
             if other.kid in manifest.excludes or kid in other.excludes:
                 who = kid if other.kid in manifest.excludes else other.kid
                 raise ExcludedError(
                     f"{kid}: must not be applied together with update {other.kid}, which is applied"
-                    f" (so says the manifest of {who}); undo that one first"
+                    f" (by the manifest of {who}); undo that one first"
                 )
 
     def check_code_below(self, manifest: Manifest) -> None:
@@ -73,8 +73,8 @@ class Order:
             found = self._doors.kernel.module_build_id(new_module(kid))
             if found != build_id:
                 raise NoMatchError(
-                    f"{manifest.kid}: was built on top of update {kid} with build id {build_id};"
-                    f" what is applied has {found or 'none'}: build it again, on top of that one"
+                    f"{manifest.kid}: was built on top of update {kid} with build id {build_id}, "
+                    f"but the applied one has {found or 'none'}; build it again, on top of that one"
                 )
 
     def _check_replaced(self, manifest: Manifest) -> None:

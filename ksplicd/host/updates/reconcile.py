@@ -90,7 +90,7 @@ def _find_transition(
         direction = Direction.APPLY if is_way_back else Direction.UNDO
     cancelled = (cause or CancelledError.abort_cause) if is_way_back else ""
     if was is not stage:
-        records.record(kid, stage, DAEMON, cause=cancelled, detail="found on its way in the kernel")
+        records.record(kid, stage, DAEMON, cause=cancelled, detail="found in transition")
     return Transition(
         kid=kid,
         direction=direction,
@@ -137,7 +137,7 @@ def _why_waiting(records: Records, kid: str) -> str:
         return records.info(kid).detail or "its bundle is not stored here"
     if records.damage:
         return (
-            f"it may have been undone, for not all of the history can be read ({records.damage}): "
-            f"`ksplice apply {kid}` applies it by hand; without that file none has to wait"
+            f"it may have been undone: part of the history cannot be read ({records.damage}); "
+            f"`ksplice apply {kid}` applies it by hand, and without that file no update has to wait"
         )
     return records.why_other_kernel(kid)

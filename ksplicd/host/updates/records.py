@@ -251,7 +251,7 @@ class Records:
         standing = settle(last, self._doors.kernel.boot_id(), is_enabled=is_enabled)
         if distrusted is not None and not standing.cause:
             cause, why = distrusted
-            detail = f"its bundle does not verify any more: {why}"
+            detail = f"its bundle no longer verifies: {why}"
             return Standing(stage=standing.stage, cause=cause, detail=detail)
         if standing.stage is Stage.STAGED and last is not None and last.stage is Stage.APPLIED:
             texts = (standing.detail, self.why_other_kernel(kid))

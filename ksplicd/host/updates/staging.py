@@ -128,8 +128,8 @@ class Staging:
             self.remove(unused.pop(0), DAEMON, why=f"to make room for {kid}")
         if more > 0:
             raise StoreFullError(
-                f"{kid}: does not fit into the {settings.store_limit} MiB of store-limit; "
-                "`ksplice remove` what is not used, or raise it in ksplicd.conf"
+                f"{kid}: does not fit into store-limit = {settings.store_limit} MiB; "
+                "`ksplice remove` unused updates, or raise the limit in ksplicd.conf"
             )
 
     def _is_unused(self, kid: str) -> bool:
@@ -186,7 +186,7 @@ class Staging:
         if word is not None and word is not Stage.APPLIED:
             what = "undone" if word is Stage.REVERSED else "quarantined"
             raise ReplayedError(
-                f"{kid}: was {what} here and is not applied by itself again; "
+                f"{kid}: was {what} here and is not applied again automatically; "
                 f"`ksplice apply {kid}` applies it"
             )
 

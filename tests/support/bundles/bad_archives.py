@@ -26,7 +26,7 @@ def cut_short() -> bytes:
     return samples.bundle()[:-9]
 
 
-@fault(r"archive: something follows its end")
+@fault(r"archive: there is data behind its end")
 def two_gzip_members() -> bytes:
     return samples.bundle() + gzip.compress(b"")
 
@@ -118,7 +118,7 @@ def two_folders() -> bytes:
     return bundle_of(good_files(), member("ksplice-zzzz9999/patch", b"x"))
 
 
-@fault(r"archive: ksplice-8c4o6ucj/patch: is there twice")
+@fault(r"archive: ksplice-8c4o6ucj/patch: occurs twice")
 def the_same_file_twice() -> bytes:
     return bundle_of(good_files(), member(f"{FOLDER}/patch", b"x"))
 
@@ -144,6 +144,6 @@ def damaged_header() -> bytes:
     return gzip.compress(TAR[:140] + b"1" + TAR[141:])
 
 
-@fault(r"archive: 'ksplice-8c4o6ucj/api-version': something is hidden behind it")
+@fault(r"archive: 'ksplice-8c4o6ucj/api-version': there is data behind its end")
 def something_in_the_padding() -> bytes:
     return gzip.compress(TAR[:600] + b"x" + TAR[601:])

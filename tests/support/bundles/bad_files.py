@@ -17,23 +17,23 @@ from tests.support.bundles.samples import KID
 # --- files and digests --------------------------------------------------------------------------
 
 
-@fault(r"patch: is not the file of manifest\.json: files\.patch")
+@fault(r"patch: does not match manifest\.json: files\.patch")
 def altered_patch() -> bytes:
     return bundle_of({**good_files(), "patch": b"another"})
 
 
-@fault(r"ksplice_8c4o6ucj_vmlinux_old\.ko: is not the file of manifest\.json: files\.ksplice_")
+@fault(r"ksplice_8c4o6ucj_vmlinux_old\.ko: does not match manifest\.json: files\.ksplice_")
 def altered_old_code() -> bytes:
     files = good_files()
     return bundle_of({**files, OLD: files[OLD][:-1] + b"!"})
 
 
-@fault(r"extra: a file that manifest\.json has no use for")
+@fault(r"extra: is not used by manifest\.json")
 def unlisted_file() -> bytes:
     return bundle_of({**good_files(), "extra": b""})
 
 
-@fault(r"extra\.ko: a file that manifest\.json has no use for")
+@fault(r"extra\.ko: is not used by manifest\.json")
 def module_without_a_use() -> bytes:
     return with_files({"extra.ko": samples.module_elf("extra")})
 

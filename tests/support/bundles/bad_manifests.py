@@ -20,17 +20,17 @@ def no_manifest() -> bytes:
     return bundle_of(files)
 
 
-@fault(r"manifest\.json: not the JSON that belongs here: ")
+@fault(r"manifest\.json: not valid JSON: ")
 def manifest_is_not_json() -> bytes:
     return with_text(b"{")
 
 
-@fault(r"manifest\.json: not the JSON that belongs here: .*utf-8")
+@fault(r"manifest\.json: not valid JSON: .*utf-8")
 def manifest_is_not_text() -> bytes:
     return with_text(b'{"schema": "\xff"}')
 
 
-@fault(r"manifest\.json: not the JSON that belongs here: ")
+@fault(r"manifest\.json: not valid JSON: ")
 def manifest_is_very_deep() -> bytes:
     return with_text(b"[" * 100_000)
 
@@ -40,12 +40,12 @@ def manifest_is_a_book() -> bytes:
     return with_manifest(lambda m: m.update(description="a" * (4 << 20)))
 
 
-@fault(r"manifest\.json: not the JSON that belongs here: field 'kid' occurs twice")
+@fault(r"manifest\.json: not valid JSON: field 'kid' occurs twice")
 def manifest_field_twice() -> bytes:
     return with_text(b'{"kid": 1, "kid": 2}')
 
 
-@fault(r"manifest\.json: not the JSON that belongs here: NaN is not JSON")
+@fault(r"manifest\.json: not valid JSON: NaN is not JSON")
 def manifest_with_nan() -> bytes:
     return with_text(b'{"schema": NaN}')
 
@@ -95,7 +95,7 @@ def functions_are_no_array() -> bytes:
     return with_manifest(lambda m: m["targets"][0].update(functions="do_fcntl"))
 
 
-@fault(r"manifest\.json: targets\[1\]\.name: vmlinux is there twice")
+@fault(r"manifest\.json: targets\[1\]\.name: vmlinux occurs twice")
 def a_target_twice() -> bytes:
     return with_manifest(lambda m: m["targets"].append(m["targets"][0]))
 

@@ -101,7 +101,7 @@ class KernelFile:
         try:
             return DatagramListener(self.path.with_name(family))
         except OSError as e:
-            raise UnexpectedError(f"{family}: tripwires cannot be heard: {e.strerror}") from e
+            raise UnexpectedError(f"{family}: cannot listen to tripwires: {e.strerror}") from e
 
     def __getattr__(self, name: str) -> Any:
         """Return what the engine calls."""

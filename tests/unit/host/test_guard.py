@@ -156,7 +156,7 @@ def test_quarantined_update_can_be_removed(host: Host) -> None:
     host.engine.remove(KID, ALICE)
     assert host.engine.list_updates() == []
     host.stage()  # somebody drops it again
-    with pytest.raises(ReplayedError, match="was quarantined here and is not applied by itself"):
+    with pytest.raises(ReplayedError, match="was quarantined here and is not applied again auto"):
         host.engine.staging.check_not_undone(KID)
     assert host.apply().stage is Stage.APPLIED
     host.engine.staging.check_not_undone(KID)

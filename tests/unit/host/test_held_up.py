@@ -97,7 +97,7 @@ def test_code_that_may_be_pointed_to_stays_after_undo(host: Host) -> None:
     assert info.stage is Stage.REVERSED
     assert f"{NEW}: stays loaded until the next boot" in info.detail
     assert host.kernel.leftovers() == [CORE, NEW]
-    with pytest.raises(ModulePresentError, match="can be applied again after the next boot"):
+    with pytest.raises(ModulePresentError, match="apply this update after the next boot"):
         host.apply()
     assert host.engine.get_update(KID).stage is Stage.REVERSED
     host.kernel.reboot()

@@ -94,9 +94,9 @@ def test_module_is_loaded_from_a_sealed_memfd() -> None:
         (errno.EPERM, ModuleRefusedError, "not permitted: kernel.modules_disabled, or lockdown"),
         (errno.EKEYREJECTED, ModuleRefusedError, "this kernel loads signed modules only"),
         (errno.ENOKEY, ModuleRefusedError, "a key that this kernel does not have"),
-        (errno.ENOEXEC, ModuleRefusedError, "not a module for this kernel; dmesg tells more"),
+        (errno.ENOEXEC, ModuleRefusedError, "not a module for this kernel; see dmesg"),
         (errno.ENOENT, MissingExportError, "this kernel exports no such symbol"),
-        (errno.EINVAL, UnexpectedError, "Invalid argument: dmesg tells more"),
+        (errno.EINVAL, UnexpectedError, "Invalid argument: see dmesg"),
     ],
 )
 def test_what_an_errno_means(error: int, cls: type[KspliceError], message: str) -> None:
@@ -205,10 +205,10 @@ def test_core(tmp_path: Path) -> None:
         targets={"loop": "matched", "romfs": "waiting"},
     )
     write(folder / "targets", "loop\n")
-    with pytest.raises(UnexpectedError, match="targets: not a line of ours: 'loop'"):
+    with pytest.raises(UnexpectedError, match="targets: unexpected line: 'loop'"):
         kernel.core(KID)
     write(folder / "matched", "loop 3\n")
-    with pytest.raises(UnexpectedError, match="matched: not a line of ours: 'loop 3'"):
+    with pytest.raises(UnexpectedError, match="matched: unexpected line: 'loop 3'"):
         kernel.core(KID)
 
 

@@ -42,9 +42,7 @@ def test_unused_updates_make_room(host: Host) -> None:
     assert removed.detail == "to make room for newer000"
     with pytest.raises(ReplayedError, match="undone00"):
         host.engine.staging.check_not_undone("undone00")
-    with pytest.raises(
-        StoreFullError, match=r"does not fit into the 1 MiB of store-limit; `ksplice"
-    ):
+    with pytest.raises(StoreFullError, match=r"does not fit into store-limit = 1 MiB; `ksplice"):
         host.stage(big("another0"))
     assert kids(host) == {"applied0", "staged00", "newer000"}
 

@@ -51,8 +51,8 @@ def why(root: Path, module: bytes, error: int = errno.EPERM) -> str:
 
 def test_unsigned_module(root: Path) -> None:
     assert why(root, UNSIGNED) == (
-        "this kernel is locked down (lockdown=integrity), so that it loads modules only with the "
-        "kernel's own signature, and this one has none: build the update with --module-sign-key, "
+        "this kernel is locked down (lockdown=integrity) and loads only modules signed by a key "
+        "that it trusts, but this one has no signature: build the update with --module-sign-key, "
         "and enrol that key's certificate where this kernel looks for keys (`mokutil --import`, or "
         "the firmware's db), and reboot"
     )
@@ -68,7 +68,9 @@ def test_enforced_signatures(root: Path) -> None:
     assert why(root, UNSIGNED) == ""
     (root / "sys/module/module/parameters/sig_enforce").write_text("Y\n")
     said = why(root, UNSIGNED, errno.EKEYREJECTED)
-    assert said.startswith("this kernel enforces module signatures (module.sig_enforce), so that")
+    assert said.startswith(
+        "this kernel enforces module signatures (module.sig_enforce) and loads only"
+    )
 
 
 def test_no_modules_any_more(root: Path) -> None:

@@ -141,7 +141,9 @@ def test_reboot_while_applied(host: Host) -> None:
     host.reboot()
     assert restart(host).reapply == (OTHER_KID, KID)
     assert stage_of(host) == ("staged", "")
-    with pytest.raises(AlreadyReversedError, match=f"`ksplice remove {KID}` keeps it from coming"):
+    with pytest.raises(
+        AlreadyReversedError, match=f"`ksplice remove {KID}` keeps it from being applied"
+    ):
         host.engine.start_undo(KID, ALICE)
     assert restart(host).reapply == (OTHER_KID, KID)
     host.apply(KID)
@@ -266,7 +268,7 @@ def test_nothing_comes_back_that_a_damaged_history_may_have_undone(
     host.reboot()
     found = host.new_engine().reconcile()
     assert found.reapply == ()
-    assert "it may have been undone, for not all of the history can be read" in found.waiting[KID]
+    assert "it may have been undone: part of the history cannot be read" in found.waiting[KID]
     assert str(full.with_suffix("")) in found.waiting[KID]
     full.unlink()
     assert host.new_engine().reconcile().reapply == (KID,)

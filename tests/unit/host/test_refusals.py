@@ -141,7 +141,7 @@ def test_update_on_top_of_another_one_of_the_same_id(host: Host) -> None:
     host.kernel.build_ids[f"ksplice_{KID}_new"] = "34" * 20
     calls = list(host.kernel.calls)
     why = (
-        rf"^{OTHER_KID}: was built on top of update {KID} with build id (12)+; .* has (34)+: build"
+        rf"^{OTHER_KID}: was built on top of update {KID} with build id (12)+, .* has (34)+; build"
     )
     with pytest.raises(NoMatchError, match=why):
         host.engine.start_apply(OTHER_KID, ALICE)
@@ -191,7 +191,9 @@ def test_target_that_is_unloaded_meanwhile(host: Host) -> None:
     host.kernel.insert("nf_tables")
     host.stage(samples.bundle(targets=("nf_tables",)))
     host.kernel.gone_after_check = "nf_tables"
-    with pytest.raises(TargetNotLoadedError, match="a module that it patches is not loaded"):
+    with pytest.raises(
+        TargetNotLoadedError, match="a module that the update patches is not loaded"
+    ):
         host.engine.start_apply(KID, ALICE)
     assert host.kernel.leftovers() == []
 

@@ -102,7 +102,7 @@ def test_module_already_there(host: Host, name: str) -> None:
     assert host.engine.get_update(KID).stage is Stage.STAGED
     assert host.kernel.leftovers() == [name]
     host.engine.remove(KID, ALICE)
-    with pytest.raises(ModulePresentError, match=f"/sys/module/{name}: is there"):
+    with pytest.raises(ModulePresentError, match=f"/sys/module/{name}: is loaded"):
         host.stage()
 
 
@@ -117,7 +117,7 @@ def test_module_of_somebody_else_after_we_were_there(host: Host, stage: Stage) -
         host.apply()
         host.undo()
     host.kernel.insert(CORE)
-    with pytest.raises(ModulePresentError, match=f"/sys/module/{CORE}: is there"):
+    with pytest.raises(ModulePresentError, match=f"/sys/module/{CORE}: is loaded"):
         host.engine.start_apply(KID, ALICE)
     host.engine.reconcile()
     assert host.kernel.leftovers() == [CORE]

@@ -104,6 +104,4 @@ def test_mismatch_in_words() -> None:
     assert explain("no_match", pairs).startswith(
         "vmlinux: f.cold+0x0: expected other code, found nothing (lock): this is not the code"
     )
-    assert (
-        explain("call_failed", {}) == "livepatch or a hook of the update refused; dmesg tells more"
-    )
+    assert explain("call_failed", {}) == "livepatch or a hook of the update refused; see dmesg"

@@ -157,7 +157,7 @@ def test_journal_of_an_overrun() -> None:
 
 
 def test_no_such_family() -> None:
-    with pytest.raises(UnexpectedError, match="kspl_none0000: tripwires cannot be heard: "):
+    with pytest.raises(UnexpectedError, match="kspl_none0000: cannot listen to tripwires: "):
         open_listener("kspl_none0000")
 
 
