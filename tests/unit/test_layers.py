@@ -75,13 +75,12 @@ ROOMS: Final = {
     "host/stages": "NOUNS",
     "host/clock": "",
     "host/kernel": "host/stages NOUNS",
-    "host/store": "host/stages config FILES NOUNS",
-    "host/trust": "host/kernel host/store host/stages config FILES NOUNS",
-    "host/report": "host/trust host/store host/kernel host/stages config NOUNS",
+    "host/store": "host/stages FILES NOUNS",
+    "host/trust": "host/store config FILES NOUNS",
+    "host/report": "host/trust host/store host/kernel host/stages NOUNS",
     "host/updates": "host/report host/trust host/store host/kernel host/stages host/clock config"
     " bundle NOUNS",
-    "host/engine": "host/updates host/report host/trust host/store host/kernel host/stages"
-    " host/clock config bundle NOUNS",
+    "host/engine": "host/updates host/report host/stages host/clock config bundle NOUNS",
     "host/boot": "host/engine host/stages NOUNS",
     # those who use it; the daemon is the only one who knows both host and bus
     "bus": "HOST config bundle NOUNS",
