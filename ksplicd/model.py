@@ -156,7 +156,7 @@ class FileDigest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest:  # over 12 fields: one for each key of the file
     """The contents of a bundle's ``manifest.json``."""
 
     kid: str

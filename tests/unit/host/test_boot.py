@@ -16,7 +16,7 @@ from tests.support.host.simulator import NO_MATCH
 
 
 def boot(host: Host, disabled: str = "", *, willing: bool = True) -> tuple[list[str], list[str]]:
-    """Return what is applied again, and what was told of the rest."""
+    """Return the kids that are applied again, and what was reported of the others."""
     told: list[str] = []
     host.engine = host.new_engine()
 
@@ -59,7 +59,7 @@ def test_one_that_does_not_match_keeps_no_other_from_it(two: Host) -> None:
 
 
 def test_what_failed_for_now_is_to_be_tried_again(host: Host) -> None:
-    """And with it what depends on it, in order; nothing else."""
+    """And after it the updates that depend on it, in order; nothing else."""
     host.stage()
     host.stage(samples.bundle(OTHER_KID, depends=(KID,)))
     host.apply(KID)
@@ -140,7 +140,7 @@ def test_transition_that_does_not_end_is_turned_around(two: Host) -> None:
 
 
 def test_one_that_was_on_its_way_and_cannot_be_turned_around(two: Host) -> None:
-    """Whatever becomes of it, the others get their turn, and say why they wait."""
+    """Whatever its outcome, the others get their turn, or are reported as waiting."""
     two.engine = two.new_engine()
     two.engine.reconcile(BOOT)
     two.engine.start_apply(OTHER_KID, BOOT)  # and then we are killed

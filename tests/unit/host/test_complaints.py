@@ -104,7 +104,7 @@ def test_turned_around_for_it(host: Host) -> None:
 
 
 def test_why_an_apply_failed_says_it_too(host: Host) -> None:
-    """It was turned around for another reason, and is not tried again by itself."""
+    """It was turned around for another reason, but is not retried automatically."""
     host.stage()
     transition = host.engine.start_apply(KID, ALICE)
     transition = host.engine.cancel(transition, "code_busy")

@@ -110,7 +110,7 @@ class BlindKernel(Simulator):
 
 
 def test_failure_is_recorded_also_when_the_kernel_cannot_be_asked(host: Host) -> None:
-    """Else it was on its way until the next start, and nothing could be applied."""
+    """Otherwise it would count as moving until the next start, and nothing could be applied."""
     host.kernel = kernel = BlindKernel()
     host.engine = host.new_engine()
     host.engine.reconcile()

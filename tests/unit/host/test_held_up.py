@@ -31,7 +31,7 @@ HELD_UP = "held up by cat[812] in do_fcntl < __x64_sys_fcntl"
 def test_who_holds_it_up_is_in_a_function_with_a_name(
     host: Host, stack: str, function: str
 ) -> None:
-    """Livepatch lists what it does not redirect as the new form of an anchor of the core."""
+    """Livepatch lists functions that it does not redirect under an anchor of the core."""
     host.stage()
     transition = host.engine.start_apply(KID, ALICE)
     host.kernel.functions[NEW] = frozenset(
@@ -137,7 +137,7 @@ def test_the_kernels_truth_is_shown(host: Host) -> None:
 
 
 def test_many_who_hold_it_up_are_no_lost_line(host: Host) -> None:
-    """Whoever has a machine full of tasks cannot make an event too long to be written."""
+    """A machine full of tasks cannot make an event too long to be written."""
     host.stage()
     transition = host.engine.start_apply(KID, ALICE)
     stack = " < ".join(["do_fcntl"] * 16)

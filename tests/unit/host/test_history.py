@@ -115,7 +115,7 @@ def test_unreadable(tmp_path: Path) -> None:
 
 
 def test_history_of_every_release() -> None:
-    """A cut line stands between the others, as a power failure leaves it."""
+    """A cut line between whole ones, as a power failure leaves it."""
     files = sorted((Path(__file__).parent / "data").glob("history-*.jsonl"))
     assert [path.name for path in files] == ["history-0.1.0.jsonl"]
     for path in files:
@@ -188,7 +188,7 @@ def test_full_file_that_unpacks_without_end(tmp_path: Path) -> None:
 
 
 def test_full_file_that_unpacks_without_end_is_not_condensed(tmp_path: Path) -> None:
-    """What is not read must not be lost."""
+    """Events in a file that cannot be read must not be lost."""
     history = History(tmp_path / "h", max_size=1000, keep=lambda: 1)
     bomb = gzip.compress(write_event(EVENT) + bytes(65 << 20), 1)
     (tmp_path / "h.000001.gz").write_bytes(bomb)
@@ -304,7 +304,7 @@ def test_damaged_file_is_not_condensed_away(
 
 @pytest.mark.parametrize("done", ["replaced", "all"])
 def test_killed_while_condensing(tmp_path: Path, done: str) -> None:
-    """The older file is still there with what the newer one has by now."""
+    """The older file still exists, with events that the newer one has already."""
     history = History(tmp_path / "h", max_size=2000)
     for number in range(20):
         history.append(replace(EVENT, detail=str(number)))

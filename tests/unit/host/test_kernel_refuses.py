@@ -154,7 +154,7 @@ def test_fault_at_every_call_of_undo(host: Host, call: int) -> None:
 
 
 def test_full_disk_hides_no_undo(host: Host) -> None:
-    """What was undone is not applied by itself again, also when nobody could write that down."""
+    """An undone update is not applied automatically, even if the undo could not be written."""
     host.stage()
     host.apply()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

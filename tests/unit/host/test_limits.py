@@ -69,7 +69,7 @@ def test_updates_of_another_kernel_make_room(host: Host) -> None:
 
 
 def test_what_is_half_written_or_half_deleted_takes_no_room(host: Host) -> None:
-    """Such are left when the disk is full, and go at the next try, not at the next start."""
+    """A full disk leaves them; the next attempt deletes them, not only the next start."""
     host.engine.doors.settings = Settings(store_limit=1)
     for name in (".halfhalf.new", ".gonegone.gone"):
         folder = host.engine.doors.store.updates / name
@@ -99,7 +99,7 @@ def test_history_is_bounded(host: Host) -> None:
 
 
 def test_what_is_known_of_an_update_takes_little_memory(host: Host) -> None:
-    """Its files' digests, half of it, are of use while the files are checked only."""
+    """The files' digests, half of it, are needed only while the files are checked."""
     updates = 20
     for number in range(updates):
         host.stage(samples.bundle(f"kid{number:05}"))

@@ -211,7 +211,7 @@ def test_lost_bundle(host: Host) -> None:
 
 
 def test_damaged_update_does_not_keep_the_others_from_us(host: Host) -> None:
-    """A crash without fsync of the disk itself may leave the folder without its file."""
+    """A crash of a disk that ignores fsync may leave the folder without its file."""
     host.stage()
     next((host.root / "updates" / KID).glob("*.tar.gz")).unlink()
     restart(host)

@@ -106,7 +106,7 @@ def test_update_that_has_a_kprobe_is_undone_before_its_successor_comes(host: Hos
 
 @pytest.mark.parametrize("who", [KID, OTHER_KID])
 def test_updates_that_exclude_each_other(host: Host, who: str) -> None:
-    """Whichever of them says so."""
+    """Whichever of the two excludes the other."""
     host.stage(samples.bundle(excludes=(OTHER_KID,) if who == KID else ()))
     host.stage(samples.bundle(OTHER_KID, excludes=(KID,) if who == OTHER_KID else ()))
     host.apply(OTHER_KID)
@@ -134,7 +134,7 @@ def test_function_that_another_update_replaces(host: Host) -> None:
 
 
 def test_update_on_top_of_another_one_of_the_same_id(host: Host) -> None:
-    """What it was built on is told by its build id, as the kernel has it loaded."""
+    """The build id of the loaded module identifies the update below."""
     host.stage()
     host.apply()
     host.stage(samples.bundle(OTHER_KID, depends=(KID,), built_on={KID: "12" * 20}))
@@ -187,7 +187,7 @@ def test_target_that_may_be_loaded_later(host: Host, policy: LateMismatch) -> No
 
 
 def test_target_that_is_unloaded_meanwhile(host: Host) -> None:
-    """The check before said that it was there."""
+    """The check before the load still found it."""
     host.kernel.insert("nf_tables")
     host.stage(samples.bundle(targets=("nf_tables",)))
     host.kernel.gone_after_check = "nf_tables"

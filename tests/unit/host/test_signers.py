@@ -139,7 +139,7 @@ def test_keys_that_come_and_go_while_we_run(host: Host, tmp_path: Path) -> None:
 
 
 def test_key_of_what_is_applied_is_deleted(host: Host) -> None:
-    """What it had signed is named, still described, and can be undone."""
+    """Its updates are reported, still described, and can be undone."""
     host.stage()
     host.apply()
     before = host.engine.get_update(KID)

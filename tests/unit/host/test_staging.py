@@ -188,7 +188,7 @@ def test_refused_drop_tells_nothing_about_the_update_of_that_name(host: Host) ->
 
 
 class Meanwhile(Simulator):
-    """A kernel during whose first answer something else happens."""
+    """A kernel whose first answer comes while something else happens."""
 
     happens: Callable[[], object] | None = None
 
@@ -226,7 +226,7 @@ def test_drop_of_the_same_name_meanwhile_is_not_lost(host: Host, first: str, wha
 
 @pytest.mark.parametrize("which", [0, 1], ids=["bundle", "signature"])
 def test_drop_that_is_gone_again_is_not_rejected(host: Host, which: int) -> None:
-    """What bears its name a moment later is another one, which the kernel may give its inode."""
+    """The file of this name a moment later is another one, which may have the same inode."""
     data = samples.bundle()
     files = drop(host, data, samples.signature(data))
     files[which].unlink()

@@ -89,7 +89,7 @@ def test_noise(data: bytes) -> None:
 
 @given(st.integers(0, len(message(THE_HIT)) - 1), st.integers(0, 255))
 def test_altered_messages(at: int, byte: int) -> None:
-    """A message with one byte altered is ignored, or still says no more than a message may."""
+    """A message with one altered byte is ignored, or still within what a message may hold."""
     data = bytearray(message(THE_HIT))
     data[at] = byte
     hit = read_hit(bytes(data), FAMILY)

@@ -30,7 +30,7 @@ NEW = f"ksplice_{KID}_new"
 
 
 class Calls(SystemCalls):
-    """Answers errnos from a list, 0 after its end, and notes what was asked."""
+    """Returns errnos from a list, 0 after its end, and records the calls."""
 
     def __init__(self, *answers: int) -> None:
         self.answers = list(answers)
@@ -56,7 +56,7 @@ def write(path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["enabled", "transition"])
 def test_livepatch_that_cannot_be_read_is_not_gone(tmp_path: Path, name: str) -> None:
-    """Such as without a free descriptor; a folder in the way does as well."""
+    """As without a free descriptor; a folder in its place has the same effect."""
     folder = tmp_path / "sys/kernel/livepatch" / NEW
     write(folder / "enabled", "1\n")
     write(folder / "transition", "0\n")
@@ -238,7 +238,7 @@ def test_blockers(tmp_path: Path) -> None:
 
 
 def test_thousands_of_blockers_are_told_by_a_thousand(tmp_path: Path) -> None:
-    """Each with its stack, they would be more than the bus takes in a message."""
+    """With all their stacks, they would exceed the size of a bus message."""
     for tid in range(1, MAX_BLOCKERS + 100):
         write(tmp_path / f"proc/1/task/{tid}/patch_state", "0\n")
     found = LinuxKernel(tmp_path).blockers(patched=False)
@@ -246,7 +246,7 @@ def test_thousands_of_blockers_are_told_by_a_thousand(tmp_path: Path) -> None:
 
 
 def test_text_that_is_no_id_leads_nowhere(host: Host, tmp_path: Path) -> None:
-    """Anybody may ask for any update: no path outside sysfs comes of it."""
+    """A caller may pass any text as an id: it never makes a path outside sysfs."""
     root = tmp_path / "root"
     for name in ("enabled", "transition"):
         write(root / f"sys/kernel/livepatch/{NEW}/{name}", "1\n")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
+"""The diagram of stages, and where an update is that nothing moves."""
+
 import itertools
 
 import pytest
 
-from ksplicd.host.report.sentences import explain, read_mismatch
 from ksplicd.host.stages import (
     Arrow,
     Direction,
@@ -95,13 +96,3 @@ def test_outcome(
     transition = Transition(kid="8c4o6ucj", direction=direction, started=0, cancelled=cancelled)
     end = outcome(transition, is_enabled=enabled == "yes")
     assert (end.stage, end.cause) == expected
-
-
-def test_mismatch_in_words() -> None:
-    pairs = read_mismatch("target=vmlinux function=f.cold offset=0x0 kind=lock expected= found= x")
-    assert pairs["expected"] == ""
-    assert "x" not in pairs
-    assert explain("no_match", pairs).startswith(
-        "vmlinux: f.cold+0x0: expected other code, found nothing (lock): this is not the code"
-    )
-    assert explain("call_failed", {}) == "livepatch or a hook of the update refused; see dmesg"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The machine crashes: what was new then waits for a person."""
+"""The machine crashes: an update that was new then waits for a person."""
 
 import contextlib
 from dataclasses import replace
@@ -33,7 +33,7 @@ knowns = st.builds(
 
 
 def start(host: Host) -> tuple[str, ...]:
-    """Boot: returns what is to be applied again."""
+    """Boot, and return the kids to apply again."""
     host.engine = host.new_engine()
     return host.engine.reconcile(BOOT).reapply
 
@@ -43,7 +43,7 @@ def stage_of(host: Host) -> str:
 
 
 def soak(host: Host, seconds: float = 600) -> None:
-    """Let what is applied run, with the daemon's looks at it."""
+    """Let applied updates run for a while, as the daemon watches them."""
     host.engine.soak.watch()
     host.clock.now += seconds
     host.engine.soak.watch()
@@ -163,7 +163,7 @@ def test_quarantined_update_can_be_removed(host: Host) -> None:
 
 
 def test_what_marks_the_end_may_be_restarted(host: Host) -> None:
-    """As when the package is upgraded: the boot goes on, and may crash later."""
+    """As in an upgrade of the package: the boot goes on, and may crash later."""
     host.stage()
     host.apply()
     host.engine.soak.mark_clean()
