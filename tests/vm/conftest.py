@@ -2,14 +2,19 @@
 """Fixtures of the tests that need a guest.
 
 ``guest`` is a fresh guest for each test, restored in a moment.  Tests of ksplicd on a host take
-``installed_guest``, where it is installed as its package would install it.
+``installed_guest``, where it is installed as its package would install it.  Both run ``kernel``,
+which is 6.1, or 6.12 with ``KSPLICE_KERNEL=next``; a test with the mark ``kernels("6.1", "6.12")``
+is run on each of these.
 """
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
+from ksplicd import bundle
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
@@ -17,11 +22,17 @@ from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import Snapshot, take_snapshot
 from tests.support.guest.golden import check_log
+from tests.support.guest.hand import Update
+from tests.support.guest.hostile import make_hostile_bundle
 from tests.support.guest.install import package_layer
+from tests.support.guest.installed import Signed, signed_fix
 from tests.support.guest.keep import REPORTS, guest_for
 from tests.support.guest.maker import Maker
+from tests.support.guest.modules import altered_romfs, make_modules_bundle, prepare_mounts
 from tests.support.kernels import slice as sample
-from tests.support.kernels.stock import stock_kernel
+from tests.support.kernels.stock import KERNELS
+
+UNDER_TEST: Final = "6.12" if os.environ.get("KSPLICE_KERNEL") == "next" else "6.1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,14 +53,29 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test on the kernel under test, or on each of those that ``kernels(...)`` names."""
+    if "kernel" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("kernels")
+        names = mark.args if mark else (UNDER_TEST,)
+        ids = names if len(names) > 1 else (pytest.HIDDEN_PARAM,)
+        metafunc.parametrize("kernel", names, ids=ids, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
 def lab_cache() -> Cache:
     return Cache(progress=to_stderr)
 
 
 @pytest.fixture(scope="session")
-def kernel(lab_cache: Cache) -> KernelPackages:
-    return stock_kernel(lab_cache)
+def kernel(request: pytest.FixtureRequest, lab_cache: Cache) -> KernelPackages:
+    return KERNELS[request.param](lab_cache)
+
+
+@pytest.fixture(scope="session")
+def fix(kernel: KernelPackages) -> sample.Fix:
+    """A change of Debian's in the kernel's vmlinux that a program can see."""
+    return next(fix for fix in (sample.FCNTL, sample.DCACHE) if fix.old == kernel.version)
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +84,8 @@ def tree(lab_cache: Cache, kernel: KernelPackages) -> Path:
 
 
 @pytest.fixture(scope="session")
-def machine(lab_cache: Cache) -> Machine:
-    image = build_image(stock_kernel(lab_cache))
+def machine(lab_cache: Cache, kernel: KernelPackages) -> Machine:
+    image = build_image(kernel)
     return Machine(image=image, accelerator=probe_accelerator(lab_cache, image.kernel))
 
 
@@ -91,8 +117,53 @@ def installed_guest(
 
 
 @pytest.fixture(scope="module")
-def maker(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    return Maker(lab_cache, tmp_path_factory.mktemp("maker"))
+def maker(
+    lab_cache: Cache, kernel: KernelPackages, tmp_path_factory: pytest.TempPathFactory
+) -> Maker:
+    return Maker(lab_cache, kernel, tmp_path_factory.mktemp("maker"))
+
+
+@pytest.fixture(scope="session")
+def signed(
+    lab_cache: Cache,
+    kernel: KernelPackages,
+    fix: sample.Fix,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Signed:
+    return signed_fix(lab_cache, kernel, fix, tmp_path_factory.mktemp("signed"))
+
+
+@pytest.fixture(scope="session")
+def modules_bundle(
+    lab_cache: Cache,
+    kernel: KernelPackages,
+    fix: sample.Fix,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> bundle.Bundle:
+    return make_modules_bundle(lab_cache, kernel, fix, tmp_path_factory.mktemp("modules"))
+
+
+@pytest.fixture
+def modules_update(guest: Guest, modules_bundle: bundle.Bundle, fix: sample.Fix) -> Update:
+    prepare_mounts(guest)
+    guest.put("/root/reproducer.py", fix.reproducer.encode())
+    return Update(guest, modules_bundle)
+
+
+@pytest.fixture(scope="session")
+def altered(kernel: KernelPackages) -> bytes:
+    """Return romfs with a change where the update of modules leaves it alone."""
+    return altered_romfs(kernel)
+
+
+@pytest.fixture(scope="session")
+def hostile_bundle(
+    lab_cache: Cache,
+    kernel: KernelPackages,
+    fix: sample.Fix,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> bundle.Bundle:
+    return make_hostile_bundle(lab_cache, kernel, fix, tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ from typing import Final
 import pytest
 
 from ksplicd.host.report.journal import Outcome
-from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from tests.support.guest.blocker import BLOCKER
-from tests.support.guest.installed import BUS, KID, MANAGER, NAME, Host, Signed, signed_fix
+from tests.support.guest.installed import BUS, KID, MANAGER, NAME, Host, Signed
 from tests.support.guest.journal import read_journal
 
 LISTENER: Final = f"""\
@@ -25,11 +24,6 @@ with open("/sys/module/ksplice_{KID}/ksplice/stage") as f:
     print("listening", flush=True)
     print("heard" if poll.poll(30000) else "nothing", flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def signed(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Signed:
-    return signed_fix(lab_cache, tmp_path_factory.mktemp("update"))
 
 
 @pytest.fixture

@@ -15,11 +15,10 @@ from typing import Final
 
 import pytest
 
-from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
 from ksplicd.run import run
 from tests.support.guest.hand import has_complaint
-from tests.support.guest.installed import KID, NAME, Host, Signed, signed_fix
+from tests.support.guest.installed import KID, NAME, Host, Signed
 from tests.support.guest.journal import read_journal
 from tests.support.kernels import slice as sample
 
@@ -34,11 +33,6 @@ BOOT_PRELOAD: Final = (
 ALL: Final = "KSPLICE_ALL_STEPS" in os.environ
 SETTLED: Final = {"applied", "staged", "failed", "reversed", ""}
 LIVEPATCH: Final = f"/sys/kernel/livepatch/ksplice_{KID}_new"
-
-
-@pytest.fixture(scope="module")
-def signed(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Signed:
-    return signed_fix(lab_cache, tmp_path_factory.mktemp("update"))
 
 
 class Victim(Host):

@@ -14,7 +14,7 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages, KernelSource
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
-from tests.support.guest.modules import MOUNT, ROMFS, mount
+from tests.support.guest.modules import ROMFS, mount, prepare_mounts
 from tests.support.guest.shadows import count_shadows
 from tests.support.kernels import slice as sample
 
@@ -101,10 +101,9 @@ def made(
 
 @pytest.fixture
 def update(guest: Guest, made: bundle.Bundle) -> Update:
-    guest.put("/root/mount.py", MOUNT.encode())
+    prepare_mounts(guest)
     guest.put("/root/counted.py", COUNTED.encode())
     guest.put("/root/sleeper.py", SLEEPER.encode())
-    guest.run("truncate -s 64k /root/rubbish; modprobe loop; losetup /dev/loop0 /root/rubbish")
     return Update(guest, made)
 
 

@@ -10,7 +10,7 @@ given again.
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -18,22 +18,17 @@ import pytest
 
 from ksplicd import bundle
 from ksplicd.create.stock.module import find_stock_module
-from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from ksplicd.lab.image import build_image
-from ksplicd.lab.qemu import Machine, probe_accelerator
-from ksplicd.lab.snapshot import take_snapshot
 from ksplicd.model import new_module, old_module
 from tests.support.guest.hand import has_complaint, is_clean
-from tests.support.guest.hostile import KID, MUTATIONS, made
+from tests.support.guest.hostile import KID, MUTATIONS
 from tests.support.guest.victim import Damage, Outcome, Victim
-from tests.support.kernels.stock import next_kernel, stock_kernel
 from tests.support.old_code.blob import Blob
 from tests.support.old_code.mutate import mutate_new_code, mutate_tables
 from tests.support.old_code.oracle import Verdict, judge
 
-__all__ = ["made"]
+pytestmark = pytest.mark.kernels("6.1", "6.12")
 
 TARGETS: Final = ("vmlinux", "romfs")
 SEED: Final = os.environ.get("KSPLICE_SEED", "2011")
@@ -56,23 +51,9 @@ CAUSES: Final = {
 }
 
 
-@pytest.fixture(scope="module", params=[stock_kernel, next_kernel], ids=["6.1", "6.12"])
-def kernel(request: pytest.FixtureRequest, lab_cache: Cache) -> KernelPackages:
-    packages: KernelPackages = request.param(lab_cache)
-    return packages
-
-
 @pytest.fixture
-def guest(lab_cache: Cache, kernel: KernelPackages) -> Iterator[Guest]:
-    image = build_image(kernel)
-    machine = Machine(image=image, accelerator=probe_accelerator(lab_cache, image.kernel))
-    with Guest(take_snapshot(lab_cache, machine)) as running:
-        yield running
-
-
-@pytest.fixture
-def victim(guest: Guest, made: bundle.Bundle) -> Victim:
-    return Victim(guest, made)
+def victim(guest: Guest, hostile_bundle: bundle.Bundle) -> Victim:
+    return Victim(guest, hostile_bundle)
 
 
 def damage_tables(victim: Victim, number: int, target: str = "") -> Damage:

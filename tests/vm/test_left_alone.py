@@ -11,13 +11,16 @@ from ksplicd.lab.guest import Guest
 from tests.support.guest.blocker import BLOCKER
 from tests.support.guest.foreign import FOREIGN, REMOVE_FOREIGN, build_module
 from tests.support.guest.hand import PATIENCE, Update, is_clean
-from tests.support.guest.modules import NEW, OLD, altered, edits, fix, insmod, made, mount, update
-
-__all__ = ["altered", "edits", "fix", "made", "update"]
+from tests.support.guest.modules import NEW, OLD, insmod, mount
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
 LEAVE = "leave_unmatched=1"
+
+
+@pytest.fixture
+def update(modules_update: Update) -> Update:
+    return modules_update
 
 
 def test_live_patch_that_replaces_all_frees_only_its_own(

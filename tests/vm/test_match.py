@@ -14,6 +14,7 @@ from ksplicd.create.old_code.sites import SiteKind
 from ksplicd.create.old_code.tables import REF_BYTES, REF_SYM, SYM, OldUnit, write_old_code
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.qemu import Machine
 from tests.support.guest.hand import booted
@@ -30,15 +31,14 @@ from tests.support.guest.matching import (
     state,
 )
 from tests.support.guest.old_code import CORE, OLD, UNITS, OldCode, match_units
-from tests.support.kernels.stock import stock_kernel
 from tests.support.old_code.blob import Blob, Function, Reloc
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
 
 @pytest.fixture(scope="session")
-def old_units(lab_cache: Cache) -> tuple[list[OldUnit], SymbolMap, Path]:
-    return match_units(lab_cache, stock_kernel(lab_cache), UNITS)
+def old_units(lab_cache: Cache, kernel: KernelPackages) -> tuple[list[OldUnit], SymbolMap, Path]:
+    return match_units(lab_cache, kernel, UNITS)
 
 
 @pytest.fixture(scope="session")

@@ -24,12 +24,9 @@ from ksplicd.lab.guest import Guest
 from ksplicd.model import new_module, old_module
 from tests.support.guest.foreign import build_module
 from tests.support.guest.hand import Update, is_clean, make_bundle, write_patch
-from tests.support.guest.hostile import KID, MUTATIONS, made
+from tests.support.guest.hostile import KID, MUTATIONS
 from tests.support.guest.maker import ASK, FIRST
 from tests.support.guest.redirected import BOOL, EXIT, POINTER
-from tests.support.kernels.stock import stock_kernel
-
-__all__ = ["made"]
 
 FAULT: Final = re.compile(r"WARNING:|BUG:|Oops")
 """Not the call trace that an allocation that fails is told with."""
@@ -191,8 +188,8 @@ LEAST: Final = 5
 
 
 @pytest.fixture
-def starving(guest: Guest, tmp_path: Path, lab_cache: Cache) -> Guest:
-    guest.put("/root/starve.ko", build_module(stock_kernel(lab_cache), tmp_path, "starve", STARVE))
+def starving(guest: Guest, kernel: KernelPackages, tmp_path: Path) -> Guest:
+    guest.put("/root/starve.ko", build_module(kernel, tmp_path, "starve", STARVE))
     guest.run("dmesg -n 1; modprobe romfs; insmod /root/starve.ko")
     return guest
 
@@ -219,10 +216,10 @@ def refusals(said: str, expected: re.Pattern[str] | None = None) -> Counter[tupl
 
 @pytest.mark.parametrize(("target", "times"), CASES if MUTATIONS >= MANY else CASES[:1])
 def test_every_allocation_fails_once(
-    starving: Guest, made: bundle.Bundle, target: str, times: int
+    starving: Guest, hostile_bundle: bundle.Bundle, target: str, times: int
 ) -> None:
     """``times``: how many in a row; what is tried in two ways fails only in a row."""
-    update = Update(starving, made)
+    update = Update(starving, hostile_bundle)
     update.insmod(update.core)
     said = starved(update, OLD_CODE, old_module(KID, target), times)
     causes = refusals(said)
@@ -239,10 +236,10 @@ def test_every_allocation_fails_once(
 
 
 def test_target_without_memory_is_refused_rather_than_left(
-    starving: Guest, made: bundle.Bundle, kernel: KernelPackages
+    starving: Guest, hostile_bundle: bundle.Bundle, kernel: KernelPackages
 ) -> None:
     """The policy is for a module that is another one; this one is the right one at the next try."""
-    update = Update(starving, made)
+    update = Update(starving, hostile_bundle)
     starving.put("/root/romfs.ko", find_stock_module(kernel.modules(), "romfs"))
     starving.run("rmmod romfs")
     update.apply(late=True, policy="leave_unmatched=1")

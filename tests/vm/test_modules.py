@@ -24,25 +24,13 @@ from tests.support.guest.hand import (
     write_patch,
 )
 from tests.support.guest.journal import read_journal
-from tests.support.guest.modules import (
-    KID,
-    MOUNT,
-    NEW,
-    OLD,
-    ROMFS,
-    altered,
-    edits,
-    fix,
-    insmod,
-    made,
-    mount,
-    update,
-)
+from tests.support.guest.modules import KID, NEW, OLD, ROMFS, insmod, mount, prepare_mounts
 from tests.support.kernels import slice as sample
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
-__all__ = ["altered", "edits", "fix", "made", "update"]
+
+BOTH = pytest.mark.kernels("6.1", "6.12")
 
 HOOK = """\
 #include <ksplice-patch.h>
@@ -66,6 +54,11 @@ SLOW = (
 """A mount waits as long as kernel.overflowgid is 7777."""
 
 
+@pytest.fixture
+def update(modules_update: Update) -> Update:
+    return modules_update
+
+
 def is_fixed(guest: Guest, fix: sample.Fix) -> bool:
     """Tell whether vmlinux has the fix."""
     said = guest.run(["python3", "/root/reproducer.py"]).out
@@ -73,6 +66,7 @@ def is_fixed(guest: Guest, fix: sample.Fix) -> bool:
     return said.startswith(fix.after)
 
 
+@BOTH
 def test_loaded_targets_and_vmlinux_at_once(guest: Guest, update: Update, fix: sample.Fix) -> None:
     assert mount(guest, "romfs", "vfat") == [OLD, OLD]
     assert not is_fixed(guest, fix)
@@ -103,6 +97,7 @@ def test_all_or_nothing(guest: Guest, update: Update, altered: bytes, fix: sampl
     assert not is_fixed(guest, fix)
 
 
+@BOTH
 def test_changed_between_match_and_patch(
     guest: Guest, update: Update, altered: bytes, fix: sample.Fix
 ) -> None:
@@ -155,6 +150,7 @@ def test_target_that_is_not_loaded(guest: Guest, update: Update) -> None:
     assert update.targets() == {"romfs": "waiting"}
 
 
+@BOTH
 def test_loaded_later_unloaded_and_loaded_again(
     guest: Guest, update: Update, fix: sample.Fix
 ) -> None:
@@ -192,6 +188,7 @@ def test_only_modules_and_none_is_loaded(
     assert mount(guest, "romfs") == [OLD]
 
 
+@BOTH
 def test_altered_module_is_refused_later(guest: Guest, update: Update, altered: bytes) -> None:
     update.apply(late=True)
     for _ in range(2):
@@ -207,6 +204,7 @@ def test_altered_module_is_refused_later(guest: Guest, update: Update, altered: 
     assert is_clean(guest)
 
 
+@BOTH
 def test_altered_module_is_left_unpatched_by_policy(
     guest: Guest, update: Update, altered: bytes
 ) -> None:
@@ -252,8 +250,7 @@ def test_undo_that_is_forced_leaves_the_new_code_whole(
     """Who is still in it goes on to call a function of the module."""
     patch = write_patch(tree, tmp_path / "slow.patch", *SLOW)
     update = Update(guest, make_bundle(lab_cache, kernel, "forced01", [patch]))
-    guest.put("/root/mount.py", MOUNT.encode())
-    guest.run("truncate -s 64k /root/rubbish; modprobe loop; losetup /dev/loop0 /root/rubbish")
+    prepare_mounts(guest)
     assert mount(guest, "romfs") == [OLD]
     update.apply()
     guest.run(

@@ -6,7 +6,6 @@ objtool runs on the linked kernel only, and modules are compressed.
 """
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,10 +18,8 @@ from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from ksplicd.lab.image import build_image
-from ksplicd.lab.qemu import Machine, probe_accelerator
-from ksplicd.lab.snapshot import take_snapshot
-from tests.support.guest.hand import Edit, Update, booted, is_clean, make_bundle
+from ksplicd.lab.qemu import Machine
+from tests.support.guest.hand import Update, booted, is_clean, make_bundle
 from tests.support.guest.matching import (
     Damage,
     assert_matches,
@@ -35,62 +32,13 @@ from tests.support.guest.matching import (
     move_static_call_keys,
     state,
 )
-from tests.support.guest.modules import ROMFS, altered, made, update
 from tests.support.guest.old_code import UNITS, OldCode, match_units
 from tests.support.kernels import slice as sample
-from tests.support.kernels.stock import next_kernel
 from tests.support.old_code.blob import Blob
-from tests.vm.test_modules import (
-    test_altered_module_is_left_unpatched_by_policy,
-    test_altered_module_is_refused_later,
-    test_changed_between_match_and_patch,
-    test_loaded_later_unloaded_and_loaded_again,
-    test_loaded_targets_and_vmlinux_at_once,
-)
 
-pytestmark = pytest.mark.usefixtures("golden_log")
-
-__all__ = [
-    "altered",
-    "made",
-    "test_altered_module_is_left_unpatched_by_policy",
-    "test_altered_module_is_refused_later",
-    "test_changed_between_match_and_patch",
-    "test_loaded_later_unloaded_and_loaded_again",
-    "test_loaded_targets_and_vmlinux_at_once",
-    "update",
-]
+pytestmark = [pytest.mark.usefixtures("golden_log"), pytest.mark.kernels("6.12")]
 
 MORE_UNITS: Final = ("fs/dcache.c",)
-
-
-@pytest.fixture(scope="session")
-def kernel(lab_cache: Cache) -> KernelPackages:
-    return next_kernel(lab_cache)
-
-
-@pytest.fixture(scope="session")
-def fix() -> sample.Fix:
-    return sample.DCACHE
-
-
-@pytest.fixture(scope="session")
-def edits() -> tuple[Edit, ...]:
-    call = "return fat_fill_super(sb, fc, setup);"
-    changed = "return fat_fill_super(sb, fc, setup) ? -EUCLEAN : 0;"
-    return ROMFS, Edit("fs/fat/namei_vfat.c", call, changed)
-
-
-@pytest.fixture(scope="session")
-def machine(lab_cache: Cache, kernel: KernelPackages) -> Machine:
-    image = build_image(kernel)
-    return Machine(image=image, accelerator=probe_accelerator(lab_cache, image.kernel))
-
-
-@pytest.fixture
-def guest(lab_cache: Cache, machine: Machine) -> Iterator[Guest]:
-    with Guest(take_snapshot(lab_cache, machine)) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -9,17 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from ksplicd.host.report.journal import Outcome
-from ksplicd.lab.cache import Cache
 from ksplicd.lab.guest import Guest
-from tests.support.guest.installed import KID, MANAGER, NAME, Host, Signed, signed_fix
+from tests.support.guest.installed import KID, MANAGER, NAME, Host, Signed
 from tests.support.guest.journal import read_journal
 
 WAITING = f"-b -o cat MESSAGE_ID={Outcome.WAITING.value}"
-
-
-@pytest.fixture(scope="module")
-def signed(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Signed:
-    return signed_fix(lab_cache, tmp_path_factory.mktemp("update"))
 
 
 @pytest.fixture

@@ -5,15 +5,17 @@ import sys
 from pathlib import Path
 
 from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.soak.run import Soak, make
-from tests.support.kernels.stock import stock_kernel
 
 CYCLES, ROUNDS = 6, 3
 
 
-def test_nothing_grows(guest: Guest, lab_cache: Cache, tmp_path: Path) -> None:
-    made = make(lab_cache, stock_kernel(lab_cache), tmp_path, has_module=True)
+def test_nothing_grows(
+    guest: Guest, lab_cache: Cache, kernel: KernelPackages, tmp_path: Path
+) -> None:
+    made = make(lab_cache, kernel, tmp_path, has_module=True)
     report = Soak(guest, made, lab_cache.progress).run(CYCLES, ROUNDS)
     sys.stdout.write(f"{report}\n")
     assert not report.grown()

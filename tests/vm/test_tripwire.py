@@ -3,26 +3,24 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from ksplicd import bundle
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from ksplicd.lab.image import build_image
-from ksplicd.lab.qemu import Machine, probe_accelerator
-from ksplicd.lab.snapshot import take_snapshot
 from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
 from tests.support.guest.tmpfile import CVE, INCLUDE, PLACE, exploit, prepare, tmpfile_edits
-from tests.support.kernels import slice as sample
-from tests.support.kernels.stock import next_kernel, stock_kernel
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
 WINDOW: Final = 5.0
+Bundles = Mapping[str, bundle.Bundle]
+"""By the ids of their updates."""
 SLOTS: Final = 8
 """As kmodsrc/tripwire.c has them."""
 
@@ -48,43 +46,25 @@ def context_edits() -> tuple[Edit, ...]:
     )
 
 
-class Lab:
-    """A kernel, and the updates for it."""
-
-    def __init__(self, cache: Cache, kernel: KernelPackages, folder: Path) -> None:
-        self.cache, self.kernel = cache, kernel
-        self.tree = sample.source_tree(cache, kernel)
-        image = build_image(kernel)
-        self.machine = Machine(image=image, accelerator=probe_accelerator(cache, image.kernel))
-        self.bundles = {
-            kid: make_bundle(cache, kernel, kid, [write_patch(self.tree, folder / kid, *edits)])
-            for kid, edits in {
-                "tmpfile1": tmpfile_edits(cache, self.tree),
-                "context1": context_edits(),
-            }.items()
-        }
-
-
-BOTH: Final = pytest.mark.parametrize(
-    "lab", [stock_kernel, next_kernel], indirect=True, ids=["6.1", "6.12"]
-)
-STOCK: Final = pytest.mark.parametrize("lab", [stock_kernel], indirect=True, ids=["6.1"])
+BOTH: Final = pytest.mark.kernels("6.1", "6.12")
 
 
 @pytest.fixture(scope="module")
-def lab(
-    lab_cache: Cache,
-    tmp_path_factory: pytest.TempPathFactory,
-    request: pytest.FixtureRequest,
-) -> Lab:
-    return Lab(lab_cache, request.param(lab_cache), tmp_path_factory.mktemp("tripwire"))
+def bundles(
+    lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Bundles:
+    folder = tmp_path_factory.mktemp("tripwire")
+    edits = {"tmpfile1": tmpfile_edits(lab_cache, tree), "context1": context_edits()}
+    return {
+        kid: make_bundle(lab_cache, kernel, kid, [write_patch(tree, folder / kid, *edits[kid])])
+        for kid in edits
+    }
 
 
 @pytest.fixture
-def guest(lab: Lab, lab_cache: Cache) -> Iterator[Guest]:
-    with Guest(take_snapshot(lab_cache, lab.machine)) as running:
-        prepare(running)
-        yield running
+def guest(guest: Guest) -> Guest:
+    prepare(guest)
+    return guest
 
 
 def start_listener(guest: Guest, update: Update) -> None:
@@ -109,9 +89,11 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 
 @BOTH
-def test_hit_is_told_and_undo_leaves_nothing(guest: Guest, lab: Lab) -> None:
-    update = Update(guest, lab.bundles["tmpfile1"])
-    if lab.kernel.release.startswith("6.1."):
+def test_hit_is_told_and_undo_leaves_nothing(
+    guest: Guest, bundles: Bundles, kernel: KernelPackages
+) -> None:
+    update = Update(guest, bundles["tmpfile1"])
+    if kernel.release.startswith("6.1."):
         assert exploit(guest) == "made 1"
     update.apply()
     start_listener(guest, update)
@@ -133,9 +115,10 @@ def total(hits: list[dict[str, Any]]) -> int:
     return sum(hit["suppressed"] or 1 for hit in hits)
 
 
-@STOCK
-def test_hits_are_kept_until_they_are_heard_and_a_flood_is_counted(guest: Guest, lab: Lab) -> None:
-    update = Update(guest, lab.bundles["tmpfile1"])
+def test_hits_are_kept_until_they_are_heard_and_a_flood_is_counted(
+    guest: Guest, bundles: Bundles
+) -> None:
+    update = Update(guest, bundles["tmpfile1"])
     update.apply()
     assert exploit(guest, times=100) == "refused 100"
     start_listener(guest, update)
@@ -153,8 +136,8 @@ def test_hits_are_kept_until_they_are_heard_and_a_flood_is_counted(guest: Guest,
 
 
 @BOTH
-def test_any_context_and_two_updates_at_once(guest: Guest, lab: Lab) -> None:
-    first, second = (Update(guest, lab.bundles[kid]) for kid in ("tmpfile1", "context1"))
+def test_any_context_and_two_updates_at_once(guest: Guest, bundles: Bundles) -> None:
+    first, second = (Update(guest, bundles[kid]) for kid in ("tmpfile1", "context1"))
     for update in (first, second):
         update.apply()
         start_listener(guest, update)
@@ -175,12 +158,13 @@ def test_any_context_and_two_updates_at_once(guest: Guest, lab: Lab) -> None:
     assert is_clean(guest)
 
 
-@STOCK
-def test_updates_without_tripwires_do_not_pay(lab: Lab, lab_cache: Cache, tmp_path: Path) -> None:
+def test_updates_without_tripwires_do_not_pay(
+    bundles: Bundles, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
+) -> None:
     edit = Edit("fs/fcntl.c", "(fd) ? FD_CLOEXEC : 0;", "(fd) ? FD_CLOEXEC : 4;")
-    patch = write_patch(lab.tree, tmp_path / "plain.patch", edit)
-    plain = make_bundle(lab_cache, lab.kernel, "nowires1", [patch])
+    patch = write_patch(tree, tmp_path / "plain.patch", edit)
+    plain = make_bundle(lab_cache, kernel, "nowires1", [patch])
     modules = {n: d for n, d in plain.files.items() if n.endswith(".ko")}
     assert [n for n, d in modules.items() if b"tripwire" in d or b"genl" in d] == []
-    wired = lab.bundles["tmpfile1"]
+    wired = bundles["tmpfile1"]
     assert b"genl_register_family" in wired.files[wired.manifest.core_file]

@@ -11,6 +11,7 @@ import pytest
 
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import has_complaint, write_patch
 from tests.support.guest.installed import MANAGER, NAME, Host, Signed
@@ -18,7 +19,6 @@ from tests.support.guest.journal import read_journal
 from tests.support.guest.tmpfile import CVE, EXPLOIT, PLACE, exploit, prepare, tmpfile_edits
 from tests.support.host import netlink
 from tests.support.kernels import slice as sample
-from tests.support.kernels.stock import stock_kernel
 
 KID: Final = "wired001"
 NETLINK_GENERIC: Final = 16
@@ -61,12 +61,15 @@ print(sent)
 
 
 @pytest.fixture(scope="module")
-def signed(lab_cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Signed:
+def signed(
+    lab_cache: Cache,
+    kernel: KernelPackages,
+    tree: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Signed:
     """The fix with its tripwire, as a bundle for the host."""
     folder = tmp_path_factory.mktemp("signed")
     key = sample.throwaway_key(folder)
-    kernel = stock_kernel(lab_cache)
-    tree = sample.source_tree(lab_cache, kernel)
     patch = write_patch(tree, folder / "fix.patch", *tmpfile_edits(lab_cache, tree))
     file = sample.make_update(lab_cache, kernel, patch, key.secret, out=folder, kid=KID)
     return Signed(file=file, public_key=key.public)

@@ -2,9 +2,8 @@
 """The update whose modules are damaged, or loaded without memory."""
 
 import os
+from pathlib import Path
 from typing import Final
-
-import pytest
 
 from ksplicd import bundle
 from ksplicd.lab.cache import Cache
@@ -12,7 +11,6 @@ from ksplicd.lab.debian import KernelPackages
 from tests.support.guest.hand import Edit, make_bundle, write_patch
 from tests.support.guest.modules import ROMFS
 from tests.support.kernels import slice as sample
-from tests.support.kernels.stock import stock_kernel
 
 KID: Final = "hostile1"
 TSC: Final = Edit(
@@ -22,15 +20,13 @@ TSC: Final = Edit(
 MUTATIONS: Final = int(os.environ.get("KSPLICE_MUTATIONS", "100"))
 
 
-@pytest.fixture(scope="module")
-def made(
-    lab_cache: Cache, kernel: KernelPackages, tmp_path_factory: pytest.TempPathFactory
+def make_hostile_bundle(
+    cache: Cache, kernel: KernelPackages, fix: sample.Fix, folder: Path
 ) -> bundle.Bundle:
-    fix = sample.FCNTL if kernel.version == stock_kernel(lab_cache).version else sample.DCACHE
-    folder = tmp_path_factory.mktemp("hostile")
-    tree = sample.source_tree(lab_cache, kernel)
+    """Make the update, whole as yet."""
+    tree = sample.source_tree(cache, kernel)
     patches = [
         write_patch(tree, folder / "edits.patch", ROMFS, TSC),
-        sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file]),
+        sample.cut_patch(cache, fix.old, fix.new, [fix.file]),
     ]
-    return make_bundle(lab_cache, kernel, KID, patches)
+    return make_bundle(cache, kernel, KID, patches)

@@ -9,10 +9,10 @@ from typing import Final
 
 from ksplicd import bundle
 from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.running_guest import Result
 from tests.support.kernels import slice as sample
-from tests.support.kernels.stock import stock_kernel
 
 KID: Final = "8c4o6ucj"
 BUS: Final = "org.ksplice.Ksplicd1"
@@ -30,12 +30,11 @@ class Signed:
     public_key: Path
 
 
-def signed_fix(cache: Cache, folder: Path) -> Signed:
-    """Make the update of the demo's fix in ``folder``, signed by a key of its own."""
+def signed_fix(cache: Cache, kernel: KernelPackages, fix: sample.Fix, folder: Path) -> Signed:
+    """Make the update of a fix in ``folder``, signed by a key of its own."""
     key = sample.throwaway_key(folder)
-    fix = sample.FCNTL
     patch = sample.cut_patch(cache, fix.old, fix.new, [fix.file])
-    file = sample.make_update(cache, stock_kernel(cache), patch, key.secret, out=folder, kid=KID)
+    file = sample.make_update(cache, kernel, patch, key.secret, out=folder, kid=KID)
     return Signed(file=file, public_key=key.public)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from ksplicd import bundle, minisign
 from ksplicd.create.pipeline import create
 from ksplicd.lab.cache import Cache
+from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import Edit, write_patch
 from tests.support.kernels import slice as sample
-from tests.support.kernels.stock import stock_kernel
 
 GETFD = "\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n"
 FIRST = Edit("fs/fcntl.c", GETFD, f"{GETFD}\t\terr |= 16;\n")
@@ -20,10 +20,9 @@ ASK = "python3 -c 'import fcntl; print(fcntl.fcntl(0, fcntl.F_GETFD) & ~1)'"
 class Maker:
     """Makes and signs bundles."""
 
-    def __init__(self, cache: Cache, folder: Path) -> None:
-        self.cache, self.folder = cache, folder
-        self.kernel = stock_kernel(cache)
-        self.tree = sample.source_tree(cache, self.kernel)
+    def __init__(self, cache: Cache, kernel: KernelPackages, folder: Path) -> None:
+        self.cache, self.kernel, self.folder = cache, kernel, folder
+        self.tree = sample.source_tree(cache, kernel)
         self.key = sample.throwaway_key(folder)
 
     def make(

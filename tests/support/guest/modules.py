@@ -2,8 +2,7 @@
 """An update of two modules and of vmlinux, and what shows whether it is applied."""
 
 import struct
-
-import pytest
+from pathlib import Path
 
 from ksplicd import bundle
 from ksplicd.create.stock.module import find_stock_module
@@ -13,7 +12,6 @@ from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import (
     Edit,
-    Update,
     make_bundle,
     write_patch,
 )
@@ -21,11 +19,11 @@ from tests.support.kernels import slice as sample
 
 KID = "modules1"
 ROMFS = Edit("fs/romfs/super.c", "inval:\n\tret = -EINVAL;", "inval:\n\tret = -EUCLEAN;")
-VFAT = Edit(
-    "fs/fat/namei_vfat.c",
-    "return fat_fill_super(sb, data, silent, 1, setup);",
-    "return fat_fill_super(sb, data, silent, 1, setup) ? -EUCLEAN : 0;",
+VFAT = tuple(
+    Edit("fs/fat/namei_vfat.c", f"return {call};", f"return {call} ? -EUCLEAN : 0;")
+    for call in ("fat_fill_super(sb, data, silent, 1, setup)", "fat_fill_super(sb, fc, setup)")
 )
+"""The same on 6.1 and on 6.12."""
 OLD, NEW = "Invalid argument", "Structure needs cleaning"
 MOUNT = """\
 import ctypes, os, sys
@@ -36,40 +34,23 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.fixture(scope="session")
-def fix() -> sample.Fix:
-    """The fix of vmlinux that goes with the modules' changes."""
-    return sample.FCNTL
-
-
-@pytest.fixture(scope="session")
-def edits() -> tuple[Edit, ...]:
-    return ROMFS, VFAT
-
-
-@pytest.fixture(scope="session")
-def made(
-    lab_cache: Cache,
-    kernel: KernelPackages,
-    fix: sample.Fix,
-    edits: tuple[Edit, ...],
-    tmp_path_factory: pytest.TempPathFactory,
+def make_modules_bundle(
+    cache: Cache, kernel: KernelPackages, fix: sample.Fix, folder: Path
 ) -> bundle.Bundle:
-    folder = tmp_path_factory.mktemp("modules")
-    tree = sample.source_tree(lab_cache, kernel)
+    """Make the update of ROMFS, VFAT and a fix of vmlinux."""
+    tree = sample.source_tree(cache, kernel)
+    edits = ROMFS, next(e for e in VFAT if e.old in sample.read_source(tree, e.path))
     patches = [
         write_patch(tree, folder / "modules.patch", *edits),
-        sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file]),
+        sample.cut_patch(cache, fix.old, fix.new, [fix.file]),
     ]
-    return make_bundle(lab_cache, kernel, KID, patches)
+    return make_bundle(cache, kernel, KID, patches)
 
 
-@pytest.fixture
-def update(guest: Guest, made: bundle.Bundle, fix: sample.Fix) -> Update:
+def prepare_mounts(guest: Guest) -> None:
+    """Let ``mount`` be called."""
     guest.put("/root/mount.py", MOUNT.encode())
-    guest.put("/root/reproducer.py", fix.reproducer.encode())
     guest.run("truncate -s 64k /root/rubbish; modprobe loop; losetup /dev/loop0 /root/rubbish")
-    return Update(guest, made)
 
 
 def mount(guest: Guest, *names: str) -> list[str]:
@@ -83,8 +64,7 @@ def insmod(guest: Guest, ko: bytes) -> bool:
     return guest.run("insmod /root/altered.ko", check=False).status == 0
 
 
-@pytest.fixture(scope="session")
-def altered(kernel: KernelPackages) -> bytes:
+def altered_romfs(kernel: KernelPackages) -> bytes:
     """Return romfs with another magic number in a function that the update leaves alone."""
     data = find_stock_module(kernel.modules(), "romfs")
     functions = read_object(data, "romfs.ko").functions()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The stock kernel that tests, demo and benchmarks run on."""
+"""The stock kernels that tests, demo and benchmarks run on."""
 
-import os
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from ksplicd.lab.cache import Cache
@@ -16,16 +16,21 @@ NEXT_NEWER: Final = "6.12.117-1~deb12u1"
 """The kernel of Debian's backports that is tested too, and the source that its fixes come from."""
 
 
+def stock_kernel(cache: Cache) -> KernelPackages:
+    """Return the packages of Debian 12's kernel."""
+    return KernelPackages(cache=cache, release=RELEASE, version=VERSION)
+
+
 def next_kernel(cache: Cache) -> KernelPackages:
-    """Return the packages of the newer kernel under test."""
+    """Return the packages of the newer kernel, of Debian's backports."""
     return KernelPackages(cache=cache, release=NEXT_RELEASE, version=NEXT_VERSION)
 
 
-def stock_kernel(cache: Cache) -> KernelPackages:
-    """Return the packages of the kernel under test; ``KSPLICE_KERNEL=next`` makes it the newer."""
-    if os.environ.get("KSPLICE_KERNEL") == "next":
-        return next_kernel(cache)
-    return KernelPackages(cache=cache, release=RELEASE, version=VERSION)
+KERNELS: Final[Mapping[str, Callable[[Cache], KernelPackages]]] = {
+    "6.1": stock_kernel,
+    "6.12": next_kernel,
+}
+"""The kernels under test, by the names that tests have for them."""
 
 
 def of_flavour(kernel: KernelPackages, flavour: str) -> KernelPackages:
