@@ -5,7 +5,6 @@ Whoever hooks into functions by ftrace works on, also on a patched function; who
 is refused, with its name.  The kernel's log is compared as a whole.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,14 +17,15 @@ from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.golden import told
 from tests.support.guest.hand import (
-    PATIENCE,
     Update,
     has_complaint,
     is_clean,
     make_bundle,
     write_patch,
 )
-from tests.support.guest.maker import ASK, FIRST, Host, Maker
+from tests.support.guest.host import ASK, Host
+from tests.support.guest.maker import FIRST, Maker
+from tests.support.waiting import wait_in_guest
 
 KID = "beside01"
 FUNCTION = "do_fcntl"
@@ -183,7 +183,7 @@ def file(made: bundle.Bundle, maker: Maker) -> Path:
 @pytest.fixture
 def host(installed_guest: Guest, maker: Maker) -> Iterator[Host]:
     installed_guest.put("/root/neighbour.py", NEIGHBOUR)
-    yield Host(installed_guest, maker)
+    yield Host(installed_guest, maker.key.public)
     assert not has_complaint(installed_guest.kernel_log())
 
 
@@ -249,10 +249,9 @@ def find_optimisable(guest: Guest, function: str) -> str:
 
 def wait_for_mark(guest: Guest, place: str, mark: str) -> None:
     """Wait until the list of kprobes has one at a place, with ``[OPTIMIZED]`` or the like."""
-    end = time.monotonic() + PATIENCE
-    rows: list[list[str]] = []
-    while [place, *mark.split()] not in rows:
-        assert time.monotonic() < end, rows
+
+    def rows() -> list[list[str]]:
         listed = guest.run("cat /sys/kernel/debug/kprobes/list").out.splitlines()
-        rows = [line.split()[2:] for line in listed]
-        time.sleep(0.1)
+        return [line.split()[2:] for line in listed]
+
+    wait_in_guest(lambda: [place, *mark.split()] in rows(), rows)

@@ -12,7 +12,9 @@ import pytest
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.guest import Guest
 from tests.support.guest.blocker import BLOCKER
-from tests.support.guest.installed import BUS, KID, MANAGER, NAME, Host, Signed
+from tests.support.guest.hand import wait_for_stack
+from tests.support.guest.host import Host
+from tests.support.guest.installed import BUS, KID, MANAGER, NAME, Signed
 from tests.support.guest.journal import read_journal
 
 LISTENER: Final = f"""\
@@ -28,7 +30,7 @@ with open("/sys/module/ksplice_{KID}/ksplice/stage") as f:
 
 @pytest.fixture
 def host(installed_guest: Guest, signed: Signed) -> Iterator[Host]:
-    host = Host(installed_guest, signed)
+    host = Host(installed_guest, signed.public_key, signed.file)
     yield host
     assert "WARNING:" not in host.guest.kernel_log()
 
@@ -37,22 +39,22 @@ def start_blocker(host: Host) -> None:
     """Let a task sleep in do_fcntl, which the update replaces."""
     host.guest.put("/root/blocker.py", BLOCKER.encode())
     host.run("systemd-run -u blocker -q /usr/bin/python3 /root/blocker.py")
-    host.wait_for(lambda: "do_fcntl" in host.run("cat /proc/*/stack", check=False).out)
+    wait_for_stack(host.guest, "do_fcntl")
 
 
 def test_drop_apply_die_undo(host: Host) -> None:
     host.configure("on-drop = apply")
     host.run(f"cp /root/{NAME}.minisig /root/{NAME} /var/lib/ksplice/")
-    host.wait_for(lambda: host.stage() == "applied")
+    host.wait_for(lambda: host.stage(KID) == "applied")
 
     before = host.pid()
     host.run(f"kill -9 {before}")
-    host.wait_for(lambda: host.pid() not in {0, before} and host.stage() == "applied")
+    host.wait_for(lambda: host.pid() not in {0, before} and host.stage(KID) == "applied")
     status = "systemctl show --value -p StatusText ksplicd"
     host.wait_for(lambda: host.out(status) == "1 of 1 updates applied")
 
     host.run(f"busctl call {MANAGER} Undo st {KID} 0")
-    host.wait_for(lambda: host.stage() == "reversed")
+    host.wait_for(lambda: host.stage(KID) == "reversed")
     assert host.is_clean()
     seen = re.findall(
         r"MESSAGE_ID=(\w+)", read_journal(host.guest, f"-o verbose KSPLICE_KID={KID}")
@@ -70,14 +72,14 @@ def test_blocked_transition_is_turned_around(host: Host) -> None:
     done = host.run(f"ksplice apply --raw-errors /root/{NAME}", check=False)
     assert (done.status, done.err.splitlines()[0]) == (6, "code_busy")
     assert host.is_clean()
-    assert host.stage() == "failed"
+    assert host.stage(KID) == "failed"
     entry = json.loads(read_journal(host.guest, f"-o json MESSAGE_ID={Outcome.HELD_UP.value}"))
     assert "python3[" in entry["MESSAGE"]
     assert "do_fcntl" in entry["MESSAGE"]
     assert host.out(f"cat /proc/{entry['KSPLICE_PIDS'].split()[0]}/comm") == "python3"
     host.run("systemctl stop blocker")
     assert host.run(f"ksplice apply {KID}").status == 0
-    assert host.stage() == "applied"
+    assert host.stage(KID) == "applied"
 
 
 def test_kernel_notifies_the_stage(host: Host) -> None:
@@ -111,7 +113,7 @@ def test_anyone_may_look_and_root_alone_may_act(host: Host) -> None:
         check=False,
     )
     assert "AccessDenied" in owned.err
-    assert host.stage() == "applied"
+    assert host.stage(KID) == "applied"
 
 
 def test_first_call_starts_the_daemon(host: Host) -> None:
@@ -123,7 +125,7 @@ def test_first_call_starts_the_daemon(host: Host) -> None:
 def test_applied_again_at_boot(host: Host) -> None:
     host.run(f"ksplice apply /root/{NAME}")
     host.guest.reboot()
-    host.wait_for(lambda: host.stage() == "applied")
+    host.wait_for(lambda: host.stage(KID) == "applied")
     assert host.out("ksplice history -n 1").split("  ")[3] == "uid 0 (boot)"
     early = "systemctl show --value -p ActiveEnterTimestampMonotonic"
     times = host.out(f"{early} ksplicd-boot network-pre.target ksplicd").split()
@@ -135,13 +137,13 @@ def test_new_in_a_crash_waits_for_a_person(host: Host) -> None:
     host.run("sync")
     host.guest.reboot(crash=True)
     host.run("systemctl start ksplicd")
-    assert host.stage() == "quarantined", host.out("ksplice status; journalctl -b -u ksplicd*")
+    assert host.stage(KID) == "quarantined", host.out("ksplice status; journalctl -b -u ksplicd*")
     assert host.is_clean()
     told = json.loads(read_journal(host.guest, f"-o json MESSAGE_ID={Outcome.QUARANTINED.value}"))
     assert told["PRIORITY"] == "2"
     assert host.run(f"ksplice apply {KID}", check=False).status == 8
     host.run(f"ksplice release {KID} && ksplice apply {KID}")
-    assert host.stage() == "applied"
+    assert host.stage(KID) == "applied"
 
 
 def test_little_is_permitted(host: Host) -> None:
@@ -165,12 +167,12 @@ def test_what_was_under_way_in_a_panic_is_not_applied_again(host: Host) -> None:
     start_blocker(host)
     host.configure("on-drop = apply")
     host.run(f"cp /root/{NAME}.minisig /root/{NAME} /var/lib/ksplice/")
-    host.wait_for(lambda: host.stage() == "transitioning")
+    host.wait_for(lambda: host.stage(KID) == "transitioning")
     host.run("sync")  # the lab's disk has no journal that would see to it
     for is_panic in (True, False):  # not in the boot after it, and not in the one after that
         host.guest.reboot(panic=is_panic)
         host.run("systemctl start ksplicd")
-        assert host.stage() == "quarantined"
+        assert host.stage(KID) == "quarantined"
         assert host.is_clean()
 
 

@@ -18,7 +18,8 @@ import pytest
 from ksplicd.lab.guest import Guest
 from ksplicd.run import run
 from tests.support.guest.hand import has_complaint
-from tests.support.guest.installed import KID, NAME, Host, Signed
+from tests.support.guest.host import Host
+from tests.support.guest.installed import KID, NAME, Signed
 from tests.support.guest.journal import read_journal
 from tests.support.kernels import slice as sample
 
@@ -44,7 +45,7 @@ class Victim(Host):
         guest.put("/root/reproducer.py", sample.FCNTL.reproducer.encode())
         guest.run("systemctl daemon-reload; systemctl restart ksplicd")
         self.armed = 0
-        super().__init__(guest, signed)
+        super().__init__(guest, signed.public_key, signed.file)
 
     def arm(self, deed: str, step: int, kind: str = "any") -> None:
         """Let the deed happen at a step, or at one of a kind, from now on."""
@@ -54,8 +55,8 @@ class Victim(Host):
     def recover(self) -> str:
         """Start what was killed; return the stage that it settles in."""
         self.run(f"rm -f {CONTROL}; systemctl reset-failed ksplicd; systemctl start ksplicd")
-        self.wait_for(lambda: self.stage() in SETTLED)
-        return self.stage()
+        self.wait_for(lambda: self.stage(KID) in SETTLED)
+        return self.stage(KID)
 
     def command(self, verb: str) -> str:
         """Run ``ksplice apply`` with the file, or ``undo``; return its complaint, or nothing."""
@@ -160,18 +161,18 @@ def test_disk_full_at_a_step(victim: Victim) -> None:
         victim.arm("fill", step)
         victim.command("apply")
         victim.run(f"rm {CONTROL}")
-        victim.wait_for(lambda: victim.stage() in SETTLED)
-        victim.assert_whole(victim.stage())
-        if victim.stage() != "applied":
+        victim.wait_for(lambda: victim.stage(KID) in SETTLED)
+        victim.assert_whole(victim.stage(KID))
+        if victim.stage(KID) != "applied":
             assert victim.command("apply") == ""
             victim.assert_whole("applied")
         if undoing:
             victim.arm("fill", undoing.pop())
             victim.command("undo")
             victim.run(f"rm {CONTROL}")
-            victim.wait_for(lambda: victim.stage() in SETTLED)
-            victim.assert_whole(victim.stage())
-        if victim.stage() == "applied":
+            victim.wait_for(lambda: victim.stage(KID) in SETTLED)
+            victim.assert_whole(victim.stage(KID))
+        if victim.stage(KID) == "applied":
             assert victim.command("undo") == ""
             victim.assert_whole("reversed")
         victim.run(f"ksplice remove {KID}")
@@ -190,9 +191,9 @@ def test_killed_at_boot(victim: Victim, module: int) -> None:
     victim.run(f"rm {CONTROL}")
     said = read_journal(victim.guest, "-b -u ksplicd-boot -o cat")
     assert said.count(": finit_module") == module, said
-    victim.wait_for(lambda: victim.stage() in SETTLED)
-    victim.assert_whole(victim.stage())
-    if victim.stage() != "applied":
+    victim.wait_for(lambda: victim.stage(KID) in SETTLED)
+    victim.assert_whole(victim.stage(KID))
+    if victim.stage(KID) != "applied":
         assert victim.command("apply") == ""
         victim.assert_whole("applied")
     assert victim.command("undo") == ""

@@ -2,7 +2,6 @@
 """Hooks and shadow variables on the stock kernel."""
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,18 @@ from ksplicd.errors import UnsupportedChangeError
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages, KernelSource
 from ksplicd.lab.guest import Guest
-from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
+from tests.support.guest.hand import (
+    Edit,
+    Update,
+    is_clean,
+    make_bundle,
+    wait_for_stack,
+    write_patch,
+)
 from tests.support.guest.modules import ROMFS, mount, prepare_mounts
 from tests.support.guest.shadows import count_shadows
 from tests.support.kernels import slice as sample
+from tests.support.waiting import wait_in_guest
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
@@ -120,10 +127,7 @@ def counted(guest: Guest) -> str:
 
 def sleep_in_do_fcntl(guest: Guest) -> None:
     guest.run("rm -f /root/wake; systemd-run -u sleeper -q /usr/bin/python3 /root/sleeper.py")
-    end = time.monotonic() + PATIENCE
-    while "do_fcntl" not in guest.run("cat /proc/[0-9]*/stack", check=False).out:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_for_stack(guest, "do_fcntl")
 
 
 def enable(update: Update, value: int) -> None:
@@ -170,9 +174,9 @@ def test_shadow_variables_do_not_outlive_the_update(guest: Guest, update: Update
     def ask() -> str:
         before = guest.run("cat /root/told").out
         guest.run("echo >/root/ask")
-        end = time.monotonic() + PATIENCE
-        while (after := guest.run("cat /root/told").out) == before:
-            assert time.monotonic() < end
+        after: str = wait_in_guest(
+            lambda: (now := guest.run("cat /root/told").out) != before and now
+        )
         return after.removeprefix(before).strip()
 
     assert ask() == "1", "FD_CLOEXEC"

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Modules that come and are left unpatched by policy, when other things happen meanwhile."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,9 @@ from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.blocker import BLOCKER
 from tests.support.guest.foreign import FOREIGN, REMOVE_FOREIGN, build_module
-from tests.support.guest.hand import PATIENCE, Update, is_clean
+from tests.support.guest.hand import Update, is_clean
 from tests.support.guest.modules import NEW, OLD, insmod, mount
+from tests.support.waiting import wait_in_guest
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
@@ -34,10 +34,7 @@ def test_live_patch_that_replaces_all_frees_only_its_own(
     livepatch = f"/sys/kernel/livepatch/{update.new}"
     assert guest.run(f"cat {livepatch}/romfs/patched {livepatch}/vmlinux/patched").out == "0\n1\n"
     guest.run("insmod /root/foreign.ko replace=1")
-    end = time.monotonic() + PATIENCE
-    while update.new in guest.run("ls /sys/kernel/livepatch").out:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_in_guest(lambda: update.new not in guest.run("ls /sys/kernel/livepatch").out)
     update.unload(update.new)
     update.rmmod(update.core)
     assert mount(guest, "romfs") == [OLD]

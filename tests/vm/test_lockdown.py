@@ -5,7 +5,6 @@ The certificate of the key is in the firmware's ``db``, from where the kernel ta
 machine, whose kernel has the argument for it: nothing is applied by itself.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +20,13 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.qemu import Machine
 from ksplicd.lab.snapshot import Snapshot, take_snapshot
 from ksplicd.run import run
-from tests.support.guest.hand import PATIENCE, has_complaint, is_clean, write_patch
+from tests.support.guest.hand import has_complaint, is_clean, write_patch
+from tests.support.guest.host import Host
 from tests.support.guest.install import package_layer
 from tests.support.guest.journal import read_journal
-from tests.support.guest.maker import FIRST, Host, Maker
+from tests.support.guest.maker import FIRST, Maker
 from tests.support.kernels import slice as sample
+from tests.support.waiting import wait_in_guest
 
 KID = "lockdown"
 MARK = b"~Module signature appended~\n"
@@ -110,7 +111,7 @@ def updates(maker: Maker) -> Updates:
 
 
 def test_locked_down_kernel(locked_guest: Guest, maker: Maker, updates: Updates) -> None:
-    guest, host = locked_guest, Host(locked_guest, maker)
+    guest, host = locked_guest, Host(locked_guest, maker.key.public)
     keys = guest.run("cat /proc/keys").out
     assert TRUSTED in keys, guest.kernel_log()
 
@@ -136,12 +137,12 @@ def test_locked_down_kernel(locked_guest: Guest, maker: Maker, updates: Updates)
 
 
 def test_off_by_kernel_argument(locked_guest: Guest, maker: Maker, updates: Updates) -> None:
-    guest, host = locked_guest, Host(locked_guest, maker)
+    guest, host = locked_guest, Host(locked_guest, maker.key.public)
     guest.put("/etc/ksplicd/ksplicd.conf", b"[ksplicd]\non-drop = apply\n")
     guest.run("systemctl reload ksplicd")
     file = host.put(updates.signed)
     guest.run(f"cp {file}.minisig {file} /var/lib/ksplice/")
-    status = wait_for(guest, "ksplice status", "staged")
+    status = wait_for_word(guest, "ksplice status", "staged")
     why = "ksplicd.disable is on the kernel's command line"
     assert f"Nothing is applied automatically: {why}" in status
     assert is_clean(guest)
@@ -155,10 +156,9 @@ def test_off_by_kernel_argument(locked_guest: Guest, maker: Maker, updates: Upda
     assert "now waits: ksplicd.disable is on the kernel's command line; `ksplice apply" in told
 
 
-def wait_for(guest: Guest, command: str, word: str) -> str:
+def wait_for_word(guest: Guest, command: str, word: str) -> str:
     """Return what ``command`` says once ``word`` is in it."""
-    end = time.monotonic() + PATIENCE
-    while word not in (out := guest.run(command).out):
-        assert time.monotonic() < end, out
-        time.sleep(0.2)
+    out: str = wait_in_guest(
+        lambda: word in (said := guest.run(command).out) and said, lambda: guest.run(command).out
+    )
     return out

@@ -24,8 +24,9 @@ from ksplicd.lab.guest import Guest
 from ksplicd.model import new_module, old_module
 from tests.support.guest.foreign import build_module
 from tests.support.guest.hand import Update, is_clean, make_bundle, write_patch
+from tests.support.guest.host import ASK
 from tests.support.guest.hostile import KID, MUTATIONS
-from tests.support.guest.maker import ASK, FIRST
+from tests.support.guest.maker import FIRST
 from tests.support.guest.redirected import BOOL, EXIT, POINTER
 
 FAULT: Final = re.compile(r"WARNING:|BUG:|Oops")

@@ -6,7 +6,6 @@ returns, and a real fix in vmlinux, all at once.
 """
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,17 @@ from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.foreign import build_module
 from tests.support.guest.hand import (
-    PATIENCE,
     Edit,
     Update,
     is_clean,
     make_bundle,
+    wait_for_stack,
     write_patch,
 )
 from tests.support.guest.journal import read_journal
 from tests.support.guest.modules import KID, NEW, OLD, ROMFS, insmod, mount, prepare_mounts
 from tests.support.kernels import slice as sample
+from tests.support.waiting import wait_in_guest
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
@@ -257,18 +257,13 @@ def test_undo_that_is_forced_leaves_the_new_code_whole(
         "sysctl -qw kernel.overflowgid=7777; systemd-run -u mount -q"
         " -p StandardOutput=file:/root/said python3 /root/mount.py romfs"
     )
-    end = time.monotonic() + PATIENCE
-    while "romfs_fill_super" not in guest.run("cat /proc/[0-9]*/stack", check=False).out:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_for_stack(guest, "romfs_fill_super")
     livepatch = f"/sys/kernel/livepatch/{update.new}"
     guest.run(f"echo 0 >{livepatch}/enabled; sleep 2; echo 1 >{livepatch}/force")
     update.wait()
     assert update.state("stage") == "reversed"
     guest.run("sysctl -qw kernel.overflowgid=65534")
-    while not (said := guest.run("cat /root/said").out):
-        assert time.monotonic() < end, guest.kernel_log()
-        time.sleep(0.1)
+    said = wait_in_guest(lambda: guest.run("cat /root/said").out, guest.kernel_log)
     assert said.strip() == NEW
     assert mount(guest, "romfs") == [OLD]
 
@@ -299,11 +294,9 @@ def test_daemon_waits_for_a_module_and_tells_what_became_of_it(
 
     def tell(state: str) -> dict[str, str]:
         """Return the last journal entry about the module, once it is about ``state``."""
-        end = time.monotonic() + 30
         query = f"journalctl -o json -n 1 KSPLICE_KID={KID} KSPLICE_TARGET_STATE={state}"
-        while not (out := guest.run(query).out.strip()):
-            assert time.monotonic() < end, guest.run("journalctl -u ksplicd --no-pager").out
-            time.sleep(0.2)
+        log = "journalctl -u ksplicd --no-pager"
+        out = wait_in_guest(lambda: guest.run(query).out.strip(), lambda: guest.run(log).out)
         entry: dict[str, str] = json.loads(out)
         assert entry["KSPLICE_TARGET"] == "romfs"
         return entry

@@ -10,7 +10,8 @@ import pytest
 
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.guest import Guest
-from tests.support.guest.installed import KID, MANAGER, NAME, Host, Signed
+from tests.support.guest.host import Host
+from tests.support.guest.installed import KID, MANAGER, NAME, Signed
 from tests.support.guest.journal import read_journal
 
 WAITING = f"-b -o cat MESSAGE_ID={Outcome.WAITING.value}"
@@ -18,7 +19,7 @@ WAITING = f"-b -o cat MESSAGE_ID={Outcome.WAITING.value}"
 
 @pytest.fixture
 def host(installed_guest: Guest, signed: Signed) -> Host:
-    host = Host(installed_guest, signed)
+    host = Host(installed_guest, signed.public_key, signed.file)
     host.configure("soak-time = 1")
     host.run(f"ksplice apply /root/{NAME}")
     host.wait_for(lambda: KID in host.run("cat /var/lib/ksplice/guard.json", check=False).out)
@@ -35,7 +36,7 @@ def test_off_by_file(host: Host) -> None:
     host.run("touch /etc/ksplicd/disable")
     host.guest.reboot()
     host.run("systemctl start ksplicd")
-    assert (host.stage(), host.is_clean()) == ("staged", True)
+    assert (host.stage(KID), host.is_clean()) == ("staged", True)
     why = "there is a file /etc/ksplicd/disable"
     told = read_journal(host.guest, WAITING)
     assert f"now waits: {why}; `ksplice apply {KID}` applies it by hand" in told
@@ -44,7 +45,7 @@ def test_off_by_file(host: Host) -> None:
 
     host.run("rm /etc/ksplicd/disable")
     host.guest.reboot()
-    host.wait_for(lambda: host.stage() == "applied")
+    host.wait_for(lambda: host.stage(KID) == "applied")
 
 
 def test_off_by_unit(host: Host) -> None:
@@ -59,10 +60,10 @@ def test_off_by_unit(host: Host) -> None:
 
     # the daemon alone applies nothing, and says so
     host.run("systemctl unmask ksplicd && systemctl start ksplicd")
-    assert (host.stage(), host.is_clean()) == ("staged", True)
+    assert (host.stage(KID), host.is_clean()) == ("staged", True)
     said = "ksplicd-boot.service has not applied it"
     host.wait_for(lambda: said in read_journal(host.guest, WAITING))
 
     host.run("systemctl stop ksplicd && systemctl unmask ksplicd-boot")
     host.run("systemctl start ksplicd-boot ksplicd")
-    assert host.stage() == "applied"
+    assert host.stage(KID) == "applied"

@@ -13,10 +13,18 @@ from ksplicd.lab.guest import Guest
 from ksplicd.model import old_module
 from tests.support.guest.blocker import BLOCKER
 from tests.support.guest.foreign import FOREIGN, PROBE, build_module
-from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
+from tests.support.guest.hand import (
+    Edit,
+    Update,
+    is_clean,
+    make_bundle,
+    wait_for_stack,
+    write_patch,
+)
 from tests.support.guest.maker import FIRST
 from tests.support.guest.redirected import BOOL, EXIT, POINTER
 from tests.support.kernels import slice as sample
+from tests.support.waiting import wait_in_guest
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
@@ -260,10 +268,7 @@ def test_live_patch_that_replaces_all_frees_nothing_that_is_in_use(
     guest.run("modprobe romfs")
     update.apply()
     guest.run("insmod /root/foreign.ko replace=1")
-    end = time.monotonic() + PATIENCE
-    while update.new in guest.run("ls /sys/kernel/livepatch").out:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_in_guest(lambda: update.new not in guest.run("ls /sys/kernel/livepatch").out)
     time.sleep(1)  # livepatch gives its reference back from a work queue
     assert guest.run(["rmmod", update.new], check=False).status != 0
     assert takes(guest, "x")
@@ -281,10 +286,7 @@ def test_pointer_of_a_table(guest: Guest, pointers: bundle.Bundle) -> None:
     assert update.new not in guest.run("cat /proc/vmallocinfo").out, "no way to write is left"
     assert guest.run("python3 /root/sync.py").out.strip() == NEW
     guest.run("sysctl -qw kernel.overflowgid=7777; systemd-run -u sync -q python3 /root/sync.py")
-    end = time.monotonic() + PATIENCE
-    while "pipe_fsync" not in guest.run("cat /proc/[0-9]*/stack", check=False).out:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_for_stack(guest, "pipe_fsync")
     livepatch = f"/sys/kernel/livepatch/{update.new}"
     guest.run(f"echo 0 >{livepatch}/enabled")
     assert guest.run("python3 /root/sync.py").out.strip() == OLD

@@ -2,7 +2,6 @@
 """A real fix that adds a field to a structure in use, by shadow variables (docs/hooks.md)."""
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,10 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.coverage.changes import split_hunks
-from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
+from tests.support.guest.hand import Edit, Update, is_clean, make_bundle, write_patch
 from tests.support.guest.shadows import count_shadows
 from tests.support.kernels import slice as sample
+from tests.support.waiting import wait_in_guest
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
@@ -83,10 +83,7 @@ def namespace(guest: Guest, name: str) -> str:
 
 def wait_for_shadows(guest: Guest, number: int) -> None:
     """Wait until there are no more: qdiscs are freed after a grace period."""
-    end = time.monotonic() + PATIENCE
-    while (there := count_shadows(guest)) != number:
-        assert time.monotonic() < end, there
-        time.sleep(0.2)
+    wait_in_guest(lambda: count_shadows(guest) == number, lambda: count_shadows(guest))
 
 
 def test_real_fix_that_adds_a_field(guest: Guest, made: bundle.Bundle) -> None:

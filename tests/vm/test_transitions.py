@@ -15,9 +15,11 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.running_guest import RunningGuest
 from ksplicd.model import core_module, new_module
 from tests.support.guest.blocker import BLOCKER
-from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean
+from tests.support.guest.hand import Edit, Update, is_clean
+from tests.support.guest.host import Host
 from tests.support.guest.journal import read_journal
-from tests.support.guest.maker import FIRST, Host, Maker
+from tests.support.guest.maker import FIRST, Maker
+from tests.support.waiting import wait_in_guest
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
@@ -54,12 +56,7 @@ def reaper(maker: Maker) -> Path:
 
 @pytest.fixture
 def host(installed_guest: Guest, maker: Maker) -> Host:
-    return Host(installed_guest, maker)
-
-
-def configure(host: Host, *lines: str) -> None:
-    host.guest.put("/etc/ksplicd/ksplicd.conf", "\n".join(["[ksplicd]", *lines, ""]).encode())
-    host.guest.run("systemctl reload ksplicd")
+    return Host(installed_guest, maker.key.public)
 
 
 def start(guest: RunningGuest, name: str, program: str) -> None:
@@ -114,7 +111,7 @@ def test_sleeper_is_shown_in_both_directions(guest: Guest, file: Path) -> None:
 
 
 def test_sleeper_is_woken_when_that_is_wanted(host: Host, file: Path) -> None:
-    configure(host, "signal-after = 1")
+    host.configure("signal-after = 1")
     pid = start_sleeper(host.guest)
     begin = time.monotonic()
     assert host.apply(file) == ("", "")
@@ -127,7 +124,7 @@ def test_sleeper_is_woken_when_that_is_wanted(host: Host, file: Path) -> None:
 
 
 def test_kernel_thread_that_never_leaves(host: Host, reaper: Path) -> None:
-    configure(host, "transition-limit = 4", "signal-after = 1")
+    host.configure("transition-limit = 4", "signal-after = 1")
     cause, message = host.apply(reaper)
     assert cause == "code_busy"
     assert "in oom_reaper (" in message
@@ -142,7 +139,7 @@ def test_kernel_thread_that_never_leaves(host: Host, reaper: Path) -> None:
 def test_job_says_who_holds_it_up_while_it_waits(host: Host, reaper: Path) -> None:
     """Over the bus and in the command's JSON, as the kernel itself has it."""
     guest = host.guest
-    configure(host, "transition-limit = 600")
+    host.configure("transition-limit = 600")
     apply = f"ksplice apply --raw-errors {host.put(reaper)} 2>/root/said; echo $? >/root/status"
     guest.run(["systemd-run", "-u", "apply", "-q", "/bin/sh", "-c", apply])
 
@@ -150,9 +147,10 @@ def test_job_says_who_holds_it_up_while_it_waits(host: Host, reaper: Path) -> No
         shown = f"busctl --json=short get-property {JOB} org.ksplice.Ksplicd1.Job {name}"
         return json.loads(guest.run(shown, check=False).out or "{}")
 
-    end = time.monotonic() + PATIENCE  # at first others hold it up too
-    while len((found := job_property("Conflicts")).get("data", ())) != 1:
-        assert time.monotonic() < end, found
+    found = wait_in_guest(  # at first others hold it up too
+        lambda: len((shown := job_property("Conflicts")).get("data", ())) == 1 and shown,
+        lambda: job_property("Conflicts"),
+    )
     pid = int(guest.run("pgrep -x oom_reaper").out)
     stack = re.findall(r"\] ([\w.]+)\+", guest.run(f"cat /proc/{pid}/stack").out)
     assert "oom_reaper" in stack
@@ -173,9 +171,7 @@ def test_job_says_who_holds_it_up_while_it_waits(host: Host, reaper: Path) -> No
     assert f"held up by oom_reaper[{pid}] in {shown}\n" in guest.run("ksplice status").out
 
     guest.run(f"busctl call {JOB} org.ksplice.Ksplicd1.Job Cancel")
-    while not guest.run("cat /root/status", check=False).out:
-        assert time.monotonic() < end + PATIENCE
-        time.sleep(0.1)
+    wait_in_guest(lambda: guest.run("cat /root/status", check=False).out)
     assert guest.run("cat /root/said").out.startswith("cancelled\n")
     assert is_clean(guest)
 

@@ -3,7 +3,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +13,9 @@ from ksplicd import bundle
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean, make_bundle, write_patch
+from tests.support.guest.hand import Edit, Update, is_clean, make_bundle, write_patch
 from tests.support.guest.tmpfile import CVE, INCLUDE, PLACE, exploit, prepare, tmpfile_edits
+from tests.support.waiting import wait_in_guest
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
@@ -72,20 +73,13 @@ def start_listener(guest: Guest, update: Update) -> None:
     file = f"-p StandardOutput=file:/root/heard-{update.kid} -u listen-{update.kid}"
     family = update.state("tripwire_family")
     guest.run(f"systemd-run -q {file} /usr/bin/python3 /root/listen.py {family}")
-    wait_for(lambda: "{}" in guest.run(f"cat /root/heard-{update.kid}", check=False).out)
+    wait_in_guest(lambda: "{}" in guest.run(f"cat /root/heard-{update.kid}", check=False).out)
 
 
 def heard(guest: Guest, update: Update) -> list[dict[str, Any]]:
     """Return what the listener has noted."""
     lines = guest.run(f"cat /root/heard-{update.kid}").out.splitlines()
     return [json.loads(line) for line in lines[1:]]
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.2)
 
 
 @BOTH
@@ -98,7 +92,7 @@ def test_hit_is_told_and_undo_leaves_nothing(
     update.apply()
     start_listener(guest, update)
     assert exploit(guest) == "refused 1"
-    wait_for(lambda: bool(heard(guest, update)))
+    wait_in_guest(lambda: bool(heard(guest, update)))
     (hit,) = heard(guest, update)
     assert (hit["cve"], hit["place"], hit["suppressed"]) == (CVE, PLACE, 0)
     who = hit["who"]
@@ -122,12 +116,12 @@ def test_hits_are_kept_until_they_are_heard_and_a_flood_is_counted(
     update.apply()
     assert exploit(guest, times=100) == "refused 100"
     start_listener(guest, update)
-    wait_for(lambda: total(heard(guest, update)) == 100)
+    wait_in_guest(lambda: total(heard(guest, update)) == 100)
     assert len(heard(guest, update)) == SLOTS + 1
     begin = time.monotonic()
     for _ in range(2):
         assert exploit(guest, times=3000) == "refused 3000"
-    wait_for(lambda: total(heard(guest, update)) == 6100)
+    wait_in_guest(lambda: total(heard(guest, update)) == 6100)
     windows = (time.monotonic() - begin) / WINDOW + 2
     assert len(heard(guest, update)) <= (SLOTS + 1) * windows
     exploit(guest, times=50)
@@ -146,14 +140,14 @@ def test_any_context_and_two_updates_at_once(guest: Guest, bundles: Bundles) -> 
     for _ in range(3):
         guest._qemu.qmp.command("inject-nmi")
         time.sleep(0.2)
-    wait_for(lambda: {hit["place"] for hit in heard(guest, second)} == {"an NMI", "a packet"})
+    wait_in_guest(lambda: {hit["place"] for hit in heard(guest, second)} == {"an NMI", "a packet"})
     assert not any(hit["who"]["in_task"] for hit in heard(guest, second))
     exploit(guest)
-    wait_for(lambda: bool(heard(guest, first)))
+    wait_in_guest(lambda: bool(heard(guest, first)))
     first.undo()
     before = len(heard(guest, second))
     guest.run("python3 /root/ping.py")
-    wait_for(lambda: len(heard(guest, second)) > before)
+    wait_in_guest(lambda: len(heard(guest, second)) > before)
     second.undo()
     assert is_clean(guest)
 

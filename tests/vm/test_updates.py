@@ -3,7 +3,6 @@
 
 import errno
 import struct
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,9 @@ from ksplicd.errors import ERROR_PREFIX
 from ksplicd.lab.guest import Guest
 from ksplicd.model import core_module, new_module
 from tests.support.guest.foreign import ADD_FOREIGN, FOREIGN, REMOVE_FOREIGN, build_module
-from tests.support.guest.hand import PATIENCE, Edit, Update, is_clean
-from tests.support.guest.maker import ASK, FIRST, GETFD, Host, Maker
+from tests.support.guest.hand import Edit, Update, is_clean
+from tests.support.guest.host import ASK, Host
+from tests.support.guest.maker import FIRST, GETFD, Maker
 from tests.support.guest.modules import ROMFS
 from tests.support.old_code.blob import Blob
 
@@ -46,7 +46,7 @@ def first(maker: Maker) -> Path:
 
 @pytest.fixture
 def host(installed_guest: Guest, maker: Maker) -> Host:
-    return Host(installed_guest, maker)
+    return Host(installed_guest, maker.key.public)
 
 
 def test_update_on_top_of_another(host: Host, maker: Maker, first: Path, tmp_path: Path) -> None:
@@ -151,10 +151,7 @@ def test_successor_takes_over_without_a_gap(host: Host, maker: Maker, first: Pat
     host.guest.put("/root/watch.py", WATCH.encode())
     host.guest.run("systemd-run -q -u watch /usr/bin/python3 /root/watch.py; sleep 1")
     assert host.apply(successor) == ("", "")
-    end = time.monotonic() + PATIENCE
-    while "ksplice_first001" in host.guest.run("ls /sys/module").out:
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    host.wait_for(lambda: "ksplice_first001" not in host.guest.run("ls /sys/module").out)
     host.guest.run("sleep 1; systemctl stop watch")
     assert host.guest.run("cat /run/seen").out == "16\n64\n", "the old code ran in between"
     assert "superseded by update beside03" in host.guest.run("ksplice history").out
@@ -186,11 +183,8 @@ def test_live_patch_of_somebody_else(host: Host, maker: Maker, tmp_path: Path) -
     # one that replaces all others takes ours out
     assert host.apply(file) == ("", "")
     host.guest.run(ADD_FOREIGN.replace(";", " replace=1;", 1))
-    end = time.monotonic() + PATIENCE
-    while "0 of 1 updates applied" not in (status := host.guest.run("ksplice status").out):
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    assert "undone by somebody else" in status
+    host.wait_for(lambda: "0 of 1 updates applied" in host.out("ksplice status"))
+    assert "undone by somebody else" in host.out("ksplice status")
     assert host.undo("auxv0001")[0] == "already_reversed"
     host.guest.run(REMOVE_FOREIGN)
     assert host.apply(file) == ("", "")

@@ -5,13 +5,14 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable
 
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.guest import Guest
-from tests.support.guest.hand import PATIENCE, Edit, is_clean
+from tests.support.guest.hand import Edit, is_clean
+from tests.support.guest.host import Host
 from tests.support.guest.journal import read_journal
-from tests.support.guest.maker import GETFD, Host, Maker
+from tests.support.guest.maker import GETFD, Maker
+from tests.support.waiting import wait_in_guest
 
 KID = "warns001"
 MM = "#include <linux/mm.h>\n"
@@ -31,15 +32,8 @@ HANG = WARN.replace("4711", "4712")
 OOPS = WARN.replace("4711", "4713")
 
 
-def wait_for(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
 def test_warning_of_a_new_update(installed_guest: Guest, maker: Maker) -> None:
-    guest, host = installed_guest, Host(installed_guest, maker)
+    guest, host = installed_guest, Host(installed_guest, maker.key.public)
     assert host.apply(maker.make(KID, *EDITS)) == ("", "")
     # what a user writes is not the kernel's word
     spoofed = f"WARNING: CPU: 0 PID: 1 at x:1 do_fcntl+0x1/0x2 [ksplice_{KID}_new]"
@@ -47,7 +41,7 @@ def test_warning_of_a_new_update(installed_guest: Guest, maker: Maker) -> None:
     time.sleep(1)
     assert guest.run("ksplice status --check", check=False).status == 0
     guest.run(WARN)
-    wait_for(lambda: guest.run("ksplice status --check", check=False).status == 2)
+    wait_in_guest(lambda: guest.run("ksplice status --check", check=False).status == 2)
     said = guest.run("ksplice status").out
     assert "kernel_warning: the kernel's log names do_fcntl" in said
     assert "at fs/fcntl.c:" in said
@@ -64,7 +58,7 @@ def test_warning_of_a_new_update(installed_guest: Guest, maker: Maker) -> None:
     # lockups are looked for every two fifths of a second now, and told after two
     guest.run("sysctl -q kernel.watchdog_thresh=1")
     guest.run(HANG)
-    wait_for(lambda: is_clean(guest))
+    wait_in_guest(lambda: is_clean(guest))
     history = guest.run("ksplice history -n 2").out
     assert "undo-on-warning: watchdog: BUG: soft lockup - " in history
     assert "uid 0 (daemon)" in history
@@ -72,7 +66,7 @@ def test_warning_of_a_new_update(installed_guest: Guest, maker: Maker) -> None:
     assert host.try_(f"apply --raw-errors {KID}") == ("", "")
     guest.run("sysctl -q kernel.panic_on_oops=0")  # the lab's kernel argument
     assert guest.run(OOPS, check=False).status in (-signal.SIGKILL, 128 + signal.SIGKILL)
-    wait_for(lambda: is_clean(guest))
+    wait_in_guest(lambda: is_clean(guest))
     assert "undo-on-warning: BUG: " in guest.run("ksplice history -n 2").out
     assert re.search(r"^Oops: .*^RIP: 0010:do_fcntl\b", guest.kernel_log(), re.M | re.S)
     assert "deprecated" not in guest.kernel_log()  # reading the log with CAP_SYS_ADMIN is

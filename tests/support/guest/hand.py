@@ -18,8 +18,7 @@ from ksplicd.lab.qemu import Machine, Qemu, make_overlay
 from ksplicd.lab.running_guest import RunningGuest
 from tests.support.guest.keep import kept
 from tests.support.kernels import slice as sample
-
-PATIENCE = 60.0
+from tests.support.waiting import wait_in_guest
 
 
 class Edit(NamedTuple):
@@ -59,6 +58,11 @@ def make_bundle(
     request = sample.request_for(cache, kernel, patches[0], kid=kid)
     made = sample.create_alone(cache, replace(request, patches=tuple(patches)), cache.progress)
     return bundle.unpack(made.data)
+
+
+def wait_for_stack(guest: RunningGuest, function: str) -> None:
+    """Wait until a task is in a function of the kernel."""
+    wait_in_guest(lambda: function in guest.run("cat /proc/[0-9]*/stack", check=False).out)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Updates of one's own making, and the guest as a host that gets them."""
+"""Updates of one's own making, signed by one key."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +8,11 @@ from ksplicd import bundle, minisign
 from ksplicd.create.pipeline import create
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
-from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import Edit, write_patch
 from tests.support.kernels import slice as sample
 
 GETFD = "\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n"
 FIRST = Edit("fs/fcntl.c", GETFD, f"{GETFD}\t\terr |= 16;\n")
-ASK = "python3 -c 'import fcntl; print(fcntl.fcntl(0, fcntl.F_GETFD) & ~1)'"
 
 
 class Maker:
@@ -49,32 +47,3 @@ class Maker:
         signature = minisign.sign(data, key, trusted_comment="a test")
         sample.signature_of(file).write_text(signature)
         return file
-
-
-class Host:
-    """The guest as a host."""
-
-    def __init__(self, guest: Guest, maker: Maker) -> None:
-        self.guest = guest
-        guest.put("/etc/ksplicd/keys.d/test.pub", maker.key.public, mode=0o644)
-
-    def put(self, file: Path) -> str:
-        self.guest.put(f"/root/{file.name}", file)
-        self.guest.put(f"/root/{file.name}.minisig", sample.signature_of(file))
-        return f"/root/{file.name}"
-
-    def try_(self, command: str) -> tuple[str, str]:
-        """Run a ksplice command; return the error's name on the first line, and the message."""
-        done = self.guest.run(f"ksplice {command}", check=False)
-        first, _, rest = done.err.partition("\n")
-        return (first, rest) if done.status else ("", "")
-
-    def apply(self, file: Path) -> tuple[str, str]:
-        return self.try_(f"apply --raw-errors {self.put(file)}")
-
-    def undo(self, kid: str) -> tuple[str, str]:
-        return self.try_(f"undo --raw-errors {kid}")
-
-    def bits(self) -> int:
-        """Return what the updates add to F_GETFD's answer."""
-        return int(self.guest.run(ASK).out)

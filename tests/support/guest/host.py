@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A guest as a host: ksplicd is installed there, trusts a key, and is asked for updates."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ksplicd.bus import names
+from ksplicd.lab.guest import Guest
+from ksplicd.lab.running_guest import Result
+from tests.support.kernels import slice as sample
+from tests.support.waiting import wait_in_guest
+
+ASK: Final = "python3 -c 'import fcntl; print(fcntl.fcntl(0, fcntl.F_GETFD) & ~1)'"
+
+
+class Host:
+    """The guest and what is asked of it; ``files`` are bundles for its ``/root``."""
+
+    def __init__(self, guest: Guest, public_key: Path, *files: Path) -> None:
+        self.guest = guest
+        guest.put("/etc/ksplicd/keys.d/test.pub", public_key, mode=0o644)
+        for file in files:
+            self.put(file)
+
+    def put(self, file: Path) -> str:
+        """Copy a bundle and its signature; return where it is."""
+        self.guest.put(f"/root/{file.name}", file)
+        self.guest.put(f"/root/{file.name}.minisig", sample.signature_of(file))
+        return f"/root/{file.name}"
+
+    def run(self, command: str, *, check: bool = True) -> Result:
+        return self.guest.run(command, check=check)
+
+    def out(self, command: str) -> str:
+        return self.run(command).out.strip()
+
+    def configure(self, *lines: str) -> None:
+        self.guest.put("/etc/ksplicd/ksplicd.conf", "\n".join(["[ksplicd]", *lines, ""]).encode())
+        self.run("systemctl reload ksplicd")
+
+    def try_(self, command: str) -> tuple[str, str]:
+        """Run a ksplice command; return the error's name on the first line, and the message."""
+        done = self.run(f"ksplice {command}", check=False)
+        first, _, rest = done.err.partition("\n")
+        return (first, rest) if done.status else ("", "")
+
+    def apply(self, file: Path) -> tuple[str, str]:
+        return self.try_(f"apply --raw-errors {self.put(file)}")
+
+    def undo(self, kid: str) -> tuple[str, str]:
+        return self.try_(f"undo --raw-errors {kid}")
+
+    def bits(self) -> int:
+        """Return what the updates add to F_GETFD's answer."""
+        return int(self.out(ASK))
+
+    def stage(self, kid: str) -> str:
+        """Return the stage of an update; empty when the daemon does not know it."""
+        place = f"{names.BUS_NAME} {names.update_path(kid)} {names.UPDATE}"
+        found = self.run(f"busctl get-property {place} Stage", check=False).out
+        return found.removeprefix("s ").strip('"\n')
+
+    def pid(self) -> int:
+        return int(self.out("systemctl show --value -p MainPID ksplicd"))
+
+    def wait_for(self, what: Callable[[], bool]) -> None:
+        wait_in_guest(what, lambda: self.out("journalctl -u ksplicd --no-pager | tail -30"))
+
+    def is_clean(self) -> bool:
+        """Tell whether nothing of an update is left in the kernel."""
+        return not self.run("ls -d /sys/module/ksplice_* /sys/kernel/livepatch/*", check=False).out
