@@ -69,7 +69,7 @@ def write(linked: Linked, *names: str) -> bytes:
 
 
 def test_structures_are_those_of_format_h(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[3] / "kmodsrc"
+    folder = Path(__file__).parents[4] / "kmodsrc"
     obj = compile_object(
         tmp_path,
         """

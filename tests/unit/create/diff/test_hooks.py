@@ -15,7 +15,7 @@ from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.refusal import Refusal
 from tests.support.objects.compile import SPLIT, compile_object
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PRE = "int limit = 1; int user(void) { return limit; }\n"
 MACRO = """
 #define HOOK(kind, fn) static void *const \
