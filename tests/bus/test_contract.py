@@ -28,8 +28,9 @@ from ksplicd.host.report.journal import Outcome
 from ksplicd.host.report.sentences import describe_update
 from ksplicd.host.stages import Event, UpdateInfo
 from ksplicd.model import Stage
-from ksplicd.run import has, run_any
+from ksplicd.run import run_any
 from tests.support.bundles import samples
+from tests.support.needs import needs
 
 UNITS = Path(__file__).parents[2] / "units"
 INTERFACES = (Manager, Update, Job)
@@ -114,7 +115,7 @@ def test_internal_error_is_no_ksplice_error() -> None:
     assert names.INTERNAL_ERROR == ERROR_PREFIX + "Internal"
 
 
-@pytest.mark.skipif(not has("systemd-analyze"), reason="systemd-analyze is not installed")
+@needs("systemd-analyze")
 @pytest.mark.parametrize("unit", ["ksplicd.service", "ksplicd-boot.service"])
 def test_service_asks_for_little(unit: str) -> None:
     """``systemd-analyze security``: exposure from 0 to 100 here, 25 at most."""

@@ -16,6 +16,7 @@ from tests.support.bundles import samples
 from tests.support.bus.calls import BUNDLE, SIGNATURE
 from tests.support.bus.drops import NAME, drop, left, write
 from tests.support.bus.host import Host
+from tests.support.needs import have_root
 from tests.support.waiting import wait_for
 
 
@@ -198,9 +199,8 @@ def test_what_is_no_signature_is_rejected(
     assert_rejected(bare_host, reason)
 
 
+@have_root
 def test_file_of_another_user_is_rejected(bare_host: Host) -> None:
-    if os.getuid():
-        pytest.skip("only root can give a file away")
     bare_host.start()
     write(bare_host, NAME, BUNDLE)
     os.chown(bare_host.store / NAME, 65534, 65534)

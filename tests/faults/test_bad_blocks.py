@@ -2,7 +2,6 @@
 """A history on a disk with bad blocks: what can be written and read nevertheless."""
 
 import json
-import shutil
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,8 +18,9 @@ from tests.faults import inject
 from tests.faults.inject import Fault
 from tests.support.bundles.samples import KID
 from tests.support.host.host import all_events
+from tests.support.needs import needs
 
-pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+pytestmark = needs("strace")
 
 EVENT = Event(time=1.0, boot_id="0" * 32, kid=KID, stage=Stage.STAGED)
 LINE = len(write_event(EVENT))

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A sample of the faults; `make faults` tries them all."""
 
-import shutil
 import subprocess
 import sys
 
-import pytest
-
 from tests.faults.story import VERBS
+from tests.support.needs import needs
 
 _EVERY = 97
 """One fault in so many; a prime, so that each run of a verb's system calls gives some."""
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@needs("strace")
 def test_faults() -> None:
     argv = [sys.executable, "-m", "tests.faults", "--every", str(_EVERY)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)

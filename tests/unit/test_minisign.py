@@ -3,7 +3,6 @@
 
 import base64
 import dataclasses
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from ksplicd import ed25519, minisign
 from ksplicd.errors import BadSignatureError, KeyFileError
 from ksplicd.run import run, run_any
+from tests.support.needs import needs
 
 KEY = minisign.SecretKey(key_id=bytes(range(8)), seed=bytes(range(32)))
 OTHER = minisign.SecretKey(key_id=bytes(range(8)), seed=bytes(range(1, 33)))
@@ -21,10 +21,6 @@ SIGNATURE = minisign.sign(DATA, KEY, trusted_comment="file:ksplice-8c4o6ucj.tar.
 
 # libsodium's INTERACTIVE limits: 16 MiB instead of 1 GiB
 OPS, MEM = 524288, 16777216
-
-needs_minisign = pytest.mark.skipif(
-    shutil.which("minisign") is None, reason="the minisign program is not installed"
-)
 
 
 def sign_legacy(data: bytes, key: minisign.SecretKey, *, trusted_comment: str = "") -> str:
@@ -158,7 +154,7 @@ def test_secrets_are_not_shown() -> None:
     assert "seed" not in repr(KEY)
 
 
-@needs_minisign
+@needs("minisign")
 @pytest.mark.parametrize("kind", SIGNERS)
 def test_minisign_verifies_ours(tmp_path: Path, kind: str) -> None:
     expiring = dataclasses.replace(KEY.public, comment="a key of ours expires 2027-01-31")
@@ -172,7 +168,7 @@ def test_minisign_verifies_ours(tmp_path: Path, kind: str) -> None:
     assert run_any(argv, cwd=tmp_path)[0] == 1
 
 
-@needs_minisign
+@needs("minisign")
 @pytest.mark.parametrize("options", [[], ["-l"]])
 def test_we_verify_minisigns(tmp_path: Path, options: list[str]) -> None:
     run(["minisign", "-G", "-W", "-p", "k.pub", "-s", "k.key"], cwd=tmp_path)
@@ -186,7 +182,7 @@ def test_we_verify_minisigns(tmp_path: Path, options: list[str]) -> None:
     assert secret.public == dataclasses.replace(public, comment="")
 
 
-@needs_minisign
+@needs("minisign")
 @pytest.mark.parametrize("password", ["", "s3cret"])
 def test_minisign_signs_with_our_key(tmp_path: Path, password: str) -> None:
     (tmp_path / "k.key").write_text(minisign.write_secret_key(KEY, password, ops=OPS, mem=MEM))

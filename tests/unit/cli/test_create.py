@@ -2,13 +2,13 @@
 """The arguments of ``ksplice create``; what it does with them is tested in tests/vm."""
 
 import argparse
-import os
 from pathlib import Path
 
 import pytest
 
 from ksplicd.cli.create import add_arguments, check_input, check_output, read_key, read_module_key
 from ksplicd.errors import CreateError, KeyFileError
+from tests.support.needs import have_no_root
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -69,7 +69,7 @@ def test_where_the_bundle_goes(tmp_path: Path) -> None:
         check_output(tmp_path / "file" / "below")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@have_no_root
 def test_where_the_bundle_may_not_go(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     with pytest.raises(CreateError, match="cannot be written to; give another folder"):

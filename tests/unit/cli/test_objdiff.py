@@ -2,7 +2,6 @@
 """``ksplice objdiff`` on objects as they come from a compiler, with no kernel at hand."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from ksplicd.cli.main import main
 from ksplicd.elf import read_object
 from ksplicd.elf.model import STB_GLOBAL
 from ksplicd.run import run
+from tests.support.needs import needs
 from tests.support.objects.compile import KERNEL_LIKE, SPLIT, compile_c
 
 SOURCE = """
@@ -203,7 +203,7 @@ def test_what_is_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str], t
     assert "no.o: No such file or directory" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not shutil.which("clang-14"), reason="clang-14 is not installed")
+@needs("clang-14")
 def test_objects_of_clang(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """clang names static variables after their function, and numbers nothing it can avoid to."""
     source = """

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import contextlib
-import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from ksplicd.elf.read import EHDR, SHDR
 from ksplicd.elf.x86_64 import R_X86_64_PLT32
 from ksplicd.errors import ElfError
 from ksplicd.run import run
+from tests.support.needs import needs
 from tests.support.objects.compile import SOURCE, SPLIT, compile_c
 
 
@@ -179,7 +179,7 @@ def test_an_object_without_symbols(tmp_path: Path) -> None:
     assert write_object(obj) == data
 
 
-@pytest.mark.skipif(not shutil.which("clang-14"), reason="clang-14 is not installed")
+@needs("clang-14")
 def test_objects_of_clang(tmp_path: Path) -> None:
     """One string table for all names, and ``.llvm_addrsig``, which is linked to the symbols."""
     for name, text in (("empty", ""), ("some", "static int x; int *f(void) { return &x; }")):

@@ -8,7 +8,8 @@ import pytest
 from ksplicd.create.modules.signature import ModuleKey, sign_file, sign_module
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.errors import CreateError
-from ksplicd.run import has, run
+from ksplicd.run import run
+from tests.support.needs import require
 
 MAGIC = b"~Module signature appended~\n"
 """MODULE_SIG_STRING, include/linux/module_signature.h."""
@@ -28,8 +29,7 @@ def key(tmp_path: Path, config: ConfigDir) -> ModuleKey:
         sign_file(config)
     except CreateError:
         pytest.skip("linux-kbuild is not installed")
-    if not has("openssl"):
-        pytest.skip("openssl is not installed")
+    require("openssl")
     made = ModuleKey(key=tmp_path / "key.pem", certificate=tmp_path / "cert.pem")
     run(["openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test",
          "-keyout", made.key, "-out", made.certificate])  # fmt: skip

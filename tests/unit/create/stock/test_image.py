@@ -9,7 +9,8 @@ import pytest
 from ksplicd.create.stock.image import read_image, unpack_vmlinuz
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap, read_system_map, write_system_map
 from ksplicd.errors import ConfigDirError
-from ksplicd.run import has, run
+from ksplicd.run import run
+from tests.support.needs import require
 from tests.support.objects.link import TEXT, Linked, link
 
 
@@ -31,8 +32,7 @@ def bzimage(payload: bytes) -> bytes:
     "argv", [("lz4", "-l", "-c"), ("zstd", "-c"), ("gzip", "-c"), ("xz", "--check=crc32", "-c")]
 )
 def test_unpacks_every_compression(linked: Linked, argv: tuple[str, ...]) -> None:
-    if not has(argv[0]):
-        pytest.skip(f"{argv[0]} is not installed")
+    require(argv[0])
     assert unpack_vmlinuz(bzimage(run(argv, stdin=linked.elf))) == linked.elf
 
 
