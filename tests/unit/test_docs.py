@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The manual says what the code does: verbs, options, settings, members, causes."""
+"""The manual and the tests' README say what is there: verbs, settings, causes, files."""
 
 import argparse
 import re
@@ -12,7 +12,8 @@ import ksplicd
 from ksplicd import config, errors
 from ksplicd.cli import main, show
 from ksplicd.model import Stage
-from ksplicd.run import has, run_any
+from ksplicd.run import run_any
+from tests.support.needs import needs
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/man").iterdir())
@@ -77,7 +78,7 @@ def test_daemon_page_has_stages_and_causes() -> None:
         assert cls.abort_cause in page
 
 
-@pytest.mark.skipif(not has("man"), reason="man is not installed")
+@needs("man")
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_page_is_formatted_without_warnings(page: Path) -> None:
     status, _, warnings = run_any(["man", "--warnings", "-l", page], env={"MANWIDTH": "80"})
@@ -99,3 +100,30 @@ def test_every_decision_is_listed() -> None:
     folder = ROOT / "docs/decisions"
     listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (folder / "README.md").read_text())
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
+
+
+# --- tests/README.md ----------------------------------------------------------------------------
+
+
+def test_every_file_with_guests_or_a_bus_is_explained() -> None:
+    text = (ROOT / "tests/README.md").read_text()
+    files = [*ROOT.glob("tests/vm/test_*.py"), *ROOT.glob("tests/bus/test_*.py")]
+    assert {path.stem for path in files} == set(re.findall(r"`(test_\w+)`", guests_in(text)))
+
+
+def guests_in(text: str) -> str:
+    """Return the tables of tests/vm and tests/bus."""
+    return text.partition("### With guests")[2].partition("## What tests share")[0]
+
+
+def test_every_variable_of_the_tests_is_explained() -> None:
+    """But for those by which ``support/bus`` speaks to its own process."""
+    explained = set(re.findall(r"`(KSPLICE_\w+)=", (ROOT / "tests/README.md").read_text()))
+    read = {
+        name
+        for path in ROOT.glob("tests/**/*.py")
+        if path.name != "serve.py"
+        for name in re.findall(r'environ(?:\.get\(|\[)"(KSPLICE_\w+)"', path.read_text())
+    }
+    assert explained - read <= {"KSPLICE_ALL_STEPS"}
+    assert read - explained == set()
