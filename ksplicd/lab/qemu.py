@@ -21,7 +21,6 @@ from typing import Final
 from ksplicd.errors import LabError, ToolError
 from ksplicd.lab import agent
 from ksplicd.lab.cache import Cache, digest_of
-from ksplicd.lab.firmware import Firmware
 from ksplicd.lab.image import Image
 from ksplicd.lab.qmp import Qmp
 from ksplicd.run import Process, run, run_any, spawn, wait
@@ -41,6 +40,14 @@ _CONSOLE_TAIL: Final = 40
 # The kernel kills a child with PR_SET_PDEATHSIG when the *thread* that started it ends, so all are
 # started by one thread, which ends with our process.
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qemu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Firmware:
+    """What QEMU's two flash chips hold: UEFI and its variables."""
+
+    code: Path
+    variables: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr
-from ksplicd.lab.debian import KernelSource
 from tests.coverage.__main__ import find_kernel
 from tests.same.compare import differences, has_other_words
 from tests.same.inputs import find_fixes, make_pairs
 from tests.same.states import Result, Workplace
 from tests.support.kernels.slice import config_folder
+from tests.support.kernels.source import KernelSource
 
 FOLDERS = (
     "net/ipv4", "fs", "kernel", "net/core", "mm", "fs/ext4", "kernel/bpf", "net/sched",

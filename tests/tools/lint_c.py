@@ -28,9 +28,10 @@ from ksplicd.elf.model import SHF_ALLOC, SHF_WRITE, STB_GLOBAL
 from ksplicd.elf.x86_64 import R_X86_64_64
 from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr
-from ksplicd.lab.debian import KernelPackages, KernelSource
+from ksplicd.lab.debian import KernelPackages
 from ksplicd.run import run_any
 from tests.support.kernels.slice import config_folder
+from tests.support.kernels.source import KernelSource
 from tests.support.kernels.stock import VERSION, next_kernel, stock_kernel
 
 ROOT: Final = Path(__file__).parent.parent.parent

@@ -10,7 +10,7 @@ from ksplicd import bundle
 from ksplicd.create.diff.hooks import KINDS
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages, KernelSource
+from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import (
     Edit,
@@ -23,6 +23,7 @@ from tests.support.guest.hand import (
 from tests.support.guest.modules import ROMFS, mount, prepare_mounts
 from tests.support.guest.shadows import count_shadows
 from tests.support.kernels import slice as sample
+from tests.support.kernels.source import KernelSource
 from tests.support.waiting import wait_in_guest
 
 pytestmark = pytest.mark.usefixtures("golden_log")

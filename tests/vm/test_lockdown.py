@@ -15,11 +15,11 @@ from ksplicd import bundle
 from ksplicd.create.modules.signature import ModuleKey, sign_module
 from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.lab.cache import Cache, digest_of
-from ksplicd.lab.firmware import firmware_with_key
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.qemu import Machine
 from ksplicd.lab.snapshot import Snapshot, take_snapshot
 from ksplicd.run import run
+from tests.support.guest.firmware import firmware_with_key
 from tests.support.guest.hand import has_complaint, is_clean, write_patch
 from tests.support.guest.host import Host
 from tests.support.guest.install import package_layer

@@ -12,10 +12,10 @@ from typing import Final
 
 import ksplicd
 from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelSource
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import Edit
 from tests.support.kernels import slice as sample
+from tests.support.kernels.source import KernelSource
 
 CVE: Final = "CVE-2026-72379"
 PLACE: Final = "vfs_tmpfile: unmapped owner"

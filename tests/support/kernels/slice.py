@@ -20,8 +20,9 @@ from ksplicd.create.pipeline import create
 from ksplicd.create.request import Created, Request
 from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, Progress, digest_of, silent
-from ksplicd.lab.debian import ChangelogEntry, KernelPackages, KernelSource
+from ksplicd.lab.debian import KernelPackages
 from ksplicd.model import new_kid
+from tests.support.kernels.source import ChangelogEntry, KernelSource
 from tests.support.kernels.stock import NEXT_NEWER, NEXT_VERSION, VERSION
 
 NEWER: Final = "6.1.192-2"

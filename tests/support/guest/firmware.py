@@ -10,12 +10,12 @@ Secure Boot stays off: nothing checks the kernel that QEMU loads.
 import shutil
 import struct
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, digest_of, digest_of_file
+from ksplicd.lab.qemu import Firmware
 
 CODE: Final = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 _VARIABLES: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
@@ -32,14 +32,6 @@ _ATTRIBUTES: Final = 0x27  # non-volatile, at boot and run time, authenticated b
 _IMAGE_SECURITY: Final = uuid.UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
 _X509: Final = uuid.UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
 _OWNER: Final = uuid.UUID("6b73706c-6963-6564-6c61-620000000001")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Firmware:
-    """What QEMU's two flash chips hold."""
-
-    code: Path
-    variables: Path
 
 
 def firmware_with_key(cache: Cache, certificate: bytes) -> Firmware:

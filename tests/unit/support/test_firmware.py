@@ -4,7 +4,7 @@ import struct
 import pytest
 
 from ksplicd.errors import LabError
-from ksplicd.lab.firmware import add_db
+from tests.support.guest.firmware import add_db
 
 STORE = bytes(40) + b"_FVH" + bytes(0x64 - 44) + b"\xff" * 4000
 
