@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -19,6 +21,7 @@ from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.pipeline import create, make_prebuilt
 from ksplicd.create.prebuild import PrebuiltObjects
 from ksplicd.create.request import Created, Request
+from ksplicd.create.work_folder import make_empty
 from ksplicd.errors import CreateError, KeyFileError, PasswordNeededError
 from ksplicd.model import KID_LENGTH, is_kid, new_kid
 
@@ -70,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     debug.add_debug_argument(parser)
+    parser.add_argument(
+        "--keep", metavar="DIR", type=Path,
+        help="leave the temporary objects in this folder, which is empty or does not exist: of each"
+        " unit, the new code, the modules; also when the change is refused",
+    )  # fmt: skip
 
 
 def _add_update(parser: argparse.ArgumentParser) -> None:
@@ -155,6 +163,8 @@ def run(args: argparse.Namespace) -> int:
     module_key = read_module_key(args.module_sign_key, args.module_sign_cert)
     if not args.prebuild:
         check_output(args.output)
+    if args.keep is not None:
+        make_empty(args.keep)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     started = time.monotonic()
@@ -166,7 +176,7 @@ def run(args: argparse.Namespace) -> int:
     request = read_request(args, kid, module_key)
     if args.prebuild:
         return report_prebuilt(make_prebuilt(request, progress), args)
-    with debug.shown(args.debug):
+    with debug.shown(args.debug), naming_kept(args):
         created = create(request, progress)
     path = write(created, args.output, key)
     if args.verbose:
@@ -178,6 +188,16 @@ def run(args: argparse.Namespace) -> int:
         progress(f"note: {note}")
     report(created, path, signed=key is not None, as_json=args.json, quiet=args.quiet)
     return 0
+
+
+@contextmanager
+def naming_kept(args: argparse.Namespace) -> Iterator[None]:
+    """Say where the temporary objects are, whatever ends the context."""
+    try:
+        yield
+    finally:
+        if args.keep is not None and not args.quiet and any(args.keep.iterdir()):
+            output.print_error(f"ksplice: the temporary objects are in {args.keep}")
 
 
 def read_request(args: argparse.Namespace, kid: str, module_key: ModuleKey | None) -> Request:
@@ -202,6 +222,7 @@ def read_request(args: argparse.Namespace, kid: str, module_key: ModuleKey | Non
         replaces=tuple(args.replaces),
         excludes=tuple(args.excludes),
         jobs=max(1, args.jobs),
+        keep=args.keep,
     )
 
 
@@ -220,6 +241,9 @@ def check_input(args: argparse.Namespace) -> None:
         )
     if args.patch_opt and not args.patch:
         raise CreateError(f"--patch-opt: goes with --patch, not with {named[0]}")
+    if args.prebuild and (args.keep is not None or args.debug):
+        option = "--debug" if args.keep is None else "--keep"
+        raise CreateError(f"{option}: goes with a change, not with --prebuild")
     for patch in args.patch:
         if not patch.is_file():
             raise CreateError(f"--patch {patch}: no such file")

@@ -29,11 +29,24 @@ from ksplicd.create.prebuild import PrebuiltObjects, prebuild
 from ksplicd.create.request import Created, Request, read_change
 from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
-from ksplicd.create.unit_objects import compare_units, compile_units, match_units, try_few
+from ksplicd.create.unit_objects import (
+    compare_units,
+    compile_units,
+    match_units,
+    try_few,
+    write_new_code,
+)
+from ksplicd.create.work_folder import WorkFolder, work_folder
 
 
 def create(request: Request, progress: Progress = lambda _: None) -> Created:
     """Make an update.  Raises ``CreateError`` and its leaves, ``ToolError``."""
+    with work_folder(request.keep) as work:
+        return create_in(work, request, progress)
+
+
+def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created:
+    """Make an update, and all that it is made from in a folder."""
     config = read_config_dir(request.config)
     config.stock_image()  # raises before an hour is spent on compiling
     with opened(request, config, progress) as tree:
@@ -45,9 +58,9 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         change = read_change(request, Before(root=tree.source.root, contents=series.contents))
         states = read_states(change, series.contents)
         reachable = find_reachable(tree, change, states)
-        try_few(kbuild, states, reachable.by_headers, request.allowed_layouts)
+        try_few(work, kbuild, states, reachable.by_headers, request.allowed_layouts)
         to_compile = find_changed(kbuild, reachable, states, request.targets)
-        objects = compile_units(kbuild, states, to_compile.units)
+        objects = compile_units(work, kbuild, states, to_compile.units)
         progress("reading the stock kernel")
         kernel = StockKernel(config)
         progress("comparing")
@@ -56,14 +69,17 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
         series.check_kernel(kernel.identity)
         match_units(kernel, objects, changes)
         new_code = cut_new_code(request.kid, changes, kbuild, kernel)
+        write_new_code(work, new_code)
         whole = dict[str, bytes]()
         if request.whole_modules:
             progress("building the changed modules whole")
             files_after = bundle_parts.files_after(series, change)
-            whole = build_whole_modules(kbuild, files_after, bundle_parts.modules_among(new_code))
+            whole = build_whole_modules(
+                work.folder("whole"), kbuild, files_after, bundle_parts.modules_among(new_code)
+            )
     progress("building the update's modules")
     old_code = old_code_of(kernel.units.values())
-    modules = build_modules(request.kid, config, old_code, new_code)
+    modules = build_modules(work.folder("modules"), request.kid, config, old_code, new_code)
     names = file_names(whole, config)
     files = {**modules.files, **{names[target]: ko for target, ko in whole.items()}}
     files = sign_modules(files, request.module_key, config)

@@ -43,6 +43,8 @@ class Request:
     replaces: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
     jobs: int = 1
+    keep: Path | None = None
+    """Where the temporary objects are left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,7 @@ Every unit is compiled three times.  Its plain object is what the running kernel
 split ones, before and after the change, have one section a symbol.
 """
 
-import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +16,14 @@ from ksplicd.create.diff.across_units import compare_across
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.layout import compare_layouts
 from ksplicd.create.diff.unit import diff
+from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.patch.states import TreeStates
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.stock.kernel import StockKernel
-from ksplicd.elf import Object, read_object
+from ksplicd.create.work_folder import WorkFolder
+from ksplicd.elf import Object, read_object, write_object
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX
 
@@ -45,34 +46,48 @@ class UnitObjects:
         return self.module or VMLINUX
 
 
-def compile_units(kbuild: Kbuild, states: TreeStates, units: Sequence[Unit]) -> list[UnitObjects]:
+def compile_units(
+    work: WorkFolder, kbuild: Kbuild, states: TreeStates, units: Sequence[Unit]
+) -> list[UnitObjects]:
     """Compile units of both states of the source tree."""
     source = kbuild.tree.source
     plain = kbuild.compile_plain(units)
-    with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
-        if states.before:
-            with source.patched(states.before):
-                pre = kbuild.compile_split(units, Path(folder) / "before")
-        else:
-            pre = kbuild.compile_split_cached(units)
-        kbuild.tree.progress("compiling with the patch")
-        with source.patched(states.after):
-            post = kbuild.compile_split(units, Path(folder))
-        sizes = kbuild.entry_sizes(units[0])
-        return [
-            UnitObjects(
-                unit=u,
-                module=kbuild.recorded.module_of(u),
-                plain=ObjectIndex(_read(u, plain[u]), sizes),
-                pre=index_separated(_read(u, pre[u]), sizes),
-                post=index_separated(_read(u, post[u]), sizes),
-            )
-            for u in units
-        ]
+    work.show("plain", _by_name(plain))
+    if states.before:
+        with source.patched(states.before):
+            pre = kbuild.compile_split(units, work.folder("pre"))
+    else:
+        pre = kbuild.compile_split_cached(units)
+        work.show("pre", _by_name(pre))
+    kbuild.tree.progress("compiling with the patch")
+    with source.patched(states.after):
+        post = kbuild.compile_split(units, work.folder("post"))
+    sizes = kbuild.entry_sizes(units[0])
+    return [
+        UnitObjects(
+            unit=u,
+            module=kbuild.recorded.module_of(u),
+            plain=ObjectIndex(_read(u, plain[u]), sizes),
+            pre=index_separated(_read(u, pre[u]), sizes),
+            post=index_separated(_read(u, post[u]), sizes),
+        )
+        for u in units
+    ]
+
+
+def _by_name(paths: Mapping[Unit, Path]) -> dict[str, Path]:
+    return {f"{unit.flat_name}.o": path for unit, path in paths.items()}
 
 
 def _read(unit: Unit, path: Path) -> Object:
     return read_object(path.read_bytes(), unit.object)
+
+
+def write_new_code(work: WorkFolder, new_code: Sequence[NewCode]) -> None:
+    """Leave the new code of each unit in the folder, where it is kept."""
+    for code in new_code if work.is_kept else ():
+        path = work.folder("new") / f"{Unit(code.unit).flat_name}.o"
+        path.write_bytes(write_object(code.obj))
 
 
 def compare_units(
@@ -92,7 +107,11 @@ def compare_units(
 
 
 def try_few(
-    kbuild: Kbuild, states: TreeStates, candidates: Candidates, allowed_layouts: Collection[str]
+    work: WorkFolder,
+    kbuild: Kbuild,
+    states: TreeStates,
+    candidates: Candidates,
+    allowed_layouts: Collection[str],
 ) -> None:
     """Refuse a change of a structure layout by the few units of very many that are tried first.
 
@@ -102,7 +121,7 @@ def try_few(
     if not candidates.few:
         return
     kbuild.tree.progress(f"{candidates.names}: trying {len(candidates.few)} units first")
-    for o in compile_units(kbuild, states, candidates.few):
+    for o in compile_units(work, kbuild, states, candidates.few):
         refusals = compare_layouts(diff(o.pre, o.post), allowed_layouts).refusals
         if refusals:
             raise UnsupportedChangeError(refusals_text(o.unit.source, refusals), refusals)

@@ -28,6 +28,7 @@ from ksplicd.create.request import Request
 from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.unit_objects import compare_units, compile_units, match_units
+from ksplicd.create.work_folder import work_folder
 from ksplicd.elf import read_object
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.debian import KernelPackages
@@ -88,7 +89,9 @@ def codes_of(
     The old code also holds all functions of the source files ``more``.
     """
     with opened(request) as (config, source, kbuild):
-        objects = compile_units(kbuild, states_of(request, source), [Unit(FCNTL.file)])
+        with work_folder() as work:
+            states = states_of(request, source)
+            objects = compile_units(work, kbuild, states, [Unit(FCNTL.file)])
         kernel = StockKernel(config)
         changes = compare_units(objects)
         match_units(kernel, objects, changes)

@@ -106,7 +106,9 @@ def put_old_code(
     patch = cut_patch(cache, FCNTL.old, FCNTL.new, [FCNTL.file])
     request = request_for(cache, kernel, patch, kid=kid)
     old_code, new_code = codes_of(request, sources)
-    modules = build_modules(kid, read_config_dir(request.config), old_code, new_code)
+    config = read_config_dir(request.config)
+    with tempfile.TemporaryDirectory(prefix="ksplice-bench-") as folder:
+        modules = build_modules(Path(folder), kid, config, old_code, new_code)
     made = OldCode(core_module(kid), old_module(kid, "vmlinux"), len(old_code["vmlinux"]))
     for name in (made.core, made.old):
         guest.put(f"/root/{name}.ko", modules.files[f"{name}.ko"])

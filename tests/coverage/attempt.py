@@ -33,6 +33,7 @@ from ksplicd.create.patch.states import read_states
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.unit_objects import compare_units, compile_units, match_units
+from ksplicd.create.work_folder import WorkFolder
 from ksplicd.errors import (
     BuildError,
     ImageMismatchError,
@@ -136,7 +137,9 @@ class Workshop:
             reachable = find_reachable(self.kbuild.tree, change, states)
             work = find_changed(self.kbuild, reachable, states, ANY_TARGET)
             try:
-                objects = compile_units(self.kbuild, states, work.units)
+                objects = compile_units(
+                    WorkFolder(root=Path(folder), is_kept=False), self.kbuild, states, work.units
+                )
             except BuildError as e:
                 result = Result(outcome=Outcome.NOT_ALONE, message=str(e))
                 return result, b""
@@ -176,7 +179,8 @@ class Workshop:
         patch: bytes,
     ) -> bytes:
         """Build the update's modules and return the bundle."""
-        modules = build_modules(kid, self.config, old_code, new_code)
+        with tempfile.TemporaryDirectory(prefix="ksplice-coverage-") as folder:
+            modules = build_modules(Path(folder), kid, self.config, old_code, new_code)
         targets = tuple(
             Target(
                 name=target,

@@ -46,6 +46,7 @@ ROOMS: Final = {
     "create": "",
     "create/debug": "",
     "create/messages": "",
+    "create/work_folder": "errors",
     "create/refusal": "elf errors",
     "create/patch": "bundle elf run NOUNS",
     "create/objects": "elf NOUNS",
@@ -64,12 +65,12 @@ ROOMS: Final = {
     " create/refusal elf run NOUNS",
     "create/request": "create/patch create/build create/modules NOUNS",
     "create/unit_objects": "create/objects create/patch create/diff create/stock create/build"
-    " create/affected create/refusal elf NOUNS",
+    " create/affected create/new_code create/refusal create/work_folder elf NOUNS",
     "create/bundle_parts": "create/request create/patch create/diff create/build create/new_code"
     " create/modules NOUNS",
     "create/pipeline": "create/request create/unit_objects create/bundle_parts create/patch"
     " create/objects create/diff create/stock create/old_code create/build create/affected"
-    " create/new_code create/modules create/prebuild bundle NOUNS",
+    " create/new_code create/modules create/prebuild create/work_folder bundle NOUNS",
     # host: the life of an update on one machine
     "host": "",
     "host/stages": "NOUNS",
@@ -86,8 +87,8 @@ ROOMS: Final = {
     "bus": "HOST config bundle NOUNS",
     "lab": "run bundle NOUNS",
     "cli": "create/build create/modules create/objdiff create/pipeline create/request"
-    " create/prebuild create/stock create/patch create/debug HOST bus lab elf run config FILES"
-    " NOUNS",
+    " create/prebuild create/stock create/patch create/debug create/work_folder HOST bus lab elf"
+    " run config FILES NOUNS",
     "daemon": "bus HOST config FILES NOUNS",
     "__main__": "cli",
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``ksplice create`` on a stock kernel's source: needs the packages, but no guest."""
 
+import logging
 import os
 import re
 import signal
@@ -14,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
-from ksplicd.create.build.units import TargetFilter
+from ksplicd.create.build.units import TargetFilter, Unit
 from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.patch.source_tree import PRESRC, SourceTree
 from ksplicd.create.pipeline import create, make_prebuilt
 from ksplicd.create.request import Created, Request
+from ksplicd.elf import read_object
 from ksplicd.errors import (
     BuildError,
     ConfigDirError,
@@ -76,13 +78,20 @@ def test_real_fix(lab_cache: Cache, request_: Request, fix: sample.Fix) -> None:
 
 
 def test_several_fixes_in_one_update_and_the_same_bytes_again(
-    lab_cache: Cache, request_: Request
+    lab_cache: Cache, request_: Request, tmp_path: Path
 ) -> None:
     files = [fix.file for fix in sample.FIXES]
     patch = sample.cut_patch(lab_cache, sample.FCNTL.old, sample.FCNTL.new, files)
     first = create(replace(request_, patches=(patch,)))
     assert {f.unit for f in first.manifest.targets[0].functions} == set(files)
-    assert create(replace(request_, patches=(patch,))).data == first.data
+    again = create(replace(request_, patches=(patch,), keep=tmp_path / "kept here"))
+    assert again.data == first.data
+    objects = {Unit(file).flat_name + ".o" for file in files}
+    for name in ("plain", "pre", "post", "new"):
+        found = {p.name: p for p in (tmp_path / "kept here" / name).glob("*.o")}
+        assert found.keys() == objects
+        assert all(read_object(p.read_bytes()).functions() for p in found.values())
+    assert (tmp_path / "kept here" / "modules" / "ksplice_test0001_new.ko").exists()
 
 
 def test_patch_that_changes_no_code(request_: Request, tree: Path, tmp_path: Path) -> None:
@@ -132,7 +141,11 @@ def test_changed_data_is_refused_by_name(request_: Request, tree: Path, tmp_path
     patch = edit(tree, tmp_path, "kernel/sys.c", "int overflowuid = DEFAULT_OVERFLOWUID;",
                  "int overflowuid = DEFAULT_OVERFLOWUID - 1;")  # fmt: skip
     with pytest.raises(UnsupportedChangeError, match=r"overflowuid .*initialised data changes"):
-        create(replace(request_, patches=(patch,)))
+        create(replace(request_, patches=(patch,), keep=tmp_path / "kept"))
+    kept = tmp_path / "kept"
+    for name in ("plain", "pre", "post"):
+        assert [p.name for p in (kept / name).glob("*.o")] == ["kernel-sys.o"]
+    assert not (kept / "modules").exists()
 
 
 def test_boot_code_is_refused_by_name(request_: Request, tree: Path, tmp_path: Path) -> None:
@@ -265,8 +278,9 @@ def functions_of(made: Created) -> dict[str, set[str]]:
 
 
 def test_header_is_followed_to_the_unit_that_it_changes(
-    request_: Request, tree: Path, tmp_path: Path
+    request_: Request, tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "ksplice")
     patch = edit(tree, tmp_path, "include/net/sock.h", INLINE,
                  f"{INLINE}\n\tif (!sk)\n\t\treturn;")  # fmt: skip
     said: list[str] = []
@@ -280,6 +294,12 @@ def test_header_is_followed_to_the_unit_that_it_changes(
     assert int(m[1]) > 1000
     assert int(m[2]) < 10
     assert any(line.startswith("include/net/sock.h: ") for line in said)
+    (unit,) = units
+    assert "include/net/sock.h: units include it: they are looked for" in caplog.messages
+    assert f"{unit}: in: the compiler makes other assembly after the change" in caplog.messages
+    assert "net/socket.c: out: includes a changed header, but mentions nothing changed" in (
+        caplog.messages
+    )
 
 
 def test_new_header(request_: Request, tree: Path, tmp_path: Path) -> None:

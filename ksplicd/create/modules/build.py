@@ -7,7 +7,6 @@ functions are data.  Here make is run; what a livepatch needs of the finished .k
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,29 +41,31 @@ class Modules:
 
 
 def build_modules(
-    kid: str, config: ConfigDir, old_code: Mapping[str, bytes], new_code: Sequence[NewCode]
+    build: Path,
+    kid: str,
+    config: ConfigDir,
+    old_code: Mapping[str, bytes],
+    new_code: Sequence[NewCode],
 ) -> Modules:
-    """Build the modules of update ``kid``; ``old_code`` holds the tables by target.
+    """Build the modules of update ``kid`` in a folder; ``old_code`` holds the tables by target.
 
-    The result depends on the arguments only, not on where it is built.  Raises ``BuildError``.
+    The result does not depend on where the folder is.  Raises ``BuildError``.
     """
-    with tempfile.TemporaryDirectory(prefix="ksplice-modules-") as folder:
-        build = Path(folder)
-        write_sources(build, old_code, new_code)
-        status, out, err = run_any(make_command(build, kid, config, old_code, new_code))
-        if status:
-            raise BuildError(compiler_words("the update's modules", out + err))
-        core, new = f"{core_module(kid)}.ko", f"{new_module(kid)}.ko"
-        old = {target: f"{old_module(kid, target)}.ko" for target in old_code}
-        return Modules(
-            core=core,
-            new=new,
-            old=old,
-            files={
-                name: write_livepatch_module((build / name).read_bytes(), name)
-                for name in (core, new, *old.values())
-            },
-        )
+    write_sources(build, old_code, new_code)
+    status, out, err = run_any(make_command(build, kid, config, old_code, new_code))
+    if status:
+        raise BuildError(compiler_words("the update's modules", out + err))
+    core, new = f"{core_module(kid)}.ko", f"{new_module(kid)}.ko"
+    old = {target: f"{old_module(kid, target)}.ko" for target in old_code}
+    return Modules(
+        core=core,
+        new=new,
+        old=old,
+        files={
+            name: write_livepatch_module((build / name).read_bytes(), name)
+            for name in (core, new, *old.values())
+        },
+    )
 
 
 def write_sources(build: Path, old_code: Mapping[str, bytes], new_code: Sequence[NewCode]) -> None:

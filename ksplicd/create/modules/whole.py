@@ -9,7 +9,6 @@ No update's core is there at the next boot: hooks are not called, tripwires are 
 """
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,32 +22,30 @@ from ksplicd.run import run, run_any
 
 
 def build_whole_modules(
-    kbuild: Kbuild, files: Sequence[PatchedFile], targets: Sequence[str]
+    build: Path, kbuild: Kbuild, files: Sequence[PatchedFile], targets: Sequence[str]
 ) -> dict[str, bytes]:
-    """Return the .ko of each module as it is with ``files`` in the tree.
+    """Return the .ko of each module as it is with ``files`` in the tree, built in a folder.
 
     Raises ``BuildError``, ``UnsupportedChangeError`` for a module whose place is not known.
     """
     tree, config = kbuild.tree, kbuild.tree.config
     objects = {target: object_of(config, target) for target in targets}
-    with tempfile.TemporaryDirectory(prefix="ksplice-whole-") as folder:
-        build = Path(folder)
-        with tree.source.patched([*files, _header(kbuild.kid)]), tree.passing():
-            tree.make(*map(str, objects.values()))
-            for obj in objects.values():
-                shutil.copy(tree.output / obj, build / f"{obj.name}_shipped")
-                (build / f".{obj.name}.cmd").touch()
-        (build / "Kbuild").write_text("".join(f"obj-m += {obj.name}\n" for obj in objects.values()))
-        argv = [
-            "make", "-C", str(config.build.resolve()), f"M={build}", f"CC={config.compiler}",
-            f"KCFLAGS=-g0 -fmacro-prefix-map={build}/=", "modules",
-        ]  # fmt: skip
-        status, out, err = run_any(argv)
-        if status:
-            raise BuildError(compiler_words(", ".join(targets), out + err))
-        made = {t: build / obj.with_suffix(".ko").name for t, obj in objects.items()}
-        run(["strip", "--strip-debug", *made.values()])  # it has paths of this machine
-        return {target: path.read_bytes() for target, path in made.items()}
+    with tree.source.patched([*files, _header(kbuild.kid)]), tree.passing():
+        tree.make(*map(str, objects.values()))
+        for obj in objects.values():
+            shutil.copy(tree.output / obj, build / f"{obj.name}_shipped")
+            (build / f".{obj.name}.cmd").touch()
+    (build / "Kbuild").write_text("".join(f"obj-m += {obj.name}\n" for obj in objects.values()))
+    argv = [
+        "make", "-C", str(config.build.resolve()), f"M={build}", f"CC={config.compiler}",
+        f"KCFLAGS=-g0 -fmacro-prefix-map={build}/=", "modules",
+    ]  # fmt: skip
+    status, out, err = run_any(argv)
+    if status:
+        raise BuildError(compiler_words(", ".join(targets), out + err))
+    made = {t: build / obj.with_suffix(".ko").name for t, obj in objects.items()}
+    run(["strip", "--strip-debug", *made.values()])  # it has paths of this machine
+    return {target: path.read_bytes() for target, path in made.items()}
 
 
 def _header(kid: str) -> PatchedFile:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.cli.create import add_arguments, check_input, check_output, read_key, read_module_key
+from ksplicd.cli.create import (
+    add_arguments,
+    check_input,
+    check_output,
+    naming_kept,
+    read_key,
+    read_module_key,
+)
+from ksplicd.cli.main import main
 from ksplicd.errors import CreateError, KeyFileError
 from tests.support.needs import have_no_root
 
@@ -24,6 +32,8 @@ def parse(*words: str) -> argparse.Namespace:
         (["--diffext", ".new", "--git", "HEAD"], "--diffext and --git: give exactly one of"),
         (["--diffext", "", "--prebuild"], "--diffext and --prebuild: give exactly one of"),
         (["--git", "HEAD", "--patch-opt=-p0"], "--patch-opt: goes with --patch, not with --git"),
+        (["--prebuild", "--keep", "k"], "--keep: goes with a change, not with --prebuild"),
+        (["--prebuild", "--debug=cut"], "--debug: goes with a change, not with --prebuild"),
         (["--patch", "/no/such/file"], "--patch /no/such/file: no such file"),
     ],
 )
@@ -74,3 +84,36 @@ def test_where_the_bundle_may_not_go(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     with pytest.raises(CreateError, match="cannot be written to; give another folder"):
         check_output(tmp_path / "bundles")
+
+
+def test_folder_for_temporary_objects_that_holds_something(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "patch").touch()
+    words = ["--patch", str(tmp_path / "patch"), "--config", "none", "none"]
+    assert main(["create", *words, "--keep", str(tmp_path)]) == 1
+    message = f"ksplice: --keep {tmp_path}: not empty; give a folder that is empty or does not"
+    assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.parametrize("error", [CreateError("refused"), SystemExit(143)])
+def test_temporary_objects_are_named_also_after_an_error(
+    tmp_path: Path, error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = parse("--git", "HEAD", "--keep", str(tmp_path))
+
+    def refuse() -> None:
+        with naming_kept(args):
+            (tmp_path / "pre").mkdir()
+            raise error
+
+    with pytest.raises(type(error)):
+        refuse()
+    assert capsys.readouterr().err == f"ksplice: the temporary objects are in {tmp_path}\n"
+
+
+def test_no_temporary_objects_no_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--keep", str(tmp_path)], []):
+        with naming_kept(parse("--git", "HEAD", *words)):
+            pass
+    assert capsys.readouterr().err == ""
