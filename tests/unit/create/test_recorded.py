@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Recorded commands: whose they are, and what is run in place of them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create.build.recorded import RecordedCommands
+from ksplicd.create.build.tree import BuildTree
+from ksplicd.create.build.units import Unit
+from ksplicd.create.patch.source_tree import SourceTree
+from ksplicd.create.stock.config_dir import ConfigDir
+from ksplicd.errors import BuildError
+
+UNIT = Unit("fs/romfs/super.c")
+COMMAND = (
+    "gcc-12 -Wp,-MMD,fs/romfs/.super.o.d -DMODULE -DKBUILD_MODNAME='\"romfs\"' -c -o"
+    " fs/romfs/super.o ../fs/romfs/super.c; ./tools/objtool/objtool --orc fs/romfs/super.o"
+)
+RECORD = f"""\
+savedcmd_fs/romfs/super.o := {COMMAND}
+
+deps_fs/romfs/super.o := \\
+  $(wildcard include/config/MMU) \\
+  include/linux/fs.h \\
+"""
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> RecordedCommands:
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho cc 1\n")
+    compiler.chmod(0o755)
+    root = tmp_path / "source"
+    for path in ("Kbuild", "Makefile", "fs/romfs/super.c"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    config = ConfigDir(
+        path=tmp_path, text="", release="6.1.0", compiler=str(compiler), compiler_text="cc 1",
+        flags=(),
+    )  # fmt: skip
+    tree = BuildTree(SourceTree(root), config, tmp_path / "cache")
+    (tree.output / "fs/romfs").mkdir(parents=True)
+    (tree.output / "include/linux").mkdir(parents=True)
+    (tree.output / "include/linux/fs.h").touch()
+    (tree.output / "ksplice-units").write_text(f"{UNIT.source}\t{UNIT.object}\tromfs\t{COMMAND}\n")
+    return RecordedCommands(tree)
+
+
+@pytest.mark.parametrize("by_make", [True, False])
+def test_command_with_another_output(recorded: RecordedCommands, by_make: bool) -> None:  # noqa: FBT001
+    """The same from make's record, and from the listing when make has not compiled the unit."""
+    if by_make:
+        (recorded.tree.output / "fs/romfs/.super.o.cmd").write_text(RECORD)
+    compiler, objtool = recorded.programs(UNIT, Path("/x/out.o"))
+    assert compiler == recorded.compiler(UNIT, Path("/x/out.o"))
+    assert compiler[:2] == ["gcc-12", "-Wp,-MMD,/x/out.o.d"]
+    assert compiler[-3:] == ["-o", "/x/out.o", "../fs/romfs/super.c"]
+    assert objtool == ["./tools/objtool/objtool", "--orc", "/x/out.o"]
+    assert recorded.has_objtool(UNIT)
+    assert recorded.module_of(UNIT) == "romfs"
+    assert recorded.dependencies(UNIT) == (["include/linux/fs.h"] if by_make else [])
+
+
+def test_record_of_another_object(recorded: RecordedCommands) -> None:
+    text = RECORD.replace("savedcmd_fs/romfs/super.o", "savedcmd_fs/romfs/other.o")
+    (recorded.tree.output / "fs/romfs/.super.o.cmd").write_text(text)
+    with pytest.raises(BuildError, match=r"no compile command of fs/romfs/super\.o in it"):
+        recorded.module_of(UNIT)
+
+
+@pytest.mark.parametrize("by_make", [True, False])
+def test_object_is_fresh_until_something_is_newer(
+    recorded: RecordedCommands,
+    by_make: bool,  # noqa: FBT001
+) -> None:
+    output = recorded.tree.output
+    assert not recorded.is_fresh(UNIT)
+    if by_make:
+        (output / "fs/romfs/.super.o.cmd").write_text(RECORD)
+    else:
+        (output / "fs/romfs/super.o.d").write_text("super.o: \\\n include/linux/fs.h\n")
+    made = output / UNIT.object
+    made.touch()
+    assert recorded.is_fresh(UNIT)
+    later = made.stat().st_mtime + 1
+    os.utime(output / "include/linux/fs.h", (later, later))
+    assert not recorded.is_fresh(UNIT)
+    (output / "include/linux/fs.h").unlink()
+    assert not recorded.is_fresh(UNIT)
