@@ -12,7 +12,7 @@ def names_of(names: Iterable[str], shown: int = 4) -> str:
 
 
 def compiler_words(what: str, output: bytes) -> str:
-    """Return a message with the lines of a failed compilation that tell something."""
+    """Return a message with the lines of a failed compilation that name the fault."""
     lines = output.decode(errors="replace").splitlines()
     telling = [x for x in lines if "error" in x.lower() or "***" in x or "No rule" in x]
     return f"{what}: does not compile:\n" + "\n".join(f"  {x}" for x in (telling or lines)[-12:])

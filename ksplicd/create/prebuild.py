@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``--prebuild``: the objects before any change, of all enabled units, made ahead in the cache.
 
-Nothing depends on it: whatever a later update needs and is not there is compiled then.  It makes
-those updates as fast as they can be, also the first one of each unit, and those of headers.  What
-is there already is kept, so that an interrupted run goes on where it was.
+No update needs it: what is missing is compiled when an update wants it.  With it even the first
+update of a unit, or of a header, compiles the changed state only.  Objects that are there are kept,
+so an interrupted run continues where it stopped.
 """
 
 from dataclasses import dataclass

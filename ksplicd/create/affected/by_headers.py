@@ -54,7 +54,7 @@ class Candidates:
 
     @property
     def few(self) -> tuple[Unit, ...]:
-        """Of very many units the few to compile first, which tell whether all are worth it."""
+        """A few of very many units, to compile first: they show a change that will be refused."""
         if len(self.units) <= MANY_UNITS:
             return ()
         sources = [u for u in self.units if u.source.endswith(".c")]

@@ -115,8 +115,8 @@ class _Narrower:
         if piece.is_plain:
             self.add(names, path, by)
         elif (pieces := self.macros.expand(piece)) is not None:
-            told = self.names - self.pasting_names
-            if by and not any((p.mentions | p.defines) & told for p in pieces):
+            plain = self.names - self.pasting_names
+            if by and not any((p.mentions | p.defines) & plain for p in pieces):
                 return  # its macro can put one of the names together, but does not here
             self.add((name for piece in pieces for name in piece.defines), path, by)
         else:  # who sees its names includes it

@@ -2,7 +2,7 @@
 """C text in pieces: what each macro, function, type and variable of a header mentions and defines.
 
 No preprocessor and no grammar: pieces end where a declaration or a definition does, and what is
-not understood says so (``is_plain`` is false), so that nobody relies on its names.
+not understood is marked (``is_plain`` is false): its names cannot be relied on.
 """
 
 import re

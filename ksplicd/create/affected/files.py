@@ -60,7 +60,7 @@ _MEANING: Final = {
     Kind.DISABLED: "out: ",
     Kind.REFUSED: "refused: ",
 }
-"""What ``--debug=affected`` says of a kind."""
+"""What ``--debug=affected`` prints for a kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +216,7 @@ def why_refused(file: ChangedFile) -> str | None:
 
 
 def is_recipe(path: PurePosixPath | Path) -> bool:
-    """Tell whether a file says how the kernel is built: Kconfig, Makefile, Kbuild."""
+    """Tell whether a file decides how the kernel is built: Kconfig, Makefile, Kbuild."""
     return path.name.startswith(("Kconfig", "Makefile.")) or path.name in ("Makefile", "Kbuild")
 
 

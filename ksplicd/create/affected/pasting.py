@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Names that macros put together with ``##``, as far as the text tells.
+"""Names that macros put together with ``##``, as far as their text shows.
 
 A macro that begins or ends a name with a fixed part of some length (``sock_ ## op``, or
 ``__PASTE(sock_, op)``) counts as mentioning every name of that form.  One whose fixed part is short
@@ -18,7 +18,7 @@ _DEFINE: Final = re.compile(
 _CHAIN: Final = re.compile(r"\w+(?:\s*##\s*\w+)+")
 _WORD: Final = re.compile(r"\w+")
 _TELLING: Final = 3
-"""Characters from which on a fixed part says something."""
+"""A fixed part of fewer characters is in too many names to count."""
 
 
 class _Form(NamedTuple):
@@ -58,7 +58,7 @@ class Pasting:
                     self._forms[name].append(_form(arguments, parameters))
 
     def macros(self, names: Iterable[str]) -> set[str]:
-        """Return the macros that put a name together of which they have a telling part."""
+        """Return the macros that have a telling part of one of the names."""
         wanted = list(names)
         return {
             macro
@@ -68,7 +68,7 @@ class Pasting:
         }
 
     def loose_macros(self, names: Iterable[str]) -> set[str]:
-        """Return the macros that can put a name together if they are given the parts."""
+        """Return the macros that make one of the names if they are given its parts."""
         wanted = list(names)
         return {
             macro
@@ -78,7 +78,7 @@ class Pasting:
         }
 
     def puts_together(self, text: str, names: Iterable[str]) -> bool:
-        """Tell whether ``text`` gives the parts of a name to a macro that has no telling one."""
+        """Tell whether ``text`` gives the parts of a name to a macro without a telling part."""
         words = set(_WORD.findall(text))
         wanted = list(names)
         return any(

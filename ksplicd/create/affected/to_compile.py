@@ -104,11 +104,11 @@ def find_changed(
 
 
 def _refuse_empty(files: FilesByKind, notes: dict[str, str]) -> NoReturn:
-    """Raise what says why nothing is left to compile."""
-    said = "\n".join(f"  {path}: {note}" for path, note in notes.items())
+    """Raise the error for a change that leaves nothing to compile, with each file's note."""
+    lines = "\n".join(f"  {path}: {note}" for path, note in notes.items())
     if files.disabled and not files.units and not files.parts:
         raise UnsupportedChangeError(
             f"{names_of(files.disabled)}: this kernel is configured without what the patch"
-            f" changes; leave it out\n{said}"
+            f" changes; leave it out\n{lines}"
         )
-    raise NoChangesError(f"nothing that a running kernel uses is changed:\n{said}")
+    raise NoChangesError(f"nothing that a running kernel uses is changed:\n{lines}")

@@ -75,7 +75,7 @@ class Kbuild:
         return out
 
     def _compile_listed(self, unit: Unit) -> bool:
-        """Compile a unit by what make would run; tell whether it could be done.
+        """Compile a unit by what make would run; return whether that worked.
 
         It cannot where make first generates a header of that folder.
         """
@@ -175,8 +175,6 @@ class Kbuild:
         status, printed, err = run_any(words, cwd=self.tree.output)
         if status:
             raise BuildError(compiler_words(unit.source, printed + err))
-
-    # --- what the kernel's own headers say --------------------------------------------------------
 
     def entry_sizes(self, unit: Unit) -> EntrySizes:
         """Return the entry sizes of the special sections, read from the kernel's headers.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Whether the compiler makes the same code of a unit: a digest of its assembly.
 
-It takes less time than an object, and says only that two are equal, never what differs.
+It takes less time than an object, and shows only whether two are equal, never what differs.
 """
 
 import hashlib

@@ -178,7 +178,7 @@ class BuildTree:
             self.progress("listing the units that the configuration enables")
             argv = self._command("-k", "-n", "KBUILD_VERBOSE=1", f"KCFLAGS={LISTING_FLAG}",
                                  f"KAFLAGS={LISTING_FLAG}", "vmlinux", "modules")  # fmt: skip
-            _, out, err = run_any(argv)  # parts fail: nobody has the distribution's signing key
+            _, out, err = run_any(argv)  # parts fail: the distribution's signing key is not public
             units = parse_dry_run(out.decode(errors="replace"), self.source.root)
             if not any(u.target == VMLINUX for u in units):
                 raise BuildError(compiler_words("list of enabled units", out[-4096:] + err))

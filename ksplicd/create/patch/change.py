@@ -104,8 +104,8 @@ def apply(
             argv = ["patch", "--batch", "--forward", "--no-backup-if-mismatch", "-r", "-"]
             status, out, err = run_any([*argv, f"-p{strip}", *options], cwd=copy, stdin=text)
             if status:
-                said = (out + err).decode(errors="replace").strip()
-                raise PatchError(f"{name}: does not apply to {before.root}:\n{said}")
+                output = (out + err).decode(errors="replace").strip()
+                raise PatchError(f"{name}: does not apply to {before.root}:\n{output}")
         after = Before(root=copy)
         found = (
             ChangedFile(path=path, before=before.read(path), after=after.read(path))
@@ -240,6 +240,6 @@ def _git(root: Path, *arguments: str) -> bytes:
     argv = [*_GIT, "-C", str(root), *arguments]
     status, out, err = run_any(argv, env={"GIT_OPTIONAL_LOCKS": "0"})
     if status:
-        said = err.decode(errors="replace").strip()
-        raise PatchError(f"--git: {root}: git {arguments[0]}: {said}")
+        message = err.decode(errors="replace").strip()
+        raise PatchError(f"--git: {root}: git {arguments[0]}: {message}")
     return out

@@ -3,8 +3,8 @@
 
 While a file is patched, the original waits beside it as ``FILE.KSPLICE_presrc``, the same inode
 with the same times.  The original is there before the patched file is, so whenever we are killed, a
-later ``revert()`` finds everything.  An empty ``.KSPLICE_presrc`` without permissions says that
-there was no such file or folder.
+later ``revert()`` finds everything.  An empty ``.KSPLICE_presrc`` without permissions stands for a
+file or folder that was not there.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ class SourceTree:
 
     @contextlib.contextmanager
     def lock(self, progress: Progress = lambda _: None) -> Iterator[None]:
-        """Keep others from patching the tree; says so when it has to wait for one."""
+        """Keep others from patching the tree; ``progress`` gets a line when that means waiting."""
         fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             try:
