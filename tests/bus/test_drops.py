@@ -234,7 +234,7 @@ def test_same_bundle_twice(bare_host: Host) -> None:
 def test_same_id_with_other_content(bare_host: Host) -> None:
     bare_host.start()
     drop(bare_host)
-    wait_for(lambda: bare_host.outcomes() == ["STAGED"])
+    wait_for(lambda: bare_host.stage_of() == "staged")
     drop(bare_host, samples.bundle(description="other"))
     wait_for(lambda: bare_host.outcomes() == ["STAGED", "REJECTED"])
     reason = (bare_host.store / "rejected" / f"{NAME}.reason").read_text()

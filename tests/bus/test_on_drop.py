@@ -61,7 +61,7 @@ def test_old_bundle_does_not_bring_back_what_was_undone(bare_host: Host) -> None
     bare_host.client().remove(samples.KID)
     drop(bare_host)
     assert held_back(bare_host) == (samples.KID, "replayed")
-    assert bare_host.stage_of() == "staged"
+    wait_for(lambda: bare_host.stage_of() == "staged")
     assert bare_host.outcomes().count("LOADING") == 1
     bare_host.client().apply(samples.KID)
     assert bare_host.stage_of() == "applied"
@@ -72,7 +72,7 @@ def test_update_waits_for_what_it_depends_on(bare_host: Host) -> None:
     bare_host.start()
     drop(bare_host, samples.bundle("aaaaaaaa", depends=(samples.KID,)), "aaaaaaaa")
     assert held_back(bare_host) == ("aaaaaaaa", "missing_dependency")
-    assert bare_host.stage_of("aaaaaaaa") == "staged"
+    wait_for(lambda: bare_host.stage_of("aaaaaaaa") == "staged")
     drop(bare_host)
     wait_for(lambda: bare_host.outcomes().count("APPLIED") == 2)
     assert bare_host.stage_of("aaaaaaaa") == "applied"
