@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.create.stock.symvers import read_exports
 from ksplicd.errors import ConfigDirError
 
 CONFIG = 'CONFIG_CC_VERSION_TEXT="gcc-12 (Debian 12.2.0-14) 12.2.0"\nCONFIG_SMP=y\n'
@@ -66,27 +65,6 @@ def test_configuration_without_a_compiler(folder: Path) -> None:
     (folder / ".config").write_text("CONFIG_SMP=y\n")
     with pytest.raises(ConfigDirError, match="no CONFIG_CC_VERSION_TEXT"):
         read_config_dir(folder)
-
-
-def test_exports(tmp_path: Path) -> None:
-    symvers = tmp_path / "Module.symvers"
-    symvers.write_text(
-        "0x1\tprintk\tvmlinux\tEXPORT_SYMBOL\t\n"
-        "0x2\text4_x\tfs/ext4/ext4\tEXPORT_SYMBOL_GPL\t\n"
-        "0x3\tspaced\tvmlinux\tEXPORT_SYMBOL_GPL\tSOME_NS\n"
-    )
-    exports = read_exports(symvers)
-    assert exports.vmlinux == {"printk"}
-    assert exports.modules == {"ext4_x": "ext4"}
-
-
-def test_exports_of_another_form(tmp_path: Path) -> None:
-    symvers = tmp_path / "Module.symvers"
-    symvers.write_text("not tabs\n")
-    with pytest.raises(ConfigDirError, match=r"Module\.symvers:1: not a line"):
-        read_exports(symvers)
-    with pytest.raises(ConfigDirError, match=r"No such file.*headers package"):
-        read_exports(tmp_path / "none")
 
 
 def test_no_stock_image(folder: Path) -> None:
