@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from ksplicd.errors import KspliceError
-from ksplicd.lab.cache import Cache, to_stderr
+from ksplicd.lab.cache import Cache, digest_of_tree, to_stderr
 from tests.coverage.__main__ import find_kernel
 from tests.same.compare import differences, has_other_words
 from tests.same.inputs import find_fixes, make_pairs
@@ -57,23 +57,28 @@ def main() -> int:
         workplace = Workplace(cache, source, config)
         with cache.lock("same"), tempfile.TemporaryDirectory(prefix="ksplice-same-") as folder:
             pairs = [] if args.no_pairs else make_pairs(Path(folder) / "pairs")
-            states = []
+            states, kmodsrc = [], set[str]()
             for revision in (args.old, None):
                 to_stderr(f"state {revision or 'of the working tree'}")
                 digest = workplace.enter(revision)
+                kmodsrc.add(digest_of_tree(workplace.product / "kmodsrc"))
                 found = workplace.try_fixes(digest, fixes, to_stderr)
                 states.append(found | workplace.try_pairs(pairs))
     except KspliceError as e:
         to_stderr(f"same: {e}")
         return 1
-    return report(*states)
+    return report(*states, is_same_kmodsrc=len(kmodsrc) == 1)
 
 
-def report(old: dict[str, Result], new: dict[str, Result]) -> int:
+def report(old: dict[str, Result], new: dict[str, Result], *, is_same_kmodsrc: bool) -> int:
     """Print what differs and a summary; return the exit status."""
+    if not is_same_kmodsrc:
+        sys.stdout.write(
+            "kmodsrc/ is not the same: of the modules only what is the kernel's is compared\n"
+        )
     others = words = 0
     for name, before in old.items():
-        found = list(differences(before, new[name]))
+        found = list(differences(before, new[name], is_same_kmodsrc=is_same_kmodsrc))
         others += bool(found)
         for line in found:
             sys.stdout.write(f"{name}: {line}\n")
