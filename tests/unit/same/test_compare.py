@@ -19,8 +19,8 @@ def bundle(core: bytes = b"core", name: str = "a.ko", **manifest: object) -> byt
     out = io.BytesIO()
     text = json.dumps({"kid": "abcd1234", "files": {name: str(len(core))}, **manifest})
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        for name, data in ((name, core), ("manifest.json", text.encode())):
-            info = tarfile.TarInfo(f"ksplice-abcd1234/{name}")
+        for file, data in ((name, core), ("manifest.json", text.encode())):
+            info = tarfile.TarInfo(f"ksplice-abcd1234/{file}")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return out.getvalue()
@@ -67,12 +67,12 @@ def test_refusals_of_a_pair_are_read_from_its_json() -> None:
     assert list(differences(old, new)) == ["refused: ['a (.data)'] became ['b (.data)']"]
 
 
-# --- new code that is linked with another kmodsrc --------------------------------------------------
+# --- new code that is linked with another kmodsrc -----------------------------------------------
 
 OURS = "int ours(int x) {{ return x + {0}; }}\n"
 UNITS = """
 extern int printk(const char *, ...);
-extern int callee(int);
+extern int callee(int), other(int);
 int f(int x) {{ printk("{0}"); return {1}(x); }}
 """
 
@@ -104,7 +104,7 @@ def test_another_callee_of_a_units_function(tmp_path: Path) -> None:
 
 def test_another_string_of_a_units_function(tmp_path: Path) -> None:
     old, new = new_code(tmp_path, "1"), new_code(tmp_path, "2", text="sung")
-    assert found(old, new) == ["ksplice_abcd1234_new.ko: references"]
+    assert found(old, new) == ["ksplice_abcd1234_new.ko: .rodata.f.str1.1, references"]
 
 
 def test_another_body_of_a_units_function(tmp_path: Path) -> None:
