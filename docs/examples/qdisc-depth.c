@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The depth of a queueing discipline, kept beside it; to stand after the
- * #includes of net/sched/sch_api.c.
+ * Keeps the depth of a queueing discipline beside it.  Goes after the #includes
+ * of net/sched/sch_api.c.
  *
  * Linux 6.1.183 refuses qdiscs nested more than eight deep, by a new member
  * "depth" of struct Qdisc, which qdisc_graft() sets.  Running kernels have
@@ -20,7 +20,7 @@
 #define qdisc_depth(q)	\
 	(*ksplice_shadow_make(int, q, QDISC_DEPTH, GFP_KERNEL | __GFP_NOFAIL))
 
-/* What the fix would have counted, for those that old code grafted; 8 and more are refused alike. */
+/* The depth that the fix would have set where old code grafted; 8 and more are refused alike. */
 static int qdisc_depth_by_parents(struct net_device *dev, const struct Qdisc *q)
 {
 	int depth = 0;
@@ -38,8 +38,8 @@ static void qdisc_depths_free(void)
 }
 
 /*
- * Everybody runs new code now.  A depth that is there may be of a qdisc that old
- * code freed since.  Roots are not in the hash, and have depth 0.
+ * All tasks run new code now.  A depth that exists may belong to a qdisc that old
+ * code has freed.  Roots are not in the hash, and have depth 0.
  */
 static void qdisc_depths_find(void)
 {
@@ -60,5 +60,5 @@ static void qdisc_depths_find(void)
 }
 
 ksplice_post_apply(qdisc_depths_find);
-ksplice_fail_reverse(qdisc_depths_find);	/* an undo turned around: some ran old code */
-ksplice_reverse(qdisc_depths_free);		/* of an undo, and of an apply turned around */
+ksplice_fail_reverse(qdisc_depths_find);	/* undo turned around: some tasks ran old code */
+ksplice_reverse(qdisc_depths_free);		/* at undo, and when an apply is turned around */

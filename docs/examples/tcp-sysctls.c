@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Hooks for net/ipv4/sysctl_net_ipv4.c, to stand at its end.
+ * Hooks, which go to the end of net/ipv4/sysctl_net_ipv4.c.
  *
  * Linux 6.1.180 and 6.1.190 bound three sysctls, by rows in ipv4_net_table.  That
- * table is in use: each network namespace has its copy, and whoever reads a
- * sysctl looks into it.  So the patch leaves it alone, and the hooks change the
- * rows in place and put them back.  Needs tcp_min_rcvbuf, which the fix brings.
+ * table is in use: each network namespace has a copy, and every access to a
+ * sysctl reads it.  So the patch leaves the table alone, and the hooks change the
+ * rows in place and put them back.  They need tcp_min_rcvbuf, which the fix adds.
  */
 #include <linux/rtnetlink.h>
 #include <linux/rwsem.h>
@@ -67,9 +67,9 @@ static void *tcp_bound_of(const struct net *net, void *max)
 }
 
 /*
- * Any order will do: a handler without bounds does not look at them, and one
- * with bounds takes NULL for none.  The lock keeps namespaces from coming and
- * going.
+ * The writes may come in any order: a handler without bounds does not look at
+ * them, and one with bounds takes NULL for none.  The lock keeps namespaces from
+ * coming and going.
  */
 static void tcp_bounds_set(int to)
 {
