@@ -5,7 +5,7 @@ python -m tests.objects [FOLDER ...]
 
 Compiles folders of the stock kernel with one section a symbol, or takes the objects below folders
 that are given by an absolute path.  For each x86-64 object: ``write_object(read_object(x)) == x``,
-the entry sizes that it tells are those of the kernel's headers, and ``diff(x, x)`` is empty.
+the entry sizes read from it are those of the kernel's headers, and ``diff(x, x)`` is empty.
 """
 
 import sys

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``make bench``: measured, never asserted.
+"""``make bench``: figures that are measured and never asserted.
 
-Each figure stands beside its floor, what the same work costs without us, taken in turn in the same
-run: the machine may be busy, so only the two together say something.  Medians throughout.
+Each figure stands beside its floor, which is what the same work costs without us.  Both are
+measured in turn in one run, because only the two together mean something on a busy machine.  All
+figures are medians.
 """

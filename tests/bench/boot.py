@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How long it takes to apply many updates again at boot, against their modules loaded by hand.
+"""Time to apply many updates again at boot, against their modules loaded by hand.
 
 One update is made; the others are the same with another id in all its files, each on top of those
 before.  The store is as a clean shutdown leaves it, with all of them applied in another boot.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How long ``ksplice-create`` takes, against make alone.
+"""Time of ``ksplice-create``, against make alone.
 
-The floor is what nobody can leave out: the unit compiled without and with the patch by the kernel's
-own make, in a prepared tree, and the three modules built from sources that lie there.
+The floor is the work that cannot be left out: the kernel's own make compiles the unit without and
+with the patch, in a prepared tree, and builds the three modules from sources that lie there.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What ksplicd costs on this machine, over its kernel, which it only looks at.
+"""Cost of ksplicd on this machine, whose kernel it only reads.
 
-The guest, which is emulated, is ten to thirty times as slow.  The bus is a private one, and the
-updates are staged ones: small, for another kernel, and a hundred.
+An emulated guest is ten to thirty times as slow.  The bus is private; the updates are a hundred
+small ones for another kernel, staged.
 """
 
 import os

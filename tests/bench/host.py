@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What ksplicd costs on a host, measured in one guest.
+"""Cost of ksplicd on a host, measured in one guest.
 
 The floor of an apply is ``insmod`` of the same three modules and the transition that this starts;
-the two take turns.  How long a transition takes is up to livepatch, which looks at the tasks that
-are left once a second.
+the two take turns.  Livepatch determines how long a transition takes: it looks at the remaining
+tasks once a second.
 """
 
 import json

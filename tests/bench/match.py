@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How long run-pre matching takes, and what memory its old code takes meanwhile.
+"""Time of run-pre matching, and the memory that its old code takes meanwhile.
 
-Most of it is one walk over all symbols of the kernel, which a module written for it does alone, in
-turn with ours.
+Most of the time is one walk over all symbols of the kernel.  The floor is a module that does
+nothing but this walk, in turn with ours.
 """
 
 import re

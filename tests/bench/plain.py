@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What an update costs the kernel, against a live patch written by hand.
+"""Cost of an update in the kernel, against a live patch written by hand.
 
 Both let ``cmdline_proc_show()`` say the same, as the kernel's samples/livepatch does; the two take
-turns in one guest, loaded with insmod.  What livepatch cannot redirect goes through a kprobe, which
-is held against the same call without the update.
+turns in one guest, loaded with insmod.  A function that livepatch cannot redirect goes through a
+kprobe; its floor is the same call without the update.
 """
 
 import json

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What ``ksplice-create`` takes from nothing, for a header that very many files include, in memory.
+"""Time of ``ksplice-create`` from an empty cache, and for a header of many files; its memory.
 
-From nothing: its source package and an empty cache.  The header is ``net/sock.h``, which
+From an empty cache it starts with the source package.  The header is ``net/sock.h``, which
 1,400 units of a cloud kernel include: an inline function that some of them call changes, and then
 the layout of ``struct sock``, which is refused.
 """

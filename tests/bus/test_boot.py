@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The machine goes down and comes up: what is applied again, and what is not."""
+"""Updates that are applied again after the machine went down, and those that are not."""
 
 from tests.support.bundles import samples
 from tests.support.bus.calls import BUNDLE, KID, SIGNATURE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Two hundred clients at once: who calls, who reads, who watches, and who applies in between."""
+"""Two hundred clients at once, which call, read, watch and apply."""
 
 import itertools
 import json

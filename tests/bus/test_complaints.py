@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel's log, as the daemon hears it; a FIFO stands in for /dev/kmsg."""
+"""The kernel's log, as the daemon reads it; a FIFO stands in for /dev/kmsg."""
 
 import os
 import signal

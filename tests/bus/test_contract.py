@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Code, interface XML, bus policy, activation, polkit actions, service and catalog say the same."""
+"""Code, interface XML, bus policy, activation, polkit actions, service and catalog agree."""
 
 import re
 import xml.etree.ElementTree as ET

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The daemon as a process: start, stop, signals, death and the truth after it."""
+"""The daemon as a process: start, stop, signals, and what a new one finds after a kill."""
 
 import os
 import signal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Jobs: who sees them, who cancels them, whose turn it is."""
+"""Jobs: who may see and cancel them, and in which order they run."""
 
 import os
 import threading

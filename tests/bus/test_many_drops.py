@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""More drops at once than anybody means: none is lost, and none keeps the others waiting long."""
+"""Very many drops at once: none is lost, and none holds the others up for long."""
 
 import json
 import signal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Calls that nobody meant: arguments at random, of the right type and of others.
+"""Nonsensical calls: random arguments, of the right type and of others.
 
 ``KSPLICE_CALLS`` says how many; `make fuzz` makes many.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Dropped updates that are applied by themselves: their order, successors and retries."""
+"""Dropped updates that are applied automatically: their order, successors and retries."""
 
 import signal
 import time

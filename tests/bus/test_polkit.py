@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who may do what."""
+"""Which caller may do what, by polkit's answers."""
 
 import os
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bundles that are handed over the bus, and what calls leave behind."""
+"""Bundles that are handed over on the bus, and what calls leave behind."""
 
 import os
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tripwires, from what a core says to the journal and the bus."""
+"""Tripwires, from a core's message to the journal and the bus."""
 
 import os
 import socket

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One attempt: from a patch to an update, stage by stage, and how far it came.
+"""One attempt to make an update of a patch, stage by stage, and how far it got.
 
-The stages are those of ``ksplicd.create.pipeline``.  What is the same for all attempts is read
-once, and the trees' locks are held by whoever runs the attempts.
+The stages are those of ``ksplicd.create.pipeline``.  What all attempts share is read once, and the
+caller holds the trees' locks.
 """
 
 import copy

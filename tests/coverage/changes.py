@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What changed between two source trees, as patches: one a file, or one an independent change.
+"""Changes between two source trees, as patches: one for each file, or for each independent change.
 
-Two hunks of a file belong together when one brings a name that the other uses, or when both take
-leave of one: a new helper and its callers, a removed variable and its uses.
+Two hunks of a file belong together when one adds a name that the other uses, or when both drop a
+name: a new helper and its callers, a removed variable and its uses.
 """
 
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Updates applied to and taken out of the stock kernel, one after the other, by the service."""
+"""Updates that the service applies to the stock kernel and undoes, one after the other."""
 
 import random
 import re

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel's build with a memory, and for several workers in one tree.
+"""The kernel's build with kept objects, for several workers in one tree.
 
-What create makes of the objects changes from day to day; the objects do not: a patched unit that
-was compiled before is not compiled again.  While a worker has a file patched, no other compiles it.
+While create changes, the objects stay the same, so a patched unit is compiled only once.  While a
+worker has a file patched, no other worker compiles it.
 """
 
 import contextlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What became of one attempt, and the file that remembers all of them.
+"""The outcome of one attempt, and the file that keeps all outcomes.
 
 ``coverage.json``: ``{"schema": 1, "old", "new", "flavour", "release", "tool", "files": {PATH:
 {"outcome", "reason", "message", "functions", "target", "seconds", "modules", "tool", "changes":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The table by reason, and the line that says it all."""
+"""The table of outcomes by reason, and the line that sums it up."""
 
 from collections import Counter
 from collections.abc import Iterable

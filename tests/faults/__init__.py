@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Faults at every system call: what the host half does when the machine fails it."""
+"""Faults at every system call of the host half."""

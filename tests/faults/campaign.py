@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Try every fault of a verb, and hold what is so afterwards against what must be.
+"""Try every fault of a verb, and check the rules that must hold afterwards.
 
-After each fault, whatever it was:
+After each fault:
 
-- the history begins with what was in it before, and what was reported is in it as soon as it can be
+- the history begins with what was in it before, and has every reported event as soon as it can be
   written again;
-- what the caller was told holds: success means that it is done and written down, and an error is
-  one of ours;
-- an update is shown as applied exactly when the kernel runs it, and nothing is loaded of one that
-  is neither applied nor on its way, once the verb was done again or the daemon started anew;
-- doing the verb again, in the same life or the next, comes to the end that it has without faults;
+- the answer to the caller is true: success means that the verb is done and recorded, and an error
+  is one of ours;
+- an update is shown as applied exactly when the kernel runs it, and no module of an update that is
+  neither applied nor on its way is loaded, once the verb is repeated or the daemon restarted;
+- repeating the verb, in the same process or the next, leads to the same end as without faults;
 - a dropped bundle is stored, rejected for a fault of its own, or still there.
 """
 

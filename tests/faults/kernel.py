@@ -3,8 +3,8 @@
 
 The simulator (tests/unit/host) lives in the process that runs the cases and so outlives the one
 that is killed.  It shows itself as a sysfs in a folder; the two system calls for modules come over
-a socket with the sealed memfd that holds the module.  Who is killed in a call is killed before the
-deed, at ``sendmsg``, or after it, at ``recvfrom``.
+a socket with the sealed memfd that holds the module.  A process that is killed in such a call is
+killed before the kernel has acted, at ``sendmsg``, or after it, at ``recvfrom``.
 """
 
 import errno

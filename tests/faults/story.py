@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is done while faults happen: one verb each, on a host that was prepared for it."""
+"""The verbs that faults are injected into, each on a host that was prepared for it."""
 
 import contextlib
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A history on a disk with bad blocks: what can be written and read nevertheless."""
+"""A history on a disk with bad blocks: what can still be written and read."""
 
 import json
 import socket

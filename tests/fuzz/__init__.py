@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Inputs that nobody meant: what reads bytes of others may only raise its own errors."""
+"""Malformed inputs: readers of foreign bytes may only raise their own errors."""

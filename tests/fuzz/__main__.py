@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Fuzz for long: ``python -m tests.fuzz [--scale N] [TARGET...]``.
 
-Atheris (libFuzzer) makes the inputs and looks which new code they reach; it ends a target that
-takes too long or too much memory for one of them.  Each target runs in a process of its own; an
+Atheris (libFuzzer) makes the inputs and measures which new code they reach; it ends a target that
+takes too long or too much memory for one input.  Each target runs in a process of its own; an
 input that breaks a rule is kept in the current folder.
 """
 

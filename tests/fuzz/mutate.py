@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Inputs made of inputs: any bytes, and JSON that stays JSON."""
+"""Inputs made from other inputs: any bytes, and JSON that stays JSON."""
 
 import json
 import random

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is fuzzed: each target takes any bytes, and only errors on purpose may come out of it.
+"""The targets of fuzzing: each takes any bytes, and may raise only the errors that it names.
 
-A target is a function, the errors that it may raise, and seeds from which inputs are made.  What
-libFuzzer cannot find by itself is taken off its hands: checksums, digests, compression, signatures.
+A target is a function, the errors that it may raise, and seeds from which inputs are made.  The
+targets add what libFuzzer cannot find: checksums, digests, compression, signatures.
 """
 
 import contextlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A short run without coverage, always the same; `make fuzz` is the long one."""
+"""A short run without coverage, the same each time; `make fuzz` is the long one."""
 
 import random
 from pathlib import Path

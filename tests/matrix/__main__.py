@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Run the matrix and print a table, a line per machine as soon as it is known.
+"""Run the matrix and print a table, with each machine's line as soon as it is done.
 
 python -m tests.matrix [--all] [--fresh] [WORD ...]
 """

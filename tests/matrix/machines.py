@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which machines there are, and which are enough.
+"""The machines of the matrix, and the few that cover every pair of values.
 
 Four kernels, four processors and four lines of arguments are numbered as the elements of the field
 of four; addition there is the exclusive or.  The 16 pairs (processor a, arguments b) with the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a change of data means, shown on object pairs."""
+"""Changes of data, shown on object pairs."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What counts as a change, shown on object pairs."""
+"""Differences that count as a change and those that do not, shown on object pairs."""
 
 from pathlib import Path
 

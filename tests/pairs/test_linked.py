@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Objects that ``ld -r`` links of several files, in which static names are there more than once."""
+"""Objects that ``ld -r`` links from several files, in which static names occur more than once."""
 
 from pathlib import Path
 

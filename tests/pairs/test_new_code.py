@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What new code takes along and what it reaches in the kernel, shown on object pairs."""
+"""The parts of new code, and what it reaches in the kernel, shown on object pairs."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a patch adds to one file and uses in another."""
+"""Functions and data that a patch adds to one file and uses in another."""
 
 from pathlib import Path
 

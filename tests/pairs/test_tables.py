@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Special sections: what their entries mean for a function, and which come along."""
+"""Special sections: what their entries mean for a function, and which go into new code."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What ``--debug=twins`` says: why symbols whose names are not enough have been paired."""
+"""The output of ``--debug=twins``: why symbols are paired where names are not enough."""
 
 import logging
 import re

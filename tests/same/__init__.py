@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Two states of this project, given the same changes: do they make the same updates?"""
+"""Compares the updates that two states of this project make of the same changes."""

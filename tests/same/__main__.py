@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Do two states of this project make the same updates?
+"""Compare the updates that two states of this project make.
 
 python -m tests.same OLD_REV [--fixes 60] [--from 6.1.176-1] [--to 6.1.187-1] [--folder net/ipv4]…
 

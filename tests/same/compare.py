@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whether two results are the same, and else in what they differ."""
+"""Tells whether two results are the same, and in what they differ."""
 
 import io
 import json

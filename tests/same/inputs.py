@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What both states are given: independent changes of real kernel files, and pairs of objects.
+"""The inputs of both states: independent changes of real kernel files, and pairs of objects.
 
 The changes are cut from two of Debian's source packages when they are needed, in an order that
 depends on nothing but the two versions.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One state of this project at work, seen from outside: its commands, what they print and write.
 
-Everything that gets into an object or a message is at the same path for each state: the product,
-the kernel source, the caches.  So the states take turns; one state works on two source trees.
+Everything whose path gets into an object or a message has the same path for each state: the
+product, the kernel source, the caches.  So the states take turns; one state works on two source
+trees.
 """
 
 import json

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An update that is applied and undone again and again, under load: nothing may stay."""
+"""An update that is applied and undone many times under load, and must leave nothing behind."""

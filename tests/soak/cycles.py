@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs in the guest, by itself: cycles of apply and undo, and what the kernel holds.
+"""Runs alone in the guest: cycles of apply and undo, and what the kernel holds.
 
 cycle KID COUNT TARGET...   apply and undo; prints seconds of each as JSON
 figures                     prints what the kernel holds as JSON
 
-With the target ``romfs`` that module comes before the update, with it applied, and goes and comes
-again, in turn.
+With the target ``romfs``, that module is loaded before the update or while it is applied, and is
+unloaded and loaded again, in turn.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs in the guest, by itself: keeps both processors busy in what the update replaces.
+"""Runs alone in the guest: keeps both processors busy in the functions that the update replaces.
 
-load.py KIND counts in /run/load-KIND how much was done: ``net`` sends over TCP and receives,
+load.py KIND counts the work in /run/load-KIND: ``net`` sends over TCP and receives,
 ``file`` writes and reads files, ``call`` starts programs and asks for descriptors' flags,
 ``stress`` runs stress-ng.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a machine may lack: marks that skip a test with the reason, RAUC's ``have_…``."""
+"""Marks that skip a test, with the reason, on a machine that lacks something (as in RAUC)."""
 
 import os
 from typing import Final

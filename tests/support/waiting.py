@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Waiting for what another process, or a guest, does."""
+"""Waits for another process, or a guest, to do something."""
 
 import time
 from collections.abc import Callable

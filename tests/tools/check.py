@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Lint, and the unit tests of what changed: ``make check [BASE=REVISION]``.
 
-What changed is what differs from where the branch left ``BASE``, commits and files that are not
-committed alike.  Without ``BASE`` that is the branch's upstream, else ``main``.  Tests are those
-that import a changed file, on whatever way, the nearest first, until ``SECONDS`` have gone by; what
-is left then is named.  Guests and the bus are not used.
+A change is any difference from where the branch left ``BASE``, committed or not.  ``BASE`` is the
+branch's upstream by default, else ``main``.  The tests that import a changed file, directly or not,
+are run, the nearest first, until ``SECONDS`` have gone by; those left then are named.  Guests and
+the bus are not used.
 """
 
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Let the kernel's own tools look at kmodsrc/: checkpatch.pl, kernel-doc, gcc (W=1) and sparse.
+"""Run the kernel's own tools on kmodsrc/: checkpatch.pl, kernel-doc, gcc (W=1) and sparse.
 
 checkpatch, ``--strict``, sees each file as a whole, kernel-doc every struct; the compilers see the
 modules of an update that uses all of them, for both kernels under test.  Their headers are

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A shell in a kept guest: ``python -m tests.tools.login CONSOLE``.
 
-At a terminal, Ctrl-] leaves, and so does the end of the shell.  Without one, the lines of standard
-input are run, and what they say is printed.
+At a terminal, Ctrl-] or the end of the shell leaves.  Without a terminal, the lines of standard
+input are run and their output is printed.
 """
 
 import contextlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""pack and unpack; the bad ones are in test_bad_bundles.py."""
+"""pack and unpack; bad bundles are in test_bad_bundles.py."""
 
 import contextlib
 import gzip

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The files of kmodsrc/ call each other as the picture at the top of its Kbuild says.
 
-The C is scanned, not compiled: functions and arrays at the left margin, and where their names are.
+The C is scanned, not compiled: functions and arrays at the left margin, and uses of their names.
 """
 
 import re

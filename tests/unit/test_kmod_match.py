@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The kernel part's matching, as a program under sanitizers, with tables that are wrong on purpose.
 
-What a byte read too far does in a guest nobody sees; here it ends the program.
+A byte read too far has no visible effect in a guest; here it ends the program.
 """
 
 import os

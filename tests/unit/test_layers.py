@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The picture of the product: which room a module is in, and which rooms it may import.
+"""The picture of the product: the room of each module, and the rooms that it may import.
 
 A room is a folder or, at the top of ``create/``, ``host/`` and ``ksplicd/``, a single file.
-Imports for type checking count: they bind a reader just as much.
+Imports for type checking count too, because a reader follows them as well.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The oracle of the hostile tables knows a made-up kernel of two functions."""
+"""The oracle of hostile tables, tested on a made-up kernel of two functions."""
 
 import struct
 

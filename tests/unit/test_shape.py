@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The product's functions are short and its classes have few fields, but for those named here."""
+"""The product's functions are short and its classes have few fields; exceptions are named here."""
 
 import ast
 from collections.abc import Iterator

@@ -2,7 +2,7 @@
 """Fixtures of the tests that need a guest.
 
 ``guest`` is a fresh guest for each test, restored in a moment.  Tests of ksplicd on a host take
-``installed_guest``, where it is installed as its package would install it.  Both run ``kernel``,
+``installed_guest``, where ksplicd is installed as by its package.  Both run ``kernel``,
 which is 6.1, or 6.12 with ``KSPLICE_KERNEL=next``; a test with the mark ``kernels("6.1", "6.12")``
 is run on each of these.
 """

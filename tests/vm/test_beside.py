@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Other users of the same text: tracers, probes, perf, BPF, live patches that are not ours.
 
-Whoever hooks into functions by ftrace works on, also on a patched function; whoever writes into one
-is refused, with its name.  The kernel's log is compared as a whole.
+Users of ftrace go on working, also on a patched function.  An update of a function whose text
+another user has changed is refused, and the user is named.  The kernel's log is compared whole.
 """
 
 from collections.abc import Iterator, Sequence

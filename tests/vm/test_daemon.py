@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""ksplicd as it is installed: systemd, the system bus, polkit, the journal, a stock kernel."""
+"""ksplicd as installed, with systemd, the system bus, polkit, the journal and a stock kernel."""
 
 import json
 import re

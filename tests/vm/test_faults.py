@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """ksplicd killed, and its disk full, at the steps of an apply and an undo in a real kernel.
 
-Whatever is left of it, the next start knows where the update is, and can finish it or take it back.
-``tests.faults`` does the same at every system call, with a simulated kernel.  Here it is a few
-steps; ``make fault-steps`` takes every one.
+Whatever is left, the next start knows where the update is, and can finish or undo it.
+``tests.faults`` does the same at every system call, with a simulated kernel.  These tests take a
+few steps; ``make fault-steps`` takes every one.
 """
 
 import os

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The guest itself: what every other test in this folder relies on.
 
-The limits on times are generous, since the machine may be busy; the times are printed.
+The time limits are generous, since the machine may be busy; the times are printed.
 """
 
 import contextlib

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Updates that are wrong on purpose: the kernel part refuses them, without a fault, by itself.
+"""Updates that are wrong on purpose: the kernel part alone refuses them, without a fault.
 
-Nobody checks a digest or a signature here: the modules of a real update are damaged and loaded.
-What must become of each is told by ``tests.support.old_code.oracle`` from the guest's memory.
-``make fuzz-kernel`` tries many more; a seed that was wrong once says so in the failure and can be
-given again.
+No digest or signature is checked here: the modules of a real update are damaged and loaded.
+``tests.support.old_code.oracle`` derives the right outcome from the guest's memory.
+``make fuzz-kernel`` tries many more; a failure names its seed, which can be given again.
 """
 
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Modules that come and are left unpatched by policy, when other things happen meanwhile."""
+"""Modules that are loaded later and left unpatched by policy, while other things happen."""
 
 from pathlib import Path
 

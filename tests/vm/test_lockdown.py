@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A stock kernel that is locked down: updates with and without the kernel's own signature.
 
-The certificate of the key is in the firmware's ``db``, from where the kernel takes it.  On the same
-machine, whose kernel has the argument for it: nothing is applied by itself.
+The certificate of the key is in the firmware's ``db``, from where the kernel takes it.  The same
+machine's kernel has ``ksplicd.disable`` as an argument, so nothing is applied automatically.
 """
 
 from collections.abc import Callable, Iterator

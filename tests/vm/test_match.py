@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Run-pre matching in the stock kernel: what must match does, and nothing else.
+"""Run-pre matching in the stock kernel: the right old code matches, and nothing else does.
 
-The old code is that of a dozen of the kernel's own units, compiled here.
+The old code is compiled from a dozen of the kernel's own units.
 """
 
 import struct

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Two machines that differ from the usual one, and in everything from each other.
+"""Two machines that differ from the usual one, and from each other in everything.
 
 ``make test-matrix`` has more of them, and the kernels of the generic flavour.
 """

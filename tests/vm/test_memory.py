@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Memory that the kernel part asks for and does not get: ``out_of_memory``, and nothing stays.
+"""Failed allocations of the kernel part: ``out_of_memory``, and nothing stays loaded.
 
-Stock kernels are built without fault injection, and what the kernel part asks for is always less
-than the module that asks.  So a module of the test's own makes one of the kernel's allocations
-after the other fail, of those that an update's module asks for while it is loaded: a kprobe on the
-function where fault injection would be (mm/slab_common.c).
+Stock kernels are built without fault injection, and the kernel part always asks for less memory
+than its module takes.  So a module of the test makes the allocations of an update's module fail,
+one after the other, while that is loaded: by a kprobe on the function where fault injection would
+be (mm/slab_common.c).
 """
 
 import json

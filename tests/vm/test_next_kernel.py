@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The same on Linux 6.12 of Debian's backports.
+"""Matching and updates on Linux 6.12 of Debian's backports.
 
-It has landing pads, call thunks and runtime constants, other alternatives and no paravirt sites,
-objtool runs on the linked kernel only, and modules are compressed.
+That kernel has landing pads, call thunks and runtime constants, other alternatives and no paravirt
+sites; objtool runs on the linked kernel only, and modules are compressed.
 """
 
 import sys

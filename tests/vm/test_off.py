@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What turns the service off, at a boot with a real systemd: a file, and masked units.
+"""Ways to turn the service off, at a boot with a real systemd: a file, and masked units.
 
-The kernel's argument is in ``test_lockdown``.
+``test_lockdown`` tests the kernel's argument.
 """
 
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What livepatch cannot redirect, on the stock kernel: kprobes, exit functions, pointers."""
+"""Redirections beside livepatch, on the stock kernel: kprobes, exit functions, pointers."""
 
 import time
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A few cycles of apply and undo under load, a module coming and going; ``make soak``: 300."""
+"""A few cycles of apply and undo under load, while a module comes and goes; ``make soak``: 300."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who holds a transition up, and what becomes of it: sleepers, kernel threads, busy tasks."""
+"""Tasks that hold a transition up, and how it ends: sleepers, kernel threads, busy tasks."""
 
 import json
 import re

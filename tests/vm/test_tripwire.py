@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tripwires on stock kernels: what their modules do and tell (tmpfile.py has the sample)."""
+"""Tripwires on stock kernels: what their modules do and report (tmpfile.py has the sample)."""
 
 import json
 import time

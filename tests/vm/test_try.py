@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``ksplice try``, as it is typed."""
+"""``ksplice try``, run as a command."""
 
 import json
 from dataclasses import replace

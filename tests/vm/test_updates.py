@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Updates beside and on top of each other, and why an update is refused, through the daemon."""
+"""Updates beside and on top of each other, and refusals of an update, through the daemon."""
 
 import errno
 import struct

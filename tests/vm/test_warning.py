@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An update that warns, hangs and oopses on the stock kernel is heard, and undone by policy."""
+"""An update that warns, hangs or oopses on the stock kernel is noticed, and undone by policy."""
 
 import json
 import re

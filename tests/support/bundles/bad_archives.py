@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bundles whose archive is bad, named by their fault."""
+"""Bundles with a bad archive, named by their fault."""
 
 import gzip
 import tarfile

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bundles whose other files are bad, named by their fault."""
+"""Bundles with a bad file other than the manifest, named by their fault."""
 
 from tests.support.bundles import samples
 from tests.support.bundles.faults import (

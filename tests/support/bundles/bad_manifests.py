@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bundles whose manifest.json is bad, named by their fault."""
+"""Bundles with a bad manifest.json, named by their fault."""
 
 from tests.support.bundles.faults import (
     CORE,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What bad bundles are made of: a good one, taken apart and put together again.
+"""Makes bad bundles from a good one, which is taken apart and put together again.
 
-A fault is a function that returns the bytes of a bad bundle.  What is not the fault is right: the
-archive is whole and the manifest has the digests of what is in it.
+A fault is a function that returns the bytes of a bad bundle.  All but the fault is right: the
+archive is whole and the manifest has the digests of its files.
 """
 
 import gzip

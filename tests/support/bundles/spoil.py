@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bundles with one fault, for showing that it is found."""
+"""Bundles with one fault each, which the reader must find."""
 
 import struct
 from typing import Final

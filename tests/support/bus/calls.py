@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The sample bundle, and calls as any program makes them."""
+"""The sample bundle, and D-Bus calls as any program makes them."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What puts files into the drop directory, as other programs do."""
+"""Puts files into the drop directory as other programs do."""
 
 from pathlib import Path
 

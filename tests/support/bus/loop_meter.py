@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How long a GLib loop is held: by its own work, and by whatever else the machine does."""
+"""Measures how long a GLib loop is held up, by its own work and by the rest of the machine."""
 
 import json
 import time

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Jobs, and what goes with them, over a simulated kernel and without a bus."""
+"""Jobs and the parts that they need, over a simulated kernel and without a bus."""
 
 from dataclasses import dataclass
 from typing import cast

@@ -2,8 +2,8 @@
 """A polkit for a private bus: ``python -m tests.support.bus.polkit ADDRESS DIR``.
 
 ``DIR/answers.json`` maps an action to ``yes``, ``no``, ``challenge``, ``password``, which is yes
-after a dialog, or ``fail``, an error (default: yes), and is read for each question; each one is
-appended to ``DIR/asked.jsonl``.  While there is a ``DIR/hold``, no question is answered.
+after a dialog, or ``fail``, an error (default: yes), and is read for each question; each question
+is appended to ``DIR/asked.jsonl``.  While there is a ``DIR/hold``, no question is answered.
 """
 
 import json

@@ -2,7 +2,7 @@
 """The daemon over a simulated kernel: ``python -m tests.support.bus.serve ADDRESS DIR [WAY]``.
 
 The kernel is the file ``DIR/kernel``, so that it outlives the daemon and the test can reach into
-it.  All else is the real daemon; its journal is ``DIR/journal.jsonl``.
+it.  The rest is the real daemon; its journal is ``DIR/journal.jsonl``.
 """
 
 import dataclasses

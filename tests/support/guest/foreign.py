@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Modules of somebody else: a live patch, and a kprobe."""
+"""Modules that are not of an update: a live patch, and a kprobe."""
 
 from pathlib import Path
 

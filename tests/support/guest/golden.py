@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel says of updates during a test, compared with what it is known to say.
+"""The kernel's log of updates during a test, compared with a golden log.
 
 ``logs/FILE/TEST.log`` has the lines of livepatch and of the updates' modules; what differs from run
-to run is ``N`` or ``BYTES``.  ``KSPLICE_LOGS=write`` keeps what is said: read the difference.
+to run is ``N`` or ``BYTES``.  ``KSPLICE_LOGS=write`` writes the golden log: read the difference.
 """
 
 import difflib

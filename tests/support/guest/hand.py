@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Updates made for a test, and machines that are not snapshots."""
+"""Updates that a test makes, and machines that do not come from a snapshot."""
 
 import contextlib
 import difflib

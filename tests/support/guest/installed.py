@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One signed bundle for a stock kernel, and what its tests call."""
+"""One signed bundle for a stock kernel, and what its tests share."""
 
 from dataclasses import dataclass
 from pathlib import Path

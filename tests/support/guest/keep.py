@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest whose test failed stays, for who wants to look around: ``make vm T=... KEEP=1``."""
+"""Keeps a guest whose test failed, so that one can log in: ``make vm T=... KEEP=1``."""
 
 import contextlib
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Updates of one's own making, signed by one key."""
+"""Makes updates, all signed by one key."""
 
 from dataclasses import replace
 from pathlib import Path

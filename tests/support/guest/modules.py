@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An update of two modules and of vmlinux, and what shows whether it is applied."""
+"""An update of two modules and of vmlinux, and checks of whether it is applied."""
 
 import struct
 from pathlib import Path

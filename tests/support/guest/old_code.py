@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Old code of many functions at once: what a stock kernel is matched against, without new code."""
+"""Old code of many functions at once, to match a stock kernel with, without new code."""
 
 import shutil
 from collections.abc import Sequence

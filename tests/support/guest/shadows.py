@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The shadow variables that a kernel has, read from its memory."""
+"""The shadow variables of a kernel, read from its memory."""
 
 from typing import Final
 

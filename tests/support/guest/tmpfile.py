@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A CVE's fix with a tripwire, and what exploits the fault.
+"""The fix of a CVE with a tripwire, and a program that exploits the fault.
 
-CVE-2026-72379 is the sample: a file without a name could be made by a user that the file system
-does not know (``fs: refuse O_TMPFILE creation with an unmapped fsuid or fsgid``, fs/namei.c).
+CVE-2026-72379 is the sample: a user that the file system does not know could make a file without a
+name (``fs: refuse O_TMPFILE creation with an unmapped fsuid or fsgid``, fs/namei.c).
 Debian's 6.1.192 has the fix; its 6.12 has it already, and gets the tripwire alone.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest that damaged modules of an update are loaded into, and what is seen there."""
+"""A guest into which damaged modules of an update are loaded, and what happens there."""
 
 import json
 from collections import Counter

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Messages of tripwires, as kmodsrc/tripwire.c sends them and as it never would."""
+"""Messages of tripwires, as kmodsrc/tripwire.c sends them, and malformed ones."""
 
 import struct
 from collections.abc import Mapping

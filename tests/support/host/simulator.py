@@ -4,17 +4,17 @@
 It keeps the rules that the host half depends on (FACTS are of 6.1, kernel/livepatch/core.c and
 kernel/module/main.c; the core is kmodsrc/core.c):
 
-- a module of a name that is loaded is refused with EEXIST; old and new code need their core;
+- a module whose name is loaded already is refused with EEXIST; old and new code need their core;
 - loading old code is the match: ``mismatches`` names the targets that do not match; a module that
-  is not loaded is refused, or with ``late=1`` waited for;
+  is not loaded is refused, or waited for with ``late=1``;
 - loading new code is refused with EPERM before a match and with EBUSY while a transition runs;
   else it starts a transition, which ``complete()`` ends;
 - writing ``enabled`` turns a transition around or starts the way back; a livepatch that is disabled
   vanishes; its module can be unloaded only then, and the core only after its users.
 
-``fault`` is raised by the n-th call that would change something, before it changes it.  ``Killed``
-is raised by the n-th one, before or after it, and stands for SIGKILL: nobody catches it.
-``reboot()`` loses all but the machine.
+``fault`` is raised by the n-th call that would change something, before the change.  ``Killed`` is
+raised by the n-th such call, before or after the change, and stands for SIGKILL: nobody catches it.
+``reboot()`` loses everything but the machine.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """From two of Debian's source packages to a signed update: shared by demo, benchmarks and tests.
 
-The patch is what Debian changed in a file from one version of its kernel source to another, cut
-when it is needed; no line of the kernel is kept here.  What is slow to make stays in the cache.
+The patch is Debian's change of a file from one version of its kernel source to another, cut out
+when needed; no line of the kernel is kept here.  What is slow to make stays in the cache.
 """
 
 import difflib

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Debian's kernel source packages: the tree, single files and the changelog of one exact version.
 
-Downloads and unpacked trees live in the cache.  Trees are shared by all who use them: copy one, or
-lay an overlay over it, before changing a file.
+Downloads and unpacked trees are kept in the cache.  All users share the trees: copy one, or put an
+overlay over it, before changing a file.
 """
 
 import gzip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Build the program, and ask it."""
+"""Build the program, and run it on tables."""
 
 import struct
 from collections.abc import Iterable

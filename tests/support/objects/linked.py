@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A small module file with what modules are read for."""
+"""A small module file with everything that is read from modules."""
 
 import struct
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The old code's tables, taken apart again: what tests look at and damage."""
+"""The old code's tables, taken apart again for tests to read and damage."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 
 Old code: the tables of ``kmodsrc/format.h``, field by field, and the bytes behind them.  New code:
 the names by which livepatch finds what it replaces, and a file that ends too early.  The bytes of
-the new code itself are not touched: nobody but the signature can tell what they should be.
+the new code itself are not touched: only the signature vouches for them.
 """
 
 import random

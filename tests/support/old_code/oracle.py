@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel part must say to tables of old code, told from the kernel's memory.
+"""Derives what the kernel part must answer to tables of old code, from the kernel's memory.
 
-Written from ``kmodsrc/format.h`` and not from the C: reads the tables anew, and looks every claim
-up in a copy of the running kernel.  Patch sites are the exception: what is legal there is known
-only when a function's sites are those of tables known to match.
+It is written from ``kmodsrc/format.h``, not from the C.  It reads the tables independently, and
+looks every claim up in a copy of the running kernel.  Patch sites are the exception: their legal
+forms are known only when a function's sites are those of tables known to match.
 """
 
 import bisect

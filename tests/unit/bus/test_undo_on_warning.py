@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What follows from a complaint of the kernel, over a simulated one and without a bus."""
+"""Consequences of a kernel's complaint, over a simulated kernel and without a bus."""
 
 from pathlib import Path
 

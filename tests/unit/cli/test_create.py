@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The arguments of ``ksplice create``; what it does with them is tested in tests/vm."""
+"""The arguments of ``ksplice create``; tests/vm tests what they do."""
 
 import argparse
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a run of create leaves behind."""
+"""Files that a run of create leaves behind."""
 
 from pathlib import Path
 

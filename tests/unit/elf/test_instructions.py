@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The length decoder against the assembler, which knows where its instructions end."""
+"""The length decoder, tested against the assembler's instruction ends."""
 
 from pathlib import Path
 

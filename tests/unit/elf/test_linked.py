@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Images and modules, read by pyelftools; hosts do without it."""
+"""Images and modules, read by pyelftools, which hosts do not need."""
 
 import contextlib
 import struct

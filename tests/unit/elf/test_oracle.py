@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What our reader sees in an object is what pyelftools sees."""
+"""Our reader and pyelftools read the same from an object."""
 
 import io
 from pathlib import Path

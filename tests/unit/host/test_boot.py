@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What was applied comes back at boot, in order, or says why it waits."""
+"""Updates are applied again at boot, in order, or are reported with the reason why they wait."""
 
 from dataclasses import replace
 from pathlib import Path

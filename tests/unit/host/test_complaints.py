@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the engine makes of a complaint of the kernel."""
+"""The engine's records of the kernel's complaints."""
 
 import pytest
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The machine crashes: an update that was new then waits for a person."""
+"""After a crash, an update that was new waits for a person."""
 
 import contextlib
 from dataclasses import replace

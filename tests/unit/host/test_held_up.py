@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Transitions that do not end, or that somebody else ends."""
+"""Transitions that do not end, and those that somebody else ends."""
 
 from dataclasses import replace
 

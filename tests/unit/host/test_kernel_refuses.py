@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An apply or undo that the kernel says no to, at every step of it."""
+"""An apply or undo that the kernel refuses, at each step."""
 
 import resource
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel complains of: its own words, as 6.1 and 6.12 log them, and what others log."""
+"""The kernel's complaints, as 6.1 and 6.12 log them, and log lines that are none."""
 
 import pytest
 from hypothesis import given

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the store may hold, and what goes when that is reached."""
+"""The limits of the store, and what is removed at each limit."""
 
 import gc
 import random

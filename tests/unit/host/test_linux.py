@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The door to the running kernel, with a folder for /sys and /proc and other system calls."""
+"""The door to the running kernel, with a folder for /sys and /proc and simulated system calls."""
 
 import errno
 import fcntl

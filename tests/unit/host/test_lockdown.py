@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a locked-down kernel's refusal is told as."""
+"""The error that a locked-down kernel's refusal becomes."""
 
 import errno
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whose kprobe is in the way."""
+"""The owner of a kprobe that is in the way of a match."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The daemon is killed, the machine goes down: the next start shows the kernel's truth."""
+"""After the daemon was killed or the machine went down, a start shows what the kernel runs."""
 
 import gzip
 

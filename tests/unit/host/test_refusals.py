@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the engine refuses before anything is loaded, and what depends on what."""
+"""Refusals of the engine before anything is loaded, and dependencies of updates."""
 
 import pytest
 

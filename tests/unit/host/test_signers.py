@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who may sign what, and until when."""
+"""Which updates a key may sign, and until when."""
 
 from dataclasses import replace
 from pathlib import Path

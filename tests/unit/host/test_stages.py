@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The diagram of stages, and where an update is that nothing moves."""
+"""The diagram of stages, and the stage of an update outside a transition."""
 
 import itertools
 

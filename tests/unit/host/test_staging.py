@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the engine takes in: bundles that are handed over, and dropped files."""
+"""Bundles that the engine stages, handed over or dropped as files."""
 
 import contextlib
 from collections.abc import Callable

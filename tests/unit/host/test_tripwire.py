@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Messages of tripwires: what is read, and what is left alone."""
+"""Messages of tripwires: those that are read, and those that are ignored."""
 
 import struct
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Owner and mode of dropped files; the other steps are seen in test_staging.py."""
+"""Owner and mode of dropped files; test_staging.py tests the other steps."""
 
 import os
 from pathlib import Path

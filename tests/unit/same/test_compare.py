@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is held for another update, and what only for other words."""
+"""Differences that make another update, and those that are only other words."""
 
 import io
 import json

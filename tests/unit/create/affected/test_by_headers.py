@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which units are tried first when a header reaches very many."""
+"""The units that are tried first when a header reaches very many."""
 
 import itertools
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What becomes of each file that a change touches."""
+"""The kinds of files that a change touches."""
 
 import logging
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Recorded commands: whose they are, and what is run in place of them."""
+"""Recorded commands: whose they are, and the commands run in their place."""
 
 import os
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Hooks in a post object.  Their macros are tried in the guest (tests/vm/test_hooks.py)."""
+"""Hooks in a post object.  tests/vm/test_hooks.py tests their macros in the guest."""
 
 import re
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The sizes of the special sections' entries, as the objects themselves tell them."""
+"""The sizes of the special sections' entries, as read from the objects."""
 
 from pathlib import Path
 from typing import Final

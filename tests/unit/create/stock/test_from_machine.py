@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A configuration directory from a running host, which is a folder here."""
+"""A configuration directory from a running host; a folder stands in for the host."""
 
 from pathlib import Path
 

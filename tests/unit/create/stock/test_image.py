@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Images, compressed or not."""
+"""Kernel images, compressed and uncompressed."""
 
 import struct
 from pathlib import Path

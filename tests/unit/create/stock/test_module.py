@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A module as target: its symbols are its own, wherever they lie."""
+"""A module as target: its symbols are told from vmlinux's wherever they lie."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What Module.symvers says of exports."""
+"""Exports, read from Module.symvers."""
 
 from pathlib import Path
 

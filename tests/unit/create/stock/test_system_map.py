@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Maps as files, and the symbols in them by name and address."""
+"""System.map files, and their symbols by name and address."""
 
 import pytest
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which of the kernel's symbols a name means, where several have it."""
+"""The kernel's symbol that a name means, where several symbols have the name."""
 
 from pathlib import Path
 
