@@ -48,13 +48,20 @@ class RecordedCommands:
         """The objtool command of a kernel whose build runs it on linked objects only, else nothing.
 
         With IBT or LTO (``delay-objtool`` of scripts/Makefile.lib) no unit has its tables of patch
-        sites; the command, without the object, is found at modules of a single file.
+        sites; the command, without the object, is found at modules of a single file.  Raises
+        ``BuildError`` when there is none.
         """
         configuration = self.tree.config.text
         if not re.search(r"^CONFIG_(?:X86_KERNEL_IBT|LTO_CLANG)=y$", configuration, re.MULTILINE):
             return ()
-        commands = (_objtool_part(unit.command) for unit in self.tree.listing.values())
-        return next(tuple(words[:-1]) for words in commands if words)
+        for unit in self.tree.listing.values():
+            if words := _objtool_part(unit.command):
+                return tuple(words[:-1])
+        raise BuildError(
+            f"{self.tree.config.path}/.config: with X86_KERNEL_IBT or LTO_CLANG objtool's arguments"
+            " are read from the command of a module of a single file, and this configuration has no"
+            " such module; build the kernel with one, such as CONFIG_DUMMY=m"
+        )
 
     def module_of(self, unit: Unit) -> str | None:
         """Return the module that a unit belongs to, as /sys/module has it; None: built in."""

@@ -2,6 +2,7 @@
 """Recorded commands: whose they are, and the commands run in their place."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,15 @@ def test_object_is_fresh_until_something_is_newer(
     assert not recorded.is_fresh(UNIT)
     (output / "include/linux/fs.h").unlink()
     assert not recorded.is_fresh(UNIT)
+
+
+def test_objtool_of_a_kernel_that_runs_it_on_linked_objects(recorded: RecordedCommands) -> None:
+    assert recorded.late_objtool == ()
+    tree = recorded.tree
+    tree.config = replace(tree.config, text="CONFIG_X86_KERNEL_IBT=y\n")
+    assert RecordedCommands(tree).late_objtool == ("./tools/objtool/objtool", "--orc")
+    compiler = COMMAND.partition(";")[0]
+    (tree.output / "ksplice-units").write_text(f"{UNIT.source}\t{UNIT.object}\t\t{compiler}\n")
+    del tree.listing
+    with pytest.raises(BuildError, match=r"/\.config: .* no such module; build the kernel"):
+        _ = RecordedCommands(tree).late_objtool
