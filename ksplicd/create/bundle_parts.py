@@ -71,9 +71,10 @@ def files_after(series: Series, change: Change) -> list[PatchedFile]:
     return [PatchedFile(path, text) for path, text in contents.items()]
 
 
-def modules_among(new_code: Sequence[NewCode]) -> list[str]:
-    """Return the modules that the new code is for."""
-    return [t for t in dict.fromkeys(c.target for c in new_code) if t != VMLINUX]
+def whole_modules_of(request: Request, new_code: Sequence[NewCode]) -> list[str]:
+    """Return the modules that are built whole: none, or all that the new code is for."""
+    targets = dict.fromkeys(c.target for c in new_code) if request.whole_modules else ()
+    return [t for t in targets if t != VMLINUX]
 
 
 def source_files(change: Change) -> dict[str, bytes]:

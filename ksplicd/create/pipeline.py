@@ -70,13 +70,9 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         match_units(kernel, objects, changes)
         new_code = cut_new_code(request.kid, changes, kbuild, kernel)
         write_new_code(work, new_code)
-        whole = dict[str, bytes]()
-        if request.whole_modules:
-            progress("building the changed modules whole")
-            files_after = bundle_parts.files_after(series, change)
-            whole = build_whole_modules(
-                work.folder("whole"), kbuild, files_after, bundle_parts.modules_among(new_code)
-            )
+        files_after = bundle_parts.files_after(series, change)
+        targets = bundle_parts.whole_modules_of(request, new_code)
+        whole = build_whole_modules(work.root / "whole", kbuild, files_after, targets)
     progress("building the update's modules")
     old_code = old_code_of(kernel.units.values())
     modules = build_modules(work.folder("modules"), request.kid, config, old_code, new_code)
@@ -84,9 +80,9 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
     files = {**modules.files, **{names[target]: ko for target, ko in whole.items()}}
     files = sign_modules(files, request.module_key, config)
     progress("packing")
-    targets = bundle_parts.targets_of(modules, new_code, names)
+    changed = bundle_parts.targets_of(modules, new_code, names)
     manifest = bundle_parts.manifest_of(
-        request, series, kernel.identity, config.compiler_text, modules, targets
+        request, series, kernel.identity, config.compiler_text, modules, changed
     )
     return Created(
         manifest=manifest,

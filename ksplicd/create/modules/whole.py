@@ -28,7 +28,11 @@ def build_whole_modules(
 
     Raises ``BuildError``, ``UnsupportedChangeError`` for a module whose place is not known.
     """
+    if not targets:
+        return {}  # make without a target makes all of the kernel
     tree, config = kbuild.tree, kbuild.tree.config
+    tree.progress("building the changed modules whole")
+    build.mkdir(exist_ok=True)
     objects = {target: object_of(config, target) for target in targets}
     with tree.source.patched([*files, _header(kbuild.kid)]), tree.passing():
         tree.make(*map(str, objects.values()))

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.build.recorded import RecordedCommands
-from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import Unit
-from ksplicd.create.patch.source_tree import SourceTree
-from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.errors import BuildError
+from tests.support.kernels.build_tree import empty_tree
 
 UNIT = Unit("fs/romfs/super.c")
 COMMAND = (
@@ -30,18 +28,10 @@ deps_fs/romfs/super.o := \\
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> RecordedCommands:
-    compiler = tmp_path / "cc"
-    compiler.write_text("#!/bin/sh\necho cc 1\n")
-    compiler.chmod(0o755)
-    root = tmp_path / "source"
-    for path in ("Kbuild", "Makefile", "fs/romfs/super.c"):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).touch()
-    config = ConfigDir(
-        path=tmp_path, text="", release="6.1.0", compiler=str(compiler), compiler_text="cc 1",
-        flags=(),
-    )  # fmt: skip
-    tree = BuildTree(SourceTree(root), config, tmp_path / "cache")
+    tree = empty_tree(tmp_path)
+    source = tree.source.root / UNIT.source
+    source.parent.mkdir(parents=True)
+    source.touch()
     (tree.output / "fs/romfs").mkdir(parents=True)
     (tree.output / "include/linux").mkdir(parents=True)
     (tree.output / "include/linux/fs.h").touch()
