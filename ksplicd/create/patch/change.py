@@ -15,7 +15,7 @@ from typing import Final
 from ksplicd.errors import NoChangesError, PatchError, SourceTreeError
 from ksplicd.run import run, run_any
 
-_HUNK: Final = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+_HUNK: Final = re.compile(r"@@ -\d+(?:,(\d{1,9}))? \+\d+(?:,(\d{1,9}))? @@")
 _RENAME: Final = re.compile(r"(?:rename|copy) (?:from|to) (.+)")
 _EXTENSION: Final = re.compile(r"[A-Za-z0-9._~+-]+")
 _SOURCE_SUFFIXES: Final = (".c", ".h", ".S", ".o")
@@ -119,7 +119,7 @@ def paths_of(name: str, patch: bytes, strip: int = 1) -> list[Path]:
     paths: dict[Path, None] = {}
     for path, depth in _named(patch.decode(errors="surrogateescape").splitlines(), name, strip):
         parts = Path(path).parts[depth:]
-        if not parts or ".." in parts or Path(path).is_absolute():
+        if not parts or ".." in parts or Path(path).is_absolute() or "\0" in path:
             raise PatchError(f"{name}: {path}: with -p{strip} no path inside the source tree")
         paths[Path(*parts)] = None
     if not paths:

@@ -50,6 +50,18 @@ def test_binary_patch_is_refused() -> None:
         paths_of("p", text)
 
 
+@pytest.mark.parametrize("path", ["a/../x.c", "/etc/passwd", "a", "a/x\0.c"])
+def test_paths_outside_of_the_tree_are_refused(path: str) -> None:
+    with pytest.raises(PatchError, match=r"^p: .*: with -p1 no path inside the source tree"):
+        paths_of("p", f"--- {path}\n+++ {path}\n@@ -1 +1 @@\n-a\n+b\n".encode())
+
+
+def test_hunk_of_more_lines_than_a_number_can_say() -> None:
+    """Python takes no number of so many digits."""
+    header = b"--- a/x.c\n+++ b/x.c\n@@ -1,%s +1 @@\n" % (b"9" * 5000)
+    assert list(map(str, paths_of("p", header))) == ["x.c"]
+
+
 def test_new_and_removed_files(tree: Path) -> None:
     patch = (
         b"--- a/fs/b.c\n+++ /dev/null\n@@ -1 +0,0 @@\n-int b;\n"
