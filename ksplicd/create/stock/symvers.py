@@ -42,7 +42,7 @@ def _read_lines(symvers: Path) -> Iterator[tuple[str, str, str]]:
     Lines are CRC, symbol, owner, kind, namespace (Documentation/kbuild/modules.rst).
     """
     try:
-        lines = symvers.read_text().splitlines()
+        lines = symvers.read_text(errors="replace").splitlines()
     except OSError as e:
         raise ConfigDirError(f"{symvers}: {e.strerror}; the headers package has it") from e
     for number, line in enumerate(lines, 1):

@@ -16,6 +16,9 @@ from ksplicd.create.stock.system_map import SymbolMap, read_system_map
 from ksplicd.errors import ConfigDirError
 from ksplicd.model import Kernel
 
+_BANNER: Final = re.compile(r"Linux version (?P<release>\S+) .*(?P<version>#.*)", re.DOTALL)
+"""linux_banner of init/version-timestamp.c; the last ``#`` begins ``uname -v``."""
+
 _TEXT: Final = frozenset("tTwW")
 """Types of functions in a System.map, see nm(1)."""
 
@@ -75,25 +78,34 @@ def check_banner(config: ConfigDir, image: KernelImage, symbols: SymbolMap) -> s
     """
     addresses = symbols.addresses("linux_banner")
     banner = image.read_string(addresses[0]) if len(addresses) == 1 else None
-    if banner is None or not banner.startswith(b"Linux version "):
+    m = _BANNER.fullmatch((banner or b"").decode(errors="replace").rstrip("\0\n"))
+    if m is None:
         raise ConfigDirError(
             f"{config.system_map}: linux_banner is not where {config.vmlinuz} has it;"
             " map and image are of different kernels"
         )
-    text = banner.decode(errors="replace").rstrip("\0\n")
-    if text.split()[2] != config.release:
+    if m["release"] != config.release:
         raise ConfigDirError(
-            f"{config.vmlinuz}: is {text.split()[2]}, but {config.build} is for {config.release}"
+            f"{config.vmlinuz}: is {m['release']}, but {config.build} is for {config.release}"
         )
-    return text[text.rindex("#") :]
+    return m["version"]
 
 
 def _read_sealed(image: KernelImage, symbols: SymbolMap) -> frozenset[int]:
-    """Return the functions that .ibt_endbr_seal lists, by offsets from each entry."""
+    """Return the functions that .ibt_endbr_seal lists, by offsets from each entry.
+
+    Raises ``ConfigDirError`` when the list is not where the map says.
+    """
     begin = symbols.addresses("__ibt_endbr_seal")
     end = symbols.addresses("__ibt_endbr_seal_end")
     if not begin or not end:
         return frozenset()  # not built to track indirect branches
-    data = image.read(begin[0], end[0] - begin[0]) or b""
+    size = end[0] - begin[0]
+    data = image.read(begin[0], size) if size >= 0 else None
+    if data is None or size % 4:
+        raise ConfigDirError(
+            "System.map: __ibt_endbr_seal to __ibt_endbr_seal_end is no list in the image; map and"
+            " image are of different kernels"
+        )
     offsets = enumerate(struct.iter_unpack("<i", data))
     return frozenset(begin[0] + 4 * i + offset for i, (offset,) in offsets)

@@ -23,8 +23,9 @@ def test_exports(tmp_path: Path) -> None:
 
 def test_exports_of_another_form(tmp_path: Path) -> None:
     symvers = tmp_path / "Module.symvers"
-    symvers.write_text("not tabs\n")
-    with pytest.raises(ConfigDirError, match=r"Module\.symvers:1: not a line"):
-        read_exports(symvers)
+    for data in (b"not tabs\n", b"0x1\tf\xff\tvmlinux\n"):
+        symvers.write_bytes(data)
+        with pytest.raises(ConfigDirError, match=r"Module\.symvers:1: not a line"):
+            read_exports(symvers)
     with pytest.raises(ConfigDirError, match=r"No such file.*headers package"):
         read_exports(tmp_path / "none")
