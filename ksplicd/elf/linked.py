@@ -142,11 +142,14 @@ class LinkedFile:
         if not tables:
             return []
         found = []
+        symbols = sum(s.size // SYM.size for s in self.sections if s.type == "SHT_SYMTAB")
         try:
             (table,) = tables
             for offset, info, addend in RELA.iter_unpack(table.data):
                 if offset > section.size:
                     raise ValueError(f"offset {offset:#x} is behind the section's end")
+                if info >> 32 >= symbols:
+                    raise ValueError(f"symbol {info >> 32} of {symbols}")
                 found.append(LinkedRelocation(offset, info & 0xFFFF_FFFF, info >> 32, addend))
         except (struct.error, ValueError) as e:
             raise ElfError(f"{self.name}: {section.name}: damaged relocations: {e}") from e

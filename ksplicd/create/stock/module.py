@@ -24,7 +24,7 @@ from ksplicd.elf.model import (
     STT_SECTION,
 )
 from ksplicd.elf.x86_64 import ADDRESS_MASK, RELOCATION_TYPES
-from ksplicd.errors import ConfigDirError
+from ksplicd.errors import ConfigDirError, ToolError
 from ksplicd.run import run
 
 IN_TARGET: Final = 1 << 31
@@ -163,7 +163,9 @@ def _depends(file: LinkedFile) -> frozenset[str]:
     for field in bytes(section.data).split(b"\0") if section is not None else ():
         key, _, value = field.partition(b"=")
         if key == b"depends" and value:
-            return frozenset(name.replace("-", "_") for name in value.decode().split(","))
+            return frozenset(
+                name.replace("-", "_") for name in value.decode(errors="replace").split(",")
+            )
     return frozenset()
 
 
@@ -190,11 +192,12 @@ def _relocated(file: LinkedFile, index: int, address: int, values: Sequence[int]
 def find_stock_module(folder: Path, name: str) -> bytes:
     """Return the stock module ``name``, uncompressed.
 
-    ``folder`` is the kernel's /lib/modules/RELEASE.  Raises ``ConfigDirError`` when it has none.
+    ``folder`` is the kernel's /lib/modules/RELEASE.  Raises ``ConfigDirError`` when it has none, or
+    a damaged one.
     """
     for path, unpack in _files(folder):
         if _name_of(path) == name:
-            return unpack(path.read_bytes())
+            return _unpacked(path, unpack)
     raise ConfigDirError(
         f"{folder}/kernel/…/{name}.ko: missing; the old code of a module is checked against the"
         f" stock module, so {folder} must be the kernel's folder in /lib/modules"
@@ -202,15 +205,24 @@ def find_stock_module(folder: Path, name: str) -> bytes:
 
 
 def stock_modules(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, uncompressed bytes) of every stock module."""
+    """Yield (name, uncompressed bytes) of every stock module.  Raises ``ConfigDirError``."""
     for path, unpack in _files(folder):
-        yield _name_of(path), unpack(path.read_bytes())
+        yield _name_of(path), _unpacked(path, unpack)
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, Callable[[bytes], bytes]]]:
     for path in (folder / "kernel").rglob("*.ko*"):
         if (unpack := _UNPACK.get(path.name.partition(".ko")[2])) is not None:
             yield path, unpack
+
+
+def _unpacked(path: Path, unpack: Callable[[bytes], bytes]) -> bytes:
+    try:
+        return unpack(path.read_bytes())
+    except OSError as e:
+        raise ConfigDirError(f"{path}: {e.strerror}") from e
+    except (lzma.LZMAError, ToolError) as e:
+        raise ConfigDirError(f"{path}: cannot be unpacked: {e}") from e
 
 
 def _name_of(path: Path) -> str:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ksplicd.elf import read_object
 from ksplicd.elf.linked import read_linked
-from ksplicd.elf.read import EHDR, SHDR
+from ksplicd.elf.read import EHDR, RELA, SHDR
+from ksplicd.elf.x86_64 import R_X86_64_PLT32
 from ksplicd.errors import ElfError
 from tests.support.objects.compile import SOURCE, SPLIT, compile_c
 from tests.support.objects.linked import module_file
@@ -76,6 +77,14 @@ def test_damaged_files_are_refused_or_read(data: st.DataObject) -> None:
     for candidate in (bad, good[:cut]):
         with contextlib.suppress(ElfError):
             read_all(candidate)
+
+
+def test_relocation_that_names_no_symbol() -> None:
+    good = RELA.pack(1, 2 << 32 | R_X86_64_PLT32, -4)
+    bad = RELA.pack(1, 3 << 32 | R_X86_64_PLT32, -4)
+    assert module_file().count(good) == 1
+    with pytest.raises(ElfError, match=r"x\.ko: \.text: damaged relocations: symbol 3 of 3$"):
+        read_all(module_file().replace(good, bad))
 
 
 @pytest.mark.parametrize("kind", [5, 6, 11, 0x6FFFFFF6, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF])

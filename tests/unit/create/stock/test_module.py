@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A module as target: its symbols are told from vmlinux's wherever they lie."""
 
+import lzma
+import re
 from pathlib import Path
 
 import pytest
 
 from ksplicd.create.old_code.tables import REF_SYM, OldUnit, write_old_code
 from ksplicd.create.stock.match import match_unit
-from ksplicd.create.stock.module import IN_TARGET, StockModule, read_stock_module
+from ksplicd.create.stock.module import (
+    IN_TARGET,
+    StockModule,
+    find_stock_module,
+    read_stock_module,
+    stock_modules,
+)
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
 from ksplicd.elf import Object, write_object
+from ksplicd.errors import ConfigDirError
+from tests.support.needs import require
 from tests.support.objects.compile import compile_object
 from tests.support.old_code.blob import Blob
 
@@ -52,3 +62,33 @@ def test_symbol_near_an_address_is_of_its_section(module: StockModule) -> None:
     assert module.symbols.nearest_unique(counter - 4) == ("counter", counter)
     assert module.symbols.nearest_unique(counter + 2) == ("counter", counter)
     assert module.symbols.nearest_unique(0x1000) is None
+
+
+def test_a_name_that_is_not_text(tmp_path: Path) -> None:
+    """Nothing depends on such a module, and nothing of it is asked for."""
+    modinfo = '__attribute__((section(".modinfo"))) static const char d[] = "depends=a-b,\\xff";'
+    data = write_object(compile_object(tmp_path, f"{modinfo} const char *f(void) {{ return d; }}"))
+    assert read_stock_module(data, "x", SymbolMap([])).depends == {
+        "a_b",
+        "\N{REPLACEMENT CHARACTER}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("x.ko.xz", lzma.compress(b"x" * 99)[:-9]), ("x.ko.xz", b"x"), ("x.ko.zst", b"x")],
+)
+def test_damaged_archives(tmp_path: Path, name: str, data: bytes) -> None:
+    require("zstd")
+    (tmp_path / "kernel").mkdir()
+    (tmp_path / "kernel" / name).write_bytes(data)
+    with pytest.raises(ConfigDirError, match=rf"/kernel/{re.escape(name)}: cannot be unpacked: "):
+        find_stock_module(tmp_path, "x")
+    with pytest.raises(ConfigDirError, match="cannot be unpacked"):
+        list(stock_modules(tmp_path))
+
+
+def test_module_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "kernel/x.ko").mkdir(parents=True)
+    with pytest.raises(ConfigDirError, match=r"/kernel/x\.ko: Is a directory"):
+        find_stock_module(tmp_path, "x")
