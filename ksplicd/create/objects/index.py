@@ -231,9 +231,9 @@ def code_section_of(symbol: Symbol) -> Section:
 
 def string_at(section: Section, offset: int) -> bytes | None:
     """Return the string at ``offset`` of a string section with its NUL, None when outside."""
-    if not 0 <= offset < section.size:
-        return None
     width = max(section.entsize, 1)  # 2 for the UTF-16 strings of EFI code
+    if not 0 <= offset <= section.size - width:
+        return None
     end = section.data.find(bytes(width), offset)
     while end >= 0 and (end - offset) % width:
         end = section.data.find(bytes(width), end + 1)
