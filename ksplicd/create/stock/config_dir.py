@@ -53,12 +53,16 @@ class ConfigDir:
         return path if path.exists() else None
 
     def stock_image(self) -> Path:
-        """Return the stock image.  Raises ``ConfigDirError`` when it was not given."""
+        """Return the stock image.
+
+        Raises ``ConfigDirError`` when it was not given, or cannot be read.
+        """
         if self.vmlinuz is None:
             raise ConfigDirError(
                 f"{self.path}/vmlinuz: missing; the objects are checked against the stock image."
                 " `ksplice config RELEASE DIR` fills such a directory"
             )
+        _check_file(self.vmlinuz)
         return self.vmlinuz
 
 
@@ -77,6 +81,7 @@ def read_config_dir(path: Path) -> ConfigDir:
                 f"{path}/{name}: missing; it must be {what}. `ksplice config RELEASE DIR`"
                 " fills such a directory"
             )
+    _check_file(path / "System.map")
     text = _read(path / ".config")
     # Debian's headers hold the upstream version in include/config/kernel.release.
     release_file = path / "build/include/generated/utsrelease.h"
@@ -93,7 +98,7 @@ def read_config_dir(path: Path) -> ConfigDir:
             " (Debian's /boot/config-* lacks lines that the headers' .config has)"
         )
     m = _COMPILER_TEXT.search(text)
-    if m is None:
+    if m is None or not m[1].strip():
         raise ConfigDirError(f"{path}/.config: no CONFIG_CC_VERSION_TEXT in it")
     flags = path / "flags"
     return ConfigDir(
@@ -104,6 +109,14 @@ def read_config_dir(path: Path) -> ConfigDir:
         compiler_text=m[1],
         flags=tuple(_read(flags).split()),
     )
+
+
+def _check_file(path: Path) -> None:
+    """Raise ``ConfigDirError`` unless a file can be read."""
+    try:
+        path.open("rb").close()
+    except OSError as e:
+        raise ConfigDirError(f"{path}: {e.strerror}; give a file that can be read") from e
 
 
 def _read(path: Path) -> str:

@@ -69,8 +69,12 @@ def fill_from_machine(folder: Path, host: RunningHost) -> str:
     ):
         if not path.exists():
             raise ConfigDirError(f"{path}: missing; install the package {package}")
+    try:
+        vmlinuz = host.vmlinuz.read_bytes()
+    except OSError as e:
+        hint = "; run this as root" if isinstance(e, PermissionError) else ""  # as on Ubuntu
+        raise ConfigDirError(f"{host.vmlinuz}: {e.strerror}{hint}") from e
     folder.mkdir(parents=True, exist_ok=True)
-    vmlinuz = host.vmlinuz.read_bytes()
     (folder / "vmlinuz").write_bytes(vmlinuz)
     shutil.copyfile(build / ".config", folder / ".config")
     for link, to in ((folder / "build", build.resolve()), (folder / "modules", host.modules)):
@@ -110,7 +114,7 @@ def is_map_of(symbols: Sequence[MapSymbol], image: KernelImage) -> bool:
 def read_real_map(path: Path) -> list[MapSymbol] | None:
     """Return the symbols of a map, None when it is missing, a stub or has no addresses."""
     try:
-        return read_system_map(path.read_text(), str(path))
+        return read_system_map(path.read_text(errors="replace"), str(path))
     except (OSError, ConfigDirError):
         return None
 

@@ -61,8 +61,9 @@ def test_configuration_of_another_kernel(folder: Path) -> None:
         read_config_dir(folder)
 
 
-def test_configuration_without_a_compiler(folder: Path) -> None:
-    (folder / ".config").write_text("CONFIG_SMP=y\n")
+@pytest.mark.parametrize("line", ["CONFIG_SMP=y", 'CONFIG_CC_VERSION_TEXT=""'])
+def test_configuration_without_a_compiler(folder: Path, line: str) -> None:
+    (folder / ".config").write_text(f"{line}\n")
     with pytest.raises(ConfigDirError, match="no CONFIG_CC_VERSION_TEXT"):
         read_config_dir(folder)
 
@@ -82,4 +83,15 @@ def test_files_that_are_no_text(folder: Path) -> None:
     (folder / ".config").unlink()
     (folder / ".config").mkdir()
     with pytest.raises(ConfigDirError, match=r"\.config: Is a directory"):
+        read_config_dir(folder)
+
+
+def test_files_that_cannot_be_read(folder: Path) -> None:
+    (folder / "vmlinuz").mkdir()
+    config = read_config_dir(folder)
+    with pytest.raises(ConfigDirError, match=r"/vmlinuz: Is a directory; give a file that can"):
+        config.stock_image()
+    (folder / "System.map").unlink()
+    (folder / "System.map").mkdir()
+    with pytest.raises(ConfigDirError, match=r"/System\.map: Is a directory; give a file that can"):
         read_config_dir(folder)

@@ -90,3 +90,16 @@ def test_headers_that_are_not_installed(tmp_path: Path, host: RunningHost) -> No
     (host.modules / "build").unlink()
     with pytest.raises(ConfigDirError, match=rf"install the package linux-headers-{RELEASE}"):
         fill_from_machine(tmp_path / "config", host)
+
+
+def test_image_that_cannot_be_read(tmp_path: Path, host: RunningHost) -> None:
+    host.vmlinuz.unlink()
+    host.vmlinuz.mkdir()
+    with pytest.raises(ConfigDirError, match=r"/boot/vmlinuz-.*: Is a directory"):
+        fill_from_machine(tmp_path / "config", host)
+    assert not (tmp_path / "config").exists()
+
+
+def test_map_that_is_not_text(tmp_path: Path, host: RunningHost) -> None:
+    host.maps[0].write_bytes(b"\xff\xfe")
+    assert fill_from_machine(tmp_path / "config", host) == str(host.kallsyms)
