@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a change can reach in a tree that earlier updates have changed before."""
+
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create.affected.to_compile import Reachable, find_reachable
+from ksplicd.create.build.tree import BuildTree
+from ksplicd.create.build.units import Unit
+from ksplicd.create.patch.change import Change, ChangedFile
+from ksplicd.create.patch.states import read_states
+from ksplicd.errors import UnsupportedChangeError
+from tests.support.kernels.build_tree import empty_tree
+
+PART = Path("fs/part.c")
+CHANGED = ChangedFile(path=PART, before=b"int f(void) { return 1; }\n", after=b"int f(void);\n")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> BuildTree:
+    """A tree with one unit, which includes nothing."""
+    tree = empty_tree(tmp_path)
+    (tree.source.root / "fs").mkdir()
+    (tree.source.root / "fs/a.c").write_text("int a(void) { return 2; }\n")
+    command = f"gcc -c -o fs/a.o {tree.source.root}/fs/a.c"
+    (tree.output / "ksplice-units").write_text(f"fs/a.c\tfs/a.o\t\t{command}\n")
+    return tree
+
+
+def reach(tree: BuildTree, earlier: dict[Path, bytes | None]) -> Reachable:
+    change = Change(files=(CHANGED,), patch=b"", timestamp=0)
+    return find_reachable(tree, change, read_states(change, earlier))
+
+
+def test_file_that_an_earlier_update_has_a_unit_include(tree: BuildTree) -> None:
+    """By the untouched tree it would be one that this kernel is configured without."""
+    found = reach(tree, {PART: CHANGED.before, Path("fs/a.c"): b'#include "part.c"\n'})
+    assert [f.path for f in found.files.parts] == [PART]
+    assert found.by_headers.units == (Unit("fs/a.c"),)
+    assert not (tree.source.root / PART).exists()
+
+
+def test_file_that_an_earlier_update_has_nobody_include(tree: BuildTree) -> None:
+    (tree.source.root / PART).write_bytes(CHANGED.before or b"")
+    (tree.source.root / "fs/a.c").write_text('#include "part.c"\n')
+    assert reach(tree, {}).by_headers.units == (Unit("fs/a.c"),)
+    assert reach(tree, {Path("fs/a.c"): b"int a;\n"}).files.disabled == (str(PART),)
+
+
+def test_tree_is_given_back_when_a_file_is_refused(tree: BuildTree) -> None:
+    change = Change(
+        files=(ChangedFile(path=Path("fs/a.S"), before=b"", after=b"x"),), patch=b"", timestamp=0
+    )
+    with pytest.raises(UnsupportedChangeError, match="assembly"):
+        find_reachable(tree, change, read_states(change, {PART: b"int f;\n"}))
+    assert sorted(p.name for p in (tree.source.root / "fs").iterdir()) == ["a.c"]
