@@ -196,7 +196,7 @@ def naming_kept(args: argparse.Namespace) -> Iterator[None]:
     try:
         yield
     finally:
-        if args.keep is not None and not args.quiet and any(args.keep.iterdir()):
+        if args.keep is not None and not args.quiet and any(args.keep.glob("*")):
             output.print_error(f"ksplice: the temporary objects are in {args.keep}")
 
 

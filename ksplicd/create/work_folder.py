@@ -43,17 +43,31 @@ class WorkFolder:
 def work_folder(keep: Path | None = None) -> Iterator[WorkFolder]:
     """Have the folder while the context lasts; whatever ends it, leave it in ``keep``.
 
-    Raises ``CreateError`` when ``keep`` is not empty or cannot be written to.
+    Raises ``CreateError`` when ``keep`` is not empty or cannot be written to; that is no news when
+    the run has failed, and its own error stands.
     """
     if keep is not None:
         make_empty(keep)
     with tempfile.TemporaryDirectory(prefix="ksplice-create-") as folder:
         try:
             yield WorkFolder(root=Path(folder), is_kept=keep is not None)
-        finally:
+        except BaseException:
             if keep is not None:
-                for path in Path(folder).iterdir():
-                    shutil.move(path, keep)
+                with contextlib.suppress(CreateError):
+                    move_into(keep, Path(folder))
+            raise
+        if keep is not None:
+            move_into(keep, Path(folder))
+
+
+def move_into(keep: Path, folder: Path) -> None:
+    """Move what is in ``folder``.  Raises ``CreateError``."""
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            shutil.move(path, keep)
+    except OSError as e:  # with a list of them where it is copied to another file system
+        raise CreateError(f"--keep {keep}: {e.strerror or e}; give another folder") from e
 
 
 def make_empty(keep: Path) -> None:
@@ -65,8 +79,8 @@ def make_empty(keep: Path) -> None:
                 f"--keep {keep}: not empty; give a folder that is empty or does not exist"
             )
     except (FileExistsError, NotADirectoryError) as e:
-        raise CreateError(f"--keep {keep}: {e.filename} is not a folder") from e
+        raise CreateError(f"--keep {keep}: {e.filename} is not a folder; give another one") from e
     except OSError as e:
-        raise CreateError(f"--keep {keep}: {e.strerror}") from e
+        raise CreateError(f"--keep {keep}: {e.strerror}; give another folder") from e
     if not os.access(keep, os.W_OK | os.X_OK):
         raise CreateError(f"--keep {keep}: cannot be written to; give another folder")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Files that a run of create leaves behind."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,40 @@ def test_kept_when_the_run_ends_otherwise(tmp_path: Path, error: BaseException) 
     assert set(files_in(tmp_path / "keep")) == {"post/fs-a.o", "pre/fs-b.o"}
 
 
+def test_folder_that_is_gone_at_the_end(tmp_path: Path) -> None:
+    with work_folder(tmp_path / "keep") as work:
+        fill(work, tmp_path)
+        (tmp_path / "keep").rmdir()
+    assert set(files_in(tmp_path / "keep")) == {"post/fs-a.o", "pre/fs-b.o"}
+
+
+@pytest.mark.parametrize("is_refused", [True, False])
+def test_folder_that_cannot_be_filled(tmp_path: Path, is_refused: bool) -> None:  # noqa: FBT001
+    """It became a file; where the run was refused, that is what the user has to know."""
+
+    def make() -> None:
+        with work_folder(tmp_path / "keep") as work:
+            fill(work, tmp_path)
+            (tmp_path / "keep").rmdir()
+            (tmp_path / "keep").touch()
+            if is_refused:
+                raise CreateError("refused")
+
+    words = "^refused$" if is_refused else "^--keep .*/keep: File exists; give another folder$"
+    with pytest.raises(CreateError, match=words):
+        make()
+
+
+def test_folder_on_another_file_system(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no other file system")
+    with tempfile.TemporaryDirectory(dir=other) as folder:
+        with work_folder(Path(folder) / "keep") as work:
+            fill(work, tmp_path)
+        assert set(files_in(Path(folder) / "keep")) == {"post/fs-a.o", "pre/fs-b.o"}
+
+
 def test_folder_that_holds_something(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(CreateError, match=r"--keep .*: not empty; give a folder that is empty or"):
@@ -61,5 +96,5 @@ def test_folder_that_holds_something(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_what_is_no_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CreateError, match=r"--keep .*file.* is not a folder"):
+    with pytest.raises(CreateError, match=r"--keep .*file.* is not a folder; give another"):
         work_folder(tmp_path / name).__enter__()
