@@ -69,7 +69,7 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         series.check_kernel(kernel.identity)
         match_units(kernel, objects, changes)
         new_code = cut_new_code(request.kid, changes, kbuild, kernel)
-        write_new_code(work, new_code)
+        write_new_code(work, kbuild, new_code)
         files_after = bundle_parts.files_after(series, change)
         targets = bundle_parts.whole_modules_of(request, new_code)
         whole = build_whole_modules(work.root / "whole", kbuild, files_after, targets)

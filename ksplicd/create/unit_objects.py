@@ -83,11 +83,20 @@ def _read(unit: Unit, path: Path) -> Object:
     return read_object(path.read_bytes(), unit.object)
 
 
-def write_new_code(work: WorkFolder, new_code: Sequence[NewCode]) -> None:
-    """Leave the new code of each unit in the folder, where it is kept."""
-    for code in new_code if work.is_kept else ():
+def write_new_code(work: WorkFolder, kbuild: Kbuild, new_code: Sequence[NewCode]) -> None:
+    """Leave the new code of each unit in the folder, where it is kept.
+
+    For callers that were taken in from other units, the objects of these too: the cache has them.
+    """
+    if not work.is_kept:
+        return
+    for code in new_code:
         path = work.folder("new") / f"{Unit(code.unit).flat_name}.o"
         path.write_bytes(write_object(code.obj))
+    units = [Unit(code.unit) for code in new_code]
+    taken_in = [u for u in units if not (work.folder("plain") / f"{u.flat_name}.o").exists()]
+    work.show("plain", _by_name(kbuild.compile_plain(taken_in)))
+    work.show("pre", _by_name(kbuild.compile_split_cached(taken_in)))
 
 
 def compare_units(

@@ -250,13 +250,18 @@ def wait_patched(tree: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.005)
 
 
-def test_callers_in_other_files_are_taken_in(lab_cache: Cache, request_: Request) -> None:
+def test_callers_in_other_files_are_taken_in(
+    lab_cache: Cache, request_: Request, tmp_path: Path
+) -> None:
     """avc_has_perm_noaudit is inline, but out of line, and has callers in two other files."""
     patch = sample.cut_patch(
         lab_cache, sample.FCNTL.old, sample.FCNTL.new, ["security/selinux/avc.c"]
     )
-    made = create(replace(request_, patches=(patch,)))
+    made = create(replace(request_, patches=(patch,), keep=tmp_path / "kept"))
     units = {f.unit for f in made.manifest.targets[0].functions}
+    for name in ("plain", "pre", "new"):
+        found = {p.name for p in (tmp_path / "kept" / name).glob("*.o")}
+        assert found == {f"{Unit(unit).flat_name}.o" for unit in units}, name
     assert units == {
         "security/selinux/avc.c", "security/selinux/hooks.c", "security/selinux/ss/services.c",
     }  # fmt: skip
