@@ -29,6 +29,7 @@
     module_watch     modules of ours that somebody else loads or unloads
     soak_watch       updates in their soak time
     kernel_log       /dev/kmsg as a source of the loop
+    patient_undo     undoes what no caller waits for, in several tries
     undo_on_warning  what follows from the kernel's complaints
     tripwire_watch   hits of tripwires
 

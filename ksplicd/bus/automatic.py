@@ -21,10 +21,10 @@ from ksplicd.bus import coroutines
 from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.job import DONE, Job
 from ksplicd.bus.jobs import Ended, Jobs
+from ksplicd.bus.patient_undo import PatientUndo
 from ksplicd.config import OnDrop
 from ksplicd.errors import (
     AlreadyAppliedError,
-    AlreadyReversedError,
     CodeBusyError,
     InUseError,
     KspliceError,
@@ -59,6 +59,7 @@ class Automatic:
         self._worker = worker
         self._engine = worker.engine
         self._jobs = jobs
+        self._patient = PatientUndo(worker, jobs)
         self._why_disabled = why_disabled
         self._journal = journal
         self._waiting: dict[str, Actor] = {}
@@ -220,27 +221,14 @@ class Automatic:
                 coroutines.spawn(self._undo_superseded(info.kid, DAEMON))
 
     async def _undo_superseded(self, kid: str, actor: Actor) -> None:
-        """Undo what an applied update replaces: nobody runs its code any more.
+        """Undo what an applied update replaces: no task runs its code any more.
 
-        Update ``kid`` lies on top of it, so that at no time anybody runs the old code.  Nobody
-        waits for it: it is tried again, as an apply is.
+        Update ``kid`` lies on top of it, so that the old code does not run at any time.
         """
-        for left in range(self._engine.doors.settings.retries, -1, -1):
-            try:
-                await self._try_to_undo_superseded(kid, actor)
-            except KspliceError as e:
-                then = "it is tried again" if left else "`ksplice undo` takes it out"
-                _log.error("what update %s replaces is not undone: %s; %s", kid, e, then)
-            else:
-                return
-            if left:
-                await coroutines.sleep(self._engine.doors.settings.retry_delay)
-
-    async def _try_to_undo_superseded(self, kid: str, actor: Actor) -> None:
-        for old in await self._worker.run(self._engine.order.superseded_by, kid):
-            # Somebody was quicker to undo the one or the other.
-            with contextlib.suppress(AlreadyReversedError):
-                why = superseded(kid)
-                job = await self._jobs.start(Direction.UNDO, old, actor, why=why, below=kid)
-                if await coroutines.Wait(job.ended) == CodeBusyError.abort_cause:
-                    raise CodeBusyError(f"{old}: its code was busy")
+        await self._patient.undo(
+            f"what update {kid} replaces",
+            lambda: self._worker.run(self._engine.order.superseded_by, kid),
+            actor,
+            why=superseded(kid),
+            below=kid,
+        )

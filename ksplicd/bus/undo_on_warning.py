@@ -4,19 +4,14 @@
 Whether a complaint is of an update that is new enough is decided by the engine.
 """
 
-import contextlib
 import logging
 
 from ksplicd.bus import coroutines
 from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.jobs import Jobs
+from ksplicd.bus.patient_undo import PatientUndo
 from ksplicd.bus.shown import Shown
-from ksplicd.errors import (
-    AlreadyReversedError,
-    CodeBusyError,
-    KernelWarningError,
-    KspliceError,
-)
+from ksplicd.errors import KernelWarningError, KspliceError
 from ksplicd.host.kernel.kmsg import Complaint
 from ksplicd.host.stages import DAEMON, Direction
 
@@ -30,6 +25,7 @@ class UndoOnWarning:
         self._worker = worker
         self._engine = worker.engine
         self._jobs = jobs
+        self._patient = PatientUndo(worker, jobs)
         self._shown = shown
         self._undoing: set[str] = set()
         """Updates that are undone by policy, or will be tried again."""
@@ -68,36 +64,28 @@ class UndoOnWarning:
             await coroutines.Wait(running.job.ended)  # it may have been applied already
 
     async def _undo(self, kid: str, complaint: str) -> None:
-        """Undo an update, by policy.  Nobody waits for it: it is tried again, as an apply is.
-
-        Each try first asks whether that is still the policy, and whether what runs is still the
-        code that the kernel complained of: a person may have undone it and applied it anew.
-        """
+        """Undo an update, by policy."""
         if kid in self._undoing:
             return
         self._undoing.add(kid)
-        settings = self._engine.doors.settings
-        for left in range(settings.retries, -1, -1):
-            try:
-                await self._try_to_undo(kid, f"undo-on-warning: {complaint}")
-            except KspliceError as e:
-                then = f"it is tried again in {settings.retry_delay} s"
-                if not left:
-                    then = f"`ksplice undo {kid}` takes it out"
-                _log.error("update %s is not undone: %s; %s", kid, e, then)
-            else:
-                break
-            if left:
-                await coroutines.sleep(settings.retry_delay)
-        self._undoing.discard(kid)
+        try:
+            await self._patient.undo(
+                f"update {kid}",
+                lambda: self._find(kid),
+                DAEMON,
+                why=f"undo-on-warning: {complaint}",
+            )
+        finally:
+            self._undoing.discard(kid)
 
-    async def _try_to_undo(self, kid: str, why: str) -> None:
+    async def _find(self, kid: str) -> list[str]:
+        """Return an update and those that have to be undone before it, if that is still right.
+
+        The policy may be another one by now, and the code that the kernel complained of gone: a
+        person may have undone the update and applied it anew.
+        """
         if not self._engine.doors.settings.undo_on_warning:
-            return
+            return []
         if not await self._worker.run(self._engine.soak.complaint_of, kid):
-            return
-        for each in await self._worker.run(self._engine.order.undo_order, kid):
-            with contextlib.suppress(AlreadyReversedError):  # somebody was quicker
-                job = await self._jobs.start(Direction.UNDO, each, DAEMON, why=why)
-                if await coroutines.Wait(job.ended) == CodeBusyError.abort_cause:
-                    raise CodeBusyError(f"{each}: its code was busy")
+            return []
+        return await self._worker.run(self._engine.order.undo_order, kid)

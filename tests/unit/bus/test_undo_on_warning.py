@@ -3,12 +3,15 @@
 
 from pathlib import Path
 
+import pytest
+
+from ksplicd.bus import coroutines
 from ksplicd.bus.coroutines import Wait
 from ksplicd.bus.undo_on_warning import UndoOnWarning
 from ksplicd.config import Settings
-from ksplicd.errors import StoreError
+from ksplicd.errors import InUseError, StoreError
 from ksplicd.host.kernel.kmsg import Complaint
-from ksplicd.host.stages import Direction, Transition
+from ksplicd.host.stages import Actor, Direction, Transition
 from ksplicd.host.updates.doors import Doors
 from ksplicd.host.updates.soak import Soak
 from ksplicd.model import Stage
@@ -95,3 +98,66 @@ def test_applied_before_it_was_turned_around_it_is_undone(tmp_path: Path) -> Non
     parts.worker.stop()
     (undo,) = (event for event in parts.engine.records.events() if event.stage is Stage.REVERSING)
     assert undo.detail == "undo-on-warning: WARNING: x"
+
+
+class BusyEngine(CountingEngine):
+    """The first undo is refused, and ksplicd.conf is read again then."""
+
+    undos = 0
+
+    def start_undo(self, kid: str, actor: Actor, why: str = "", below: str = "") -> Transition:
+        self.undos += 1
+        if self.undos == 1:
+            self.doors.settings = Settings(undo_on_warning=True, retry_delay=0)
+            raise InUseError("another transition runs")
+        self.doors.kernel.complete()  # type: ignore[attr-defined]
+        return super().start_undo(kid, actor, why, below)
+
+    def is_finished(self, transition: Transition) -> bool:
+        self.doors.kernel.complete()  # type: ignore[attr-defined]
+        return super().is_finished(transition)
+
+
+def test_next_try_is_when_the_settings_of_now_say(tmp_path: Path) -> None:
+    host = undoing_host(tmp_path)
+    host.settings = Settings(undo_on_warning=True, retry_delay=86400)
+    host.apply()
+    parts = make_parts(host, BusyEngine)
+    policy = UndoOnWarning(parts.worker, parts.jobs, parts.shown)
+
+    async def main() -> None:
+        await parts.reconciler.reconcile()
+        coroutines.spawn(policy.record(samples.KID, complaint_now(host)))
+        await parts.wait_for_stage(samples.KID, Stage.REVERSED)
+
+    run(main())
+    parts.worker.stop()
+
+
+class FaultyEngine(LateEngine):
+    """The first undo meets a fault of our own."""
+
+    undos = 0
+
+    def start_undo(self, kid: str, actor: Actor, why: str = "", below: str = "") -> Transition:
+        self.undos += 1
+        if self.undos == 1:
+            raise ZeroDivisionError("a fault")
+        return super().start_undo(kid, actor, why, below)
+
+
+def test_fault_of_our_own_keeps_no_later_undo_away(tmp_path: Path) -> None:
+    host = undoing_host(tmp_path)
+    host.apply()
+    parts = make_parts(host, FaultyEngine)
+    policy = UndoOnWarning(parts.worker, parts.jobs, parts.shown)
+
+    async def main() -> None:
+        await parts.reconciler.reconcile()
+        with pytest.raises(ZeroDivisionError, match="a fault"):
+            await policy.record(samples.KID, complaint_now(host))
+        await policy.resume()
+        await parts.wait_for_stage(samples.KID, Stage.REVERSED)
+
+    run(main())
+    parts.worker.stop()
