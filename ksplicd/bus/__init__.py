@@ -3,13 +3,13 @@
 
 ::
 
-    names            what everything is called
+    names            bus name, object paths, interfaces, polkit actions
     interface        a class body is an interface; its XML comes from it
     wrapper          pydbus's object wrapper with deferred replies, descriptors and error names
-    invocation       lets go of a method call that was answered
+    invocation       releases a method call that was answered
     errors           refusals of every method, and error names read back
-    coroutines       coroutines on the GLib loop, a worker thread, and taking turns
-    polkit           who may
+    coroutines       coroutines on the GLib loop, a worker thread, turns
+    polkit           authorization
     objects          which objects are on the bus now
 
     manager          the root object
@@ -22,15 +22,15 @@
     stage_watch      the kernel's notice that a transition may have ended
     shown            the updates and jobs on the bus, kept equal to store and kernel
     events           the engine's events, to the journal and the bus
-    reconciler       reconciles with the kernel when something happened without us
+    reconciler       reconciles with the kernel at the start and when others changed it
 
-    automatic        applies what was dropped, undoes what is superseded
+    automatic        applies what was dropped, undoes what is superseded, by policy
     drop_watch       the drop directory
-    module_watch     modules of ours that somebody else loads or unloads
+    module_watch     modules of updates that others load or unload
     soak_watch       updates in their soak time
-    kernel_log       /dev/kmsg as a source of the loop
+    kernel_log       /dev/kmsg on the loop
     patient_undo     undoes what no caller waits for, in several tries
-    undo_on_warning  what follows from the kernel's complaints
+    undo_on_warning  records the kernel's complaints, and undoes their updates by policy
     tripwire_watch   hits of tripwires
 
     service          wires all of these together

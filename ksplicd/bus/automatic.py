@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What is applied and undone without a caller: dropped bundles, by policy, and what they replace.
 
-Nobody is there to try again, so this does: when the code was busy, after ``retry-delay``, at most
-``retries`` times; when an update depends on another one, as soon as that is applied.  What failed
-so at boot, or before the daemon was restarted, is tried again too.
+A failed apply is tried again: when the code was busy, after ``retry-delay``, at most ``retries``
+times; when an update depends on another one, as soon as that is applied.  This holds also for what
+failed at boot, or before the daemon was restarted.
 
 An update goes on top of those that it replaces, which are then undone below it, whoever applied it.
-Where it would not match on top of one, that is undone first, when all else allows it; should the
-update not come to be applied, the other one is applied again.
+One that it would not match on top of is undone first, if nothing else is in the way; if the apply
+then fails, the other update is applied again.
 """
 
 import contextlib
@@ -52,9 +52,9 @@ class Automatic:
     def __init__(
         self, worker: EngineWorker, jobs: Jobs, why_disabled: Callable[[], str], journal: Journal
     ) -> None:
-        """``why_disabled`` returns what turns the service off, or nothing; it is asked each time.
+        """``why_disabled`` returns what turns automatic applies off, or empty text.
 
-        What is superseded is undone nevertheless: a caller has applied its successor.
+        What is superseded is undone in any case: a caller has applied its successor.
         """
         self._worker = worker
         self._engine = worker.engine
@@ -63,7 +63,7 @@ class Automatic:
         self._why_disabled = why_disabled
         self._journal = journal
         self._waiting: dict[str, Actor] = {}
-        """Updates that wait for others which they depend on."""
+        """Updates that wait for the ones that they depend on."""
         self._queued: set[str] = set()
         """Updates that wait for their turn, or have it."""
         jobs.on_ended.append(self._on_job_ended)
@@ -77,7 +77,7 @@ class Automatic:
             coroutines.spawn(self._apply(kid, actor, attempt))
 
     def show(self, infos: Iterable[UpdateInfo]) -> None:
-        """Apply what had to wait for the updates that are applied now."""
+        """Apply the updates that waited for those applied now."""
         by_kid = {info.kid: info for info in infos}
         applied = {kid for kid, info in by_kid.items() if info.stage is Stage.APPLIED}
         for kid, actor in list(self._waiting.items()):
@@ -88,16 +88,16 @@ class Automatic:
                     self.apply(kid, actor)
 
     async def resume(self) -> None:
-        """Try again what was busy at boot, or before the daemon was restarted."""
+        """Try again what failed at boot, or before the daemon was restarted."""
         await self._undo_all_superseded()
         for kid, actor in await self._ask(self._engine.order.to_retry):
             self._retry(kid, actor, 0)
         await self.apply_dropped()
 
     async def apply_dropped(self) -> None:
-        """Apply what was dropped before, by the settings that hold now.
+        """Apply what was dropped and only staged, if that is the policy now.
 
-        That is what a killed daemon did not get to, and what came under another policy.
+        The daemon may have been killed before it was applied, or the policy have been another one.
         """
         if self._engine.doors.settings.on_drop is OnDrop.APPLY:
             for kid, actor in await self._ask(self._engine.staging.dropped):
@@ -128,7 +128,7 @@ class Automatic:
             await self._report(kid, e)
             return
         except (AlreadyAppliedError, NoSuchUpdateError):
-            return  # somebody was quicker
+            return  # another caller was quicker
         except InUseError as e:
             _log.warning("%s", e)
             is_busy = True
@@ -150,7 +150,7 @@ class Automatic:
                 self._journal.write(about_held_back(kid, text, cause_of(why), info.stage))
 
     def _why_not(self, actor: Actor) -> str:
-        """Return which setting, as it is now, keeps an update from being applied; or nothing."""
+        """Return what keeps an update from being applied now; empty when nothing does."""
         settings = self._engine.doors.settings
         if actor.via is Via.DROP and settings.on_drop is not OnDrop.APPLY:
             return "on-drop = stage in ksplicd.conf"
@@ -171,7 +171,7 @@ class Automatic:
     # --- what it replaces, undone first ---------------------------------------------------------
 
     async def _undo_first(self, kid: str, actor: Actor) -> list[str]:
-        """Undo the updates that ``kid`` replaces, if they alone are in its way; returns them."""
+        """Undo, and return, what ``kid`` cannot go on top of, if nothing else is in its way."""
         undone: list[str] = []
         replaced = await self._worker.run(self._engine.order.to_undo_before, kid)
         if not replaced:
@@ -206,7 +206,7 @@ class Automatic:
         transition = job.transition
         if transition.direction is Direction.APPLY:
             coroutines.spawn(self._undo_superseded(transition.kid, transition.actor))
-        else:  # what is superseded may have been needed by the update that is undone now
+        else:  # the undone update may have depended on a superseded one
             coroutines.spawn(self._undo_all_superseded())
 
     async def _undo_all_superseded(self) -> None:

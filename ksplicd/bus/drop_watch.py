@@ -5,7 +5,7 @@ Bundles are taken one after the other, in the order in which they came, each onc
 it and its signature.  When more happens at once than the kernel's queue of events holds, it drops
 the rest (``IN_Q_OVERFLOW``, inotify(7)), and GIO does not report that; but events in the queue are
 read later than those that were lost.  So a while after any event the whole directory is looked at
-once more.  Which files are a complete drop is known to ``host.store.drop_dir``.
+once more.  ``host.store.drop_dir`` knows which files are a complete drop.
 """
 
 import logging
@@ -28,13 +28,13 @@ _log = logging.getLogger(__name__)
 
 
 RETRY_SECONDS: Final = 60.0
-"""Until a bundle is looked at again that could not be taken in."""
+"""Until the next try with a bundle that could not be staged."""
 CALM_SECONDS: Final = 2.0
-"""Until the whole directory is looked at again after an event."""
+"""Until the whole directory is scanned again after an event."""
 
 
 class DropWatch:
-    """What is dropped while the daemon runs, and what was while it did not."""
+    """Stages what is dropped, and what was dropped while the daemon did not run."""
 
     def __init__(
         self,
@@ -54,22 +54,22 @@ class DropWatch:
         )
         self._monitor: Gio.FileMonitor | None = None
         self._came: dict[str, None] = {}
-        """Bundles to be looked at, in their order."""
+        """Bundles to be staged, in the order in which they came."""
         self._is_taking = False
         self._is_scan_due = False
         self._later: set[str] = set()
-        """Bundles that could not be taken in, and have a timer."""
+        """Bundles that could not be staged, and have a timer."""
         self._waiting: list[str] = []
         """Bundles without their signature; each is logged once."""
 
     def watch(self) -> None:
-        """Notice files that were closed after writing, or renamed into place."""
+        """Watch for files that are closed after writing, or renamed into place."""
         folder = Gio.File.new_for_path(str(self._folder.root))
         self._monitor = folder.monitor_directory(Gio.FileMonitorFlags.WATCH_MOVES, None)
         self._monitor.connect("changed", self._on_file)
 
     async def scan(self) -> None:
-        """Take in what is there, by the settings that hold now."""
+        """Stage every complete drop, by the settings that hold now."""
         self._folder.require_signature = self._engine.doors.settings.require_signature
         self._later.clear()
         await self._scan()
@@ -109,13 +109,13 @@ class DropWatch:
         return False  # once
 
     def _notice(self, name: str) -> None:
-        """Look at the bundle that file ``name`` may complete."""
+        """Stage the bundle that file ``name`` belongs to, once it is complete."""
         if bundle := bundle_of(name):
             self._came[bundle] = None
             coroutines.spawn(self._take_all())
 
     async def _take_all(self) -> None:
-        """Take in what came, and what comes meanwhile."""
+        """Stage what came, and what comes meanwhile."""
         if self._is_taking or not self._came:
             return
         self._is_taking = True
@@ -143,7 +143,7 @@ class DropWatch:
                 self._automatic.apply(info.kid, Actor(uid=os.geteuid(), via=Via.DROP))
 
     def _take_later(self, name: str, why: KspliceError) -> None:
-        """Look at a bundle again later: the error was no fault of its own."""
+        """Try again later: the bundle is not at fault."""
         _log.error("%s: stays where it is, and is tried again: %s", name, why)
         if name not in self._later:
             self._later.add(name)
@@ -155,7 +155,7 @@ class DropWatch:
         return False  # once
 
     def _stage(self, name: str) -> UpdateInfo | None:
-        """Take in bundle ``name``, if it is complete; this is the worker's thread."""
+        """Stage bundle ``name``, if it is complete; this is the worker's thread."""
         drop = self._folder.consider(name)
         if drop is None:
             return None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The engine, and the one thread that it is used from.
 
-Every method of the engine may block, and it is for one thread at a time: who wants something of it
-awaits ``run``.  What the engine does is no matter here.
+Every method of the engine may block, and one thread at a time may use it: callers await ``run``.
+Nothing here knows what the engine does.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The engine's events: written to the journal at once, shown on the bus by the loop.
 
-An event comes on the worker's thread.  What follows from it, beside being reported, is decided
-elsewhere.
+An event comes on the worker's thread.  It is only reported here; policy does not follow from it.
 """
 
 from typing import Final
@@ -39,7 +38,7 @@ class Events:
 
     def _show(self, event: Event) -> bool:
         if event.stage is Stage.REJECTED:
-            return False  # a file was, which is no news of the update whose name it has
+            return False  # a file was rejected, not the update that it is named after
         is_shown = self._shown.show_stage(event.kid, event.stage, event.cause)
         # At the first start there may be a thousand new ones.
         if not is_shown and event.kid and not self._is_show_due:
@@ -48,7 +47,7 @@ class Events:
         return False  # once
 
     async def _show_new(self) -> None:
-        """Show what came by all the events until the worker gets to it."""
+        """Show the new updates of all events until the worker gets to this."""
         await coroutines.sleep(_GATHER_SECONDS)
         await self._worker.run(self._begin_to_show)
         await self._shown.show()

@@ -28,7 +28,7 @@ ACTIONS = {Direction.APPLY: Action.APPLY, Direction.UNDO: Action.UNDO}
 
 
 class Control(Protocol):
-    """Whoever follows the job's transition (``running_job``)."""
+    """Follows the job's transition (``running_job``)."""
 
     async def find_conflicts(self) -> list[Conflict]:
         """Return the tasks that hold the transition up now."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Apply and undo, one update at a time, in the order of asking.
+"""Apply and undo, one update at a time, in the order of the requests.
 
 A turn lasts from the start of an apply or undo to the end of its transition; questions and staging
-pass in between.  What goes wrong before the transition is an error of the call; from then on there
-is a job.  Nothing here decides what is applied or undone: that is up to callers and policy.
+do not take turns.  Until the transition starts, a failure is an error of the call; from then on
+there is a job.  Callers and policy decide what is applied and undone.
 """
 
 import logging
@@ -37,7 +37,7 @@ class Ended:
     result: str
     """``done`` or an abort cause."""
     is_known: bool
-    """False: an error kept us from learning where the update is now."""
+    """Whether the update's stage is known now; False after an unexpected error."""
 
 
 async def _show_nothing() -> None:
@@ -60,14 +60,14 @@ class Jobs:
         self.on_new: list[Callable[[Job], None]] = []
         self.on_ended: list[Callable[[Job, Ended], None]] = []
         self.show: Callable[[], Awaitable[None]] = _show_nothing
-        """Called when a job has begun or ended, before anybody learns of it."""
+        """Called when a job has begun or ended, before that is reported."""
         self._worker = worker
         self._polkit = polkit
         self._journal = journal
         self._modules = modules
         self._number = 0
         self._adopting: set[str] = set()
-        """Updates with a transition that waits for its turn to be followed."""
+        """Updates whose transition waits for its turn to be followed."""
         self._at_work = ""
         """The update whose turn it is."""
 
@@ -76,7 +76,7 @@ class Jobs:
         return self.running if self.running is not None and self.running.is_moving else None
 
     def is_ours(self, module: str) -> bool:
-        """Tell whether a module comes and goes by our own doing: it is of the update at work."""
+        """Return whether a module is of the update at work, whose modules we load and unload."""
         return bool(self._at_work) and f"{module}_".startswith(f"{core_module(self._at_work)}_")
 
     async def serve(
@@ -98,10 +98,10 @@ class Jobs:
         why: str = "",
         below: str = "",
     ) -> Job:
-        """Start to apply or undo when it is our turn; the turn ends with the job.
+        """Wait for a turn, and start to apply or undo; the turn ends with the job.
 
         ``why`` an update is undone, and ``below`` which one, are as for ``Engine.start_undo``.
-        A caller who has gone by then is not served: nobody expects it to happen any more.
+        Raises the engine's errors, and ``CancelledError`` when the caller has left the bus by then.
         """
         engine = self._worker.engine
         begin: Callable[[str, Actor], Transition] = engine.start_apply
@@ -120,16 +120,16 @@ class Jobs:
         coroutines.spawn(self._follow(running))
         return running.job
 
-    # --- transitions that run already -----------------------------------------------------------
+    # --- transitions that already run -----------------------------------------------------------
 
     def claim(self, transitions: Iterable[Transition]) -> list[Transition]:
-        """Return those that nobody has claimed yet; ``adopt`` each of them then."""
+        """Return the transitions that are not claimed yet, and claim them for ``adopt``."""
         new = [each for each in transitions if each.kid not in self._adopting]
         self._adopting.update(each.kid for each in new)
         return new
 
     async def adopt(self, transition: Transition) -> None:
-        """Follow a transition that we did not start in this life."""
+        """Follow a claimed transition, once it has its turn."""
         await self._take_turn(transition.kid)
         self._adopting.discard(transition.kid)
         await self._follow(self._add(transition))
@@ -159,7 +159,7 @@ class Jobs:
         return running
 
     async def _follow(self, running: RunningJob) -> None:
-        """Stay with a job to its end; then the next one's turn begins."""
+        """Follow a job to its end, then give the turn away and report the result."""
         job = running.job
         ended = await self._finish(running)
         await self.show()

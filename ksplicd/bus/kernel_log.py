@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Read the kernel's log while somebody wants it.
+"""The kernel's log, read on the loop while it is watched.
 
-What was logged before is read too, as far back as the kernel has it.  What a complaint means for an
-update is no matter here.
+Reading begins with the oldest record that the kernel still has.  Which update a complaint is about
+is not known here.
 """
 
 import logging
@@ -21,7 +21,7 @@ KMSG: Final = Path("/dev/kmsg")
 
 _RECORD_SIZE: Final = 8192  # CONSOLE_EXT_LOG_MAX, kernel/printk/internal.h
 _RECORDS_AT_ONCE: Final = 100
-"""Of a full log, so that it holds the loop for a few milliseconds at a time."""
+"""Records that are read in one go: a full log would hold the loop for too long."""
 
 
 class KernelLog:
@@ -42,7 +42,7 @@ class KernelLog:
         return bool(self._source)
 
     def watch(self) -> None:
-        """Report complaints from now on, those that were logged before first."""
+        """Report complaints from now on, beginning with those already in the log."""
         if self._source or self._is_unreadable:
             return
         if self._fd < 0:
@@ -55,13 +55,13 @@ class KernelLog:
         self._source = GLib.io_add_watch(self._fd, GLib.PRIORITY_LOW, conditions, self._on_log)
 
     def ignore(self) -> None:
-        """Report nothing; ``watch`` goes on where this stopped."""
+        """Stop; ``watch`` continues at the same place."""
         if self._source:
             GLib.source_remove(self._source)
             self._source = 0
 
     def close(self) -> None:
-        """Report nothing, and close the file."""
+        """Stop, and close the file."""
         self.ignore()
         if self._fd >= 0:
             os.close(self._fd)
@@ -80,7 +80,7 @@ class KernelLog:
             except BlockingIOError:
                 return True  # more will come
             except BrokenPipeError:
-                continue  # the kernel wrote over records that were not read yet
+                continue  # the kernel has overwritten records that were not read
             except OSError as e:
                 self._give_up(e)
                 return False

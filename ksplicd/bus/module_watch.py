@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel's module events: which of our modules somebody else loads or unloads.
+"""The kernel's module events: modules of updates that others load or unload.
 
-Modules of updates that are at work come and go by our own doing; which those are is known to
-``jobs``.
+``jobs`` knows which modules the daemon itself is loading and unloading.
 """
 
 import logging
@@ -33,7 +32,7 @@ class ModuleWatch:
         self._monitor: Any = None
 
     def watch(self) -> None:
-        """Notice what is loaded and unloaded from now on."""
+        """Watch module events from now on."""
         try:
             import pyudev
 

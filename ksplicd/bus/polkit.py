@@ -130,7 +130,7 @@ class Polkit:
         return Actor(uid=known["UnixUserID"], pid=pid, unit=_read_unit(pid), via=Via.DBUS)
 
     async def is_waiting(self, call: Call) -> bool:
-        """Tell whether the caller is still there, or never waits for an answer."""
+        """Return whether the caller is still on the bus, or does not wait for an answer."""
         if not call.wants_reply:
             return True
         sender = GLib.Variant("(s)", (call.sender,))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reconcile with the kernel: at the start, when asked to, and when something happened without us.
+"""Reconcile with the kernel: at the start, on SIGHUP, and when it may have changed unnoticed.
 
-That is a module of ours that somebody loaded or unloaded, or a job whose end is not known.  What
-differs between the kernel and the records is settled by the engine.
+It may have when others loaded or unloaded a module of an update, or a job ended in an unexpected
+error.  The engine settles the differences between the kernel and the records.
 """
 
 import logging
@@ -29,11 +29,11 @@ class Reconciler:
         self._jobs = jobs
         self._shown = shown
         self._is_due = False
-        """Whether we shall reconcile as soon as no job runs."""
+        """Whether a reconciliation waits for its turn."""
         jobs.on_ended.append(self._on_job_ended)
 
     async def reconcile(self) -> Reconciliation:
-        """Bring records and bus into line with the kernel, and follow what still moves there."""
+        """Bring records and bus into line with the kernel, and follow its running transitions."""
         await self._jobs.turn.take()
         self._is_due = False
         try:
@@ -49,7 +49,7 @@ class Reconciler:
         return found
 
     async def try_reconcile(self) -> bool:
-        """Reconcile; an error goes to the journal.  Tells whether there was none."""
+        """Reconcile and return True; after an error, which goes to the journal, False."""
         try:
             await self.reconcile()
         except KspliceError as e:
@@ -58,7 +58,7 @@ class Reconciler:
         return True
 
     def notice_module(self, name: str) -> None:
-        """Reconcile, once no job runs: a module was loaded or unloaded, and not by us."""
+        """Reconcile once no job runs, if the module was loaded or unloaded by others."""
         if not self._jobs.is_ours(name) and not self._is_due:
             self._is_due = True
             coroutines.spawn(self._reconcile_until_done())
@@ -68,6 +68,6 @@ class Reconciler:
             coroutines.spawn(self._reconcile_until_done())
 
     async def _reconcile_until_done(self) -> None:
-        """Reconcile, however many tries that takes."""
+        """Reconcile; after an error, try again until there is none."""
         while not await self.try_reconcile():
             await coroutines.sleep(_RETRY_SECONDS)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One transition, followed from its start to its end.
 
-It is asked whether it has ended, whenever the kernel gives notice; it is turned around when someone
-cancels it or its time is over.  Whose turn comes next is up to ``jobs``.
+At each notice of the kernel it is asked whether the transition has ended.  The transition is turned
+around when it is cancelled or reaches its limit.  ``jobs`` decides which update is next.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ _MOVING: Final = {Direction.APPLY: Stage.TRANSITIONING, Direction.UNDO: Stage.RE
 
 
 class RunningJob:
-    """A job, and what follows its transition: the ``Control`` of the job."""
+    """Follows the transition of a job, and is that job's ``Control``."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class RunningJob:
         journal: Journal,
         stage_file: Path,
     ) -> None:
-        """``stage_file`` is where the kernel part gives notice."""
+        """``stage_file`` is the attribute in which the kernel part gives notice."""
         self.job = Job(self, polkit, number, transition)
         self._worker = worker
         self._engine = worker.engine
@@ -46,7 +46,7 @@ class RunningJob:
 
     @property
     def is_moving(self) -> bool:
-        """Whether the transition has not been seen to end."""
+        """Whether the transition still runs, as far as is known."""
         return self._watch is not None
 
     async def find_conflicts(self) -> list[Conflict]:
@@ -76,7 +76,7 @@ class RunningJob:
         return DONE if info.stage is _GOALS[direction] else info.abort_cause or UNKNOWN
 
     async def _turn_around_if_needed(self) -> None:
-        """Turn the transition around once, if it was cancelled or its time is over."""
+        """Turn the transition around, once, if it was cancelled or has reached its limit."""
         job = self.job
         if job.transition.cancelled:
             return

@@ -8,7 +8,7 @@
     soak_watch ─▸ undo_on_warning ─▴               ▾
     module_watch ─▸ reconciler ─▴          shown ─▸ objects, and whoever wants the list
 
-When these are started and stopped is up to the daemon.
+The daemon decides when these are started and stopped.
 """
 
 from collections.abc import Callable
@@ -37,10 +37,10 @@ from ksplicd.host.report.journal import Journal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What is read beside the bus and the engine; a test gives its own."""
+    """What the daemon reads beside the bus and the engine; tests pass their own."""
 
     why_disabled: Callable[[], str] = lambda: ""
-    """Returns what forbids to apply automatically, or nothing (``host.boot.why_disabled``)."""
+    """Returns what turns automatic applies off, or empty text (``host.boot.why_disabled``)."""
     modules: Path = SYSFS_MODULES
     kmsg: Path = KMSG
     drop_retry_seconds: float = RETRY_SECONDS
@@ -70,7 +70,7 @@ class Service:
         shown.on_shown += [self._tripwires.show, self._soak.show, self.automatic.show]
 
     def stop(self) -> None:
-        """Watch nothing any more, and end the worker's thread."""
+        """Stop watching, and end the worker's thread."""
         self._soak.stop()
         self._tripwires.stop()
         self.worker.stop()

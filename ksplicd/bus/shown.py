@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The updates and jobs that are on the bus now: kept equal to the store and the kernel.
+"""The updates and jobs on the bus, kept equal to the store and the kernel.
 
-Others are given the same list each time, through ``on_shown``: what soaks, what has tripwires, what
-waits for an update that is applied by now.
+Each list of updates is passed on through ``on_shown``, to those that watch soaking updates and
+tripwires, or wait for an update to be applied.  What they do with it is not known here.
 """
 
 import logging
@@ -21,14 +21,14 @@ from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
 
-Listener: TypeAlias = Callable[[list[UpdateInfo]], None]
+OnShown: TypeAlias = Callable[[list[UpdateInfo]], None]
 
 
 class Shown:
     """The objects of updates and jobs."""
 
     def __init__(self, worker: EngineWorker, objects: Objects, jobs: Jobs) -> None:
-        self.on_shown: list[Listener] = []
+        self.on_shown: list[OnShown] = []
         self._worker = worker
         self._objects = objects
         self._jobs = jobs
@@ -45,16 +45,16 @@ class Shown:
             listener(found)
 
     async def show(self) -> None:
-        """Show the updates where nobody waits for it: an error goes to the journal."""
+        """Show the updates; an error goes to the journal, as no caller waits for it."""
         try:
             await self.show_updates()
         except KspliceError as e:
             _log.error("the updates cannot be shown: %s", e)
-        except Exception:  # whose turn it is must get to its end
+        except Exception:  # the job that has the turn must reach its end
             _log.exception("the updates cannot be shown")
 
     def show_stage(self, kid: str, stage: Stage, cause: str) -> bool:
-        """Show a stage that was just reached; False when the update is not on the bus yet."""
+        """Show a stage that an update has reached; False when it is not on the bus yet."""
         if kid in self._updates:
             self._updates[kid].show_stage(stage, cause)
         return kid in self._updates

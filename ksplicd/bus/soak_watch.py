@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Updates in their soak time: how long it lasts, and what the kernel logs meanwhile.
 
-/dev/kmsg is watched only while an update is on its way or soaks: a daemon with nothing new in the
-kernel reads nothing of its log.  Updates that came back at boot were at work before the daemon, so
-what was logged until then counts too.  What follows from a complaint is up to ``undo_on_warning``.
+/dev/kmsg is read only while an update moves or soaks, and from its beginning: updates that came
+back at boot were at work before the daemon.  What follows from a complaint is up to
+``undo_on_warning``.
 """
 
 import logging
@@ -29,7 +29,7 @@ class SoakWatch:
     """The timer and the kernel's log."""
 
     def __init__(self, worker: EngineWorker, policy: UndoOnWarning, kmsg: Path = KMSG) -> None:
-        """Nothing is watched before ``show`` brings an update in the kernel."""
+        """Nothing is watched before ``show`` is given an update that is in the kernel."""
         self._worker = worker
         self._engine = worker.engine
         self._policy = policy
@@ -37,11 +37,11 @@ class SoakWatch:
         self._watchlist = Watchlist()
         self._is_moving = False
         self._is_first = True
-        """Whether nothing was shown yet in this life of the daemon."""
+        """Whether nothing was shown yet since the daemon started."""
         self._timer: GLib.Source | None = None
 
     def show(self, infos: Sequence[UpdateInfo]) -> None:
-        """Take note of what is in the kernel now."""
+        """Watch the updates that are in the kernel now."""
         moving = [info for info in infos if is_moving(info.stage)]
         applied = [info for info in infos if info.stage is Stage.APPLIED]
         self._watchlist = Watchlist([*moving, *applied])
@@ -54,16 +54,16 @@ class SoakWatch:
             coroutines.spawn(self._look())
 
     def stop(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching."""
         self._stop_timer()
         self._log.close()
 
     async def _look(self) -> None:
-        """Note what has run for its soak time, and look again when the next one has."""
+        """Record which updates have run for their soak time, and set the timer for the next one."""
         try:
             seconds = await self._worker.run(self._engine.soak.watch)
         except KspliceError as e:
-            _log.error("it cannot be noted which updates run well: %s", e)
+            _log.error("the soak times cannot be recorded: %s", e)
             return
         self._stop_timer()
         if seconds < float("inf"):

@@ -3,8 +3,8 @@
 
 There is a listener for each update that has tripwires, from its transition to the end of its undo;
 without such an update there is none, and nothing is imported for it.  The kernel keeps the first
-hits until they are read, so that none is lost at the start, or until the next try.  What a message
-means is known to ``host.kernel.tripwire``.
+hits until they are read, so none is lost at the start or before the next try.
+``host.kernel.tripwire`` knows what a message means.
 """
 
 import logging
@@ -68,7 +68,7 @@ class TripwireWatch:
             coroutines.spawn(self._start(kid, self._in_force[kid]))
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         for kid in list(self._in_force):
             self._stop(kid)
 

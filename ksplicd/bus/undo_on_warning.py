@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``undo-on-warning``: have the kernel's complaints recorded, and undo those updates by policy.
+"""``undo-on-warning``: have the kernel's complaints recorded, and undo their updates by policy.
 
-Whether a complaint is of an update that is new enough is decided by the engine.
+The engine decides whether an update is new enough for a complaint to count.
 """
 
 import logging
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class UndoOnWarning:
-    """What follows from a complaint."""
+    """The policy."""
 
     def __init__(self, worker: EngineWorker, jobs: Jobs, shown: Shown) -> None:
         self._worker = worker
@@ -31,11 +31,11 @@ class UndoOnWarning:
         """Updates that are undone by policy, or will be tried again."""
 
     async def record(self, kid: str, complaint: Complaint) -> None:
-        """Have it recorded that the kernel complains of an update; undo that by policy."""
+        """Have a complaint recorded, and undo its update by policy."""
         try:
             if not await self._worker.run(self._engine.soak.record_complaint, kid, complaint):
                 return
-        except KspliceError as e:  # a full disk keeps nothing from being undone
+        except KspliceError as e:  # a full disk does not keep an update from being undone
             _log.error("update %s: the kernel complains of it (%s): %s", kid, complaint.headline, e)
         else:
             await self._shown.show()
@@ -54,7 +54,7 @@ class UndoOnWarning:
             coroutines.spawn(self._undo(kid, complaint))
 
     async def _turn_around(self, kid: str) -> None:
-        """Have an update come to rest, at the old code if it is on its way to the new one."""
+        """Wait until an update does not move, turning its apply around."""
         running = self._jobs.moving()
         if running is None:
             return

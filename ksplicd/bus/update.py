@@ -15,7 +15,7 @@ from ksplicd.model import Stage
 
 
 class Starter(Protocol):
-    """Who starts jobs for callers (``jobs``)."""
+    """Starts jobs for callers (``jobs``)."""
 
     async def serve(
         self, call: Call, direction: Direction, kid: str, flags: int
