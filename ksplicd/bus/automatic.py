@@ -13,14 +13,14 @@ then fails, the other update is applied again.
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
 
 from gi.repository import GLib
 
 from ksplicd.bus import coroutines
 from ksplicd.bus.engine_worker import EngineWorker
-from ksplicd.bus.job import DONE, Job
+from ksplicd.bus.job import Job
 from ksplicd.bus.jobs import Ended, Jobs
+from ksplicd.bus.names import DONE
 from ksplicd.bus.patient_undo import PatientUndo
 from ksplicd.config import OnDrop
 from ksplicd.errors import (
@@ -37,8 +37,6 @@ from ksplicd.host.stages import DAEMON, Actor, Direction, UpdateInfo, Via
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
-
-BUSY: Final = CodeBusyError.abort_cause
 
 
 def superseded(kid: str) -> str:
@@ -120,7 +118,7 @@ class Automatic:
             old = await self._undo_first(kid, actor)
             job = await self._jobs.start(Direction.APPLY, kid, actor)
             result = await coroutines.Wait(job.ended)
-            is_busy = result == BUSY
+            is_busy = result == CodeBusyError.abort_cause
             if result == DONE:
                 old = []
         except MissingDependencyError as e:

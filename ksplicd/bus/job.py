@@ -21,9 +21,6 @@ class Progress(StrEnum):
     FINISHING = auto()
 
 
-DONE = "done"
-"""The result of a job that reached its goal; any other result is an abort cause."""
-
 ACTIONS = {Direction.APPLY: Action.APPLY, Direction.UNDO: Action.UNDO}
 
 

@@ -11,11 +11,15 @@ MANAGER: Final = BUS_NAME + ".Manager"
 UPDATE: Final = BUS_NAME + ".Update"
 JOB: Final = BUS_NAME + ".Job"
 
-OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
-PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+DBUS: Final = "org.freedesktop.DBus"
+OBJECT_MANAGER: Final = DBUS + ".ObjectManager"
+PROPERTIES: Final = DBUS + ".Properties"
 
 INTERNAL_ERROR: Final = BUS_NAME + ".Error.Internal"
 """The one error that is no ``KspliceError``: our own fault.  Its cause is in the journal."""
+
+DONE: Final = "done"
+"""The result of a job that reached its goal; any other result is an abort cause."""
 
 
 class Action(StrEnum):

@@ -17,6 +17,7 @@ from typing import Final
 
 from gi.repository import Gio, GLib
 
+from ksplicd.bus import names
 from ksplicd.bus.coroutines import Turn, Wait
 from ksplicd.bus.errors import text_of
 from ksplicd.bus.names import Action
@@ -26,7 +27,7 @@ from ksplicd.host.stages import Actor, Via
 
 _ALLOW_USER_INTERACTION: Final = 1
 _POLKIT: Final = "org.freedesktop.PolicyKit1"
-DBUS: Final = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+DBUS: Final = (names.DBUS, "/org/freedesktop/DBus", names.DBUS)
 """The bus itself: name, path, interface."""
 
 _WITHOUT_DIALOG_MS: Final = 25_000

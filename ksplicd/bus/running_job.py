@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.bus.engine_worker import EngineWorker
-from ksplicd.bus.job import DONE, Job, Progress
+from ksplicd.bus.job import Job, Progress
+from ksplicd.bus.names import DONE
 from ksplicd.bus.polkit import Polkit
 from ksplicd.bus.stage_watch import StageWatch
-from ksplicd.errors import ApplyError, CancelledError, CodeBusyError
+from ksplicd.errors import ApplyError, CancelledError, CodeBusyError, UnexpectedError
 from ksplicd.host.report.journal import Journal, about_conflicts
 from ksplicd.host.stages import Conflict, Direction, Transition
 from ksplicd.model import Stage
 
-UNKNOWN: Final = "unexpected"
+UNKNOWN: Final = UnexpectedError.abort_cause
 """The result of a job whose end is not known."""
 
 _GOALS: Final = {Direction.APPLY: Stage.APPLIED, Direction.UNDO: Stage.REVERSED}

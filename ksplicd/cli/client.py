@@ -17,7 +17,6 @@ from ksplicd.errors import KspliceError, NoDaemonError, by_abort_cause
 
 _NO_TIMEOUT: Final = GLib.MAXINT
 _INTERACTIVE: Final = Gio.DBusCallFlags.ALLOW_INTERACTIVE_AUTHORIZATION
-_DONE: Final = "done"
 
 Properties = dict[str, Any]
 """The properties of an object on the bus, values as plain Python data."""
@@ -162,7 +161,7 @@ class Client:
 
     def _check_outcome(self, outcome: Outcome, method: str) -> Outcome:
         """Return the outcome of a job that is done; raise the error of any other."""
-        if outcome.result == _DONE:
+        if outcome.result == names.DONE:
             return outcome
         detail = next((u["Detail"] for u in self.look().updates if u["Kid"] == outcome.kid), "")
         failed = "not applied" if method == "Apply" else "not undone"
@@ -189,14 +188,13 @@ class Client:
                 stopped.append(True)
                 loop.quit()
 
-        dbus = "org.freedesktop.DBus"
         none = Gio.DBusSignalFlags.NONE
         subscriptions = [
             bus.signal_subscribe(
                 names.BUS_NAME, names.MANAGER, "JobRemoved", None, None, none, on_removed
             ),
             bus.signal_subscribe(
-                dbus, dbus, "NameOwnerChanged", None, names.BUS_NAME, none, on_owner
+                names.DBUS, names.DBUS, "NameOwnerChanged", None, names.BUS_NAME, none, on_owner
             ),
         ]
         try:

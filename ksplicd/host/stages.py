@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum, auto
 from typing import Final
 
+from ksplicd.errors import CodeBusyError, InUseError, UnexpectedError, cause_of
 from ksplicd.model import Manifest, Stage
 
 
@@ -172,10 +173,9 @@ _NEXT = {
     (Stage.QUARANTINED, Arrow.RELEASE): Stage.STAGED,
 }
 
-PASSING: Final = frozenset({"code_busy", "in_use"})
+PASSING: Final = frozenset({CodeBusyError.abort_cause, cause_of(InUseError())})
 """Abort causes of an apply that may succeed later."""
 
-_UNEXPECTED = "unexpected"
 _SOMEBODY = "turned around by somebody else"
 
 
@@ -214,7 +214,7 @@ def settle(last: Event | None, boot_id: str, *, is_enabled: bool) -> Standing:
         case Stage.LOADING | Stage.MATCHED | Stage.TRANSITIONING:
             who = "ksplicd was stopped" if is_same_boot else "the machine went down"
             detail = f"{who} while it was being applied"
-            return Standing(stage=Stage.FAILED, cause=_UNEXPECTED, detail=detail)
+            return Standing(stage=Stage.FAILED, cause=UnexpectedError.abort_cause, detail=detail)
         case Stage.REVERSING if last.cause:
             return Standing(stage=Stage.FAILED, cause=last.cause, detail=last.detail)
         case Stage.REVERSING:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from ksplicd.errors import KernelWarningError
+from ksplicd.errors import CodeBusyError, KernelWarningError, NoMatchError
 from ksplicd.host.kernel.door import CoreState
 from ksplicd.host.kernel.tripwire import Hit
 from ksplicd.host.report.sentences import describe_conflict, explain, read_mismatch
@@ -140,8 +140,8 @@ _BY_STAGE: Mapping[Stage, tuple[Outcome, int, str]] = {
     Stage.FAILED: (Outcome.FAILED, syslog.LOG_ERR, "could not be applied"),
 }
 _FAILURES: Mapping[str, Outcome] = {
-    "no_match": Outcome.NO_MATCH,
-    "code_busy": Outcome.CODE_BUSY,
+    NoMatchError.abort_cause: Outcome.NO_MATCH,
+    CodeBusyError.abort_cause: Outcome.CODE_BUSY,
 }
 
 
@@ -196,7 +196,7 @@ def about_conflicts(kid: str, stage: Stage, conflicts: Sequence[Conflict]) -> En
         fields={
             "KSPLICE_KID": kid,
             "KSPLICE_STAGE": stage.value,
-            "KSPLICE_CAUSE": "code_busy",
+            "KSPLICE_CAUSE": CodeBusyError.abort_cause,
             "KSPLICE_PIDS": " ".join(str(c.pid) for c in conflicts),
             "KSPLICE_FUNCTION": " ".join(
                 dict.fromkeys(c.function for c in conflicts if c.function)

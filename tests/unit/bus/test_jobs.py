@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from ksplicd.bus.coroutines import Wait, sleep
-from ksplicd.bus.job import DONE
+from ksplicd.bus.names import DONE
 from ksplicd.config import Settings
 from ksplicd.errors import InUseError
 from ksplicd.host.kernel.door import LivepatchState
