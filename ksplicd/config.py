@@ -72,7 +72,7 @@ class Settings:  # over 12 fields: one for each key of the file
     """Seconds after which the tasks that hold it up are signalled, and between later signals; 0:
     livepatch alone does it, every 15 seconds."""
     retries: int = 3
-    """How often an apply without a caller is tried again when the code was busy."""
+    """How often an apply or undo without a caller is tried again when the code was busy."""
     retry_delay: int = 300
     """Seconds before each of these."""
     apply_at_boot: bool = True

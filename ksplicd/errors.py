@@ -199,7 +199,7 @@ class StoreError(HostError):
     """The store under /var/lib/ksplice cannot be read or written."""
 
 
-# --- the kernel said no -------------------------------------------------------------------------
+# --- the kernel refused -------------------------------------------------------------------------
 
 
 class ApplyError(KspliceError):

@@ -83,7 +83,7 @@ ROOMS: Final = {
     " bundle NOUNS",
     "host/engine": "host/updates host/report host/stages host/clock config bundle NOUNS",
     "host/boot": "host/engine host/stages NOUNS",
-    # those who use it; the daemon is the only one who knows both host and bus
+    # those who use it; the daemon puts host and bus together
     "bus": "HOST config bundle NOUNS",
     "lab": "run bundle NOUNS",
     "cli": "create/build create/modules create/objdiff create/pipeline create/request"

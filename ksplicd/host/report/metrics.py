@@ -25,11 +25,11 @@ _ERRORS: Final = (Stage.FAILED, Stage.QUARANTINED, Stage.REJECTED)
 _HELP: Final = {
     "ksplice_kernel_info": "The running kernel, the updates applied to it, and what they fix.",
     "ksplice_updates": "Updates by stage.",
-    "ksplice_update_info": "Each update that is known here.",
-    "ksplice_transition_seconds": "How long the last switch took, by update and direction.",
-    "ksplice_last_error_timestamp_seconds": "When something failed last, and what; 0: never.",
+    "ksplice_update_info": "Each update on this host, with its stage.",
+    "ksplice_transition_seconds": "Duration of the last transition, by update and direction.",
+    "ksplice_last_error_timestamp_seconds": "Time of the last failure, and its cause; 0: none.",
     "ksplice_store_bytes": "Disk space under /var/lib/ksplice.",
-    "ksplice_store_limit_bytes": "What the parts of it may have.",
+    "ksplice_store_limit_bytes": "Limits of that space, by part.",
 }
 
 Labels = Mapping[str, str]
