@@ -59,7 +59,7 @@ def add_parser(verbs: Verbs) -> None:
     )
     release.add_argument("kid", metavar="ID", type=read_kid)
     release.set_defaults(run=run_release)
-    remove = verbs.add_parser("remove", help="forget an update that is not applied")
+    remove = verbs.add_parser("remove", help="delete the bundle of an update that is not applied")
     remove.add_argument("kid", metavar="ID", type=read_kid)
     remove.set_defaults(run=run_remove)
     for verb in (apply, undo, release, remove):

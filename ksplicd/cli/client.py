@@ -23,7 +23,7 @@ Properties = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class EndedJob:
     """How a job ended."""
 
     job: int
@@ -33,7 +33,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class BusObjects:
     """The objects on the bus now."""
 
     updates: tuple[Properties, ...] = ()
@@ -63,11 +63,11 @@ class Client:
             kid, _ = self._call("Stage", args, fds=fds)
         return str(kid)
 
-    def apply(self, kid: str) -> Outcome:
+    def apply(self, kid: str) -> EndedJob:
         """Apply an update and wait for the end of the transition."""
         return self._run_job("Apply", kid)
 
-    def undo(self, kid: str) -> Outcome:
+    def undo(self, kid: str) -> EndedJob:
         """Undo an update and wait for the end of the transition."""
         return self._run_job("Undo", kid)
 
@@ -76,7 +76,7 @@ class Client:
         self._call("Release", GLib.Variant("(st)", (kid, 0)))
 
     def remove(self, kid: str) -> None:
-        """Have the daemon forget an update."""
+        """Have the daemon delete the bundle of an update."""
         self._call("Remove", GLib.Variant("(st)", (kid, 0)))
 
     def describe(self, kid: str) -> Properties:
@@ -95,12 +95,12 @@ class Client:
         (known,) = self._call("GetAll", args, interface=names.PROPERTIES)
         return dict(known)
 
-    def look(self) -> Snapshot:
+    def objects(self) -> BusObjects:
         """Return every update and job."""
         (objects,) = self._call("GetManagedObjects", None, interface=names.OBJECT_MANAGER)
         updates = [o[names.UPDATE] for o in objects.values() if names.UPDATE in o]
         jobs = [o[names.JOB] for o in objects.values() if names.JOB in o]
-        return Snapshot(
+        return BusObjects(
             updates=tuple(sorted(updates, key=lambda update: str(update["Kid"]))),
             jobs=tuple(sorted(jobs, key=lambda job: int(job["Id"]))),
         )
@@ -128,17 +128,17 @@ class Client:
             raise _translate(e) from e
         return tuple(reply.unpack())
 
-    def _run_job(self, method: str, kid: str) -> Outcome:
+    def _run_job(self, method: str, kid: str) -> EndedJob:
         """Start a job and wait for its end; Ctrl-C cancels it, as soon as it has begun.
 
         Raises the ``ApplyError`` of the result when the goal is not reached.
         """
         loop = GLib.MainLoop()
-        ended: dict[int, Outcome] = {}
+        ended: dict[int, EndedJob] = {}
 
         def on_removed(*signal_args: Any) -> None:
             job, _path, of_kid, result = signal_args[-1].unpack()
-            ended[job] = Outcome(job=job, kid=of_kid, result=result)
+            ended[job] = EndedJob(job=job, kid=of_kid, result=result)
             loop.quit()
 
         path = ""
@@ -157,16 +157,16 @@ class Client:
             raise NoDaemonError(
                 f"{kid}: ksplicd stopped; the kernel continues. See `ksplice status`"
             )
-        return self._check_outcome(ended[job], method)
+        return self._check_result(ended[job], method)
 
-    def _check_outcome(self, outcome: Outcome, method: str) -> Outcome:
-        """Return the outcome of a job that is done; raise the error of any other."""
-        if outcome.result == names.DONE:
-            return outcome
-        detail = next((u["Detail"] for u in self.look().updates if u["Kid"] == outcome.kid), "")
+    def _check_result(self, job: EndedJob, method: str) -> EndedJob:
+        """Return a job that is done; raise the error for any other result."""
+        if job.result == names.DONE:
+            return job
+        detail = next((u["Detail"] for u in self.objects().updates if u["Kid"] == job.kid), "")
         failed = "not applied" if method == "Apply" else "not undone"
-        raise by_abort_cause(outcome.result)(
-            f"{outcome.kid}: {failed}: {outcome.result}" + (f": {detail}" if detail else "")
+        raise by_abort_cause(job.result)(
+            f"{job.kid}: {failed}: {job.result}" + (f": {detail}" if detail else "")
         )
 
     def _cancel(self, path: str) -> bool:

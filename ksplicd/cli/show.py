@@ -118,7 +118,7 @@ def run_view(args: argparse.Namespace) -> int:
     else:
         from ksplicd.cli.client import connect
 
-        found = [to_update(properties) for properties in connect().look().updates]
+        found = [to_update(properties) for properties in connect().objects().updates]
         updates = [
             u for u in found if (u["kid"] == args.id if args.id else u["stage"] in _IN_KERNEL)
         ]
@@ -154,7 +154,7 @@ def _show_status(args: argparse.Namespace) -> int:
     from ksplicd.cli.client import connect
 
     client = connect(args.timeout or (_CHECK_SECONDS if args.check else 0))
-    service, now = client.service(), client.look()
+    service, now = client.service(), client.objects()
     updates, jobs = [to_update(u) for u in now.updates], [to_job(j) for j in now.jobs]
     in_use = [update for update in updates if update["stage"] == "applied"]
     applied, cves = len(in_use), sorted({cve for update in in_use for cve in update["cves"]})

@@ -69,7 +69,7 @@ def test_nothing_is_applied_by_itself_where_the_service_is_disabled(host: Host) 
     host.start()
     assert host.stage_of() == "staged"
     drop(host, samples.bundle(samples.OTHER_KID), samples.OTHER_KID)
-    wait_for(lambda: len(host.client().look().updates) == 2)
+    wait_for(lambda: len(host.client().objects().updates) == 2)
     assert host.stage_of(samples.OTHER_KID) == "staged"
     host.client().apply(KID)
     assert host.stage_of() == "applied"

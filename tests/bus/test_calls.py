@@ -68,7 +68,7 @@ def test_life_of_an_update(host: Host) -> None:
     assert client.apply(KID).result == "done"  # again, which Ksplice would refuse
     client.undo(KID)
     client.remove(KID)
-    assert client.look().updates == ()
+    assert client.objects().updates == ()
     assert host.outcomes() == [
         "STAGED",
         *("LOADING", "MATCHED", "TRANSITIONING", "APPLIED", "REVERSING", "REVERSED") * 2,

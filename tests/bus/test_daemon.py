@@ -70,7 +70,7 @@ def test_more_than_a_message_holds(host: Host) -> None:
         data = samples.bundle(kid, description="a" * 4_000_000)
         client.stage(data, samples.signature(data))
     with pytest.raises(UnexpectedError, match="of 4 objects are too long for one message"):
-        client.look()
+        client.objects()
     assert host.stage_of("book0004") == "staged"
 
 
@@ -130,10 +130,10 @@ def test_transition_of_somebody_else_is_one_job(host: Host) -> None:
     for _ in range(5):
         host.daemon.send_signal(signal.SIGHUP)
         host.hear("RELOADING=1")
-    wait_for(lambda: client.look().jobs)
+    wait_for(lambda: client.objects().jobs)
     host.kernel.hold(on=False)
     wait_for(lambda: host.stage_of() == "reversed")
-    wait_for(lambda: not client.look().jobs)
+    wait_for(lambda: not client.objects().jobs)
     time.sleep(0.3)
     assert host.outcomes().count("REVERSED") == 1
 
@@ -175,11 +175,11 @@ def test_killed_during_a_transition_it_watches_on(host: Host) -> None:
     host.kill()
     host.start()
     assert host.stage_of() == "transitioning"
-    (job,) = host.client().look().jobs
+    (job,) = host.client().objects().jobs
     assert job["Type"] == "apply"
     host.kernel.hold(on=False)
     wait_for(lambda: host.stage_of() == "applied")
-    wait_for(lambda: not host.client().look().jobs)
+    wait_for(lambda: not host.client().objects().jobs)
 
 
 def test_killed_while_it_loads_nothing_is_left(host: Host) -> None:

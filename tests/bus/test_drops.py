@@ -55,7 +55,7 @@ def test_drop_is_staged(
     for name, data in reversed(parts) if signature_first else parts:
         put(host, name, data)
     wait_for(lambda: host.outcomes() == ["STAGED"])
-    wait_for(lambda: [u["Stage"] for u in host.client().look().updates] == ["staged"])
+    wait_for(lambda: [u["Stage"] for u in host.client().objects().updates] == ["staged"])
     assert left(host.store) == []
 
 
@@ -135,7 +135,7 @@ def test_what_is_no_bundle_is_rejected(
         put_as_is(put, bare_host.store / NAME)
         write(bare_host, f"{NAME}.minisig", SIGNATURE)
     assert_rejected(bare_host, reason)
-    assert bare_host.client().look().updates == ()
+    assert bare_host.client().objects().updates == ()
 
 
 @contextlib.contextmanager

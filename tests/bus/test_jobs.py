@@ -27,7 +27,7 @@ def test_job_shows_who_holds_it_up(host: Host) -> None:
     with host.kernel.open() as kernel:
         kernel.functions[f"ksplice_{KID}_new"] = frozenset({("vmlinux", "do_fcntl", 1)})
         kernel.holders.append(Conflict(pid=17, command="sleeper", stack="schedule < do_fcntl"))
-    (shown,) = host.client().look().jobs
+    (shown,) = host.client().objects().jobs
     assert shown == {
         "Id": job,
         "Type": "apply",
@@ -42,10 +42,10 @@ def test_job_shows_who_holds_it_up(host: Host) -> None:
 def test_cancelled_job_leaves_the_kernel_as_it_was(host: Host) -> None:
     _, path = begin(host)
     call(host, (names.BUS_NAME, path, names.JOB), "Cancel")
-    wait_for(lambda: host.client().look().jobs[0]["Progress"] == "turning-back")
+    wait_for(lambda: host.client().objects().jobs[0]["Progress"] == "turning-back")
     host.kernel.hold(on=False)
     wait_for(lambda: host.stage_of() == "failed")
-    assert host.client().look().updates[0]["AbortCause"] == "cancelled"
+    assert host.client().objects().updates[0]["AbortCause"] == "cancelled"
     with host.kernel.open() as kernel:
         assert kernel.leftovers() == []
 
@@ -230,7 +230,7 @@ def test_fifty_callers_at_once(host: Host) -> None:
         try:
             match number % 3:
                 case 0:
-                    answers.append(f"listed {len(client.look().updates)}")
+                    answers.append(f"listed {len(client.objects().updates)}")
                 case 1:
                     answers.append(f"applied {client.apply(KID).result}")
                 case _:

@@ -110,7 +110,7 @@ def test_noise(host: Host) -> None:
             call_one(connection, interface, method, GLib.Variant.new_tuple(*args), rng, fds)
         for fd in fds:
             os.close(fd)
-        assert host.client().look().updates == ()
+        assert host.client().objects().updates == ()
         left = [str(p.readlink()) for p in Path(f"/proc/{pid}/fd").iterdir()]
         assert len(left) <= opened + 20, left  # garbage is collected now and then
     with host.kernel.open() as kernel:

@@ -37,7 +37,7 @@ def test_broken_signature_never_reaches_the_kernel(bare_host: Host) -> None:
     assert "BadSignature" in (bare_host.store / "rejected" / f"{NAME}.reason").read_text()
     with bare_host.kernel.open() as kernel:
         assert kernel.calls == []
-    assert bare_host.client().look().updates == ()
+    assert bare_host.client().objects().updates == ()
 
 
 def test_mismatch_of_a_drop(bare_host: Host) -> None:
@@ -190,7 +190,7 @@ def test_reload_queues_nothing_twice(bare_host: Host) -> None:
     wait_for(lambda: left(bare_host.store) == [])
     bare_host.daemon.send_signal(signal.SIGHUP)
     bare_host.hear("RELOADING=1")
-    found = bare_host.client().look().updates  # behind what the reload asks for
+    found = bare_host.client().objects().updates  # behind what the reload asks for
     assert [update["Stage"] for update in found] == ["transitioning", "staged"]
     bare_host.kernel.hold(on=False)
     wait_for(lambda: "NO_MATCH" in bare_host.outcomes())

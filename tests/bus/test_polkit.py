@@ -55,9 +55,9 @@ def test_looking_can_be_refused_too(host: Host) -> None:
     client = host.client()
     client.stage(BUNDLE, SIGNATURE)
     host.answer(inspect="no")
-    for look in (client.look, client.history, lambda: client.describe(KID)):
+    for ask in (client.objects, client.history, lambda: client.describe(KID)):
         with pytest.raises(PermissionDeniedError, match="inspect"):
-            look()
+            ask()
     with pytest.raises(GLib.Error, match="inspect"):
         host.stage_of()
 
@@ -65,7 +65,7 @@ def test_looking_can_be_refused_too(host: Host) -> None:
 def test_without_polkit_root_alone_may_act(bare_host: Host) -> None:
     bare_host.start()
     client = bare_host.client()
-    assert client.look().updates == ()
+    assert client.objects().updates == ()
     if os.getuid() == 0:
         assert client.apply(client.stage(BUNDLE, SIGNATURE)).result == "done"
     else:
@@ -87,12 +87,12 @@ def test_callers_who_do_not_stay_are_no_fault_of_ours(
         connection.call(*MANAGER[:3], "Undo", args, None, flags, -1, None, None)
         connection.flush_sync(None)
         connection.close_sync(None)
-    assert bare_host.client().look().updates == ()  # behind all that
+    assert bare_host.client().objects().updates == ()  # behind all that
     assert "Traceback" not in bare_host.log()
 
 
 def test_polkit_that_cannot_tell(host: Host) -> None:
     host.answer(inspect="fail")
     with pytest.raises(PermissionDeniedError, match=r"inspect is refused for .*did not answer: .+"):
-        host.client().look()
+        host.client().objects()
     assert "ksplicd.bus.wrapper" not in host.log()

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_for
 
 def test_what_is_staged_is_described(host: Host) -> None:
     host.client().stage(BUNDLE, SIGNATURE)
-    (update,) = host.client().look().updates
+    (update,) = host.client().objects().updates
     assert update == {
         "Kid": KID,
         "Stage": "staged",
@@ -51,7 +51,7 @@ def test_stage_is_refused_with_the_cause(host: Host) -> None:
     other = samples.bundle(kernel=kernel)
     with pytest.raises(WrongKernelError, match=r"6\.1\.0-49-cloud-amd64"):
         client.stage(other, samples.signature(other))
-    assert client.look().updates == ()
+    assert client.objects().updates == ()
 
 
 def test_unknown_options_are_refused(host: Host) -> None:
