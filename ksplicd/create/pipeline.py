@@ -15,6 +15,7 @@ from ksplicd import bundle
 from ksplicd.create import bundle_parts
 from ksplicd.create.affected.to_compile import find_changed, find_reachable
 from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.modules.build import build_modules
 from ksplicd.create.modules.signature import sign_modules
@@ -58,9 +59,10 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         change = read_change(request, Before(root=tree.source.root, contents=series.contents))
         states = read_states(change, series.contents)
         reachable = find_reachable(tree, change, states)
-        try_few(work, kbuild, states, reachable.by_headers, request.allowed_layouts)
+        pre_state = PreState(kbuild=kbuild, before=states.before, folder=work.root / "pre")
+        try_few(work, pre_state, states.after, reachable.by_headers, request.allowed_layouts)
         to_compile = find_changed(kbuild, reachable, states, request.targets)
-        objects = compile_units(work, kbuild, states, to_compile.units)
+        objects = compile_units(work, pre_state, states.after, to_compile.units)
         progress("reading the stock kernel")
         kernel = StockKernel(config)
         progress("comparing")
@@ -68,8 +70,8 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         progress("checking against the stock kernel")
         series.check_kernel(kernel.identity)
         match_units(kernel, objects, changes)
-        new_code = cut_new_code(request.kid, changes, kbuild, kernel)
-        write_new_code(work, kbuild, new_code)
+        new_code = cut_new_code(request.kid, changes, pre_state, kernel)
+        write_new_code(work, pre_state, new_code)
         files_after = bundle_parts.files_after(series, change)
         targets = bundle_parts.whole_modules_of(request, new_code)
         whole = build_whole_modules(work.root / "whole", kbuild, files_after, targets)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ksplicd.create.affected.by_headers import Candidates
-from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.across_units import compare_across
 from ksplicd.create.diff.difference import UnitChange
@@ -19,7 +19,7 @@ from ksplicd.create.diff.unit import diff
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.separate import index_separated
-from ksplicd.create.patch.states import TreeStates
+from ksplicd.create.patch.source_tree import PatchedFile
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.work_folder import WorkFolder
@@ -47,20 +47,16 @@ class UnitObjects:
 
 
 def compile_units(
-    work: WorkFolder, kbuild: Kbuild, states: TreeStates, units: Sequence[Unit]
+    work: WorkFolder, pre_state: PreState, after: Sequence[PatchedFile], units: Sequence[Unit]
 ) -> list[UnitObjects]:
-    """Compile units of both states of the source tree."""
-    source = kbuild.tree.source
+    """Compile units of both states of the source tree; ``after``: what makes it the second."""
+    kbuild = pre_state.kbuild
     plain = kbuild.compile_plain(units)
     work.show("plain", _by_name(plain))
-    if states.before:
-        with source.patched(states.before):
-            pre = kbuild.compile_split(units, work.folder("pre"))
-    else:
-        pre = kbuild.compile_split_cached(units)
-        work.show("pre", _by_name(pre))
+    pre = pre_state.compile_split(units)
+    work.show("pre", _by_name(pre))
     kbuild.tree.progress("compiling with the patch")
-    with source.patched(states.after):
+    with kbuild.tree.source.patched(after):
         post = kbuild.compile_split(units, work.folder("post"))
     sizes = kbuild.entry_sizes(units[0])
     return [
@@ -83,7 +79,7 @@ def _read(unit: Unit, path: Path) -> Object:
     return read_object(path.read_bytes(), unit.object)
 
 
-def write_new_code(work: WorkFolder, kbuild: Kbuild, new_code: Sequence[NewCode]) -> None:
+def write_new_code(work: WorkFolder, pre_state: PreState, new_code: Sequence[NewCode]) -> None:
     """Leave the new code of each unit in the folder, where it is kept.
 
     For callers that were taken in from other units, the objects of these too: the cache has them.
@@ -95,8 +91,8 @@ def write_new_code(work: WorkFolder, kbuild: Kbuild, new_code: Sequence[NewCode]
         path.write_bytes(write_object(code.obj))
     units = [Unit(code.unit) for code in new_code]
     taken_in = [u for u in units if not (work.folder("plain") / f"{u.flat_name}.o").exists()]
-    work.show("plain", _by_name(kbuild.compile_plain(taken_in)))
-    work.show("pre", _by_name(kbuild.compile_split_cached(taken_in)))
+    work.show("plain", _by_name(pre_state.kbuild.compile_plain(taken_in)))
+    work.show("pre", _by_name(pre_state.compile_split(taken_in)))
 
 
 def compare_units(
@@ -117,8 +113,8 @@ def compare_units(
 
 def try_few(
     work: WorkFolder,
-    kbuild: Kbuild,
-    states: TreeStates,
+    pre_state: PreState,
+    after: Sequence[PatchedFile],
     candidates: Candidates,
     allowed_layouts: Collection[str],
 ) -> None:
@@ -129,8 +125,8 @@ def try_few(
     """
     if not candidates.few:
         return
-    kbuild.tree.progress(f"{candidates.names}: trying {len(candidates.few)} units first")
-    for o in compile_units(work, kbuild, states, candidates.few):
+    pre_state.kbuild.tree.progress(f"{candidates.names}: trying {len(candidates.few)} units first")
+    for o in compile_units(work, pre_state, after, candidates.few):
         refusals = compare_layouts(diff(o.pre, o.post), allowed_layouts).refusals
         if refusals:
             raise UnsupportedChangeError(refusals_text(o.unit.source, refusals), refusals)

@@ -33,9 +33,9 @@ class WorkFolder:
         return path
 
     def show(self, name: str, files: Mapping[str, Path]) -> None:
-        """Have copies of files of the cache in a folder, by name, where it is kept."""
-        if self.is_kept:
-            for file, path in files.items():
+        """Have copies of files in a folder, by name, where it is kept, unless they are there."""
+        for file, path in files.items() if self.is_kept else ():
+            if path != self.root / name / file:
                 shutil.copy(path, self.folder(name) / file)
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from ksplicd import errors
 from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import Unit
 from ksplicd.create.modules.build import make_command, write_sources
@@ -91,14 +92,15 @@ def codes_of(
     with opened(request) as (config, source, kbuild):
         with work_folder() as work:
             states = states_of(request, source)
-            objects = compile_units(work, kbuild, states, [Unit(FCNTL.file)])
+            pre_state = PreState(kbuild=kbuild, folder=work.root / "pre")
+            objects = compile_units(work, pre_state, states.after, [Unit(FCNTL.file)])
         kernel = StockKernel(config)
         changes = compare_units(objects)
         match_units(kernel, objects, changes)
         for other, path in kbuild.compile_plain([Unit(source) for source in more]).items():
             obj = read_object(path.read_bytes(), other.object)
             kernel.add_unit(other.source, ObjectIndex(obj, objects[0].plain.sizes), None)
-        new_code = cut_new_code(request.kid, changes, kbuild, kernel)
+        new_code = cut_new_code(request.kid, changes, pre_state, kernel)
     return old_code_of(kernel.units.values()), new_code
 
 

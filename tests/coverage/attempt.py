@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from ksplicd import bundle
 from ksplicd.create.affected.to_compile import find_changed, find_reachable
 from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import ANY_TARGET, Unit
 from ksplicd.create.modules.build import build_modules
 from ksplicd.create.new_code.model import NewCode, RedirectKind
@@ -134,12 +135,14 @@ class Workshop:
             patch_file.write_bytes(patch)
             change = from_patches(Before(root=self.source.root), [patch_file])
             states = read_states(change, {})
+            pre_state = PreState(kbuild=self.kbuild, folder=Path(folder) / "pre")
             reachable = find_reachable(self.kbuild.tree, change, states)
             work = find_changed(self.kbuild, reachable, states, ANY_TARGET)
             try:
                 objects = compile_units(
-                    WorkFolder(root=Path(folder), is_kept=False), self.kbuild, states, work.units
-                )
+                    WorkFolder(root=Path(folder), is_kept=False), pre_state, states.after,
+                    work.units,
+                )  # fmt: skip
             except BuildError as e:
                 result = Result(outcome=Outcome.NOT_ALONE, message=str(e))
                 return result, b""
@@ -151,7 +154,7 @@ class Workshop:
                 return Result(outcome=Outcome.BOOT_ONLY, message=str(e)), b""
             raise
         match_units(kernel, objects, changes)
-        new_code = cut_new_code(kid_of(path), changes, self.kbuild, kernel)
+        new_code = cut_new_code(kid_of(path), changes, pre_state, kernel)
         old_code = old_code_of(kernel.units.values())
         data = b""
         if with_modules:

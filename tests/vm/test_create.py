@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``ksplice create`` on a stock kernel's source: needs the packages, but no guest."""
 
+import errno
 import logging
 import os
 import re
@@ -266,6 +267,43 @@ def test_callers_in_other_files_are_taken_in(
         "security/selinux/avc.c", "security/selinux/hooks.c", "security/selinux/ss/services.c",
     }  # fmt: skip
     assert "calls avc_has_perm_noaudit" in made.reasons["selinux_inode_permission"]
+
+
+MENDED = (
+    Edit(
+        "security/selinux/hooks.c", "\tif (!mask)\n\t\treturn 0;\n\n\tvalidate_creds",
+        "\tif (!mask)\n\t\treturn -ENOTTY;\n\n\tvalidate_creds",
+    ),
+    Edit(
+        "security/selinux/netif.c", "\trcu_read_lock();\n\tnetif = sel_netif_find(ns, ifindex);\n",
+        "\tif (avc_has_perm_noaudit(&selinux_state, 0, 0, 0, 0, 0, NULL))\n\t\treturn -EIO;\n"
+        "\trcu_read_lock();\n\tnetif = sel_netif_find(ns, ifindex);\n",
+    ),
+)  # fmt: skip
+
+
+def test_callers_are_taken_in_as_an_earlier_update_left_them(
+    lab_cache: Cache, request_: Request, tree: Path, tmp_path: Path
+) -> None:
+    """Else the second update would take back what the first has mended in hooks.c.
+
+    In netif.c the first brings a call, which the stock kernel does not have.
+    """
+    mend = write_patch(tree, tmp_path / "mend.patch", *MENDED)
+    first = create(replace(request_, patches=(mend,), kid="first000"))
+    assert functions_of(first) == {"vmlinux": {"selinux_inode_permission", "sel_netif_sid"}}
+    earlier, kept = tmp_path / "first.tar.gz", tmp_path / "kept"
+    earlier.write_bytes(first.data)
+    patch = sample.cut_patch(
+        lab_cache, sample.FCNTL.old, sample.FCNTL.new, ["security/selinux/avc.c"]
+    )
+    second = replace(request_, patches=(patch,), series=(earlier,), kid="second00", keep=kept)
+    assert functions_of(create(second))["vmlinux"] >= functions_of(first)["vmlinux"]
+    for folder in ("pre", "new"):
+        obj = read_object((kept / folder / "security-selinux-hooks.o").read_bytes())
+        (code,) = (f.section for f in obj.functions() if f.name == "selinux_inode_permission")
+        assert code is not None
+        assert (-errno.ENOTTY).to_bytes(4, "little", signed=True) in code.data
 
 
 # --- other inputs, and files that are no units --------------------------------------------------

@@ -5,6 +5,9 @@ A changed global function without fentry (all of lib/, for example) goes on bein
 form unless every caller is replaced.  Who calls it is read from the stock image, branch by branch;
 which source files the callers come from is found by compiling those that name the function, and
 proven by matching them.  What cannot be found in full is refused.
+
+With earlier updates (``--series``), callers are taken in as these have left them, and so are those
+that call the function only since then: as far as the source files that they change name it.
 """
 
 import re
@@ -13,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import Unit
 from ksplicd.create.debug import phase
 from ksplicd.create.diff.difference import UnitChange
@@ -70,8 +73,8 @@ def is_address_kept(image: KernelImage, address: int) -> bool:
 class _Search:
     """Finds the callers of one function after the other."""
 
-    def __init__(self, kbuild: Kbuild, kernel: StockKernel) -> None:
-        self.kbuild, self.kernel = kbuild, kernel
+    def __init__(self, pre_state: PreState, kernel: StockKernel) -> None:
+        self.pre_state, self.kbuild, self.kernel = pre_state, pre_state.kbuild, kernel
 
     def find(self, unit: StockUnit, s: Symbol) -> list[UnitChange]:
         """Return the units that call ``s``, which ``unit`` defines, with their callers."""
@@ -85,9 +88,9 @@ class _Search:
         left = set(branches_to(vmlinux.image, vmlinux.symbols, address))
         left -= addresses_in(unit)
         found = []
-        for other in self.candidates(unit.source, s.name) if left else ():
-            if not left:
-                break
+        for other in self.candidates(unit.source, s.name) if left or self.pre_state.before else ():
+            if not left and self.pre_state.changed_text(other.source) is None:
+                continue
             taken = self.callers_in(other, s.name)
             if taken is not None:
                 found.append(taken)
@@ -106,7 +109,8 @@ class _Search:
             path = self.kbuild.tree.source.root / listed.source
             if listed.module or listed.source == source or not path.exists():
                 continue
-            if word.search(path.read_bytes()):
+            changed = self.pre_state.changed_text(listed.source) or b""
+            if word.search(path.read_bytes()) or word.search(changed):
                 found.append(listed.unit)
         if len(found) > MAX_UNITS:
             raise UnsupportedChangeError(
@@ -120,11 +124,12 @@ class _Search:
         """Return ``unit``, unchanged, with the functions that call ``name`` to be replaced."""
         plain = self.kbuild.compile_plain([unit])[unit]
         obj = read_object(plain.read_bytes(), unit.object)
-        if not any(s.is_undefined and s.name == name for s in obj.symbols):
+        is_changed = self.pre_state.changed_text(unit.source) is not None
+        if not is_changed and not any(s.is_undefined and s.name == name for s in obj.symbols):
             return None
         sizes = self.kbuild.entry_sizes(unit)
         self.kernel.add_unit(unit.source, ObjectIndex(obj, sizes), None)
-        split = self.kbuild.compile_split_cached([unit])[unit].read_bytes()
+        split = self.pre_state.compile_split([unit])[unit].read_bytes()
         same = diff(*(index_separated(read_object(split, unit.object), sizes) for _ in range(2)))
         callers = {}
         for f in same.post.obj.functions():
@@ -152,7 +157,7 @@ def refused(source: str, s: Symbol, why: str) -> UnsupportedChangeError:
 
 def take_in_callers(
     changes: Sequence[UnitChange],
-    kbuild: Kbuild,
+    pre_state: PreState,
     kernel: StockKernel,
     aliases: Aliases,
 ) -> TakenIn:
@@ -163,7 +168,7 @@ def take_in_callers(
     the function.
     """
     named: dict[str, str] = {}
-    search = _Search(kbuild, kernel)
+    search = _Search(pre_state, kernel)
     found = {c.unit: c for c in changes}
     todo = dict.fromkeys(found)
     while todo:

@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.diff.across_units import refuse_overridden
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
@@ -16,7 +16,7 @@ from ksplicd.model import VMLINUX
 
 
 def cut_new_code(
-    kid: str, changes: Sequence[UnitChange], kbuild: Kbuild, kernel: StockKernel
+    kid: str, changes: Sequence[UnitChange], pre_state: PreState, kernel: StockKernel
 ) -> list[NewCode]:
     """Return update ``kid``'s new code: of each unit, and of callers of what is not redirected.
 
@@ -24,7 +24,7 @@ def cut_new_code(
     """
     aliases = Aliases()
     changes = [refuse_overridden(c, kernel.units[c.unit].overridden) for c in changes]
-    taken_in = take_in_callers(changes, kbuild, kernel, aliases)
+    taken_in = take_in_callers(changes, pre_state, kernel, aliases)
     shared = aliases.for_shared(changes)
 
     def others(change: UnitChange) -> dict[str, str]:
