@@ -18,15 +18,21 @@ from typing import Final
 
 from ksplicd import bundle, minisign
 from ksplicd.config import Settings, parse_settings
+from ksplicd.create.patch.change import paths_of
+from ksplicd.create.stock.module import read_stock_module
+from ksplicd.create.stock.symvers import read_exports
+from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.elf.linked import read_linked
 from ksplicd.errors import (
     BadBundleError,
     BadSignatureError,
+    ConfigDirError,
     ConfigFileError,
     ElfError,
     HostError,
     KeyFileError,
     KspliceError,
+    PatchError,
     StoreError,
     UnexpectedError,
 )
@@ -124,6 +130,26 @@ def _linked_file(data: bytes, _folder: Path) -> None:
     file.read_symbols()
     for i in range(len(file.sections)):
         file.read_relocations(i)
+
+
+# --- what create is given -----------------------------------------------------------------------
+
+
+def _stock_module(data: bytes, _folder: Path) -> None:
+    read_stock_module(data, "x", SymbolMap([]))
+
+
+def _patch(data: bytes, folder: Path) -> None:
+    """Its names; patch(1) itself is not asked."""
+    for path in paths_of("x.patch", data):
+        assert ".." not in path.parts
+        assert not path.is_absolute()
+        (folder / path).exists()
+
+
+def _symvers(data: bytes, folder: Path) -> None:
+    (folder / "Module.symvers").write_bytes(data)
+    read_exports(folder / "Module.symvers")
 
 
 # --- signatures ---------------------------------------------------------------------------------
@@ -259,6 +285,17 @@ transition-limit = 30
 soak-time = 0
 metrics-file = /var/lib/x.prom
 """
+_PATCH: Final = b"""--- a/fs/a.c
++++ b/fs/a.c
+@@ -1,2 +1,2 @@
+-a
++b
+ c
+diff --git a/fs/b.c b/fs/c.c
+rename from fs/b.c
+rename to fs/c.c
+"""
+_SYMVERS: Final = b"0x1\tf\tvmlinux\tEXPORT_SYMBOL\t\n0x2\tg\tfs/ext4\tEXPORT_SYMBOL_GPL\tNS\n"
 _OOPS: Final = b"""4,1,1000,-;BUG: kernel NULL pointer dereference, address: 0000000000000000
 4,2,1001,-;RIP: 0010:do_fcntl+0x1c/0x600 [ksplice_8c4o6ucj_new]
  SUBSYSTEM=x
@@ -287,6 +324,18 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "linked file": Target(
         try_one=_linked_file, errors=(ElfError,), seeds=[module_file()], runs=30_000
+    ),
+    "stock module": Target(
+        try_one=_stock_module, errors=(ElfError,), seeds=[module_file()], runs=30_000
+    ),
+    "patch": Target(
+        try_one=_patch, errors=(PatchError,), seeds=[_PATCH],
+        tokens=[b"--- ", b"+++ ", b"@@ -1,2 +1,2 @@\n", b"../", b"/dev/null", b"rename to ", b"\0"],
+        runs=100_000,
+    ),
+    "symvers": Target(
+        try_one=_symvers, errors=(ConfigDirError,), seeds=[_SYMVERS],
+        tokens=[b"\t", b"\n", b"vmlinux"],
     ),
     "module": Target(
         try_one=_module, errors=(BadBundleError,), seeds=[samples.module_elf("x")],
