@@ -211,6 +211,9 @@ def test_signal_gives_the_tree_back(
         finally:
             process.kill()
             process.wait()
+    for name in ("plain", "pre"):
+        assert [p.name for p in (tmp_path / "kept" / name).glob("*.o")] == ["fs-fcntl.o"]
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 def test_kill_is_reverted_by_the_next_run(
@@ -235,11 +238,11 @@ def start_create(lab_cache: Cache, request_: Request, tmp_path: Path) -> subproc
         # a shell without job control has its background ignore SIGINT
         "env", "--default-signal=INT",
         sys.executable, "-c", code, "--patch", fcntl_patch(lab_cache), "-q",
-        "--config", request_.config, "-o", tmp_path, request_.source,
+        "--config", request_.config, "-o", tmp_path, "--keep", "kept", request_.source,
     ]  # fmt: skip
-    return subprocess.Popen(
-        list(map(str, argv)), env={**os.environ, "XDG_CACHE_HOME": str(lab_cache.root.parent)}
-    )
+    (tmp_path / "tmp").mkdir()
+    more = {"XDG_CACHE_HOME": str(lab_cache.root.parent), "TMPDIR": str(tmp_path / "tmp")}
+    return subprocess.Popen(list(map(str, argv)), cwd=tmp_path, env={**os.environ, **more})
 
 
 def wait_patched(tree: Path, process: subprocess.Popen[bytes]) -> None:
