@@ -15,7 +15,7 @@
 #                  try all changes between two source packages, and write coverage.json
 #   make fuzz-kernel [MUTATIONS=1000] [SEED=...]
 #                  damage the modules of an update, and have the kernel part find out
-#   make fuzz      a million inputs that nobody meant; a fault at each system call of the host half
+#   make fuzz      a million malformed inputs; a fault at each system call of the host half
 #   make fault-steps
 #                  kill the daemon, and fill its disk, at every step of apply and undo
 #   make soak [CYCLES=300]

@@ -27,7 +27,8 @@ from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.elf import read_object, write_object
+from ksplicd.elf.read import read_object
+from ksplicd.elf.write import write_object
 from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr
 from tests.support.kernels import slice as sample

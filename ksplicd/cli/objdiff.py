@@ -9,7 +9,7 @@ from typing import Final
 
 from ksplicd.cli import debug, output
 from ksplicd.create.objdiff import PairResult, compare_objects
-from ksplicd.elf import write_object
+from ksplicd.elf.write import write_object
 from ksplicd.errors import CreateError
 
 DESCRIPTION: Final = """\

@@ -28,8 +28,8 @@ from ksplicd.create.objects.patchable import traceable_functions
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.refusal import Refusal, refuse
-from ksplicd.elf import Object, Section, Symbol, read_object
-from ksplicd.elf.model import SHF_ALLOC, STB_LOCAL, STT_FUNC, STT_OBJECT
+from ksplicd.elf.model import SHF_ALLOC, STB_LOCAL, STT_FUNC, STT_OBJECT, Object, Section, Symbol
+from ksplicd.elf.read import read_object
 from ksplicd.errors import BuildError, ElfError, UnsupportedChangeError
 from ksplicd.model import VMLINUX
 from ksplicd.run import run_any

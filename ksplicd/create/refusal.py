@@ -4,7 +4,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ksplicd.elf import Section, Symbol
+from ksplicd.elf.model import Section, Symbol
 from ksplicd.errors import UnsupportedChangeError
 
 

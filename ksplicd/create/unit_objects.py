@@ -23,7 +23,9 @@ from ksplicd.create.patch.source_tree import PatchedFile
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.work_folder import WorkFolder
-from ksplicd.elf import Object, read_object, write_object
+from ksplicd.elf.model import Object
+from ksplicd.elf.read import read_object
+from ksplicd.elf.write import write_object
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX
 

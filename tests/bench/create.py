@@ -30,7 +30,7 @@ from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.unit_objects import compare_units, compile_units, match_units
 from ksplicd.create.work_folder import work_folder
-from ksplicd.elf import read_object
+from ksplicd.elf.read import read_object
 from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.model import new_kid

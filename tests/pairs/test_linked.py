@@ -7,7 +7,8 @@ import pytest
 
 from ksplicd.create.diff.difference import Difference
 from ksplicd.create.objdiff import compare_objects
-from ksplicd.elf import Object, read_object
+from ksplicd.elf.model import Object
+from ksplicd.elf.read import read_object
 from ksplicd.run import run
 from tests.support.objects.compile import SPLIT, compile_c
 from tests.support.objects.pair import PRELUDE, changed, compare_pair, cut, undefined

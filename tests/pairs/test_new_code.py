@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.new_code.model import RedirectKind
-from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL
+from ksplicd.elf.read import read_object
+from ksplicd.elf.write import write_object
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.run import run
 from tests.support.objects.pair import FakeUnit, compare, cut, kept, new_functions, undefined

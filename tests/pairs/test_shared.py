@@ -14,8 +14,9 @@ from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import Anchored, NewCode
-from ksplicd.elf import read_object, write_object
 from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL
+from ksplicd.elf.read import read_object
+from ksplicd.elf.write import write_object
 from ksplicd.run import run
 from tests.support.objects.pair import FakeUnit, changed, compare, undefined
 

@@ -23,8 +23,7 @@ from ksplicd.create.new_code.model import (
 )
 from ksplicd.create.new_code.tripwires import name_in_core
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.elf import Object, Relocation, Section, Symbol
-from ksplicd.elf.model import SHF_ALLOC, SHF_WRITE, STB_GLOBAL
+from ksplicd.elf.model import SHF_ALLOC, SHF_WRITE, STB_GLOBAL, Object, Relocation, Section, Symbol
 from ksplicd.elf.x86_64 import R_X86_64_64
 from ksplicd.errors import KspliceError
 from ksplicd.lab.cache import Cache, to_stderr

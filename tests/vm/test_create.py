@@ -21,7 +21,7 @@ from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.patch.source_tree import PRESRC, SourceTree
 from ksplicd.create.pipeline import create, make_prebuilt
 from ksplicd.create.request import Created, Request
-from ksplicd.elf import read_object
+from ksplicd.elf.read import read_object
 from ksplicd.errors import (
     BuildError,
     ConfigDirError,

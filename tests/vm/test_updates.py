@@ -12,7 +12,9 @@ import pytest
 from ksplicd import bundle
 from ksplicd.bus import names
 from ksplicd.create.old_code.tables import SYM
-from ksplicd.elf import Object, read_object, write_object
+from ksplicd.elf.model import Object
+from ksplicd.elf.read import read_object
+from ksplicd.elf.write import write_object
 from ksplicd.errors import ERROR_PREFIX
 from ksplicd.lab.guest import Guest
 from ksplicd.model import core_module, new_module

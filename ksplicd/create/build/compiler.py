@@ -20,7 +20,7 @@ from ksplicd.create.build.units import Unit
 from ksplicd.create.messages import compiler_words, names_of
 from ksplicd.create.objects.entry_sizes import probe_source, read_probe
 from ksplicd.create.objects.special import EntrySizes
-from ksplicd.elf import read_object
+from ksplicd.elf.read import read_object
 from ksplicd.errors import BuildError, UnsupportedChangeError
 from ksplicd.run import run_any
 

@@ -19,8 +19,7 @@ from ksplicd.create.diff.layout import compare_layouts
 from ksplicd.create.diff.unit import refuse_new_data
 from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.refusal import refusals_text, refuse
-from ksplicd.elf import Symbol
-from ksplicd.elf.model import STB_LOCAL, STB_WEAK
+from ksplicd.elf.model import STB_LOCAL, STB_WEAK, Symbol
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
 
 _Offers = dict[tuple[str, str], tuple[int, Symbol]]

@@ -26,8 +26,15 @@ from ksplicd.create.objects.special import (
     meaning_of,
     replacement_of,
 )
-from ksplicd.elf import Relocation, Section, Symbol
-from ksplicd.elf.model import SHF_EXECINSTR, SHF_WRITE, SHT_NOBITS, STB_LOCAL
+from ksplicd.elf.model import (
+    SHF_EXECINSTR,
+    SHF_WRITE,
+    SHT_NOBITS,
+    STB_LOCAL,
+    Relocation,
+    Section,
+    Symbol,
+)
 from ksplicd.elf.x86_64 import R_X86_64_PC32, R_X86_64_PLT32, RELOCATION_TYPES
 
 _SHOWN: Final = 40

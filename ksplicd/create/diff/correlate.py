@@ -19,8 +19,7 @@ from ksplicd.create.diff.twins import Pairing, Twins, can_be_twins, is_numbered,
 from ksplicd.create.diff.twins_by_use import is_alike, pair_by_use, pair_leftovers
 from ksplicd.create.objects.index import ObjectIndex, code_section_of, relocations_in
 from ksplicd.create.objects.names import base_name, is_cold_part
-from ksplicd.elf import Symbol
-from ksplicd.elf.model import STB_LOCAL, STT_FILE, STT_OBJECT, STT_SECTION
+from ksplicd.elf.model import STB_LOCAL, STT_FILE, STT_OBJECT, STT_SECTION, Symbol
 
 _Named = dict[tuple[str, str], list[Symbol]]
 """Symbols by name and source file, the latter only where it matters."""

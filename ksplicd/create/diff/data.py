@@ -30,9 +30,8 @@ from ksplicd.create.objects.names import (
 )
 from ksplicd.create.objects.special import is_special_section
 from ksplicd.create.refusal import Refusal, refuse
-from ksplicd.elf import Relocation, Section, Symbol
 from ksplicd.elf.instructions import Role
-from ksplicd.elf.model import STB_LOCAL
+from ksplicd.elf.model import STB_LOCAL, Relocation, Section, Symbol
 
 _NOT_DATA = (
     "__ksymtab", "___ksymtab", "__kcrctab", "___kcrctab", ".export_symbol", ".discard", ".modinfo",

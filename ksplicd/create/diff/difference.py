@@ -14,8 +14,7 @@ from ksplicd.create.diff.pointers import PointerChange
 from ksplicd.create.diff.twins import Twins
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.refusal import Refusal, refuse
-from ksplicd.elf import Symbol
-from ksplicd.elf.model import STB_LOCAL
+from ksplicd.elf.model import STB_LOCAL, Symbol
 from ksplicd.model import VMLINUX
 
 

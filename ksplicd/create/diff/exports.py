@@ -5,8 +5,7 @@ A patch may change that without harm: the list is read when a module is loaded, 
 kernel's list stays as it is.  New code reaches what it needs without it.
 """
 
-from ksplicd.elf import Object
-from ksplicd.elf.model import STT_SECTION
+from ksplicd.elf.model import STT_SECTION, Object
 
 _TABLES = {"___ksymtab+": "for all modules", "___ksymtab_gpl+": "for GPL modules"}
 """Beginnings of section names until Linux 6.3 (include/linux/export.h)."""

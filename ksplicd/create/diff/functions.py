@@ -14,7 +14,7 @@ from ksplicd.create.diff.twins import Twins
 from ksplicd.create.objects.index import ObjectIndex, code_section_of
 from ksplicd.create.objects.names import is_boot_section, is_cold_part, is_prefix, is_static_call
 from ksplicd.create.refusal import Refusal, refuse
-from ksplicd.elf import Symbol
+from ksplicd.elf.model import Symbol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Final
 from ksplicd.create.diff.twins import Twins
 from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.refusal import Refusal, refuse
-from ksplicd.elf import Symbol
+from ksplicd.elf.model import Symbol
 
 KINDS: Final = (
     "pre_apply", "check_apply", "apply", "post_apply", "fail_apply",

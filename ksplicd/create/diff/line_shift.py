@@ -14,8 +14,8 @@ from typing import Final
 
 from ksplicd.create.objects.index import ObjectIndex, relocations_in, string_at
 from ksplicd.create.objects.names import is_literal
-from ksplicd.elf import Relocation, Section, Symbol
 from ksplicd.elf.instructions import Role
+from ksplicd.elf.model import Relocation, Section, Symbol
 from ksplicd.elf.x86_64 import R_X86_64_PC32, R_X86_64_PLT32
 
 _SOURCE_FILE: Final = re.compile(rb"[\w./+-]+\.[ch]\0$")

@@ -11,8 +11,7 @@ from typing import Final
 
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.objects.index import Referent, relocations_in
-from ksplicd.elf import Symbol
-from ksplicd.elf.model import SHT_NOBITS
+from ksplicd.elf.model import SHT_NOBITS, Symbol
 from ksplicd.elf.x86_64 import R_X86_64_64
 
 _SIZE: Final = 8

@@ -15,8 +15,7 @@ from ksplicd.create.objects.names import (
     is_content_alone,
     is_per_cpu,
 )
-from ksplicd.elf import Symbol
-from ksplicd.elf.model import STB_LOCAL
+from ksplicd.elf.model import STB_LOCAL, Symbol
 
 LOG = phase("twins")
 

@@ -17,8 +17,7 @@ from ksplicd.create.objects.index import (
     string_at,
 )
 from ksplicd.create.objects.names import base_name
-from ksplicd.elf import Symbol
-from ksplicd.elf.model import SHF_WRITE
+from ksplicd.elf.model import SHF_WRITE, Symbol
 
 
 def pair_by_use(pairing: Pairing) -> None:

@@ -21,7 +21,7 @@ from ksplicd.create.diff.hooks import read_hooks
 from ksplicd.create.objects.index import ObjectIndex, relocations_in
 from ksplicd.create.objects.names import is_exit_section, is_per_cpu
 from ksplicd.create.refusal import Refusal, refuse
-from ksplicd.elf import Symbol
+from ksplicd.elf.model import Symbol
 
 
 def diff(pre: ObjectIndex, post: ObjectIndex) -> Difference:

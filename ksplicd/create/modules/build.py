@@ -18,7 +18,7 @@ from ksplicd.create.modules.livepatch import write_livepatch_module
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.tripwires import count_calls
 from ksplicd.create.stock.config_dir import ConfigDir
-from ksplicd.elf import write_object
+from ksplicd.elf.write import write_object
 from ksplicd.errors import BuildError
 from ksplicd.model import (
     core_module,

@@ -11,15 +11,18 @@ from collections import defaultdict
 from typing import Final
 
 from ksplicd.create.new_code.aliases import is_function_alias
-from ksplicd.elf import (
+from ksplicd.elf.model import (
+    SHN_LIVEPATCH,
+    STB_LOCAL,
+    STT_FUNC,
+    STT_NOTYPE,
     LivepatchRelocations,
     Object,
     Relocation,
     Symbol,
-    read_object,
-    write_object,
 )
-from ksplicd.elf.model import SHN_LIVEPATCH, STB_LOCAL, STT_FUNC, STT_NOTYPE
+from ksplicd.elf.read import read_object
+from ksplicd.elf.write import write_object
 from ksplicd.model import NEW_SUFFIX
 
 _KLP_SYMBOL: Final = re.compile(r"\.klp\.sym(?:@(?P<target>[^@]+)@|\.)(?P<object>[^.]+)\.")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ksplicd.create.diff.difference import UnitChange
-from ksplicd.elf import Symbol
+from ksplicd.elf.model import Symbol
 
 _FUNCTION: Final = "ksplice_new_"
 _HOOK: Final = "ksplice_hook_"

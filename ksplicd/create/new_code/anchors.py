@@ -15,7 +15,7 @@ from ksplicd.create.diff.twins import Twins
 from ksplicd.create.objects.index import code_section_of
 from ksplicd.create.objects.names import is_cold_part, main_name
 from ksplicd.create.objects.special import is_special_section
-from ksplicd.elf import Relocation, Section, Symbol
+from ksplicd.elf.model import Relocation, Section, Symbol
 
 _CALL: Final = 0xE8
 

@@ -29,7 +29,8 @@ from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.create.stock.unit import StockUnit
-from ksplicd.elf import Symbol, read_object
+from ksplicd.elf.model import Symbol
+from ksplicd.elf.read import read_object
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX
 

@@ -15,7 +15,7 @@ from ksplicd.create.new_code.static_keys import choose_entries, key_of
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.special import REPLACEMENTS, Entry, is_special_section
 from ksplicd.create.refusal import Refusals
-from ksplicd.elf import Relocation, Section, Symbol
+from ksplicd.elf.model import Relocation, Section, Symbol
 from ksplicd.model import VMLINUX
 
 LOG: Final = phase("cut")

@@ -32,7 +32,6 @@ from ksplicd.create.objects.special import (
     replacement_of,
 )
 from ksplicd.create.refusal import Refusals
-from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.model import (
     SHF_GROUP,
     SHF_LINK_ORDER,
@@ -41,6 +40,10 @@ from ksplicd.elf.model import (
     STT_FUNC,
     STT_OBJECT,
     STT_SECTION,
+    Object,
+    Relocation,
+    Section,
+    Symbol,
 )
 
 LOG: Final = phase("cut")

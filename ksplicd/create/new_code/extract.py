@@ -25,7 +25,7 @@ from ksplicd.create.new_code.redirects import plan_redirects
 from ksplicd.create.objects.index import Referent
 from ksplicd.create.objects.special import is_special_section
 from ksplicd.create.refusal import Refusals
-from ksplicd.elf import Symbol
+from ksplicd.elf.model import Symbol
 
 LOG: Final = phase("cut")
 

@@ -15,8 +15,7 @@ from ksplicd.create.new_code.redirects import RedirectPlan
 from ksplicd.create.objects.index import code_section_of
 from ksplicd.create.objects.names import is_exit_section
 from ksplicd.create.refusal import Refusals
-from ksplicd.elf import Symbol
-from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL
+from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL, Symbol
 
 LOG: Final = phase("cut")
 

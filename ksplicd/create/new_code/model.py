@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from ksplicd.elf import Object, Symbol
+from ksplicd.elf.model import Object, Symbol
 from ksplicd.model import PatchedFunction, PatchedPointer
 
 

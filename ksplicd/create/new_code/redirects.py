@@ -16,8 +16,7 @@ from ksplicd.create.objects.index import code_section_of
 from ksplicd.create.objects.names import is_exit_section, is_init_section
 from ksplicd.create.objects.special import is_special_section
 from ksplicd.create.refusal import Refusal
-from ksplicd.elf import Section, Symbol
-from ksplicd.elf.model import STB_LOCAL
+from ksplicd.elf.model import STB_LOCAL, Section, Symbol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Final
 
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.special import Entry
-from ksplicd.elf import Symbol
+from ksplicd.elf.model import Symbol
 
 JUMP_TABLE: Final = "__jump_table"
 STATIC_CALLS: Final = ".static_call_sites"

@@ -8,7 +8,7 @@ is built with room for as many places as there are calls (kmodsrc/tripwire.c).
 
 from typing import Final
 
-from ksplicd.elf import Object
+from ksplicd.elf.model import Object
 
 CALLED: Final = "ksplice_tripwire_hit"
 """What units call."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ksplicd.create.objects.special import TABLES, EntryLayout, EntrySizes, SpecialTable
-from ksplicd.elf import Object, Section
+from ksplicd.elf.model import Object, Section
 from ksplicd.errors import ElfError
 
 _PREFIX: Final = "ksplice_sizeof"

@@ -15,10 +15,19 @@ from types import MappingProxyType
 
 from ksplicd.create.objects.names import is_cold_part, is_prefix, main_name
 from ksplicd.create.objects.special import Entry, EntrySizes, is_special_section, read_entries
-from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.debug_line import read_lines
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
-from ksplicd.elf.model import STT_FILE, STT_FUNC, STT_NOTYPE, STT_OBJECT, STT_SECTION
+from ksplicd.elf.model import (
+    STT_FILE,
+    STT_FUNC,
+    STT_NOTYPE,
+    STT_OBJECT,
+    STT_SECTION,
+    Object,
+    Relocation,
+    Section,
+    Symbol,
+)
 from ksplicd.elf.x86_64 import R_X86_64_PLT32, RELOCATION_TYPES
 
 

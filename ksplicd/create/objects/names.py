@@ -8,7 +8,7 @@ The names are those of gcc and clang, of the kernel's headers and of its linker 
 import re
 from typing import Final
 
-from ksplicd.elf import Section, Symbol
+from ksplicd.elf.model import Section, Symbol
 
 _NUMBER: Final = re.compile(r"\.\d+(?=\.|$)")
 _COLD: Final = re.compile(r"\.cold(?:\.\d+)?$")

@@ -9,7 +9,7 @@ from typing import Final
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.objects.special import TABLE_BY_SECTION
-from ksplicd.elf import Object, Symbol
+from ksplicd.elf.model import Object, Symbol
 from ksplicd.elf.x86_64 import ENDBR64
 
 NO_KPROBES: Final = (".noinstr", ".kprobes", ".entry", ".cpuidle")

@@ -15,9 +15,18 @@ from dataclasses import dataclass
 from ksplicd.create.objects.index import ObjectIndex, Referent
 from ksplicd.create.objects.names import is_boot_section, is_code_fragment, is_prefix
 from ksplicd.create.objects.special import REPLACEMENTS, EntrySizes, is_special_section
-from ksplicd.elf import Object, Relocation, Section, Symbol
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
-from ksplicd.elf.model import SHT_GROUP, SHT_NOBITS, STT_NOTYPE, STT_OBJECT, STT_SECTION
+from ksplicd.elf.model import (
+    SHT_GROUP,
+    SHT_NOBITS,
+    STT_NOTYPE,
+    STT_OBJECT,
+    STT_SECTION,
+    Object,
+    Relocation,
+    Section,
+    Symbol,
+)
 from ksplicd.elf.x86_64 import R_X86_64_PLT32
 
 

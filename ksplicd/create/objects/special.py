@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ksplicd.elf import Relocation, Section
+from ksplicd.elf.model import Relocation, Section
 from ksplicd.errors import ElfError
 
 EntrySizes = Mapping[str, int]

@@ -17,7 +17,7 @@ from ksplicd.create.objects.special import (
     lengths_of,
     replacement_of,
 )
-from ksplicd.elf import Section, Symbol
+from ksplicd.elf.model import Section, Symbol
 from ksplicd.elf.x86_64 import ENDBR64
 from ksplicd.errors import ElfError
 

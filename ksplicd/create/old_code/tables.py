@@ -15,8 +15,7 @@ from ksplicd.create.old_code.sites import Site, SiteKind, read_sites
 from ksplicd.create.stock.match import UnitMatch, is_merged_reference, merged_content
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.create.stock.unit import StockUnit
-from ksplicd.elf import Relocation, Section, Symbol
-from ksplicd.elf.model import STB_GLOBAL, STT_SECTION
+from ksplicd.elf.model import STB_GLOBAL, STT_SECTION, Relocation, Section, Symbol
 from ksplicd.elf.x86_64 import RELOCATION_TYPES
 from ksplicd.errors import ImageMismatchError
 

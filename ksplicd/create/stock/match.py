@@ -14,8 +14,7 @@ from typing import Final
 
 from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.system_map import SymbolMap
-from ksplicd.elf import Object, Relocation, Section, Symbol
-from ksplicd.elf.model import STB_WEAK, STT_SECTION
+from ksplicd.elf.model import STB_WEAK, STT_SECTION, Object, Relocation, Section, Symbol
 from ksplicd.elf.x86_64 import ADDRESS_MASK, RELOCATION_TYPES
 from ksplicd.errors import ElfError, ImageMismatchError
 

@@ -13,8 +13,7 @@ from ksplicd.create.stock.match import UnitMatch
 from ksplicd.create.stock.module import StockModule
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.create.stock.vmlinux import StockVmlinux
-from ksplicd.elf import Symbol
-from ksplicd.elf.model import STB_LOCAL
+from ksplicd.elf.model import STB_LOCAL, Symbol
 from ksplicd.errors import ImageMismatchError
 from ksplicd.model import VMLINUX
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ksplicd import bundle
 from ksplicd.create.stock.module import find_stock_module
-from ksplicd.elf import read_object
+from ksplicd.elf.read import read_object
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest

@@ -18,7 +18,7 @@ from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.create.stock.image import read_image
 from ksplicd.create.stock.match import match_unit
 from ksplicd.create.stock.system_map import SymbolMap, read_system_map
-from ksplicd.elf import read_object
+from ksplicd.elf.read import read_object
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.run import run

@@ -3,7 +3,8 @@
 
 from pathlib import Path
 
-from ksplicd.elf import Object, read_object
+from ksplicd.elf.model import Object
+from ksplicd.elf.read import read_object
 from ksplicd.run import run
 
 KERNEL_LIKE = (

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ksplicd.create.stock.image import KernelImage, read_image
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
-from ksplicd.elf import Object, read_object
 from ksplicd.elf.linked import Segment
+from ksplicd.elf.model import Object
+from ksplicd.elf.read import read_object
 from ksplicd.run import run
 from tests.support.objects.compile import compile_c
 

@@ -3,8 +3,8 @@
 
 import struct
 
-from ksplicd.elf import Object, Relocation, Section, Symbol, write_object
-from ksplicd.elf.model import SHT_NOBITS, STB_GLOBAL
+from ksplicd.elf.model import SHT_NOBITS, STB_GLOBAL, Object, Relocation, Section, Symbol
+from ksplicd.elf.write import write_object
 from ksplicd.elf.x86_64 import R_X86_64_PLT32
 
 

@@ -14,8 +14,8 @@ from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.objects.names import is_cold_part
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import TABLES
-from ksplicd.elf import Object, read_object
-from ksplicd.elf.model import STB_LOCAL
+from ksplicd.elf.model import STB_LOCAL, Object
+from ksplicd.elf.read import read_object
 from tests.support.objects.compile import SPLIT, compile_c
 
 SIZES = dict.fromkeys((t.section for t in TABLES), 4) | {

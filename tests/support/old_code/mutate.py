@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from ksplicd.create.old_code.tables import FUNC, HEADER, REF_SLOT, RELOC, SITE, SYM
-from ksplicd.elf import Object, read_object, write_object
+from ksplicd.elf.model import Object
+from ksplicd.elf.read import read_object
+from ksplicd.elf.write import write_object
 from tests.support.old_code.blob import Blob, Reloc, Site
 
 NOP: Final = 0x90

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ksplicd.cli.main import main
-from ksplicd.elf import read_object
 from ksplicd.elf.model import STB_GLOBAL
+from ksplicd.elf.read import read_object
 from ksplicd.run import run
 from tests.support.needs import needs
 from tests.support.objects.compile import KERNEL_LIKE, SPLIT, compile_c

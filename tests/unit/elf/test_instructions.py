@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.elf import read_object
 from ksplicd.elf.instructions import Role, UndecodableError, read_fields
+from ksplicd.elf.read import read_object
 from ksplicd.run import run
 
 LINES = """

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksplicd.elf import read_object
 from ksplicd.elf.linked import read_linked
-from ksplicd.elf.read import EHDR, RELA, SHDR
+from ksplicd.elf.read import EHDR, RELA, SHDR, read_object
 from ksplicd.elf.x86_64 import R_X86_64_PLT32
 from ksplicd.errors import ElfError
 from tests.support.objects.compile import SOURCE, SPLIT, compile_c

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from ksplicd.elf import read_object
+from ksplicd.elf.read import read_object
 from tests.support.objects.compile import SOURCE, SPLIT, compile_c
 
 

@@ -6,17 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksplicd.elf import (
+from ksplicd.elf.model import (
+    SHN_LIVEPATCH,
+    STB_GLOBAL,
+    STT_FUNC,
     LivepatchRelocations,
     Object,
     Relocation,
     Section,
     Symbol,
-    read_object,
-    write_object,
 )
-from ksplicd.elf.model import SHN_LIVEPATCH, STB_GLOBAL, STT_FUNC
-from ksplicd.elf.read import EHDR, SHDR
+from ksplicd.elf.read import EHDR, SHDR, read_object
+from ksplicd.elf.write import write_object
 from ksplicd.elf.x86_64 import R_X86_64_PLT32
 from ksplicd.errors import ElfError
 from ksplicd.run import run

@@ -2,8 +2,8 @@
 from pathlib import Path
 
 from ksplicd.create.modules.livepatch import write_livepatch_module
-from ksplicd.elf import read_object
 from ksplicd.elf.model import SHN_LIVEPATCH
+from ksplicd.elf.read import read_object
 from tests.support.objects.compile import SPLIT, compile_c
 
 SOURCE = """

@@ -8,7 +8,8 @@ import pytest
 
 from ksplicd.create.objdiff import read_sizes
 from ksplicd.create.objects.entry_sizes import infer_sizes
-from ksplicd.elf import Object, read_object
+from ksplicd.elf.model import Object
+from ksplicd.elf.read import read_object
 from ksplicd.errors import BuildError, ElfError
 from ksplicd.run import run
 

@@ -4,7 +4,7 @@
 import pytest
 
 from ksplicd.create.objects.index import string_at
-from ksplicd.elf import Section
+from ksplicd.elf.model import Section
 
 
 @pytest.mark.parametrize(

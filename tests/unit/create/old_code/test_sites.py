@@ -7,7 +7,7 @@ import pytest
 
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.old_code.sites import Site, SiteKind, read_sites
-from ksplicd.elf import Object
+from ksplicd.elf.model import Object
 from ksplicd.errors import ElfError
 from tests.support.objects.compile import compile_object
 

@@ -17,7 +17,8 @@ from ksplicd.create.stock.module import (
     stock_modules,
 )
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
-from ksplicd.elf import Object, write_object
+from ksplicd.elf.model import Object
+from ksplicd.elf.write import write_object
 from ksplicd.errors import ConfigDirError
 from tests.support.needs import require
 from tests.support.objects.compile import compile_object

@@ -9,7 +9,7 @@ from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.stock.system_map import write_system_map
-from ksplicd.elf import write_object
+from ksplicd.elf.write import write_object
 from tests.support.objects.compile import compile_object
 from tests.support.objects.link import Linked, link
 from tests.support.objects.pair import SIZES
