@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Fixtures of the tests that need a guest.
 
-``guest`` is a fresh guest for each test, restored in a moment.  Tests of ksplicd on a host take
+``guest`` is a fresh guest for each test, restored in a moment; ``shared_guest`` is one for those
+tests of a file that do not disturb each other.  Tests of ksplicd on a host take
 ``installed_guest``, where ksplicd is installed as by its package.  Both run ``kernel``,
 which is 6.1, or 6.12 with ``KSPLICE_KERNEL=next``; a test with the mark ``kernels("6.1", "6.12")``
 is run on each of these.
@@ -21,12 +22,12 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import Snapshot, take_snapshot
-from tests.support.guest.golden import check_log
-from tests.support.guest.hand import Update
+from tests.support.guest.golden import begin_log, check_log
+from tests.support.guest.hand import UNLOAD_OURS, Update, is_clean
 from tests.support.guest.hostile import make_hostile_bundle
 from tests.support.guest.install import package_layer
 from tests.support.guest.installed import Signed, signed_fix
-from tests.support.guest.keep import REPORTS, guest_for
+from tests.support.guest.keep import REPORTS, guest_for, stay_if_failed
 from tests.support.guest.maker import Maker
 from tests.support.guest.modules import altered_romfs, make_modules_bundle, prepare_mounts
 from tests.support.kernels import slice as sample
@@ -100,6 +101,27 @@ def guest(snapshot: Snapshot, request: pytest.FixtureRequest) -> Iterator[Guest]
         yield running
 
 
+@pytest.fixture(scope="module")
+def module_guest(snapshot: Snapshot) -> Iterator[Guest]:
+    with Guest(snapshot) as running:
+        yield running
+
+
+@pytest.fixture
+def shared_guest(module_guest: Guest, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """The guest of all tests of a file that load modules of ours and nothing else.
+
+    They are unloaded, and nothing of them may stay; after a test that failed the guest is new.
+    """
+    begin_log(module_guest)
+    yield module_guest
+    if stay_if_failed(request, module_guest):
+        module_guest.reset()
+    else:
+        module_guest.run(UNLOAD_OURS)
+        assert is_clean(module_guest)
+
+
 @pytest.fixture(scope="session")
 def installed_snapshot(
     lab_cache: Cache, machine: Machine, tmp_path_factory: pytest.TempPathFactory
@@ -169,7 +191,7 @@ def hostile_bundle(
 @pytest.fixture
 def golden_log(request: pytest.FixtureRequest) -> Iterator[None]:
     """At the end, compare the kernel's log with the golden one of this test."""
-    found = {"guest", "installed_guest"} & set(request.fixturenames)
+    found = {"guest", "installed_guest", "shared_guest"} & set(request.fixturenames)
     guests: list[Guest] = [request.getfixturevalue(name) for name in found]
     yield
     for guest in guests:

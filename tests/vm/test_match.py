@@ -57,11 +57,11 @@ def test_enough_is_compared(update: OldCode) -> None:
     assert {r.kind for f in functions for r in f.relocs} == {REF_SYM, REF_BYTES}
 
 
-def test_stock_kernel_matches(guest: Guest, update: OldCode) -> None:
-    assert_matches(guest, update)
-    guest.run(["rmmod", OLD])
-    assert state(guest, "matched").startswith("vmlinux "), "the core remembers"
-    guest.run(["rmmod", CORE])
+def test_stock_kernel_matches(shared_guest: Guest, update: OldCode) -> None:
+    assert_matches(shared_guest, update)
+    shared_guest.run(["rmmod", OLD])
+    assert state(shared_guest, "matched").startswith("vmlinux "), "the core remembers"
+    shared_guest.run(["rmmod", CORE])
 
 
 @pytest.mark.parametrize(
@@ -131,40 +131,40 @@ def change_string(blob: Blob) -> None:
     ],
 )
 def test_old_code_that_differs_is_refused(
-    guest: Guest, update: OldCode, damage: Damage, kind: str
+    shared_guest: Guest, update: OldCode, damage: Damage, kind: str
 ) -> None:
     blob = Blob(update.tables)
     damage(blob)
-    load_core(guest, update)
-    assert match(guest, update.with_tables(bytes(blob.data))) != 0
-    assert state(guest, "abort_cause") == "no_match"
-    found = mismatch(guest)
+    load_core(shared_guest, update)
+    assert match(shared_guest, update.with_tables(bytes(blob.data))) != 0
+    assert state(shared_guest, "abort_cause") == "no_match"
+    found = mismatch(shared_guest)
     assert found["kind"] == kind
     assert found["target"] == "vmlinux"
     assert found["function"] in {f.name for f in blob.functions()}
-    assert OLD not in guest.run(["lsmod"]).out
-    assert state(guest, "matched") == ""
+    assert OLD not in shared_guest.run(["lsmod"]).out
+    assert state(shared_guest, "matched") == ""
 
 
-def test_one_byte_is_named_exactly(guest: Guest, update: OldCode) -> None:
+def test_one_byte_is_named_exactly(shared_guest: Guest, update: OldCode) -> None:
     blob = Blob(update.tables)
     f = blob.function("do_fcntl")
     offset = next(i for i in range(len(f.code) // 2, len(f.code)) if f.is_plain(i))
     blob.data[f.at + offset] ^= 0x40
-    load_core(guest, update)
-    assert match(guest, update.with_tables(bytes(blob.data))) != 0
-    found = mismatch(guest)
+    load_core(shared_guest, update)
+    assert match(shared_guest, update.with_tables(bytes(blob.data))) != 0
+    found = mismatch(shared_guest)
     assert found["function"] == "do_fcntl"
     assert int(found["offset"], 16) == offset
     assert found["kind"] == "bytes"
     expected, seen = bytes.fromhex(found["expected"]), bytes.fromhex(found["found"])
     assert expected[0] == seen[0] ^ 0x40 == f.code[offset] ^ 0x40
     assert expected[1:] == seen[1:]
-    assert state(guest, "mismatch") in guest.kernel_log()
+    assert state(shared_guest, "mismatch") in shared_guest.kernel_log()
     # ... and the whole old code still matches afterwards.
-    assert match(guest, update.old) == 0
-    assert state(guest, "abort_cause") == "ok"
-    assert state(guest, "mismatch") == ""
+    assert match(shared_guest, update.old) == 0
+    assert state(shared_guest, "abort_cause") == "ok"
+    assert state(shared_guest, "mismatch") == ""
 
 
 def test_a_running_kernel_that_was_changed_is_refused(guest: Guest, update: OldCode) -> None:
@@ -214,12 +214,12 @@ def raise_position(blob: Blob) -> None:
     ],
 )
 def test_symbols_must_be_where_the_map_says(
-    guest: Guest, update: OldCode, damage: Damage, cause: str, kind: str
+    shared_guest: Guest, update: OldCode, damage: Damage, cause: str, kind: str
 ) -> None:
     blob = Blob(update.tables)
     damage(blob)
-    load_core(guest, update)
-    assert match(guest, update.with_tables(bytes(blob.data))) != 0
-    assert state(guest, "abort_cause") == cause
-    assert mismatch(guest).keys() == {"target", "symbol", "kind"}
-    assert mismatch(guest)["kind"] == kind
+    load_core(shared_guest, update)
+    assert match(shared_guest, update.with_tables(bytes(blob.data))) != 0
+    assert state(shared_guest, "abort_cause") == cause
+    assert mismatch(shared_guest).keys() == {"target", "symbol", "kind"}
+    assert mismatch(shared_guest)["kind"] == kind

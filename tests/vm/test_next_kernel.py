@@ -85,8 +85,8 @@ def test_machines_match(
         assert_matches(guest, old_code)
 
 
-def test_stock_kernel_matches(guest: Guest, old_code: OldCode) -> None:
-    assert_matches(guest, old_code)
+def test_stock_kernel_matches(shared_guest: Guest, old_code: OldCode) -> None:
+    assert_matches(shared_guest, old_code)
 
 
 def move_a_call(blob: Blob) -> None:
@@ -118,13 +118,16 @@ def name_other_variables(blob: Blob) -> None:
     ],
 )
 def test_old_code_that_differs_is_refused(
-    guest: Guest, old_code: OldCode, damage: Damage, kind: str
+    shared_guest: Guest, old_code: OldCode, damage: Damage, kind: str
 ) -> None:
     blob = Blob(old_code.tables)
     damage(blob)
-    load_core(guest, old_code)
-    assert match(guest, old_code.with_tables(bytes(blob.data))) != 0
-    assert (state(guest, "abort_cause"), mismatch(guest)["kind"]) == ("no_match", kind)
+    load_core(shared_guest, old_code)
+    assert match(shared_guest, old_code.with_tables(bytes(blob.data))) != 0
+    assert (state(shared_guest, "abort_cause"), mismatch(shared_guest)["kind"]) == (
+        "no_match",
+        kind,
+    )
 
 
 def test_real_fix(guest: Guest, lab_cache: Cache, kernel: KernelPackages, fix: sample.Fix) -> None:

@@ -19,6 +19,7 @@ _OURS: Final = re.compile(r"(ksplice_\w+|livepatch): ")
 _OF_THE_MOMENT: Final = re.compile(r"taint|signaling remaining tasks$")
 """What is only said once in a boot, or after 15 seconds."""
 _READ: Final = "dd if=/dev/kmsg iflag=nonblock bs=8192 2>/dev/null | sed -n 's/^[^ ;]*;//p'"
+_MARK: Final = "---- a test begins ----"
 
 
 def told(log: str) -> str:
@@ -30,9 +31,14 @@ def told(log: str) -> str:
     return re.sub(r"\b\d+\b", "N", text)
 
 
+def begin_log(guest: RunningGuest) -> None:
+    """Forget, for ``check_log`` and ``kernel_log``, what the kernel has said so far."""
+    guest.run(f"echo '{_MARK}' >/dev/kmsg; dmesg --clear")
+
+
 def check_log(guest: RunningGuest, file: str, test: str) -> None:
-    """Compare the whole log, also what ``dmesg --clear`` hides."""
-    log = guest.run(_READ).out
+    """Compare the whole log of a test, also what ``dmesg --clear`` hides."""
+    log = guest.run(_READ).out.rpartition(f"{_MARK}\n")[2]
     assert not has_complaint(log), log
     golden = LOGS / file / f"{re.sub(r'[^-+.,=A-Za-z0-9_]', '_', test)}.log"
     if os.environ.get("KSPLICE_LOGS") == "write":

@@ -20,6 +20,10 @@ from tests.support.guest.keep import kept
 from tests.support.kernels import slice as sample
 from tests.support.waiting import wait_in_guest
 
+# A core is in use as long as another module of its update is there.
+UNLOAD_OURS = "for i in 1 2; do rmmod $(lsmod | grep -o '^ksplice_[^ ]*') 2>/dev/null; done; true"
+"""Unloads modules that were loaded and not enabled."""
+
 
 class Edit(NamedTuple):
     """The first ``old`` in a file of the kernel's source becomes ``new``."""

@@ -75,9 +75,15 @@ def guest_for(request: pytest.FixtureRequest, snapshot: Snapshot) -> Iterator[Gu
     """Restore a guest for a test."""
     with Guest(snapshot) as guest:
         yield guest
-        failed = [report for report in request.node.stash.get(REPORTS, []) if report.failed]
-        if KEEP and failed:
-            stay(guest, f"{failed[0].nodeid}\n{failed[0].longreprtext}")
+        stay_if_failed(request, guest)
+
+
+def stay_if_failed(request: pytest.FixtureRequest, guest: Guest) -> bool:
+    """Have ``guest`` stay when its test has failed, if that is wanted; tell whether it has."""
+    failed = [report for report in request.node.stash.get(REPORTS, []) if report.failed]
+    if KEEP and failed:
+        stay(guest, f"{failed[0].nodeid}\n{failed[0].longreprtext}")
+    return bool(failed)
 
 
 @contextlib.contextmanager
