@@ -115,11 +115,12 @@ unit: setup
 check: setup
 	@$(run) -m tests.tools.check $(BASE)
 
-# Two guests at a time, each emulated by one thread.  One that is kept waits for who logs in.
-guests = tests/bus tests/vm
+# Two guests at a time, each emulated by one thread; the long files come first, so that both end
+# at about the same time.  A guest that is kept waits for who logs in.
+guests = tests/vm tests/bus
 vm: setup
 	$(if $(KEEP),KSPLICE_KEEP=1) $(run) -m pytest -q --durations=10 \
-		$(if $(KEEP),-x -s,$(if $(T),,-n 2 --dist loadfile)) \
+		$(if $(KEEP),-x -s,$(if $(T),,-n 2 --dist loadfile --no-loadscope-reorder)) \
 		$(if $(T),$(T) $(if $(findstring tests/,$(T)),,$(guests)),$(guests))
 
 # The guests' tests that do not need a bug of the older kernel, on the newer one.  A busy processor

@@ -112,7 +112,7 @@ ALL = ["tests", "--ignore=tests/bus", "--ignore=tests/vm"]
         (["unit", "T=-k soak"], ["-k", "soak", *ALL]),
         (["unit", "T=tests/pairs -k constant"], ["tests/pairs", "-k", "constant"]),
         (["vm", "T=tests/vm/test_off.py"], ["tests/vm/test_off.py"]),
-        (["vm", "T=-k kprobe"], ["-k", "kprobe", "tests/bus", "tests/vm"]),
+        (["vm", "T=-k kprobe"], ["-k", "kprobe", "tests/vm", "tests/bus"]),
         (["vm", "T=tests/vm/test_off.py", "KEEP=1"], ["-x", "-s", "tests/vm/test_off.py"]),
     ],
 )
