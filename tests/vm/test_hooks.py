@@ -20,6 +20,8 @@ from tests.support.guest.hand import (
     wait_for_stack,
     write_patch,
 )
+from tests.support.guest.host import Host
+from tests.support.guest.maker import Maker
 from tests.support.guest.modules import ROMFS, mount, prepare_mounts
 from tests.support.guest.shadows import count_shadows
 from tests.support.kernels import slice as sample
@@ -257,15 +259,11 @@ def test_hook_that_returns_a_positive_number_fails(guest: Guest, update: Update)
 
 
 def test_hook_that_fails_in_the_daemon(
-    installed_guest: Guest, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
+    installed_guest: Guest, made: bundle.Bundle, maker: Maker
 ) -> None:
     guest = installed_guest
-    key = sample.throwaway_key(tmp_path)
-    patch = write_patch(tree, tmp_path / "hooks.patch", *EDITS)
-    file = sample.make_update(lab_cache, kernel, patch, key.secret, out=tmp_path, kid=KID)
-    guest.put("/etc/ksplicd/keys.d/test.pub", key.public, mode=0o644)
-    guest.put(f"/root/{file.name}", file)
-    guest.put(f"/root/{file.name}.minisig", sample.signature_of(file))
+    file = maker.sign(KID, bundle.pack(made.manifest, made.files))
+    Host(guest, maker.key.public, file)
     guest.run(f"sysctl -qw kernel.overflowgid={FAIL['fs']}")
     done = guest.run(f"ksplice apply --raw-errors /root/{file.name}", check=False)
     assert (done.status, done.err.splitlines()[0]) == (5, "call_failed")
