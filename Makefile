@@ -5,7 +5,7 @@
 #   make check     lint, and the unit tests of what changed: a minute
 #   make unit [T=tests/unit/host/test_stages.py]
 #                  the tests that need no guest and no bus; T= chooses: files, tests, -k WORDS
-#   make vm [T=tests/vm/test_match.py] [KEEP=1]
+#   make vm [T=tests/vm/test_match.py] [KEEP=1] [JOBS=3]
 #                  those that do; KEEP=1: a guest whose test failed stays, to log in to
 #   make test-matrix [ALL=1] [ONLY=WORDS]
 #                  apply, check and undo on many machines, and print a table
@@ -115,12 +115,14 @@ unit: setup
 check: setup
 	@$(run) -m tests.tools.check $(BASE)
 
-# Two guests at a time, each emulated by one thread; the long files come first, so that both end
-# at about the same time.  A guest that is kept waits for who logs in.
+# A guest is emulated by one thread, which often waits: three at a time keep two processors busy.
+# The long files come first, so that all end at about the same time.  A guest that is kept waits for
+# who logs in.
+JOBS ?= 3
 guests = tests/vm tests/bus
 vm: setup
 	$(if $(KEEP),KSPLICE_KEEP=1) $(run) -m pytest -q --durations=10 \
-		$(if $(KEEP),-x -s,$(if $(T),,-n 2 --dist loadfile --no-loadscope-reorder)) \
+		$(if $(KEEP),-x -s,$(if $(T),,-n $(JOBS) --dist loadfile --no-loadscope-reorder)) \
 		$(if $(T),$(T) $(if $(findstring tests/,$(T)),,$(guests)),$(guests))
 
 # The guests' tests that do not need a bug of the older kernel, on the newer one.  A busy processor
@@ -128,7 +130,7 @@ vm: setup
 next_tests := $(patsubst %,tests/vm/test_%.py,beside hooks redirect several_files soak \
 	transitions updates warning)
 vm-next: setup
-	KSPLICE_KERNEL=next $(run) -m pytest -q -n 2 --dist loadfile --durations=10 $(next_tests) \
+	KSPLICE_KERNEL=next $(run) -m pytest -q -n $(JOBS) --dist loadfile --durations=10 $(next_tests) \
 		--deselect tests/vm/test_hooks.py::test_real_fix_that_changes_data
 
 # $(call entry,MODULE,FUNCTION,FILE): a program that calls it
