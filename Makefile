@@ -5,7 +5,7 @@
 #   make check     lint, and the unit tests of what changed: a minute
 #   make unit [T=tests/unit/host/test_stages.py]
 #                  the tests that need no guest and no bus; T= chooses: files, tests, -k WORDS
-#   make vm [T=tests/vm/test_match.py] [KEEP=1] [JOBS=3]
+#   make vm [T=tests/vm/test_match.py] [KEEP=1] [JOBS=N]
 #                  those that do; KEEP=1: a guest whose test failed stays, to log in to
 #   make test-matrix [ALL=1] [ONLY=WORDS]
 #                  apply, check and undo on many machines, and print a table
@@ -115,10 +115,9 @@ unit: setup
 check: setup
 	@$(run) -m tests.tools.check $(BASE)
 
-# A guest is emulated by one thread, which often waits: three at a time keep two processors busy.
-# The long files come first, so that all end at about the same time.  A guest that is kept waits for
-# who logs in.
-JOBS ?= 3
+# A guest is emulated by one thread, and two keep two processors busy.  The long files come first,
+# so that all workers end at about the same time.  A guest that is kept waits for whoever logs in.
+JOBS ?= $(shell nproc)
 guests = tests/vm tests/bus
 vm: setup
 	$(if $(KEEP),KSPLICE_KEEP=1) $(run) -m pytest -q --durations=10 \
