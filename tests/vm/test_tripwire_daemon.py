@@ -15,7 +15,7 @@ from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import has_complaint, write_patch
 from tests.support.guest.host import Host
-from tests.support.guest.installed import MANAGER, NAME, Signed
+from tests.support.guest.installed import MANAGER, Signed
 from tests.support.guest.journal import read_journal
 from tests.support.guest.tmpfile import CVE, EXPLOIT, PLACE, exploit, prepare, tmpfile_edits
 from tests.support.host import netlink
@@ -81,7 +81,7 @@ def host(installed_guest: Guest, signed: Signed) -> Iterator[Host]:
     """A host with the update applied."""
     prepare(installed_guest)
     host = Host(installed_guest, signed.public_key, signed.file)
-    host.run(f"ksplice apply /root/{NAME}")
+    host.run(f"ksplice apply /root/{signed.file.name}")
     yield host
     assert not has_complaint(host.guest.kernel_log())
 
