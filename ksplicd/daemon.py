@@ -121,7 +121,6 @@ class Daemon:
             found = await self._service.reconciler.reconcile()
             await self._take_name()
             self._service.modules.watch()
-            self._service.drops.watch()
         except KspliceError as e:
             _log.critical("%s", e)
             self._stop(1)
@@ -136,6 +135,8 @@ class Daemon:
         self._notify("READY=1")
         coroutines.spawn(self._write_metrics())  # or delete the file of an earlier configuration
         await self._resume(found)
+        # only now, or what is dropped meanwhile would be found by both
+        self._service.drops.watch()
         await self._service.drops.scan()
 
     async def _resume(self, found: Reconciliation) -> None:
