@@ -60,8 +60,8 @@ def make_bundle(
 ) -> bundle.Bundle:
     """Build the update ``kid`` from patches."""
     request = sample.request_for(cache, kernel, patches[0], kid=kid)
-    made = sample.create_alone(cache, replace(request, patches=tuple(patches)), cache.progress)
-    return bundle.unpack(made.data)
+    request = replace(request, patches=tuple(patches))
+    return bundle.unpack(sample.made(cache, request, cache.progress))
 
 
 def wait_for_stack(guest: RunningGuest, function: str) -> None:

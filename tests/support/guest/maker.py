@@ -4,8 +4,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ksplicd import bundle, minisign
-from ksplicd.create.pipeline import create
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from tests.support.guest.hand import Edit, write_patch
@@ -38,12 +36,7 @@ class Maker:
             series=series,
             replaces=replaces,
         )
-        return self.sign(kid, create(request, self.cache.progress).data, folder)
+        return self.sign(kid, sample.made(self.cache, request, self.cache.progress), folder)
 
     def sign(self, kid: str, data: bytes, folder: Path | None = None) -> Path:
-        file = (folder or self.folder) / bundle.file_name(kid)
-        file.write_bytes(data)
-        key = minisign.read_secret_key(self.key.secret.read_text())
-        signature = minisign.sign(data, key, trusted_comment="a test")
-        sample.signature_of(file).write_text(signature)
-        return file
+        return sample.write_signed(kid, data, self.key.secret, folder or self.folder)

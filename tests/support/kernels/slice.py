@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ksplicd import minisign
+from ksplicd import bundle, minisign
 from ksplicd.cli import config
-from ksplicd.cli.create import write
 from ksplicd.create.patch.source_tree import PRESRC, SourceTree
 from ksplicd.create.pipeline import create
 from ksplicd.create.request import Created, Request
@@ -24,6 +23,7 @@ from ksplicd.lab.debian import KernelPackages
 from ksplicd.model import new_kid
 from tests.support.kernels.source import ChangelogEntry, KernelSource
 from tests.support.kernels.stock import NEXT_NEWER, NEXT_VERSION, VERSION
+from tests.support.kernels.store import made_once
 
 NEWER: Final = "6.1.192-2"
 """The newer source that the fixes come from."""
@@ -227,9 +227,21 @@ def make_update(
 ) -> Path:
     """Make a signed bundle in the folder ``out`` and return it; the signature is beside it."""
     request = request_for(cache, kernel, patch, kid=kid)
-    return write(
-        create_alone(cache, request, silent), out, minisign.read_secret_key(key.read_text())
-    )
+    return write_signed(request.kid, made(cache, request, silent), key, out)
+
+
+def write_signed(kid: str, data: bytes, key: Path, folder: Path) -> Path:
+    """Write the bundle of an update into a folder, and its signature; return the bundle's file."""
+    file = folder / bundle.file_name(kid)
+    secret = minisign.read_secret_key(key.read_text())
+    signature_of(file).write_text(minisign.sign(data, secret, trusted_comment=file.name))
+    file.write_bytes(data)
+    return file
+
+
+def made(cache: Cache, request: Request, progress: Progress) -> bytes:
+    """Return the bundle of a request, which is created unless it has been before."""
+    return made_once(cache, request, lambda: create_alone(cache, request, progress).data)
 
 
 def create_alone(cache: Cache, request: Request, progress: Progress) -> Created:
