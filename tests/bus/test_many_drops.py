@@ -57,7 +57,7 @@ def test_a_flood_of_drops(bare_host: Host) -> None:
         name = f"ksplice-bad{number:05}.tar.gz"
         write(bare_host, name, b"no bundle")
         write(bare_host, f"{name}.minisig", SIGNATURE)
-    wait_for(lambda: left(bare_host.store) == [], 120)
+    wait_for(lambda: left(bare_host.store) == [], 600)
     wait_for(lambda: {u["Kid"] for u in bare_host.client().objects().updates} == good)
     assert sorted(set(bare_host.outcomes())) == ["REJECTED", "STAGED"]
     assert bare_host.outcomes().count("STAGED") == len(good)

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 """Seconds for what takes a fraction of one on an idle machine."""
-GUEST_PATIENCE: Final = 60.0
+GUEST_PATIENCE: Final = 120.0
 """The same for a guest, whose processors are emulated."""
 GUEST_PAUSE: Final = 0.2
 """Seconds between two looks at a guest, which has something else to do meanwhile."""
