@@ -67,10 +67,16 @@ def edit(tree: Path, tmp_path: Path, path: str, old: str, new: str) -> Path:
     return write_patch(tree, tmp_path / "edit.patch", Edit(path, old, new))
 
 
+@pytest.fixture(scope="module")
+def first(lab_cache: Cache, request_: Request) -> Created:
+    """The update of one fix, created for two tests."""
+    return create(replace(request_, patches=(fcntl_patch(lab_cache),), kid="first000"))
+
+
 @pytest.mark.parametrize("fix", sample.FIXES, ids=lambda fix: fix.file)
-def test_real_fix(lab_cache: Cache, request_: Request, fix: sample.Fix) -> None:
+def test_real_fix(lab_cache: Cache, request_: Request, first: Created, fix: sample.Fix) -> None:
     patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
-    made = create(replace(request_, patches=(patch,)))
+    made = first if fix == sample.FCNTL else create(replace(request_, patches=(patch,)))
     content = bundle.unpack(made.data)
     functions = content.manifest.targets[0].functions
     assert functions
@@ -373,9 +379,8 @@ def test_edited_copies(request_: Request, tree: Path, tmp_path: Path) -> None:
 
 
 def test_update_on_top_of_an_earlier_one(
-    lab_cache: Cache, request_: Request, tree: Path, tmp_path: Path
+    lab_cache: Cache, request_: Request, first: Created, tree: Path, tmp_path: Path
 ) -> None:
-    first = create(replace(request_, patches=(fcntl_patch(lab_cache),), kid="first000"))
     earlier = tmp_path / "first.tar.gz"
     earlier.write_bytes(first.data)
     copy = tmp_path / "copy"
