@@ -78,10 +78,7 @@ class Guest(RunningGuest):
                 raise
         self._qemu.wait(BOOT_TIMEOUT)
         self._qemu.close()
-        machine, disk = self._snapshot.machine, self._disk
-        ram = disk.with_name("ram")
-        ram.unlink(missing_ok=True)
-        super().__init__(Qemu(machine, disk=disk, ram=ram, share=True))
+        super().__init__(Qemu(self.machine, disk=self._disk))
         self.wait_booted()
 
     @property

@@ -74,7 +74,7 @@ def booted(machine: Machine, folder: Path) -> Iterator[RunningGuest]:
     """Boot a machine that no snapshot is kept of."""
     disk = folder / "disk.qcow2"
     make_overlay(disk, machine.image.disk, "raw")
-    qemu = Qemu(machine, disk=disk, ram=folder / "ram", share=True)
+    qemu = Qemu(machine, disk=disk)
     try:
         guest = RunningGuest(qemu)
         guest.wait_booted()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
-from ksplicd.lab.image import Image
+from ksplicd.lab.image import BARE_INIT, Image
 from ksplicd.lab.qemu import Machine, qemu_argv
 from ksplicd.lab.running_guest import pack_tree, panic_report
 from ksplicd.lab.snapshot import Layer
@@ -48,6 +49,16 @@ def test_guest_has_kaslr_and_no_network(tmp_path: Path) -> None:
     assert "nokaslr" not in kernel_arguments
     assert "-nodefaults" in argv
     assert not any("net" in arg for arg in argv if "ifnames" not in arg)
+
+
+def test_bare_machine_has_another_init_and_memory_needs_no_file(tmp_path: Path) -> None:
+    machine = Machine(image=Image(folder=tmp_path, release="x"))
+    plain = qemu_argv(machine, folder=tmp_path, disk=tmp_path, ram=None, share=False)
+    bare = replace(machine, is_bare=True)
+    argv = qemu_argv(bare, folder=tmp_path, disk=tmp_path, ram=None, share=False)
+    (kernel_arguments,) = set(argv) - set(plain)
+    assert kernel_arguments.split()[-1] == f"init={BARE_INIT}"
+    assert "memory-backend-ram,id=ram,size=768M,share=off" in argv
 
 
 def test_layer_is_named_by_its_files_and_commands(tmp_path: Path) -> None:
