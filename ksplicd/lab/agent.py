@@ -13,11 +13,12 @@ op          head                                body                           r
 ``exec``    ``argv``, ``cwd``, ``timeout`` (s)  standard input                 ``status``,
                                                                                ``out``; output
 ``put``     ``path``, ``mode``                  contents                       -
-``get``     ``path``                            -                              contents
+``get``     ``path``, ``if_there``              -                              contents
 ==========  ==================================  =============================  ===============
 
 The reply to ``exec`` has standard output and standard error one after the other in its body;
 ``out`` is the length of the first.  ``status`` is negative for a signal, None after ``timeout``.
+With ``if_there``, a file that cannot be read is empty.
 """
 
 import fcntl
@@ -77,8 +78,7 @@ def answer(head: Mapping[str, Any], body: bytes) -> tuple[dict[str, object], byt
             _write_file(str(head["path"]), body, int(head["mode"]))
             return {}, b""
         case "get":
-            with open(str(head["path"]), "rb") as f:  # noqa: PTH123 - pathlib costs start-up time
-                return {}, f.read()
+            return {}, _read_file(str(head["path"]), if_there=bool(head.get("if_there")))
         case other:
             raise ValueError(f"unknown op {other!r}")
 
@@ -101,6 +101,16 @@ def _execute(head: Mapping[str, Any], body: bytes) -> tuple[dict[str, object], b
         out, err = process.communicate()
         status = None
     return {"status": status, "out": len(out)}, out + err
+
+
+def _read_file(path: str, *, if_there: bool) -> bytes:
+    try:
+        with open(path, "rb") as f:  # noqa: PTH123 - pathlib costs start-up time
+            return f.read()
+    except OSError:
+        if if_there:
+            return b""
+        raise
 
 
 def _write_file(path: str, data: bytes, mode: int) -> None:

@@ -95,6 +95,14 @@ class RunningGuest:
         """Return the contents of a file."""
         return self._call({"op": "get", "path": path})[1]
 
+    def read(self, path: str, *, if_there: bool = False) -> str:
+        """Return the text of a file, stripped, at a tenth of the cost of ``cat``.
+
+        ``if_there``: empty when it cannot be read, which is an error otherwise.
+        """
+        head = {"op": "get", "path": path, "if_there": if_there}
+        return self._call(head)[1].decode(errors="replace").strip()
+
     def console(self) -> str:
         """Return what came over the serial console since this guest was started or restored."""
         return self._qemu.console()

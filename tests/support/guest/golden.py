@@ -18,7 +18,9 @@ LOGS: Final = Path(__file__).parents[2] / "vm/logs"
 _OURS: Final = re.compile(r"(ksplice_\w+|livepatch): ")
 _OF_THE_MOMENT: Final = re.compile(r"taint|signaling remaining tasks$")
 """What is only said once in a boot, or after 15 seconds."""
-_READ: Final = "dd if=/dev/kmsg iflag=nonblock bs=8192 2>/dev/null | sed -n 's/^[^ ;]*;//p'"
+_READ: Final = "dd if=/dev/kmsg iflag=nonblock bs=8192 2>/dev/null; true"
+_RECORD: Final = re.compile(r"^[^ ;\n]*;(.*\n)", re.MULTILINE)
+"""A message and what it begins with (Documentation/ABI/testing/dev-kmsg of the kernel)."""
 _MARK: Final = "---- a test begins ----"
 
 
@@ -38,7 +40,7 @@ def begin_log(guest: RunningGuest) -> None:
 
 def check_log(guest: RunningGuest, file: str, test: str) -> None:
     """Compare the whole log of a test, also what ``dmesg --clear`` hides."""
-    log = guest.run(_READ).out.rpartition(f"{_MARK}\n")[2]
+    log = "".join(_RECORD.findall(guest.run(_READ).out)).rpartition(f"{_MARK}\n")[2]
     assert not has_complaint(log), log
     golden = LOGS / file / f"{re.sub(r'[^-+.,=A-Za-z0-9_]', '_', test)}.log"
     if os.environ.get("KSPLICE_LOGS") == "write":

@@ -21,7 +21,10 @@ from tests.support.kernels import slice as sample
 from tests.support.waiting import wait_in_guest
 
 # A core is in use as long as another module of its update is there.
-UNLOAD_OURS = "for i in 1 2; do rmmod $(lsmod | grep -o '^ksplice_[^ ]*') 2>/dev/null; done; true"
+UNLOAD_OURS = (
+    "cd /sys/module; for i in 1 2; do"
+    " set -- ksplice_*; [ ! -e $1 ] || rmmod $* 2>/dev/null; done; true"
+)
 """Unloads modules that were loaded and not enabled."""
 
 

@@ -24,7 +24,7 @@ def match(guest: RunningGuest, old: bytes) -> int:
 
 
 def state(guest: RunningGuest, name: str) -> str:
-    return guest.run(["cat", f"{STATE}/{name}"]).out.strip()
+    return guest.read(f"{STATE}/{name}")
 
 
 def mismatch(guest: RunningGuest) -> dict[str, str]:

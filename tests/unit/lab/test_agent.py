@@ -62,6 +62,13 @@ def test_put_makes_folders_and_sets_the_mode(tmp_path: Path) -> None:
     assert answer({"op": "get", "path": str(path)}, b"") == ({}, b"2")
 
 
+def test_get_of_no_file_is_an_error_unless_it_may_be_away(tmp_path: Path) -> None:
+    request = {"op": "get", "path": str(tmp_path / "none")}
+    with pytest.raises(FileNotFoundError, match="none"):
+        answer(request, b"")
+    assert answer({**request, "if_there": True}, b"") == ({}, b"")
+
+
 def test_unknown_op_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown op 'fly'"):
         answer({"op": "fly"}, b"")
