@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.old_code.tables import write_old_code
 from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache, digest_of, digest_of_file
 from ksplicd.lab.image import build_image
@@ -22,7 +21,7 @@ from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.running_guest import RunningGuest
 from tests.matrix.machines import Place
 from tests.support.guest import hand
-from tests.support.guest.old_code import CORE, OLD, UNITS, OldCode, match_units
+from tests.support.guest.old_code import CORE, OLD, make_old_code
 from tests.support.kernels import slice as sample
 from tests.support.kernels.stock import next_kernel, of_flavour, stock_kernel
 
@@ -83,8 +82,7 @@ class Kernel:
             sample.cut_patch(cache, self.fix.old, self.fix.new, [self.fix.file]),
         ]
         self.update = hand.make_bundle(cache, self.packages, _KID, patches)
-        units, symbols, headers = match_units(cache, self.packages, UNITS)
-        self.old_code = OldCode(folder, headers, write_old_code("vmlinux", units, symbols))
+        self.old_code = make_old_code(cache, self.packages)
 
     def close(self) -> None:
         """Remove what was made."""

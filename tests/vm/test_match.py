@@ -6,13 +6,13 @@ The old code is compiled from a dozen of the kernel's own units.
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ksplicd.create.old_code.sites import SiteKind
-from ksplicd.create.old_code.tables import REF_BYTES, REF_SYM, SYM, OldUnit, write_old_code
-from ksplicd.create.stock.system_map import SymbolMap
+from ksplicd.create.old_code.tables import REF_BYTES, REF_SYM, SYM
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
@@ -30,24 +30,15 @@ from tests.support.guest.matching import (
     move_static_call_keys,
     state,
 )
-from tests.support.guest.old_code import CORE, OLD, UNITS, OldCode, match_units
+from tests.support.guest.old_code import CORE, OLD, OldCode, make_old_code
 from tests.support.old_code.blob import Blob, Function, Reloc
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
 
 @pytest.fixture(scope="session")
-def old_units(lab_cache: Cache, kernel: KernelPackages) -> tuple[list[OldUnit], SymbolMap, Path]:
-    return match_units(lab_cache, kernel, UNITS)
-
-
-@pytest.fixture(scope="session")
-def update(
-    old_units: tuple[list[OldUnit], SymbolMap, Path], tmp_path_factory: pytest.TempPathFactory
-) -> OldCode:
-    units, symbols, headers = old_units
-    tables = write_old_code("vmlinux", units, symbols)
-    return OldCode(tmp_path_factory.mktemp("update"), headers, tables)
+def update(lab_cache: Cache, kernel: KernelPackages) -> OldCode:
+    return make_old_code(lab_cache, kernel)
 
 
 def test_enough_is_compared(update: OldCode) -> None:
@@ -82,9 +73,7 @@ def test_other_machines_match(
     smp: int,
     arguments: tuple[str, ...],
 ) -> None:
-    other = Machine(
-        image=machine.image, accelerator=machine.accelerator, cpu=cpu, smp=smp, arguments=arguments
-    )
+    other = replace(machine, cpu=cpu, smp=smp, arguments=arguments)
     with booted(other, tmp_path) as guest:
         assert_matches(guest, update)
 

@@ -8,13 +8,10 @@ sites; objtool runs on the linked kernel only, and modules are compressed.
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from ksplicd.create.old_code.sites import SiteKind
-from ksplicd.create.old_code.tables import OldUnit, write_old_code
-from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
@@ -32,27 +29,16 @@ from tests.support.guest.matching import (
     move_static_call_keys,
     state,
 )
-from tests.support.guest.old_code import UNITS, OldCode, match_units
+from tests.support.guest.old_code import OldCode, make_old_code
 from tests.support.kernels import slice as sample
 from tests.support.old_code.blob import Blob
 
 pytestmark = [pytest.mark.usefixtures("golden_log"), pytest.mark.kernels("6.12")]
 
-MORE_UNITS: Final = ("fs/dcache.c",)
-
 
 @pytest.fixture(scope="session")
-def old_units(lab_cache: Cache, kernel: KernelPackages) -> tuple[list[OldUnit], SymbolMap, Path]:
-    return match_units(lab_cache, kernel, (*UNITS, *MORE_UNITS))
-
-
-@pytest.fixture(scope="session")
-def old_code(
-    old_units: tuple[list[OldUnit], SymbolMap, Path], tmp_path_factory: pytest.TempPathFactory
-) -> OldCode:
-    units, symbols, headers = old_units
-    tables = write_old_code("vmlinux", units, symbols)
-    return OldCode(tmp_path_factory.mktemp("update"), headers, tables)
+def old_code(lab_cache: Cache, kernel: KernelPackages) -> OldCode:
+    return make_old_code(lab_cache, kernel)
 
 
 def test_enough_is_compared(old_code: OldCode) -> None:

@@ -1,10 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Modules that are not of an update: a live patch, and a kprobe."""
 
+import shutil
+import tempfile
 from pathlib import Path
+from typing import Final
 
+from ksplicd.create.stock.config_dir import read_config_dir
+from ksplicd.lab.cache import digest_of
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.run import run
+from tests.support.kernels.slice import config_folder
+from tests.support.kernels.store import tools
+
+_KEPT: Final = 32
+"""How many modules are not deleted, those used last."""
 
 FOREIGN = """\
 #include <linux/livepatch.h>
@@ -55,8 +65,17 @@ MODULE_LICENSE("GPL");
 
 
 def build_module(kernel: KernelPackages, folder: Path, name: str, source: str) -> Path:
-    """Build the module ``name`` of ``source``; return its file."""
-    (folder / f"{name}.c").write_text(source)
-    (folder / "Kbuild").write_text(f"obj-m := {name}.o\n")
-    run(["make", "-C", kernel.headers, f"M={folder}", "modules"])
-    return folder / f"{name}.ko"
+    """Return the module ``name`` of ``source`` as a file in ``folder``, built once for all runs."""
+
+    def make(new: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="ksplice-foreign-") as scratch:
+            (Path(scratch) / f"{name}.c").write_text(source)
+            (Path(scratch) / "Kbuild").write_text(f"obj-m := {name}.o\n")
+            run(["make", "-C", kernel.headers, f"M={scratch}", "modules"])
+            shutil.copy(Path(scratch) / f"{name}.ko", new)
+
+    compiler = read_config_dir(config_folder(kernel.cache, kernel)).compiler
+    parts = [name, source, kernel.release, kernel.version, tools(compiler)]
+    made = kernel.cache.entry("foreign", digest_of(parts), make)
+    kernel.cache.prune("foreign", keep=_KEPT)
+    return Path(shutil.copy(made / f"{name}.ko", folder))

@@ -15,7 +15,7 @@ from typing import Final
 import ksplicd
 from ksplicd.create.build.kmodsrc import kmodsrc
 from ksplicd.create.request import Request
-from ksplicd.create.stock.config_dir import read_config_dir
+from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.lab.cache import Cache, digest_of, digest_of_file, digest_of_tree
 from ksplicd.run import run
 from tests.support.imports import reachable, read_graph
@@ -40,7 +40,7 @@ def made_once(cache: Cache, request: Request, make: Callable[[], bytes]) -> byte
     def fill(folder: Path) -> None:
         (folder / "bundle").write_bytes(make())
 
-    parts = digest_of_code(), _tools(read_config_dir(request.config).compiler), inputs_of(request)
+    parts = digest_of_code(), tools(read_config_dir(request.config).compiler), inputs_of(request)
     data = (cache.entry(KIND, digest_of(parts), fill) / "bundle").read_bytes()
     cache.prune(KIND, keep=KEPT)
     return data
@@ -56,9 +56,13 @@ def inputs_of(request: Request) -> dict[str, object]:
     assert known == {name: asked[name] for name in _UNKNOWN}, "create such an update anew"
     for name in ("patches", "series"):
         asked[name] = [digest_of_file(path) for path in asked[name]]
-    config = read_config_dir(request.config)
-    asked["config"] = [digest_of(config.text), config.flags, digest_of_file(config.system_map)]
+    asked["config"] = digests_of_config(read_config_dir(request.config))
     return asked
+
+
+def digests_of_config(config: ConfigDir) -> list[object]:
+    """Return what names a kernel's configuration and symbols."""
+    return [digest_of(config.text), config.flags, digest_of_file(config.system_map)]
 
 
 @functools.cache
@@ -72,6 +76,6 @@ def digest_of_code() -> str:
 
 
 @functools.cache
-def _tools(compiler: str) -> str:
+def tools(compiler: str) -> str:
     """Return the versions of the compiler and of the linker."""
     return "".join(run([tool, "--version"]).decode() for tool in (compiler, "ld"))
