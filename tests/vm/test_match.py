@@ -73,7 +73,7 @@ def test_other_machines_match(
     smp: int,
     arguments: tuple[str, ...],
 ) -> None:
-    other = replace(machine, cpu=cpu, smp=smp, arguments=arguments)
+    other = replace(machine, cpu=cpu, smp=smp, arguments=arguments, is_bare=True)
     with booted(other, tmp_path) as guest:
         assert_matches(guest, update)
 
