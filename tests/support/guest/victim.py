@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A guest into which damaged modules of an update are loaded, and what happens there."""
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -110,11 +111,15 @@ class Victim:
         guest.put("/root/counter.py", COUNTER.encode())
         guest.run("dmesg -n 1; modprobe romfs")
         self.update.insmod(self.core)
-        self.kallsyms = guest.run("cat /proc/kallsyms").out
 
-    def memory(self, target: str) -> Memory:
-        """Copy what the kernel and the target run."""
-        symbols, of_target = read_symbols(self.kallsyms, target)
+    @functools.cached_property
+    def _kallsyms(self) -> str:
+        return self.guest.get("/proc/kallsyms").decode()
+
+    def memories(self, *targets: str) -> list[Memory]:
+        """Copy what the kernel and each target run."""
+        found = [read_symbols(self._kallsyms, target) for target in targets]
+        symbols, _ = found[0]
         (start,), (end,) = symbols["_text"], symbols["_edata"]
         places = [(start, end - start), *self._areas_of("romfs")]
         words = [str(n) for place in sorted(places) for n in place]
@@ -124,7 +129,7 @@ class Victim:
         for address, size in sorted(places):
             pieces.append((address, data[:size]))
             data = data[size:]
-        return Memory(symbols=symbols, target_symbols=of_target, pieces=pieces)
+        return [Memory(symbols=s, target_symbols=own, pieces=pieces) for s, own in found]
 
     def _areas_of(self, module: str) -> list[tuple[int, int]]:
         """Return where a module lies; since 6.4 code, constants and data each have an area."""
