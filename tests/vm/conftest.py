@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Fixtures of the tests that need a guest.
 
-``guest`` is a fresh guest for each test, restored in a moment; ``shared_guest`` is one for those
-tests of a file that do not disturb each other.  Tests of ksplicd on a host take
-``installed_guest``, where ksplicd is installed as by its package.  Both run ``kernel``,
+``fresh_guest`` is a guest for one test, restored in a moment; ``shared_guest`` is one for those
+tests of a file that do not disturb each other.  A file may say which of them ``guest`` is; it
+is a fresh one otherwise.  Tests of ksplicd on a host take ``installed_guest`` or
+``shared_installed_guest``, where ksplicd is installed as by its package.  All run ``kernel``,
 which is 6.1, or 6.12 with ``KSPLICE_KERNEL=next``; a test with the mark ``kernels("6.1", "6.12")``
 is run on each of these.
 """
@@ -22,8 +23,10 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.snapshot import Snapshot, take_snapshot
+from tests.support.guest.commands import with_commands
 from tests.support.guest.golden import begin_log, check_log
-from tests.support.guest.hand import UNLOAD_OURS, Update, is_clean
+from tests.support.guest.hand import TAKE_BACK, UNLOAD, Update, is_clean
+from tests.support.guest.host import forget_updates
 from tests.support.guest.hostile import make_hostile_bundle
 from tests.support.guest.install import package_layer
 from tests.support.guest.installed import Signed, signed_fix
@@ -96,9 +99,14 @@ def snapshot(lab_cache: Cache, machine: Machine) -> Snapshot:
 
 
 @pytest.fixture
-def guest(snapshot: Snapshot, request: pytest.FixtureRequest) -> Iterator[Guest]:
+def fresh_guest(snapshot: Snapshot, request: pytest.FixtureRequest) -> Iterator[Guest]:
     with guest_for(request, snapshot) as running:
         yield running
+
+
+@pytest.fixture
+def guest(fresh_guest: Guest) -> Guest:
+    return fresh_guest
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +117,16 @@ def module_guest(snapshot: Snapshot) -> Iterator[Guest]:
 
 @pytest.fixture
 def shared_guest(module_guest: Guest, request: pytest.FixtureRequest) -> Iterator[Guest]:
-    """The guest of all tests of a file that load modules of ours and nothing else.
+    """The guest of all tests of a file that leave nothing behind but what is taken back here.
 
-    They are unloaded, and nothing of them may stay; after a test that failed the guest is new.
+    Nothing of an update may stay; after a test that failed the guest is new.
     """
     begin_log(module_guest)
     yield module_guest
     if stay_if_failed(request, module_guest):
         module_guest.reset()
     else:
-        module_guest.run(UNLOAD_OURS)
+        module_guest.run(TAKE_BACK + UNLOAD)
         assert is_clean(module_guest)
 
 
@@ -126,7 +134,7 @@ def shared_guest(module_guest: Guest, request: pytest.FixtureRequest) -> Iterato
 def installed_snapshot(
     lab_cache: Cache, machine: Machine, tmp_path_factory: pytest.TempPathFactory
 ) -> Snapshot:
-    layer = package_layer(tmp_path_factory.mktemp("install"))
+    layer = with_commands(package_layer(tmp_path_factory.mktemp("install")))
     return take_snapshot(lab_cache, machine, layer)
 
 
@@ -136,6 +144,30 @@ def installed_guest(
 ) -> Iterator[Guest]:
     with guest_for(request, installed_snapshot) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def module_installed_guest(installed_snapshot: Snapshot) -> Iterator[Guest]:
+    with Guest(installed_snapshot) as running:
+        yield running
+
+
+@pytest.fixture
+def shared_installed_guest(
+    module_installed_guest: Guest, request: pytest.FixtureRequest
+) -> Iterator[Guest]:
+    """The host of all tests of a file that neither restart ksplicd nor read all of its history.
+
+    Their updates are undone and removed; after a test that failed the guest is new.
+    """
+    begin_log(module_installed_guest)
+    yield module_installed_guest
+    if stay_if_failed(request, module_installed_guest):
+        module_installed_guest.reset()
+    else:
+        forget_updates(module_installed_guest)
+        module_installed_guest.run(UNLOAD)
+        assert is_clean(module_installed_guest)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +223,8 @@ def hostile_bundle(
 @pytest.fixture
 def golden_log(request: pytest.FixtureRequest) -> Iterator[None]:
     """At the end, compare the kernel's log with the golden one of this test."""
-    found = {"guest", "installed_guest", "shared_guest"} & set(request.fixturenames)
+    kinds = {"fresh_guest", "installed_guest", "shared_guest", "shared_installed_guest"}
+    found = kinds & set(request.fixturenames)
     guests: list[Guest] = [request.getfixturevalue(name) for name in found]
     yield
     for guest in guests:

@@ -81,7 +81,7 @@ def host(installed_guest: Guest, signed: Signed) -> Iterator[Host]:
     """A host with the update applied."""
     prepare(installed_guest)
     host = Host(installed_guest, signed.public_key, signed.file)
-    host.run(f"ksplice apply /root/{signed.file.name}")
+    host.ksplice(f"apply /root/{signed.file.name}")
     yield host
     assert not has_complaint(host.guest.kernel_log())
 
@@ -136,7 +136,7 @@ def test_from_the_exploit_to_journal_and_bus(host: Host) -> None:
     assert f"('{KID}', '{CVE}', '{PLACE}', {{" in line
     assert "'Uid': <uint32 1000>" in line
     assert "'Context': <'task'>" in line
-    host.run(f"ksplice undo {KID}")
+    host.ksplice(f"undo {KID}")
     host.wait_for(lambda: "JobRemoved" in signals(host, "nobody"))
     assert "TripwireHit" not in signals(host, "nobody"), "it is for root alone"
     host.wait_for(lambda: netlink_sockets(host) == 0)

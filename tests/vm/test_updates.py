@@ -22,7 +22,7 @@ from tests.support.guest.foreign import ADD_FOREIGN, FOREIGN, REMOVE_FOREIGN, bu
 from tests.support.guest.hand import Edit, Update, is_clean
 from tests.support.guest.host import ASK, Host
 from tests.support.guest.maker import FIRST, GETFD, Maker
-from tests.support.guest.modules import ROMFS
+from tests.support.guest.modules import ROMFS, ROMFS_KID
 from tests.support.old_code.blob import Blob
 
 pytestmark = pytest.mark.usefixtures("golden_log")
@@ -47,8 +47,8 @@ def first(maker: Maker) -> Path:
 
 
 @pytest.fixture
-def host(installed_guest: Guest, maker: Maker) -> Host:
-    return Host(installed_guest, maker.key.public)
+def host(shared_installed_guest: Guest, maker: Maker) -> Host:
+    return Host(shared_installed_guest, maker.key.public)
 
 
 def test_update_on_top_of_another(host: Host, maker: Maker, first: Path, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_update_on_top_of_another(host: Host, maker: Maker, first: Path, tmp_pat
         assert host.bits() == 0
         assert is_clean(host.guest)
     # another one of the same id is not what it was built on
-    assert host.guest.run("ksplice remove first001").status == 0
+    assert host.ksplice("remove first001").status == 0
     assert host.apply(maker.make("first001", BESIDE, folder=tmp_path)) == ("", "")
     cause, message = host.apply(second)
     assert cause == "no_match"
@@ -96,14 +96,14 @@ def test_update_goes_below_one_that_uses_nothing_of_it(
     host: Host, maker: Maker, first: Path
 ) -> None:
     """What was applied last need not be undone first: only who depends on an update keeps it."""
-    other = maker.make("auxv0002", AUXV)
+    other = maker.make("auxv0001", AUXV)
     assert host.apply(first) == ("", "")
     assert host.apply(other) == ("", "")
     assert (host.bits(), oversized_auxv(host)) == (16, errno.E2BIG)
     assert host.undo("first001") == ("", "")
     assert (host.bits(), oversized_auxv(host)) == (0, errno.E2BIG)
-    assert host.guest.run("ksplice view -q").out == "auxv0002\n"
-    assert host.undo("auxv0002") == ("", "")
+    assert host.ksplice("view -q").out == "auxv0001\n"
+    assert host.undo("auxv0001") == ("", "")
     assert oversized_auxv(host) == errno.EINVAL
     assert is_clean(host.guest)
 
@@ -133,7 +133,7 @@ def test_one_is_taken_out_below_another(guest: Guest, maker: Maker, first: Path)
     """Whoever is instead of an update can come before that one goes: no task runs the old code."""
     lower, upper = (
         Update(guest, bundle.unpack(file.read_bytes()))
-        for file in (first, maker.make("beside02", BESIDE))
+        for file in (first, maker.make("beside01", BESIDE))
     )
     lower.apply()
     guest.put("/root/watch.py", WATCH.encode())
@@ -156,7 +156,7 @@ def test_successor_takes_over_without_a_gap(host: Host, maker: Maker, first: Pat
     host.wait_for(lambda: "ksplice_first001" not in host.guest.run("ls /sys/module").out)
     host.guest.run("sleep 1; systemctl stop watch")
     assert host.guest.run("cat /run/seen").out == "16\n64\n", "the old code ran in between"
-    assert "superseded by update beside03" in host.guest.run("ksplice history").out
+    assert "superseded by update beside03" in host.ksplice("history").out
     name, message = host.apply(first)
     assert name == "OTHER"
     assert "is replaced by update beside03" in message
@@ -178,15 +178,15 @@ def test_live_patch_of_somebody_else(host: Host, maker: Maker, tmp_path: Path) -
     assert host.apply(file) == ("", "")
     # on top of ours, which goes first
     host.guest.run(ADD_FOREIGN)
-    assert "applied" in host.guest.run("ksplice status").out
+    assert "applied" in host.ksplice("status").out
     assert host.undo("auxv0001") == ("", "")
     host.guest.run(REMOVE_FOREIGN)
     assert is_clean(host.guest)
     # one that replaces all others takes ours out
     assert host.apply(file) == ("", "")
     host.guest.run(ADD_FOREIGN.replace(";", " replace=1;", 1))
-    host.wait_for(lambda: "0 of 1 updates applied" in host.out("ksplice status"))
-    assert "undone by somebody else" in host.out("ksplice status")
+    host.wait_for(lambda: "0 of 1 updates applied" in host.ksplice("status").out)
+    assert "undone by somebody else" in host.ksplice("status").out
     assert host.undo("auxv0001")[0] == "already_reversed"
     host.guest.run(REMOVE_FOREIGN)
     assert host.apply(file) == ("", "")
@@ -280,19 +280,19 @@ def test_abort_cause(
     altered = bundle.pack(content.manifest, files)
     assert host.apply(maker.sign("first001", altered, tmp_path))[0] == cause
     assert is_clean(host.guest)
-    assert cause in host.guest.run("ksplice history").out
+    assert cause in host.ksplice("history -n 1").out
     assert host.bits() == 0
-    host.guest.run("ksplice remove first001")
+    host.ksplice("remove first001")
     assert host.apply(first) == ("", "")
     assert host.bits() == 16
 
 
 def test_target_that_must_be_loaded(host: Host, maker: Maker) -> None:
-    content = bundle.unpack(maker.make("romfs001", ROMFS).read_bytes())
+    content = bundle.unpack(maker.make(ROMFS_KID, ROMFS).read_bytes())
     files = {n: d for n, d in content.files.items() if n.endswith(".ko") or n == "patch"}
     targets = tuple(replace(t, late=False) for t in content.manifest.targets)
     manifest = replace(content.manifest, targets=targets)
-    file = maker.sign("romfs001", bundle.pack(manifest, files))
+    file = maker.sign(ROMFS_KID, bundle.pack(manifest, files))
     for option in ("", "--partial"):  # which is no way round what the update says
         failed, _ = host.try_(f"apply {option} --raw-errors {host.put(file)}")
         assert failed == "target_not_loaded"

@@ -39,10 +39,10 @@ def test_warning_of_a_new_update(installed_guest: Guest, maker: Maker) -> None:
     spoofed = f"WARNING: CPU: 0 PID: 1 at x:1 do_fcntl+0x1/0x2 [ksplice_{KID}_new]"
     guest.run(f"echo '<4>{spoofed}' > /dev/kmsg; echo '<0>{spoofed}' > /dev/kmsg")
     time.sleep(1)
-    assert guest.run("ksplice status --check", check=False).status == 0
+    assert host.ksplice("status --check", check=False).status == 0
     guest.run(WARN)
-    wait_in_guest(lambda: guest.run("ksplice status --check", check=False).status == 2)
-    said = guest.run("ksplice status").out
+    wait_in_guest(lambda: host.ksplice("status --check", check=False).status == 2)
+    said = host.ksplice("status").out
     assert "kernel_warning: the kernel's log names do_fcntl" in said
     assert "at fs/fcntl.c:" in said
     find = f"-o json MESSAGE_ID={Outcome.KERNEL_WARNING.value}"
@@ -59,7 +59,7 @@ def test_warning_of_a_new_update(installed_guest: Guest, maker: Maker) -> None:
     guest.run("sysctl -q kernel.watchdog_thresh=1")
     guest.run(HANG)
     wait_in_guest(lambda: is_clean(guest))
-    history = guest.run("ksplice history -n 2").out
+    history = host.ksplice("history -n 2").out
     assert "undo-on-warning: watchdog: BUG: soft lockup - " in history
     assert "uid 0 (daemon)" in history
 
@@ -67,6 +67,6 @@ def test_warning_of_a_new_update(installed_guest: Guest, maker: Maker) -> None:
     guest.run("sysctl -q kernel.panic_on_oops=0")  # the lab's kernel argument
     assert guest.run(OOPS, check=False).status in (-signal.SIGKILL, 128 + signal.SIGKILL)
     wait_in_guest(lambda: is_clean(guest))
-    assert "undo-on-warning: BUG: " in guest.run("ksplice history -n 2").out
+    assert "undo-on-warning: BUG: " in host.ksplice("history -n 2").out
     assert re.search(r"^Oops: .*^RIP: 0010:do_fcntl\b", guest.kernel_log(), re.M | re.S)
     assert "deprecated" not in guest.kernel_log()  # reading the log with CAP_SYS_ADMIN is

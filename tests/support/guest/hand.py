@@ -20,12 +20,30 @@ from tests.support.guest.keep import kept
 from tests.support.kernels import slice as sample
 from tests.support.waiting import wait_in_guest
 
-# A core is in use as long as another module of its update is there.
-UNLOAD_OURS = (
-    "cd /sys/module; for i in 1 2; do"
-    " set -- ksplice_*; [ ! -e $1 ] || rmmod $* 2>/dev/null; done; true"
-)
-"""Unloads modules that were loaded and not enabled."""
+TAKE_BACK = """\
+echo 65534 >/proc/sys/kernel/overflowgid
+cd /run/systemd/transient 2>/dev/null && set -- *.service && [ -e "$1" ] && systemctl stop "$@"
+"""
+"""Ends what systemd-run has started, and sets the sysctl that tests steer by."""
+
+# A core is in use as long as another module of its update is there; a live patch cannot be disabled
+# while another one is in transition, and is in use until its own has ended.
+UNLOAD = """\
+cd /sys/module
+rounds=0
+while [ $((rounds += 1)) -lt 200 ] && set -- ksplice_* && [ -e "$1" ]; do
+    for patch in /sys/kernel/livepatch/ksplice_*; do
+        [ ! -e $patch ] || echo 0 >$patch/enabled
+    done
+    backwards=
+    for module; do backwards="$module $backwards"; done
+    rmmod $backwards || sleep 0.1
+done 2>/dev/null
+for module in romfs vfat fat; do
+    [ ! -e $module ] || rmmod $module
+done
+"""
+"""Undoes and unloads our updates, and the modules that they are for."""
 
 
 class Edit(NamedTuple):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A guest as a host: ksplicd is installed there, trusts a key, and is asked for updates."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -8,8 +9,14 @@ from typing import Final
 from ksplicd.bus import names
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.running_guest import Result
+from ksplicd.model import Stage
+from tests.support.guest.commands import run_ksplice
+from tests.support.guest.hand import TAKE_BACK
 from tests.support.kernels import slice as sample
 from tests.support.waiting import wait_in_guest
+
+_CONFIG: Final = "/etc/ksplicd/ksplicd.conf"
+_MANAGER: Final = f"{names.BUS_NAME} {names.ROOT_PATH} {names.MANAGER}"
 
 ASK: Final = "python3 -c 'import fcntl; print(fcntl.fcntl(0, fcntl.F_GETFD) & ~1)'"
 
@@ -36,12 +43,16 @@ class Host:
         return self.run(command).out.strip()
 
     def configure(self, *lines: str) -> None:
-        self.guest.put("/etc/ksplicd/ksplicd.conf", "\n".join(["[ksplicd]", *lines, ""]).encode())
+        self.guest.put(_CONFIG, "\n".join(["[ksplicd]", *lines, ""]).encode())
         self.run("systemctl reload ksplicd")
+
+    def ksplice(self, command: str, *, check: bool = True) -> Result:
+        """Run a ksplice command."""
+        return run_ksplice(self.guest, command, check=check)
 
     def try_(self, command: str) -> tuple[str, str]:
         """Run a ksplice command; return the error's name on the first line, and the message."""
-        done = self.run(f"ksplice {command}", check=False)
+        done = self.ksplice(command, check=False)
         first, _, rest = done.err.partition("\n")
         return (first, rest) if done.status else ("", "")
 
@@ -70,3 +81,20 @@ class Host:
     def is_clean(self) -> bool:
         """Tell whether nothing of an update is left in the kernel."""
         return not self.run("ls -d /sys/module/ksplice_* /sys/kernel/livepatch/*", check=False).out
+
+
+def forget_updates(guest: Guest) -> None:
+    """Take back what a test has started and set, and undo and remove all updates."""
+    listed = guest.run(
+        f"{TAKE_BACK}if grep -q '^[a-z]' {_CONFIG}; then"
+        f" echo '[ksplicd]' >{_CONFIG}; systemctl reload ksplicd; fi;"
+        f" busctl call {_MANAGER} ListUpdates t 0"  # cheaper than Python in a guest
+    ).out
+    stages = dict(re.findall(r'"([a-z0-9]{8})" "([a-z]+)" "/', listed))
+    applied = [kid for kid, stage in stages.items() if stage == Stage.APPLIED]
+    while applied:  # one that another one depends on goes in a later round
+        left = [kid for kid in applied if run_ksplice(guest, f"undo {kid}", check=False).status]
+        assert left != applied, f"cannot be undone: {left}"
+        applied = left
+    if stages:
+        guest.run(" && ".join(f"busctl call {_MANAGER} Remove st {kid} 0" for kid in stages))

@@ -18,6 +18,8 @@ from tests.support.guest.hand import (
 from tests.support.kernels import slice as sample
 
 KID = "modules1"
+ROMFS_KID = "romfs001"
+"""Of the update of ROMFS alone."""
 ROMFS = Edit("fs/romfs/super.c", "inval:\n\tret = -EINVAL;", "inval:\n\tret = -EUCLEAN;")
 VFAT = tuple(
     Edit("fs/fat/namei_vfat.c", f"return {call};", f"return {call} ? -EUCLEAN : 0;")
