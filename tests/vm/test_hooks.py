@@ -110,6 +110,11 @@ def made(
 
 
 @pytest.fixture
+def guest(shared_guest: Guest) -> Guest:
+    return shared_guest
+
+
+@pytest.fixture
 def update(guest: Guest, made: bundle.Bundle) -> Update:
     prepare_mounts(guest)
     guest.put("/root/counted.py", COUNTED.encode())
@@ -263,14 +268,14 @@ def test_hook_that_fails_in_the_daemon(
 ) -> None:
     guest = installed_guest
     file = maker.sign(KID, bundle.pack(made.manifest, made.files))
-    Host(guest, maker.key.public, file)
+    host = Host(guest, maker.key.public, file)
     guest.run(f"sysctl -qw kernel.overflowgid={FAIL['fs']}")
-    done = guest.run(f"ksplice apply --raw-errors /root/{file.name}", check=False)
+    done = host.ksplice(f"apply --raw-errors /root/{file.name}", check=False)
     assert (done.status, done.err.splitlines()[0]) == (5, "call_failed")
     assert is_clean(guest)
     guest.run("sysctl -qw kernel.overflowgid=65534")
-    assert guest.run(f"ksplice apply {KID}").status == 0
-    assert guest.run(f"ksplice undo {KID}").status == 0
+    assert host.ksplice(f"apply {KID}").status == 0
+    assert host.ksplice(f"undo {KID}").status == 0
     assert is_clean(guest)
 
 

@@ -52,7 +52,10 @@ def make_modules_bundle(
 def prepare_mounts(guest: Guest) -> None:
     """Let ``mount`` be called."""
     guest.put("/root/mount.py", MOUNT.encode())
-    guest.run("truncate -s 64k /root/rubbish; modprobe loop; losetup /dev/loop0 /root/rubbish")
+    guest.run(
+        "[ -e /root/rubbish ] || { truncate -s 64k /root/rubbish; modprobe loop;"
+        " losetup /dev/loop0 /root/rubbish; }"
+    )
 
 
 def mount(guest: Guest, *names: str) -> list[str]:
