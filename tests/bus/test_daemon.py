@@ -17,7 +17,8 @@ from ksplicd.errors import AlreadyAppliedError, NoDaemonError, UnexpectedError
 from ksplicd.model import core_module, new_module
 from tests.support.bundles import samples
 from tests.support.bus.calls import BUNDLE, KID, MANAGER, SIGNATURE
-from tests.support.bus.host import ROOT, Host
+from tests.support.bus.forks import ROOT
+from tests.support.bus.host import Host
 from tests.support.waiting import PATIENCE, wait_for
 
 

@@ -19,10 +19,10 @@ from gi.repository import Gio, GLib
 from ksplicd.bus import names
 from ksplicd.cli.client import Client
 from tests.support.bundles import samples
+from tests.support.bus.forks import DAEMON, POLKIT, ROOT, Fork, forks
 from tests.support.bus.serve import KernelFile
 from tests.support.waiting import PATIENCE, wait_for
 
-ROOT: Final = Path(__file__).parents[3]
 BUS: Final = """<busconfig>
   <type>system</type>
   <listen>unix:path={folder}/bus</listen>
@@ -64,14 +64,14 @@ class Host:
         self.kernel = KernelFile(folder / "kernel")
         self.store = folder / "store"
         self.env = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": self.address}
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[subprocess.Popen[bytes] | Fork] = []
         self._connections: list[Gio.DBusConnection] = []
         self._notices: queue.Queue[str] = queue.Queue()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(folder / "notify"))
         self._reader = threading.Thread(target=self._read_notices)
         self._reader.start()
-        self.daemon: subprocess.Popen[bytes]
+        self.daemon: Fork
 
     # --- processes ------------------------------------------------------------------------------
 
@@ -83,8 +83,8 @@ class Host:
         self._spawn(["dbus-daemon", f"--config-file={self.folder}/bus.conf", "--nofork"])
         wait_for((self.folder / "bus").exists)
 
-    def start_polkit(self) -> subprocess.Popen[bytes]:
-        process = self._spawn_module("tests.support.bus.polkit", self.address, str(self.folder))
+    def start_polkit(self) -> Fork:
+        process = self._fork(POLKIT, self.address, str(self.folder))
         wait_for((self.folder / "ready").exists)
         return process
 
@@ -94,8 +94,8 @@ class Host:
         self.hear("READY=1")
 
     def start_unready(self, **env: str) -> None:
-        self.daemon = self._spawn_module(
-            "tests.support.bus.serve",
+        self.daemon = self._fork(
+            DAEMON,
             self.address,
             str(self.folder),
             NOTIFY_SOCKET=str(self.folder / "notify"),
@@ -117,12 +117,12 @@ class Host:
         with self.kernel.open() as kernel:
             kernel.reboot()
 
-    def start_boot(self) -> subprocess.Popen[bytes]:
+    def start_boot(self) -> Fork:
         """Start what ksplicd-boot.service does."""
         return self._start_way("boot")
 
-    def _start_way(self, way: str) -> subprocess.Popen[bytes]:
-        return self._spawn_module("tests.support.bus.serve", self.address, str(self.folder), way)
+    def _start_way(self, way: str) -> Fork:
+        return self._fork(DAEMON, self.address, str(self.folder), way)
 
     def hear(self, state: str) -> None:
         """Wait until the daemon notifies ``state``."""
@@ -143,14 +143,15 @@ class Host:
         self.daemon.send_signal(signal.SIGKILL)
         self.daemon.wait(PATIENCE)
 
-    def _spawn_module(self, *argv: str, **env: str) -> subprocess.Popen[bytes]:
-        return self._spawn([sys.executable, "-m", *argv], **env)
-
-    def _spawn(self, argv: list[str], **env: str) -> subprocess.Popen[bytes]:
+    def _fork(self, module: str, *argv: str, **env: str) -> Fork:
         with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                argv, cwd=ROOT, stdout=log, stderr=log, env={**self.env, **env}
-            )
+            process = forks().start(module, argv, {**self.env, **env}, log.fileno())
+        self._processes.append(process)
+        return process
+
+    def _spawn(self, argv: list[str]) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log, env=self.env)
         self._processes.append(process)
         return process
 
