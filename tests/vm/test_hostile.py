@@ -219,4 +219,6 @@ def test_refusals_leave_no_memory(victim: Victim) -> None:
         name: [after[name] - before[name] for before, after in pairwise(counts)]
         for name in counts[0]
     }
+    grown = {name: rounds for name, rounds in growth.items() if max(rounds) > FEW}
+    sys.stdout.write(f"grown for a while: {grown}\n")
     assert not {name: rounds for name, rounds in growth.items() if min(rounds) > FEW}

@@ -21,6 +21,8 @@ NOP: Final = 0x90
 
 _WORDS: Final = (0, 1, 7, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _STEPS: Final = (-64, -8, -4, -2, -1, 1, 2, 4, 8, 64)
+_BLOCK: Final = 4096
+"""Bytes that are compared at once, most of which are the same."""
 _KLP_FUNC_SYMPOS: Final = 16
 """Offset of ``old_sympos`` in a struct klp_func (include/linux/livepatch.h)."""
 
@@ -82,14 +84,18 @@ def edits_between(before: bytes, after: bytes) -> list[tuple[int, str]]:
     """Return where ``after`` differs from ``before``, as (offset, bytes in hex)."""
     edits: list[tuple[int, str]] = []
     end = -1
-    for i, b in enumerate(after):
-        if i < len(before) and before[i] == b:
+    for start in range(0, len(after), _BLOCK):
+        block = after[start : start + _BLOCK]
+        if block == before[start : start + _BLOCK]:
             continue
-        if i == end:
-            edits[-1] = (edits[-1][0], f"{edits[-1][1]}{b:02x}")
-        else:
-            edits.append((i, f"{b:02x}"))
-        end = i + 1
+        for i, b in enumerate(block, start):
+            if i < len(before) and before[i] == b:
+                continue
+            if i == end:
+                edits[-1] = (edits[-1][0], f"{edits[-1][1]}{b:02x}")
+            else:
+                edits.append((i, f"{b:02x}"))
+            end = i + 1
     return edits
 
 
