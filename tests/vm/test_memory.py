@@ -38,6 +38,7 @@ STARVE: Final = """\
 #include <linux/kallsyms.h>
 #include <linux/kprobes.h>
 #include <linux/module.h>
+#include <linux/pgtable.h>
 #include <linux/preempt.h>
 #include <linux/sched.h>
 #include <linux/stacktrace.h>
@@ -55,6 +56,9 @@ static bool is_for_update(void)
 	char name[KSYM_SYMBOL_LEN];
 
 	for (i = 0; i < nr; i++) {
+		/* A name is a search among all symbols. */
+		if (stack[i] < MODULES_VADDR || stack[i] >= MODULES_END)
+			continue;
 		snprintf(name, sizeof(name), "%pS", (void *)stack[i]);
 		if (strstr(name, "[ksplice_"))
 			return true;
