@@ -251,7 +251,7 @@ def wait_for_mark(guest: Guest, place: str, mark: str) -> None:
     """Wait until the list of kprobes has one at a place, with ``[OPTIMIZED]`` or the like."""
 
     def rows() -> list[list[str]]:
-        listed = guest.run("cat /sys/kernel/debug/kprobes/list").out.splitlines()
+        listed = guest.read("/sys/kernel/debug/kprobes/list").splitlines()
         return [line.split()[2:] for line in listed]
 
     wait_in_guest(lambda: [place, *mark.split()] in rows(), rows)

@@ -263,7 +263,7 @@ def test_undo_that_is_forced_leaves_the_new_code_whole(
     update.wait()
     assert update.state("stage") == "reversed"
     guest.run("sysctl -qw kernel.overflowgid=65534")
-    said = wait_in_guest(lambda: guest.run("cat /root/said").out, guest.kernel_log)
+    said = wait_in_guest(lambda: guest.read("/root/said"), guest.kernel_log)
     assert said.strip() == NEW
     assert mount(guest, "romfs") == [OLD]
 
@@ -289,8 +289,8 @@ def test_daemon_waits_for_a_module_and_tells_what_became_of_it(
         if option:
             guest.run(f"ksplice undo {KID}")
         guest.run(f"ksplice apply {option} /root/{file.name}")
-        targets = guest.run(f"cat /sys/module/ksplice_{KID}/ksplice/targets").out
-        assert targets == "romfs waiting\n"
+        targets = guest.read(f"/sys/module/ksplice_{KID}/ksplice/targets")
+        assert targets == "romfs waiting"
 
     def tell(state: str) -> dict[str, str]:
         """Return the last journal entry about the module, once it is about ``state``."""

@@ -22,7 +22,7 @@ def host(installed_guest: Guest, signed: Signed) -> Host:
     host = Host(installed_guest, signed.public_key, signed.file)
     host.configure("soak-time = 1")
     host.run(f"ksplice apply /root/{NAME}")
-    host.wait_for(lambda: KID in host.run("cat /var/lib/ksplice/guard.json", check=False).out)
+    host.wait_for(lambda: KID in host.guest.read("/var/lib/ksplice/guard.json", if_there=True))
     return host
 
 

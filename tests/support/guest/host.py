@@ -8,6 +8,7 @@ from typing import Final
 
 from ksplicd.bus import names
 from ksplicd.lab.guest import Guest
+from ksplicd.lab.loading import is_clean
 from ksplicd.lab.running_guest import Result
 from ksplicd.model import Stage
 from tests.support.guest.commands import run_ksplice
@@ -80,7 +81,7 @@ class Host:
 
     def is_clean(self) -> bool:
         """Tell whether nothing of an update is left in the kernel."""
-        return not self.run("ls -d /sys/module/ksplice_* /sys/kernel/livepatch/*", check=False).out
+        return is_clean(self.guest)
 
 
 def forget_updates(guest: Guest) -> None:
