@@ -13,6 +13,7 @@ import pytest
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
+from tests.support.guest.commands import run_ksplice
 from tests.support.guest.foreign import build_module
 from tests.support.guest.hand import (
     Edit,
@@ -23,7 +24,16 @@ from tests.support.guest.hand import (
     write_patch,
 )
 from tests.support.guest.journal import read_journal
-from tests.support.guest.modules import KID, NEW, OLD, ROMFS, insmod, mount, prepare_mounts
+from tests.support.guest.modules import (
+    MOUNT,
+    NEW,
+    OLD,
+    ROMFS,
+    ROMFS_KID,
+    insmod,
+    mount,
+    prepare_mounts,
+)
 from tests.support.kernels import slice as sample
 from tests.support.waiting import wait_in_guest
 
@@ -52,6 +62,11 @@ SLOW = (
     ),
 )
 """A mount waits as long as kernel.overflowgid is 7777."""
+
+
+@pytest.fixture
+def guest(shared_guest: Guest) -> Guest:
+    return shared_guest
 
 
 @pytest.fixture
@@ -180,7 +195,7 @@ def test_only_modules_and_none_is_loaded(
 ) -> None:
     tree = sample.source_tree(lab_cache, kernel)
     patch = write_patch(tree, tmp_path / "romfs.patch", ROMFS)
-    only = Update(guest, make_bundle(lab_cache, kernel, "romfs001", [patch]))
+    only = Update(guest, make_bundle(lab_cache, kernel, ROMFS_KID, [patch]))
     only.apply(late=True)
     assert mount(guest, "romfs") == [NEW]
     guest.run(["rmmod", "romfs"])
@@ -245,9 +260,10 @@ def test_stranger_of_the_same_name_is_refused(
 
 
 def test_undo_that_is_forced_leaves_the_new_code_whole(
-    guest: Guest, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
+    fresh_guest: Guest, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
 ) -> None:
     """Who is still in it goes on to call a function of the module."""
+    guest = fresh_guest
     patch = write_patch(tree, tmp_path / "slow.patch", *SLOW)
     update = Update(guest, make_bundle(lab_cache, kernel, "forced01", [patch]))
     prepare_mounts(guest)
@@ -255,7 +271,7 @@ def test_undo_that_is_forced_leaves_the_new_code_whole(
     update.apply()
     guest.run(
         "sysctl -qw kernel.overflowgid=7777; systemd-run -u mount -q"
-        " -p StandardOutput=file:/root/said python3 /root/mount.py romfs"
+        f" -p StandardError=file:/root/said {MOUNT.format('romfs')}"
     )
     wait_for_stack(guest, "romfs_fill_super")
     livepatch = f"/sys/kernel/livepatch/{update.new}"
@@ -263,8 +279,8 @@ def test_undo_that_is_forced_leaves_the_new_code_whole(
     update.wait()
     assert update.state("stage") == "reversed"
     guest.run("sysctl -qw kernel.overflowgid=65534")
-    said = wait_in_guest(lambda: guest.read("/root/said"), guest.kernel_log)
-    assert said.strip() == NEW
+    said = wait_in_guest(lambda: guest.run("cat /root/said").out, guest.kernel_log)
+    assert said.strip().endswith(f" failed: {NEW}")
     assert mount(guest, "romfs") == [OLD]
 
 
@@ -279,7 +295,7 @@ def test_daemon_waits_for_a_module_and_tells_what_became_of_it(
     tree = sample.source_tree(lab_cache, kernel)
     patch = write_patch(tree, tmp_path / "romfs.patch", ROMFS)
     key = sample.throwaway_key(tmp_path)
-    file = sample.make_update(lab_cache, kernel, patch, key.secret, out=tmp_path, kid=KID)
+    file = sample.make_update(lab_cache, kernel, patch, key.secret, out=tmp_path, kid=ROMFS_KID)
     guest.put("/etc/ksplicd/keys.d/test.pub", key.public, mode=0o644)
     guest.put("/etc/ksplicd/ksplicd.conf", b"[ksplicd]\nlate-mismatch = leave\n")
     guest.put(f"/root/{file.name}", file)
@@ -287,21 +303,21 @@ def test_daemon_waits_for_a_module_and_tells_what_became_of_it(
     guest.run("systemctl reload ksplicd")
     for option in ("", "--partial"):  # Ksplice's option changes nothing: it is always so
         if option:
-            guest.run(f"ksplice undo {KID}")
-        guest.run(f"ksplice apply {option} /root/{file.name}")
-        targets = guest.read(f"/sys/module/ksplice_{KID}/ksplice/targets")
-        assert targets == "romfs waiting"
+            run_ksplice(guest, f"undo {ROMFS_KID}")
+        run_ksplice(guest, f"apply {option} /root/{file.name}")
+        targets = guest.run(f"cat /sys/module/ksplice_{ROMFS_KID}/ksplice/targets").out
+        assert targets == "romfs waiting\n"
 
     def tell(state: str) -> dict[str, str]:
         """Return the last journal entry about the module, once it is about ``state``."""
-        query = f"journalctl -o json -n 1 KSPLICE_KID={KID} KSPLICE_TARGET_STATE={state}"
+        query = f"journalctl -o json -n 1 KSPLICE_KID={ROMFS_KID} KSPLICE_TARGET_STATE={state}"
         log = "journalctl -u ksplicd --no-pager"
         out = wait_in_guest(lambda: guest.run(query).out.strip(), lambda: guest.run(log).out)
         entry: dict[str, str] = json.loads(out)
         assert entry["KSPLICE_TARGET"] == "romfs"
         return entry
 
-    assert "waits for romfs" in read_journal(guest, f"KSPLICE_KID={KID}")
+    assert "waits for romfs" in read_journal(guest, f"KSPLICE_KID={ROMFS_KID}")
     guest.run("modprobe romfs")
     assert "was loaded and is patched" in tell("matched")["MESSAGE"]
     guest.run("rmmod romfs")
@@ -309,8 +325,8 @@ def test_daemon_waits_for_a_module_and_tells_what_became_of_it(
     assert insmod(guest, altered)
     assert tell("unpatched")["KSPLICE_FUNCTION"] == "romfs_statfs"
     guest.run("rmmod romfs")
-    guest.run(f"echo N >/sys/module/ksplice_{KID}/parameters/leave_unmatched")
+    guest.run(f"echo N >/sys/module/ksplice_{ROMFS_KID}/parameters/leave_unmatched")
     assert not insmod(guest, altered)
     assert "its load is refused" in tell("refused")["MESSAGE"]
-    guest.run(f"ksplice undo {KID}")
+    run_ksplice(guest, f"undo {ROMFS_KID}")
     assert is_clean(guest)

@@ -12,9 +12,9 @@ from ksplicd.cli.main import main
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from tests.support.guest.hand import Edit, make_bundle, write_patch
+from tests.support.guest.installed import KID
 from tests.support.kernels import slice as sample
 
-KID = "tried001"
 WARNS = Edit(
     "fs/fcntl.c", "\tlong err = -EINVAL;\n",
     "\tlong err = -EINVAL;\n\n\tWARN_ON_ONCE(cmd == F_GETFD);\n",

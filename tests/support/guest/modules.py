@@ -27,13 +27,8 @@ VFAT = tuple(
 )
 """The same on 6.1 and on 6.12."""
 OLD, NEW = "Invalid argument", "Structure needs cleaning"
-MOUNT = """\
-import ctypes, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-for name in sys.argv[1:]:
-    assert libc.mount(b"/dev/loop0", b"/mnt", name.encode(), 1, None) == -1
-    print(os.strerror(ctypes.get_errno()))
-"""
+MOUNT = "busybox mount -r -t {} /dev/loop0 /mnt"
+"""Says what mount(2) has returned, which mount(8) of util-linux puts in other words."""
 
 
 def make_modules_bundle(
@@ -51,7 +46,6 @@ def make_modules_bundle(
 
 def prepare_mounts(guest: Guest) -> None:
     """Let ``mount`` be called."""
-    guest.put("/root/mount.py", MOUNT.encode())
     guest.run(
         "[ -e /root/rubbish ] || { truncate -s 64k /root/rubbish; modprobe loop;"
         " losetup /dev/loop0 /root/rubbish; }"
@@ -60,7 +54,10 @@ def prepare_mounts(guest: Guest) -> None:
 
 def mount(guest: Guest, *names: str) -> list[str]:
     """Try to mount rubbish; return what the kernel says, which loads the file systems."""
-    return guest.run(["python3", "/root/mount.py", *names]).out.splitlines()
+    done = guest.run("; ".join(MOUNT.format(name) for name in names), check=False)
+    said = [line.rpartition(" failed: ")[2] for line in done.err.splitlines()]
+    assert len(said) == len(names), done.err
+    return said
 
 
 def insmod(guest: Guest, ko: bytes) -> bool:
