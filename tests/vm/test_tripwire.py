@@ -63,22 +63,23 @@ def bundles(
 
 
 @pytest.fixture
-def guest(guest: Guest) -> Guest:
-    prepare(guest)
-    return guest
+def guest(shared_guest: Guest) -> Guest:
+    prepare(shared_guest)
+    return shared_guest
 
 
 def start_listener(guest: Guest, update: Update) -> None:
     """Let what a core says be noted."""
     file = f"-p StandardOutput=file:/root/heard-{update.kid} -u listen-{update.kid}"
     family = update.state("tripwire_family")
+    guest.run(f"rm -f /root/heard-{update.kid}")
     guest.run(f"systemd-run -q {file} /usr/bin/python3 /root/listen.py {family}")
-    wait_in_guest(lambda: "{}" in guest.read(f"/root/heard-{update.kid}", if_there=True))
+    wait_in_guest(lambda: "{}" in guest.run(f"cat /root/heard-{update.kid}", check=False).out)
 
 
 def heard(guest: Guest, update: Update) -> list[dict[str, Any]]:
     """Return what the listener has noted."""
-    lines = guest.read(f"/root/heard-{update.kid}").splitlines()
+    lines = guest.run(f"cat /root/heard-{update.kid}").out.splitlines()
     return [json.loads(line) for line in lines[1:]]
 
 
