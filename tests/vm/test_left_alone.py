@@ -19,6 +19,11 @@ LEAVE = "leave_unmatched=1"
 
 
 @pytest.fixture
+def guest(shared_guest: Guest) -> Guest:
+    return shared_guest
+
+
+@pytest.fixture
 def update(modules_update: Update) -> Update:
     return modules_update
 
