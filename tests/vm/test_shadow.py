@@ -29,23 +29,35 @@ OURS = (
     Edit(GENERIC, FREE, FREE + "\tksplice_shadow_free(qdisc, ksplice_shadow_id(1));\n"),
 )
 
-# Nests qdiscs on lo, in what is there, until there are as many or one is refused.
+# Each argument is a process in whose network namespace qdiscs are nested on lo, in what is there,
+# until there are as many or one is refused.  A negative number deletes them afterwards.
 NEST = """\
-import os, sys
+import ctypes, os, sys
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-ROOT = 0xFFFFFFFF
-with IPRoute() as ip:
-    there = sum(q["handle"] != 0 for q in ip.get_qdiscs(index=1))
-    try:
-        for n in range(there + 1, int(sys.argv[1]) + 1):
-            parent = n - 1 << 16 | 1 if n > 1 else ROOT
-            ip.tc("add", "tbf", 1, n << 16, parent=parent, rate="1mbit", burst=5000, limit=9000)
-        print(n)
-    except NetlinkError as e:
-        print(n - 1, os.strerror(e.code))
-    if sys.argv[2:] == ["delete"]:
-        ip.tc("del", "tbf", 1, 1 << 16, parent=ROOT)
+ROOT, CLONE_NEWNET = 0xFFFFFFFF, 0x40000000
+libc = ctypes.CDLL(None, use_errno=True)
+def nest(number):
+    with IPRoute() as ip:
+        there = sum(q["handle"] != 0 for q in ip.get_qdiscs(index=1))
+        try:
+            for n in range(there + 1, abs(number) + 1):
+                parent = n - 1 << 16 | 1 if n > 1 else ROOT
+                ip.tc("add", "tbf", 1, n << 16, parent=parent, rate="1mbit", burst=5000, limit=9000)
+            print(n, flush=True)
+        except NetlinkError as e:
+            print(n - 1, os.strerror(e.code), flush=True)
+        if number < 0:
+            ip.tc("del", "tbf", 1, 1 << 16, parent=ROOT)
+for argument in sys.argv[1:]:
+    pid, number = map(int, argument.split(":"))
+    child = os.fork()
+    if not child:
+        with open(f"/proc/{pid}/ns/net") as f:
+            assert libc.setns(f.fileno(), CLONE_NEWNET) == 0
+        nest(number)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
 REFUSED = "Argument list too long"
 """E2BIG."""
@@ -68,17 +80,23 @@ def made(
     return make_bundle(lab_cache, kernel, KID, [fix, ours])
 
 
-def nest(guest: Guest, number: int, within: str = "", *, delete: bool = False) -> str:
-    """Nest that many qdiscs in a namespace; return how many there are, and why not more."""
-    command = f"{within} python3 /root/nest.py {number} {'delete' if delete else ''}"
-    return guest.run(command).out.strip()
+HERE = 1
+"""A process of the namespace that all services are in."""
 
 
-def namespace(guest: Guest, name: str) -> str:
-    """Make a network namespace; return what runs a command in it."""
+def nest(guest: Guest, *steps: tuple[int, int]) -> list[str]:
+    """Nest qdiscs, with the pid and the number of each step as ``NEST`` takes them.
+
+    Return how many there are after each, and why not more.
+    """
+    words = " ".join(f"{pid}:{number}" for pid, number in steps)
+    return guest.run(f"python3 /root/nest.py {words}").out.splitlines()
+
+
+def namespace(guest: Guest, name: str) -> int:
+    """Make a network namespace; return the id of a process in it."""
     guest.run(f"systemd-run -u {name} -q unshare -n sleep 1000; sleep 1")
-    pid = guest.run(f"systemctl show --value -p MainPID {name}").out.strip()
-    return f"nsenter -t {pid} -n"
+    return int(guest.run(f"systemctl show --value -p MainPID {name}").out)
 
 
 def wait_for_shadows(guest: Guest, number: int) -> None:
@@ -90,27 +108,28 @@ def test_real_fix_that_adds_a_field(guest: Guest, made: bundle.Bundle) -> None:
     update = Update(guest, made)
     guest.put("/root/nest.py", NEST.encode())
     deep, flat = namespace(guest, "deep"), namespace(guest, "flat")
-    assert nest(guest, 10, delete=True) == "10", "the fault"
-    assert (nest(guest, 9, deep), nest(guest, 5, flat)) == ("9", "5")
+    the_fault, *depths = nest(guest, (HERE, -10), (deep, 9), (flat, 5))
+    assert the_fault == "10"
+    assert depths == ["9", "5"]
     assert count_shadows(guest) == 0
 
     update.apply()
-    assert nest(guest, 10, deep) == f"9 {REFUSED}", "it was too deep before"
-    assert nest(guest, 10, flat) == f"8 {REFUSED}", "five are from before"
+    too_deep_before, partly_before = nest(guest, (deep, 10), (flat, 10))
+    assert too_deep_before == f"9 {REFUSED}"
+    assert partly_before == f"8 {REFUSED}", "five are from before"
     before = count_shadows(guest)
     assert before > 0
-    assert nest(guest, 10, delete=True) == f"8 {REFUSED}", "a new one"
+    assert nest(guest, (HERE, -10)) == [f"8 {REFUSED}"], "a new one"
     wait_for_shadows(guest, before)
 
     update.undo()
     assert count_shadows(guest) == 0
-    assert (nest(guest, 10, deep), nest(guest, 10, flat)) == ("10", "10")
-    assert nest(guest, 10, delete=True) == "10"
+    assert nest(guest, (deep, 10), (flat, 10), (HERE, -10)) == ["10", "10", "10"]
     assert is_clean(guest)
 
     guest.run("systemctl stop flat")
     update.apply()
-    assert nest(guest, 11, deep) == f"10 {REFUSED}"
+    assert nest(guest, (deep, 11)) == [f"10 {REFUSED}"]
     guest.run("systemctl stop deep")
     wait_for_shadows(guest, 0)
     update.undo()

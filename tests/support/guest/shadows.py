@@ -7,10 +7,16 @@ from ksplicd.lab.running_guest import RunningGuest
 
 # klp_shadow_hash of kernel/livepatch/shadow.c: heads of lists, each node first of its variable.
 _COUNTER: Final = """\
-import struct
-with open("/proc/kallsyms") as f:
-    rows = [line.split() for line in f if " klp_shadow_hash" in line]
-(start, _, name), = rows
+import os, struct
+FOUND = "/run/klp_shadow_hash"  # all of kallsyms is a second's work
+if not os.path.exists(FOUND):
+    with open("/proc/kallsyms") as f:
+        rows = [line.split() for line in f if " klp_shadow_hash" in line]
+    (start, _, name), = rows
+    with open(FOUND, "w") as f:
+        f.write(start)
+with open(FOUND) as f:
+    start = f.read()
 with open("/proc/kcore", "rb") as core:
     head = core.read(64)
     (at,), (size, number) = struct.unpack_from("<Q", head, 32), struct.unpack_from("<HH", head, 54)
