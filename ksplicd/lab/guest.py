@@ -13,6 +13,8 @@ What can be done in it is in ``running_guest.py``.
 """
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -63,11 +65,14 @@ class Guest(RunningGuest):
         self._qemu.close()
         self._restore()
 
-    def reboot(self, *, crash: bool = False, panic: bool = False) -> None:
+    def reboot(
+        self, *, crash: bool = False, panic: bool = False, arguments: Sequence[str] = ()
+    ) -> None:
         """Boot the guest again with its disk as it is now.
 
         ``crash``: as if the power had failed; ``panic``: because the kernel panicked.  The kernel
-        log then starts at boot.
+        log then starts at boot.  ``arguments`` are added to the kernel's command line for this
+        boot.
         """
         # QEMU is not killed: the disk's own metadata would be lost with it (cache=unsafe)
         end = "systemctl --no-block reboot"
@@ -78,7 +83,8 @@ class Guest(RunningGuest):
                 raise
         self._qemu.wait(BOOT_TIMEOUT)
         self._qemu.close()
-        super().__init__(Qemu(self.machine, disk=self._disk))
+        machine = replace(self.machine, arguments=(*self.machine.arguments, *arguments))
+        super().__init__(Qemu(machine, disk=self._disk))
         self.wait_booted()
 
     @property
