@@ -55,14 +55,28 @@ class Victim(Host):
     def recover(self) -> str:
         """Start what was killed; return the stage that it settles in."""
         self.run(f"rm -f {CONTROL}; systemctl reset-failed ksplicd; systemctl start ksplicd")
-        self.wait_for(lambda: self.stage(KID) in SETTLED)
-        return self.stage(KID)
+        return self.settled()
+
+    def settled(self) -> str:
+        """Wait until nothing is under way; return the stage."""
+        found = ""
+
+        def is_settled() -> bool:
+            nonlocal found
+            found = self.stage(KID)
+            return found in SETTLED
+
+        self.wait_for(is_settled)
+        return found
 
     def command(self, verb: str) -> str:
         """Run ``ksplice apply`` with the file, or ``undo``; return its complaint, or nothing."""
-        line = f"ksplice apply /root/{NAME}" if verb == "apply" else f"ksplice undo {KID}"
-        done = self.run(line, check=False)
+        line = f"apply /root/{NAME}" if verb == "apply" else f"undo {KID}"
+        done = self.ksplice(line, check=False)
         return f"{done.status}: {done.err}" if done.status else ""
+
+    def forget(self) -> None:
+        self.ksplice(f"remove {KID}")
 
     def steps(self, verb: str) -> list[str]:
         """Run a command that nothing happens to; return the steps that it took."""
@@ -74,18 +88,20 @@ class Victim(Host):
         last = max(i for i, (number, _) in enumerate(found) if number == "1")
         return [what for _, what in found[last:]]
 
-    def has_fix(self) -> bool:
-        return self.out("python3 /root/reproducer.py").startswith(sample.FCNTL.after)
-
     def assert_whole(self, stage: str) -> None:
         """The kernel is what the stage says: all of the update is in force, or nothing is left."""
+        shown = f"cat {LIVEPATCH}/enabled {LIVEPATCH}/transition; lsmod | grep -o '^ksplice_[^ ]*'"
+        there = "ls -d /sys/module/ksplice_* /sys/kernel/livepatch/*"
+        said = self.out(f"python3 -I -S /root/reproducer.py; {there}; {shown}; true").splitlines()
+        answer, found = said[0], said[1:]
         if stage == "applied":
-            assert self.out(f"cat {LIVEPATCH}/enabled {LIVEPATCH}/transition").split() == ["1", "0"]
-            loaded = self.out(f"lsmod | grep -o '^ksplice_{KID}[a-z_]*'").split()
-            assert sorted(loaded) == [f"ksplice_{KID}", f"ksplice_{KID}_new"]
+            mine = [f"ksplice_{KID}", f"ksplice_{KID}_new"]
+            assert found[3:5] == ["1", "0"]
+            assert sorted(found[5:]) == mine
+            assert found[:3] == [LIVEPATCH, *(f"/sys/module/{name}" for name in mine)]
         else:
-            assert self.is_clean()
-        assert self.has_fix() is (stage == "applied")
+            assert not found
+        assert answer.startswith(sample.FCNTL.after) is (stage == "applied")
 
 
 @pytest.fixture(scope="module")
@@ -117,16 +133,28 @@ UNDO: Final = ("write", 0), ("write", 1), ("delete_module", -1)
 def learn(victim: Victim) -> tuple[list[int], list[int]]:
     """Return the steps of an apply and of an undo to try."""
     # what is written to a history for the first time needs a step more
-    victim.run(f"ksplice apply /root/{NAME} && ksplice undo {KID} && ksplice remove {KID}")
+    for verb in ("apply", "undo"):
+        assert victim.command(verb) == ""
+    victim.forget()
     applying = victim.steps("apply")
     undoing = victim.steps("undo")
-    victim.run(f"ksplice remove {KID}")
+    victim.forget()
     sys.stdout.write(f"apply: {' '.join(applying)}\nundo: {' '.join(undoing)}\n")
     return chosen(applying, APPLY), chosen(undoing, UNDO)
 
 
-def test_killed_at_a_step(victim: Victim) -> None:
+def test_killed_and_disk_full_at_a_step(victim: Victim) -> None:
+    """On a disk of half a megabyte."""
+    victim.run("systemctl stop ksplicd; mount -t tmpfs -o size=512k,mode=700 full /var/lib/ksplice")
+    victim.run("systemctl start ksplicd")
     applying, undoing = learn(victim)
+    fill(victim, applying, list(undoing))
+    kill(victim, applying, list(undoing))
+    victim.run("systemctl stop ksplicd; umount /var/lib/ksplice")
+
+
+def kill(victim: Victim, applying: Sequence[int], undoing: list[int]) -> None:
+    """Kill it at each step of an apply and of an undo, and in the kernel."""
     modules = MODULES if ALL else MODULES[1:2]
     deaths = [("kill", step, "any") for step in applying]
     deaths += [("inside", module, "finit_module") for module in modules]
@@ -148,36 +176,31 @@ def test_killed_at_a_step(victim: Victim) -> None:
         if stage == "applied":
             assert victim.command("undo") == ""
             victim.assert_whole("reversed")
-        victim.run(f"ksplice remove {KID}")
+        victim.forget()
     assert "too short" not in read_journal(victim.guest, "-u ksplicd -o cat")
 
 
-def test_disk_full_at_a_step(victim: Victim) -> None:
-    victim.run("systemctl stop ksplicd; mount -t tmpfs -o size=512k,mode=700 full /var/lib/ksplice")
-    victim.run("systemctl start ksplicd")
+def fill(victim: Victim, applying: Sequence[int], undoing: list[int]) -> None:
+    """Fill its disk before each step of an apply and of an undo."""
     pid = victim.pid()
-    applying, undoing = learn(victim)
     for step in applying:
         victim.arm("fill", step)
         victim.command("apply")
         victim.run(f"rm {CONTROL}")
-        victim.wait_for(lambda: victim.stage(KID) in SETTLED)
-        victim.assert_whole(victim.stage(KID))
-        if victim.stage(KID) != "applied":
+        victim.assert_whole(stage := victim.settled())
+        if stage != "applied":
             assert victim.command("apply") == ""
-            victim.assert_whole("applied")
+            victim.assert_whole(stage := "applied")
         if undoing:
             victim.arm("fill", undoing.pop())
             victim.command("undo")
             victim.run(f"rm {CONTROL}")
-            victim.wait_for(lambda: victim.stage(KID) in SETTLED)
-            victim.assert_whole(victim.stage(KID))
-        if victim.stage(KID) == "applied":
+            victim.assert_whole(stage := victim.settled())
+        if stage == "applied":
             assert victim.command("undo") == ""
             victim.assert_whole("reversed")
-        victim.run(f"ksplice remove {KID}")
+        victim.forget()
     assert victim.pid() == pid, "it lived through all of it"
-    victim.run("systemctl stop ksplicd; umount /var/lib/ksplice")
 
 
 @pytest.mark.skipif(not ALL, reason="takes two minutes; make fault-steps does it")
