@@ -111,9 +111,9 @@ ALL = ["tests", "--ignore=tests/bus", "--ignore=tests/vm"]
         (["unit", "T=tests/unit/host/test_store.py"], ["tests/unit/host/test_store.py"]),
         (["unit", "T=-k soak"], ["-k", "soak", *ALL]),
         (["unit", "T=tests/pairs -k constant"], ["tests/pairs", "-k", "constant"]),
-        (["vm", "T=tests/vm/test_off.py"], ["tests/vm/test_off.py"]),
+        (["vm", "T=tests/vm/test_boot.py"], ["tests/vm/test_boot.py"]),
         (["vm", "T=-k kprobe"], ["-k", "kprobe", "tests/vm", "tests/bus"]),
-        (["vm", "T=tests/vm/test_off.py", "KEEP=1"], ["-x", "-s", "tests/vm/test_off.py"]),
+        (["vm", "T=tests/vm/test_boot.py", "KEEP=1"], ["-x", "-s", "tests/vm/test_boot.py"]),
     ],
 )
 def test_make_runs_what_is_chosen(argv: list[str], chosen: list[str]) -> None:

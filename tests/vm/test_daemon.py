@@ -11,11 +11,11 @@ import pytest
 
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.guest import Guest
-from tests.support.guest.blocker import BLOCKER
-from tests.support.guest.hand import wait_for_stack
+from tests.support.guest.blocker import start_blocker
 from tests.support.guest.host import Host
 from tests.support.guest.installed import BUS, KID, MANAGER, NAME, Signed
 from tests.support.guest.journal import read_journal
+from tests.support.guest.keep import stay_if_failed
 
 LISTENER: Final = f"""\
 import select, time
@@ -33,13 +33,6 @@ def host(installed_guest: Guest, signed: Signed) -> Iterator[Host]:
     host = Host(installed_guest, signed.public_key, signed.file)
     yield host
     assert "WARNING:" not in host.guest.kernel_log()
-
-
-def start_blocker(host: Host) -> None:
-    """Let a task sleep in do_fcntl, which the update replaces."""
-    host.guest.put("/root/blocker.py", BLOCKER.encode())
-    host.run("systemd-run -u blocker -q /usr/bin/python3 /root/blocker.py")
-    wait_for_stack(host.guest, "do_fcntl")
 
 
 def test_drop_apply_die_undo(host: Host) -> None:
@@ -68,7 +61,7 @@ def test_drop_apply_die_undo(host: Host) -> None:
 
 def test_blocked_transition_is_turned_around(host: Host) -> None:
     host.configure("transition-limit = 4")
-    start_blocker(host)
+    start_blocker(host.guest)
     done = host.run(f"ksplice apply --raw-errors /root/{NAME}", check=False)
     assert (done.status, done.err.splitlines()[0]) == (6, "code_busy")
     assert host.is_clean()
@@ -82,105 +75,13 @@ def test_blocked_transition_is_turned_around(host: Host) -> None:
     assert host.stage(KID) == "applied"
 
 
-def test_kernel_notifies_the_stage(host: Host) -> None:
-    host.run(f"ksplice apply /root/{NAME}")
-    host.guest.put("/root/listener.py", LISTENER.encode())
-    to_file = "-p StandardOutput=file:/root/heard"
-    host.run(f"systemd-run -u listener -q {to_file} /usr/bin/python3 /root/listener.py")
-    host.wait_for(lambda: "listening" in host.run("cat /root/heard", check=False).out)
-    host.run(f"ksplice undo {KID}")
-    host.wait_for(lambda: host.out("cat /root/heard") == "listening\nheard")
-
-
-def test_anyone_may_look_and_root_alone_may_act(host: Host) -> None:
-    host.run(f"ksplice apply /root/{NAME}")
-    as_nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups"
-    assert KID in host.out(f"{as_nobody} busctl call {MANAGER} ListUpdates t 0")
-    refused = host.run(f"{as_nobody} busctl call {MANAGER} Undo st {KID} 0", check=False)
-    assert refused.status == 1
-    assert "org.ksplice.ksplicd1.undo is refused" in refused.err
-    named = host.run(
-        f"{as_nobody} dbus-send --system --print-reply --dest={BUS} "
-        f"/org/ksplice/Ksplicd1 {BUS}.Manager.Undo string:{KID} uint64:0",
-        check=False,
-    )
-    assert f"{BUS}.Error.PermissionDenied" in named.err
-    owned = host.run(
-        f"{as_nobody} busctl call {BUS} / org.freedesktop.DBus.Peer Ping; "
-        f"{as_nobody} dbus-send --system --print-reply "
-        "--dest=org.freedesktop.DBus / org.freedesktop.DBus.RequestName "
-        "string:org.ksplice.Ksplicd1.Mine uint32:0",
-        check=False,
-    )
-    assert "AccessDenied" in owned.err
-    assert host.stage(KID) == "applied"
-
-
-def test_first_call_starts_the_daemon(host: Host) -> None:
-    host.run("systemctl stop ksplicd")
-    assert host.out(f"busctl call {MANAGER} ListUpdates t 0") == "a(sso) 0"
-    assert host.out("systemctl is-active ksplicd") == "active"
-
-
-def test_applied_again_at_boot(host: Host) -> None:
-    host.run(f"ksplice apply /root/{NAME}")
-    host.guest.reboot()
-    host.wait_for(lambda: host.stage(KID) == "applied")
-    assert host.out("ksplice history -n 1").split("  ")[3] == "uid 0 (boot)"
-    early = "systemctl show --value -p ActiveEnterTimestampMonotonic"
-    times = host.out(f"{early} ksplicd-boot network-pre.target ksplicd").split()
-    assert times == sorted(times, key=int)
-
-
-def test_new_in_a_crash_waits_for_a_person(host: Host) -> None:
-    host.run(f"ksplice apply /root/{NAME}")
-    host.run("sync")
-    host.guest.reboot(crash=True)
-    host.run("systemctl start ksplicd")
-    assert host.stage(KID) == "quarantined", host.out("ksplice status; journalctl -b -u ksplicd*")
-    assert host.is_clean()
-    told = json.loads(read_journal(host.guest, f"-o json MESSAGE_ID={Outcome.QUARANTINED.value}"))
-    assert told["PRIORITY"] == "2"
-    assert host.run(f"ksplice apply {KID}", check=False).status == 8
-    host.run(f"ksplice release {KID} && ksplice apply {KID}")
-    assert host.stage(KID) == "applied"
-
-
-def test_little_is_permitted(host: Host) -> None:
-    """systemd's own measure of a service's exposure, from 0 to 10."""
-    for unit in ("ksplicd", "ksplicd-boot"):
-        said = host.out(f"systemd-analyze --no-pager security {unit}.service")
-        found = re.findall(r"Overall exposure level for \S+: ([\d.]+)", said)
-        assert float(found[0]) <= 2.5, said
-
-
-def test_service_hears_of_modules(host: Host) -> None:
-    """Out of its own network namespace."""
-    host.run(f"ksplice apply /root/{NAME}")
-    host.run(f"echo 0 > /sys/kernel/livepatch/ksplice_{KID}_new/enabled")
-    host.wait_for(lambda: host.run(f"rmmod ksplice_{KID}_new", check=False).status == 0)
-    said = "journalctl -u ksplicd -o verbose MESSAGE_ID=" + Outcome.REVERSED.value
-    host.wait_for(lambda: KID in host.run(said, check=False).out)
-
-
-def test_what_was_under_way_in_a_panic_is_not_applied_again(host: Host) -> None:
-    start_blocker(host)
-    host.configure("on-drop = apply")
-    host.run(f"cp /root/{NAME}.minisig /root/{NAME} /var/lib/ksplice/")
-    host.wait_for(lambda: host.stage(KID) == "transitioning")
-    host.run("sync")  # the lab's disk has no journal that would see to it
-    for is_panic in (True, False):  # not in the boot after it, and not in the one after that
-        host.guest.reboot(panic=is_panic)
-        host.run("systemctl start ksplicd")
-        assert host.stage(KID) == "quarantined"
-        assert host.is_clean()
-
-
-def test_watchdog_restarts_a_daemon_that_hangs(host: Host) -> None:
+def test_first_call_starts_the_daemon_and_its_watchdog_another(host: Host) -> None:
     host.guest.put(
         "/run/systemd/system/ksplicd.service.d/watchdog.conf", b"[Service]\nWatchdogSec=3\n"
     )
-    host.run("systemctl daemon-reload; systemctl restart ksplicd")
+    host.run("systemctl daemon-reload; systemctl stop ksplicd")
+    assert host.out(f"busctl call {MANAGER} ListUpdates t 0") == "a(sso) 0"
+    assert host.out("systemctl is-active ksplicd") == "active"
     before = host.pid()
     time.sleep(4)
     assert host.pid() == before
@@ -189,16 +90,82 @@ def test_watchdog_restarts_a_daemon_that_hangs(host: Host) -> None:
     assert "watchdog" in read_journal(host.guest, "-u ksplicd").lower()
 
 
-def test_idle_daemon_sleeps_and_is_small(host: Host) -> None:
-    host.run(f"ksplice apply /root/{NAME}")
+# --- on one host, whose update each test may undo ------------------------------------------------
 
+
+@pytest.fixture(scope="module")
+def module_host(module_installed_guest: Guest, signed: Signed) -> Host:
+    return Host(module_installed_guest, signed.public_key, signed.file)
+
+
+@pytest.fixture
+def applied(module_host: Host, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A host on which the update is applied, the same one for each of these tests."""
+    host = module_host
+    if host.stage(KID) != "applied":
+        host.ksplice(f"apply /root/{NAME}")
+    yield host
+    stay_if_failed(request, host.guest)
+    assert "WARNING:" not in host.guest.kernel_log()
+
+
+def test_idle_daemon_sleeps_and_is_small(applied: Host) -> None:
     def read(key: str) -> int:
-        files = f"/proc/{host.pid()}/task/*/status"
-        return sum(int(n) for n in re.findall(rf"{key}:\s+(\d+)", host.out(f"cat {files}")))
+        files = f"/proc/{applied.pid()}/task/*/status"
+        return sum(int(n) for n in re.findall(rf"{key}:\s+(\d+)", applied.out(f"cat {files}")))
 
     time.sleep(3)
     before = read("voluntary_ctxt_switches")
     time.sleep(15)
     assert read("voluntary_ctxt_switches") - before <= 2  # a watchdog ping may fall in between
-    resident = int(re.findall(r"VmRSS:\s+(\d+)", host.out(f"cat /proc/{host.pid()}/status"))[0])
-    assert resident < 36 << 10
+    status = applied.out(f"cat /proc/{applied.pid()}/status")
+    assert int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) < 36 << 10
+
+
+def test_anyone_may_look_and_root_alone_may_act(applied: Host) -> None:
+    as_nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups"
+    assert KID in applied.out(f"{as_nobody} busctl call {MANAGER} ListUpdates t 0")
+    refused = applied.run(f"{as_nobody} busctl call {MANAGER} Undo st {KID} 0", check=False)
+    assert refused.status == 1
+    assert "org.ksplice.ksplicd1.undo is refused" in refused.err
+    named = applied.run(
+        f"{as_nobody} dbus-send --system --print-reply --dest={BUS} "
+        f"/org/ksplice/Ksplicd1 {BUS}.Manager.Undo string:{KID} uint64:0",
+        check=False,
+    )
+    assert f"{BUS}.Error.PermissionDenied" in named.err
+    owned = applied.run(
+        f"{as_nobody} busctl call {BUS} / org.freedesktop.DBus.Peer Ping; "
+        f"{as_nobody} dbus-send --system --print-reply "
+        "--dest=org.freedesktop.DBus / org.freedesktop.DBus.RequestName "
+        "string:org.ksplice.Ksplicd1.Mine uint32:0",
+        check=False,
+    )
+    assert "AccessDenied" in owned.err
+    assert applied.stage(KID) == "applied"
+
+
+def test_little_is_permitted(applied: Host) -> None:
+    """systemd's own measure of a service's exposure, from 0 to 10."""
+    for unit in ("ksplicd", "ksplicd-boot"):
+        said = applied.out(f"systemd-analyze --no-pager security {unit}.service")
+        found = re.findall(r"Overall exposure level for \S+: ([\d.]+)", said)
+        assert float(found[0]) <= 2.5, said
+
+
+def test_service_hears_of_modules(applied: Host) -> None:
+    """Out of its own network namespace."""
+    said = f"journalctl -u ksplicd -o cat MESSAGE_ID={Outcome.REVERSED.value} KSPLICE_KID={KID}"
+    before = len(applied.run(said, check=False).out.splitlines())
+    applied.run(f"echo 0 > /sys/kernel/livepatch/ksplice_{KID}_new/enabled")
+    applied.wait_for(lambda: applied.run(f"rmmod ksplice_{KID}_new", check=False).status == 0)
+    applied.wait_for(lambda: len(applied.run(said, check=False).out.splitlines()) > before)
+
+
+def test_kernel_notifies_the_stage(applied: Host) -> None:
+    applied.guest.put("/root/listener.py", LISTENER.encode())
+    to_file = "-p StandardOutput=file:/root/heard"
+    applied.run(f"systemd-run -u listener -q {to_file} /usr/bin/python3 -I -S /root/listener.py")
+    applied.wait_for(lambda: "listening" in applied.guest.read("/root/heard", if_there=True))
+    applied.ksplice(f"undo {KID}")
+    applied.wait_for(lambda: applied.guest.read("/root/heard") == "listening\nheard")

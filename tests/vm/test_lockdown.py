@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A stock kernel that is locked down: updates with and without the kernel's own signature.
 
-The certificate of the key is in the firmware's ``db``, from where the kernel takes it.  The same
-machine's kernel has ``ksplicd.disable`` as an argument, so nothing is applied automatically.
+The certificate of the key is in the firmware's ``db``, from where the kernel takes it.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,14 +18,13 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.qemu import Machine
 from ksplicd.lab.snapshot import Snapshot, take_snapshot
 from ksplicd.run import run
+from tests.support.guest.commands import with_commands
 from tests.support.guest.firmware import firmware_with_key
 from tests.support.guest.hand import has_complaint, is_clean, write_patch
 from tests.support.guest.host import Host
 from tests.support.guest.install import package_layer
-from tests.support.guest.journal import read_journal
 from tests.support.guest.maker import FIRST, Maker
 from tests.support.kernels import slice as sample
-from tests.support.waiting import wait_in_guest
 
 KID = "lockdown"
 MARK = b"~Module signature appended~\n"
@@ -52,8 +50,9 @@ def locked_snapshot(
     certificate = module_key(lab_cache, TRUSTED).certificate
     der = run(["openssl", "x509", "-in", certificate, "-outform", "DER"])
     firmware = firmware_with_key(lab_cache, der)
-    trusting = replace(machine, firmware=firmware, arguments=("ksplicd.disable",))
-    return take_snapshot(lab_cache, trusting, package_layer(tmp_path_factory.mktemp("install")))
+    trusting = replace(machine, firmware=firmware)
+    layer = with_commands(package_layer(tmp_path_factory.mktemp("install")))
+    return take_snapshot(lab_cache, trusting, layer)
 
 
 @pytest.fixture
@@ -120,11 +119,11 @@ def test_locked_down_kernel(locked_guest: Guest, maker: Maker, updates: Updates)
     assert name == "module_refused"
     assert "this kernel is locked down (lockdown=integrity)" in message
     assert "this one has no signature: build the update with --module-sign-key" in message
-    guest.run(f"ksplice remove {KID}")
+    host.ksplice(f"remove {KID}")
     name, message = host.apply(updates.by(UNKNOWN))
     assert name == "module_refused"
     assert f"the module is signed by “{UNKNOWN}”, which it does not trust: enrol" in message
-    guest.run(f"ksplice remove {KID}")
+    host.ksplice(f"remove {KID}")
     assert is_clean(guest)
 
     assert host.apply(updates.signed) == ("", "")
@@ -134,31 +133,3 @@ def test_locked_down_kernel(locked_guest: Guest, maker: Maker, updates: Updates)
     assert is_clean(guest)
     assert "[integrity]" in guest.run("cat /sys/kernel/security/lockdown").out
     assert not has_complaint(guest.kernel_log())
-
-
-def test_off_by_kernel_argument(locked_guest: Guest, maker: Maker, updates: Updates) -> None:
-    guest, host = locked_guest, Host(locked_guest, maker.key.public)
-    guest.put("/etc/ksplicd/ksplicd.conf", b"[ksplicd]\non-drop = apply\n")
-    guest.run("systemctl reload ksplicd")
-    file = host.put(updates.signed)
-    guest.run(f"cp {file}.minisig {file} /var/lib/ksplice/")
-    status = wait_for_word(guest, "ksplice status", "staged")
-    why = "ksplicd.disable is on the kernel's command line"
-    assert f"Nothing is applied automatically: {why}" in status
-    assert is_clean(guest)
-    assert host.try_(f"apply {KID}") == ("", "")  # a person may
-    assert host.bits() == 16
-    guest.reboot()
-    guest.run("systemctl start ksplicd")
-    assert "staged" in guest.run("ksplice status").out
-    assert is_clean(guest)
-    told = read_journal(guest, "-b -u ksplicd-boot")
-    assert "now waits: ksplicd.disable is on the kernel's command line; `ksplice apply" in told
-
-
-def wait_for_word(guest: Guest, command: str, word: str) -> str:
-    """Return what ``command`` says once ``word`` is in it."""
-    out: str = wait_in_guest(
-        lambda: word in (said := guest.run(command).out) and said, lambda: guest.run(command).out
-    )
-    return out

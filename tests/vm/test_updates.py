@@ -21,7 +21,7 @@ from ksplicd.model import core_module, new_module
 from tests.support.guest.foreign import ADD_FOREIGN, FOREIGN, REMOVE_FOREIGN, build_module
 from tests.support.guest.hand import Edit, Update, is_clean
 from tests.support.guest.host import ASK, Host
-from tests.support.guest.maker import FIRST, GETFD, Maker
+from tests.support.guest.maker import AUXV, FIRST, GETFD, Maker
 from tests.support.guest.modules import ROMFS, ROMFS_KID
 from tests.support.old_code.blob import Blob
 
@@ -29,11 +29,6 @@ pytestmark = pytest.mark.usefixtures("golden_log")
 
 SECOND = Edit("fs/fcntl.c", "\t\terr |= 16;\n", "\t\terr |= 16 | 32;\n")
 BESIDE = Edit("fs/fcntl.c", GETFD, f"{GETFD}\t\terr |= 64;\n")
-AUXV = Edit(
-    "kernel/sys.c",
-    "\tif (len > sizeof(user_auxv))\n\t\treturn -EINVAL;\n",
-    "\tif (len > sizeof(user_auxv))\n\t\treturn -E2BIG;\n",
-)
 
 UNDO_FIRST = (
     f"dbus-send --system --print-reply --dest={names.BUS_NAME} {names.ROOT_PATH}"

@@ -19,7 +19,7 @@ from tests.support.waiting import wait_in_guest
 _CONFIG: Final = "/etc/ksplicd/ksplicd.conf"
 _MANAGER: Final = f"{names.BUS_NAME} {names.ROOT_PATH} {names.MANAGER}"
 
-ASK: Final = "python3 -c 'import fcntl; print(fcntl.fcntl(0, fcntl.F_GETFD) & ~1)'"
+ASK: Final = "python3 -I -S -c 'import fcntl; print(fcntl.fcntl(0, fcntl.F_GETFD) & ~1)'"
 
 
 class Host:
@@ -78,6 +78,10 @@ class Host:
 
     def wait_for(self, what: Callable[[], bool]) -> None:
         wait_in_guest(what, lambda: self.out("journalctl -u ksplicd --no-pager | tail -30"))
+
+    def livepatches(self) -> list[str]:
+        """Return the names of the kernel's live patches."""
+        return self.out("ls /sys/kernel/livepatch").split()
 
     def is_clean(self) -> bool:
         """Tell whether nothing of an update is left in the kernel."""

@@ -11,6 +11,11 @@ from tests.support.kernels import slice as sample
 
 GETFD = "\t\terr = get_close_on_exec(fd) ? FD_CLOEXEC : 0;\n"
 FIRST = Edit("fs/fcntl.c", GETFD, f"{GETFD}\t\terr |= 16;\n")
+AUXV = Edit(
+    "kernel/sys.c",
+    "\tif (len > sizeof(user_auxv))\n\t\treturn -EINVAL;\n",
+    "\tif (len > sizeof(user_auxv))\n\t\treturn -E2BIG;\n",
+)
 
 
 class Maker:
