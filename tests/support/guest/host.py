@@ -13,6 +13,7 @@ from ksplicd.lab.running_guest import Result
 from ksplicd.model import Stage
 from tests.support.guest.commands import run_ksplice
 from tests.support.guest.hand import TAKE_BACK
+from tests.support.guest.programs import compiled
 from tests.support.kernels import slice as sample
 from tests.support.waiting import wait_in_guest
 
@@ -20,6 +21,8 @@ _CONFIG: Final = "/etc/ksplicd/ksplicd.conf"
 _MANAGER: Final = f"{names.BUS_NAME} {names.ROOT_PATH} {names.MANAGER}"
 
 ASK: Final = "python3 -I -S -c 'import fcntl; print(fcntl.fcntl(0, fcntl.F_GETFD) & ~1)'"
+GETFD: Final = "/root/getfd"
+"""A program that prints the same; ``Host`` puts it there."""
 
 
 class Host:
@@ -28,6 +31,7 @@ class Host:
     def __init__(self, guest: Guest, public_key: Path, *files: Path) -> None:
         self.guest = guest
         guest.put("/etc/ksplicd/keys.d/test.pub", public_key, mode=0o644)
+        guest.put(GETFD, compiled("getfd"), mode=0o755)
         for file in files:
             self.put(file)
 
@@ -65,7 +69,7 @@ class Host:
 
     def bits(self) -> int:
         """Return what the updates add to F_GETFD's answer."""
-        return int(self.out(ASK))
+        return int(self.out(GETFD))
 
     def stage(self, kid: str) -> str:
         """Return the stage of an update; empty when the daemon does not know it."""
