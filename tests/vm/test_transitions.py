@@ -23,7 +23,7 @@ from tests.support.waiting import wait_in_guest
 
 pytestmark = pytest.mark.usefixtures("golden_log")
 
-KID, REAPER_KID = "fcntl001", "reaper01"
+KID, REAPER_KID = "first001", "reaper01"
 JOB = "org.ksplice.Ksplicd1 /org/ksplice/Ksplicd1/job/1"
 BUSY = """\
 import os
@@ -55,8 +55,8 @@ def reaper(maker: Maker) -> Path:
 
 
 @pytest.fixture
-def host(installed_guest: Guest, maker: Maker) -> Host:
-    return Host(installed_guest, maker.key.public)
+def host(shared_installed_guest: Guest, maker: Maker) -> Host:
+    return Host(shared_installed_guest, maker.key.public)
 
 
 def start(guest: RunningGuest, name: str, program: str) -> None:
@@ -77,7 +77,7 @@ def conflicts(guest: RunningGuest, kid: str) -> list[list[str]]:
     The function must also be in the stack that is shown.
     """
     path = f"/sys/module/{core_module(kid)}/ksplice/conflicts"
-    task, *stack = guest.read(path).splitlines() or [""]
+    task, *stack = guest.run(f"cat {path}").out.splitlines() or [""]
     words = task.split()
     assert not words or any(re.match(rf"\t{words[1]}(\.ksplice)?\+0x", line) for line in stack)
     return [words] if words else []
@@ -136,9 +136,11 @@ def test_kernel_thread_that_never_leaves(host: Host, reaper: Path) -> None:
     assert f"'{new_module(REAPER_KID)}': unpatching complete" in host.guest.kernel_log()
 
 
-def test_job_says_who_holds_it_up_while_it_waits(host: Host, reaper: Path) -> None:
+def test_job_says_who_holds_it_up_while_it_waits(
+    installed_guest: Guest, maker: Maker, reaper: Path
+) -> None:
     """Over the bus and in the command's JSON, as the kernel itself has it."""
-    guest = host.guest
+    guest, host = installed_guest, Host(installed_guest, maker.key.public)
     host.configure("transition-limit = 600")
     apply = f"ksplice apply --raw-errors {host.put(reaper)} 2>/root/said; echo $? >/root/status"
     guest.run(["systemd-run", "-u", "apply", "-q", "/bin/sh", "-c", apply])
@@ -152,12 +154,12 @@ def test_job_says_who_holds_it_up_while_it_waits(host: Host, reaper: Path) -> No
         lambda: job_property("Conflicts"),
     )
     pid = int(guest.run("pgrep -x oom_reaper").out)
-    stack = re.findall(r"\] ([\w.]+)\+", guest.read(f"/proc/{pid}/stack"))
+    stack = re.findall(r"\] ([\w.]+)\+", guest.run(f"cat /proc/{pid}/stack").out)
     assert "oom_reaper" in stack
     shown = " < ".join(stack)
     assert found == {"type": "a(uss)", "data": [[pid, "oom_reaper", shown]]}
     assert job_property("ConflictFunctions") == {"type": "as", "data": ["oom_reaper"]}
-    status = json.loads(guest.run("ksplice status --json").out)
+    status = json.loads(host.ksplice("status --json").out)
     conflict = {"pid": pid, "command": "oom_reaper", "stack": shown, "function": "oom_reaper"}
     assert status["jobs"] == [
         {
@@ -168,11 +170,11 @@ def test_job_says_who_holds_it_up_while_it_waits(host: Host, reaper: Path) -> No
             "conflicts": [conflict],
         }
     ]
-    assert f"held up by oom_reaper[{pid}] in {shown}\n" in guest.run("ksplice status").out
+    assert f"held up by oom_reaper[{pid}] in {shown}\n" in host.ksplice("status").out
 
     guest.run(f"busctl call {JOB} org.ksplice.Ksplicd1.Job Cancel")
-    wait_in_guest(lambda: guest.read("/root/status", if_there=True))
-    assert guest.read("/root/said").splitlines()[0] == "cancelled"
+    wait_in_guest(lambda: guest.run("cat /root/status", check=False).out)
+    assert guest.run("cat /root/said").out.startswith("cancelled\n")
     assert is_clean(guest)
 
 
