@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd import bundle
 from ksplicd.create.old_code.sites import SiteKind
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
@@ -116,9 +117,14 @@ def test_old_code_that_differs_is_refused(
     )
 
 
-def test_real_fix(guest: Guest, lab_cache: Cache, kernel: KernelPackages, fix: sample.Fix) -> None:
+@pytest.fixture(scope="module")
+def made(lab_cache: Cache, kernel: KernelPackages, fix: sample.Fix) -> bundle.Bundle:
     patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
-    update = Update(guest, make_bundle(lab_cache, kernel, "dcache01", [patch]))
+    return make_bundle(lab_cache, kernel, "dcache01", [patch])
+
+
+def test_real_fix(guest: Guest, made: bundle.Bundle, fix: sample.Fix) -> None:
+    update = Update(guest, made)
     guest.put("/root/reproducer.py", fix.reproducer.encode())
 
     def says() -> str:
@@ -132,12 +138,9 @@ def test_real_fix(guest: Guest, lab_cache: Cache, kernel: KernelPackages, fix: s
     assert is_clean(guest)
 
 
-def test_fprobe_works_on(
-    guest: Guest, lab_cache: Cache, kernel: KernelPackages, fix: sample.Fix
-) -> None:
+def test_fprobe_works_on(guest: Guest, made: bundle.Bundle, fix: sample.Fix) -> None:
     """Linux 6.1 has none."""
-    patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
-    update = Update(guest, make_bundle(lab_cache, kernel, "fprobe01", [patch]))
+    update = Update(guest, made)
     guest.put("/root/reproducer.py", fix.reproducer.encode())
     tracing = "cd /sys/kernel/tracing"
     start = "echo f:test/f __dentry_kill >>dynamic_events && echo 1 >events/test/f/enable"
