@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Runs alone in the guest: keeps both processors busy in the functions that the update replaces.
 
-load.py KIND counts the work in /run/load-KIND: ``net`` sends over TCP and receives,
-``file`` writes and reads files, ``call`` starts programs and asks for descriptors' flags,
-``stress`` runs stress-ng.
+load.py KIND counts the work in /run/load-KIND: ``net`` sends over TCP and receives, ``file`` writes
+and reads files, ``call`` starts programs and asks for descriptors' flags, ``stress`` runs
+stress-ng.  While there is /run/load-pause it rests, with no socket or file open, and says so with
+/run/load-KIND.idle.
 """
 
 import fcntl
@@ -12,10 +13,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 BLOCK = bytes(65536)
+PAUSE = Path("/run/load-pause")
 
 
 def net() -> Iterator[None]:
@@ -66,9 +69,22 @@ def stress() -> Iterator[None]:
         yield
 
 
+def work(kind: str) -> None:
+    """Work until there is a pause."""
+    new = Path(f"/run/load-{kind}.new")
+    for done, _ in enumerate({"net": net, "file": file, "call": call, "stress": stress}[kind](), 1):
+        new.write_text(f"{done}\n")
+        new.replace(f"/run/load-{kind}")
+        if PAUSE.exists():
+            break
+
+
 if __name__ == "__main__":
     KIND = sys.argv[1]
-    NEW = Path(f"/run/load-{KIND}.new")
-    for done, _ in enumerate({"net": net, "file": file, "call": call, "stress": stress}[KIND](), 1):
-        NEW.write_text(str(done))
-        NEW.replace(f"/run/load-{KIND}")
+    IDLE = Path(f"/run/load-{KIND}.idle")
+    while True:
+        work(KIND)
+        IDLE.touch()
+        while PAUSE.exists():
+            time.sleep(0.1)
+        IDLE.unlink()

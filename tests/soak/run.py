@@ -18,6 +18,7 @@ from tests.support.guest.hand import Edit, Update, has_complaint, is_clean, make
 from tests.support.kernels import slice as sample
 
 HERE: Final = Path(__file__).parent
+PAUSE: Final = "/run/load-pause"
 KINDS: Final = ("net", "file", "call")
 WARM_UP: Final = 2
 CHUNK: Final = 10
@@ -121,6 +122,8 @@ class Soak:
         kinds: Sequence[str] = KINDS,
     ) -> None:
         self.guest, self.tell, self.kinds = guest, tell, kinds
+        self._counts = [f"/run/load-{kind}" for kind in kinds]
+        self._has_load = False
         self.update = Update(guest, made)
         self.targets = [target.name for target in made.manifest.targets]
         guest.put("/root/cycles.py", HERE / "cycles.py")
@@ -151,7 +154,7 @@ class Soak:
         times = []
         for at in range(first, first + count, CHUNK):
             times += self._cycles(at, min(CHUNK, first + count - at))
-        return times, self._stop_load()
+        return times, self._pause_load()
 
     def _cycles(self, first: int, count: int) -> list[tuple[float, float]]:
         words = ["cycle", self.update.kid, str(first), str(count), *self.targets]
@@ -168,14 +171,26 @@ class Soak:
         return found
 
     def _start_load(self) -> None:
-        self.guest.run("rm -f /run/load-*")
-        for kind in self.kinds:
-            self.guest.run(f"systemd-run -q -p Nice=10 -u load-{kind} python3 /root/load.py {kind}")
-        for kind in self.kinds:
-            self.guest.run(f"until [ -e /run/load-{kind} ]; do sleep 0.5; done")
+        """Start the load, or end its pause, and wait until it is under way."""
+        if self._has_load:
+            self.guest.run(f"rm {' '.join(self._counts)} {PAUSE}")
+        else:
+            for kind in self.kinds:
+                unit = f"systemd-run -q -p Nice=10 -u load-{kind}"
+                self.guest.run(f"{unit} python3 /root/load.py {kind}")
+            self._has_load = True
+        self._wait_for(self._counts)
 
-    def _stop_load(self) -> dict[str, int]:
-        """End the load; return how much each kind did."""
-        work = {kind: int(self.guest.run(f"cat /run/load-{kind}").out) for kind in self.kinds}
-        self.guest.run("systemctl stop " + " ".join(f"load-{kind}" for kind in self.kinds))
-        return work
+    def _pause_load(self) -> dict[str, int]:
+        """Have the load rest; return how much each kind did.
+
+        It is not ended: each start of its Python takes seconds in a guest.
+        """
+        work = [int(n) for n in self.guest.run(["cat", *self._counts]).out.split()]
+        self.guest.run(f"touch {PAUSE}")
+        self._wait_for([f"{path}.idle" for path in self._counts])
+        return dict(zip(self.kinds, work, strict=True))
+
+    def _wait_for(self, files: Sequence[str]) -> None:
+        there = " ] && [ -e ".join(files)
+        self.guest.run(f"until [ -e {there} ]; do sleep 0.5; done")
