@@ -144,8 +144,7 @@ def enable(update: Update, value: int) -> None:
 
 
 def is_moving(update: Update) -> bool:
-    state = update.guest.run(f"cat /sys/kernel/livepatch/{update.new}/transition")
-    return state.out.strip() == "1"
+    return update.guest.read(f"/sys/kernel/livepatch/{update.new}/transition") == "1"
 
 
 def test_forwards_and_back(guest: Guest, update: Update) -> None:
@@ -181,11 +180,9 @@ def test_shadow_variables_do_not_outlive_the_update(guest: Guest, update: Update
     )
 
     def ask() -> str:
-        before = guest.run("cat /root/told").out
+        before = guest.read("/root/told")
         guest.run("echo >/root/ask")
-        after: str = wait_in_guest(
-            lambda: (now := guest.run("cat /root/told").out) != before and now
-        )
+        after: str = wait_in_guest(lambda: (now := guest.read("/root/told")) != before and now)
         return after.removeprefix(before).strip()
 
     assert ask() == "1", "FD_CLOEXEC"

@@ -279,8 +279,8 @@ def test_undo_that_is_forced_leaves_the_new_code_whole(
     update.wait()
     assert update.state("stage") == "reversed"
     guest.run("sysctl -qw kernel.overflowgid=65534")
-    said = wait_in_guest(lambda: guest.run("cat /root/said").out, guest.kernel_log)
-    assert said.strip().endswith(f" failed: {NEW}")
+    said = wait_in_guest(lambda: guest.read("/root/said"), guest.kernel_log)
+    assert said.endswith(f" failed: {NEW}")
     assert mount(guest, "romfs") == [OLD]
 
 
@@ -305,8 +305,8 @@ def test_daemon_waits_for_a_module_and_tells_what_became_of_it(
         if option:
             run_ksplice(guest, f"undo {ROMFS_KID}")
         run_ksplice(guest, f"apply {option} /root/{file.name}")
-        targets = guest.run(f"cat /sys/module/ksplice_{ROMFS_KID}/ksplice/targets").out
-        assert targets == "romfs waiting\n"
+        targets = guest.read(f"/sys/module/ksplice_{ROMFS_KID}/ksplice/targets")
+        assert targets == "romfs waiting"
 
     def tell(state: str) -> dict[str, str]:
         """Return the last journal entry about the module, once it is about ``state``."""

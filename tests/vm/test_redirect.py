@@ -121,9 +121,9 @@ def test_kprobe_and_exit_function(guest: Guest, functions: bundle.Bundle) -> Non
         assert "romfs: the new way out" in leave_romfs(guest)
         # It is another module now, patched as it was loaded.
         assert "romfs: the new way out" in leave_romfs(guest)
-        assert "kstrtobool" in guest.run("cat /sys/kernel/debug/kprobes/list").out
+        assert "kstrtobool" in guest.read("/sys/kernel/debug/kprobes/list")
         update.undo()
-        assert "kstrtobool" not in guest.run("cat /sys/kernel/debug/kprobes/list").out
+        assert "kstrtobool" not in guest.read("/sys/kernel/debug/kprobes/list")
     assert not takes(guest, "x")
     assert leave_romfs(guest) == ""
     assert is_clean(guest)
@@ -142,7 +142,7 @@ def test_old_function_answers_for_as_long_as_the_transition_lasts(
         guest.run("until grep -l do_fcntl /proc/[0-9]*/stack; do sleep 0.1; done")
 
     def is_held_up_by_the_sleeper() -> bool:
-        is_moving = guest.run(f"cat {livepatch}/transition").out == "1\n"
+        is_moving = guest.read(f"{livepatch}/transition") == "1"
         return is_moving and update.state("conflicts").split()[1:3] == ["do_fcntl", "python3"]
 
     def is_new_for(seconds: float) -> set[bool]:
@@ -180,7 +180,7 @@ def test_old_function_answers_for_as_long_as_the_transition_lasts(
 
 def ours(guest: Guest) -> int:
     """Return how many kprobes are on the function."""
-    return guest.run("cat /sys/kernel/debug/kprobes/list").out.count("kstrtobool")
+    return guest.read("/sys/kernel/debug/kprobes/list").count("kstrtobool")
 
 
 def test_update_is_refused_while_kprobes_are_off(guest: Guest, functions: bundle.Bundle) -> None:
@@ -192,7 +192,7 @@ def test_update_is_refused_while_kprobes_are_off(guest: Guest, functions: bundle
     assert update.insmod(update.new, check=False) != 0
     assert update.state("abort_cause") == "call_failed"
     assert f"write 1 to {switch}" in guest.kernel_log()
-    assert "kstrtobool" not in guest.run("cat /sys/kernel/debug/kprobes/list").out
+    assert "kstrtobool" not in guest.read("/sys/kernel/debug/kprobes/list")
     assert not takes(guest, "x")
     guest.run(f"echo 1 >{switch}")
     update.rmmod(update.core)
@@ -225,7 +225,7 @@ def test_kprobe_of_somebody_else_on_the_same_function(
     parameters = "/sys/module/probe/parameters"
 
     def hits() -> int:
-        return int(guest.run(f"cat {parameters}/hits").out)
+        return int(guest.read(f"{parameters}/hits"))
 
     guest.put("/root/probe.ko", build_module(kernel, tmp_path, "probe", PROBE))
     update = Update(guest, functions)
@@ -301,7 +301,7 @@ def test_pointer_of_a_table(fresh_guest: Guest, pointers: bundle.Bundle) -> None
     update = Update(guest, pointers)
     assert guest.run("python3 /root/sync.py").out.strip() == OLD
     update.apply()
-    assert update.new not in guest.run("cat /proc/vmallocinfo").out, "no way to write is left"
+    assert update.new not in guest.read("/proc/vmallocinfo"), "no way to write is left"
     assert guest.run("python3 /root/sync.py").out.strip() == NEW
     guest.run("sysctl -qw kernel.overflowgid=7777; systemd-run -u sync -q python3 /root/sync.py")
     wait_for_stack(guest, "pipe_fsync")
@@ -309,7 +309,7 @@ def test_pointer_of_a_table(fresh_guest: Guest, pointers: bundle.Bundle) -> None
     guest.run(f"echo 0 >{livepatch}/enabled")
     assert guest.run("python3 /root/sync.py").out.strip() == OLD
     time.sleep(5)
-    assert guest.run(f"cat {livepatch}/transition").out.strip() == "1"
+    assert guest.read(f"{livepatch}/transition") == "1"
     task, *stack = update.state("conflicts").splitlines()
     assert task.split()[1:] == ["pipe_fsync", "python3"]
     assert any(line.startswith("\tpipe_fsync") for line in stack)
@@ -317,5 +317,5 @@ def test_pointer_of_a_table(fresh_guest: Guest, pointers: bundle.Bundle) -> None
     update.wait()
     assert update.state("stage") == "reversed"
     assert guest.run("python3 /root/sync.py").out.strip() == OLD
-    assert guest.run(f"cat /sys/module/{update.new}/parameters/keeps_code").out.strip() == "Y"
+    assert update.keeps_code()
     assert guest.run(["rmmod", update.new], check=False).status != 0

@@ -77,7 +77,7 @@ def conflicts(guest: RunningGuest, kid: str) -> list[list[str]]:
     The function must also be in the stack that is shown.
     """
     path = f"/sys/module/{core_module(kid)}/ksplice/conflicts"
-    task, *stack = guest.run(f"cat {path}").out.splitlines() or [""]
+    task, *stack = guest.read(path).splitlines() or [""]
     words = task.split()
     assert not words or any(re.match(rf"\t{words[1]}(\.ksplice)?\+0x", line) for line in stack)
     return [words] if words else []
@@ -154,7 +154,7 @@ def test_job_says_who_holds_it_up_while_it_waits(
         lambda: job_property("Conflicts"),
     )
     pid = int(guest.run("pgrep -x oom_reaper").out)
-    stack = re.findall(r"\] ([\w.]+)\+", guest.run(f"cat /proc/{pid}/stack").out)
+    stack = re.findall(r"\] ([\w.]+)\+", guest.read(f"/proc/{pid}/stack"))
     assert "oom_reaper" in stack
     shown = " < ".join(stack)
     assert found == {"type": "a(uss)", "data": [[pid, "oom_reaper", shown]]}
@@ -173,8 +173,8 @@ def test_job_says_who_holds_it_up_while_it_waits(
     assert f"held up by oom_reaper[{pid}] in {shown}\n" in host.ksplice("status").out
 
     guest.run(f"busctl call {JOB} org.ksplice.Ksplicd1.Job Cancel")
-    wait_in_guest(lambda: guest.run("cat /root/status", check=False).out)
-    assert guest.run("cat /root/said").out.startswith("cancelled\n")
+    wait_in_guest(lambda: guest.read("/root/status", if_there=True))
+    assert guest.read("/root/said").splitlines()[0] == "cancelled"
     assert is_clean(guest)
 
 

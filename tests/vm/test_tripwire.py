@@ -74,12 +74,12 @@ def start_listener(guest: Guest, update: Update) -> None:
     family = update.state("tripwire_family")
     guest.run(f"rm -f /root/heard-{update.kid}")
     guest.run(f"systemd-run -q {file} /usr/bin/python3 /root/listen.py {family}")
-    wait_in_guest(lambda: "{}" in guest.run(f"cat /root/heard-{update.kid}", check=False).out)
+    wait_in_guest(lambda: "{}" in guest.read(f"/root/heard-{update.kid}", if_there=True))
 
 
 def heard(guest: Guest, update: Update) -> list[dict[str, Any]]:
     """Return what the listener has noted."""
-    lines = guest.run(f"cat /root/heard-{update.kid}").out.splitlines()
+    lines = guest.read(f"/root/heard-{update.kid}").splitlines()
     return [json.loads(line) for line in lines[1:]]
 
 
