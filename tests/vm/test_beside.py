@@ -28,7 +28,7 @@ from tests.support.guest.maker import FIRST, Maker
 from tests.support.guest.programs import compiled
 from tests.support.waiting import wait_in_guest
 
-KID = "beside01"
+KID = "first001"
 FUNCTION = "do_fcntl"
 COMPARED = "send_sigio"
 """In the same file, and not replaced."""
@@ -37,19 +37,19 @@ BEFORE, AFTER = "0\n", "16\n"
 """What a call of the function says."""
 NEIGHBOUR = Path(__file__).parents[1] / "support/guest/neighbour.py"
 
-MATCHED = "ksplice_beside01: vmlinux: N functions, N bytes match, N us\n"
+MATCHED = "ksplice_first001: vmlinux: N functions, N bytes match, N us\n"
 GOLDEN = f"""\
 {MATCHED}\
-livepatch: enabling patch 'ksplice_beside01_new'
-livepatch: 'ksplice_beside01_new': starting patching transition
-ksplice_beside01: applied
-livepatch: 'ksplice_beside01_new': patching complete
-livepatch: 'ksplice_beside01_new': starting unpatching transition
-ksplice_beside01: reversed
-livepatch: 'ksplice_beside01_new': unpatching complete
+livepatch: enabling patch 'ksplice_first001_new'
+livepatch: 'ksplice_first001_new': starting patching transition
+ksplice_first001: applied
+livepatch: 'ksplice_first001_new': patching complete
+livepatch: 'ksplice_first001_new': starting unpatching transition
+ksplice_first001: reversed
+livepatch: 'ksplice_first001_new': unpatching complete
 """
 REFUSED = """\
-ksplice_beside01: no_match: target=vmlinux function=do_fcntl offset=N kind=bytes \
+ksplice_first001: no_match: target=vmlinux function=do_fcntl offset=N kind=bytes \
 expected=BYTES found=BYTES
 """
 

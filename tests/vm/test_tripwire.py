@@ -14,7 +14,7 @@ from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import Edit, Update, is_clean, make_bundle, write_patch
-from tests.support.guest.tmpfile import CVE, INCLUDE, PLACE, exploit, prepare, tmpfile_edits
+from tests.support.guest.tmpfile import CVE, INCLUDE, KID, PLACE, exploit, prepare, tmpfile_edits
 from tests.support.waiting import wait_in_guest
 
 pytestmark = pytest.mark.usefixtures("golden_log")
@@ -55,7 +55,7 @@ def bundles(
     lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundles:
     folder = tmp_path_factory.mktemp("tripwire")
-    edits = {"tmpfile1": tmpfile_edits(lab_cache, tree), "context1": context_edits()}
+    edits = {KID: tmpfile_edits(lab_cache, tree), "context1": context_edits()}
     return {
         kid: make_bundle(lab_cache, kernel, kid, [write_patch(tree, folder / kid, *edits[kid])])
         for kid in edits
@@ -87,7 +87,7 @@ def heard(guest: Guest, update: Update) -> list[dict[str, Any]]:
 def test_hit_is_told_and_undo_leaves_nothing(
     guest: Guest, bundles: Bundles, kernel: KernelPackages
 ) -> None:
-    update = Update(guest, bundles["tmpfile1"])
+    update = Update(guest, bundles[KID])
     if kernel.release.startswith("6.1."):
         assert exploit(guest) == "made 1"
     update.apply()
@@ -113,7 +113,7 @@ def total(hits: list[dict[str, Any]]) -> int:
 def test_hits_are_kept_until_they_are_heard_and_a_flood_is_counted(
     guest: Guest, bundles: Bundles
 ) -> None:
-    update = Update(guest, bundles["tmpfile1"])
+    update = Update(guest, bundles[KID])
     update.apply()
     assert exploit(guest, times=100) == "refused 100"
     start_listener(guest, update)
@@ -132,7 +132,7 @@ def test_hits_are_kept_until_they_are_heard_and_a_flood_is_counted(
 
 @BOTH
 def test_any_context_and_two_updates_at_once(guest: Guest, bundles: Bundles) -> None:
-    first, second = (Update(guest, bundles[kid]) for kid in ("tmpfile1", "context1"))
+    first, second = (Update(guest, bundles[kid]) for kid in (KID, "context1"))
     for update in (first, second):
         update.apply()
         start_listener(guest, update)
@@ -161,5 +161,5 @@ def test_updates_without_tripwires_do_not_pay(
     plain = make_bundle(lab_cache, kernel, "nowires1", [patch])
     modules = {n: d for n, d in plain.files.items() if n.endswith(".ko")}
     assert [n for n, d in modules.items() if b"tripwire" in d or b"genl" in d] == []
-    wired = bundles["tmpfile1"]
+    wired = bundles[KID]
     assert b"genl_register_family" in wired.files[wired.manifest.core_file]

@@ -17,11 +17,18 @@ from tests.support.guest.hand import has_complaint, write_patch
 from tests.support.guest.host import Host
 from tests.support.guest.installed import MANAGER, Signed
 from tests.support.guest.journal import read_journal
-from tests.support.guest.tmpfile import CVE, EXPLOIT, PLACE, exploit, prepare, tmpfile_edits
+from tests.support.guest.tmpfile import (
+    CVE,
+    EXPLOIT,
+    KID,
+    PLACE,
+    exploit,
+    prepare,
+    tmpfile_edits,
+)
 from tests.support.host import netlink
 from tests.support.kernels import slice as sample
 
-KID: Final = "wired001"
 NETLINK_GENERIC: Final = 16
 
 SIGNALS: Final = f"""\

@@ -17,6 +17,7 @@ from tests.support.guest.hand import Edit
 from tests.support.kernels import slice as sample
 from tests.support.kernels.source import KernelSource
 
+KID: Final = "tmpfile1"
 CVE: Final = "CVE-2026-72379"
 PLACE: Final = "vfs_tmpfile: unmapped owner"
 NAMEI: Final = "fs/namei.c"
