@@ -23,9 +23,8 @@ from tests.support.guest.hand import (
     make_bundle,
     write_patch,
 )
-from tests.support.guest.host import GETFD, Host
+from tests.support.guest.host import ASK, Host
 from tests.support.guest.maker import FIRST, Maker
-from tests.support.guest.programs import compiled
 from tests.support.waiting import wait_in_guest
 
 KID = "first001"
@@ -121,7 +120,6 @@ def made(
 @pytest.fixture
 def update(guest: Guest, made: bundle.Bundle) -> Iterator[Update]:
     guest.put("/root/neighbour.py", NEIGHBOUR)
-    guest.put(GETFD, compiled("getfd"), mode=0o755)
     yield Update(guest, made)
     assert not has_complaint(guest.kernel_log())
 
@@ -135,7 +133,7 @@ def test_works_on(guest: Guest, update: Update, neighbours: Sequence[Neighbour])
 
     def check(wanted: str) -> None:
         before = hits()
-        assert guest.run(GETFD).out == wanted
+        assert guest.run(ASK).out == wanted
         assert all(b < a for b, a in zip(before, hits(), strict=True))
 
     for n in neighbours:
@@ -147,7 +145,7 @@ def test_works_on(guest: Guest, update: Update, neighbours: Sequence[Neighbour])
     check(AFTER)
     for n in neighbours:
         guest.run(n.stop)
-    assert guest.run(GETFD).out == AFTER
+    assert guest.run(ASK).out == AFTER
     for n in neighbours:
         guest.run(n.start)
     check(AFTER)
@@ -169,7 +167,7 @@ def test_ftrace_that_is_off_is_not_another_transition(guest: Guest, update: Upda
     guest.run("sysctl -qw kernel.ftrace_enabled=1")
     update.rmmod(update.core)
     update.apply()
-    assert guest.run(GETFD).out == AFTER
+    assert guest.run(ASK).out == AFTER
     update.undo()
     assert is_clean(guest)
 
@@ -221,10 +219,10 @@ def test_kprobe_inside_is_named(host: Host, file: Path) -> None:
     neighbour = event("p", inside)
     guest.run(neighbour.start)
     wait_for_mark(guest, inside, "[OPTIMIZED]")
-    assert guest.run(GETFD).out == AFTER
+    assert guest.run(ASK).out == AFTER
     assert guest.run(neighbour.hits).out == "0\n"
     assert host.undo(KID) == ("", "")
-    assert guest.run(GETFD).out == BEFORE
+    assert guest.run(ASK).out == BEFORE
     assert guest.run(neighbour.hits).out != "0\n"
     guest.run(neighbour.stop)
     assert told(guest.kernel_log()) == refused + GOLDEN
