@@ -120,6 +120,7 @@ class Crowd:
 
         GLib.timeout_add(20, is_done)
         self.loop.run()
+        assert not self.open, "some calls were not answered in time"
         GLib.source_remove(seconds)
 
 

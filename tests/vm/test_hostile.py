@@ -34,7 +34,7 @@ SEED: Final = os.environ.get("KSPLICE_SEED", "2011")
 LATE: Final = max(30, MUTATIONS // 4)
 CHUNK: Final = 100
 REPEATED: Final = 40
-ROUNDS: Final = 3
+ROUNDS: Final = 4
 FEW: Final = 2
 """Objects by which a cache may grow in each of the rounds."""
 NEW_CODE: Final = 4
