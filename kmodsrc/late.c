@@ -15,6 +15,7 @@
 #include <linux/string.h>
 #include "compat.h"
 #include "ksplice.h"
+#include "module_walk.h"
 #include "new_code.h"
 #include "reloc.h"
 

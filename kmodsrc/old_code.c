@@ -9,6 +9,7 @@
 #include <linux/module.h>
 #include "compat.h"
 #include "ksplice.h"
+#include "module_walk.h"
 
 extern const char ksplice_blob[], ksplice_blob_end[];
 

@@ -5,11 +5,13 @@
  * No locks of our own: kallsyms of vmlinux never changes, and that of modules
  * is walked under the kernel's module_mutex.
  */
+#include <linux/kallsyms.h>
 #include <linux/kernel.h>
 #include <linux/module.h>
 #include <linux/string.h>
 #include "compat.h"
 #include "field.h"
+#include "module_walk.h"
 #include "steps.h"
 
 extern typeof(kallsyms_on_each_symbol)
