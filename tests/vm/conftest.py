@@ -9,8 +9,9 @@ which is 6.1, or 6.12 with ``KSPLICE_KERNEL=next``; a test with the mark ``kerne
 is run on each of these.
 """
 
+import contextlib
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -115,19 +116,29 @@ def module_guest(snapshot: Snapshot) -> Iterator[Guest]:
         yield running
 
 
+@contextlib.contextmanager
+def lent(
+    guest: Guest, request: pytest.FixtureRequest, take_back: Callable[[], object]
+) -> Iterator[None]:
+    """Lend the guest of a file to a test: it comes back clean, or new after a test that failed."""
+    begin_log(guest)
+    yield
+    if stay_if_failed(request, guest):
+        guest.reset()
+    else:
+        take_back()
+        guest.run(UNLOAD)
+        assert is_clean(guest)
+
+
 @pytest.fixture
 def shared_guest(module_guest: Guest, request: pytest.FixtureRequest) -> Iterator[Guest]:
     """The guest of all tests of a file that leave nothing behind but what is taken back here.
 
     Nothing of an update may stay; after a test that failed the guest is new.
     """
-    begin_log(module_guest)
-    yield module_guest
-    if stay_if_failed(request, module_guest):
-        module_guest.reset()
-    else:
-        module_guest.run(TAKE_BACK + UNLOAD)
-        assert is_clean(module_guest)
+    with lent(module_guest, request, lambda: module_guest.run(TAKE_BACK, check=False)):
+        yield module_guest
 
 
 @pytest.fixture(scope="session")
@@ -160,14 +171,8 @@ def shared_installed_guest(
 
     Their updates are undone and removed; after a test that failed the guest is new.
     """
-    begin_log(module_installed_guest)
-    yield module_installed_guest
-    if stay_if_failed(request, module_installed_guest):
-        module_installed_guest.reset()
-    else:
-        forget_updates(module_installed_guest)
-        module_installed_guest.run(UNLOAD)
-        assert is_clean(module_installed_guest)
+    with lent(module_installed_guest, request, lambda: forget_updates(module_installed_guest)):
+        yield module_installed_guest
 
 
 @pytest.fixture(scope="module")
