@@ -119,6 +119,18 @@ def test_headers_of_what_is_above_are_not_included(name: str) -> None:
             assert depth <= depth_of(header), f"{name} includes {header}"
 
 
+def test_files_below_the_match_are_compiled_with_it() -> None:
+    compiled, found = ["match.c"], set[str]()
+    while compiled:
+        name = compiled.pop()
+        if name not in found:
+            found.add(name)
+            compiled += CALLS[name]
+    included = re.findall(r'^#include "(\w+\.c)"$', FILES["build_match.c"], re.MULTILINE)
+    assert len(included) == len(found)
+    assert set(included) == found
+
+
 def test_no_circles() -> None:
     list(TopologicalSorter(CALLS).static_order())
     list(TopologicalSorter(INCLUDES).static_order())
