@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The objects of each unit of an update: what is matched, what is compared.
 
-Every unit is compiled three times.  Its plain object is what the running kernel was built from; the
-split ones, before and after the change, have one section a symbol.
+Every unit is compiled four times: before and after the change, plain and split.  The plain objects
+are what the running kernel was built from, and what a kernel with the change would be built from;
+the split ones have one section a symbol.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,7 +33,7 @@ from ksplicd.model import VMLINUX
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class UnitObjects:
-    """The three objects of one unit."""
+    """The four objects of one unit."""
 
     unit: Unit
     module: str | None
@@ -41,6 +42,8 @@ class UnitObjects:
     """Of the tree as it is."""
     pre: ObjectIndex
     post: ObjectIndex
+    plain_post: Object
+    """As the kernel's build would make it of the patched tree."""
 
     @property
     def target(self) -> str:
@@ -59,7 +62,9 @@ def compile_units(
     work.show("pre", _by_name(pre))
     kbuild.tree.progress("compiling with the patch")
     with kbuild.tree.source.patched(after):
-        post = kbuild.compile_split(units, work.folder("post"))
+        post, plain_post = kbuild.compile_post(
+            units, work.folder("post"), work.folder("plain-post")
+        )
     sizes = kbuild.entry_sizes(units[0])
     return [
         UnitObjects(
@@ -68,6 +73,7 @@ def compile_units(
             plain=ObjectIndex(_read(u, plain[u]), sizes),
             pre=index_separated(_read(u, pre[u]), sizes),
             post=index_separated(_read(u, post[u]), sizes),
+            plain_post=_read(u, plain_post[u]),
         )
         for u in units
     ]

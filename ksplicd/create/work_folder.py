@@ -3,7 +3,8 @@
 
 They are made in a temporary folder in any case, so that nothing in an update depends on ``DIR``::
 
-    plain/ pre/ post/  the objects of each unit: as the kernel was built; split, of both states
+    plain/ plain-post/ the objects of each unit as the kernel was built, and would be
+    pre/ post/         its split objects, of both states
     new/               the new code of each unit
     modules/ whole/    the folders in which the update's modules, and whole modules, are built
 """

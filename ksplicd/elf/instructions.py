@@ -84,6 +84,32 @@ def read_fields(code: bytes, start: int, end: int) -> dict[int, Field]:
     return fields
 
 
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction: where it lies, and its address fields by offset."""
+
+    start: int
+    end: int
+    fields: dict[int, Field]
+
+
+def read_instructions(code: bytes, start: int, end: int) -> list[Instruction]:
+    """Return the instructions in ``code[start:end]``.  Raises ``UndecodableError``."""
+    found = []
+    at = start
+    try:
+        while at < end:
+            fields: dict[int, Field] = {}
+            following = _read_instruction(code, at, fields)
+            found.append(Instruction(at, following, fields))
+            at = following
+    except IndexError:
+        raise UndecodableError(f"instruction at {at:#x} ends behind the code") from None
+    if at != end:
+        raise UndecodableError(f"last instruction ends at {at:#x}, not {end:#x}")
+    return found
+
+
 def _read_instruction(code: bytes, at: int, fields: dict[int, Field]) -> int:
     """Add the fields of the instruction at ``at`` and return where it ends.
 

@@ -73,25 +73,38 @@ class RememberingKbuild(Kbuild):
         """Compile the units, or take what is kept.  Raises ``BuildError``, kept or new."""
         if folder.is_relative_to(self.tree.output):
             return super().compile_split(units, folder)  # kept there by Kbuild itself
-        return {unit: self._compile_one(unit, folder) for unit in units}
+        return self.compile_post(units, folder, folder / "plain")[0]
 
-    def _compile_one(self, unit: Unit, folder: Path) -> Path:
+    def compile_post(
+        self, units: Sequence[Unit], split: Path, plain: Path
+    ) -> tuple[dict[Unit, Path], dict[Unit, Path]]:
+        """Compile the units, or take what is kept.  Raises ``BuildError``, kept or new."""
+        made = {unit: self._compile_both(unit, split, plain) for unit in units}
+        return {u: both[0] for u, both in made.items()}, {u: both[1] for u, both in made.items()}
+
+    def _compile_both(self, unit: Unit, split: Path, plain: Path) -> tuple[Path, Path]:
+        """Return the split and the plain object."""
         kept = self.tree.output / "coverage-objects" / self._name_of(unit)
-        error, made = kept.with_suffix(".error"), folder / f"{unit.flat_name}.o"
+        error = kept.with_suffix(".error")
+        both = kept, kept.with_suffix(".plain.o")
+        made = split / f"{unit.flat_name}.o", plain / f"{unit.flat_name}.o"
         if error.exists():
             raise BuildError(error.read_text())
-        if not kept.exists():
+        if not all(k.exists() for k in both):
             kept.parent.mkdir(exist_ok=True)
             try:
-                made = super().compile_split([unit], folder)[unit]
+                found = super().compile_post([unit], split, plain)
             except BuildError as e:
                 error.write_text(str(e))
                 raise
-            temporary = kept.with_suffix(f".{os.getpid()}")
-            shutil.copyfile(made, temporary)
-            temporary.rename(kept)
+            for k, objects in zip(both, found, strict=True):
+                temporary = k.with_suffix(f".{os.getpid()}")
+                shutil.copyfile(objects[unit], temporary)
+                temporary.rename(k)
         else:
-            shutil.copyfile(kept, made)
+            for k, m in zip(both, made, strict=True):
+                m.parent.mkdir(exist_ok=True)
+                shutil.copyfile(k, m)
         return made
 
     def _name_of(self, unit: Unit) -> str:

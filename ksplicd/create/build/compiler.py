@@ -24,6 +24,7 @@ from ksplicd.elf.read import read_object
 from ksplicd.errors import BuildError, UnsupportedChangeError
 from ksplicd.run import run_any
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 SPLIT: Final = ("-ffunction-sections", "-fdata-sections")
@@ -68,11 +69,17 @@ class Kbuild:
             out.parent.mkdir(exist_ok=True)
             new = out.with_suffix(".new")
             shutil.copy(made, new)
-            is_built_in = self.recorded.module_of(unit) is None
-            words = [w for w in self.recorded.late_objtool if not (is_built_in and w == "--module")]
-            self.run(unit, [*words, str(new)])
+            self._run_late_objtool(unit, new)
             new.rename(out)
         return out
+
+    def _run_late_objtool(self, unit: Unit, made: Path) -> None:
+        """Run objtool on a plain object, where the kernel's build runs it on linked ones only."""
+        if not self.recorded.late_objtool or self.recorded.has_objtool(unit):
+            return
+        is_built_in = self.recorded.module_of(unit) is None
+        words = [w for w in self.recorded.late_objtool if not (is_built_in and w == "--module")]
+        self.run(unit, [*words, str(made)])
 
     def _compile_listed(self, unit: Unit) -> bool:
         """Compile a unit by what make would run; return whether that worked.
@@ -114,9 +121,13 @@ class Kbuild:
         They read what the kernel would patch once, or before it is there: runtime constants, and in
         modules static keys.  A patch may include ksplice-patch.h.
         """
-        flags = (*SPLIT, "-idirafter", str(kmodsrc()), f"-DKSPLICE_KID={self.kid}")
         header = INCLUDED[self.recorded.module_of(unit) is not None]
-        return (*flags, "-include", str(kmodsrc() / header))
+        return (*SPLIT, *self.patch_flags, "-include", str(kmodsrc() / header))
+
+    @property
+    def patch_flags(self) -> tuple[str, ...]:
+        """What a patch may need: ksplice-patch.h."""
+        return ("-idirafter", str(kmodsrc()), f"-DKSPLICE_KID={self.kid}")
 
     def compile_split(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
         """Compile the units of the source tree as it is now into ``folder``, one section a symbol.
@@ -131,6 +142,30 @@ class Kbuild:
             return unit, out
 
         return dict(self.in_parallel(compile_one, units))
+
+    def compile_post(
+        self, units: Sequence[Unit], split: Path, plain: Path
+    ) -> tuple[dict[Unit, Path], dict[Unit, Path]]:
+        """Compile the units of the patched tree, split and as the kernel's build would.
+
+        ``split``, ``plain``: the folders of both.  Raises ``BuildError``.
+        """
+        split.mkdir(parents=True, exist_ok=True)
+        plain.mkdir(parents=True, exist_ok=True)
+        made: tuple[dict[Unit, Path], dict[Unit, Path]] = ({}, {})
+        todo = [(unit, is_plain) for unit in units for is_plain in (False, True)]
+
+        def compile_one(what: tuple[Unit, bool]) -> Path:
+            unit, is_plain = what
+            out = (plain if is_plain else split) / f"{unit.flat_name}.o"
+            self._run_recorded(unit, out, self.patch_flags if is_plain else self.split_flags(unit))
+            if is_plain:
+                self._run_late_objtool(unit, out)
+            return out
+
+        for (unit, is_plain), out in zip(todo, self.in_parallel(compile_one, todo), strict=True):
+            made[is_plain][unit] = out
+        return made
 
     @property
     def split_folder(self) -> Path:
@@ -148,12 +183,12 @@ class Kbuild:
         return known
 
     def in_parallel(
-        self, function: Callable[[Unit], Result], units: Sequence[Unit]
+        self, function: Callable[[Item], Result], items: Sequence[Item]
     ) -> Iterator[Result]:
-        """Yield ``function(unit)`` of each unit, some at a time, in order."""
+        """Yield ``function(item)`` of each item, some at a time, in order."""
         with ThreadPoolExecutor(max_workers=self.tree.jobs) as pool:
             try:
-                yield from pool.map(function, units)
+                yield from pool.map(function, items)
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -162,7 +197,7 @@ class Kbuild:
         for words in self.recorded.programs(unit, out):
             if "-c" in words:
                 words[-1:-1] = flags
-            elif flags and self.recorded.late_objtool:
+            elif SPLIT[0] in flags and self.recorded.late_objtool:
                 continue  # it runs on the linked new code
             try:
                 self.run(unit, words)

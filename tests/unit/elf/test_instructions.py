@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.elf.instructions import Role, UndecodableError, read_fields
+from ksplicd.elf.instructions import (
+    Role,
+    UndecodableError,
+    read_fields,
+    read_instructions,
+)
 from ksplicd.elf.read import read_object
 from ksplicd.run import run
 
@@ -66,6 +71,16 @@ def test_what_a_field_is_for(
     code = assemble(tmp_path, f"xchg %ax, %ax\n{text}")
     field = next(iter(read_fields(code, 0, len(code)).values()))
     assert (field.role, field.size, field.tail) == (role, size, tail)
+
+
+def test_where_instructions_begin(tmp_path: Path) -> None:
+    code = assemble(tmp_path, "nop\nmov $1, %eax\njmp f\nret\n")
+    found = read_instructions(code, 0, len(code))
+    assert [(i.start, i.end, sorted(i.fields)) for i in found] == [
+        (0, 1, []), (1, 6, [2]), (6, 8, [7]), (8, 9, []),
+    ]  # fmt: skip
+    with pytest.raises(UndecodableError, match="behind the code"):
+        read_instructions(code[:4], 0, 4)
 
 
 def test_data_is_not_code() -> None:
