@@ -65,10 +65,14 @@ class Fields:
 
     def number(self, key: str, low: int, high: int) -> int:
         """Take an integer from ``low`` to ``high``."""
-        value = self._take(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            self.refuse(key, f"{_show(value)} is not a whole number from {low} to {high}")
-        return value
+        return self._check_number(key, self._take(key), low, high)
+
+    def numbers(self, key: str, low: int, high: int) -> tuple[int, ...]:
+        """Take an array of integers from ``low`` to ``high``."""
+        return tuple(
+            self._check_number(f"{key}[{i}]", item, low, high)
+            for i, item in enumerate(self._take_list(key))
+        )
 
     def flag(self, key: str) -> bool:
         """Take true or false."""
@@ -83,6 +87,14 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**40:
             self.refuse(key, f"{_show(value)} is not a number of seconds")
         return float(value)
+
+    def skip(self, key: str) -> None:
+        """Take a value of any form, and leave it unread."""
+        self._take(key)
+
+    def has(self, key: str) -> bool:
+        """Tell whether a field is there that was not taken yet."""
+        return key in self._left
 
     def group(self, key: str) -> "Fields":
         """Take an object."""
@@ -108,6 +120,11 @@ class Fields:
         value = self._take(key)
         if not isinstance(value, list):
             self.refuse(key, f"{_show(value)} is not an array")
+        return value
+
+    def _check_number(self, key: str, value: object, low: int, high: int) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            self.refuse(key, f"{_show(value)} is not a whole number from {low} to {high}")
         return value
 
     def _check_text(self, key: str, value: object, pattern: re.Pattern[str], what: str) -> str:

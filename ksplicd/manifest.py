@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``manifest.json`` ⇄ ``Manifest``: the schema of a bundle.  Its other files are not read here."""
+"""``manifest.json`` ⇄ ``Manifest``: the schema of a bundle.  Its other files are not read here.
+
+Every field must be there, and no other, but for ``extensions``: of that a reader takes what it
+knows and skips the rest, so that a bundle may have more in it than its host understands.  Schema 1,
+from before, has no extensions.
+"""
 
 import json
 import re
+from dataclasses import replace
 from typing import Final
 
 from ksplicd.errors import BadBundleError
 from ksplicd.fields import MANY_LINES, ONE_LINE, Fields
+from ksplicd.ledger import ledger_value, read_ledger
 from ksplicd.model import (
     MANIFEST_SCHEMA,
     VMLINUX,
     FileDigest,
     Kernel,
+    Ledger,
     Manifest,
     PatchedFunction,
     PatchedPointer,
@@ -31,6 +39,11 @@ MAX_FILE_SIZE: Final = 128 << 20
 _MAX_SIZE: Final = 4 << 20
 """Bytes of the manifest, some thirty thousand functions.  A host sends it in bus messages, and the
 bus disconnects a sender of more than 32 MiB."""
+
+_WITHOUT_EXTENSIONS: Final = 1
+_SCHEMAS: Final = (_WITHOUT_EXTENSIONS, MANIFEST_SCHEMA)
+_LEDGER: Final = "ledger"
+_EXTENSION: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 _KID = re.compile(r"[a-z0-9]{8}")
 _CVE = re.compile(r"CVE-[0-9]{4}-[0-9]{4,19}")
@@ -68,20 +81,23 @@ def write_manifest(manifest: Manifest) -> bytes:
             for name, digest in sorted(manifest.files.items())
         },
     }
-    return json.dumps(value, indent=1).encode() + b"\n"
+    text = json.dumps(value, indent=1).removesuffix("\n}")
+    extensions = json.dumps(_extensions(manifest), separators=(",", ":"))
+    return f'{text},\n "extensions": {extensions}\n}}\n'.encode()
 
 
 def read_manifest(data: bytes) -> Manifest:
     """Return the contents of ``manifest.json``.
 
-    Every field must be there, and no other; raises ``BadBundleError`` naming the field.
+    Raises ``BadBundleError`` naming the field.
     """
     if len(data) > _MAX_SIZE:
         raise BadBundleError(f"{NAME}: over {_MAX_SIZE >> 20} MiB")
     top = Fields.parse(data, NAME, BadBundleError)
     schema = top.number("schema", 0, 1 << 31)
-    if schema != MANIFEST_SCHEMA:
-        top.refuse("schema", f"{schema} is not {MANIFEST_SCHEMA}, the one that this version knows")
+    if schema not in _SCHEMAS:
+        known = " or ".join(map(str, _SCHEMAS))
+        top.refuse("schema", f"{schema} is not {known}, which this version knows; update ksplicd")
     manifest = Manifest(
         kid=top.text("kid", _KID, "an update id (8 of a-z0-9)"),
         description=top.text("description", MANY_LINES),
@@ -97,9 +113,26 @@ def read_manifest(data: bytes) -> Manifest:
         compiler=top.text("compiler"),
         files=_read_files(top.group("files")),
     )
+    if schema != _WITHOUT_EXTENSIONS:
+        extensions = top.group("extensions")
+        manifest = replace(manifest, ledger=_read_ledger(extensions, manifest))
     top.close()
     _check_targets(manifest, top)
     return manifest
+
+
+def _extensions(manifest: Manifest) -> dict[str, object]:
+    """Return what may be skipped by who does not know it; no other field depends on it."""
+    return {} if manifest.ledger is None else {_LEDGER: ledger_value(manifest.ledger)}
+
+
+def _read_ledger(extensions: Fields, manifest: Manifest) -> Ledger | None:
+    for name in extensions.names():
+        if not _EXTENSION.fullmatch(name):
+            extensions.refuse(ascii(name)[:60], "is not the name of an extension")
+    if not extensions.has(_LEDGER):
+        return None
+    return read_ledger(extensions.group(_LEDGER), len(manifest.redirects))
 
 
 def _target_value(target: Target) -> dict[str, object]:

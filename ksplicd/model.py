@@ -18,7 +18,8 @@ _KID = re.compile(rf"[a-z0-9]{{{KID_LENGTH}}}")
 API_VERSION: Final = "1"
 """A bundle's ``api-version``: the version of the kernel part's tables and sysfs."""
 
-MANIFEST_SCHEMA: Final = 1
+MANIFEST_SCHEMA: Final = 2
+"""Since 2 a manifest has ``extensions``, of which a reader skips what it does not know."""
 
 VMLINUX: Final = "vmlinux"
 """The target that is the kernel itself rather than a module."""
@@ -155,6 +156,57 @@ class FileDigest:
     sha256: str
 
 
+class Account(StrEnum):
+    """What became of a hunk in the running kernel.  The values are public: manifest, bus, JSON."""
+
+    IN_EFFECT = auto()
+    """New code has it, and calls lead there."""
+    SAME_CODE = auto()
+    """It is compiled, and the code is the same."""
+    BOOT_ONLY = auto()
+    """It is used only at boot or at unload."""
+    NOT_BUILT = auto()
+    """Nothing of this configuration compiles it."""
+    COMMENT = auto()
+    """Comments and white space."""
+    LEFT_OUT = auto()
+    """The running kernel stays without it: a parameter, a modinfo line, a row of a table."""
+    REFUSED = auto()
+    """It is in a file that an update cannot change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hunk:
+    """One change of consecutive lines, and its account."""
+
+    file: str
+    before: tuple[int, int]
+    """The first line that it takes out, and how many; without any, the line before the place."""
+    after: tuple[int, int]
+    """The first line that it puts in, and how many; without any, the line before the place."""
+    account: Account
+    by: tuple[int, ...] = ()
+    """By which of ``Manifest.redirects`` it is in effect."""
+    more: int = 0
+    """How many more redirects bring it into effect than ``by`` has."""
+    note: str = ""
+    """The evidence or the reason, in a sentence."""
+    is_accepted: bool = False
+    """Whether it is missing from the running kernel on the author's word."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """The account of every hunk of an update's patch."""
+
+    hunks: tuple[Hunk, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether nothing is missing from the running kernel that could matter."""
+        return not any(h.is_accepted for h in self.hunks)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:  # over 12 fields: one for each key of the file
     """The contents of a bundle's ``manifest.json``."""
@@ -177,3 +229,19 @@ class Manifest:  # over 12 fields: one for each key of the file
     compiler: str = ""
     files: dict[str, FileDigest] = field(default_factory=dict)
     """Every file of the bundle but the manifest itself, by name."""
+    ledger: Ledger | None = None
+    """None in a bundle from before there were ledgers."""
+
+    @property
+    def redirects(self) -> list[str]:
+        """Where calls are led to new code, such as ``vmlinux:do_fcntl by livepatch``."""
+        return [
+            *(f"{t.name}:{f.name} by {f.how}" for t in self.targets for f in t.functions),
+            *(f"{t.name}:{p.table}+{p.offset:#x} by pointer"
+              for t in self.targets for p in t.pointers),
+        ]  # fmt: skip
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether a ledger says that the whole patch is accounted for."""
+        return self.ledger is not None and self.ledger.is_complete

@@ -57,7 +57,7 @@ class Service:
         polkit = Polkit(bus.con)
         self.objects = Objects(bus, polkit.check_inspect)
         jobs = Jobs(worker, polkit, journal, surroundings.modules)
-        self.shown = shown = Shown(worker, self.objects, jobs)
+        self.shown = shown = Shown(worker, self.objects, jobs, polkit.check_inspect)
         self._events = Events(worker, shown, journal)
         self.reconciler = Reconciler(worker, jobs, shown)
         manager = Manager(worker, jobs, shown, polkit, surroundings.why_disabled)

@@ -15,6 +15,7 @@ from ksplicd.bus.job import Job
 from ksplicd.bus.jobs import Ended, Jobs
 from ksplicd.bus.objects import Objects
 from ksplicd.bus.update import Update
+from ksplicd.bus.wrapper import Guard
 from ksplicd.errors import KspliceError
 from ksplicd.host.stages import UpdateInfo
 from ksplicd.model import Stage
@@ -27,11 +28,15 @@ OnShown: TypeAlias = Callable[[list[UpdateInfo]], None]
 class Shown:
     """The objects of updates and jobs."""
 
-    def __init__(self, worker: EngineWorker, objects: Objects, jobs: Jobs) -> None:
+    def __init__(
+        self, worker: EngineWorker, objects: Objects, jobs: Jobs, check_inspect: Guard
+    ) -> None:
+        """``check_inspect`` asks polkit whether a caller may read."""
         self.on_shown: list[OnShown] = []
         self._worker = worker
         self._objects = objects
         self._jobs = jobs
+        self._check_inspect = check_inspect
         self._updates: dict[str, Update] = {}
         objects.refresh_all = self.refresh_all
         jobs.show = self.show
@@ -75,7 +80,7 @@ class Shown:
             if kid in self._updates:
                 self._updates[kid].show(info)
             else:
-                self._updates[kid] = Update(self._worker, self._jobs, info)
+                self._updates[kid] = Update(self._worker, self._jobs, self._check_inspect, info)
                 self._objects.add(names.update_path(kid), self._updates[kid])
         return found
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An update as an object on the bus; its stage is the kernel's truth at each reading."""
+"""An update as an object on the bus; its stage is the kernel's truth at each reading.
+
+Its ledger may have thousands of hunks, and is a method that answers by pages.
+"""
 
 import dataclasses
 from typing import Protocol
@@ -8,10 +11,11 @@ from gi.repository import GLib
 
 from ksplicd.bus import names
 from ksplicd.bus.engine_worker import EngineWorker
+from ksplicd.bus.errors import refuse_unknown_flags
 from ksplicd.bus.interface import BusObject, method, readable
-from ksplicd.bus.wrapper import Call
+from ksplicd.bus.wrapper import MAX_ANSWER, Call, Guard
 from ksplicd.host.stages import Direction, UpdateInfo
-from ksplicd.model import Stage
+from ksplicd.model import Hunk, Ledger, Manifest, Stage
 
 
 class Starter(Protocol):
@@ -26,9 +30,12 @@ class Starter(Protocol):
 class Update(BusObject, interface=names.UPDATE):
     """One update, whatever its stage."""
 
-    def __init__(self, worker: EngineWorker, starter: Starter, info: UpdateInfo) -> None:
+    def __init__(
+        self, worker: EngineWorker, starter: Starter, check_inspect: Guard, info: UpdateInfo
+    ) -> None:
         self._worker = worker
         self._starter = starter
+        self._check_inspect = check_inspect
         self._info = info
         self._packed: GLib.Variant | None = None
 
@@ -62,6 +69,16 @@ class Update(BusObject, interface=names.UPDATE):
     async def undo(self, call: Call, flags: int) -> tuple[int, str]:
         """Undo it, as the Manager's method does."""
         return await self._starter.serve(call, Direction.UNDO, self._info.kid, flags)
+
+    @method("t flags, u offset, u limit", "aa{sv} hunks")
+    async def list_hunks(self, call: Call, flags: int, offset: int, limit: int) -> GLib.Variant:
+        """Return ``limit`` hunks of the ledger (0: as many as one answer holds) from ``offset``.
+
+        ``Hunks`` is how many there are; a page may be shorter than was asked for.
+        """
+        refuse_unknown_flags(flags)
+        await self._check_inspect(call)
+        return await self._worker.run(pack_hunks, self._info.manifest, offset, limit)
 
     @readable("s")
     def kid(self) -> str:
@@ -102,3 +119,42 @@ class Update(BusObject, interface=names.UPDATE):
     def kernel(self) -> str:
         """Return the kernel release that it was built for."""
         return self._info.manifest.kernel.release
+
+    @readable("b")
+    def complete(self) -> bool:
+        """Return whether its ledger accounts for the whole patch; a bundle may have no ledger."""
+        return self._info.manifest.is_complete
+
+    @readable("u")
+    def hunks(self) -> int:
+        """Return how many hunks its ledger has; 0: it has no ledger."""
+        return len((self._info.manifest.ledger or Ledger()).hunks)
+
+
+def pack_hunks(manifest: Manifest, offset: int, limit: int) -> GLib.Variant:
+    """Return a page of the ledger as ``aa{sv}``; there may be many, and this is a worker's job."""
+    hunks = (manifest.ledger or Ledger()).hunks[offset : offset + limit if limit else None]
+    redirects = manifest.redirects if hunks else []
+    found: list[GLib.Variant] = []
+    size = 0
+    for hunk in hunks:
+        packed = GLib.Variant("a{sv}", _describe_hunk(hunk, redirects))
+        size += packed.get_size()
+        if found and size > MAX_ANSWER:
+            break
+        found.append(packed)
+    return GLib.Variant.new_array(GLib.VariantType("a{sv}"), found)
+
+
+def _describe_hunk(hunk: Hunk, redirects: list[str]) -> dict[str, GLib.Variant]:
+    """Return a hunk as the bus shows it; its places are a first line and a number of lines."""
+    return {
+        "File": GLib.Variant("s", hunk.file),
+        "Before": GLib.Variant("(uu)", hunk.before),
+        "After": GLib.Variant("(uu)", hunk.after),
+        "Account": GLib.Variant("s", hunk.account.value),
+        "By": GLib.Variant("as", [redirects[i] for i in hunk.by]),
+        "More": GLib.Variant("u", hunk.more),
+        "Note": GLib.Variant("s", hunk.note),
+        "Accepted": GLib.Variant("b", hunk.is_accepted),
+    }

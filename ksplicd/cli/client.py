@@ -16,6 +16,8 @@ from ksplicd.cli import output
 from ksplicd.errors import KspliceError, NoDaemonError, by_abort_cause
 
 _NO_TIMEOUT: Final = GLib.MAXINT
+_PAGE: Final = 1000
+"""Hunks that are asked for at a time."""
 _INTERACTIVE: Final = Gio.DBusCallFlags.ALLOW_INTERACTIVE_AUTHORIZATION
 
 Properties = dict[str, Any]
@@ -88,6 +90,18 @@ class Client:
         """Return the last ``limit`` events (0: as many as one answer holds), newest first."""
         (events,) = self._call("ListHistory", GLib.Variant("(tu)", (0, limit)))
         return list(events)
+
+    def hunks(self, kid: str, count: int) -> list[Properties]:
+        """Return the ledger of an update, which has ``count`` hunks, page by page."""
+        found: list[Properties] = []
+        where = {"path": names.update_path(kid), "interface": names.UPDATE}
+        while len(found) < count:
+            args = GLib.Variant("(tuu)", (0, len(found), _PAGE))
+            (page,) = self._call("ListHunks", args, **where)
+            if not page:
+                break  # another bundle of this id was staged meanwhile
+            found += page
+        return found
 
     def service(self) -> Properties:
         """Return the service's own properties."""

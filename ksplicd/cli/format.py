@@ -4,10 +4,12 @@
 ``show.py`` lists the keys.  Nothing is printed here.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from ksplicd.model import Manifest
+from ksplicd.model import Ledger, Manifest
 
 Document = dict[str, Any]
 
@@ -20,6 +22,8 @@ _UPDATE_KEYS: Final = {
     "targets": "Targets",
     "cves": "Cves",
     "kernel": "Kernel",
+    "complete": "Complete",
+    "hunks": "Hunks",
 }
 _EVENT_KEYS: Final = {
     "time": "Time",
@@ -33,6 +37,10 @@ _EVENT_KEYS: Final = {
     "unit": "Unit",
     "via": "Via",
 }
+_SHOWN_REDIRECTS: Final = 4
+"""Redirects that a line names."""
+_SHOWN_HUNKS: Final = 40
+"""Hunks that are printed for people; JSON has all."""
 _NOT_STAGED: Final = ""
 """``stage`` of a bundle that is looked at as a file."""
 
@@ -80,7 +88,40 @@ def from_manifest(manifest: Manifest) -> Document:
         "targets": [target.name for target in manifest.targets],
         "cves": list(manifest.cves),
         "kernel": manifest.kernel.release,
+        "complete": manifest.is_complete,
+        "hunks": len((manifest.ledger or Ledger()).hunks),
     }
+
+
+def to_hunk(properties: Document) -> Document:
+    """Return an entry of ListHunks under the keys of our JSON."""
+    return {
+        "file": properties["File"],
+        "before": list(properties["Before"]),
+        "after": list(properties["After"]),
+        "account": properties["Account"],
+        "by": properties["By"],
+        "more": properties["More"],
+        "note": properties["Note"],
+        "accepted": properties["Accepted"],
+    }
+
+
+def to_hunks(ledger: Ledger | None, redirects: Sequence[str]) -> list[Document]:
+    """Return a ledger as our JSON shows it; ``redirects``: what its hunks number."""
+    return [
+        {
+            "file": h.file,
+            "before": list(h.before),
+            "after": list(h.after),
+            "account": h.account.value,
+            "by": [redirects[i] for i in h.by],
+            "more": h.more,
+            "note": h.note,
+            "accepted": h.is_accepted,
+        }
+        for h in (ledger or Ledger()).hunks
+    ]
 
 
 # --- text ---------------------------------------------------------------------------------------
@@ -89,7 +130,8 @@ def from_manifest(manifest: Manifest) -> Document:
 def format_line(update: Document) -> str:
     """Return ``8c4o6ucj  applied  vmlinux  fcntl: check for immutable inodes  CVE-…``."""
     first_line = str(update["description"]).partition("\n")[0]
-    parts = [update["kid"], update["stage"], ",".join(update["targets"]), first_line]
+    stage = f"{update['stage']} (incomplete)" if is_incomplete(update) else update["stage"]
+    parts = [update["kid"], stage, ",".join(update["targets"]), first_line]
     return "  ".join(part for part in (*parts, " ".join(update["cves"])) if part)
 
 
@@ -103,8 +145,48 @@ def format_update(update: Document) -> str:
         ("Targets", " ".join(update["targets"])),
         ("CVEs", " ".join(update["cves"])),
         ("Description", update["description"]),
+        ("Complete", _completeness(update)),
     )
     return "\n".join(f"{name + ':':12} {value}" for name, value in rows if value)
+
+
+def is_incomplete(update: Document) -> bool:
+    """Tell whether a part of an update's patch is known to be missing."""
+    return bool(update["hunks"]) and not update["complete"]
+
+
+def _completeness(update: Document) -> str:
+    if not update["hunks"]:
+        return "not known: the bundle has no ledger"
+    return "yes" if update["complete"] else "no: a part is not in effect, on its author's word"
+
+
+def format_hunks(hunks: Sequence[Document], shown: int = _SHOWN_HUNKS) -> str:
+    """Return how many hunks have which account, and a line for each."""
+    counts = Counter(h["account"] for h in hunks)
+    text = ", ".join(f"{n} {_words_of(account)}" for account, n in counts.most_common())
+    # What is missing comes first, so that it is among those that are shown.
+    ranked = sorted(hunks, key=lambda h: not h["accepted"])[:shown]
+    lines = [f"  {format_hunk(h)}" for h in ranked]
+    if len(hunks) > shown:
+        lines.append(f"  and {len(hunks) - shown} more; --json has all")
+    return "\n".join([f"{len(hunks)} hunks: {text}", *lines])
+
+
+def format_hunk(hunk: Document) -> str:
+    """Return ``fs/fcntl.c:55-58  in effect by vmlinux:do_fcntl by livepatch``."""
+    first, count = hunk["after"]
+    place = f"{hunk['file']}:{first}" + (f"-{first + count - 1}" if count > 1 else "")
+    shown = hunk["by"][:_SHOWN_REDIRECTS]
+    left = len(hunk["by"]) - len(shown) + hunk["more"]
+    by = ", ".join([*shown, *([f"{left} more"] if left else [])])
+    words = _words_of(hunk["account"]) + (f" by {by}" if by else "")
+    accepted = "accepted by its author" if hunk["accepted"] else ""
+    return "  ".join(t for t in (place, words, hunk["note"], accepted) if t)
+
+
+def _words_of(account: str) -> str:
+    return account.replace("_", " ")
 
 
 def format_event(event: Document) -> str:

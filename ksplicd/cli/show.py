@@ -3,23 +3,28 @@
 
 JSON, all with ``"schema": 1``::
 
-    view     {"updates": [UPDATE]}
+    view     {"updates": [UPDATE]}; with --id or --file also {"ledger": [HUNK]}
     status   {"kernel": "6.1.0-50-cloud-amd64", "applied": 1, "cves": [], "updates": [UPDATE],
               "jobs": [JOB], "health": "ok" | "warning" | "critical", "reasons": [],
               "version": "0.1.0", "disabled": "", "store": {PART: {"bytes", "limit"}}}
     history  {"events": [EVENT]}
 
     UPDATE   {"kid", "stage", "abort_cause", "detail", "description", "targets": [], "cves": [],
-              "kernel"}
+              "kernel", "complete": true, "hunks": 3}
+    HUNK     {"file", "before": [LINE, LINES], "after": [LINE, LINES], "account", "by": [],
+              "more": 0, "note", "accepted": false}
     JOB      {"id", "type": "apply" | "undo", "kid", "progress",
               "conflicts": [{"pid", "command", "stack", "function"}]}
     EVENT    {"time": "2026-01-31T12:00:00.000+00:00", "boot_id", "kid", "stage", "cause",
               "detail", "uid", "pid", "unit", "via"}
 
-``stage`` is a ``ksplicd.model.Stage``; ``cves`` of status are those that the applied updates fix;
-``reasons`` are sentences, one for each update that keeps the health from being ``ok``; ``disabled``
-is why nothing is applied automatically, or empty; the parts of the store are updates, rejected,
-history and dropped, and the ``limit`` of a part without one is null.
+``stage`` is a ``ksplicd.model.Stage``, ``account`` a ``ksplicd.model.Account``; ``complete`` says
+whether the update's ledger accounts for its whole patch, ``hunks`` how many the ledger has (0: the
+bundle is from before there were ledgers), ``more`` how many redirects ``by`` does not name; of
+status ``cves`` are those that the applied updates fix; ``reasons`` are sentences, one for each
+update that keeps the health from being ``ok``; ``disabled`` is why nothing is applied
+automatically, or empty; the parts of the store are updates, rejected, history and dropped, and the
+``limit`` of a part without one is null.
 
 ``status --check`` has the exit status of a monitoring plugin (monitoring-plugins.org, "Plugin
 Return Codes"): 0 ok, 1 warning, 2 critical, 3 unknown: no answer, or not in time.
@@ -37,10 +42,13 @@ from ksplicd.cli.arguments import Verbs, read_count, read_kid, read_seconds
 from ksplicd.cli.format import (
     Document,
     format_event,
+    format_hunks,
     format_line,
     format_update,
     from_manifest,
     to_event,
+    to_hunk,
+    to_hunks,
     to_job,
     to_update,
 )
@@ -111,26 +119,34 @@ def add_parser(verbs: Verbs) -> None:
 
 def run_view(args: argparse.Namespace) -> int:
     """List what is in the kernel, or show one update or bundle."""
+    ledger: list[Document] = []
     if args.file:
         from ksplicd.cli.bundle_files import read_bundle
 
-        updates = [from_manifest(read_bundle(args.file).manifest)]
+        manifest = read_bundle(args.file).manifest
+        updates = [from_manifest(manifest)]
+        ledger = to_hunks(manifest.ledger, manifest.redirects)
     else:
         from ksplicd.cli.client import connect
 
-        found = [to_update(properties) for properties in connect().objects().updates]
+        client = connect()
+        found = [to_update(properties) for properties in client.objects().updates]
         updates = [
             u for u in found if (u["kid"] == args.id if args.id else u["stage"] in _IN_KERNEL)
         ]
         if args.id and not updates:
             raise NoSuchUpdateError(f"{args.id}: no such update; `ksplice status` lists them")
+        if args.id and not args.quiet:
+            ledger = [to_hunk(h) for h in client.hunks(args.id, updates[0]["hunks"])]
     if args.json:
-        output.print_json(updates=updates)
+        output.print_json(updates=updates, **({"ledger": ledger} if args.id or args.file else {}))
     elif args.quiet:
         for update in updates:
             output.print_text(update["kid"])
     elif args.id or args.file:
         output.print_text(format_update(updates[0]))
+        if ledger:
+            output.print_text(format_hunks(ledger))
     else:
         for update in updates:
             output.print_text(format_line(update))

@@ -154,6 +154,7 @@ WITH_FLAGS = (
     (MANAGER, "ListHistory", GLib.Variant("(tu)", (8, 0))),
     (UPDATE, "Apply", GLib.Variant("(t)", (1,))),
     (UPDATE, "Undo", GLib.Variant("(t)", (1,))),
+    (UPDATE, "ListHunks", GLib.Variant("(tuu)", (1, 0, 0))),
 )
 
 

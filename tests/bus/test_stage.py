@@ -17,7 +17,7 @@ from ksplicd.errors import (
 )
 from ksplicd.model import Kernel
 from tests.support.bundles import samples
-from tests.support.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, error_of
+from tests.support.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, UPDATE, call, error_of
 from tests.support.bus.host import Host
 from tests.support.waiting import wait_for
 
@@ -34,9 +34,26 @@ def test_what_is_staged_is_described(host: Host) -> None:
         "Targets": ["vmlinux"],
         "Cves": ["CVE-2026-12345"],
         "Kernel": samples.KERNEL.release,
+        "Complete": False,
+        "Hunks": 0,
     }
     described = host.client().describe(KID)
     assert (described["Kid"], described["Functions"]) == (KID, ["vmlinux:do_fcntl (fs/fcntl.c)"])
+
+
+def test_ledger_is_read_by_pages(host: Host) -> None:
+    data = samples.bundle(ledger=samples.INCOMPLETE)
+    host.client().stage(data, samples.signature(data))
+    (update,) = host.client().objects().updates
+    assert (update["Complete"], update["Hunks"]) == (False, 3)
+    described = host.client().describe(KID)["Ledger"]
+    assert described.startswith("incomplete: include/vdso/math64.h:8: not in effect")
+    whole = host.client().hunks(KID, update["Hunks"])
+    assert [hunk["Account"] for hunk in whole] == ["comment", "in_effect", "left_out"]
+    assert whole[1]["By"] == ["vmlinux:do_fcntl by livepatch"]
+    args = GLib.Variant("(tuu)", (0, 1, 1))
+    (page,) = call(host, UPDATE, "ListHunks", args)
+    assert page == whole[1:2]
 
 
 def test_stage_is_refused_with_the_cause(host: Host) -> None:

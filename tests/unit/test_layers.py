@@ -19,7 +19,7 @@ TESTS: Final = ROOT.parent / "tests"
 
 GROUPS: Final = {
     "NOUNS": "ksplicd errors model text notes",
-    "FILES": "bundle manifest fields modinfo minisign",
+    "FILES": "bundle manifest ledger fields modinfo minisign",
     "HOST": "host/stages host/clock host/kernel host/store host/trust host/report host/updates"
     " host/engine host/boot",
 }
@@ -37,7 +37,8 @@ ROOMS: Final = {
     "ed25519": "errors",
     "modinfo": "errors",
     "minisign": "ed25519 errors",
-    "manifest": "fields NOUNS",
+    "ledger": "fields NOUNS",
+    "manifest": "fields ledger NOUNS",
     "bundle": "FILES NOUNS",
     "config": "errors",
     "run": "errors",

@@ -25,7 +25,8 @@ _ERRORS: Final = (Stage.FAILED, Stage.QUARANTINED, Stage.REJECTED)
 _HELP: Final = {
     "ksplice_kernel_info": "The running kernel, the updates applied to it, and what they fix.",
     "ksplice_updates": "Updates by stage.",
-    "ksplice_update_info": "Each update on this host, with its stage.",
+    "ksplice_update_info": "Each update on this host, with its stage; whether it is complete.",
+    "ksplice_incomplete_updates": "Applied updates of which a part is known not to be in effect.",
     "ksplice_transition_seconds": "Duration of the last transition, by update and direction.",
     "ksplice_last_error_timestamp_seconds": "Time of the last failure, and its cause; 0: none.",
     "ksplice_store_bytes": "Disk space under /var/lib/ksplice.",
@@ -84,7 +85,16 @@ def format_metrics(figures: Figures) -> str:
         "cves": " ".join(sorted({cve for info in applied for cve in info.manifest.cves})),
     }
     counts = {stage: sum(info.stage is stage for info in infos) for stage in Stage}
-    updates = [{"kid": i.kid, "stage": i.stage.value, "cause": i.abort_cause} for i in infos]
+    updates = [
+        {
+            "kid": i.kid,
+            "stage": i.stage.value,
+            "cause": i.abort_cause,
+            "complete": _completeness(i),
+        }
+        for i in infos
+    ]
+    incomplete = sum(_completeness(info) == "no" for info in applied)
     kids = {info.kid for info in infos}
     error = figures.last_error
     failed = {"kid": error.kid, "cause": error.cause or error.stage} if error else {}
@@ -93,6 +103,7 @@ def format_metrics(figures: Figures) -> str:
             _family("ksplice_kernel_info", [(about, 1)]),
             _family("ksplice_updates", [({"stage": s}, n) for s, n in counts.items()]),
             _family("ksplice_update_info", [(labels, 1) for labels in updates]),
+            _family("ksplice_incomplete_updates", [({}, incomplete)]),
             _family(
                 "ksplice_transition_seconds",
                 [
@@ -109,6 +120,13 @@ def format_metrics(figures: Figures) -> str:
             ),
         ]
     )
+
+
+def _completeness(info: UpdateInfo) -> str:
+    """Return whether the whole patch is accounted for; a bundle may have no ledger."""
+    if info.manifest.ledger is None:
+        return "unknown"
+    return "yes" if info.manifest.is_complete else "no"
 
 
 def move_metrics(link: Path, path: Path | None) -> None:

@@ -17,6 +17,9 @@ from ksplicd.model import NEW_SUFFIX, Manifest
 Value = str | int | list[str]
 """A property of an update; on the bus it is an ``s``, ``x`` or ``as``."""
 
+_SHOWN: Final = 4
+"""Places that a sentence names."""
+
 WAITING: Final = "waiting"
 """The core's word for a target that is not loaded."""
 
@@ -93,17 +96,25 @@ def describe_update(
         "SignedBy": trusted.signer if trusted else "",
         "TrustedComment": trusted.trusted_comment if trusted else "",
         "Modules": modules,
+        "Ledger": describe_ledger(manifest),
     }
 
 
 def describe_redirects(manifest: Manifest) -> list[str]:
     """Return the redirects other than by livepatch, such as ``vmlinux:kstrtobool by kprobe``."""
-    return [
-        *(f"{t.name}:{f.name} by {f.how}"
-          for t in manifest.targets for f in t.functions if f.how != "livepatch"),
-        *(f"{t.name}:{p.table}+{p.offset:#x} by pointer"
-          for t in manifest.targets for p in t.pointers),
-    ]  # fmt: skip
+    return [redirect for redirect in manifest.redirects if not redirect.endswith(" by livepatch")]
+
+
+def describe_ledger(manifest: Manifest) -> str:
+    """Return ``none``, ``complete``, or ``incomplete`` with the first places that are missing."""
+    if manifest.ledger is None:
+        return "none"
+    missing = [h for h in manifest.ledger.hunks if h.is_accepted]
+    if not missing:
+        return "complete"
+    places = ", ".join(f"{h.file}:{h.after[0]}" for h in missing[:_SHOWN])
+    more = f" and {len(missing) - _SHOWN} more" if missing[_SHOWN:] else ""
+    return f"incomplete: {places}{more}: not in effect, on the author's word"
 
 
 def describe_match(core: CoreState) -> str:

@@ -55,9 +55,9 @@ def manifest_is_an_array() -> bytes:
     return with_text(b"[]")
 
 
-@fault(r"manifest\.json: schema: 2 is not 1, the one that this version knows")
+@fault(r"manifest\.json: schema: 3 is not 1 or 2, which this version knows; update")
 def unknown_schema() -> bytes:
-    return with_manifest(lambda m: m.update(schema=2))
+    return with_manifest(lambda m: m.update(schema=3))
 
 
 @fault(r"manifest\.json: schema: True is not a whole number from 0")

@@ -11,7 +11,10 @@ from dataclasses import replace
 from ksplicd import minisign
 from ksplicd.bundle import pack
 from ksplicd.model import (
+    Account,
+    Hunk,
     Kernel,
+    Ledger,
     Manifest,
     PatchedFunction,
     Target,
@@ -31,6 +34,26 @@ KERNEL = Kernel(
 
 KEY = minisign.SecretKey(key_id=b"ksplice1", seed=bytes(range(32)))
 STRANGER = minisign.SecretKey(key_id=b"stranger", seed=bytes(range(1, 33)))
+
+
+LEDGER = Ledger(
+    hunks=(
+        Hunk(file="fs/fcntl.c", before=(12, 0), after=(13, 2), account=Account.COMMENT),
+        Hunk(
+            file="fs/fcntl.c", before=(50, 1), after=(52, 4), account=Account.IN_EFFECT, by=(0,),
+            note="fs/fcntl.c",
+        ),
+    )
+)  # fmt: skip
+INCOMPLETE = Ledger(
+    hunks=(
+        *LEDGER.hunks,
+        Hunk(
+            file="include/vdso/math64.h", before=(8, 1), after=(8, 4), account=Account.LEFT_OUT,
+            note="the vDSO has it", is_accepted=True,
+        ),
+    )
+)  # fmt: skip
 
 
 def module_elf(name: str, this_module: str | None = None) -> bytes:
@@ -115,6 +138,7 @@ def bundle(
     description: str = "",
     late: str = "",
     how: str = "livepatch",
+    ledger: Ledger | None = None,
 ) -> bytes:
     """Return the bytes of a whole bundle; the target ``late`` may be loaded later."""
     made = manifest(kid, targets)
@@ -124,7 +148,7 @@ def bundle(
         targets=tuple(replace(t, late=t.name == late, functions=functions) for t in made.targets),
     )
     made = replace(made, kernel=kernel, depends=depends, replaces=replaces, excludes=excludes)
-    made = replace(made, built_on=built_on or {})
+    made = replace(made, built_on=built_on or {}, ledger=ledger)
     if description:
         made = replace(made, description=description)
     return pack(made, files(made))

@@ -13,6 +13,7 @@ from ksplicd.bus.objects import Objects
 from ksplicd.bus.polkit import Polkit
 from ksplicd.bus.reconciler import Reconciler
 from ksplicd.bus.shown import Shown
+from ksplicd.bus.wrapper import Call
 from ksplicd.host.engine import Engine
 from ksplicd.host.report.journal import Entry
 from ksplicd.host.stages import DAEMON, Actor, Reconciliation, UpdateInfo
@@ -74,11 +75,16 @@ class Parts:
         raise AssertionError(f"{kid} is not {stage}")
 
 
+async def _let_everyone(_call: Call) -> None:
+    pass
+
+
 def make_parts(host: Host, kind: type[CountingEngine] = CountingEngine) -> Parts:
     engine = kind(host.new_engine().doors)
     worker, paths, journal = EngineWorker(engine), Paths(), NoJournal()
-    jobs = Jobs(worker, cast(Polkit, None), journal, host.root / "modules")
-    shown = Shown(worker, cast(Objects, paths), jobs)
+    polkit = cast(Polkit, None)
+    jobs = Jobs(worker, polkit, journal, host.root / "modules")
+    shown = Shown(worker, cast(Objects, paths), jobs, _let_everyone)
     Events(worker, shown, journal)
     reconciler = Reconciler(worker, jobs, shown)
     Automatic(worker, jobs, lambda: "", journal)

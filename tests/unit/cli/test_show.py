@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-only
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from ksplicd.bus.update import pack_hunks
 from ksplicd.cli import show
 from ksplicd.cli.format import (
     format_event,
+    format_hunk,
+    format_hunks,
     format_line,
     format_update,
     from_manifest,
     to_event,
+    to_hunk,
+    to_hunks,
     to_job,
     to_update,
 )
 from ksplicd.model import Kernel, Manifest, Stage, Target
+from tests.support.bundles import samples
 
 UPDATE: dict[str, Any] = {
     "Kid": "8c4o6ucj",
@@ -24,6 +31,8 @@ UPDATE: dict[str, Any] = {
     "Targets": ["vmlinux", "ext4"],
     "Cves": ["CVE-2026-1", "CVE-2026-2"],
     "Kernel": "6.1.0-50-cloud-amd64",
+    "Complete": True,
+    "Hunks": 2,
 }
 EVENT: dict[str, Any] = {
     "Time": 1_767_225_600_001_000,
@@ -49,6 +58,8 @@ def test_update_document() -> None:
         "targets": ["vmlinux", "ext4"],
         "cves": ["CVE-2026-1", "CVE-2026-2"],
         "kernel": "6.1.0-50-cloud-amd64",
+        "complete": True,
+        "hunks": 2,
     }
 
 
@@ -175,3 +186,41 @@ def test_health_of_an_applied_update_with_a_fault(cause: str, health: show.Healt
 def test_every_stage_has_a_health() -> None:
     well = set(Stage) - {Stage(stage) for stage in show.HEALTH_BY_STAGE}
     assert well == {Stage.APPLIED, Stage.REVERSED, Stage.DROPPED, Stage.REMOVED}
+
+
+# --- ledgers ------------------------------------------------------------------------------------
+
+
+def test_line_says_incomplete() -> None:
+    assert "  failed (incomplete)  " in format_line({**to_update(UPDATE), "complete": False})
+    without = {**to_update(UPDATE), "complete": False, "hunks": 0}
+    assert "incomplete" not in format_line(without)
+    assert "Complete:    not known: the bundle has no ledger" in format_update(without)
+
+
+def test_hunks_on_the_bus_and_in_a_file_are_the_same() -> None:
+    manifest = replace(samples.manifest(), ledger=samples.INCOMPLETE)
+    page = pack_hunks(manifest, 0, 0).unpack()
+    assert [to_hunk(hunk) for hunk in page] == to_hunks(manifest.ledger, manifest.redirects)
+    assert [h["File"] for h in pack_hunks(manifest, 1, 1).unpack()] == ["fs/fcntl.c"]
+    assert pack_hunks(manifest, 3, 0).unpack() == []
+    assert pack_hunks(samples.manifest(), 0, 0).unpack() == []
+
+
+def test_hunks_for_people() -> None:
+    """What is missing stands first."""
+    hunks = to_hunks(samples.INCOMPLETE, samples.manifest().redirects)
+    assert format_hunks(hunks).splitlines() == [
+        "3 hunks: 1 comment, 1 in effect, 1 left out",
+        "  include/vdso/math64.h:8-11  left out  the vDSO has it  accepted by its author",
+        "  fs/fcntl.c:13-14  comment",
+        "  fs/fcntl.c:52-55  in effect by vmlinux:do_fcntl by livepatch  fs/fcntl.c",
+    ]
+    assert format_hunks(hunks, shown=1).splitlines()[2] == "  and 2 more; --json has all"
+
+
+def test_hunk_of_many_functions() -> None:
+    (hunk,) = to_hunks(samples.LEDGER, samples.manifest().redirects)[1:]
+    hunk |= {"by": [f"vmlinux:f{i} by livepatch" for i in range(6)], "more": 5}
+    assert "vmlinux:f3 by livepatch, 2 more, 5 more" not in format_hunk(hunk)
+    assert "vmlinux:f3 by livepatch, 7 more" in format_hunk(hunk)

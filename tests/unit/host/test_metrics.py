@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ksplicd.errors import NoMatchError, StoreError
 from ksplicd.host.report.metrics import Figures, format_metrics, write_metrics
-from ksplicd.model import Kernel
+from ksplicd.model import Kernel, Ledger
 from tests.support.bundles import samples
 from tests.support.bundles.samples import KID
 from tests.support.host.host import ALICE, Host
@@ -67,6 +67,20 @@ def test_applied(measured: Host) -> None:
     sizes = {labels["part"]: value for labels, value in found["ksplice_store_bytes"]}
     assert sizes["updates"] > len(samples.bundle())
     assert sizes["history"] == (measured.root / "history.jsonl").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("ledger", "complete"), [(None, "unknown"), (samples.LEDGER, "yes"), (samples.INCOMPLETE, "no")]
+)
+def test_completeness(measured: Host, ledger: Ledger | None, complete: str) -> None:
+    data = samples.bundle(ledger=ledger)
+    measured.engine.stage(data, samples.signature(data), ALICE)
+    found = metrics_of(measured)
+    assert found["ksplice_incomplete_updates"] == [({}, 0)]
+    ((labels, _),) = found["ksplice_update_info"]
+    assert labels["complete"] == complete
+    measured.apply()
+    assert metrics_of(measured)["ksplice_incomplete_updates"] == [({}, complete == "no")]
 
 
 def test_last_error(measured: Host) -> None:
