@@ -86,6 +86,13 @@ class DebugInfo:
             return None if element is None else element * t.count
         return t.size
 
+    def is_array(self, key: int) -> bool:
+        """Tell whether a type is an array, by whichever name."""
+        t = self.types.get(key)
+        while t is not None and t.tag in _QUALIFIERS:
+            t = self.types.get(t.type)
+        return t is not None and t.tag == _ARRAY
+
     @property
     def records(self) -> Iterator[tuple[str, Type]]:
         """The structures and unions that have a size, by their own name or that of a typedef."""

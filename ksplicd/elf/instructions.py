@@ -41,6 +41,10 @@ _INVALID_0F: Final = _bytes("04 0a 0c 24-27 36 39 3b-3f")
 _LEA: Final = 0x8D
 
 
+_CMP: Final = 7
+"""``reg`` of the ModRM byte by which 81 and 83 are a cmp; 0x3d is one of eax."""
+
+
 class Role(StrEnum):
     """What an address field is for."""
 
@@ -61,6 +65,52 @@ class Field:
     tail: int
     """Bytes from the field's start to the end of its instruction, from where it counts when it is
     PC-relative."""
+    number: int = 0
+    """The instruction's opcode map: 0 for the one-byte map, 1 for 0F, 2 for 0F 38, 3 for 0F 3A."""
+    opcode: int = 0
+    modrm: int = -1
+    """The ModRM byte; -1 when the instruction has none."""
+    is_indexed: bool = False
+    """Whether a register is added to a displacement: the datum may begin before or behind."""
+
+    @property
+    def is_compared(self) -> bool:
+        """Tell whether the field is an immediate that a cmp holds a value against."""
+        if self.role is not Role.ADDRESS or self.number:
+            return False
+        return self.opcode == 0x3D or (self.opcode == 0x81 and self.modrm >> 3 & 7 == _CMP)
+
+    @property
+    def is_stored(self) -> bool:
+        """Tell whether the field is an immediate that goes into memory, the stack included."""
+        if self.role is not Role.ADDRESS or self.number:
+            return False
+        return self.opcode == 0x68 or (self.opcode == 0xC7 and self.modrm >> 6 != 3)
+
+    @property
+    def is_summand(self) -> bool:
+        """Tell whether the field is an immediate that is added to a register, or subtracted."""
+        if self.role is not Role.ADDRESS or self.number or self.is_compared:
+            return False
+        return self.opcode in (0x05, 0x2D, 0x81)
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction: where it lies, its address fields by offset, and its operation."""
+
+    start: int
+    end: int
+    fields: dict[int, Field]
+    number: int
+    """Its opcode map, as in ``Field``."""
+    opcode: int
+    rex: int
+    """Its REX prefix, 0 when there is none; not read of VEX and EVEX."""
+    modrm: int
+    """-1 when there is none."""
+    is_wide_vector: bool = False
+    """Whether VEX or EVEX encodes it, so that the registers are not those of ``rex``."""
 
 
 class UndecodableError(Exception):
@@ -84,25 +134,13 @@ def read_fields(code: bytes, start: int, end: int) -> dict[int, Field]:
     return fields
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
-    """One instruction: where it lies, and its address fields by offset."""
-
-    start: int
-    end: int
-    fields: dict[int, Field]
-
-
 def read_instructions(code: bytes, start: int, end: int) -> list[Instruction]:
     """Return the instructions in ``code[start:end]``.  Raises ``UndecodableError``."""
-    found = []
+    found: list[Instruction] = []
     at = start
     try:
         while at < end:
-            fields: dict[int, Field] = {}
-            following = _read_instruction(code, at, fields)
-            found.append(Instruction(at, following, fields))
-            at = following
+            at = _read_instruction(code, at, {}, found)
     except IndexError:
         raise UndecodableError(f"instruction at {at:#x} ends behind the code") from None
     if at != end:
@@ -110,36 +148,29 @@ def read_instructions(code: bytes, start: int, end: int) -> list[Instruction]:
     return found
 
 
-def _read_instruction(code: bytes, at: int, fields: dict[int, Field]) -> int:
+def _read_instruction(
+    code: bytes, at: int, fields: dict[int, Field], found: list[Instruction] | None = None
+) -> int:
     """Add the fields of the instruction at ``at`` and return where it ends.
+
+    ``found``: gets the instruction itself.
 
     Raises ``IndexError`` at the end of the code, ``UndecodableError``.
     """
     start = at
     narrow = wide = short_address = False
+    rex = 0
     while (byte := code[at]) in _LEGACY:
         narrow |= byte == 0x66
         short_address |= byte == 0x67
         at += 1
     if byte & 0xF0 == 0x40:
         wide = bool(byte & 8)
+        rex = byte
         at += 1
         byte = code[at]
-    number = 1  # of the opcode map, as VEX and EVEX count them, but 0 for the one-byte map
-    if byte == 0x0F:
-        at += 1
-        number = {0x38: 2, 0x3A: 3}.get(code[at], 1)
-        at += number > 1
-    elif byte == 0xC5:
-        at += 2
-    elif byte == 0xC4:
-        number = code[at + 1] & 0x1F
-        at += 3
-    elif byte == 0x62:
-        number = code[at + 1] & 7
-        at += 4
-    else:
-        number = 0
+    is_vector = byte in (0xC5, 0xC4, 0x62)
+    number, at = _read_map(code, at)
     opcode = code[at]
     at += 1
     if (number == 0 and opcode in _INVALID) or (number == 1 and opcode in _INVALID_0F):
@@ -151,22 +182,44 @@ def _read_instruction(code: bytes, at: int, fields: dict[int, Field]) -> int:
         else True
     )  # fmt: skip
     displacement = 0, 0
-    reg = 0
+    reg, modrm, is_indexed = 0, -1, False
     if has_modrm:
-        reg = code[at] >> 3 & 7
+        modrm = code[at]
+        reg = modrm >> 3 & 7
+        is_indexed = _has_register(code, at, rex)
         displacement, at = _read_modrm(code, at)
     size, role = _immediate(number, opcode, reg, narrow=narrow, wide=wide, short=short_address)
     end = at + size
     if displacement[1] == 4:
         is_address = number == 0 and opcode == _LEA
-        fields[displacement[0]] = Field(
-            Role.ADDRESS if is_address else Role.MEMORY, 4, end - displacement[0]
-        )
+        kind = Role.ADDRESS if is_address else Role.MEMORY
+        tail = end - displacement[0]
+        fields[displacement[0]] = Field(kind, 4, tail, number, opcode, modrm, is_indexed)
     if size >= 4 or role is Role.BRANCH:
-        fields[at] = Field(role, size, size)
+        fields[at] = Field(role, size, size, number, opcode, modrm)
     if end > len(code):
         raise IndexError
+    if found is not None:
+        found.append(Instruction(start, end, fields, number, opcode, rex, modrm, is_vector))
     return end
+
+
+def _read_map(code: bytes, at: int) -> tuple[int, int]:
+    """Return the opcode map, as VEX and EVEX count them but 0 for the one-byte map, and what
+    follows what names it.
+    """
+    match code[at]:
+        case 0x0F:
+            number = {0x38: 2, 0x3A: 3}.get(code[at + 1], 1)
+            return number, at + 1 + (number > 1)
+        case 0xC5:
+            return 1, at + 2
+        case 0xC4:
+            return code[at + 1] & 0x1F, at + 3
+        case 0x62:
+            return code[at + 1] & 7, at + 4
+        case _:
+            return 0, at
 
 
 def _read_modrm(code: bytes, at: int) -> tuple[tuple[int, int], int]:
@@ -183,6 +236,18 @@ def _read_modrm(code: bytes, at: int) -> tuple[tuple[int, int], int]:
     elif mod == 0 and rm == 5:
         size = 4  # RIP-relative
     return (at, size), at + size
+
+
+def _has_register(code: bytes, at: int, rex: int) -> bool:
+    """Tell whether the operand in memory at a ModRM byte has a base or an index register."""
+    mod, rm = code[at] >> 6, code[at] & 7
+    if mod == 3:
+        return False
+    if rm == 4:
+        sib = code[at + 1]
+        has_index = sib >> 3 & 7 != 4 or rex & 2 != 0  # 4 is none, and r12 with REX.X
+        return mod != 0 or sib & 7 != 5 or has_index
+    return mod != 0 or rm != 5
 
 
 def _immediate(

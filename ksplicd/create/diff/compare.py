@@ -90,9 +90,9 @@ class Comparison:
             at = rb.offset - start_b
             if (ra.offset - start_a, _kind(ra)) != (at, _kind(rb)):
                 return f"relocation at +{at:#x} moved or changed type"
-            pa, pb = self.pre.locate(owner_a, ra), self.post.locate(owner_b, rb)
-            if not self.same_target(pa, pb):
-                return f"+{at:#x} refers to {_difference(pa, pb)}"
+            old, new = self.pre.meanings(owner_a, ra), self.post.meanings(owner_b, rb)
+            if not any(self.same_target(pa, pb) for pa in old for pb in new):
+                return f"+{at:#x} refers to {_difference(old[0], new[0])}"
         return None
 
     def same_target(self, a: Referent, b: Referent) -> bool:

@@ -103,7 +103,7 @@ def refuse_parted_names(twins: Twins, changed: Iterable[Symbol]) -> list[Refusal
 
 def refuse_nameless_code(comparison: Comparison) -> list[Refusal]:
     """Refuse changed code that is in no function: assembly without ``.type`` and ``.size``."""
-    before, after = comparison.pre.nameless_code, comparison.post.nameless_code
+    before, after = (index.as_compiled.nameless_code for index in (comparison.pre, comparison.post))
     return [
         Refusal(
             symbol=name, section=name, reason="code that belongs to no function changes",

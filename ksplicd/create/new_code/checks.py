@@ -9,6 +9,7 @@ from collections.abc import Container, Sequence
 from typing import Final
 
 from ksplicd.create.debug import phase
+from ksplicd.create.diff.twins import Twins
 from ksplicd.create.new_code.kernel_names import KernelNames
 from ksplicd.create.new_code.model import UnitInKernel
 from ksplicd.create.new_code.static_keys import choose_entries, key_of
@@ -83,6 +84,26 @@ class Checks:
                 "move the call out of the alternative",
             )  # fmt: skip
 
+    def check_unclear(self, owner: Section, r: Relocation, twins: Twins) -> None:
+        """Refuse a reference that may mean either of two data, unless both are at one address.
+
+        They are where the kernel has the same two at the same distance.
+        """
+        both = twins.post.as_compiled.unclear.get(r)
+        if both is None:
+            return
+        before = [twins.pre_of[s] for s in both if s in twins.pre_of]
+        if len(before) == 2 and _distance(twins.post, *both) == _distance(twins.pre, *before):
+            return
+        user = twins.post.symbol_at(owner, r.offset)
+        where = f"{user.name if user else owner.name}+{r.offset - (user.value if user else 0):#x}"
+        names = " or ".join(s.name for s in both)
+        self.refusals.add(
+            both[0].name, both[0].section, f"{where} means {names}: the end of one is the beginning"
+            " of the other, and an object does not say which",
+            "take the section attribute of one of them away, or define it somewhere else",
+        )  # fmt: skip
+
     def check_landing_pad(
         self, owner: Section, r: Relocation, symbol: Symbol, external: Symbol
     ) -> None:
@@ -98,3 +119,11 @@ class Checks:
                 symbol.name, owner, "the address of a function without landing pad is taken",
                 "take the address of a new function that calls it",
             )  # fmt: skip
+
+
+def _distance(index: ObjectIndex, a: Symbol, b: Symbol) -> int | None:
+    """Return how far two data of one section were from each other, None when they were in two."""
+    begin, end = index.as_compiled.places.get(a), index.as_compiled.places.get(b)
+    if begin is None or end is None or begin[0] is not end[0]:
+        return None
+    return end[1] - begin[1]

@@ -134,11 +134,13 @@ class Cutter:
             self.keep(section, symbol.name, f"it leads into the code that is taken, for {user}")
             self.copied_constants.append(symbol)
         elif symbol is not None and symbol not in self.twins.pre_of:
-            if self.post.symbols_in(section) == [symbol]:
+            if self.twins.pre_of.keys().isdisjoint(self.post.symbols_in(section)):
                 self.keep(section, symbol.name, f"new data that {user} uses")
             else:
+                old = [s.name for s in self.post.symbols_in(section) if s in self.twins.pre_of]
                 self.refusals.add(
-                    symbol.name, section, "new data in a section shared with old data",
+                    symbol.name, section,
+                    f"new data in a section shared with old data ({', '.join(old)})",
                     "define it without a section attribute",
                 )  # fmt: skip
 
@@ -264,6 +266,7 @@ class Cutter:
             )  # fmt: skip
             return r
         start = symbol.value if r.symbol.type == STT_SECTION else 0
+        self.checks.check_unclear(owner, r, self.twins)
         self.checks.check_early_use(owner, symbol)
         external = self.names.external_symbol(symbol)
         self.checks.check_landing_pad(owner, r, symbol, external)

@@ -9,9 +9,8 @@ not known here.
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 
 from ksplicd.create.objects.names import is_cold_part, is_prefix, main_name
 from ksplicd.create.objects.special import Entry, EntrySizes, is_special_section, read_entries
@@ -44,6 +43,18 @@ class Referent:
         return f"{name}+{self.offset:#x}" if self.offset else name
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsCompiled:
+    """What is known of an object only before it is taken apart."""
+
+    nameless_code: Mapping[str, Sequence[Section]] = field(default_factory=dict)
+    """Sections of code that have no function, by name."""
+    places: Mapping[Symbol, tuple[Section, int]] = field(default_factory=dict)
+    """Of the data that shared a section: the section, and where in it they began."""
+    unclear: Mapping[Relocation, tuple[Symbol, Symbol]] = field(default_factory=dict)
+    """References that may mean either of two data, such as the end of one and the next one."""
+
+
 class ObjectIndex:
     """Answers where the relocations of one object point, and which table entries its code has.
 
@@ -54,11 +65,11 @@ class ObjectIndex:
         self,
         obj: Object,
         sizes: EntrySizes,
-        nameless_code: Mapping[str, Sequence[Section]] = MappingProxyType({}),
+        as_compiled: AsCompiled | None = None,
     ) -> None:
         self.obj, self.sizes = obj, sizes
-        self.nameless_code = nameless_code
-        """Sections of code that have no function, by name; where nothing was separated, none."""
+        self.as_compiled = as_compiled or AsCompiled()
+        """Empty where nothing was taken apart."""
         by_section: dict[Section, list[Symbol]] = defaultdict(list)
         for s in obj.symbols:
             if s.section is not None and s.name and s.type not in (STT_SECTION, STT_FILE):
@@ -176,6 +187,13 @@ class ObjectIndex:
         if found is None:
             return Referent(None, section, offset)
         return Referent(found, section, offset - found.value)
+
+    def meanings(self, owner: Section, r: Relocation) -> list[Referent]:
+        """Return what relocation ``r`` of ``owner`` points to, of two data where that is open."""
+        found = self.locate(owner, r)
+        symbol, start = found.symbol, found.symbol.value if found.symbol else 0
+        others = (s for s in self.as_compiled.unclear.get(r, ()) if s is not symbol)
+        return [found, *(Referent(s, s.section, start + found.offset - s.value) for s in others)]
 
     # --- the instruction around a field ---------------------------------------------------------
 

@@ -12,13 +12,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ksplicd.create.objects.index import ObjectIndex, Referent
+from ksplicd.create.objects.index import AsCompiled, ObjectIndex, Referent
+from ksplicd.create.objects.meant import Datum, MeantData
 from ksplicd.create.objects.names import is_boot_section, is_code_fragment, is_prefix
 from ksplicd.create.objects.special import REPLACEMENTS, EntrySizes, is_special_section
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
 from ksplicd.elf.model import (
     SHT_GROUP,
     SHT_NOBITS,
+    STB_LOCAL,
     STT_NOTYPE,
     STT_OBJECT,
     STT_SECTION,
@@ -43,31 +45,40 @@ def index_separated(obj: Object, sizes: EntrySizes) -> ObjectIndex:
 
     Which code had no function is known only before.
     """
-    whole = ObjectIndex(obj, sizes)
-    nameless = _nameless_code(whole)
-    separate(whole)
-    return ObjectIndex(obj, sizes, nameless)
+    return ObjectIndex(obj, sizes, separate(ObjectIndex(obj, sizes)))
 
 
-def separate(index: ObjectIndex) -> None:
+def separate(index: ObjectIndex) -> AsCompiled:
     """Give every function, datum and fragment a section of its own, of the same name.
 
-    Afterwards ``index`` no longer holds.
+    Afterwards ``index`` no longer holds.  Returns what it alone could tell.
     """
+    nameless = _nameless_code(index)
     cuts: dict[Section, list[_Part]] = {}
+    data: dict[Section, list[Datum]] = {}
     targets = _fragment_targets(index)
     for section in index.obj.sections:
         parts: list[_Part] = []
         if is_separable_data(section):
-            parts = _data_parts(index, section)
+            if found := _data_in(index, section):
+                data[section] = found
+                parts = [_Part(d.start, d.end) for d in found]
         elif is_code_fragment(section):
             parts = _parts_from(targets.get(section, set()), section.size)
         elif is_separable_code(section):
             parts = _code_parts(index, section)
         if parts:
             cuts[section] = parts
+    places = {
+        s: (section, s.value)
+        for section, found in data.items()
+        for s in index.symbols_in(section)
+        if _index_at(cuts[section], s.value) is not None
+    }
+    separator = _Separator(index, cuts, MeantData(index, data))
     if cuts:
-        _Separator(index, cuts).cut()
+        separator.cut()
+    return AsCompiled(nameless_code=nameless, places=places, unclear=separator.unclear)
 
 
 def is_separable_data(section: Section) -> bool:
@@ -98,18 +109,20 @@ def _nameless_code(index: ObjectIndex) -> dict[str, list[Section]]:
 # --- where to cut -------------------------------------------------------------------------------
 
 
-def _data_parts(index: ObjectIndex, section: Section) -> list[_Part]:
+def _data_in(index: ObjectIndex, section: Section) -> list[Datum]:
     """Return the data of a section in order, empty when there are not two or they overlap."""
-    parts: list[_Part] = []
+    data: list[Datum] = []
     for s in index.symbols_in(section):
         if s.size and s.type in (STT_OBJECT, STT_NOTYPE):
-            part = _Part(s.value, s.value + s.size)
-            if parts and part == parts[-1]:
-                continue  # an alias
-            if parts and s.value < parts[-1].end:
+            datum = Datum(s.value, s.value + s.size, s)
+            if data and (datum.start, datum.end) == (data[-1].start, data[-1].end):
+                if data[-1].symbol.bind != STB_LOCAL:
+                    data[-1] = datum  # an alias; a section may mean the local name alone
+                continue
+            if data and s.value < data[-1].end:
                 return []
-            parts.append(part)
-    return parts if len(parts) > 1 else []
+            data.append(datum)
+    return data if len(data) > 1 else []
 
 
 def _parts_from(starts: Iterable[int], end: int) -> list[_Part]:
@@ -193,15 +206,18 @@ def _index_at(parts: Sequence[_Part], offset: int) -> int | None:
 class _Separator:
     """Moves the parts of sections into sections of their own."""
 
-    def __init__(self, index: ObjectIndex, cuts: dict[Section, list[_Part]]) -> None:
-        self.index, self.obj, self.cuts = index, index.obj, cuts
+    def __init__(
+        self, index: ObjectIndex, cuts: dict[Section, list[_Part]], meant: MeantData
+    ) -> None:
+        self.index, self.obj, self.cuts, self.meant = index, index.obj, cuts, meant
+        self.unclear: dict[Relocation, tuple[Symbol, Symbol]] = {}
         self.made: dict[Section, list[Section]] = {}
         self.section_symbols: dict[Section, Symbol] = {}
 
     def cut(self) -> None:
         # What a reference means is asked before anything moves.
         located = [
-            (r, self.index.locate(owner, r))
+            (r, self.locate(owner, r))
             for owner in self.obj.sections
             for r in owner.relocations
             if r.symbol.section in self.cuts and r.symbol.type == STT_SECTION
@@ -220,6 +236,21 @@ class _Separator:
                 r.addend -= self.cuts[section][i].start
         self.obj.symbols[:0] = self.section_symbols.values()
         self.obj.sections = [x for s in self.obj.sections for x in (s, *self.made.get(s, []))]
+
+    def locate(self, owner: Section, r: Relocation) -> Referent:
+        """Return what a reference by a section means; what it leaves open stays together."""
+        section = r.symbol.section
+        if section is None or section not in self.meant.data or not owner.is_alloc:
+            return self.index.locate(owner, r)
+        found = self.meant.find(owner, r)
+        if found.datum is None:
+            return self.index.locate(owner, r)
+        if found.other is not None:
+            self.unclear[r] = found.datum.symbol, found.other.symbol
+            parts = self.cuts[section]
+            self.cuts[section] = _joined(parts, found.datum.start, found.other.start)
+        offset = r.addend + self.index.bias(owner, r)
+        return Referent(found.datum.symbol, section, offset - found.datum.start)
 
     def find_target(self, r: Relocation, referent: Referent) -> tuple[Section, int | None]:
         """Return the section that ``r`` refers to and the index of the part that it means."""

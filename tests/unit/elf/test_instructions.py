@@ -88,3 +88,35 @@ def test_data_is_not_code() -> None:
         read_fields(b"\x90\x06\x90", 0, 3)
     with pytest.raises(UndecodableError, match="ends behind the code"):
         read_fields(b"\x90\xe8\x00", 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "use"),
+    [
+        ("mov 0x1000(%rip), %eax", ""),
+        ("mov 0x1000(,%r12,8), %rax", "is_indexed"),
+        ("mov 0x1000(%rbx), %rax", "is_indexed"),
+        ("lea 0x1000(,%rax,8), %rax", "is_indexed"),
+        ("mov 0x1000, %eax", ""),
+        ("mov $0x1000, %rdi", ""),
+        ("cmp $0x1000, %rax", "is_compared"),
+        ("cmpq $0x1000, 8(%rbx)", "is_compared"),
+        ("movq $0x1000, 8(%rbx)", "is_stored"),
+        ("push $0x1000", "is_stored"),
+        ("add $0x1000, %rdi", "is_summand"),
+        ("sub $0x1000, %rax", "is_summand"),
+    ],
+)
+def test_how_an_address_is_used(tmp_path: Path, text: str, use: str) -> None:
+    code = assemble(tmp_path, text)
+    field = next(iter(read_fields(code, 0, len(code)).values()))
+    uses = ("is_indexed", "is_compared", "is_stored", "is_summand")
+    assert [name for name in uses if getattr(field, name)] == ([use] if use else [])
+
+
+def test_instructions_in_order(tmp_path: Path) -> None:
+    code = assemble(tmp_path, "mov %r12, 8(%rbx)\nvpaddd %ymm1, %ymm2, %ymm3\nret")
+    store, vector, end = read_instructions(code, 0, len(code))
+    assert (store.opcode, store.rex & 4, store.modrm >> 3 & 7) == (0x89, 4, 4)
+    assert vector.is_wide_vector
+    assert (end.opcode, end.modrm, end.end) == (0xC3, -1, len(code))
