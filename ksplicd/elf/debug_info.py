@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from ksplicd.elf.model import Relocation, Section
+
 # DWARF 5, section 7.5.3: tags of types
 _ARRAY, _CLASS, _ENUM, _POINTER, _STRUCT, _TYPEDEF, _UNION = (
     0x01, 0x02, 0x04, 0x0F, 0x13, 0x16, 0x17,
@@ -59,6 +61,16 @@ class Variable:
     node: int
     """The outermost entry that it is in: its function's, or its own."""
     is_parameter: bool
+    relocation: Relocation | None = None
+    """Of its address; None where it is on the stack, in another object, or optimised away."""
+
+    @property
+    def place(self) -> tuple[Section, int] | None:
+        """Where it begins, None when it has no address here."""
+        r = self.relocation
+        if r is None or r.symbol.section is None:
+            return None
+        return r.symbol.section, r.symbol.value + r.addend
 
 
 @dataclass(slots=True)
@@ -71,6 +83,16 @@ class DebugInfo:
     nodes: list[int] = field(default_factory=list)
     """Offsets of the outermost entries, ascending."""
     variables: list["Variable"] = field(default_factory=list)
+
+    def static_locals(self) -> Iterator[tuple[str, Variable]]:
+        """Yield the static variables of functions that have an address, with the function's name.
+
+        Also those of inlined functions, in the order of the source within each function.
+        """
+        names = {node: name for name, nodes in self.functions.items() for node in nodes}
+        for v in self.variables:
+            if v.place is not None and v.node in names:
+                yield names[v.node], v
 
     def size_of(self, key: int) -> int | None:
         """Return the size of a type in bytes, None when it has none."""

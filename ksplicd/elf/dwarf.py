@@ -45,6 +45,9 @@ _BLOCKS: Final = {0x0A: 1, 0x03: 2, 0x04: 4}
 _ULEB_BLOCKS: Final = frozenset({0x09, 0x18})
 _STRX: Final = frozenset({0x1A, 0x25, 0x26, 0x27, 0x28})
 _PLUS_UCONST: Final = 0x23
+_ADDR: Final = 0x03
+_ADDRESS: Final = -1
+"""Key among the attributes: where in ``.debug_info`` the address of a location is."""
 _ZLIB: Final = 1
 """ELFCOMPRESS_ZLIB; zstd is 2."""
 
@@ -79,6 +82,7 @@ class _Reader:
     def __init__(self, obj: Object, info: Section) -> None:
         self.obj = obj
         self.data = debug_content(info)
+        self.relocations = {r.offset: r for r in info.relocations}
         self.values = {r.offset: r.symbol.value + r.addend for r in info.relocations}
         self.strings = debug_content(find_debug(obj, ".debug_str"))
         self.line_strings = debug_content(find_debug(obj, ".debug_line_str"))
@@ -195,7 +199,10 @@ class _Reader:
             parent.count *= values.get(_COUNT, values.get(_UPPER_BOUND, -1) + 1)
         elif tag in (_VARIABLE, _PARAMETER) and _TYPE in values:
             node, is_parameter = self.out.nodes[-1], tag == _PARAMETER
-            self.out.variables.append(Variable(self.text(name), values[_TYPE], node, is_parameter))
+            address = self.relocations.get(values.get(_ADDRESS, -1))
+            self.out.variables.append(
+                Variable(self.text(name), values[_TYPE], node, is_parameter, address)
+            )
         elif tag == _SUBPROGRAM and depth == 1:
             if _ORIGIN in values:
                 self.origins.append((values[_ORIGIN], entry))
@@ -230,6 +237,8 @@ class _Reader:
                 value, at = start, data.index(b"\0", at) + 1
             else:
                 value, at = self.read_block(form, at)
+                if attribute == _LOCATION and data[at - 9] == _ADDR and at - start > 9:
+                    values[_ADDRESS] = at - 8
             if attribute == _NAME:
                 name = form, self.values.get(start, value)
             elif attribute in _WANTED:

@@ -2,12 +2,14 @@
 """How twins are found: each level pairs what the levels before it have left.
 
 1. By name: ``tcp_sendmsg``; of several files that are linked, ``init_once`` of each.
-2. By use: names that the compiler numbers (``__already_done.7``, ``foo.constprop.0``) mean the same
+2. By function: the static variables that the compiler numbers, by the function that defines them
+   (``count.3`` of ``tcp_check``), as the debug information tells.
+3. By use: names that the compiler numbers (``__already_done.7``, ``foo.constprop.0``) mean the same
    thing where two twins refer to them from the same place.
-3. What is left of a numbered name on both sides: once each, or the same content in the same order,
+4. What is left of a numbered name on both sides: once each, or the same content in the same order,
    such as ``__UNIQUE_ID_nop374`` of KVM's emulator.
-4. Moved: a variable goes into a function or out of it, ``count`` and ``count.3``.
-5. Renamed: ``.show = old_show`` of a table becomes ``.show = new_show``, and ``old_show`` is gone.
+5. Moved: a variable goes into a function or out of it, ``count`` and ``count.3``.
+6. Renamed: ``.show = old_show`` of a table becomes ``.show = new_show``, and ``old_show`` is gone.
 
 What has no twin then is new, or gone.
 """
@@ -16,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 
 from ksplicd.create.diff.twins import Pairing, Twins, can_be_twins, is_numbered, is_paired_by_use
+from ksplicd.create.diff.twins_by_function import pair_by_function
 from ksplicd.create.diff.twins_by_use import is_alike, pair_by_use, pair_leftovers
 from ksplicd.create.objects.index import ObjectIndex, code_section_of, relocations_in
 from ksplicd.create.objects.names import base_name, is_cold_part
@@ -29,6 +32,7 @@ def correlate(pre: ObjectIndex, post: ObjectIndex) -> Twins:
     """Return the twins of two objects compiled with one section a symbol."""
     pairing = Pairing(pre, post)
     _pair_by_name(pairing)
+    pair_by_function(pairing)
     pair_by_use(pairing)
     pair_leftovers(pairing)
     _pair_moved(pairing)
@@ -49,7 +53,9 @@ def _pair_named(pairing: Pairing, pre: list[Symbol], post: list[Symbol]) -> None
         pairing.pair(pre[0], post[0])
     elif len(pre) > 1 or len(post) > 1:  # two files of one name
         left = [s for s in post if s.bind == STB_LOCAL and not is_numbered(s)]
-        pairing.leave(left, f"{len(pre)} had the name, and {len(post)} have it")
+        pairing.leave(
+            left, (s.name for s in pre), f"{len(pre)} had the name, and {len(post)} have it"
+        )
 
 
 def _by_name(pre: ObjectIndex, post: ObjectIndex) -> tuple[_Named, _Named]:

@@ -16,7 +16,6 @@ from ksplicd.create.messages import names_of
 from ksplicd.create.objects.names import base_name
 from ksplicd.create.refusal import Refusal
 from ksplicd.elf.debug_info import DebugInfo, Type
-from ksplicd.elf.dwarf import read_debug_info
 
 _SHOWN: Final = 4
 """Fields that a message names."""
@@ -50,8 +49,7 @@ def compare_layouts(difference: Difference, allowed: Collection[str] = ()) -> La
     """
     if not difference.changed and not difference.new:
         return Layouts()
-    pre = read_debug_info(difference.pre.obj)
-    post = read_debug_info(difference.post.obj)
+    pre, post = difference.pre.debug_info, difference.post.debug_info
     if pre is None or post is None:
         return Layouts(are_unseen=True)
     functions = {source_name(s.name) for s in (*difference.changed, *difference.new)}

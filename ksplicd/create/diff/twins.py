@@ -4,18 +4,20 @@
 Here are the pairing and what may be paired; how twins are found is in ``correlate.py``.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ksplicd.create.debug import phase
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.names import (
     base_name,
+    has_no_identity,
     is_boot_section,
     is_content_alone,
+    is_expendable,
     is_per_cpu,
 )
-from ksplicd.elf.model import STB_LOCAL, Symbol
+from ksplicd.elf.model import SHF_WRITE, STB_LOCAL, Symbol
 
 LOG = phase("twins")
 
@@ -28,8 +30,8 @@ class Twins:
     post: ObjectIndex
     pre_of: Mapping[Symbol, Symbol]
     post_of: Mapping[Symbol, Symbol]
-    ambiguous: Collection[Symbol]
-    """Post symbols without a twin that may be one of several pre symbols."""
+    ambiguous: Mapping[Symbol, str]
+    """Post symbols without a twin that may be one of several pre symbols, and which."""
 
     def are_twins(self, pre: Symbol, post: Symbol) -> bool:
         """Tell whether the two are the same thing before and after."""
@@ -45,23 +47,28 @@ class Pairing:
         self.pre, self.post = pre, post
         self.pre_of: dict[Symbol, Symbol] = {}
         self.post_of: dict[Symbol, Symbol] = {}
-        self.ambiguous: set[Symbol] = set()
+        self.ambiguous: dict[Symbol, str] = {}
+        self.closed: set[Symbol] = set()
+        """Symbols of either object that are not to be paired by anything that is less certain."""
 
     def pair(self, pre: Symbol, post: Symbol, why: str = "") -> None:
         """Pair two symbols; the first pairing of a symbol stands.
 
         ``why``: the reason, where it is more than the name.
         """
+        if self.closed & {pre, post}:
+            return
         if pre not in self.post_of and post not in self.pre_of:
             self.post_of[pre] = post
             self.pre_of[post] = pre
             if why:
                 LOG.debug("%s: %s is %s: %s", self.post.obj.name, post.name, pre.name, why)
 
-    def leave(self, symbols: Iterable[Symbol], why: str) -> None:
-        """Note post symbols that may be one of several pre symbols."""
+    def leave(self, symbols: Iterable[Symbol], candidates: Iterable[str], why: str) -> None:
+        """Note post symbols that may be one of several pre symbols, the ``candidates``."""
+        names = " or ".join(candidates)
         for s in symbols:
-            self.ambiguous.add(s)
+            self.ambiguous.setdefault(s, names)
             LOG.debug("%s: %s is ambiguous: %s", self.post.obj.name, s.name, why)
 
     def finish(self) -> Twins:
@@ -71,13 +78,27 @@ class Pairing:
             post=self.post,
             pre_of=self.pre_of,
             post_of=self.post_of,
-            ambiguous=frozenset(self.ambiguous),
+            ambiguous=self.ambiguous,
         )
 
 
 def is_numbered(symbol: Symbol) -> bool:
     """Tell whether the compiler numbered this name: static locals, clones and ``__UNIQUE_ID``."""
     return symbol.bind == STB_LOCAL and base_name(symbol.name) != symbol.name
+
+
+def is_state(symbol: Symbol) -> bool:
+    """Tell whether a symbol is a variable of a function whose content must not be mixed up."""
+    section = symbol.section
+    return (
+        section is not None
+        and bool(section.flags & SHF_WRITE)
+        and not symbol.is_function
+        and is_paired_by_use(symbol)
+        and not is_expendable(symbol)
+        and not has_no_identity(section)
+        and not is_boot_section(section)
+    )
 
 
 def is_paired_by_use(symbol: Symbol) -> bool:

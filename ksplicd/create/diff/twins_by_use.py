@@ -8,7 +8,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from difflib import SequenceMatcher
 
-from ksplicd.create.diff.twins import Pairing, can_be_twins, is_numbered, is_paired_by_use
+from ksplicd.create.diff.twins import (
+    Pairing,
+    can_be_twins,
+    is_numbered,
+    is_paired_by_use,
+    is_state,
+)
 from ksplicd.create.objects.index import (
     ObjectIndex,
     Referent,
@@ -58,7 +64,7 @@ def pair_leftovers(pairing: Pairing) -> None:
             for a, b in zip(symbols, candidates, strict=True):
                 _pair_numbered(pairing, a, b, why)
         else:
-            pairing.leave(candidates, why_not)
+            pairing.leave(candidates, (x.name for x in symbols), why_not)
 
 
 def _users_of_numbered(index: ObjectIndex) -> list[Symbol]:
@@ -95,12 +101,15 @@ def _pair_used(pairing: Pairing, pre_user: Symbol, post_user: Symbol) -> None:
         blocks = [(m.a, m.b, m.size) for m in matcher.get_matching_blocks()]
     # Among more of a name than there were, only the surroundings tell which is which.
     uneven = {base for base, _ in _count(before).items() ^ _count(after).items()}
+    unique = {t for t in tokens[0] if tokens[0].count(t) == tokens[1].count(t) == 1}
     for i, j, n in blocks:
-        has_context = any(kind != "numbered" for kind, _, _ in tokens[0][i : i + n])
+        context = [token for token in tokens[0][i : i + n] if _is_context(token)]
+        has_anchor = not unique.isdisjoint(context)
         for a, b in zip(before[i : i + n], after[j : j + n], strict=True):
             if a.symbol is None or b.symbol is None:
                 continue
-            if has_context or base_name(a.symbol.name) not in uneven:
+            is_certain = has_anchor if is_state(a.symbol) else bool(context)
+            if is_certain or base_name(a.symbol.name) not in uneven:
                 _pair_numbered(pairing, a.symbol, b.symbol, why)
     # What is left of a name on both sides, once, has only changed its surroundings or its size.
     left_before = _group((p.symbol for p in before), pairing.post_of)
@@ -141,6 +150,15 @@ def _token(referent: Referent) -> tuple[str, object, int]:
     return "section", base_name(section.name), 0
 
 
+def _is_context(token: tuple[str, object, int]) -> bool:
+    """Tell whether a reference tells one place of a function from others.
+
+    Each function begins with a call of ``__fentry__``, and ends with one of the return thunk.
+    """
+    kind, name, _ = token
+    return kind != "numbered" and name not in ("__fentry__", "__x86_return_thunk")
+
+
 def _count(referents: Iterable[Referent]) -> dict[str, int]:
     """Return how many symbols of each base name are referred to."""
     return {name: len(found) for name, found in _group((p.symbol for p in referents), ()).items()}
@@ -156,17 +174,29 @@ def _group(symbols: Iterable[Symbol | None], taken: Collection[Symbol]) -> dict[
 
 
 def _changes_hands(pairing: Pairing, a: Symbol, b: Symbol) -> bool:
-    """Tell whether one function loses a variable and another one, which was there, gets it."""
-    before, after = _functions_using(pairing.pre, a), _functions_using(pairing.post, b)
-    return (
-        bool(before and after)
-        and before <= pairing.post_of.keys()
-        and after <= pairing.pre_of.keys()
-        and not {pairing.post_of[f] for f in before} & after
-    )
+    """Tell whether a variable goes from functions to others that have nothing to do with them.
+
+    One function loses it and another one gets it, or the function that had it is gone and a new one
+    has one of the same name.  A new function that an old user calls has taken its code over.
+    """
+    before, after = functions_using(pairing.pre, a), functions_using(pairing.post, b)
+    return bool(before and after) and not takes_over(pairing, before, after)
 
 
-def _functions_using(index: ObjectIndex, s: Symbol) -> set[Symbol]:
+def takes_over(pairing: Pairing, before: set[Symbol], after: set[Symbol]) -> bool:
+    """Tell whether functions that use a variable afterwards are the old users, or called by them.
+
+    All old users must still be there.
+    """
+    if not before <= pairing.post_of.keys():
+        return False
+    users = {pairing.post_of[f] for f in before}
+    new = after - pairing.pre_of.keys()
+    return bool(users & after) or any(pairing.post.refers(f, g) for f in users for g in new)
+
+
+def functions_using(index: ObjectIndex, s: Symbol) -> set[Symbol]:
+    """Return the functions whose code refers to a symbol."""
     found = set()
     for owner in filter(lambda x: x.is_text, index.obj.sections):
         for r in owner.relocations:

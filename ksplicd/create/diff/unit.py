@@ -81,10 +81,12 @@ def refuse_new_data(d: Difference, shared: tuple[Symbol, ...] = ()) -> list[Refu
         if old and old.section and s.section and is_per_cpu(old.section) != is_per_cpu(s.section):
             why = "it becomes per-CPU data or ceases to be, and the kernel goes on using the old"
             refusals.append(refuse(s, why, "give what is new a name of its own"))
-    why = "several static variables have this name, and it is not clear which one this is"
+    why = "it may be the {} that the kernel has, or a new variable, and nothing tells which"
     hint = "give those of the changed functions names of their own"
     refusals += [
-        refuse(s, why, hint) for s in new if s in d.twins.ambiguous and s in used and has_state(s)
+        refuse(s, why.format(d.twins.ambiguous[s]), hint)
+        for s in new
+        if s in d.twins.ambiguous and s in used and has_state(s)
     ]
     return refusals
 

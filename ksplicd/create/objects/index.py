@@ -14,7 +14,9 @@ from functools import cached_property
 
 from ksplicd.create.objects.names import is_cold_part, is_prefix, main_name
 from ksplicd.create.objects.special import Entry, EntrySizes, is_special_section, read_entries
+from ksplicd.elf.debug_info import DebugInfo
 from ksplicd.elf.debug_line import read_lines
+from ksplicd.elf.dwarf import read_debug_info
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
 from ksplicd.elf.model import (
     STT_FILE,
@@ -126,6 +128,14 @@ class ObjectIndex:
     @cached_property
     def _lines(self) -> dict[Section, set[int]] | None:
         return read_lines(self.obj)
+
+    @cached_property
+    def debug_info(self) -> DebugInfo | None:
+        """The types and variables of the source, None without debug information.
+
+        Raises ``ElfError`` when it cannot be read.
+        """
+        return read_debug_info(self.obj)
 
     def entries_in(self, section: Section) -> list[Entry]:
         """Return the entries of a special section.  Raises ``ElfError``."""

@@ -12,12 +12,9 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import cached_property
 
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.names import base_name, is_per_cpu
-from ksplicd.elf.debug_info import DebugInfo
-from ksplicd.elf.dwarf import read_debug_info
 from ksplicd.elf.instructions import Role
 from ksplicd.elf.model import STB_LOCAL, STT_SECTION, Relocation, Section, Symbol
 
@@ -201,12 +198,9 @@ class MeantData:
         """Tell whether a datum has elements, so that its end may be of use."""
         if datum.end - datum.start <= _SCALAR:
             return False
-        if self._debug is None:
+        debug = self.index.debug_info
+        if debug is None:
             return True
         name = base_name(datum.symbol.name)
-        types = [v.type for v in self._debug.variables if v.name == name and not v.is_parameter]
-        return not types or any(self._debug.is_array(t) for t in types)
-
-    @cached_property
-    def _debug(self) -> DebugInfo | None:
-        return read_debug_info(self.index.obj)
+        types = [v.type for v in debug.variables if v.name == name and not v.is_parameter]
+        return not types or any(debug.is_array(t) for t in types)
