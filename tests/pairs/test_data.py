@@ -65,6 +65,66 @@ def test_an_unchanged_constant_stays_in_the_kernel(tmp_path: Path) -> None:
     assert ".klp.sym.vmlinux.table,0" in undefined(cut(d))
 
 
+KEPT = """
+struct kind {{ int size, flags; }};
+struct object {{ const struct kind *kind; int n; }};
+static const struct kind small = {{ 8, {0} }};
+int size_of(const struct kind *);
+int f(struct object *o) {{ {1} }}
+int g(struct object *o) {{ return o->kind->size; }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        ("o->kind = &small; return 0;", "f stores its address"),
+        ("return o->kind == &small ? o->n : 0;", "f compares its address"),
+    ],
+)
+def test_a_constant_by_whose_address_objects_are_known(
+    tmp_path: Path, code: str, how: str
+) -> None:  # fmt: skip
+    """Objects that were made before have the address of the kernel's own."""
+    d = compare(tmp_path, KEPT.format(1, code), KEPT.format(2, code))
+    assert d.copied_constants == ()
+    (refusal,) = d.refusals
+    assert refusal.symbol == "small"
+    assert how in refusal.reason
+
+
+def test_a_constant_whose_address_is_only_passed_on(tmp_path: Path) -> None:
+    code = "return size_of(&small) + o->n;"
+    d = compare(tmp_path, KEPT.format(1, code), KEPT.format(2, code))
+    assert names(d.copied_constants) == ["small"]
+
+
+def test_a_constant_whose_end_is_compared(tmp_path: Path) -> None:
+    source = """
+static const int steps[8] = {{ 1, {0} }};
+int read(const int *);
+int f(int x)
+{{
+	for (const int *p = steps; p < steps + 8; p++)
+		if (read(p) == x)
+			return 1;
+	return 0;
+}}
+"""
+    d = compare(tmp_path, source.format(1), source.format(2))
+    assert names(d.copied_constants) == ["steps"]
+
+
+@pytest.mark.parametrize("at", ["n + 1", "n - 1", "n"])
+def test_a_string_is_compared_whole(tmp_path: Path, at: str) -> None:
+    """A reference into a string, or beside it, is an index from there."""
+    source = 'int f(int n) {{ return hidden("{0}"[{1}]); }} int g(void) {{ return printk("{2}"); }}'
+    d = compare(tmp_path, source.format("-0+", at, "other"), source.format("~0+", at, "other"))
+    assert changed(d) == ["f"]
+    d = compare(tmp_path, source.format("-0+", at, "other"), source.format("-0+", at, "text"))
+    assert changed(d) == ["g"]
+
+
 def test_functions_in_a_constant_that_is_only_looked_into(tmp_path: Path) -> None:
     """No address of it is ever kept, so that a copy does as well."""
     source = """

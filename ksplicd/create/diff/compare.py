@@ -10,7 +10,7 @@ from typing import Final
 
 from ksplicd.create.diff.line_shift import is_line_shift
 from ksplicd.create.diff.twins import Twins, is_numbered
-from ksplicd.create.objects.index import Referent, relocations_in, string_at
+from ksplicd.create.objects.index import Referent, relocations_in, start_of_string, string_at
 from ksplicd.create.objects.names import (
     base_name,
     is_debug_descriptor,
@@ -91,19 +91,21 @@ class Comparison:
             if (ra.offset - start_a, _kind(ra)) != (at, _kind(rb)):
                 return f"relocation at +{at:#x} moved or changed type"
             old, new = self.pre.meanings(owner_a, ra), self.post.meanings(owner_b, rb)
-            if not any(self.same_target(pa, pb) for pa in old for pb in new):
+            is_indexed = self.post.is_indexed(owner_b, rb)
+            if not any(self.same_target(a, b, is_indexed=is_indexed) for a in old for b in new):
                 return f"+{at:#x} refers to {_difference(old[0], new[0])}"
         return None
 
-    def same_target(self, a: Referent, b: Referent) -> bool:
-        """Tell whether two references mean the same thing."""
+    def same_target(self, a: Referent, b: Referent, *, is_indexed: bool = False) -> bool:
+        """Tell whether two references mean the same thing.
+
+        ``is_indexed``: a register is added, so that what is read may begin elsewhere.
+        """
         if a.section is None or b.section is None:
             return _is_same_external(a, b)
         if a.section.is_strings and b.section.is_strings:
-            text = string_at(a.section, a.offset)
-            if text is None:  # one behind the end, the bound of a loop over a string
-                return a.offset - a.section.size == b.offset - b.section.size
-            return text == string_at(b.section, b.offset)
+            before = _strings_at(a.section, a.offset, is_indexed=is_indexed)
+            return before == _strings_at(b.section, b.offset, is_indexed=is_indexed)
         if is_once_flag(a.section) and is_once_flag(b.section):
             return a.offset == b.offset
         if is_sanitizer_record(a.section) and is_sanitizer_record(b.section):
@@ -260,6 +262,28 @@ def _text(referent: Referent) -> str | None:
         return None
     words = text[:-1].decode(errors="replace")
     return json.dumps(words if len(words) <= _SHOWN else f"{words[:_SHOWN]}...")
+
+
+def _strings_at(
+    section: Section, offset: int, *, is_indexed: bool
+) -> tuple[int, bytes | None, bytes | None]:
+    """Return an offset in its string, that string, and the next one where it may be meant.
+
+    A reference need not be to where its string begins: ``"-0+"[n + 1]`` is an index from inside it,
+    and ``"-0+"[n - 1]`` one from the last byte of the string before.
+    """
+    width = max(section.entsize, 1)
+    if offset < 0:  # an index into the first string
+        return offset, string_at(section, 0), None
+    if offset >= section.size:  # the bound of a loop over the last one
+        last = start_of_string(section, section.size - width)
+        return offset - section.size, None, string_at(section, last)
+    start = start_of_string(section, offset)
+    text = string_at(section, start)
+    is_end = text is not None and offset - start == len(text) - width
+    if text is None or offset == start or not (is_indexed or is_end):
+        return offset - start, text, None
+    return offset - start, text, string_at(section, start + len(text))
 
 
 def _is_same_external(a: Referent, b: Referent) -> bool:

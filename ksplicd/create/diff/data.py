@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ksplicd.create.diff import hooks
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.pointers import PointerChange, pointer_changes
+from ksplicd.create.objects.address_use import AddressUse, address_use
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.names import (
     has_no_identity,
@@ -147,6 +148,8 @@ class _Judge:
         self.changes: list[PointerChange] = []
         self.notes: list[str] = []
         self.refusals: list[Refusal] = []
+        self.keepers: dict[Symbol, str] = {}
+        """By constant, the function that keeps its address, and how."""
 
     def judge(self) -> None:
         for s, why in self.changed.items():
@@ -168,7 +171,7 @@ class _Judge:
 
         Only functions of this unit read it, or other such data.  Where it points to functions
         (``ext4_dir_operations``), they must look into it and never pass its address on: such an
-        address is stored and compared.
+        address is stored and compared.  Nor may they store or compare that of any other.
         """
         if s.section is None or s.bind != STB_LOCAL or not is_read_only(s.section):
             return False
@@ -183,9 +186,25 @@ class _Judge:
             if use.owner.is_text:
                 if is_address and (points_to_code or is_boot_section(use.owner)):
                     return False
+                if how := self.how_kept(s, use):
+                    self.keepers[s] = f"{use.user.name} {how} its address"
+                    return False
             elif use.user not in seen and not self.is_constant(use.user, seen | {s}):
                 return False
         return True
+
+    def how_kept(self, s: Symbol, use: _Use) -> AddressUse | None:
+        """Return how a function keeps the address of a constant, None when it does not.
+
+        A bound of a loop is compared with what the same function has made of the address.
+        """
+        how = address_use(self.post, use.owner, use.relocation)
+        if how is AddressUse.COMPARED:
+            beside = [u for u in self.uses[s] if u.owner is use.owner and u is not use]
+            is_end = self.post.locate(use.owner, use.relocation).offset >= s.size
+            if is_end or any(self.post.role(u.owner, u.relocation) is Role.ADDRESS for u in beside):
+                return None
+        return how
 
     def pointers(self, s: Symbol) -> list[PointerChange]:
         """Return the function pointers in which alone a table differs that there is once."""
@@ -216,6 +235,11 @@ class _Judge:
             return why, "call static_call_update() from a hook"
         if is_per_cpu(s.section):
             return why, "each processor's copy has its own content by now; change them from a hook"
+        if s in self.keepers:
+            return f"{why}, and {self.keepers[s]}", (
+                "what has the address goes on with the old content; give the new content a name of"
+                " its own, or set it from a hook"
+            )
         if any(r.symbol.section and r.symbol.section.is_text for r in s.section.relocations):
             return why, (
                 "it points to functions, and the kernel keeps its address;"

@@ -228,6 +228,11 @@ class ObjectIndex:
         """Tell whether the relocated field is the displacement of a call, jmp or jcc."""
         return self.role(owner, r) is Role.BRANCH
 
+    def is_indexed(self, owner: Section, r: Relocation) -> bool:
+        """Tell whether code adds a register to what ``r`` makes."""
+        field = self.field_at(owner, r.offset) if owner.is_text else None
+        return field is not None and (field.is_indexed or field.is_summand)
+
     def field_at(self, section: Section, offset: int) -> Field | None:
         """Return the address field of code at ``offset``, None when it is not known."""
         function = self.symbol_at(section, offset)
@@ -275,3 +280,12 @@ def string_at(section: Section, offset: int) -> bytes | None:
     while end >= 0 and (end - offset) % width:
         end = section.data.find(bytes(width), end + 1)
     return None if end < 0 else section.data[offset : end + width]
+
+
+def start_of_string(section: Section, offset: int) -> int:
+    """Return where the string of a string section begins that has ``offset`` in it."""
+    width = max(section.entsize, 1)
+    start = offset - offset % width
+    while start >= width and section.data[start - width : start] != bytes(width):
+        start -= width
+    return start

@@ -154,11 +154,11 @@ class MeantData:
         """Return how the reference is used; data hold addresses."""
         if not owner.is_text:
             return _Use.ADDRESS
+        if self.index.is_indexed(owner, r):
+            return _Use.INDEXED
         field = self.index.field_at(owner, r.offset)
         if field is None:
             return _Use.ADDRESS
-        if field.is_indexed or field.is_summand:
-            return _Use.INDEXED
         if field.role is Role.MEMORY:
             return _Use.DIRECT
         return _Use.COMPARED if field.is_compared else _Use.ADDRESS
