@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which lines of the source the code of a section comes from.
+"""From which lines of the source the code of a section is, instruction by instruction.
 
-Reads ``.debug_line`` of relocatable objects (DWARF 2 to 5, section 6.2), and of that no files and
-no addresses: each sequence belongs to the section that its first address is relocated to.
+Reads ``.debug_line`` of relocatable objects (DWARF 2 to 5, section 6.2), and of that no files: each
+sequence belongs to the section that its first address is relocated to.
 """
 
 import struct
 import zlib
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,23 +17,30 @@ from ksplicd.elf.model import Object, Section
 from ksplicd.errors import ElfError
 
 # Sections 7.22 and 6.2.5: opcodes
-_COPY, _ADVANCE_LINE, _FIXED_ADVANCE_PC = 0x01, 0x03, 0x09
+_COPY, _ADVANCE_PC, _ADVANCE_LINE, _CONST_ADD_PC, _FIXED_ADVANCE_PC = 0x01, 0x02, 0x03, 0x08, 0x09
 _END_SEQUENCE, _SET_ADDRESS = 0x01, 0x02
 _POINTER_SIZE: Final = 8
 
+Places = Mapping[int, tuple[Section | None, int]]
+"""By offset in the table, the section to which an address is relocated, and where in it."""
+Rows = list[tuple[int, int]]
+"""(offset in the section, line), in the order of the table."""
 
-def read_lines(obj: Object) -> dict[Section, set[int]] | None:
-    """Return the lines of each section's code, None when the object does not tell.
 
-    Raises ``ElfError`` when the table is damaged.
-    """
+def line_places(obj: Object) -> Places | None:
+    """Return where the addresses of an object's line table lead, None when it has no table."""
     table = find_debug(obj, ".debug_line")
     if table is None:
         return None
+    return {r.offset: (r.symbol.section, r.symbol.value + r.addend) for r in table.relocations}
+
+
+def read_rows(obj: Object, places: Places) -> dict[Section, Rows]:
+    """Return the rows of each section's code.  Raises ``ElfError`` when the table is damaged."""
+    table = find_debug(obj, ".debug_line")
+    assert table is not None
     try:
-        reader = _Reader(
-            debug_content(table), {r.offset: r.symbol.section for r in table.relocations}
-        )
+        reader = _Reader(debug_content(table), places)
         at = 0
         while at < len(reader.data):
             at = reader.read_unit(at)
@@ -44,9 +52,8 @@ def read_lines(obj: Object) -> dict[Section, set[int]] | None:
 @dataclass(slots=True)
 class _Reader:
     data: bytes
-    sections: dict[int, Section | None]
-    """By the offset of an address in the table, the section that it is relocated to."""
-    found: dict[Section, set[int]] = field(default_factory=lambda: defaultdict(set))
+    places: Places
+    found: dict[Section, Rows] = field(default_factory=lambda: defaultdict(list))
 
     def read_unit(self, start: int) -> int:
         """Read the program of the unit at ``start`` (section 6.2.4) and return where it ends."""
@@ -66,20 +73,23 @@ class _Reader:
     def run(
         self, at: int, end: int, line_base: int, line_range: int, opcode_base: int, operands: bytes
     ) -> None:
-        """Run a line number program: of its registers only the line's."""
+        """Run a line number program: of its registers only address and line.
+
+        An instruction of x86 may begin at any byte, so that addresses advance by bytes.
+        """
         section: Section | None = None
-        line = 1
+        address, line = 0, 1
         while at < end:
             opcode = self.data[at]
             at += 1
             is_row = False
             if opcode >= opcode_base:
-                line += line_base + (opcode - opcode_base) % line_range
-                is_row = True
+                step, more = divmod(opcode - opcode_base, line_range)
+                address, line, is_row = address + step, line + line_base + more, True
             elif not opcode:
                 length, at = read_uleb(self.data, at)
                 if self.data[at] == _SET_ADDRESS and length == 1 + _POINTER_SIZE:
-                    section = self.sections.get(at + 1)
+                    section, address = self.places.get(at + 1, (None, 0))
                 elif self.data[at] == _END_SEQUENCE:
                     section, line = None, 1
                 at += length
@@ -87,10 +97,16 @@ class _Reader:
                 step, at = read_sleb(self.data, at)
                 line += step
             elif opcode == _FIXED_ADVANCE_PC:
+                address += int.from_bytes(self.data[at : at + 2], "little")
                 at += 2
+            elif opcode == _CONST_ADD_PC:
+                address += (255 - opcode_base) // line_range
+            elif opcode == _ADVANCE_PC:
+                step, at = read_uleb(self.data, at)
+                address += step
             else:
                 is_row = opcode == _COPY
                 for _ in range(operands[opcode - 1]):
                     _, at = read_uleb(self.data, at)
             if is_row and section is not None:
-                self.found[section].add(line)
+                self.found[section].append((address, line))

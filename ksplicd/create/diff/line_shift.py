@@ -3,17 +3,18 @@
 
 ``ASSERT_RTNL()`` hands ``__FILE__`` and ``__LINE__`` to a warning, ``might_sleep()`` to its check:
 the line is an immediate beside a reference to the name of a source file or of the function.  In a
-function that is otherwise the same, all lines have moved by the same distance, and the numbers are
-of lines that the function's code is from.  Without debug information only the name of a source file
-is believed: ``show(__func__, 1000)`` has no line.
+function that is otherwise the same, all lines have moved by the same distance: each number by that
+of the line that its own instruction is from, which is near by.  ``show(__func__, 250)`` instead of
+255 is a change.  Without debug information only the name of a source file is believed.
 """
 
 import re
-from collections.abc import Collection
+from bisect import bisect_right
 from typing import Final
 
 from ksplicd.create.objects.index import ObjectIndex, relocations_in, string_at
 from ksplicd.create.objects.names import is_literal
+from ksplicd.elf.debug_line import Rows
 from ksplicd.elf.instructions import Role
 from ksplicd.elf.model import Relocation, Section, Symbol
 from ksplicd.elf.x86_64 import R_X86_64_PC32, R_X86_64_PLT32
@@ -35,10 +36,8 @@ def is_line_shift(
     """
     section = function.section
     assert section is not None
-    old_lines, new_lines = pre.lines_of(old_function), index.lines_of(function)
-    has_lines = old_lines is not None and new_lines is not None
-    if has_lines and old_lines == new_lines:
-        return False  # nothing has moved
+    old_rows, new_rows = pre.rows_of(old_function), index.rows_of(function)
+    has_lines = old_rows is not None and new_rows is not None
     fields = index.fields_of(function)
     relocated = {r.offset for r in section.relocations}
     shifts: set[int] = set()
@@ -56,16 +55,33 @@ def is_line_shift(
             return False
         if not _has_name_beside(index, section, function, at, or_function=has_lines):
             return False
-        if has_lines and not (_is_near(old, old_lines) and _is_near(new, new_lines)):
-            return False
+        if old_rows is not None and new_rows is not None:
+            places = _lines_at(old_rows, start), _lines_at(new_rows, start)
+            if not _have_moved(old, new, *places):
+                return False
         shifts.add(new - old)
         left -= set(range(start, start + field.size))
     return not left and len(shifts) == 1
 
 
-def _is_near(line: int, lines: Collection[int] | None) -> bool:
-    """Tell whether a line is one of ``lines``, or of a statement that begins or ends there."""
-    return any(abs(line - x) <= _STATEMENT for x in lines or ())
+def _lines_at(rows: Rows, offset: int) -> list[int]:
+    """Return the lines of the instruction around an offset; several rows may be of one address."""
+    starts = sorted({at for at, _ in rows})
+    i = bisect_right(starts, offset) - 1
+    return [line for at, line in rows if i >= 0 and at == starts[i]]
+
+
+def _have_moved(old: int, new: int, before: list[int], after: list[int]) -> bool:
+    """Tell whether a number has moved as far as a line that it is near to.
+
+    ``before``, ``after``: the lines of its instruction.
+    """
+    if len(before) != len(after):
+        before, after = before[-1:], after[-1:]
+    return any(
+        new - old == b - a and max(abs(old - a), abs(new - b)) <= _STATEMENT
+        for a, b in zip(before, after, strict=True)
+    )
 
 
 def _has_name_beside(

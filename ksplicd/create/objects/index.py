@@ -15,7 +15,7 @@ from functools import cached_property
 from ksplicd.create.objects.names import is_cold_part, is_prefix, main_name
 from ksplicd.create.objects.special import Entry, EntrySizes, is_special_section, read_entries
 from ksplicd.elf.debug_info import DebugInfo
-from ksplicd.elf.debug_line import read_lines
+from ksplicd.elf.debug_line import Places, Rows, line_places, read_rows
 from ksplicd.elf.dwarf import read_debug_info
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
 from ksplicd.elf.model import (
@@ -52,7 +52,9 @@ class AsCompiled:
     nameless_code: Mapping[str, Sequence[Section]] = field(default_factory=dict)
     """Sections of code that have no function, by name."""
     places: Mapping[Symbol, tuple[Section, int]] = field(default_factory=dict)
-    """Of the data that shared a section: the section, and where in it they began."""
+    """Of data and functions that shared a section: the section, and where in it they began."""
+    line_places: Places | None = None
+    """Where the addresses of the line table led."""
     unclear: Mapping[Relocation, tuple[Symbol, Symbol]] = field(default_factory=dict)
     """References that may mean either of two data, such as the end of one and the next one."""
 
@@ -121,13 +123,18 @@ class ObjectIndex:
                 found[part] = mains[0]
         return found
 
-    def lines_of(self, function: Symbol) -> set[int] | None:
-        """Return the lines that a function's code is from, None without debug information."""
-        return self._lines.get(function.section) if self._lines and function.section else None
+    def rows_of(self, function: Symbol) -> Rows | None:
+        """Return (offset in the function, line) of its code, None without debug information."""
+        if self._rows is None or function.section is None:
+            return None
+        section, start = self.as_compiled.places.get(function, (function.section, function.value))
+        inside = (row for row in self._rows.get(section, ()) if start <= row[0])
+        return [(at - start, line) for at, line in inside if at < start + function.size]
 
     @cached_property
-    def _lines(self) -> dict[Section, set[int]] | None:
-        return read_lines(self.obj)
+    def _rows(self) -> Mapping[Section, Rows] | None:
+        places = self.as_compiled.line_places or line_places(self.obj)
+        return None if places is None else read_rows(self.obj, places)
 
     @cached_property
     def debug_info(self) -> DebugInfo | None:

@@ -16,6 +16,7 @@ from ksplicd.create.objects.index import AsCompiled, ObjectIndex, Referent
 from ksplicd.create.objects.meant import Datum, MeantData
 from ksplicd.create.objects.names import is_boot_section, is_code_fragment, is_prefix
 from ksplicd.create.objects.special import REPLACEMENTS, EntrySizes, is_special_section
+from ksplicd.elf.debug_line import line_places
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
 from ksplicd.elf.model import (
     SHT_GROUP,
@@ -71,14 +72,17 @@ def separate(index: ObjectIndex) -> AsCompiled:
             cuts[section] = parts
     places = {
         s: (section, s.value)
-        for section, found in data.items()
+        for section, parts in cuts.items()
         for s in index.symbols_in(section)
-        if _index_at(cuts[section], s.value) is not None
+        if _index_at(parts, s.value) is not None
     }
+    lines = line_places(index.obj)
     separator = _Separator(index, cuts, MeantData(index, data))
     if cuts:
         separator.cut()
-    return AsCompiled(nameless_code=nameless, places=places, unclear=separator.unclear)
+    return AsCompiled(
+        nameless_code=nameless, places=places, line_places=lines, unclear=separator.unclear
+    )
 
 
 def is_separable_data(section: Section) -> bool:
