@@ -63,6 +63,8 @@ class Variable:
     is_parameter: bool
     relocation: Relocation | None = None
     """Of its address; None where it is on the stack, in another object, or optimised away."""
+    alignment: int = 1
+    """Bytes, where the source declares one."""
 
     @property
     def place(self) -> tuple[Section, int] | None:

@@ -27,10 +27,10 @@ _SKELETON: Final = 4
 _NAME, _BYTE_SIZE, _BIT_SIZE, _UPPER_BOUND, _ORIGIN, _COUNT, _LOCATION, _DECLARATION = (
     0x03, 0x0B, 0x0D, 0x2F, 0x31, 0x37, 0x38, 0x3C,
 )  # fmt: skip
-_TYPE, _BIT_OFFSET = 0x49, 0x6B
+_TYPE, _BIT_OFFSET, _ALIGNMENT, _PLACE = 0x49, 0x6B, 0x88, 0x02
 _WANTED: Final = frozenset(
     {_NAME, _BYTE_SIZE, _BIT_SIZE, _UPPER_BOUND, _ORIGIN, _COUNT, _LOCATION, _DECLARATION, _TYPE,
-     _BIT_OFFSET}
+     _BIT_OFFSET, _ALIGNMENT}
 )  # fmt: skip
 
 # Section 7.5.6: forms, by how long they are
@@ -200,8 +200,9 @@ class _Reader:
         elif tag in (_VARIABLE, _PARAMETER) and _TYPE in values:
             node, is_parameter = self.out.nodes[-1], tag == _PARAMETER
             address = self.relocations.get(values.get(_ADDRESS, -1))
+            alignment = values.get(_ALIGNMENT, 1)
             self.out.variables.append(
-                Variable(self.text(name), values[_TYPE], node, is_parameter, address)
+                Variable(self.text(name), values[_TYPE], node, is_parameter, address, alignment)
             )
         elif tag == _SUBPROGRAM and depth == 1:
             if _ORIGIN in values:
@@ -237,7 +238,7 @@ class _Reader:
                 value, at = start, data.index(b"\0", at) + 1
             else:
                 value, at = self.read_block(form, at)
-                if attribute == _LOCATION and data[at - 9] == _ADDR and at - start > 9:
+                if attribute == _PLACE and data[at - 9] == _ADDR and at - start > 9:
                     values[_ADDRESS] = at - 8
             if attribute == _NAME:
                 name = form, self.values.get(start, value)

@@ -40,13 +40,16 @@ def compare_across(
     """
     changes = find_shared(refuse_taken(changes, has_global))
     found = [c for c in changes if not c.is_empty]
+    notes = dict.fromkeys(note for c in changes if c.is_empty for note in c.difference.notes)
     if not found:
         names = ", ".join(c.unit for c in changes)
-        raise NoChangesError(f"{names}: the patch changes no code that a running kernel uses")
+        text = f"{names}: the patch changes no code that a running kernel uses"
+        raise NoChangesError("\n  ".join((text, *notes)))
     if all(c.is_boot_only for c in found):
         refusals = [r for c in found for r in c.difference.refuse_boot_code()]
         names = ", ".join(c.unit for c in found)
         raise UnsupportedChangeError(refusals_text(names, refusals), refusals)
+    found[0] = found[0].with_notes(notes)
     return [refuse_layouts(c, allowed_layouts) for c in found]
 
 

@@ -7,7 +7,7 @@ which are replaced and bring a new copy.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ksplicd.create.diff import hooks
@@ -80,18 +80,25 @@ def is_plain_data(section: Section) -> bool:
     return not section.name.startswith(_NOT_DATA)
 
 
-def compare_data(comparison: Comparison) -> DataChanges:
-    """Compare all data that have twins."""
+def compare_data(
+    comparison: Comparison, misplaced: Callable[[Symbol, Symbol], str | None]
+) -> DataChanges:
+    """Compare all data that have twins.
+
+    ``misplaced``: why a twin of the same content cannot be where it is, None when it can.
+    """
     changed: dict[Symbol, str] = {}
+    moved: set[Symbol] = set()
     for s in comparison.post.obj.symbols:
         twin = comparison.twins.pre_of.get(s)
         if twin is None or twin.section is None or not is_compared(s):
             continue
         if why := comparison.compare_content(twin, s):
             changed[s] = f"initialised data changes: {why}"
-        elif is_read_only(twin.section) and s.section and not is_read_only(s.section):
-            changed[s] = "it was read-only, and is in the running kernel"
-    judge = _Judge(comparison, changed)
+        elif is_compared(twin) and (why := misplaced(twin, s)):
+            changed[s] = why
+            moved.add(s)
+    judge = _Judge(comparison, changed, moved)
     if changed:
         judge.judge()
     at_boot = [
@@ -139,8 +146,11 @@ def has_state(s: Symbol) -> bool:
 class _Judge:
     """Decides for each changed datum, whose users are looked for in the post object."""
 
-    def __init__(self, comparison: Comparison, changed: dict[Symbol, str]) -> None:
-        self.comparison, self.changed = comparison, changed
+    def __init__(
+        self, comparison: Comparison, changed: dict[Symbol, str], moved: Collection[Symbol]
+    ) -> None:
+        """``moved``: those of ``changed`` whose content is the same."""
+        self.comparison, self.changed, self.moved = comparison, changed, moved
         self.post = comparison.post
         self.uses = find_uses(self.post) if changed else {}
         self.copied: list[Symbol] = []
@@ -231,6 +241,8 @@ class _Judge:
         assert s.section is not None
         if is_tracepoint(s):
             return "a tracepoint changes", "leave the tracepoint as it is; the rest can be changed"
+        if s in self.moved:
+            return why, "leave its declaration as it was"
         if is_static_call(s):
             return why, "call static_call_update() from a hook"
         if is_per_cpu(s.section):

@@ -134,6 +134,11 @@ class UnitChange:
         more = tuple(refusals)
         return replace(self, refusals=self.refusals + more) if more else self
 
+    def with_notes(self, more: Iterable[str]) -> "UnitChange":
+        """Return the change with more notes, such as those of units in which nothing else is."""
+        notes = tuple(dict.fromkeys((*self.difference.notes, *more)))
+        return replace(self, difference=replace(self.difference, notes=notes))
+
     def with_changed(self, more: Mapping[Symbol, str]) -> "UnitChange":
         """Return the change with more post functions to replace; a known reason stands."""
         return replace(self, difference=self.difference.with_changed(more))

@@ -6,6 +6,7 @@ empty.
 """
 
 from dataclasses import replace
+from functools import partial
 
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.correlate import correlate
@@ -18,6 +19,8 @@ from ksplicd.create.diff.functions import (
     refuse_parted_names,
 )
 from ksplicd.create.diff.hooks import read_hooks
+from ksplicd.create.diff.lists import compare_lists, refuse_btf_ids
+from ksplicd.create.diff.placement import note_moved, refuse_moved_code, why_misplaced
 from ksplicd.create.objects.index import ObjectIndex, relocations_in
 from ksplicd.create.objects.names import is_exit_section, is_per_cpu
 from ksplicd.create.refusal import Refusal, refuse
@@ -29,7 +32,7 @@ def diff(pre: ObjectIndex, post: ObjectIndex) -> Difference:
     twins = correlate(pre, post)
     comparison = Comparison(twins)
     functions = compare_functions(comparison)
-    data = compare_data(comparison)
+    data = compare_data(comparison, partial(why_misplaced, comparison))
     hooks, wrong_hooks = read_hooks(twins)
     unload = exit_function(post)
     if unload not in twins.pre_of or not any(map(_is_exit_code, functions.boot)):
@@ -49,13 +52,21 @@ def diff(pre: ObjectIndex, post: ObjectIndex) -> Difference:
         copied_constants=data.copied_constants,
         pointers=data.pointers,
         hooks=hooks,
-        notes=(*left_out, *data.notes, *compare_exports(pre.obj, post.obj)),
+        notes=(
+            *left_out,
+            *data.notes,
+            *compare_exports(pre.obj, post.obj),
+            *compare_lists(comparison),
+            *note_moved(comparison),
+        ),
         refusals=(
             *data.refusals,
             *functions.refusals,
             *wrong_hooks,
             *refuse_parted_names(twins, functions.changed),
             *refuse_nameless_code(comparison),
+            *refuse_moved_code(comparison),
+            *refuse_btf_ids(comparison),
         ),
     )
     users = {s: why for s, why in data.users.items() if s in twins.pre_of}

@@ -185,6 +185,20 @@ def is_read_only(section: Section) -> bool:
     return section.name.startswith(".rodata") and not section.name.startswith(".rodata..ro_after")
 
 
+def is_ro_after_init(section: Section) -> bool:
+    """Tell whether only boot code writes the section, such as ``.data..ro_after_init``."""
+    return section.name.startswith((".data..ro_after_init", ".rodata..ro_after"))
+
+
+def text_class(section: Section) -> str:
+    """Return what a section of code is for: ``.sched.text`` → ``.sched``.
+
+    ``.text.unlikely`` and ``.text.vfs_read``, as of one function a section, are ``.text``.
+    """
+    name = section.name
+    return ".text" if name.startswith(".text") else name.split(".text", 1)[0]
+
+
 def is_code_fragment(section: Section) -> bool:
     """Tell whether a section holds pieces of functions, such as ``.altinstr_aux``.
 

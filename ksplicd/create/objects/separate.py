@@ -9,7 +9,7 @@ alone.
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ksplicd.create.objects.index import AsCompiled, ObjectIndex, Referent
@@ -17,11 +17,19 @@ from ksplicd.create.objects.meant import Datum, MeantData
 from ksplicd.create.objects.names import is_boot_section, is_code_fragment, is_prefix
 from ksplicd.create.objects.special import REPLACEMENTS, EntrySizes, is_special_section
 from ksplicd.elf.debug_line import line_places
-from ksplicd.elf.instructions import Field, Role, UndecodableError, read_fields
+from ksplicd.elf.instructions import (
+    Field,
+    Role,
+    UndecodableError,
+    read_fields,
+    read_instructions,
+)
 from ksplicd.elf.model import (
     SHT_GROUP,
     SHT_NOBITS,
     STB_LOCAL,
+    STT_FILE,
+    STT_FUNC,
     STT_NOTYPE,
     STT_OBJECT,
     STT_SECTION,
@@ -44,9 +52,32 @@ class _Part:
 def index_separated(obj: Object, sizes: EntrySizes) -> ObjectIndex:
     """Take an object apart and return its index; ``sizes``: bytes an entry, by special section.
 
-    Which code had no function is known only before.
+    What assembly names without a size gets one.
     """
+    size_labels(obj)
     return ObjectIndex(obj, sizes, separate(ObjectIndex(obj, sizes)))
+
+
+def size_labels(obj: Object) -> None:
+    """Give what has a name and no size (``magic: .long 5``) all up to the next name.
+
+    In data every label, in code those with ``.type``; not a label inside a sized symbol, nor one
+    where such begins, as ``BTF_ID_LIST`` makes them.
+    """
+    by_section: dict[Section, list[Symbol]] = defaultdict(list)
+    for s in obj.symbols:
+        if s.section is not None and s.name and s.type not in (STT_SECTION, STT_FILE):
+            by_section[s.section].append(s)
+    for section, symbols in by_section.items():
+        if not is_separable_data(section) and not is_separable_code(section):
+            continue
+        ends = sorted({s.value for s in symbols} | {section.size})
+        sized = [s for s in symbols if s.size]
+        for s in symbols:
+            if s.size or (section.is_text and s.type != STT_FUNC) or s.name.startswith(".L"):
+                continue
+            if not any(other.value <= s.value < other.value + other.size for other in sized):
+                s.size = next((e for e in ends if e > s.value), s.value) - s.value
 
 
 def separate(index: ObjectIndex) -> AsCompiled:
@@ -54,7 +85,6 @@ def separate(index: ObjectIndex) -> AsCompiled:
 
     Afterwards ``index`` no longer holds.  Returns what it alone could tell.
     """
-    nameless = _nameless_code(index)
     cuts: dict[Section, list[_Part]] = {}
     data: dict[Section, list[Datum]] = {}
     targets = _fragment_targets(index)
@@ -80,6 +110,7 @@ def separate(index: ObjectIndex) -> AsCompiled:
     separator = _Separator(index, cuts, MeantData(index, data))
     if cuts:
         separator.cut()
+    nameless = _nameless_code(index.obj, cuts.keys())
     return AsCompiled(
         nameless_code=nameless, places=places, line_places=lines, unclear=separator.unclear
     )
@@ -99,11 +130,15 @@ def is_separable_code(section: Section) -> bool:
     return section.is_text and section.name != REPLACEMENTS
 
 
-def _nameless_code(index: ObjectIndex) -> dict[str, list[Section]]:
-    """Return the sections of code that have no function, by name, but not pieces of functions."""
+def _nameless_code(obj: Object, cut: Collection[Section]) -> dict[str, list[Section]]:
+    """Return the sections of code that have no function, by name, but not pieces of functions.
+
+    ``cut``: sections that were taken apart, of which no code is left.
+    """
+    with_function = {s.section for s in obj.functions()}
     found: dict[str, list[Section]] = defaultdict(list)
-    for s in index.obj.sections:
-        if not s.is_text or not s.size or index.functions_in(s) or is_boot_section(s):
+    for s in obj.sections:
+        if not s.is_text or not s.size or s in with_function or s in cut or is_boot_section(s):
             continue
         if not is_code_fragment(s) and s.name != REPLACEMENTS:
             found[s.name].append(s)
@@ -157,12 +192,18 @@ def _is_entry(owner: Section) -> bool:
 
 
 def _code_parts(index: ObjectIndex, section: Section) -> list[_Part]:
-    """Return the functions of a section, empty when there are not two that can be separated."""
-    if len(index.functions_in(section)) < 2:
-        return []
+    """Return the functions of a section, empty when there are not two that can be separated.
+
+    Code between them that is of no function is a part, too.
+    """
     functions = [s for s in index.symbols_in(section) if s.is_function and s.size]
+    if not functions:
+        return []
     before = {s.value + s.size: s.value for s in functions if is_prefix(s)}
     starts = {before.get(s.value, s.value) for s in functions if not is_prefix(s)}
+    starts |= _nameless_starts(section, functions)
+    if len(starts) < 2:
+        return []
     parts = _parts_from(starts, section.size)
     try:
         branches = _local_branches(section, functions)
@@ -173,6 +214,29 @@ def _code_parts(index: ObjectIndex, section: Section) -> list[_Part]:
         if field.size == 1:
             parts = _joined(parts, at, target)
     return parts if len(parts) > 1 else []
+
+
+def _nameless_starts(section: Section, functions: Sequence[Symbol]) -> set[int]:
+    """Return where code of no function begins, behind functions and at the section's start."""
+    starts: set[int] = set()
+    end = 0
+    for s in [*sorted(functions, key=lambda s: s.value), None]:
+        start = section.size if s is None else s.value
+        if end < start and not _is_padding(section.data, end, start):
+            starts.add(end)
+        end = end if s is None else max(end, s.value + s.size)
+    return starts
+
+
+def _is_padding(data: bytes, start: int, end: int) -> bool:
+    """Tell whether code is never run: nops, int3, or zeros."""
+    if not any(data[start:end]):
+        return True
+    try:
+        code = read_instructions(data, start, end)
+    except UndecodableError:
+        return False
+    return all((x.number, x.opcode) in ((0, 0x90), (0, 0xCC), (1, 0x1F)) for x in code)
 
 
 def _joined(parts: Sequence[_Part], a: int, b: int) -> list[_Part]:
