@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The types that an object's debug information describes, and which function refers to which.
+"""The types and variables that an object's debug information describes.
 
-What tells the layout of structures, and no more; dwarf.py reads it.
+What tells the layout and the meaning of data, and no more; dwarf.py reads it.
 """
 
 from collections.abc import Iterator
@@ -45,6 +45,22 @@ class Type:
     members: list[Member] = field(default_factory=list)
     count: int = 1
     """Elements of an array; 0 when it has no bound."""
+    enumerators: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def is_pointer(self) -> bool:
+        """Tell whether the type is a pointer."""
+        return self.tag == _POINTER
+
+    @property
+    def is_array(self) -> bool:
+        """Tell whether the type is an array."""
+        return self.tag == _ARRAY
+
+    @property
+    def is_typedef(self) -> bool:
+        """Tell whether the type is another one's name."""
+        return self.tag == _TYPEDEF
 
     @property
     def is_record(self) -> bool:
@@ -85,6 +101,8 @@ class DebugInfo:
     nodes: list[int] = field(default_factory=list)
     """Offsets of the outermost entries, ascending."""
     variables: list["Variable"] = field(default_factory=list)
+    declared: dict[int, str] = field(default_factory=dict)
+    """The names of structures that are only declared."""
 
     def static_locals(self) -> Iterator[tuple[str, Variable]]:
         """Yield the static variables of functions that have an address, with the function's name.
@@ -109,6 +127,56 @@ class DebugInfo:
             element = self.size_of(t.type)
             return None if element is None else element * t.count
         return t.size
+
+    @property
+    def enumerations(self) -> Iterator[tuple[str, Type]]:
+        """The enumerations, by their own name, that of a typedef, or none."""
+        named = {t.type: t.name for t in self.types.values() if t.tag == _TYPEDEF}
+        for key, t in self.types.items():
+            if t.tag == _ENUM:
+                yield t.name or named.get(key, ""), t
+
+    def is_const(self, key: int) -> bool:
+        """Tell whether nobody writes what has a type; an array is const when its elements are."""
+        t = self.types.get(key)
+        while t is not None and (t.tag == _ARRAY or t.tag in _QUALIFIERS):
+            if t.tag == _CONST:
+                return True
+            t = self.types.get(t.type)
+        return False
+
+    def stripped(self, key: int) -> Type | None:
+        """Return a type without its typedefs and qualifiers, None for ``void`` and functions."""
+        t = self.types.get(key)
+        while t is not None and t.tag in _QUALIFIERS:
+            t = self.types.get(t.type)
+        return t
+
+    def record_name(self, key: int) -> str:
+        """Return the name of a structure, also of one that is only declared; else none."""
+        t = self.types.get(key)
+        alias = ""
+        while t is not None and t.tag in _QUALIFIERS:
+            alias = t.name if t.tag == _TYPEDEF else alias
+            key, t = t.type, self.types.get(t.type)
+        if t is None:
+            return self.declared.get(key, "")
+        return t.name or alias if t.is_record else ""
+
+    def text_of(self, key: int) -> str:
+        """Return a type as C writes it, without qualifiers; what has no name by what it is."""
+        t = self.types.get(key)
+        if t is None:
+            return "void"
+        if t.tag == _POINTER:
+            target = self.text_of(t.type)
+            return f"{target}*" if target.endswith("*") else f"{target} *"
+        if t.tag == _ARRAY:
+            return f"{self.text_of(t.type)}[{t.count or ''}]"
+        if t.tag in _QUALIFIERS and t.tag != _TYPEDEF:
+            return self.text_of(t.type)
+        words = {_STRUCT: "struct", _UNION: "union", _ENUM: "enum"}
+        return f"{words.get(t.tag, '')} {t.name or '{...}'}".strip()
 
     def is_array(self, key: int) -> bool:
         """Tell whether a type is an array, by whichever name."""

@@ -17,6 +17,9 @@ from ksplicd.errors import ElfError
 
 # DWARF 5, section 7.5.3: tags
 _PARAMETER, _MEMBER, _SUBRANGE, _SUBPROGRAM, _VARIABLE = 0x05, 0x0D, 0x21, 0x2E, 0x34
+_ENUMERATOR: Final = 0x28
+_DETAILS: Final = frozenset({_MEMBER, _SUBRANGE, _ENUMERATOR})
+"""Entries that say more of the type around them."""
 
 # Section 7.5.1: unit types
 _UNITS: Final = (1, 3)
@@ -28,9 +31,10 @@ _NAME, _BYTE_SIZE, _BIT_SIZE, _UPPER_BOUND, _ORIGIN, _COUNT, _LOCATION, _DECLARA
     0x03, 0x0B, 0x0D, 0x2F, 0x31, 0x37, 0x38, 0x3C,
 )  # fmt: skip
 _TYPE, _BIT_OFFSET, _ALIGNMENT, _PLACE = 0x49, 0x6B, 0x88, 0x02
+_CONST_VALUE, _BITS_FROM_TOP = 0x1C, 0x0C
 _WANTED: Final = frozenset(
     {_NAME, _BYTE_SIZE, _BIT_SIZE, _UPPER_BOUND, _ORIGIN, _COUNT, _LOCATION, _DECLARATION, _TYPE,
-     _BIT_OFFSET, _ALIGNMENT}
+     _BIT_OFFSET, _ALIGNMENT, _CONST_VALUE, _BITS_FROM_TOP}
 )  # fmt: skip
 
 # Section 7.5.6: forms, by how long they are
@@ -145,7 +149,7 @@ class _Reader:
                 fields.append((attribute, form, implicit))
                 size = _FIXED.get(form)
                 fixed = None if fixed is None or size is None else fixed + size
-            if fixed is not None and tag not in TYPES and tag not in (_MEMBER, _SUBRANGE):
+            if fixed is not None and tag not in TYPES and tag not in _DETAILS:
                 wanted = [f for f in fields if f[0] in (_TYPE, _ORIGIN)]
                 if not wanted and tag != _SUBPROGRAM:
                     fields = []  # nothing in it is looked at
@@ -190,11 +194,17 @@ class _Reader:
             made = Type(tag, self.text(name), values.get(_BYTE_SIZE), values.get(_TYPE, 0))
             if not values.get(_DECLARATION):
                 self.out.types[entry] = made
+            else:
+                self.out.declared[entry] = made.name
             return made
         if tag == _MEMBER and parent is not None:
             offset = values.get(_BIT_OFFSET, values.get(_LOCATION, 0) * 8)
-            member = Member(self.text(name), offset, values.get(_BIT_SIZE), values.get(_TYPE, 0))
-            parent.members.append(member)
+            bits = values.get(_BIT_SIZE)
+            if _BITS_FROM_TOP in values and bits is not None:  # DWARF 3, section 5.6.6
+                offset += values.get(_BYTE_SIZE, 4) * 8 - values[_BITS_FROM_TOP] - bits
+            parent.members.append(Member(self.text(name), offset, bits, values.get(_TYPE, 0)))
+        elif tag == _ENUMERATOR and parent is not None:
+            parent.enumerators.append((self.text(name), values.get(_CONST_VALUE, 0)))
         elif tag == _SUBRANGE and parent is not None:
             parent.count *= values.get(_COUNT, values.get(_UPPER_BOUND, -1) + 1)
         elif tag in (_VARIABLE, _PARAMETER) and _TYPE in values:

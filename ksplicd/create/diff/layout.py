@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Structures whose layout changes, of all that a unit with changed functions uses.
+"""Data whose layout or meaning changes, of all that a unit with changed functions uses.
 
 Objects of the old layout exist in the running kernel, and unchanged functions go on making them.
 The types come from the debug information with which the kernel's objects are compiled; without it
 nothing is compared.  Which function uses a type in a cast or in ``sizeof`` only is not in it.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.diff.difference import Difference
+from ksplicd.create.diff.meaning import SHOWN, is_same_kind, refuse_types, refuse_values
 from ksplicd.create.messages import names_of
 from ksplicd.create.objects.names import base_name
 from ksplicd.create.refusal import Refusal
 from ksplicd.elf.debug_info import DebugInfo, Type
 
-_SHOWN: Final = 4
-"""Fields that a message names."""
+_FILLER: Final = re.compile(
+    r"(?:^|[._>])_*(?:unused|reserved|rsvd|resv|pad|padding|spare|dummy|hole)\d*_*$"
+)
+"""Fields that only fill a hole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class _Field:
     bit: int
     size: int
     """Bits."""
+    type: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +58,7 @@ def compare_layouts(difference: Difference, allowed: Collection[str] = ()) -> La
     if pre is None or post is None:
         return Layouts(are_unseen=True)
     functions = {source_name(s.name) for s in (*difference.changed, *difference.new)}
-    fine = {name.removeprefix("struct ").removeprefix("union ") for name in allowed}
+    fine = {re.sub(r"^(?:struct|union|enum) ", "", name) for name in allowed}
     old, new = _by_name(pre), _by_name(post)
     refusals = []
     for name, records in new.items():
@@ -63,6 +68,8 @@ def compare_layouts(difference: Difference, allowed: Collection[str] = ()) -> La
         changes = [min((_compare(pre, a, post, b) for a in old[name]), key=len) for b in records]
         if any(changes) and not _is_on_stack_only(post, name, difference, functions):
             refusals += [_refuse(name, c) for c in changes if c]
+    refusals += refuse_values(pre, post, fine)
+    refusals += refuse_types(pre, post, fine)
     return Layouts(refusals=tuple(dict.fromkeys(refusals)))
 
 
@@ -90,25 +97,39 @@ def _compare(pre: DebugInfo, a: Type, post: DebugInfo, b: Type) -> list[str]:
     """Return what differs between two layouts, in words."""
     before = {f.name: f for f in _fields(pre, a, "", 0)}
     after = {f.name: f for f in _fields(post, b, "", 0)}
-    # A field that is only renamed leaves the layout as it was.
-    gone = {(f.bit, f.size) for name, f in before.items() if name not in after}
+    gone = {(f.bit, f.size): f for name, f in before.items() if name not in after}
     came = {(f.bit, f.size) for name, f in after.items() if name not in before}
-    changes = []
+    changes: list[str] = []
     for name, f in after.items():
         old = before.get(name)
         if old is None:
-            if (f.bit, f.size) not in gone:
-                changes.append(f"{name} is new at {_offset(f)}")
+            changes += _why_not_renamed(pre, gone.get((f.bit, f.size)), post, f)
         elif old.bit != f.bit:
             changes.append(f"{name} moves from {_offset(old)} to {_offset(f)}")
         elif old.size != f.size:
             changes.append(f"{name} at {_offset(f)} has {f.size} bits instead of {old.size}")
+        elif not is_same_kind(pre, old.type, post, f.type):
+            was, is_now = pre.text_of(old.type), post.text_of(f.type)
+            changes.append(f"{name} at {_offset(f)} is {is_now} instead of {was}")
     for name, f in before.items():
         if name not in after and (f.bit, f.size) not in came:
             changes.append(f"{name} is gone from {_offset(f)}")
     if a.size != b.size:
         changes.append(f"size {a.size} → {b.size}")
     return changes
+
+
+def _why_not_renamed(
+    pre: DebugInfo, old: _Field | None, post: DebugInfo, new: _Field
+) -> Iterator[str]:
+    """Yield why a field is more than another name of ``old``, which was at its place.
+
+    What only filled a hole had no meaning: ``unused``, ``reserved2``.
+    """
+    if old is None:
+        yield f"{new.name} is new at {_offset(new)}"
+    elif _FILLER.search(old.name) or not is_same_kind(pre, old.type, post, new.type):
+        yield f"{new.name} at {_offset(new)} takes the place of {old.name}"
 
 
 def _fields(info: DebugInfo, record: Type, prefix: str, base: int) -> Iterator[_Field]:
@@ -122,7 +143,7 @@ def _fields(info: DebugInfo, record: Type, prefix: str, base: int) -> Iterator[_
             yield from _fields(info, inner, below, 0 if is_pointer else base + m.offset)
             if not m.name:
                 continue
-        yield _Field(name, base + m.offset, size)
+        yield _Field(name, base + m.offset, size, m.type)
 
 
 def _offset(f: _Field) -> str:
@@ -162,11 +183,11 @@ def _is_on_stack_only(
 
 
 def _refuse(record: str, changes: list[str]) -> Refusal:
-    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
     return Refusal(
         symbol=record,
         section=".debug_info",
-        reason=f"the layout of this structure changes: {', '.join(changes[:_SHOWN])}{more}",
+        reason=f"the layout of this structure changes: {', '.join(changes[:SHOWN])}{more}",
         hint="the kernel has objects of the old layout; keep what is new in shadow variables, or"
         f" say --allow-layout {record} when no object outlives the change",
     )
