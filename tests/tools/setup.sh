@@ -18,9 +18,9 @@ packages=(
     # the daemon
     dbus polkitd minisign
     python3-venv python3-gi python3-pydbus python3-systemd python3-pyudev python3-pyroute2
-    python3-pyelftools python3-lz4 gir1.2-glib-2.0
-    # the checks; vmlinux-to-elf depends on a module in C
-    git shellcheck sparse strace gcc libc6-dev python3-dev
+    python3-pyelftools gir1.2-glib-2.0
+    # the checks
+    git shellcheck sparse strace gcc libc6-dev
 )
 
 fail() {

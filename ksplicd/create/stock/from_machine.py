@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.create.stock.image import KernelImage, read_image, unpack_vmlinuz
-from ksplicd.create.stock.system_map import (
-    MapSymbol,
-    read_system_map,
-    recover_symbols,
-    write_system_map,
-)
+from ksplicd.create.stock.image import KernelImage, read_image
+from ksplicd.create.stock.kallsyms import read_kallsyms
+from ksplicd.create.stock.system_map import MapSymbol, read_system_map, write_system_map
 from ksplicd.errors import ConfigDirError
 
 _KERNEL_HALF: Final = 1 << 63
@@ -101,7 +97,7 @@ def find_symbols(
         symbols = unslide(symbols, image.segments[0].address)
         if is_map_of(symbols, image):
             return symbols, str(kallsyms)
-    return recover_symbols(unpack_vmlinuz(vmlinuz)), "the tables of the image"
+    return read_kallsyms(image), "the tables of the image"
 
 
 def is_map_of(symbols: Sequence[MapSymbol], image: KernelImage) -> bool:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """System.map: the kernel's symbols at their link-time addresses, by name and by address.
 
-The map is a file, or is recovered from the tables in the image.  What lies at the addresses is not
-known here (``image.py``).
+The map is a file, or is read from the tables in the image (``kallsyms.py``).  What lies at the
+addresses is not known here (``image.py``).
 """
 
 from bisect import bisect_left, bisect_right
@@ -22,38 +22,6 @@ class MapSymbol(NamedTuple):
     type: str
     """As nm writes it, such as ``T`` or ``d``."""
     name: str
-
-
-def recover_symbols(vmlinux: bytes) -> list[MapSymbol]:
-    """Return all symbols of an uncompressed image from its kallsyms tables, in their order.
-
-    The running kernel counts equal names in that order.  Takes about three seconds.  Raises
-    ``ConfigDirError`` when the tables are not found, or vmlinux-to-elf is not installed.
-    """
-    # Imported here: only "create" has the package, and it takes a while.
-    try:
-        from vmlinux_to_elf.core.kallsyms import KallsymsFinder, KallsymsNotFoundException
-    except ImportError as e:
-        raise ConfigDirError(
-            "System.map: recovering it from the image needs the Python package vmlinux-to-elf;"
-            " install it with pip"
-        ) from e
-    try:
-        finder = KallsymsFinder(vmlinux, 64)
-    except KallsymsNotFoundException as e:
-        raise ConfigDirError(
-            f"vmlinuz: no kallsyms tables found ({e}); give the System.map of the -dbg package"
-        ) from e
-    return [
-        MapSymbol(
-            s.virtual_address, _type_letter(s.symbol_type.value, is_global=s.is_global), s.name
-        )
-        for s in finder.symbols
-    ]
-
-
-def _type_letter(letter: str, *, is_global: bool) -> str:
-    return letter.upper() if is_global else letter.lower()
 
 
 def write_system_map(symbols: Iterable[MapSymbol]) -> str:

@@ -82,7 +82,7 @@ def test_map_of_another_version_is_passed_over(host: RunningHost, linked: Linked
 def test_symbols_hidden_from_us(host: RunningHost, linked: Linked) -> None:
     """Without privilege all addresses are 0; then the image is asked, which has no tables."""
     host.kallsyms.write_text("0000000000000000 T _text\n0000000000000000 D linux_banner\n")
-    with pytest.raises(ConfigDirError, match=r"no kallsyms tables found|vmlinux-to-elf"):
+    with pytest.raises(ConfigDirError, match="no kallsyms tables found"):
         find_symbols(linked.elf, host.maps, host.kallsyms)
 
 

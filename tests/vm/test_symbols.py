@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The symbols that are read from a stock image are those that the booted kernel shows."""
+
+import pytest
+
+from ksplicd.create.stock.from_machine import unslide
+from ksplicd.create.stock.image import read_image
+from ksplicd.create.stock.kallsyms import read_kallsyms
+from ksplicd.create.stock.system_map import read_system_map
+from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab.guest import Guest
+
+
+@pytest.mark.kernels("6.1", "6.12")
+def test_symbols_of_the_image_are_those_of_the_running_kernel(
+    guest: Guest, kernel: KernelPackages
+) -> None:
+    image = read_image(kernel.vmlinuz().read_bytes())
+    text = guest.get("/proc/kallsyms").decode()
+    booted = unslide(read_system_map(text), image.segments[0].address)
+    # programs of the booted system's BPF have symbols without a module
+    booted = [s for s in booted if not s.name.startswith("bpf_prog_")]
+    read = read_kallsyms(image)
+    assert read == booted
