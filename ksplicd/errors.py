@@ -67,6 +67,15 @@ class UnsupportedChangeError(CreateError):
         """``create.refusal.Refusal``, one per symbol; empty when the whole input is refused."""
 
 
+class UnaccountedError(CreateError):
+    """A part of the patch would be missing from the running kernel, and nobody accepted that."""
+
+    def __init__(self, message: str, places: Sequence[tuple[str, int]] = ()) -> None:
+        super().__init__(message)
+        self.places = tuple(places)
+        """File and line, as the patch leaves the file, of each hunk."""
+
+
 class ElfError(CreateError):
     """An object file is damaged or of an unsupported kind."""
 

@@ -15,8 +15,10 @@ from typing import Final, NoReturn
 from ksplicd import bundle, minisign
 from ksplicd.cli import debug, output
 from ksplicd.cli.arguments import read_kid
+from ksplicd.cli.format import format_hunk, to_hunks
 from ksplicd.cli.keys import ask_password
 from ksplicd.create.build.units import TargetFilter
+from ksplicd.create.ledger.accepted import read_accepted
 from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.pipeline import create, make_prebuilt
 from ksplicd.create.prebuild import PrebuiltObjects
@@ -98,6 +100,11 @@ def _add_update(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-layout", metavar="TYPE", action="append", default=[],
         help="accept that the layout of this structure changes; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--accept", metavar="FILE[:LINE]", action="append", default=[],
+        help="accept that the change at this line of the new file, or a whole file that an update"
+        " cannot change, is missing from the running kernel; the update is incomplete then",
     )  # fmt: skip
     parser.add_argument("--id", metavar="KID", help=f"the update's id, {KID_LENGTH} of a-z0-9")
     parser.add_argument("--description", metavar="TEXT", default="", help="what the update is for")
@@ -184,6 +191,10 @@ def run(args: argparse.Namespace) -> int:
             progress(f"{name}: {why}")
         for name, why in created.reasons.items():
             progress(f"replaces {name}: {why}")
+        for hunk in to_hunks(created.ledger, created.manifest.redirects):
+            progress(format_hunk(hunk))
+    if not created.ledger.is_complete:
+        progress("note: the update is incomplete: hosts show what is missing from it")
     for note in created.notes:
         progress(f"note: {note}")
     report(created, path, signed=key is not None, as_json=args.json, quiet=args.quiet)
@@ -215,6 +226,7 @@ def read_request(args: argparse.Namespace, kid: str, module_key: ModuleKey | Non
         whole_modules=args.build_modules,
         module_key=module_key,
         allowed_layouts=tuple(args.allow_layout),
+        accepted=read_accepted(args.accept),
         kid=kid,
         description=args.description,
         cves=tuple(args.cve),
@@ -337,6 +349,8 @@ def report(created: Created, path: Path, *, signed: bool, as_json: bool, quiet: 
             "signed": signed,
             "notes": list(created.notes),
             "files": created.files,
+            "complete": m.is_complete,
+            "ledger": to_hunks(created.ledger, m.redirects),
             "depends": list(m.depends),
             "replaces": list(m.replaces),
             "excludes": list(m.excludes),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from ksplicd.model import Ledger, Manifest
+from ksplicd.model import Account, Ledger, Manifest
 
 Document = dict[str, Any]
 
@@ -180,7 +180,8 @@ def format_hunk(hunk: Document) -> str:
     shown = hunk["by"][:_SHOWN_REDIRECTS]
     left = len(hunk["by"]) - len(shown) + hunk["more"]
     by = ", ".join([*shown, *([f"{left} more"] if left else [])])
-    words = _words_of(hunk["account"]) + (f" by {by}" if by else "")
+    in_part = "" if hunk["account"] == Account.IN_EFFECT else ", else in effect"
+    words = _words_of(hunk["account"]) + (f"{in_part} by {by}" if by else "")
     accepted = "accepted by its author" if hunk["accepted"] else ""
     return "  ".join(t for t in (place, words, hunk["note"], accepted) if t)
 

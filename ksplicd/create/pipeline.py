@@ -5,11 +5,13 @@
 
     change ─▸ touched units, dependants of headers ─▸ pre objects (plain and split)
                           └─▸ post objects (split) ─▸ diff ─▸ check against the stock image
-             ─▸ old code · new code ─▸ modules (core, old, new) ─▸ bundle, signed
+             ─▸ old code · new code ─▸ ledger: every hunk has its account
+             ─▸ modules (core, old, new) ─▸ bundle, signed
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ksplicd import bundle
 from ksplicd.create import bundle_parts
@@ -17,6 +19,10 @@ from ksplicd.create.affected.to_compile import find_changed, find_reachable
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.tree import BuildTree
+from ksplicd.create.ledger.accepted import whole_files
+from ksplicd.create.ledger.conditions import preprocessor
+from ksplicd.create.ledger.patch_evidence import Accounts, gather
+from ksplicd.create.ledger.patch_ledger import check_accounts, ledger_of
 from ksplicd.create.modules.build import build_modules
 from ksplicd.create.modules.signature import sign_modules
 from ksplicd.create.modules.whole import build_whole_modules, file_names
@@ -38,6 +44,7 @@ from ksplicd.create.unit_objects import (
     write_new_code,
 )
 from ksplicd.create.work_folder import WorkFolder, work_folder
+from ksplicd.ledger import bounded
 
 
 def create(request: Request, progress: Progress = lambda _: None) -> Created:
@@ -56,9 +63,11 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         series = read_series(tree.source.root, request.series)
         series.check_kid(request.kid)
         kbuild = Kbuild(tree, series.kids[0] if series.kids else request.kid)
-        change = read_change(request, Before(root=tree.source.root, contents=series.contents))
+        before = Before(root=tree.source.root, contents=series.contents)
+        change = read_change(request, before)
         states = read_states(change, series.contents)
-        reachable = find_reachable(tree, change, states)
+        reachable = find_reachable(tree, change, states, whole_files(request.accepted))
+        states = states.without(reachable.files.left_out)
         pre_state = PreState(kbuild=kbuild, before=states.before, folder=work.root / "pre")
         try_few(work, pre_state, states.after, reachable.by_headers, request.allowed_layouts)
         to_compile = find_changed(kbuild, reachable, states, request.targets)
@@ -66,12 +75,17 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         progress("reading the stock kernel")
         kernel = StockKernel(config)
         progress("comparing")
-        changes = compare_units(objects, kernel.has_global, request.allowed_layouts)
+        known = gather(before, change, states, to_compile, reachable.by_headers.dependants)
+        accounts = Accounts(known, request.accepted, preprocessor(kbuild), states, reachable)
+        with accounts.of_nothing(objects):
+            changes = compare_units(objects, kernel.has_global, request.allowed_layouts)
         progress("checking against the stock kernel")
         series.check_kernel(kernel.identity)
         match_units(kernel, objects, changes)
         new_code = cut_new_code(request.kid, changes, pre_state, kernel)
         write_new_code(work, pre_state, new_code)
+        entries = accounts.take(objects, changes, new_code)
+        check_accounts(entries)
         files_after = bundle_parts.files_after(series, change)
         targets = bundle_parts.whole_modules_of(request, new_code)
         whole = build_whole_modules(work.root / "whole", kbuild, files_after, targets)
@@ -86,12 +100,15 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
     manifest = bundle_parts.manifest_of(
         request, series, kernel.identity, config.compiler_text, modules, changed
     )
+    ledger = ledger_of(entries, manifest.redirects)
+    manifest = replace(manifest, ledger=bounded(ledger))
     return Created(
         manifest=manifest,
         data=bundle.pack(manifest, {**files, **bundle_parts.source_files(change)}),
         reasons={name: why for code in new_code for name, why in code.reasons.items()},
         notes=tuple(bundle_parts.notes_of(changes, new_code)),
         files=to_compile.notes | bundle_parts.outcomes(to_compile.units, new_code),
+        ledger=ledger,
     )
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ksplicd.create.build.units import ANY_TARGET, TargetFilter
+from ksplicd.create.ledger.accepted import Accepted
 from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.patch.change import Before, Change, from_copies, from_git, from_patches
-from ksplicd.model import Manifest, new_kid
+from ksplicd.model import Ledger, Manifest, new_kid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class Request:
     """For the kernel's own signature on every module."""
     allowed_layouts: tuple[str, ...] = ()
     """Structures whose layout may change."""
+    accepted: tuple[Accepted, ...] = ()
+    """Parts of the patch that may be missing from the running kernel, on the author's word."""
     kid: str = field(default_factory=new_kid)
     description: str = ""
     cves: tuple[str, ...] = ()
@@ -60,6 +63,8 @@ class Created:
     """What is left out, because a running kernel does not need it."""
     files: dict[str, str] = field(default_factory=dict)
     """By file that the change touches or reaches, what happened to it."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """The account of each hunk, with all redirects; that of the manifest is bounded."""
 
 
 def read_change(request: Request, before: Before) -> Change:

@@ -6,7 +6,7 @@ an update cannot change.  Nothing is compiled here.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -63,6 +63,12 @@ _MEANING: Final = {
 """What ``--debug=affected`` prints for a kind."""
 
 
+_LEFT_OUT: Final = {
+    Kind.IGNORED: "ignored", Kind.DISABLED: "skipped", Kind.REFUSED: "refused"
+}  # fmt: skip
+"""How the note of a file begins that leads to no unit; the ledger reads it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilesByKind:
     """The files of a change, by what they are."""
@@ -71,7 +77,9 @@ class FilesByKind:
     parts: tuple[ChangedFile, ...]
     disabled: tuple[str, ...]
     notes: dict[str, str]
-    """By file that is ignored or disabled, why."""
+    """By file that is ignored or disabled, or refused and accepted to be left out, why."""
+    left_out: tuple[Path, ...] = ()
+    """Files that an update cannot change, and that are left out on their author's word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,31 +92,35 @@ class KnownFiles:
     """Tells whether an enabled unit includes a file."""
 
 
-def classify_files(files: Sequence[ChangedFile], known: KnownFiles) -> FilesByKind:
-    """Say of every file what it is.
+def classify_files(
+    files: Sequence[ChangedFile], known: KnownFiles, accepted: Collection[str] = ()
+) -> FilesByKind:
+    """Say of every file what it is; ``accepted``: what may be left out on its author's word.
 
     Raises ``UnsupportedChangeError`` for all that cannot be handled, each with the way out.
     """
     kinds = {file.path: classify(file, files, known) for file in files}
     for path, (kind, why) in kinds.items():
         LOG.debug("%s: %s%s", path, _MEANING[kind], why)
-    refused = [f"{path}: {why}" for path, (kind, why) in kinds.items() if kind is Kind.REFUSED]
-    if refused:
-        raise UnsupportedChangeError("\n".join(refused))
+    refused = {str(path): why for path, (kind, why) in kinds.items() if kind is Kind.REFUSED}
+    if wrong := [f"{path}: {why}" for path, why in refused.items() if path not in accepted]:
+        hint = "or leave a file out on your word with --accept FILE"
+        raise UnsupportedChangeError("\n".join([*wrong, hint]))
 
     def of_kind(wanted: Kind) -> tuple[ChangedFile, ...]:
         return tuple(file for file in files if kinds[file.path][0] is wanted)
 
     left_out = {
-        str(path): f"{'ignored' if kind is Kind.IGNORED else 'skipped'}: {why}"
+        str(path): f"{_LEFT_OUT[kind]}: {why}"
         for path, (kind, why) in kinds.items()
-        if kind in (Kind.IGNORED, Kind.DISABLED)
+        if kind in _LEFT_OUT
     }
     return FilesByKind(
         units=of_kind(Kind.UNIT),
         parts=of_kind(Kind.PART),
         disabled=tuple(str(file.path) for file in of_kind(Kind.DISABLED)),
         notes=left_out,
+        left_out=tuple(file.path for file in of_kind(Kind.REFUSED)),
     )
 
 

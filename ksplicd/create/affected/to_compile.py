@@ -5,6 +5,7 @@ In two steps: what the change can reach, and of that what it does change.  Betwe
 may try a few of very many units, and refuse the change without compiling all.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, NoReturn
@@ -43,9 +44,12 @@ class ToCompile:
     """By file, what became of it, for those that lead to no unit; by header, what it reaches."""
 
 
-def find_reachable(tree: BuildTree, change: Change, states: TreeStates) -> Reachable:
+def find_reachable(
+    tree: BuildTree, change: Change, states: TreeStates, accepted: Collection[str] = ()
+) -> Reachable:
     """Return what a change can reach; nothing is compiled.
 
+    ``accepted``: files that may be left out on their author's word.
     Raises ``UnsupportedChangeError`` for files that cannot be changed in a running kernel.
     """
     listing = tree.listing
@@ -55,7 +59,7 @@ def find_reachable(tree: BuildTree, change: Change, states: TreeStates) -> Reach
             is_enabled=lambda path: path in listing and path.endswith(".c"),
             is_included=lambda path: bool(graph().users.get(path)),
         )
-        files = classify_files(change.files, known)
+        files = classify_files(change.files, known, accepted)
         named = tuple(Unit(str(f.path)) for f in files.units)
         if not files.parts:
             return Reachable(files=files, named=named)

@@ -5,14 +5,12 @@ Without a file name the directive keeps ``__FILE__``, so it serves in headers to
 """
 
 import re
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from ksplicd.create.patch.change import ChangedFile
+from ksplicd.create.patch.hunks import changed_lines
 from ksplicd.create.patch.source_tree import PatchedFile
-from ksplicd.run import run
 
 
 def with_line_numbers(file: ChangedFile) -> PatchedFile:
@@ -23,28 +21,35 @@ def with_line_numbers(file: ChangedFile) -> PatchedFile:
     return PatchedFile(file.path, content)
 
 
+def line_numbers_in(content: bytes, after: bytes) -> list[int]:
+    """Return the number that each line of ``after`` has in what ``keep_line_numbers`` made of it.
+
+    Several lines may have one number: those that came, and those behind the hunk.
+    """
+    found: list[int] = []
+    number, lines = 0, after.splitlines(keepends=True)
+    for line in content.splitlines(keepends=True):
+        number += 1
+        if len(found) < len(lines) and line == lines[len(found)]:
+            found.append(number)
+        elif m := re.match(rb"#line (\d+)\n", line):
+            number = int(m[1]) - 1
+    return found
+
+
 def keep_line_numbers(before: bytes, after: bytes) -> bytes:
     """Return ``after`` with a ``#line`` behind each hunk that parts it from ``before``.
 
     Everything behind a hunk then has the numbers that it had before, and ``__LINE__`` in an
     untouched function makes no change out of nothing.
     """
-    with tempfile.TemporaryDirectory(prefix="ksplice-lines-") as folder:
-        old, new = Path(folder) / "before", Path(folder) / "after"
-        old.write_bytes(before)
-        new.write_bytes(after)
-        out = run(["diff", "-a", "-U0", old, new], ok=(0, 1))
     lines = after.splitlines(keepends=True)
     safe = _directive_places(lines)
     inserts: dict[int, int] = {}
     shift = 0
-    for m in re.finditer(
-        r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@", out.decode(errors="replace"), re.MULTILINE
-    ):
-        removed, start, added = int(m[2] or "1"), int(m[3]), int(m[4] or "1")
-        shift += removed - added
-        # With -U0 a pure removal names the line before the gap.
-        behind = start + added if added else start + 1
+    for hunk in changed_lines(before, after):
+        shift += hunk.before.count - hunk.after.count
+        behind = hunk.after.behind
         place = next((n for n in range(behind, len(lines) + 1) if safe[n - 1]), None)
         if place is not None:
             inserts[place] = place + shift

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The two states of the source tree that an update's objects are made of."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,12 @@ class TreeStates:
     after: tuple[PatchedFile, ...]
     before: tuple[PatchedFile, ...] = ()
     """Empty without earlier updates: the tree is that state as it is."""
+
+    def without(self, paths: Collection[Path]) -> "TreeStates":
+        """Return the states in which some files stay as they are in the state before the change."""
+        kept = (f for f in self.after if f.path not in paths)
+        old = (f for f in self.before if f.path in paths)
+        return TreeStates(after=(*kept, *old), before=self.before)
 
 
 def read_states(change: Change, earlier: Mapping[Path, bytes | None]) -> TreeStates:

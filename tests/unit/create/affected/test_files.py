@@ -90,7 +90,17 @@ def test_refused_by_name(file: ChangedFile, message: str) -> None:
 def test_all_refusals_at_once() -> None:
     with pytest.raises(UnsupportedChangeError, match=r"^x\.S: .*\nfs/Kconfig: ") as e:
         sort(changed("x.S"), changed("fs/Kconfig"))
-    assert len(str(e.value).splitlines()) == 2
+    *_, hint = lines = str(e.value).splitlines()
+    assert (len(lines), "--accept FILE" in hint) == (3, True)
+
+
+def test_refused_files_are_left_out_on_the_authors_word() -> None:
+    files = (changed("fs/a.c"), changed("x.S"), changed("fs/Kconfig"))
+    out = classify_files(files, TREE, {"x.S", "fs/Kconfig"})
+    assert out.left_out == (Path("x.S"), Path("fs/Kconfig"))
+    assert out.notes["x.S"].startswith("refused: assembly")
+    with pytest.raises(UnsupportedChangeError, match=r"^fs/Kconfig: "):
+        classify_files(files, TREE, {"x.S"})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,403 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The account of each hunk of a C file: what every unit says of the items that it changes.
+
+::
+
+    hunk ─▸ lines with more than comments ─▸ items, before and after ─▸ verdicts of all units ─▸ one
+
+A function is seen by the code that is from its lines, wherever that was inlined; a datum by its
+symbol; a macro, a type or a declaration by the changed functions that mention it.  What nothing
+speaks for has no account.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+
+from ksplicd.create.ledger.c_items import CFile, Item, Kind
+from ksplicd.create.ledger.evidence import Fate, Lines, UnitEvidence
+from ksplicd.create.ledger.lists import ListChange, is_named
+from ksplicd.create.messages import names_of
+from ksplicd.create.patch.hunks import ChangedLines
+from ksplicd.model import Account
+
+_RANK: Final = (
+    None, Account.LEFT_OUT, Account.REFUSED, Account.IN_EFFECT, Account.BOOT_ONLY,
+    Account.SAME_CODE, Account.NOT_BUILT, Account.COMMENT,
+)  # fmt: skip
+"""Of several verdicts on a hunk the first of these is the hunk's account."""
+
+_NOTES: Final = 3
+"""Verdicts whose notes a hunk has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one unit says of one item."""
+
+    account: Account | None
+    """None: nothing accounts for it."""
+    note: str = ""
+    by: tuple[str, ...] = ()
+    """Redirects, as in ``Manifest.redirects``."""
+    matters: bool = False
+    """Of what is left out, whether the running kernel could behave otherwise with it."""
+
+    @property
+    def is_missing(self) -> bool:
+        """Tell whether the update must not be made unless its author takes it on his word."""
+        return self.account is None or self.matters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedText:
+    """A changed file as C, before and after, and where it differs."""
+
+    path: str
+    before: CFile
+    after: CFile
+    hunks: Sequence[ChangedLines]
+    numbers: Sequence[int]
+    """By line of the new file, its number in the post objects (``patch/line_numbers.py``)."""
+    built: Mapping[int, bool] = field(default_factory=dict)
+    """By position of the hunk, whether a unit that was asked compiles it; others do."""
+
+    def number(self, line: int) -> int:
+        """Return the number of a line of the new file in the post objects."""
+        return self.numbers[line - 1] if 0 < line <= len(self.numbers) else line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """An item before and after the change; None where it is not there."""
+
+    before: Item | None
+    after: Item | None
+
+    @property
+    def items(self) -> list[Item]:
+        """Both, the newer one first."""
+        return [i for i in (self.after, self.before) if i is not None]
+
+    @property
+    def kind(self) -> Kind:
+        """What the item is."""
+        return self.items[0].kind
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What it defines."""
+        return frozenset().union(*(i.names for i in self.items))
+
+    @property
+    def mentions(self) -> frozenset[str]:
+        """What it mentions."""
+        return frozenset().union(*(i.mentions for i in self.items))
+
+    @property
+    def head(self) -> str:
+        """Its name for messages."""
+        return self.items[0].head
+
+
+@dataclass(frozen=True)
+class UnitView:
+    """A unit's evidence, with the text of its source."""
+
+    evidence: UnitEvidence
+    read_source: Callable[[], tuple[CFile, CFile]]
+    """Reads the source before the change and after it."""
+    touched: frozenset[str]
+    """The functions of its object that have code from an item that a hunk changes."""
+
+    @cached_property
+    def mentions(self) -> Mapping[str, frozenset[str]]:
+        """By function of its object, what the items of its source mention that it has code from."""
+        found: dict[str, frozenset[str]] = {}
+        before, after = self.read_source()
+        lines = self.evidence.pre.get(self.evidence.unit, {})
+        for item in before.items if lines else ():
+            own = set(item.lines) if item.kind in (Kind.FUNCTION, Kind.USE) else set()
+            for name, has in lines.items() if own else ():
+                if has & own:
+                    found[name] = found.get(name, frozenset()) | item.mentions
+        by_name = {n: i for i in after.items if i.kind is Kind.FUNCTION for n in i.names}
+        for name in self.evidence.functions:
+            if (item_after := by_name.get(_source_name(name))) is not None:
+                found[name] = found.get(name, frozenset()) | item_after.mentions
+        return found
+
+
+def account_for(
+    text: ChangedText, position: int, views: Sequence[UnitView], without_units: Verdict
+) -> Verdict:
+    """Return the account of a hunk; ``without_units``: what holds where no unit was compiled."""
+    hunk = text.hunks[position]
+    old = [n for n in hunk.before.lines if text.before.code_of(n)]
+    new = [n for n in hunk.after.lines if text.after.code_of(n)]
+    if not old and not new:
+        return Verdict(Account.COMMENT)
+    if text.before.tokens_of(old) == text.after.tokens_of(new):
+        return Verdict(Account.SAME_CODE, "the same tokens on other lines")
+    if not text.built.get(position, True):
+        return Verdict(Account.NOT_BUILT, "a condition leaves the lines out of every unit")
+    if not views:
+        return without_units
+    pairs = pairs_of(text, old, new)
+    verdicts = [judge(pair, text, views) for pair in pairs]
+    return sum_up(verdicts or [others_changed("the lines", views)])
+
+
+def pairs_of(text: ChangedText, old: Sequence[int], new: Sequence[int]) -> list[Pair]:
+    """Return the items that stand on changed lines, each with its other version."""
+    left = text.before.items_on(old)
+    pairs = []
+    for item in text.after.items_on(new):
+        twin = next((i for i in left if is_same(i, item)), None)
+        if twin is not None:
+            left.remove(twin)
+        else:
+            twin = next((i for i in text.before.items if is_same(i, item)), None)
+        pairs.append(Pair(before=twin, after=item))
+    for item in left:
+        twin = next((i for i in text.after.items if is_same(i, item)), None)
+        pairs.append(Pair(before=item, after=twin))
+    return pairs
+
+
+def is_same(a: Item, b: Item) -> bool:
+    """Tell whether two items are one, before and after."""
+    if a.kind is not b.kind:
+        return False
+    if a.kind in (Kind.INCLUDE, Kind.CONDITION, Kind.OTHER):
+        return a.text == b.text
+    return a.text == b.text or bool(a.names and a.names == b.names)
+
+
+def sum_up(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return one verdict for several: the gravest account, the redirects and notes of all."""
+    ranked = sorted(verdicts, key=lambda v: (_RANK.index(v.account), not v.matters))
+    first = ranked[0]
+    notes = list(dict.fromkeys(v.note for v in ranked if v.note and _adds(first, v)))
+    return Verdict(
+        first.account,
+        "; ".join(notes[:_NOTES]) + ("; …" if notes[_NOTES:] else ""),
+        tuple(dict.fromkeys(r for v in ranked for r in v.by)),
+        any(v.matters for v in ranked),
+    )
+
+
+def _adds(first: Verdict, other: Verdict) -> bool:
+    """Tell whether the note of another verdict says more: of the same, or of what has no effect."""
+    return other.account is first.account or other.account in (Account.BOOT_ONLY, Account.LEFT_OUT)
+
+
+def judge(pair: Pair, text: ChangedText, views: Sequence[UnitView]) -> Verdict:
+    """Return what all units that have an item say of it."""
+    if pair.kind in (Kind.FUNCTION, Kind.DATA, Kind.USE):
+        verdicts = [v for view in views for v in judge_in(pair, text, view)]
+        if verdicts:
+            return sum_up(verdicts)
+        if pair.kind is Kind.FUNCTION and not any("static" in i.text.split() for i in pair.items):
+            return Verdict(Account.NOT_BUILT, f"no object has {pair.head}")
+    if pair.kind in (Kind.INCLUDE, Kind.CONDITION, Kind.OTHER):
+        return others_changed(f"“{pair.items[0].text[:40]}”", views)
+    return judge_by_users(pair, text, views)
+
+
+def judge_in(pair: Pair, text: ChangedText, view: UnitView) -> list[Verdict]:
+    """Return what one unit says of an item that makes code, data or entries of lists."""
+    evidence = view.evidence
+    verdicts = [
+        Verdict(Account.LEFT_OUT, change.reason, matters=change.matters)
+        for change in evidence.lists
+        if pair.kind is not Kind.FUNCTION and is_of(change, pair)
+    ]
+    users = functions_of(pair, text, evidence)
+    if users:
+        verdicts.append(judge_functions(users, evidence))
+    if pair.kind is not Kind.FUNCTION:
+        verdicts += judge_data(pair, evidence)
+    return verdicts
+
+
+def is_of(change: ListChange, pair: Pair) -> bool:
+    """Tell whether an item makes an entry of a list."""
+    return pair.kind is Kind.USE and is_named(change, pair.mentions)
+
+
+def touched_in(evidence: UnitEvidence, texts: Iterable[ChangedText]) -> frozenset[str]:
+    """Return the functions of a unit that have code from an item that a hunk changes."""
+    found: set[str] = set()
+    for text in texts:
+        for hunk in text.hunks:
+            for pair in pairs_of(text, list(hunk.before.lines), list(hunk.after.lines)):
+                if pair.kind in (Kind.FUNCTION, Kind.USE):
+                    found |= functions_of(pair, text, evidence)
+    return frozenset(found)
+
+
+def functions_of(pair: Pair, text: ChangedText, evidence: UnitEvidence) -> set[str]:
+    """Return the functions that have code from the lines of an item, or its name."""
+    found: set[str] = set()
+    if pair.before is not None:
+        found |= _with_lines(evidence.pre, text.path, set(pair.before.lines))
+    if pair.after is not None:
+        lines = {text.number(n) for n in pair.after.lines}
+        found |= _with_lines(evidence.post, text.path, lines) - neighbours(
+            pair.after, lines, text, evidence
+        )
+    if pair.kind is Kind.FUNCTION:
+        found |= {n for n in evidence.functions if _source_name(n) in pair.names}
+    return found
+
+
+def _with_lines(lines: Lines, path: str, wanted: set[int]) -> set[str]:
+    return {name for name, has in lines.get(path, {}).items() if has & wanted}
+
+
+def neighbours(item: Item, lines: set[int], text: ChangedText, evidence: UnitEvidence) -> set[str]:
+    """Return the functions whose own lines have the numbers of an item's that came in before them.
+
+    What a patch puts in is numbered on from the line before it, and the line behind it has the
+    number that it had.
+    """
+    found = set()
+    for other in text.after.items:
+        if other is item or other.kind is not Kind.FUNCTION:
+            continue
+        own = {text.number(n) for n in other.lines}
+        if not own & lines:
+            continue
+        for name, has in evidence.post.get(text.path, {}).items():
+            if _source_name(name) in other.names and has & lines <= own:
+                found.add(name)
+    return found
+
+
+def _source_name(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def judge_functions(users: Iterable[str], evidence: UnitEvidence) -> Verdict:
+    """Return what became of the functions that have code from an item."""
+    by_fate: dict[Fate, list[str]] = {}
+    for name in sorted(users):
+        by_fate.setdefault(evidence.functions.get(name, Fate.SAME), []).append(name)
+    names = names_of(sorted(set(map(_source_name, users))))
+    changed = by_fate.get(Fate.CHANGED, [])
+    lost = [n for n in changed if not _leads_to(n, evidence)]
+    if lost:
+        return Verdict(None, f"{names_of(lost)} changes, and nothing leads to the new code of it")
+    by = tuple(dict.fromkeys(
+        r for n in (*changed, *by_fate.get(Fate.NEW, ())) for r in _leads_to(n, evidence)
+    ))  # fmt: skip
+    if by:
+        return Verdict(Account.IN_EFFECT, _of_unit(evidence), by)
+    if Fate.BOOT in by_fate:
+        return Verdict(
+            Account.BOOT_ONLY, f"{names_of(by_fate[Fate.BOOT])} runs only at boot or at unload"
+        )
+    if Fate.NEW in by_fate:
+        return Verdict(Account.SAME_CODE, f"nothing that runs calls {names_of(by_fate[Fate.NEW])}")
+    if by_fate.keys() == {Fate.REMOVED}:
+        callers = _by_all(evidence.changed, evidence)
+        if callers:
+            return Verdict(Account.IN_EFFECT, f"nothing calls {names} any more", callers)
+        return Verdict(Account.SAME_CODE, f"nothing called {names}")
+    if by_fate.keys() <= {Fate.BOOT_SAME}:
+        return Verdict(
+            Account.SAME_CODE, f"the code of {names}, which runs only at boot, is the same"
+        )
+    return Verdict(Account.SAME_CODE, f"the code of {names} in {evidence.unit} is the same")
+
+
+def _leads_to(name: str, evidence: UnitEvidence) -> tuple[str, ...]:
+    return evidence.redirects.get(name, ())
+
+
+def _by_all(names: Iterable[str], evidence: UnitEvidence) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(r for n in names for r in _leads_to(n, evidence)))
+
+
+def _of_unit(evidence: UnitEvidence) -> str:
+    return f"in {evidence.unit}"
+
+
+def judge_data(pair: Pair, evidence: UnitEvidence) -> list[Verdict]:
+    """Return what became of the data of an item's names; nothing when the objects have none."""
+    verdicts = []
+    for name in sorted(pair.names & evidence.data.keys()):
+        fates = evidence.data[name]
+        by = _leads_to(name, evidence) or _in_tables(name, evidence)
+        if Fate.REMOVED in fates:
+            verdicts.append(Verdict(Account.SAME_CODE, f"the running kernel keeps {name}"))
+        elif by and fates & {Fate.CHANGED, Fate.NEW}:
+            verdicts.append(Verdict(Account.IN_EFFECT, _of_unit(evidence), by))
+        elif Fate.CHANGED in fates:
+            verdicts.append(Verdict(None, f"{name} changes, and nothing leads to the new one"))
+        elif Fate.BOOT in fates:
+            verdicts.append(Verdict(Account.BOOT_ONLY, f"{name} is used only at boot"))
+        elif Fate.NEW in fates:
+            verdicts.append(Verdict(Account.SAME_CODE, f"nothing that runs uses {name}"))
+        else:
+            verdicts.append(Verdict(Account.SAME_CODE, f"{name} begins with the same content"))
+    return verdicts
+
+
+def _in_tables(name: str, evidence: UnitEvidence) -> tuple[str, ...]:
+    """Return the pointers of a table that lead to new code."""
+    found = (r for by in evidence.redirects.values() for r in by)
+    start = f"{evidence.target}:{name}+"
+    return tuple(dict.fromkeys(r for r in found if r.startswith(start)))
+
+
+# --- macros, types, declarations: by who mentions them ------------------------------------------
+
+
+def judge_by_users(pair: Pair, text: ChangedText, views: Sequence[UnitView]) -> Verdict:
+    """Return what the functions that mention an item, by any detour, say of it."""
+    names = spread(pair.names or pair.mentions, text)
+    by: dict[str, None] = {}
+    units = []
+    for view in views:
+        evidence = view.evidence
+        users = [
+            n for n in evidence.changed
+            if view.mentions.get(n, frozenset()) & names
+        ]  # fmt: skip
+        if not users and text.path != evidence.unit:
+            users = _untouched(view)  # by way of other headers
+        if found := _by_all(users, evidence):
+            by.update(dict.fromkeys(found))
+            units.append(evidence.unit)
+    if by:
+        return Verdict(Account.IN_EFFECT, f"in {names_of(units)}, by use", tuple(by))
+    where = names_of(view.evidence.unit for view in views)
+    what = "the declaration" if pair.kind is Kind.DECLARATION else "what uses it"
+    return Verdict(Account.SAME_CODE, f"{pair.head}: {what} in {where} makes the same code")
+
+
+def spread(names: frozenset[str], text: ChangedText) -> frozenset[str]:
+    """Return names, and those of items of the file that mention one of them, by any detour."""
+    items = [i for f in (text.before, text.after) for i in f.items if i.kind is not Kind.CONDITION]
+    known = set(names)
+    while True:
+        more = {n for i in items if i.mentions & known for n in i.names} - known
+        if not more:
+            return frozenset(known)
+        known |= more
+
+
+def _untouched(view: UnitView) -> list[str]:
+    """Return the changed functions that no hunk touches: something else has changed them."""
+    return [n for n in view.evidence.changed if n not in view.touched]
+
+
+def others_changed(what: str, views: Sequence[UnitView]) -> Verdict:
+    """Return the account of a directive: by the functions that change untouched by a hunk."""
+    by = tuple(dict.fromkeys(r for v in views for r in _by_all(_untouched(v), v.evidence)))
+    if by:
+        return Verdict(Account.IN_EFFECT, "by what it brings", by)
+    return Verdict(Account.SAME_CODE, f"{what} changes no code by itself")

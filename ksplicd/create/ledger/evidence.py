@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the objects of one unit tell of lines and names, and what became of whoever has them.
+
+Line tables say from which lines of which files each function's code is, before and after the
+change.  The difference says which functions and data are other than before, the new code what leads
+to them.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.ledger.lists import ListChange, compare_lists
+from ksplicd.create.new_code.model import NewCode, RedirectKind
+from ksplicd.create.objects.index import ObjectIndex
+from ksplicd.create.objects.names import base_name, is_boot_section, is_prefix
+from ksplicd.elf.line_table import read_line_table
+from ksplicd.elf.model import STT_SECTION, Section, Symbol
+
+Lines = Mapping[str, Mapping[str, frozenset[int]]]
+"""By file, and function as the object names it, the lines of its code."""
+
+
+class Fate(Enum):
+    """What became of a function or a datum."""
+
+    CHANGED = auto()
+    NEW = auto()
+    REMOVED = auto()
+    BOOT = auto()
+    """It is used only at boot or at unload, and differs or is new."""
+    SAME = auto()
+    BOOT_SAME = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitEvidence:
+    """What the objects of one unit tell."""
+
+    unit: str
+    """Its source file."""
+    target: str
+    pre: Lines
+    post: Lines
+    """With the numbers that ``patch/line_numbers.py`` gives."""
+    functions: Mapping[str, Fate]
+    """By name, as the objects have it."""
+    data: Mapping[str, frozenset[Fate]]
+    """By name without the compiler's numbers; there may be several of a name."""
+    redirects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By name of what is in the new code, the redirects that lead there."""
+    lists: tuple[ListChange, ...] = ()
+    """What comes, goes or changes in lists that the linker makes."""
+    has_lines: bool = True
+    """Whether the objects have line tables."""
+
+    def compiles(self, file: str) -> bool:
+        """Tell whether code of the unit is from a file, or the file is its source."""
+        return file == self.unit or file in self.pre or file in self.post
+
+    @property
+    def changed(self) -> list[str]:
+        """The functions whose code changes in the running kernel."""
+        return [name for name, fate in self.functions.items() if fate is Fate.CHANGED]
+
+
+def read_evidence(
+    unit: str,
+    target: str,
+    pre: ObjectIndex,
+    post: ObjectIndex,
+    change: UnitChange | None,
+    redirects: Mapping[str, tuple[str, ...]],
+    files: Collection[str],
+) -> UnitEvidence:
+    """Return what the split objects of a unit tell of ``files``; ``change``: None where nothing is.
+
+    Raises ``ElfError``.
+    """
+    before, after = read_lines(pre, files), read_lines(post, files)
+    return UnitEvidence(
+        unit=unit,
+        target=target,
+        pre=before or {},
+        post=after or {},
+        functions=fates_of_functions(pre, post, change),
+        data=fates_of_data(pre, post, change),
+        redirects=redirects,
+        lists=tuple(compare_lists(pre.obj, post.obj)),
+        has_lines=before is not None and after is not None,
+    )
+
+
+def read_lines(index: ObjectIndex, files: Collection[str]) -> Lines | None:
+    """Return the lines of ``files`` that functions have code from, None: there is no line table."""
+    table = read_line_table(index.obj)
+    if table is None:
+        return None
+    found: dict[str, dict[str, frozenset[int]]] = defaultdict(dict)
+    known: dict[str, str] = {}
+    for section, by_file in table.items():
+        names = [index.main_of(s).name for s in index.functions_in(section)]
+        for path, lines in by_file.items():
+            if path not in known:
+                known[path] = next((f for f in files if path == f or path.endswith(f"/{f}")), "")
+            for name in names if known[path] else ():
+                of_file = found[known[path]]
+                of_file[name] = of_file.get(name, frozenset()) | lines
+    return found
+
+
+def fates_of_functions(
+    pre: ObjectIndex, post: ObjectIndex, change: UnitChange | None
+) -> dict[str, Fate]:
+    """Return what became of each function."""
+    found: dict[str, Fate] = {}
+    for index in (pre, post):
+        for s in index.obj.functions():
+            if not is_prefix(s) and s.section is not None:
+                is_boot = is_boot_section(s.section)
+                found[s.name] = Fate.BOOT_SAME if is_boot else Fate.SAME
+    if change is None:
+        return found
+    d = change.difference
+    groups: tuple[tuple[Fate, Iterable[Symbol]], ...] = (
+        (Fate.REMOVED, d.removed),
+        (Fate.NEW, d.new),
+        (Fate.BOOT, d.boot),
+        (Fate.CHANGED, d.changed),
+    )
+    for fate, symbols in groups:
+        index = d.pre if fate is Fate.REMOVED else d.post
+        found |= {index.main_of(s).name: fate for s in symbols}
+    if d.unload is not None:
+        found[d.unload.name] = Fate.CHANGED
+    return found
+
+
+def fates_of_data(
+    pre: ObjectIndex, post: ObjectIndex, change: UnitChange | None
+) -> dict[str, frozenset[Fate]]:
+    """Return what became of the data of each name."""
+    found: dict[str, set[Fate]] = defaultdict(set)
+    pre_of = change.difference.twins.pre_of if change is not None else {}
+    other = set()
+    if change is not None:
+        d = change.difference
+        other = {*d.copied_constants, *(p.datum for p in d.pointers)}
+    for s in _data(post):
+        twin = pre_of.get(s)
+        is_boot = s.section is not None and is_boot_section(s.section)
+        if is_boot:
+            is_same = twin is not None and _content(twin) == _content(s)
+            fate = Fate.BOOT_SAME if change is None or is_same else Fate.BOOT
+        elif s in other:
+            fate = Fate.CHANGED
+        else:
+            fate = Fate.NEW if change is not None and twin is None else Fate.SAME
+        found[base_name(s.name)].add(fate)
+    for s in _data(pre):
+        if base_name(s.name) not in found:
+            found[base_name(s.name)].add(Fate.REMOVED)
+    return {name: frozenset(fates) for name, fates in found.items()}
+
+
+def _data(index: ObjectIndex) -> Iterable[Symbol]:
+    return (
+        s for s in index.obj.symbols
+        if s.section is not None and s.name and not s.is_function and s.type != STT_SECTION
+        and s.section.is_alloc and not s.section.is_text
+    )  # fmt: skip
+
+
+def _content(s: Symbol) -> bytes:
+    assert s.section is not None
+    return s.section.data[s.value : s.value + s.size]
+
+
+# --- what leads to new code ---------------------------------------------------------------------
+
+
+def find_redirects(new_code: Sequence[NewCode]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return by unit, and name in its new code, the redirects that lead there.
+
+    They are named as in ``Manifest.redirects``; hooks, which are called and lead nowhere else, as
+    ``hook apply``.
+    """
+    defined: dict[str, tuple[int, Section]] = {}
+    for number, code in enumerate(new_code):
+        for s in code.obj.symbols:
+            if s.section is not None and s.name.startswith("ksplice_"):
+                defined[s.name] = number, s.section
+    found: list[dict[str, list[str]]] = [defaultdict(list) for _ in new_code]
+    for number, code in enumerate(new_code):
+        for redirect, alias in _starts(code):
+            start = defined.get(alias) or _own(number, code, alias)
+            if start is None:
+                continue
+            for owner, section in _reach(start, new_code, defined):
+                for name in _names_in(new_code[owner], section):
+                    if redirect not in found[owner][name]:
+                        found[owner][name].append(redirect)
+    return {
+        code.unit: {name: tuple(by) for name, by in found[number].items()}
+        for number, code in enumerate(new_code)
+    }
+
+
+def _starts(code: NewCode) -> Iterable[tuple[str, str]]:
+    """Yield each redirect of a unit, and the symbol of the new code that it leads to."""
+    for r in code.redirected:
+        yield f"{code.target}:{r.name} by livepatch", r.alias
+    for other in code.redirects:
+        is_pointer = other.kind is RedirectKind.POINTER
+        place = f"{other.name}+{other.offset:#x}" if is_pointer else other.name
+        yield f"{code.target}:{place} by {other.kind.value}", other.new
+    for hook in code.hooks:
+        yield f"hook {hook.kind}", hook.alias
+
+
+def _own(number: int, code: NewCode, name: str) -> tuple[int, Section] | None:
+    found = (s.section for s in code.obj.symbols if s.name == name and s.section is not None)
+    return next(((number, section) for section in found), None)
+
+
+def _reach(
+    start: tuple[int, Section],
+    new_code: Sequence[NewCode],
+    defined: Mapping[str, tuple[int, Section]],
+) -> set[tuple[int, Section]]:
+    """Return the sections that are reached from one, also in the new code of other units."""
+    seen, todo = {start}, [start]
+    while todo:
+        number, section = todo.pop()
+        for r in section.relocations:
+            if r.symbol.section is not None:
+                to = number, r.symbol.section
+            elif r.symbol.name in defined:
+                to = defined[r.symbol.name]
+            else:
+                continue
+            if to not in seen:
+                seen.add(to)
+                todo.append(to)
+    return seen
+
+
+def _names_in(code: NewCode, section: Section) -> Iterable[str]:
+    for s in code.obj.symbols:
+        if s.section is section and s.name and s.type != STT_SECTION:
+            yield s.name
