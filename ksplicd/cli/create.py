@@ -142,7 +142,8 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         "--patch-opt", metavar="OPT", action="append", default=[],
-        help="option for patch(1), such as --patch-opt=-p0",
+        help="option for patch(1): -pN, -R, -l, -E, --binary, or --fuzz=N, without which each hunk"
+        " must fit whole",
     )  # fmt: skip
     group.add_argument(
         "--diffext", metavar="EXT",

@@ -106,7 +106,7 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         manifest=manifest,
         data=bundle.pack(manifest, {**files, **bundle_parts.source_files(change)}),
         reasons={name: why for code in new_code for name, why in code.reasons.items()},
-        notes=tuple(bundle_parts.notes_of(changes, new_code)),
+        notes=(*change.notes, *bundle_parts.notes_of(changes, new_code)),
         files=to_compile.notes | bundle_parts.outcomes(to_compile.units, new_code),
         ledger=ledger,
     )

@@ -5,13 +5,15 @@ The tree is only read.  With ``--series`` the contents before are those that the
 leave, which is what their bundles' patches make of the tree.
 """
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from ksplicd.create.patch.places import Part, check_places, read_output, split_repeated
 from ksplicd.errors import NoChangesError, PatchError, SourceTreeError
 from ksplicd.run import run, run_any
 
@@ -19,6 +21,15 @@ _HUNK: Final = re.compile(r"@@ -\d+(?:,(\d{1,9}))? \+\d+(?:,(\d{1,9}))? @@")
 _RENAME: Final = re.compile(r"(?:rename|copy) (?:from|to) (.+)")
 _EXTENSION: Final = re.compile(r"[A-Za-z0-9._~+-]+")
 _SOURCE_SUFFIXES: Final = (".c", ".h", ".S", ".o")
+_OPTION: Final = re.compile(
+    r"-p\d{1,2}|--strip=\d{1,2}|-F\d|--fuzz=\d|-l|--ignore-whitespace|-R|--reverse|--binary"
+    r"|-E|--remove-empty-files"
+)
+"""Options of patch(1) that say how a patch is read; others name files, or are of no use here."""
+_STRIP: Final = re.compile(r"(?:-p|--strip=)(\d+)")
+_FUZZ: Final = re.compile(r"(?:-F|--fuzz=)\d")
+_REVERSE: Final = ("-R", "--reverse")
+_LOOSE: Final = ("-l", "--ignore-whitespace")
 _GIT: Final = ("git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false")
 
 
@@ -41,6 +52,18 @@ class Change:
     """The change as a unified diff that ``patch -p1`` applies."""
     timestamp: int
     """Seconds since 1970 of the newest input."""
+    notes: tuple[str, ...] = ()
+    """A sentence for each hunk that is applied elsewhere than it says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What patches make of a tree."""
+
+    files: tuple[ChangedFile, ...]
+    """Those that differ."""
+    notes: tuple[str, ...]
+    """As ``Change.notes``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,22 +99,36 @@ def from_patches(before: Before, patches: Sequence[Path], options: Sequence[str]
             texts[str(patch)] = patch.read_bytes()
         except OSError as e:
             raise PatchError(f"{patch}: cannot be read: {e.strerror}") from e
-    files = apply(before, texts, options)
-    if not files:
+    applied = apply(before, texts, options)
+    if not applied.files:
         names = ", ".join(texts)
         raise NoChangesError(f"{names}: changes no file of the source tree")
+    as_given = not options and not applied.notes
     return Change(
-        files=files,
-        patch=unified_diff(files) if options else b"".join(texts.values()),
+        files=applied.files,
+        patch=b"".join(texts.values()) if as_given else unified_diff(applied.files),
         timestamp=int(max(p.stat().st_mtime for p in patches)),
+        notes=applied.notes,
     )
 
 
-def apply(
-    before: Before, texts: Mapping[str, bytes], options: Sequence[str] = ()
-) -> tuple[ChangedFile, ...]:
-    """Return what patches, by name, change.  Raises ``PatchError``."""
-    strip = next((int(o[2:]) for o in options if re.fullmatch(r"-p\d+", o)), 1)
+def check_options(options: Sequence[str]) -> None:
+    """Raise ``PatchError`` for options of patch(1) that are not passed on."""
+    for option in options:
+        if not _OPTION.fullmatch(option):
+            raise PatchError(
+                f"--patch-opt={option}: only -pN, --fuzz=N, -l, -R, -E and --binary are passed on"
+                " to patch(1)"
+            )
+
+
+def apply(before: Before, texts: Mapping[str, bytes], options: Sequence[str] = ()) -> Applied:
+    """Return what patches, by name, change.
+
+    Each hunk must fit whole, unless ``options`` allow fuzz.  Raises ``PatchError``.
+    """
+    check_options(options)
+    strip = next((int(m[1]) for o in reversed(options) if (m := _STRIP.fullmatch(o))), 1)
     paths = dict.fromkeys(p for name, text in texts.items() for p in paths_of(name, text, strip))
     with tempfile.TemporaryDirectory(prefix="ksplice-patch-") as folder:
         copy = Path(folder)
@@ -100,18 +137,63 @@ def apply(
             if content is not None:
                 (copy / path).parent.mkdir(parents=True, exist_ok=True)
                 (copy / path).write_bytes(content)
-        for name, text in texts.items():
-            argv = ["patch", "--batch", "--forward", "--no-backup-if-mismatch", "-r", "-"]
-            status, out, err = run_any([*argv, f"-p{strip}", *options], cwd=copy, stdin=text)
-            if status:
-                output = (out + err).decode(errors="replace").strip()
-                raise PatchError(f"{name}: does not apply to {before.root}:\n{output}")
+        notes = [
+            note
+            for name, text in texts.items()
+            for part in split_repeated(text)
+            for note in _apply_part(name, part, before.root, copy, strip, options)
+        ]
         after = Before(root=copy)
         found = (
             ChangedFile(path=path, before=before.read(path), after=after.read(path))
             for path in paths
         )
-        return tuple(f for f in found if f.before != f.after)
+        return Applied(files=tuple(f for f in found if f.before != f.after), notes=tuple(notes))
+
+
+def _apply_part(
+    name: str,
+    part: Part,
+    root: Path,
+    copy: Path,
+    strip: int,
+    options: Sequence[str],
+) -> list[str]:
+    """Apply a part of a patch to a copy of files of ``root``; return notes.
+
+    The part names no file twice.  Raises ``PatchError``.
+    """
+    sections = {
+        str(Path(*Path(os.fsdecode(n)).parts[strip:])): section
+        for section in part.sections
+        for n in section.names
+    }
+    old = {path: Before(root=copy).read(Path(path)) for path in sections}
+    argv = ["patch", "--batch", "--forward", "--no-backup-if-mismatch", "-r", "-", "--fuzz=0"]
+    status, out, err = run_any([*argv, f"-p{strip}", *options], cwd=copy, stdin=part.text)
+    output = (out + err).decode(errors="surrogateescape").strip()
+    if status:
+        shown = output.encode(errors="surrogateescape").decode(errors="replace")
+        raise PatchError(f"{name}: does not apply to {root}:\n{shown}{_fuzz_hint(output, options)}")
+    notes: list[str] = []
+    for path, placed in read_output(output):
+        if path in sections:
+            hunks = sections[path].hunks
+            if any(o in _REVERSE for o in options):
+                hunks = tuple(replace(h, old=h.new, new=h.old) for h in hunks)
+            loose = any(o in _LOOSE for o in options)
+            notes += check_places(f"{name}: {path}", old[path], hunks, placed, loose=loose)
+    return notes
+
+
+def _fuzz_hint(output: str, options: Sequence[str]) -> str:
+    """Return what to do about hunks that do not fit."""
+    if "FAILED" not in output or any(_FUZZ.fullmatch(o) for o in options):
+        return ""
+    return (
+        "\nEach line of context must fit; make the patch against this source, or give"
+        " --patch-opt=--fuzz=2"
+    )
 
 
 def paths_of(name: str, patch: bytes, strip: int = 1) -> list[Path]:
@@ -217,22 +299,27 @@ def from_git(before: Before, revision: str) -> Change:
             " kernel was built from"
         )
     ends = [revision] if ".." in revision else [f"{revision}^1", revision]
-    options = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--relative")
+    options = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--relative", "-U3")
     prefixes = ("--src-prefix=a/", "--dst-prefix=b/")
     diff = _git(before.root, "diff", *options, *prefixes, "--end-of-options", *ends, "--")
     if not diff:
         raise NoChangesError(f"--git {revision}: changes no file of {before.root}")
     try:
-        files = apply(before, {f"--git {revision}": diff})
+        applied = apply(before, {f"--git {revision}": diff})
     except PatchError as e:
         raise PatchError(
             f"{e}\nCheck out what the running kernel was built from; the commit is applied to that"
         ) from e
-    if not files:
+    if not applied.files:
         raise NoChangesError(f"--git {revision}: the work tree has it already")
     last = revision.rpartition("..")[2] or "HEAD"
     time = _git(before.root, "log", "-1", "--format=%ct", "--end-of-options", last, "--")
-    return Change(files=files, patch=diff, timestamp=int(time))
+    return Change(
+        files=applied.files,
+        patch=unified_diff(applied.files) if applied.notes else diff,
+        timestamp=int(time),
+        notes=applied.notes,
+    )
 
 
 def _git(root: Path, *arguments: str) -> bytes:

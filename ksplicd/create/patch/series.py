@@ -77,10 +77,10 @@ def read_series(root: Path, bundles: Sequence[Path]) -> Series:
             raise CreateError(f"--series {path}: {manifest.kid} is given twice")
         before = Before(root=root, contents=dict(contents))
         try:
-            files = apply(before, {f"patch of {manifest.kid}": earlier.files["patch"]})
+            applied = apply(before, {f"patch of {manifest.kid}": earlier.files["patch"]})
         except PatchError as e:
             raise CreateError(f"--series {path}: {e}") from e
-        contents |= {f.path: f.after for f in files}
+        contents |= {f.path: f.after for f in applied.files}
         manifests.append(manifest)
         built_on[manifest.kid] = _new_build_id(earlier, path)
     return Series(manifests=tuple(manifests), contents=contents, built_on=built_on)

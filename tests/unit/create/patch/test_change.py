@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
-from ksplicd.create.patch.change import Before, apply, from_copies, from_git, from_patches, paths_of
+from ksplicd.create.patch.change import (
+    Applied,
+    Before,
+    apply,
+    from_copies,
+    from_git,
+    from_patches,
+    paths_of,
+)
 from ksplicd.create.patch.series import read_series
 from ksplicd.errors import CreateError, NoChangesError, PatchError, SourceTreeError
 from ksplicd.run import run
@@ -68,7 +76,7 @@ def test_new_and_removed_files(tree: Path) -> None:
         b"--- /dev/null\n+++ b/include/new.h\n@@ -0,0 +1 @@\n+int n;\n"
     )
     before = state(tree)
-    files = apply(Before(root=tree), {"p": patch})
+    files = apply(Before(root=tree), {"p": patch}).files
     assert [(str(f.path), f.before, f.after) for f in files] == [
         ("fs/b.c", b"int b;\n", None),
         ("include/new.h", None, b"int n;\n"),
@@ -81,7 +89,104 @@ def test_other_strip_level_is_made_the_usual_one(tree: Path, tmp_path: Path) -> 
     patch.write_text("--- fs/b.c\n+++ fs/b.c\n@@ -1 +1 @@\n-int b;\n+int b2;\n")
     change = from_patches(Before(root=tree), [patch], ["-p0"])
     assert change.patch.startswith(b"--- a/fs/b.c\n+++ b/fs/b.c\n@@")
-    assert apply(Before(root=tree), {"again": change.patch}) == change.files
+    assert apply(Before(root=tree), {"again": change.patch}).files == change.files
+
+
+TWICE = "".join(f"int {c}{i};\n" for i in (1, 2) for c in "abcdef") + "int twice;\nint end;\n" * 2
+
+
+def hunk(line: int, body: str, *, path: str = "fs/t.c") -> bytes:
+    old = sum(text[:1] in " -" for text in body.splitlines())
+    new = sum(text[:1] in " +" for text in body.splitlines())
+    return f"--- a/{path}\n+++ b/{path}\n@@ -{line},{old} +{line},{new} @@\n{body}".encode()
+
+
+def test_offset_is_said(tree: Path, tmp_path: Path) -> None:
+    """The bundle's own patch then fits where it says."""
+    (tree / "fs/t.c").write_text("/* two */\n/* lines */\n" + TWICE)
+    patch = tmp_path / "p.patch"
+    patch.write_bytes(hunk(3, " int c1;\n-int d1;\n+int D1;\n int e1;\n"))
+    change = from_patches(Before(root=tree), [patch])
+    assert change.notes == (f"{patch}: fs/t.c: hunk 1, for line 3, is applied at 5",)
+    assert apply(Before(root=tree), {"again": change.patch}) == Applied(
+        files=change.files, notes=()
+    )
+
+
+def test_fuzz_is_refused_unless_asked_for(tree: Path) -> None:
+    (tree / "fs/t.c").write_text(TWICE)
+    patch = hunk(2, " int b1;\n int not_there;\n-int d1;\n+int D1;\n int e1;\n int f1;\n int a2;\n")
+    with pytest.raises(PatchError, match=r"(?s)FAILED.*make the patch against this source"):
+        apply(Before(root=tree), {"p": patch})
+    patch = hunk(2, " int b_;\n int c1;\n-int d1;\n+int D1;\n int e1;\n int f1;\n")
+    with pytest.raises(PatchError, match=r"(?s)FAILED.*--patch-opt=--fuzz=2"):
+        apply(Before(root=tree), {"p": patch})
+    applied = apply(Before(root=tree), {"p": patch}, ["--fuzz=1"])
+    assert applied.notes == (
+        "p: fs/t.c: hunk 1, for line 2, is applied at 2, without 1 lines of its context",
+    )
+
+
+def test_hunk_that_fits_in_two_places(tree: Path) -> None:
+    (tree / "fs/t.c").write_text(TWICE)
+    body = "-int twice;\n+int once;\n int end;\n"
+    assert apply(Before(root=tree), {"p": hunk(13, body)}).notes == ()  # where it says
+    with pytest.raises(
+        PatchError, match=r"hunk 1, for line 12, fits in 2 places \(at lines 13, 15\)"
+    ):
+        apply(Before(root=tree), {"p": hunk(12, body)})
+
+
+def test_hunk_that_fits_where_it_says_beside_one_that_does_not(tree: Path) -> None:
+    """A file whose lines have moved makes every line number doubtful."""
+    (tree / "fs/t.c").write_text(TWICE)
+    patch = (
+        b"--- a/fs/t.c\n+++ b/fs/t.c\n@@ -4,3 +4,3 @@\n int c1;\n-int d1;\n+int D1;\n int e1;\n"
+        b"@@ -14,2 +14,2 @@\n-int twice;\n+int once;\n int end;\n"
+    )
+    with pytest.raises(PatchError, match="hunk 2, for line 14, fits in 2 places"):
+        apply(Before(root=tree), {"p": patch})
+
+
+def test_file_that_a_patch_changes_twice(tree: Path) -> None:
+    """As `git format-patch` of two commits: the second hunk meets what the first one left."""
+    (tree / "fs/t.c").write_text(TWICE)
+    first = hunk(13, "-int twice;\n+int once;\n int end;\n")
+    second = hunk(12, "-int twice;\n+int last;\n int end;\n")
+    applied = apply(Before(root=tree), {"p": b"From: x\n" + first + b"-- \n2.39\n\n" + second})
+    assert applied.notes == ("p: fs/t.c: hunk 1, for line 12, is applied at 15",)
+
+
+@pytest.mark.parametrize("option", ["-R", "--reverse"])
+def test_reversed_patch_that_fits_in_two_places(tree: Path, option: str) -> None:
+    (tree / "fs/t.c").write_text(TWICE)
+    body = "-int once;\n+int twice;\n int end;\n"
+    assert apply(Before(root=tree), {"p": hunk(13, body)}, [option]).files
+    with pytest.raises(PatchError, match="fits in 2 places"):
+        apply(Before(root=tree), {"p": hunk(12, body)}, [option])
+
+
+def test_hunk_without_any_context(tree: Path) -> None:
+    (tree / "fs/t.c").write_text(TWICE)
+    patch = b"--- a/fs/t.c\n+++ b/fs/t.c\n@@ -3,0 +4 @@\n+int new;\n"
+    with pytest.raises(PatchError, match=r"hunk 1 has no line of the file .* git diff -U3"):
+        apply(Before(root=tree), {"p": patch})
+
+
+def test_renamed_file(tree: Path) -> None:
+    rename = "diff --git a/fs/b.c b/fs/c.c\nsimilarity index 100%\n"
+    rename += "rename from fs/b.c\nrename to fs/c.c\n"
+    files = apply(Before(root=tree), {"p": rename.encode()}).files
+    assert [(str(f.path), f.after) for f in files] == [("fs/b.c", None), ("fs/c.c", b"int b;\n")]
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["-o/etc/x", "--directory=/", "-d", "--dry-run", "-p", "-px", "--fuzz=x", "--help", ""],
+)
+def test_options_that_are_not_passed_on(tree: Path, option: str) -> None:
+    with pytest.raises(PatchError, match=r"only -pN, --fuzz=N"):
+        apply(Before(root=tree), {"p": hunk(1, " x\n")}, [option])
 
 
 # --- edited copies ------------------------------------------------------------------------------
@@ -100,7 +205,7 @@ def test_edited_copies(tree: Path) -> None:
         ("fs/c.h", True),
     ]
     assert change.timestamp == 1_700_000_000
-    assert apply(Before(root=tree), {"again": change.patch}) == change.files
+    assert apply(Before(root=tree), {"again": change.patch}).files == change.files
     assert state(tree) == before
 
 
@@ -200,7 +305,7 @@ def test_changes_go_on_top_of_earlier_ones(tree: Path, tmp_path: Path) -> None:
     assert series.kids == ("aaaaaaaa", "bbbbbbbb")
     assert series.contents == {Path("fs/b.c"): b"int b3;\n"}
     patch = b"--- a/fs/b.c\n+++ b/fs/b.c\n@@ -1 +1 @@\n-int b3;\n+int b4;\n"
-    (file,) = apply(Before(root=tree, contents=series.contents), {"p": patch})
+    (file,) = apply(Before(root=tree, contents=series.contents), {"p": patch}).files
     assert (file.before, file.after) == (b"int b3;\n", b"int b4;\n")
     assert (tree / "fs/b.c").read_text() == "int b;\n"
 
