@@ -14,7 +14,8 @@ from ksplicd.create.affected.by_headers import Candidates
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.across_units import compare_across
-from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.diff.as_built import changed_as_built, name_as_built
+from ksplicd.create.diff.difference import Difference, UnitChange
 from ksplicd.create.diff.layout import compare_layouts
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.new_code.model import NewCode
@@ -44,6 +45,13 @@ class UnitObjects:
     post: ObjectIndex
     plain_post: Object
     """As the kernel's build would make it of the patched tree."""
+    apart: tuple[ObjectIndex, ObjectIndex] | None = None
+    """The plain objects, before and after, taken apart; of modules only (``as_built.py``)."""
+
+    def compare(self) -> Difference:
+        """Return what differs in the unit.  Raises ``ElfError``."""
+        difference = diff(self.pre, self.post)
+        return changed_as_built(difference, *self.apart) if self.apart else difference
 
     @property
     def target(self) -> str:
@@ -66,17 +74,28 @@ def compile_units(
             units, work.folder("post"), work.folder("plain-post")
         )
     sizes = kbuild.entry_sizes(units[0])
-    return [
-        UnitObjects(
-            unit=u,
-            module=kbuild.recorded.module_of(u),
-            plain=ObjectIndex(_read(u, plain[u]), sizes),
-            pre=index_separated(_read(u, pre[u]), sizes),
-            post=index_separated(_read(u, post[u]), sizes),
-            plain_post=_read(u, plain_post[u]),
+    found = []
+    for u in units:
+        module, apart = kbuild.recorded.module_of(u), None
+        before = index_separated(_read(u, pre[u]), sizes)
+        if module is not None:
+            apart = (
+                index_separated(_read(u, plain[u]), sizes),
+                index_separated(_read(u, plain_post[u]), sizes),
+            )
+            name_as_built(apart[0], before)
+        found.append(
+            UnitObjects(
+                unit=u,
+                module=module,
+                plain=ObjectIndex(_read(u, plain[u]), sizes),
+                pre=before,
+                post=index_separated(_read(u, post[u]), sizes),
+                plain_post=_read(u, plain_post[u]),
+                apart=apart,
+            )
         )
-        for u in units
-    ]
+    return found
 
 
 def _by_name(paths: Mapping[Unit, Path]) -> dict[str, Path]:
@@ -115,7 +134,7 @@ def compare_units(
 
     Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
     """
-    changes = [UnitChange.of(o.unit.source, diff(o.pre, o.post), o.target) for o in objects]
+    changes = [UnitChange.of(o.unit.source, o.compare(), o.target) for o in objects]
     return compare_across(changes, has_global, allowed_layouts)
 
 
@@ -135,7 +154,7 @@ def try_few(
         return
     pre_state.kbuild.tree.progress(f"{candidates.names}: trying {len(candidates.few)} units first")
     for o in compile_units(work, pre_state, after, candidates.few):
-        refusals = compare_layouts(diff(o.pre, o.post), allowed_layouts).refusals
+        refusals = compare_layouts(o.compare(), allowed_layouts).refusals
         if refusals:
             raise UnsupportedChangeError(refusals_text(o.unit.source, refusals), refusals)
 

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel's own build makes of a unit, where the compared objects are compiled otherwise.
+
+The objects of a module that are cut read its static keys (kmodsrc/static_keys.h), so that gcc may
+inline, clone and number otherwise than in the module that runs.  The plain objects, before and
+after the change, say what differs for the running kernel and by which names it knows its functions
+and variables; the split ones only have the bytes.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from ksplicd.create.debug import phase
+from ksplicd.create.diff.compare import Comparison
+from ksplicd.create.diff.correlate import correlate
+from ksplicd.create.diff.difference import Difference
+from ksplicd.create.diff.twins import is_numbered
+from ksplicd.create.diff.unit import diff
+from ksplicd.create.objects.index import ObjectIndex, code_section_of
+from ksplicd.create.objects.names import (
+    is_boot_section,
+    is_cold_part,
+    is_content_alone,
+    is_prefix,
+    main_name,
+)
+from ksplicd.elf.model import Symbol
+
+LOG: Final = phase("twins")
+
+_NUMBER: Final = re.compile(r"\.(\d+)(?=\.|$)")
+_FIRST_OF_NONE: Final = 1_000_000
+"""Numbers from here on are of what the kernel does not have; gcc counts the symbols of a unit."""
+
+
+def name_as_built(plain: ObjectIndex, pre: ObjectIndex) -> None:
+    """Give the numbered symbols of ``pre`` the names that the same things have in ``plain``.
+
+    ``plain``: taken apart, too.  A clone (``foo.constprop.0``) is the same only when its code is:
+    another one of the name may take other arguments.  What ``plain`` does not have gets a name that
+    no kernel has, so that new code brings it along, or is refused.
+    """
+    comparison = Comparison(correlate(plain, pre))
+    names: dict[Symbol, str] = {}
+    for s in pre.obj.symbols:
+        if s.section is None or not is_numbered(s) or is_content_alone(s) or is_cold_part(s.name):
+            continue
+        twin = comparison.twins.pre_of.get(s)
+        is_same = twin is not None and not (s.is_function and comparison.why_differs(twin, s))
+        if twin is not None and is_same:
+            names[s] = twin.name
+        else:
+            names[s] = _NUMBER.sub(f".{_FIRST_OF_NONE + len(names)}", s.name, count=1)
+    for part in filter(lambda s: is_cold_part(s.name), pre.obj.symbols):
+        main = pre.main_of(part)
+        if main in names:
+            names[part] = names[main] + part.name.removeprefix(main_name(part.name))
+    for s, name in names.items():
+        if s.name != name:
+            LOG.debug("%s: %s is %s in the kernel", pre.obj.name, s.name, name)
+            s.name = name
+
+
+def changed_as_built(
+    difference: Difference, plain: ObjectIndex, plain_post: ObjectIndex
+) -> Difference:
+    """Return the difference with all functions that change for the running kernel.
+
+    ``plain``, ``plain_post``: taken apart.  A function of ``plain`` of which the split object has
+    no counterpart (``foo.part.0``) is reached by replacing those that call it.
+    """
+    reasons = {
+        name: f"as the kernel's build makes it: {why}"
+        for name, why in _changes(diff(plain, plain_post))
+    }
+    twins = difference.twins
+    there = {twins.pre_of[s].name: s for s in twins.post.obj.functions() if s in twins.pre_of}
+    functions = {s.name: s for s in plain.obj.functions()}
+    found: dict[Symbol, str] = {}
+    todo, seen = list(reasons), set(reasons)
+    while todo:
+        name = todo.pop()
+        if name in there:
+            found[there[name]] = reasons[name]
+            continue
+        callers = _callers(plain, functions[name]) if name in functions else ()
+        for caller in callers:
+            if caller not in seen:
+                seen.add(caller)
+                todo.append(caller)
+                reasons[caller] = f"calls {name} in the kernel, which changes"
+    order = [s for s in twins.post.obj.symbols if s in found]
+    running = [s for s in order if not is_boot_section(code_section_of(s))]
+    return difference.with_changed({s: found[s] for s in running})
+
+
+def _changes(plain: Difference) -> Iterable[tuple[str, str]]:
+    """Yield the names in the kernel of what changes, with the reasons."""
+    for s, why in plain.changed.items():
+        yield plain.twins.pre_of[s].name, why
+
+
+def _callers(index: ObjectIndex, function: Symbol) -> Mapping[str, None]:
+    """Return the names of the functions whose code refers to another one."""
+    found: dict[str, None] = {}
+    for owner in index.obj.sections:
+        if not owner.is_text or is_boot_section(owner):
+            continue
+        for r in owner.relocations:
+            user = index.symbol_at(owner, r.offset)
+            if user is None or not user.is_function or is_prefix(user):
+                continue
+            if index.locate(owner, r).symbol is function and index.main_of(user) is not function:
+                found[index.main_of(user).name] = None
+    return found
