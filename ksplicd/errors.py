@@ -86,6 +86,21 @@ class ImageMismatchError(CreateError):
     abort_cause = "no_match"
 
 
+class ContradictionError(CreateError):
+    """The update that was made does not do what the change says: a fault of ours."""
+
+    exit_status = 70
+
+    def __init__(self, found: Sequence[str]) -> None:
+        lines = "\n".join(f"  {line}" for line in found)
+        super().__init__(
+            "internal error: the update does not do what the kernel with the change would do, so"
+            f" that nothing is written; please report this with the patch:\n{lines}"
+        )
+        self.found = tuple(found)
+        """One sentence each."""
+
+
 # --- the bundle ---------------------------------------------------------------------------------
 
 

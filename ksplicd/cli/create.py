@@ -41,7 +41,8 @@ _OTHERS: Final = {
 
 EPILOG: Final = """\
 exit status: 0 the bundle was written; 66 the patch changes nothing that a running kernel uses;
-1 refused or failed, with the reason on standard error.
+70 the update contradicts the patch, a fault of ours; 1 refused or failed, with the reason on
+standard error.
 
 example: ksplice-create --patch fix.patch --config ./config --sign-key updates.key \\
                         linux-source-6.1

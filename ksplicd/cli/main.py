@@ -88,7 +88,8 @@ def build_parser(words: Sequence[str], prog: str) -> argparse.ArgumentParser:
         prog=prog,
         description="Build, apply and undo updates of the running Linux kernel.",
         epilog="Exit status: 0 done, 1 failed, 2 bad bundle, 3 bad signature, 4 other kernel, "
-        "5 refused by the kernel, 6 code busy, 7 cancelled, 8 quarantined, 66 nothing to build.",
+        "5 refused by the kernel, 6 code busy, 7 cancelled, 8 quarantined, 66 nothing to build, "
+        "70 a fault of ours.",
     )
     parser.add_argument("--version", action="version", version=f"ksplice {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)

@@ -4,9 +4,9 @@
 ::
 
     change ─▸ touched units, dependants of headers ─▸ pre objects (plain and split)
-                          └─▸ post objects (split) ─▸ diff ─▸ check against the stock image
+             ─▸ post objects (plain and split) ─▸ diff ─▸ check against the stock image
              ─▸ old code · new code ─▸ ledger: every hunk has its account
-             ─▸ modules (core, old, new) ─▸ bundle, signed
+             ─▸ modules (core, old, new) ─▸ referee ─▸ bundle, signed
 """
 
 from collections.abc import Iterator
@@ -33,6 +33,7 @@ from ksplicd.create.patch.series import read_series
 from ksplicd.create.patch.source_tree import Progress, SourceTree
 from ksplicd.create.patch.states import read_states
 from ksplicd.create.prebuild import PrebuiltObjects, prebuild
+from ksplicd.create.referee.judge import judge
 from ksplicd.create.request import Created, Request, read_change
 from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
@@ -40,6 +41,7 @@ from ksplicd.create.unit_objects import (
     compare_units,
     compile_units,
     match_units,
+    plain_units,
     try_few,
     write_new_code,
 )
@@ -92,6 +94,8 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
     progress("building the update's modules")
     old_code = old_code_of(kernel.units.values())
     modules = build_modules(work.folder("modules"), request.kid, config, old_code, new_code)
+    progress("judging the new code")
+    judge(plain_units(kernel, objects), modules.files[modules.new])
     names = file_names(whole, config)
     files = {**modules.files, **{names[target]: ko for target, ko in whole.items()}}
     files = sign_modules(files, request.module_key, config)

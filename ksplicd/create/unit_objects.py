@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ksplicd.create.affected.by_headers import Candidates
+from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.across_units import compare_across
@@ -22,13 +23,15 @@ from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.patch.source_tree import PatchedFile
+from ksplicd.create.referee.judge import judge
+from ksplicd.create.referee.unit import InStock, PlainUnit
 from ksplicd.create.refusal import refusals_text
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.work_folder import WorkFolder
 from ksplicd.elf.model import Object
 from ksplicd.elf.read import read_object
 from ksplicd.elf.write import write_object
-from ksplicd.errors import UnsupportedChangeError
+from ksplicd.errors import NoChangesError, UnsupportedChangeError
 from ksplicd.model import VMLINUX
 
 
@@ -45,6 +48,11 @@ class UnitObjects:
     post: ObjectIndex
     plain_post: Object
     """As the kernel's build would make it of the patched tree."""
+    unsplit_post: Object | None = None
+    """The post object with the sections of plain ones, where split ones read what the kernel
+    patches into its own code."""
+    plain_before: Object | None = None
+    """Likewise of the tree with the earlier updates; None when there are none."""
     apart: tuple[ObjectIndex, ObjectIndex] | None = None
     """The plain objects, before and after, taken apart; of modules only (``as_built.py``)."""
 
@@ -68,34 +76,47 @@ def compile_units(
     work.show("plain", _by_name(plain))
     pre = pre_state.compile_split(units)
     work.show("pre", _by_name(pre))
+    before = pre_state.compile_plain(units) if pre_state.before else {}
     kbuild.tree.progress("compiling with the patch")
     with kbuild.tree.source.patched(after):
-        post, plain_post = kbuild.compile_post(
-            units, work.folder("post"), work.folder("plain-post")
-        )
+        post = kbuild.compile_post(units, find_rewritten(kbuild, plain), work.folder)
     sizes = kbuild.entry_sizes(units[0])
     found = []
     for u in units:
         module, apart = kbuild.recorded.module_of(u), None
-        before = index_separated(_read(u, pre[u]), sizes)
+        split = index_separated(_read(u, pre[u]), sizes)
         if module is not None:
             apart = (
                 index_separated(_read(u, plain[u]), sizes),
-                index_separated(_read(u, plain_post[u]), sizes),
+                index_separated(_read(u, post.plain[u]), sizes),
             )
-            name_as_built(apart[0], before)
+            name_as_built(apart[0], split)
         found.append(
             UnitObjects(
                 unit=u,
                 module=module,
                 plain=ObjectIndex(_read(u, plain[u]), sizes),
-                pre=before,
-                post=index_separated(_read(u, post[u]), sizes),
-                plain_post=_read(u, plain_post[u]),
+                pre=split,
+                post=index_separated(_read(u, post.split[u]), sizes),
+                plain_post=_read(u, post.plain[u]),
+                unsplit_post=_read(u, post.unsplit[u]) if u in post.unsplit else None,
+                plain_before=_read(u, before[u]) if before else None,
                 apart=apart,
             )
         )
     return found
+
+
+def find_rewritten(kbuild: Kbuild, plain: Mapping[Unit, Path]) -> list[Unit]:
+    """Return the units of which new code reads what the kernel patches into its own code.
+
+    Static keys in modules (kmodsrc/static_keys.h), runtime constants in vmlinux (runtime_const.h).
+    """
+    words = {True: b"__jump_table", False: b"runtime_"}
+    return [
+        unit for unit, path in plain.items()
+        if words[kbuild.recorded.module_of(unit) is not None] in path.read_bytes()
+    ]  # fmt: skip
 
 
 def _by_name(paths: Mapping[Unit, Path]) -> dict[str, Path]:
@@ -132,10 +153,15 @@ def compare_units(
     ``has_global(target, name)``: whether the kernel's target has such a global symbol;
     ``allowed_layouts``: structures that may change.
 
-    Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
+    Raises ``NoChangesError``, in which the referee agrees, and ``UnsupportedChangeError`` when only
+    boot code differs.
     """
     changes = [UnitChange.of(o.unit.source, o.compare(), o.target) for o in objects]
-    return compare_across(changes, has_global, allowed_layouts)
+    try:
+        return compare_across(changes, has_global, allowed_layouts)
+    except NoChangesError:
+        judge([_plain_unit(o, None) for o in objects], None)
+        raise
 
 
 def try_few(
@@ -166,3 +192,31 @@ def match_units(
     by_source = {o.unit.source: o for o in objects}
     for c in changes:
         kernel.add_unit(c.unit, by_source[c.unit].plain, by_source[c.unit].module)
+
+
+def plain_units(kernel: StockKernel, objects: Sequence[UnitObjects]) -> list[PlainUnit]:
+    """Return what the referee judges an update by; callers that were taken in are units, too."""
+    units = [_plain_unit(o, kernel) for o in objects]
+    known = {o.unit.source for o in objects}
+    units += [
+        PlainUnit(
+            source=source, target=stock.target, sizes=stock.plain.sizes, running=stock.plain.obj,
+            pre=stock.plain.obj, post=stock.plain.obj, unsplit=None, kernel=InStock(kernel, stock),
+        )
+        for source, stock in kernel.units.items() if source not in known
+    ]  # fmt: skip
+    return units
+
+
+def _plain_unit(o: UnitObjects, kernel: StockKernel | None) -> PlainUnit:
+    stock = kernel.units.get(o.unit.source) if kernel is not None else None
+    return PlainUnit(
+        source=o.unit.source,
+        target=o.target,
+        sizes=o.plain.sizes,
+        running=o.plain.obj,
+        pre=o.plain_before or o.plain.obj,
+        post=o.plain_post,
+        unsplit=o.unsplit_post,
+        kernel=None if kernel is None or stock is None else InStock(kernel, stock),
+    )

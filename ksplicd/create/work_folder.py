@@ -4,7 +4,7 @@
 They are made in a temporary folder in any case, so that nothing in an update depends on ``DIR``::
 
     plain/ plain-post/ the objects of each unit as the kernel was built, and would be
-    pre/ post/         its split objects, of both states
+    pre/ post/         its split objects, of both states; unsplit-post/ those with plain sections
     new/               the new code of each unit
     modules/ whole/    the folders in which the update's modules, and whole modules, are built
 """

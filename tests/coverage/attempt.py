@@ -24,16 +24,22 @@ from ksplicd.create.affected.to_compile import find_changed, find_reachable
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import ANY_TARGET, Unit
-from ksplicd.create.modules.build import build_modules
+from ksplicd.create.modules.build import Modules, build_modules
 from ksplicd.create.new_code.model import NewCode, RedirectKind
 from ksplicd.create.new_code.units import cut_new_code
 from ksplicd.create.old_code.tables import old_code_of
 from ksplicd.create.patch.change import Before, from_patches
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.patch.states import read_states
+from ksplicd.create.referee.judge import judge
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.kernel import StockKernel
-from ksplicd.create.unit_objects import compare_units, compile_units, match_units
+from ksplicd.create.unit_objects import (
+    compare_units,
+    compile_units,
+    match_units,
+    plain_units,
+)
 from ksplicd.create.work_folder import WorkFolder
 from ksplicd.errors import (
     BuildError,
@@ -158,7 +164,9 @@ class Workshop:
         old_code = old_code_of(kernel.units.values())
         data = b""
         if with_modules:
-            data = self.pack(kid_of(path), kernel, old_code, new_code, patch)
+            modules = self.build(kid_of(path), old_code, new_code)
+            judge(plain_units(kernel, objects), modules.files[modules.new])
+            data = self.pack(kid_of(path), kernel, modules, new_code, patch)
         return Result(
             outcome=Outcome.BUILT,
             reason=" + ".join(beside_livepatch(new_code)),
@@ -173,17 +181,20 @@ class Workshop:
         fresh.units = {}
         return fresh
 
+    def build(self, kid: str, old_code: dict[str, bytes], new_code: list[NewCode]) -> Modules:
+        """Build the update's modules."""
+        with tempfile.TemporaryDirectory(prefix="ksplice-coverage-") as folder:
+            return build_modules(Path(folder), kid, self.config, old_code, new_code)
+
     def pack(
         self,
         kid: str,
         kernel: StockKernel,
-        old_code: dict[str, bytes],
+        modules: Modules,
         new_code: list[NewCode],
         patch: bytes,
     ) -> bytes:
-        """Build the update's modules and return the bundle."""
-        with tempfile.TemporaryDirectory(prefix="ksplice-coverage-") as folder:
-            modules = build_modules(Path(folder), kid, self.config, old_code, new_code)
+        """Return the bundle."""
         targets = tuple(
             Target(
                 name=target,

@@ -10,13 +10,17 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
-from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.compiler import Kbuild, PostObjects
 from ksplicd.create.build.units import Unit
 from ksplicd.create.patch.source_tree import PatchedFile, SourceTree
 from ksplicd.errors import BuildError
+
+_KINDS: Final = ("split", "plain", "unsplit")
+"""The fields of ``PostObjects``."""
 
 
 @contextlib.contextmanager
@@ -46,7 +50,7 @@ class SharedTree(SourceTree):
 
 
 class RememberingKbuild(Kbuild):
-    """Keeps what ``compile_split`` makes in ``OUTPUT/coverage-objects``, errors included.
+    """Keeps what ``compile_post`` makes in ``OUTPUT/coverage-objects``, errors included.
 
     The headers of the tree must not change.
     """
@@ -69,43 +73,43 @@ class RememberingKbuild(Kbuild):
         with locked(self.locks, [u.flat_name for u in units]):
             return super().compile_split_cached(units)
 
-    def compile_split(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
-        """Compile the units, or take what is kept.  Raises ``BuildError``, kept or new."""
-        if folder.is_relative_to(self.tree.output):
-            return super().compile_split(units, folder)  # kept there by Kbuild itself
-        return self.compile_post(units, folder, folder / "plain")[0]
-
     def compile_post(
-        self, units: Sequence[Unit], split: Path, plain: Path
-    ) -> tuple[dict[Unit, Path], dict[Unit, Path]]:
+        self, units: Sequence[Unit], rewritten: Collection[Unit], folder: Callable[[str], Path]
+    ) -> PostObjects:
         """Compile the units, or take what is kept.  Raises ``BuildError``, kept or new."""
-        made = {unit: self._compile_both(unit, split, plain) for unit in units}
-        return {u: both[0] for u, both in made.items()}, {u: both[1] for u, both in made.items()}
+        found = PostObjects({}, {}, {})
+        for unit in units:
+            made = self._compile_one(unit, [unit] if unit in rewritten else [], folder)
+            found.split.update(made.split)
+            found.plain.update(made.plain)
+            found.unsplit.update(made.unsplit)
+        return found
 
-    def _compile_both(self, unit: Unit, split: Path, plain: Path) -> tuple[Path, Path]:
-        """Return the split and the plain object."""
+    def _compile_one(
+        self, unit: Unit, rewritten: Collection[Unit], folder: Callable[[str], Path]
+    ) -> PostObjects:
         kept = self.tree.output / "coverage-objects" / self._name_of(unit)
         error = kept.with_suffix(".error")
-        both = kept, kept.with_suffix(".plain.o")
-        made = split / f"{unit.flat_name}.o", plain / f"{unit.flat_name}.o"
         if error.exists():
             raise BuildError(error.read_text())
-        if not all(k.exists() for k in both):
-            kept.parent.mkdir(exist_ok=True)
+        if not kept.exists():
             try:
-                found = super().compile_post([unit], split, plain)
+                made = super().compile_post([unit], rewritten, folder)
             except BuildError as e:
+                kept.parent.mkdir(exist_ok=True)
                 error.write_text(str(e))
                 raise
-            for k, objects in zip(both, found, strict=True):
-                temporary = k.with_suffix(f".{os.getpid()}")
-                shutil.copyfile(objects[unit], temporary)
-                temporary.rename(k)
-        else:
-            for k, m in zip(both, made, strict=True):
-                m.parent.mkdir(exist_ok=True)
-                shutil.copyfile(k, m)
-        return made
+            temporary = kept.with_suffix(f".{os.getpid()}")
+            temporary.mkdir(parents=True)
+            for kind in _KINDS:
+                for path in getattr(made, kind).values():
+                    shutil.copyfile(path, temporary / f"{kind}.o")
+            temporary.rename(kept)
+        found = PostObjects({}, {}, {})
+        for kind in _KINDS:
+            if (kept / f"{kind}.o").exists():
+                getattr(found, kind)[unit] = kept / f"{kind}.o"
+        return found
 
     def _name_of(self, unit: Unit) -> str:
         """Return a name for what comes of the unit's source as it is now.
@@ -115,4 +119,4 @@ class RememberingKbuild(Kbuild):
         source = (self.tree.source.root / unit.source).read_bytes()
         made_by = [self.split_folder.name.encode(), b"%d" % (self.recorded.module_of(unit) is None)]
         digest = hashlib.sha256(b"\0".join([*made_by, source])).hexdigest()[:20]
-        return f"{unit.flat_name}-{digest}.o"
+        return f"{unit.flat_name}-{digest}"

@@ -63,17 +63,19 @@ ROOMS: Final = {
     " create/stock create/objects create/messages elf run NOUNS",
     "create/ledger": "create/unit_objects create/affected create/new_code create/diff create/build"
     " create/patch create/objects create/messages elf NOUNS",
+    "create/referee": "create/stock elf NOUNS",
     "create/prebuild": "create/affected create/build create/patch create/stock NOUNS",
     "create/objdiff": "create/new_code create/diff create/stock create/objects create/messages"
     " create/refusal elf run NOUNS",
     "create/request": "create/ledger create/patch create/build create/modules NOUNS",
     "create/unit_objects": "create/objects create/patch create/diff create/stock create/build"
-    " create/affected create/new_code create/refusal create/work_folder elf NOUNS",
+    " create/affected create/new_code create/referee create/refusal create/work_folder elf NOUNS",
     "create/bundle_parts": "create/request create/patch create/diff create/build create/new_code"
     " create/modules NOUNS",
     "create/pipeline": "create/request create/unit_objects create/bundle_parts create/patch"
     " create/objects create/diff create/stock create/old_code create/build create/affected"
-    " create/new_code create/modules create/ledger create/prebuild create/work_folder bundle ledger"
+    " create/new_code create/modules create/ledger create/referee create/prebuild"
+    " create/work_folder bundle ledger"
     " NOUNS",
     # host: the life of an update on one machine
     "host": "",

@@ -8,8 +8,9 @@ built.
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -32,6 +33,16 @@ SPLIT: Final = ("-ffunction-sections", "-fdata-sections")
 
 INCLUDED: Final = ("runtime_const.h", "static_keys.h")
 """Of kmodsrc/: included in the split objects of vmlinux, and of modules."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostObjects:
+    """The objects of units of the patched tree."""
+
+    split: dict[Unit, Path]
+    plain: dict[Unit, Path]
+    unsplit: dict[Unit, Path]
+    """As the split ones, but with the sections of the plain ones; of some units."""
 
 
 class Kbuild:
@@ -144,28 +155,44 @@ class Kbuild:
         return dict(self.in_parallel(compile_one, units))
 
     def compile_post(
-        self, units: Sequence[Unit], split: Path, plain: Path
-    ) -> tuple[dict[Unit, Path], dict[Unit, Path]]:
-        """Compile the units of the patched tree, split and as the kernel's build would.
+        self, units: Sequence[Unit], rewritten: Collection[Unit], folder: Callable[[str], Path]
+    ) -> PostObjects:
+        """Compile the units of the patched tree in every way that is needed.
 
-        ``split``, ``plain``: the folders of both.  Raises ``BuildError``.
+        ``rewritten``: those whose split objects read what the kernel patches into its own code.
+        ``folder``: gives a folder by name.  Raises ``BuildError``.
         """
-        split.mkdir(parents=True, exist_ok=True)
-        plain.mkdir(parents=True, exist_ok=True)
-        made: tuple[dict[Unit, Path], dict[Unit, Path]] = ({}, {})
-        todo = [(unit, is_plain) for unit in units for is_plain in (False, True)]
+        made = PostObjects({}, {}, {})
+        todo = [(unit, "post", made.split) for unit in units]
+        todo += [(unit, "plain-post", made.plain) for unit in units]
+        todo += [(unit, "unsplit-post", made.unsplit) for unit in units if unit in rewritten]
 
-        def compile_one(what: tuple[Unit, bool]) -> Path:
-            unit, is_plain = what
-            out = (plain if is_plain else split) / f"{unit.flat_name}.o"
-            self._run_recorded(unit, out, self.patch_flags if is_plain else self.split_flags(unit))
-            if is_plain:
+        def compile_one(what: tuple[Unit, str, dict[Unit, Path]]) -> Path:
+            unit, name, kind = what
+            if kind is made.plain:
+                return self._compile_plain_to(unit, folder(name))
+            out = folder(name) / f"{unit.flat_name}.o"
+            flags = [f for f in self.split_flags(unit) if kind is made.split or f not in SPLIT]
+            self._run_recorded(unit, out, flags)
+            if kind is made.unsplit:
                 self._run_late_objtool(unit, out)
             return out
 
-        for (unit, is_plain), out in zip(todo, self.in_parallel(compile_one, todo), strict=True):
-            made[is_plain][unit] = out
+        for (unit, _, kind), out in zip(todo, self.in_parallel(compile_one, todo), strict=True):
+            kind[unit] = out
         return made
+
+    def compile_plain_to(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
+        """Compile units of the tree as it is now, as the kernel's build would, into ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        made = self.in_parallel(lambda unit: self._compile_plain_to(unit, folder), units)
+        return dict(zip(units, made, strict=True))
+
+    def _compile_plain_to(self, unit: Unit, folder: Path) -> Path:
+        out = folder / f"{unit.flat_name}.o"
+        self._run_recorded(unit, out, self.patch_flags)
+        self._run_late_objtool(unit, out)
+        return out
 
     @property
     def split_folder(self) -> Path:

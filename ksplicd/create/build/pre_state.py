@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The split objects of the state before the change.
+"""The objects of the state before the change.
 
 Without earlier updates that is the tree as it is, and the cache has the objects; with them
 (``--series``) the tree is patched for as long as they are compiled.
@@ -30,6 +30,11 @@ class PreState:
             return self.kbuild.compile_split_cached(units)
         with self.kbuild.tree.source.patched(self.before):
             return self.kbuild.compile_split(units, self.folder)
+
+    def compile_plain(self, units: Sequence[Unit]) -> dict[Unit, Path]:
+        """Return the plain objects of units with the earlier updates; there must be some."""
+        with self.kbuild.tree.source.patched(self.before):
+            return self.kbuild.compile_plain_to(units, self.folder / "plain")
 
     def changed_text(self, source: str) -> bytes | None:
         """Return what earlier updates make of a file, None when they leave it alone."""

@@ -47,10 +47,10 @@ class Linked:
         return replace(image, segments=tuple(segments))
 
 
-def link(tmp_path: Path, sources: dict[str, str]) -> Linked:
+def link(tmp_path: Path, sources: dict[str, str], *flags: str) -> Linked:
     """Compile and link C sources, given by unit name, in their order."""
     for name, source in sources.items():
-        compile_c(tmp_path, source, name=name)
+        compile_c(tmp_path, source, *flags, name=name)
     image = tmp_path / "image"
     files = [tmp_path / f"{name}.o" for name in sources]
     run(

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Compares the same source compiled in two ways, function by function, by what they refer to.
+
+New code of modules reads its static keys, where the kernel's own code has branches that are
+patched; new code of vmlinux reads runtime constants.  So the compiler chose other registers, and
+may have inlined otherwise.  What is referred to must be the same: each side is extended by what a
+function refers to that only the other side has inlined.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from ksplicd.create.referee.meaning import is_constant, is_private, things_at
+from ksplicd.create.referee.pairs import Pairs
+from ksplicd.create.referee.view import Reference, View, is_cold
+from ksplicd.elf.instructions import Role
+from ksplicd.elf.model import Symbol
+
+_COMPILERS: Final = ("__x86_indirect_", "__x86_return_", "__stack_chk_", "__fentry__", "__SCT__")
+"""Beginnings of the names of what the compiler, not the source, refers to."""
+_FUNCTIONS: Final = ("function", "other function")
+_KEYS: Final = ("__jump_table", ".static_call_sites")
+
+_Token = tuple[str, object]
+"""A kind (name, text, function, datum, other function, other datum) and what it is.  The last two
+are the second object's own, of which the first one has nothing."""
+
+
+class LooseComparison:
+    """Compares functions of one object with those of another one of the same source."""
+
+    def __init__(self, a: View, b: View, pairs: Pairs) -> None:
+        """``pairs``: which symbol of ``b`` is which of ``a``."""
+        self.a, self.b, self.pairs = a, b, pairs
+
+    def why_differs(self, a: Symbol, b: Symbol) -> str | None:
+        """Return what one refers to and the other does not, None when there is nothing."""
+        mine, optional = set(self.tokens(self.a, a)), set(self.keys(a))
+        other = set(self.tokens(self.b, b))
+        done: set[object] = {a, b}
+        while True:
+            missing, extra = mine - other, other - mine
+            todo = [t for t in missing | extra if t[0] in _FUNCTIONS and t[1] not in done]
+            if not todo:
+                break
+            for token in todo:  # one side has inlined what the other calls
+                kind, s = token
+                assert isinstance(s, Symbol)
+                done.add(s)
+                side = mine if token in missing else other
+                side |= set(self.tokens(self.a if kind == "function" else self.b, s))
+                optional |= set(self.keys(s)) if kind == "function" else set()
+        left = [t for t in missing | extra if t not in optional and t[0] not in _FUNCTIONS]
+        found = []
+        for kind, what in sorted(left, key=str):
+            name = what.name if isinstance(what, Symbol) else what
+            where = "lacks" if (kind, what) in missing else "also has"
+            found.append(f"{where} a reference to the {kind} {name}")
+        return "; ".join(found) or None
+
+    def tokens(self, view: View, s: Symbol) -> Iterator[_Token]:
+        """Yield what a function and its cold part refer to, as things of ``a``."""
+        for body in view.bodies(s):
+            for operation in body.operations:
+                for r in operation.references:
+                    yield from self.token(view, r)
+
+    def keys(self, a: Symbol) -> Iterator[_Token]:
+        """Yield the static keys of a function of ``a``, which its code itself does not name."""
+        for body in self.a.bodies(a):
+            for entry in self.a.entries_of(body):
+                for _, place in entry.references if entry.table in _KEYS else ():
+                    yield from self.token(self.a, Reference(Role.MEMORY, place))
+
+    def token(self, view: View, r: Reference) -> Iterator[_Token]:
+        """Yield what a reference means; nothing for constants, which may be in the code."""
+        section = r.place.section
+        if section is None:
+            if r.place.symbol and not r.place.symbol.name.startswith(_COMPILERS):
+                yield "name", r.place.symbol.name
+        elif section.is_strings:
+            yield "text", view.text_at(section, r.place.offset)
+        elif section.is_text:
+            s = view.symbol_at(section, r.place.offset)
+            if s is not None and not is_cold(s):
+                yield self.named(view, "function", s)
+        else:
+            for s, _ in things_at(view, r.place, r.role)[:1]:
+                if s.section is not None and not is_constant(s.section) and not is_private(s):
+                    yield self.named(view, "datum", s)
+
+    def named(self, view: View, kind: str, s: Symbol) -> _Token:
+        """Return a symbol as that of ``a``."""
+        if view is self.a:
+            return kind, s
+        twin = self.pairs.pre_of.get(s)
+        return (f"other {kind}", s) if twin is None else (kind, twin)

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What stays in the running kernel: each function and datum of the plain objects, and its twin.
+
+What the plain post object has otherwise must be redirected, or nobody that stays may lead there.
+What was inlined or cloned is seen by itself: the function that has it has other instructions.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from ksplicd.create.referee.bodies import BodyComparison, spot
+from ksplicd.create.referee.meaning import (
+    describe,
+    is_boot,
+    is_constant,
+    is_descriptor,
+    is_exit,
+    is_private,
+    things_at,
+)
+from ksplicd.create.referee.pairs import Pairs, base_name, pair
+from ksplicd.create.referee.view import Place, Reference, View
+from ksplicd.elf.instructions import Role
+from ksplicd.elf.model import STB_LOCAL, STT_FUNC, Section, Symbol
+
+_LISTS: Final = (
+    "__ksymtab", "___ksymtab", "__kcrctab", "___kcrctab", ".export_symbol", ".discard", ".modinfo",
+    ".altinstr", ".printk_index", "__tracepoints_ptrs", "__syscalls_metadata", "_ftrace_events",
+    "_kprobe_blacklist", "_error_injection_whitelist", ".static_call_tramp", ".initcall",
+    ".exitcall", "__mcount_loc", ".con_initcall",
+)  # fmt: skip
+"""Beginnings of the names of sections whose references nobody follows while the kernel runs."""
+_NAME_COMPARED: Final = 64
+"""Bytes of data without a name that are compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """One reference to a thing, by what has it."""
+
+    symbol: Symbol | None
+    section: Section
+    role: Role
+
+
+class Standing:
+    """The plain objects of a unit: what is the same in both, and what is not."""
+
+    def __init__(self, pre: View, post: View, *, is_module: bool) -> None:
+        """Raises ``ElfError``."""
+        self.pre, self.post, self.is_module = pre, post, is_module
+        self.pairs: Pairs = pair(pre, post)
+        self.renamed: dict[Symbol, Symbol] = {}
+        """By pre function, the post function that it leads to though its name is another."""
+        self._comparing: set[tuple[Symbol, Symbol]] = set()
+        self._bodies = BodyComparison(pre, post, self.why_leads_elsewhere)
+
+    @cached_property
+    def differing(self) -> Mapping[Symbol, str]:
+        """The pre functions and data that the post object has otherwise or not at all, and why."""
+        found = {}
+        for s in self.pre.symbols():
+            if s.section is None or not s.section.is_alloc or not s.size:
+                continue
+            twin = self.pairs.post_of.get(s)
+            if twin is None:
+                found[s] = "is gone"
+            elif why := self.why_differs(s, twin):
+                found[s] = why
+        return found
+
+    def why_differs(self, a: Symbol, b: Symbol) -> str | None:
+        """Return why a post symbol is not the same as its twin, None when it is."""
+        assert a.section is not None
+        assert b.section is not None
+        if a.section.is_text != b.section.is_text:
+            return "is code in one and data in the other"
+        if a.section.is_text:
+            return self._bodies.why_differs(self.pre.body(a), self.post.body(b))
+        return self.why_data_differ(a, b)
+
+    # --- data -----------------------------------------------------------------------------------
+
+    def why_data_differ(self, a: Symbol, b: Symbol) -> str | None:
+        """Compare the content of two data, with what they refer to."""
+        if a.size != b.size:
+            return f"has {b.size} bytes instead of {a.size}"
+        for at, why in self.differences_in(a, b):
+            return f"+{at:#x} {why}" if at >= 0 else why
+        return None
+
+    def differences_in(self, a: Symbol, b: Symbol) -> Iterator[tuple[int, str]]:
+        """Yield where the content of two data differs, and how; -1: in their bytes."""
+        (data_a, before), (data_b, after) = self.pre.content(a), self.post.content(b)
+        if a.section and b.section and is_descriptor(a.section) and is_descriptor(b.section):
+            # struct _ddebug: the third pointer is the file's name, behind the fourth is the line
+            before, after = before[:2] + before[3:4], after[:2] + after[3:4]
+        elif data_a != data_b:
+            yield -1, "has other bytes"
+        places = dict(before)
+        for at, q in after:
+            p = places.pop(at, None)
+            if p is None:
+                yield at, f"refers to {describe(self.post, q)} instead of nothing"
+            elif why := self.why_leads_elsewhere(_kept(p), _kept(q)):
+                yield at, why
+        for at, p in places.items():
+            yield at, f"refers to nothing instead of {describe(self.pre, p)}"
+
+    # --- references -----------------------------------------------------------------------------
+
+    def why_leads_elsewhere(self, a: Reference, b: Reference) -> str | None:
+        """Return why a reference of the post object does not lead where the pre one's does."""
+        if self.is_same(a, b):
+            return None
+        before, after = describe(self.pre, a.place), describe(self.post, b.place)
+        more = ", whose content differs" if before == after else f" instead of {before}"
+        return f"refers to {after}{more}"
+
+    def is_same(self, a: Reference, b: Reference) -> bool:
+        """Tell whether two references mean the same thing."""
+        p, q = a.place, b.place
+        if p.section is None or q.section is None:
+            return self.is_same_external(p, q)
+        if p.section.is_strings and q.section.is_strings:
+            return self.pre.text_at(p.section, p.offset) == self.post.text_at(q.section, q.offset)
+        if p.section.is_merged_constants and q.section.is_merged_constants:
+            n = p.section.entsize
+            return p.section.data[p.offset :][:n] == q.section.data[q.offset :][:n]
+        if p.section.is_text and q.section.is_text:
+            x, y = spot(self.pre, p), spot(self.post, q)
+            return bool(x and y and x[1] == y[1] and self.are_twins(x[0], y[0]))
+        return self.is_same_datum(a, b)
+
+    def are_twins(self, a: Symbol, b: Symbol) -> bool:
+        """Tell whether a post symbol is what a pre symbol becomes."""
+        return self.pairs.post_of.get(a) is b or self.renamed.get(a) is b
+
+    def is_same_external(self, p: Place, q: Place) -> bool:
+        """Compare two places of which at least one is in another object."""
+        ours, theirs = self._names(self.pre, p), self._names(self.post, q)
+        return any(x in theirs for x in ours)
+
+    @staticmethod
+    def _names(view: View, place: Place) -> set[tuple[str, int]]:
+        """Return the names by which other objects know a place, with offsets."""
+        if place.section is None:
+            return {(place.symbol.name, place.offset)} if place.symbol else set()
+        s = view.symbol_at(place.section, place.offset)
+        if s is None or s.bind == STB_LOCAL:
+            return set()
+        names = view.names[place.section, s.value]
+        return {(name, place.offset - s.value) for name in names}
+
+    def is_same_datum(self, a: Reference, b: Reference) -> bool:
+        """Compare two places of data, each of which may mean several things."""
+        ours = things_at(self.pre, a.place, a.role)
+        theirs = things_at(self.post, b.place, b.role)
+        for x, at in ours:
+            for y, to in theirs:
+                if at == to and (self.are_twins(x, y) or self.is_alike(x, y)):
+                    return True
+        return not ours and not theirs and self.is_same_nameless(a.place, b.place)
+
+    def is_alike(self, x: Symbol, y: Symbol) -> bool:
+        """Tell whether it does not matter which of two data is meant: of constants the content."""
+        if x.section is None or y.section is None or base_name(x.name) != base_name(y.name):
+            return False
+        if is_private(x) and is_private(y):
+            return not is_descriptor(x.section) or not self.why_data_differ(x, y)
+        if not (is_constant(x.section) and is_constant(y.section)):
+            return False
+        if x in self.pairs.post_of and y in self.pairs.pre_of and x.name == y.name:
+            return False
+        if (x, y) in self._comparing:
+            return True
+        self._comparing.add((x, y))
+        try:
+            return not self.why_data_differ(x, y)
+        finally:
+            self._comparing.remove((x, y))
+
+    def is_same_nameless(self, p: Place, q: Place) -> bool:
+        """Compare data without a name, whose end is not known."""
+        assert p.section is not None
+        assert q.section is not None
+        n = min(p.section.size - p.offset, q.section.size - q.offset, _NAME_COMPARED)
+        ours = self.pre.bytes_of(p.section, p.offset, p.offset + n)[0]
+        return ours == self.post.bytes_of(q.section, q.offset, q.offset + n)[0]
+
+    # --- who leads there ------------------------------------------------------------------------
+
+    @cached_property
+    def users(self) -> Mapping[Symbol, list[User]]:
+        """The references to each function and datum of the pre object, by what they lead to."""
+        found: dict[Symbol, list[User]] = defaultdict(list)
+        for section in self.pre.obj.sections:
+            if not section.is_alloc or section.name in self.pre.sizes:
+                continue
+            if section.name.startswith(_LISTS):
+                continue
+            for s in self.pre.symbols_in(section):
+                for reference in self._references_of(s):
+                    target = self._target(reference)
+                    if target is not None and target is not s:
+                        found[target].append(User(symbol=s, section=section, role=reference.role))
+        return found
+
+    def _references_of(self, s: Symbol) -> Iterator[Reference]:
+        assert s.section is not None
+        if not s.size:
+            return
+        if s.section.is_text:
+            for operation in self.pre.body(s).operations:
+                yield from operation.references
+        else:
+            for _, place in self.pre.content(s)[1]:
+                yield _kept(place)
+
+    def _target(self, reference: Reference) -> Symbol | None:
+        section = reference.place.section
+        return None if section is None else self.pre.symbol_at(section, reference.place.offset)
+
+    def is_gone_by_now(self, section: Section) -> bool:
+        """Tell whether what a section has is not in the kernel any more, or never was."""
+        return is_boot(section) or (is_exit(section) and not self.is_module)
+
+    def contradictions(
+        self, redirected: Collection[Symbol], handled: Collection[Symbol] = ()
+    ) -> Iterator[tuple[Symbol, str]]:
+        """Yield what the plain post object has otherwise, and who stays and leads to it.
+
+        ``redirected``: pre functions that lead to new code; ``handled``: pre data whose difference
+        the update makes good.
+        """
+        for s, why in self.differing.items():
+            if s in redirected or s in handled or s.section is None:
+                continue
+            if self.is_gone_by_now(s.section) or is_private(s):
+                continue
+            for user in self.users.get(s, []):
+                if self._is_left_behind(user, redirected):
+                    by = user.symbol.name if user.symbol else user.section.name
+                    yield s, f"{s.name} {why} in plain post, yet {by} stays and leads to it"
+                    break
+
+    def _is_left_behind(self, user: User, redirected: Collection[Symbol]) -> bool:
+        """Tell whether what has a reference stays in the kernel as it is."""
+        s = user.symbol
+        if s in redirected or s in self.differing:
+            return False
+        if self.is_gone_by_now(user.section):
+            return user.role is not Role.BRANCH and s is not None and s.type == STT_FUNC
+        return True
+
+
+def _kept(place: Place) -> Reference:
+    """Return a reference of data, which is an address that is kept."""
+    return Reference(Role.ADDRESS, place)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Updates that are right, and what is wrong with updates that create would make no more."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.objects.judged import Update, link_module, make_update
+from tests.support.objects.pair import FakeUnit
+
+STATE = """
+static int count = 1, limit = 2;
+static noinline int helper(int x) {{ count += x; return hidden(x) + 1; }}
+int entry(int x) {{ static int calls; calls++; return helper(x) + limit + exported({0}) + calls; }}
+int other(int x) {{ static int calls; calls += 2; return calls * x; }}
+"""
+
+NEW_FUNCTION = """
+static int seen;
+static noinline int g(int x) { seen += x; return seen; }
+int f(int x) { return hidden(g(x)); }
+"""
+WARNING = """
+int f(int x)
+{
+    static int WARN_ONCE_FLAG done;
+    if (x > AT && !done) { done = 1; printk("once"); }
+    return x;
+}
+"""
+ADDRESS = """
+static int g(int x) { return x; }
+noinline int take(int (*f)(int)) { return f(1); }
+int f(void) { return take(g) + 1; }
+"""
+TABLES = """
+struct static_key key;
+int f(int x) { if (BRANCH(key)) BUG_ENTRY(3); return x + 1; }
+"""
+POINTER = """
+static int a(int x) { return x; }
+static int b(int x) { return hidden(x); }
+struct ops { int (*one)(int), (*two)(int); } ops = { a, b };
+"""
+LOOP = """
+int f(int x)
+{
+    for (int i = 0; i < x; i++) {
+        if (hidden(i)) continue;
+        exported(x);
+        if (hidden(x)) break;
+    }
+    return x;
+}
+int g(int x) { return f(x); }
+"""
+CONSTANT = "noinline int f(int x) { return x + 1; } int g(int x) { return f(x) * 2; }"
+OLD_NAME = "static int old(int x) { return x; } int (*const t[])(int) = { old };"
+TABLE = "static const int t[] = { 1, 2, 3, 4 }; int f(int x) { return t[x]; }"
+TEXT = 'int f(void) { return printk("one %s", __func__); }'
+
+RIGHT = {
+    "a constant": (CONSTANT, CONSTANT.replace("x + 1", "x + 2")),
+    "state": (STATE.format("x"), STATE.format("x + 1")),
+    "a new function, a new variable": ("int f(int x) { return hidden(x); }", NEW_FUNCTION),
+    "a text": (TEXT, TEXT.replace("one", "two")),
+    "a warning": (WARNING.replace("AT", "1"), WARNING.replace("AT", "2")),
+    "a constant table": (TABLE, TABLE.replace("3", "5")),
+    "the address of a function": (ADDRESS, ADDRESS.replace("+ 1", "+ 2")),
+    "tables about code": (TABLES, TABLES.replace("+ 1", "+ 2")),
+    "a pointer": (POINTER, POINTER.replace("{ a, b }", "{ b, b }")),
+    "jumps of other lengths": (LOOP, LOOP.replace("exported(x)", "exported(i)")),
+    "renamed": (OLD_NAME, OLD_NAME.replace("old", "new").replace("return x", "return x + 1")),
+}
+
+
+@pytest.mark.parametrize("pair", RIGHT.values(), ids=RIGHT)
+def test_no_false_contradiction(tmp_path: Path, pair: tuple[str, str]) -> None:
+    assert make_update(tmp_path, *pair).judge() == []
+
+
+@pytest.mark.parametrize("name", ["state", "a warning", "a constant table"])
+def test_without_debug_information(tmp_path: Path, name: str) -> None:
+    assert make_update(tmp_path, *RIGHT[name], "-g0").judge() == []
+
+
+def test_a_function_that_a_kprobe_redirects(tmp_path: Path) -> None:
+    unit = FakeUnit(untraceable=frozenset({"f"}), probeable=frozenset({"f"}))
+    update = make_update(tmp_path, *RIGHT["a constant"], unit=unit)
+    assert update.judge() == []
+    without = link_module(tmp_path, [replace(update.new_code[0], redirects=())])
+    (found,) = update.judge(without)
+    assert found.endswith("yet g stays and leads to it")
+
+
+def without(update: Update, tmp_path: Path, name: str) -> list[str]:
+    """Return the contradictions of an update that does not redirect a function."""
+    (code,) = update.new_code
+    left = tuple(r for r in code.redirected if r.name != name)
+    assert left != code.redirected
+    return update.judge(link_module(tmp_path, [replace(code, redirected=left)]))
+
+
+def test_a_function_left_out(tmp_path: Path) -> None:
+    pre = "static noinline int g(int x) { return x; } int f(int x) { return g(x) + hidden(x); }"
+    update = make_update(tmp_path, pre, pre.replace("return x;", "return x + 1;"))
+    assert update.judge() == []
+    (found,) = without(update, tmp_path, "g")
+    assert found.startswith("unit.c: g has ")
+    assert found.endswith("in plain post, yet f stays and leads to it")
+
+
+def test_a_global_left_out(tmp_path: Path) -> None:
+    update = make_update(tmp_path, *RIGHT["a constant"])
+    (found,) = without(update, tmp_path, "f")
+    assert found.endswith("yet g stays and leads to it")
+
+
+def test_a_global_left_out_that_other_units_call(tmp_path: Path) -> None:
+    pre = "int called_elsewhere(int x) { return x; }"
+    update = make_update(tmp_path, pre, pre.replace("return x", "return x + 1"))
+    (found,) = without(update, tmp_path, "called_elsewhere")
+    assert "in plain post, nothing redirects it, and 0x" in found
+    assert found.endswith(" leads to it")
+
+
+def test_who_has_inlined_what_changes(tmp_path: Path) -> None:
+    """The split objects inline otherwise than those that run."""
+    pre = """
+    static int g(int x) { return x > 3 ? hidden(x) : 0; }
+    int f(int x) { return g(x) + 1; }
+    int (*const t[])(int) = { g, f };
+    """
+    post = pre.replace("x > 3", "x > 4")
+    assert make_update(tmp_path, pre, post).judge() == []
+    update = make_update(tmp_path, pre, post, split_flags=("-fno-inline",))
+    (found,) = update.judge()
+    assert "f has " in found
+    assert found.endswith("yet t stays and leads to it")
+
+
+def test_new_code_that_is_of_another_source(tmp_path: Path) -> None:
+    pre, post = RIGHT["a constant"]
+    update = make_update(tmp_path, pre, post, post_plain=post.replace("x + 2", "x + 3"))
+    (found,) = update.judge()
+    assert found.startswith("unit.c: the new code of f has ")
+
+
+def test_static_locals_of_one_name(tmp_path: Path) -> None:
+    """One function loses its variable, and its neighbour keeps another of that name."""
+    pre = """
+    int f(int x) { static int count; count += x; return hidden(count); }
+    int g(int x) { static int count; count -= x; return hidden(count); }
+    """
+    post = """
+    int f(int x) { return hidden(x); }
+    int g(int x) { static int count; count -= x + 1; return hidden(count); }
+    """
+    assert make_update(tmp_path, pre, post).judge() == []

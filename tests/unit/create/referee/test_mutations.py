@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A good result is broken in every way there is, one after the other: each must be found.
+
+Each reference of the new code is led to each other thing, each addend is changed, each byte of the
+code, each constant and each text, and each entry of the tables about code is taken away.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ksplicd.elf.model import SHN_LIVEPATCH, STT_FILE, Object, Relocation, Section, Symbol
+from ksplicd.elf.write import write_object
+from tests.support.objects.judged import Update, make_update
+
+SOURCE = """
+struct static_key key;
+static int count = 1, limit = 2, spare = 3;
+static const int steps[] = {{ 1, 2, 3, {1} }};
+static noinline int kept(int x) {{ count += x; return hidden(x) + spare; }}
+static noinline int helper(int x) {{ static int calls; calls++; return kept(x) + calls + {0}; }}
+static int late(int x) {{ return x; }}
+extern int take(int (*)(int));
+int entry(int x)
+{{
+    static int calls;
+    calls += x;
+    if (BRANCH(key))
+        BUG_ENTRY(3);
+    if (x > {0})
+        printk("far %s", __func__);
+    return helper(x) + limit + exported(calls) + steps[x & 3] + take(late);
+}}
+int take(int (*f)(int)) {{ static int calls; calls++; return f(calls); }}
+{2}
+"""
+PRE = SOURCE.format(7, 4, "")
+POST = SOURCE.format(
+    8, 5, "static int fresh; noinline int brought(int x) { return fresh += x; }"
+).replace("exported(calls)", "exported(brought(calls))").replace(
+    "int entry(int x)", "int brought(int); int entry(int x)"
+)  # fmt: skip
+
+_NOP = re.compile(rb"\x0f\x1f[\x40-\x84]\0+")
+_OTHERS = 8
+"""Of all that a reference may be led to, tried for each."""
+
+Mutation = Callable[[Object], None]
+
+
+@pytest.fixture(scope="module")
+def update(tmp_path_factory: pytest.TempPathFactory) -> Update:
+    made = make_update(tmp_path_factory.mktemp("update"), PRE, POST)
+    assert made.judge() == []
+    return made
+
+
+def new_sections(obj: Object) -> list[Section]:
+    """Return the sections of new code: what has a symbol of its own there."""
+    own = {s.section for s in obj.symbols if s.name.startswith("ksplice_new_")}
+    own |= {s.section for s in obj.symbols if s.name.partition(".")[0] in ("brought", "helper")}
+    return [s for s in obj.sections if s in own and s.is_text]
+
+
+def references(obj: Object) -> Iterator[tuple[Section, Relocation]]:
+    """Yield every reference of the new code, livepatch's too."""
+    for section in new_sections(obj):
+        for r in section.relocations:
+            yield section, r
+        for klp in obj.livepatch:
+            if klp.target is section:
+                for r in klp.relocations:
+                    yield section, r
+
+
+def others(obj: Object, r: Relocation) -> list[Symbol]:
+    """Return some of what a reference may be led to instead."""
+    found = [
+        s for s in obj.symbols
+        if s is not r.symbol and s.name and s.type != STT_FILE
+        and not (s.section is r.symbol.section and s.value == r.symbol.value and s.section)
+    ]  # fmt: skip
+    return random.Random(r.offset).sample(found, _OTHERS)
+
+
+def broken(update: Update, mutate: Mutation) -> list[str]:
+    obj = update.module()
+    mutate(obj)
+    return update.judge(write_object(obj))
+
+
+def test_each_reference_led_to_each_other_thing(update: Update) -> None:
+    count = 0
+    whole = update.module()
+    for i, (section, r) in enumerate(references(whole)):
+        for k, other in enumerate(others(whole, r)):
+
+            def mutate(obj: Object, i: int = i, k: int = k) -> None:
+                _, mine = list(references(obj))[i]
+                mine.symbol = others(obj, mine)[k]
+
+            where = f"{section.name}+{r.offset:#x}: {other.name} instead of {r.symbol.name}"
+            assert broken(update, mutate), where
+            count += 1
+    assert count >= 128
+
+
+@pytest.mark.parametrize("by", [-4, 1, 64])
+def test_each_addend_changed(update: Update, by: int) -> None:
+    for i, (section, r) in enumerate(references(update.module())):
+
+        def mutate(obj: Object, i: int = i) -> None:
+            list(references(obj))[i][1].addend += by
+
+        assert broken(update, mutate), f"{section.name}+{r.offset:#x} {r.symbol.name}"
+
+
+def test_each_byte_of_code_changed(update: Update) -> None:
+    for n, section in enumerate(new_sections(update.module())):
+        relocated = {
+            at for owner, r in references(update.module()) if owner.name == section.name
+            for at in range(r.offset, r.offset + 4)
+        }  # fmt: skip
+        # A nop with another operand is a nop.
+        relocated |= {at for m in _NOP.finditer(section.data) for at in range(*m.span())}
+        for at in range(section.size):
+
+            def mutate(obj: Object, n: int = n, at: int = at) -> None:
+                mine = new_sections(obj)[n]
+                mine.data = mine.data[:at] + bytes([mine.data[at] ^ 1]) + mine.data[at + 1 :]
+
+            assert at in relocated or broken(update, mutate), f"{section.name}+{at:#x}"
+
+
+@pytest.mark.parametrize("name", ["__jump_table", "__bug_table"])
+def test_each_table_taken_away(update: Update, name: str) -> None:
+    def mutate(obj: Object) -> None:
+        section = obj.find_section(name)
+        assert section is not None
+        section.data, section.relocations = b"", []
+        obj.livepatch = [klp for klp in obj.livepatch if klp.target is not section]
+
+    assert any(name in line for line in broken(update, mutate))
+
+
+def test_each_constant_and_text_changed(update: Update) -> None:
+    texts = [b"far %s", b"entry\0"]
+    found = 0
+    for n, section in enumerate(update.module().sections):
+        is_steps = section.name.startswith(".rodata.steps")
+        places = [section.data.find(text) for text in texts if text in section.data]
+        for at in [*places, *(range(0, section.size, 4) if is_steps else ())]:
+
+            def mutate(obj: Object, n: int = n, at: int = at) -> None:
+                mine = obj.sections[n]
+                mine.data = mine.data[:at] + bytes([mine.data[at] ^ 1]) + mine.data[at + 1 :]
+
+            assert broken(update, mutate), f"{section.name}+{at:#x}"
+            found += 1
+    assert found >= 6
+
+
+def test_each_livepatch_symbol_of_another_position(update: Update) -> None:
+    names = [s.name for s in update.module().symbols if s.shndx == SHN_LIVEPATCH]
+    assert len(names) >= 5
+    for name in names:
+
+        def mutate(obj: Object, name: str = name) -> None:
+            (s,) = (s for s in obj.symbols if s.name == name)
+            s.name = f"{name.rpartition(',')[0]},2"
+
+        assert broken(update, mutate), name
