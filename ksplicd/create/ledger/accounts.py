@@ -10,16 +10,17 @@ symbol; a macro, a type or a declaration by the changed functions that mention i
 speaks for has no account.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from ksplicd.create.ledger.c_items import CFile, Item, Kind
 from ksplicd.create.ledger.evidence import Fate, Lines, UnitEvidence
 from ksplicd.create.ledger.lists import ListChange, is_named
+from ksplicd.create.ledger.texts import ChangedText, Pair
 from ksplicd.create.messages import names_of
-from ksplicd.create.patch.hunks import ChangedLines
 from ksplicd.model import Account
 
 _RANK: Final = (
@@ -50,57 +51,6 @@ class Verdict:
         return self.account is None or self.matters
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangedText:
-    """A changed file as C, before and after, and where it differs."""
-
-    path: str
-    before: CFile
-    after: CFile
-    hunks: Sequence[ChangedLines]
-    numbers: Sequence[int]
-    """By line of the new file, its number in the post objects (``patch/line_numbers.py``)."""
-    built: Mapping[int, bool] = field(default_factory=dict)
-    """By position of the hunk, whether a unit that was asked compiles it; others do."""
-
-    def number(self, line: int) -> int:
-        """Return the number of a line of the new file in the post objects."""
-        return self.numbers[line - 1] if 0 < line <= len(self.numbers) else line
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """An item before and after the change; None where it is not there."""
-
-    before: Item | None
-    after: Item | None
-
-    @property
-    def items(self) -> list[Item]:
-        """Both, the newer one first."""
-        return [i for i in (self.after, self.before) if i is not None]
-
-    @property
-    def kind(self) -> Kind:
-        """What the item is."""
-        return self.items[0].kind
-
-    @property
-    def names(self) -> frozenset[str]:
-        """What it defines."""
-        return frozenset().union(*(i.names for i in self.items))
-
-    @property
-    def mentions(self) -> frozenset[str]:
-        """What it mentions."""
-        return frozenset().union(*(i.mentions for i in self.items))
-
-    @property
-    def head(self) -> str:
-        """Its name for messages."""
-        return self.items[0].head
-
-
 @dataclass(frozen=True)
 class UnitView:
     """A unit's evidence, with the text of its source."""
@@ -108,8 +58,26 @@ class UnitView:
     evidence: UnitEvidence
     read_source: Callable[[], tuple[CFile, CFile]]
     """Reads the source before the change and after it."""
-    touched: frozenset[str]
-    """The functions of its object that have code from an item that a hunk changes."""
+    texts: Sequence[ChangedText]
+    """The changed files."""
+
+    @cached_property
+    def named(self) -> Mapping[str, Sequence[str]]:
+        """By name in the source, the functions of its object: ``foo`` and ``foo.isra.0``."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.evidence.functions:
+            found[_source_name(name)].append(name)
+        return found
+
+    @cached_property
+    def touched(self) -> frozenset[str]:
+        """The functions of its object that have code from an item that a hunk changes."""
+        found: set[str] = set()
+        for text in self.texts:
+            for pair in _unique(text.pairs) if self.evidence.compiles(text.path) else ():
+                if pair.kind in (Kind.FUNCTION, Kind.USE):
+                    found |= functions_of(pair, text, self)
+        return frozenset(found)
 
     @cached_property
     def mentions(self) -> Mapping[str, frozenset[str]]:
@@ -144,35 +112,8 @@ def account_for(
         return Verdict(Account.NOT_BUILT, "a condition leaves the lines out of every unit")
     if not views:
         return without_units
-    pairs = pairs_of(text, old, new)
-    verdicts = [judge(pair, text, views) for pair in pairs]
+    verdicts = [judge(pair, text, views) for pair in text.pairs[position]]
     return sum_up(verdicts or [others_changed("the lines", views)])
-
-
-def pairs_of(text: ChangedText, old: Sequence[int], new: Sequence[int]) -> list[Pair]:
-    """Return the items that stand on changed lines, each with its other version."""
-    left = text.before.items_on(old)
-    pairs = []
-    for item in text.after.items_on(new):
-        twin = next((i for i in left if is_same(i, item)), None)
-        if twin is not None:
-            left.remove(twin)
-        else:
-            twin = next((i for i in text.before.items if is_same(i, item)), None)
-        pairs.append(Pair(before=twin, after=item))
-    for item in left:
-        twin = next((i for i in text.after.items if is_same(i, item)), None)
-        pairs.append(Pair(before=item, after=twin))
-    return pairs
-
-
-def is_same(a: Item, b: Item) -> bool:
-    """Tell whether two items are one, before and after."""
-    if a.kind is not b.kind:
-        return False
-    if a.kind in (Kind.INCLUDE, Kind.CONDITION, Kind.OTHER):
-        return a.text == b.text
-    return a.text == b.text or bool(a.names and a.names == b.names)
 
 
 def sum_up(verdicts: Sequence[Verdict]) -> Verdict:
@@ -199,7 +140,7 @@ def judge(pair: Pair, text: ChangedText, views: Sequence[UnitView]) -> Verdict:
         verdicts = [v for view in views for v in judge_in(pair, text, view)]
         if verdicts:
             return sum_up(verdicts)
-        if pair.kind is Kind.FUNCTION and not any("static" in i.text.split() for i in pair.items):
+        if pair.kind is Kind.FUNCTION and not pair.is_static:
             return Verdict(Account.NOT_BUILT, f"no object has {pair.head}")
     if pair.kind in (Kind.INCLUDE, Kind.CONDITION, Kind.OTHER):
         return others_changed(f"“{pair.items[0].text[:40]}”", views)
@@ -214,7 +155,7 @@ def judge_in(pair: Pair, text: ChangedText, view: UnitView) -> list[Verdict]:
         for change in evidence.lists
         if pair.kind is not Kind.FUNCTION and is_of(change, pair)
     ]
-    users = functions_of(pair, text, evidence)
+    users = functions_of(pair, text, view)
     if users:
         verdicts.append(judge_functions(users, evidence))
     if pair.kind is not Kind.FUNCTION:
@@ -227,19 +168,13 @@ def is_of(change: ListChange, pair: Pair) -> bool:
     return pair.kind is Kind.USE and is_named(change, pair.mentions)
 
 
-def touched_in(evidence: UnitEvidence, texts: Iterable[ChangedText]) -> frozenset[str]:
-    """Return the functions of a unit that have code from an item that a hunk changes."""
-    found: set[str] = set()
-    for text in texts:
-        for hunk in text.hunks:
-            for pair in pairs_of(text, list(hunk.before.lines), list(hunk.after.lines)):
-                if pair.kind in (Kind.FUNCTION, Kind.USE):
-                    found |= functions_of(pair, text, evidence)
-    return frozenset(found)
+def _unique(pairs: Iterable[Iterable[Pair]]) -> Iterable[Pair]:
+    return dict.fromkeys(pair for of_hunk in pairs for pair in of_hunk)
 
 
-def functions_of(pair: Pair, text: ChangedText, evidence: UnitEvidence) -> set[str]:
+def functions_of(pair: Pair, text: ChangedText, view: UnitView) -> set[str]:
     """Return the functions that have code from the lines of an item, or its name."""
+    evidence = view.evidence
     found: set[str] = set()
     if pair.before is not None:
         found |= _with_lines(evidence.pre, text.path, set(pair.before.lines))
@@ -249,7 +184,7 @@ def functions_of(pair: Pair, text: ChangedText, evidence: UnitEvidence) -> set[s
             pair.after, lines, text, evidence
         )
     if pair.kind is Kind.FUNCTION:
-        found |= {n for n in evidence.functions if _source_name(n) in pair.names}
+        found |= {n for name in pair.names for n in view.named.get(name, ())}
     return found
 
 
@@ -263,17 +198,15 @@ def neighbours(item: Item, lines: set[int], text: ChangedText, evidence: UnitEvi
     What a patch puts in is numbered on from the line before it, and the line behind it has the
     number that it had.
     """
-    found = set()
-    for other in text.after.items:
-        if other is item or other.kind is not Kind.FUNCTION:
-            continue
-        own = {text.number(n) for n in other.lines}
-        if not own & lines:
-            continue
-        for name, has in evidence.post.get(text.path, {}).items():
-            if _source_name(name) in other.names and has & lines <= own:
-                found.add(name)
-    return found
+    by_name: dict[str, set[int]] = {}
+    for number in lines:
+        for other in text.functions_at.get(number, ()):
+            for name in other.names if other is not item else ():
+                by_name.setdefault(name, set()).add(number)
+    return {
+        name for name, has in evidence.post.get(text.path, {}).items()
+        if _source_name(name) in by_name and has & lines <= by_name[_source_name(name)]
+    }  # fmt: skip
 
 
 def _source_name(name: str) -> str:
@@ -358,7 +291,7 @@ def _in_tables(name: str, evidence: UnitEvidence) -> tuple[str, ...]:
 
 def judge_by_users(pair: Pair, text: ChangedText, views: Sequence[UnitView]) -> Verdict:
     """Return what the functions that mention an item, by any detour, say of it."""
-    names = spread(pair.names or pair.mentions, text)
+    names = text.spread(pair.names or pair.mentions)
     by: dict[str, None] = {}
     units = []
     for view in views:
@@ -377,17 +310,6 @@ def judge_by_users(pair: Pair, text: ChangedText, views: Sequence[UnitView]) -> 
     where = names_of(view.evidence.unit for view in views)
     what = "the declaration" if pair.kind is Kind.DECLARATION else "what uses it"
     return Verdict(Account.SAME_CODE, f"{pair.head}: {what} in {where} makes the same code")
-
-
-def spread(names: frozenset[str], text: ChangedText) -> frozenset[str]:
-    """Return names, and those of items of the file that mention one of them, by any detour."""
-    items = [i for f in (text.before, text.after) for i in f.items if i.kind is not Kind.CONDITION]
-    known = set(names)
-    while True:
-        more = {n for i in items if i.mentions & known for n in i.names} - known
-        if not more:
-            return frozenset(known)
-        known |= more
 
 
 def _untouched(view: UnitView) -> list[str]:

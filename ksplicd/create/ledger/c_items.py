@@ -6,6 +6,7 @@ ends, as the kernel's style has it: a ``}`` there closes whatever conditions hav
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -100,8 +101,16 @@ class CFile:
 
     def items_on(self, numbers: Sequence[int]) -> list[Item]:
         """Return the items that stand on some of the lines that are not blank."""
-        wanted = {n for n in numbers if self.code_of(n)}
-        return [i for i in self.items if any(n in i.lines for n in wanted)] if wanted else []
+        found = (i for n in numbers if self.code_of(n) for i in self._by_line.get(n, ()))
+        return list(dict.fromkeys(found))
+
+    @cached_property
+    def _by_line(self) -> dict[int, list[Item]]:
+        found: dict[int, list[Item]] = defaultdict(list)
+        for item in self.items:
+            for number in item.lines:
+                found[number].append(item)
+        return found
 
 
 def without_comments(text: str) -> str:

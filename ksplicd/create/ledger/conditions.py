@@ -14,8 +14,8 @@ from typing import Final
 
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.units import Unit
-from ksplicd.create.ledger.accounts import ChangedText
 from ksplicd.create.ledger.c_items import CFile
+from ksplicd.create.ledger.texts import ChangedText
 from ksplicd.create.patch.source_tree import PatchedFile
 from ksplicd.create.patch.states import TreeStates
 from ksplicd.errors import BuildError
@@ -37,8 +37,8 @@ class Marks:
     """Positions of hunks with a line that is always there."""
 
 
-Preprocess = Callable[[Unit, Sequence[PatchedFile]], str | None]
-"""Returns what the preprocessor makes of a unit where some files of the tree are others.
+Preprocess = Callable[[Sequence[Unit], Sequence[PatchedFile]], Sequence[str | None]]
+"""Returns what the preprocessor makes of units where some files of the tree are others.
 
 None where it cannot: a header is missing that only the kernel's build makes.
 """
@@ -56,23 +56,35 @@ def find_built(
     ``units_of``: by file, units that include it, of ``dependants`` when it is a header.  What
     cannot be told, because not every unit was asked, is not in it.
     """
-    found: dict[tuple[str, int], bool] = {}
     sides = ((states.before, False), (states.after, True))
-    for text in texts:
-        marks = {is_after: marks_in(text, is_after=is_after) for _, is_after in sides}
-        asked = {p for m in marks.values() for ps in m.places.values() for p in ps}
-        asked -= marks[False].free | marks[True].free
-        units = list(units_of.get(text.path, ()))[:_MOST_UNITS]
-        if not asked or not units:
-            continue
-        seen: set[int] = set()
-        for files, is_after in sides:
-            marked = _marked(text, marks[is_after], files, is_after=is_after)
-            printed = [preprocess(unit, marked) for unit in units]
-            seen |= {n for p in printed for n in hunks_seen(p, marks[is_after])}
-        is_all = text.path == units[0].source or len(units) >= dependants
-        found |= {(text.path, p): p in seen for p in asked if p in seen or is_all}
-    return found
+    marks = {(t.path, after): marks_in(t, is_after=after) for t in texts for _, after in sides}
+    asked = {t.path: _undecided(marks[t.path, False], marks[t.path, True]) for t in texts}
+    asking = [t for t in texts if asked[t.path] and units_of.get(t.path)]
+    if not asking:
+        return {}
+    units = list(dict.fromkeys(u for t in asking for u in units_of[t.path][:_MOST_UNITS]))
+    seen: set[tuple[str, int]] = set()
+    for files, is_after in sides:
+        ours = {t.path: marks[t.path, is_after] for t in asking}
+        for printed in preprocess(units, _marked(asking, ours, files, is_after=is_after)):
+            seen |= hunks_seen(printed, ours)
+    return {
+        (t.path, position): (t.path, position) in seen
+        for t in asking
+        for position in asked[t.path]
+        if (t.path, position) in seen or _is_all(t.path, units_of[t.path], dependants)
+    }
+
+
+def _undecided(before: Marks, after: Marks) -> set[int]:
+    """Return the positions of the hunks all of whose lines stand under conditions."""
+    found = {p for marks in (before, after) for ps in marks.places.values() for p in ps}
+    return found - before.free - after.free
+
+
+def _is_all(path: str, units: Sequence[Unit], dependants: int) -> bool:
+    """Tell whether every unit that has a file is asked."""
+    return path == units[0].source or min(len(units), _MOST_UNITS) >= dependants
 
 
 def marks_in(text: ChangedText, *, is_after: bool) -> Marks:
@@ -121,40 +133,53 @@ def _is_guard(version: CFile, number: int) -> bool:
 
 
 def _marked(
-    text: ChangedText, marks: Marks, files: Iterable[PatchedFile], *, is_after: bool
+    texts: Sequence[ChangedText],
+    marks: Mapping[str, Marks],
+    files: Iterable[PatchedFile],
+    *,
+    is_after: bool,
 ) -> list[PatchedFile]:
-    """Return the files of a state of the tree, one of them with our words in it."""
-    lines = list((text.after if is_after else text.before).lines)
-    for line in sorted(marks.places, reverse=True):
-        end = line
-        while lines[end - 1].endswith("\\"):
-            end += 1
-        lines.insert(end, f"{_MARK}{line}")
-    marked = PatchedFile(Path(text.path), "\n".join(lines).encode())
-    return [*(f for f in files if str(f.path) != text.path), marked]
+    """Return the files of a state of the tree, some of them with our words in them."""
+    marked = []
+    for number, text in enumerate(texts):
+        lines = list((text.after if is_after else text.before).lines)
+        for line in sorted(marks[text.path].places, reverse=True):
+            end = line
+            while lines[end - 1].endswith("\\"):
+                end += 1
+            lines.insert(end, f"{_MARK}{number}_{line}")
+        marked.append(PatchedFile(Path(text.path), "\n".join(lines).encode()))
+    paths = {text.path for text in texts}
+    return [*(f for f in files if str(f.path) not in paths), *marked]
 
 
-def hunks_seen(printed: str | None, marks: Marks) -> set[int]:
-    """Return the positions of the hunks whose marks a preprocessor has printed."""
+def hunks_seen(printed: str | None, marks: Mapping[str, Marks]) -> set[tuple[str, int]]:
+    """Return file and position of the hunks whose marks a preprocessor has printed."""
     if printed is None:
-        return {p for ps in marks.places.values() for p in ps}
-    lines = {int(m[1]) for m in re.finditer(rf"\b{_MARK}(\d+)\b", printed)}
-    return {p for line in lines for p in marks.places.get(line, ())}
+        found = [(path, line) for path, of_file in marks.items() for line in of_file.places]
+    else:
+        paths = list(marks)
+        places = re.finditer(rf"\b{_MARK}(\d+)_(\d+)\b", printed)
+        found = [(paths[int(m[1])], int(m[2])) for m in places]
+    return {(path, p) for path, line in found for p in marks[path].places.get(line, ())}
 
 
 def preprocessor(kbuild: Kbuild) -> Preprocess:
     """Return the kernel's own, in its source tree."""
 
-    def preprocess(unit: Unit, files: Sequence[PatchedFile]) -> str | None:
+    def one(unit: Unit) -> str | None:
         with tempfile.TemporaryDirectory(prefix="ksplice-cpp-") as folder:
             out = Path(folder) / "unit.i"
             words = kbuild.recorded.compiler(unit, out)
             at = words.index("-c")
-            with kbuild.tree.source.patched(files):
-                try:
-                    kbuild.run(unit, [*words[:at], "-E", "-P", *words[at + 1 :]])
-                except BuildError:
-                    return None
+            try:
+                kbuild.run(unit, [*words[:at], "-E", "-P", *words[at + 1 :]])
+            except BuildError:
+                return None
             return out.read_text(errors="replace")
+
+    def preprocess(units: Sequence[Unit], files: Sequence[PatchedFile]) -> list[str | None]:
+        with kbuild.tree.source.patched(files):
+            return list(kbuild.in_parallel(one, units))
 
     return preprocess

@@ -11,15 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.create.ledger.accepted import Accepted
-from ksplicd.create.ledger.accounts import (
-    ChangedText,
-    UnitView,
-    Verdict,
-    account_for,
-    touched_in,
-)
+from ksplicd.create.ledger.accounts import UnitView, Verdict, account_for
 from ksplicd.create.ledger.c_items import CFile
 from ksplicd.create.ledger.evidence import UnitEvidence
+from ksplicd.create.ledger.texts import ChangedText
 from ksplicd.create.patch.change import ChangedFile
 from ksplicd.create.patch.hunks import ChangedLines, changed_lines
 from ksplicd.create.patch.line_numbers import line_numbers_in
@@ -110,7 +105,7 @@ def views_of(evidence: PatchEvidence, texts: Sequence[ChangedText]) -> list[Unit
         return lambda: (CFile(evidence.read_source(unit)),) * 2
 
     return [
-        UnitView(u, reader(u.unit), touched_in(u, of_c)) for u in evidence.units
+        UnitView(u, reader(u.unit), of_c) for u in evidence.units
     ]  # fmt: skip
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.build.units import Unit
-from ksplicd.create.ledger.accounts import ChangedText
 from ksplicd.create.ledger.c_items import CFile
 from ksplicd.create.ledger.conditions import conditions_of, find_built
+from ksplicd.create.ledger.texts import ChangedText
 from ksplicd.create.patch.hunks import changed_lines
 from ksplicd.create.patch.source_tree import PatchedFile
 from ksplicd.create.patch.states import TreeStates
@@ -62,15 +62,16 @@ class Tree:
     def __init__(self, folder: Path, **files: str) -> None:
         self.folder, self.files, self.calls = folder, files, 0
 
-    def preprocess(self, unit: Unit, files: Sequence[PatchedFile]) -> str | None:
-        self.calls += 1
+    def preprocess(self, units: Sequence[Unit], files: Sequence[PatchedFile]) -> list[str | None]:
+        self.calls += len(units)
         texts = {n.replace("_", "."): t.encode() for n, t in self.files.items()}
         for file in files:
             assert file.content is not None
             texts[str(file.path)] = file.content
         for name, text in texts.items():
             (self.folder / name).write_bytes(text)
-        return run(["gcc", "-DON", "-E", "-P", self.folder / unit.source]).decode()
+        argv = ["gcc", "-DON", "-E", "-P"]
+        return [run([*argv, self.folder / unit.source]).decode() for unit in units]
 
 
 def built(tree: Tree, text: ChangedText, *units: str, dependants: int = 0) -> dict[int, bool]:
@@ -130,7 +131,9 @@ def test_header_of_which_not_every_unit_is_asked(tree: Tree) -> None:
 
 def test_what_cannot_be_preprocessed_is_taken_for_there() -> None:
     text = text_of("a.c", SOURCE, SOURCE.replace("one = 2", "one = 7"))
-    found = find_built(lambda _u, _f: None, TreeStates(after=()), [text], {"a.c": [Unit("a.c")]}, 0)
+    found = find_built(
+        lambda _u, _f: [None], TreeStates(after=()), [text], {"a.c": [Unit("a.c")]}, 0
+    )
     assert found == {("a.c", 0): True}
 
 
