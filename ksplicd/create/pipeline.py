@@ -15,12 +15,11 @@ from dataclasses import replace
 
 from ksplicd import bundle
 from ksplicd.create import bundle_parts
-from ksplicd.create.affected.to_compile import find_changed, find_reachable
+from ksplicd.create.affected.to_compile import check_any, find_changed, find_reachable
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.ledger.accepted import whole_files
-from ksplicd.create.ledger.conditions import preprocessor
 from ksplicd.create.ledger.patch_evidence import Accounts, gather
 from ksplicd.create.ledger.patch_ledger import check_accounts, ledger_of
 from ksplicd.create.modules.build import build_modules
@@ -73,12 +72,14 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         pre_state = PreState(kbuild=kbuild, before=states.before, folder=work.root / "pre")
         try_few(work, pre_state, states.after, reachable.by_headers, request.allowed_layouts)
         to_compile = find_changed(kbuild, reachable, states, request.targets)
+        known = gather(before, change, states, to_compile, reachable.by_headers.dependants)
+        accounts = Accounts(kbuild, known, request.accepted, states, reachable)
+        with accounts.of_nothing():
+            check_any(reachable.files, to_compile)
         objects = compile_units(work, pre_state, states.after, to_compile.units)
         progress("reading the stock kernel")
         kernel = StockKernel(config)
         progress("comparing")
-        known = gather(before, change, states, to_compile, reachable.by_headers.dependants)
-        accounts = Accounts(known, request.accepted, preprocessor(kbuild), states, reachable)
         with accounts.of_nothing(objects):
             changes = compare_units(objects, kernel.has_global, request.allowed_layouts)
         progress("checking against the stock kernel")

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from ksplicd import bundle
-from ksplicd.create.affected.to_compile import find_changed, find_reachable
+from ksplicd.create.affected.to_compile import check_any, find_changed, find_reachable
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import ANY_TARGET, Unit
@@ -144,6 +144,7 @@ class Workshop:
             pre_state = PreState(kbuild=self.kbuild, folder=Path(folder) / "pre")
             reachable = find_reachable(self.kbuild.tree, change, states)
             work = find_changed(self.kbuild, reachable, states, ANY_TARGET)
+            check_any(reachable.files, work)
             try:
                 objects = compile_units(
                     WorkFolder(root=Path(folder), is_kept=False), pre_state, states.after,

@@ -8,7 +8,7 @@ may try a few of very many units, and refuse the change without compiling all.
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Final, NoReturn
+from typing import Final
 
 from ksplicd.create.affected.by_headers import Candidates, find_candidates, find_with_other_code
 from ksplicd.create.affected.files import FilesByKind, KnownFiles, classify_files
@@ -76,8 +76,7 @@ def find_changed(
 ) -> ToCompile:
     """Return the units of ``targets`` that the change names or changes by a header.
 
-    Raises ``UnsupportedChangeError`` for a change that cannot be made, ``NoChangesError`` when
-    nothing is left to compile.
+    Raises ``UnsupportedChangeError`` for a change that cannot be made.
     """
     files, headers = reachable.files, reachable.by_headers
     notes = dict(files.notes)
@@ -102,13 +101,17 @@ def find_changed(
             else:
                 notes[unit.source] = "skipped: of another target"
                 LOG.debug("%s: out: not of --only-targets", unit.source)
-    if not units:
-        _refuse_empty(files, notes)
     return ToCompile(units=tuple(units), notes=notes)
 
 
-def _refuse_empty(files: FilesByKind, notes: dict[str, str]) -> NoReturn:
-    """Raise the error for a change that leaves nothing to compile, with each file's note."""
+def check_any(files: FilesByKind, compiled: ToCompile) -> None:
+    """Raise ``NoChangesError`` when a change leaves nothing to compile, with each file's note.
+
+    Raises ``UnsupportedChangeError`` when that is so because this kernel is configured without it.
+    """
+    if compiled.units:
+        return
+    notes = compiled.notes
     lines = "\n".join(f"  {path}: {note}" for path, note in notes.items())
     if files.disabled and not files.units and not files.parts:
         raise UnsupportedChangeError(

@@ -158,7 +158,7 @@ def judge_in(pair: Pair, text: ChangedText, view: UnitView) -> list[Verdict]:
     users = functions_of(pair, text, view)
     if users:
         verdicts.append(judge_functions(users, evidence))
-    if pair.kind is not Kind.FUNCTION:
+    if pair.kind is not Kind.FUNCTION and not evidence.beyond:
         verdicts += judge_data(pair, evidence)
     return verdicts
 
@@ -220,9 +220,8 @@ def judge_functions(users: Iterable[str], evidence: UnitEvidence) -> Verdict:
         by_fate.setdefault(evidence.functions.get(name, Fate.SAME), []).append(name)
     names = names_of(sorted(set(map(_source_name, users))))
     changed = by_fate.get(Fate.CHANGED, [])
-    lost = [n for n in changed if not _leads_to(n, evidence)]
-    if lost:
-        return Verdict(None, f"{names_of(lost)} changes, and nothing leads to the new code of it")
+    if problem := unreached(changed, evidence):
+        return problem
     by = tuple(dict.fromkeys(
         r for n in (*changed, *by_fate.get(Fate.NEW, ())) for r in _leads_to(n, evidence)
     ))  # fmt: skip
@@ -244,6 +243,17 @@ def judge_functions(users: Iterable[str], evidence: UnitEvidence) -> Verdict:
             Account.SAME_CODE, f"the code of {names}, which runs only at boot, is the same"
         )
     return Verdict(Account.SAME_CODE, f"the code of {names} in {evidence.unit} is the same")
+
+
+def unreached(changed: Sequence[str], evidence: UnitEvidence) -> Verdict | None:
+    """Return the verdict on changed functions whose new code does not come to be run."""
+    if evidence.beyond and changed:
+        names = names_of(sorted(set(map(_source_name, changed))))
+        why = f"{evidence.beyond} has it too ({names}), and no update reaches that"
+        return Verdict(Account.LEFT_OUT, why, matters=True)
+    if lost := [n for n in changed if not _leads_to(n, evidence)]:
+        return Verdict(None, f"{names_of(lost)} changes, and nothing leads to the new code of it")
+    return None
 
 
 def _leads_to(name: str, evidence: UnitEvidence) -> tuple[str, ...]:
@@ -294,6 +304,7 @@ def judge_by_users(pair: Pair, text: ChangedText, views: Sequence[UnitView]) -> 
     names = text.spread(pair.names or pair.mentions)
     by: dict[str, None] = {}
     units = []
+    problems = []
     for view in views:
         evidence = view.evidence
         users = [
@@ -302,9 +313,13 @@ def judge_by_users(pair: Pair, text: ChangedText, views: Sequence[UnitView]) -> 
         ]  # fmt: skip
         if not users and text.path != evidence.unit:
             users = _untouched(view)  # by way of other headers
-        if found := _by_all(users, evidence):
+        if problem := unreached(users, evidence):
+            problems.append(problem)
+        elif found := _by_all(users, evidence):
             by.update(dict.fromkeys(found))
             units.append(evidence.unit)
+    if problems:
+        return sum_up([*problems, Verdict(Account.IN_EFFECT, "", tuple(by))])
     if by:
         return Verdict(Account.IN_EFFECT, f"in {names_of(units)}, by use", tuple(by))
     where = names_of(view.evidence.unit for view in views)
@@ -319,6 +334,9 @@ def _untouched(view: UnitView) -> list[str]:
 
 def others_changed(what: str, views: Sequence[UnitView]) -> Verdict:
     """Return the account of a directive: by the functions that change untouched by a hunk."""
+    for view in views:
+        if problem := unreached(_untouched(view), view.evidence):
+            return problem
     by = tuple(dict.fromkeys(r for v in views for r in _by_all(_untouched(v), v.evidence)))
     if by:
         return Verdict(Account.IN_EFFECT, "by what it brings", by)

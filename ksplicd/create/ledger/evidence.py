@@ -53,8 +53,8 @@ class UnitEvidence:
     """By name of what is in the new code, the redirects that lead there."""
     lists: tuple[ListChange, ...] = ()
     """What comes, goes or changes in lists that the linker makes."""
-    has_lines: bool = True
-    """Whether the objects have line tables."""
+    beyond: str = ""
+    """What the unit is part of that no update reaches, such as ``the vDSO``."""
 
     def compiles(self, file: str) -> bool:
         """Tell whether code of the unit is from a file, or the file is its source."""
@@ -74,9 +74,11 @@ def read_evidence(
     change: UnitChange | None,
     redirects: Mapping[str, tuple[str, ...]],
     files: Collection[str],
+    beyond: str = "",
 ) -> UnitEvidence:
     """Return what the split objects of a unit tell of ``files``; ``change``: None where nothing is.
 
+    ``beyond``: what it is part of that no update reaches.
     Raises ``ElfError``.
     """
     before, after = read_lines(pre, files), read_lines(post, files)
@@ -88,8 +90,8 @@ def read_evidence(
         functions=fates_of_functions(pre, post, change),
         data=fates_of_data(pre, post, change),
         redirects=redirects,
-        lists=tuple(compare_lists(pre.obj, post.obj)),
-        has_lines=before is not None and after is not None,
+        lists=() if beyond else tuple(compare_lists(pre.obj, post.obj)),
+        beyond=beyond,
     )
 
 

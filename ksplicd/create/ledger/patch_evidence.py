@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ksplicd.create.affected.to_compile import Reachable, ToCompile
+from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.ledger.accepted import Accepted
-from ksplicd.create.ledger.conditions import Preprocess, find_built
+from ksplicd.create.ledger.conditions import Preprocess, find_built, preprocessor
 from ksplicd.create.ledger.evidence import find_redirects, read_evidence
 from ksplicd.create.ledger.patch_ledger import (
     Entry,
@@ -20,6 +21,7 @@ from ksplicd.create.ledger.patch_ledger import (
     entries_text,
     text_of,
 )
+from ksplicd.create.ledger.vdso import read_vdso
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.patch.change import Before, Change
 from ksplicd.create.patch.states import TreeStates
@@ -47,14 +49,14 @@ def gather(
 class Accounts:
     """Takes account of a patch: of all its hunks, or of one that comes to nothing."""
 
+    kbuild: Kbuild
     known: PatchEvidence
     accepted: Sequence[Accepted]
-    preprocess: Preprocess
     states: TreeStates
     reachable: Reachable
 
     @contextmanager
-    def of_nothing(self, objects: Sequence[UnitObjects]) -> Iterator[None]:
+    def of_nothing(self, objects: Sequence[UnitObjects] = ()) -> Iterator[None]:
         """Have each hunk's account said where a patch changes nothing that a kernel uses.
 
         Raises ``UnaccountedError`` instead of ``NoChangesError`` where that is not the whole truth.
@@ -77,7 +79,9 @@ class Accounts:
         Raises ``ElfError``, and ``CreateError`` for what is accepted and not in the patch.
         """
         known = with_units(self.known, objects, changes, new_code)
-        known = with_conditions(known, self.preprocess, self.states, self.reachable)
+        known = with_conditions(known, preprocessor(self.kbuild), self.states, self.reachable)
+        vdso = read_vdso(self.kbuild, known.files, self.states)
+        known = replace(known, units=[*known.units, *vdso])
         return account_for_patch(known, self.accepted)
 
 
