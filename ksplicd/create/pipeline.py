@@ -21,7 +21,7 @@ from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.ledger.accepted import whole_files
 from ksplicd.create.ledger.patch_evidence import Accounts, gather
-from ksplicd.create.ledger.patch_ledger import check_accounts, ledger_of
+from ksplicd.create.ledger.patch_ledger import ledger_of
 from ksplicd.create.modules.build import build_modules
 from ksplicd.create.modules.signature import sign_modules
 from ksplicd.create.modules.whole import build_whole_modules, file_names
@@ -88,7 +88,6 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         new_code = cut_new_code(request.kid, changes, pre_state, kernel)
         write_new_code(work, pre_state, new_code)
         entries = accounts.take(objects, changes, new_code)
-        check_accounts(entries)
         files_after = bundle_parts.files_after(series, change)
         targets = bundle_parts.whole_modules_of(request, new_code)
         whole = build_whole_modules(work.root / "whole", kbuild, files_after, targets)

@@ -65,8 +65,8 @@ class UnitView:
     def named(self) -> Mapping[str, Sequence[str]]:
         """By name in the source, the functions of its object: ``foo`` and ``foo.isra.0``."""
         found: dict[str, list[str]] = defaultdict(list)
-        for name in self.evidence.functions:
-            found[_source_name(name)].append(name)
+        for alias, name in self.evidence.aliases.items():
+            found[_source_name(alias)].append(name)
         return found
 
     @cached_property

@@ -46,7 +46,9 @@ class UnitEvidence:
     post: Lines
     """With the numbers that ``patch/line_numbers.py`` gives."""
     functions: Mapping[str, Fate]
-    """By name, as the objects have it."""
+    """By name, as the objects have it; of several names the one that the difference has."""
+    aliases: Mapping[str, str]
+    """By every name of a function, that one."""
     data: Mapping[str, frozenset[Fate]]
     """By name without the compiler's numbers; there may be several of a name."""
     redirects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -81,13 +83,14 @@ def read_evidence(
     ``beyond``: what it is part of that no update reaches.
     Raises ``ElfError``.
     """
-    before, after = read_lines(pre, files), read_lines(post, files)
+    names = FunctionNames(pre, post, change)
     return UnitEvidence(
         unit=unit,
         target=target,
-        pre=before or {},
-        post=after or {},
-        functions=fates_of_functions(pre, post, change),
+        pre=read_lines(pre, names, files, is_post=False),
+        post=read_lines(post, names, files, is_post=True),
+        functions=fates_of_functions(pre, post, names, change),
+        aliases=names.by_alias,
         data=fates_of_data(pre, post, change),
         redirects=redirects,
         lists=() if beyond else tuple(compare_lists(pre.obj, post.obj)),
@@ -95,34 +98,75 @@ def read_evidence(
     )
 
 
-def read_lines(index: ObjectIndex, files: Collection[str]) -> Lines | None:
-    """Return the lines of ``files`` that functions have code from, None: there is no line table."""
-    table = read_line_table(index.obj)
-    if table is None:
-        return None
+class FunctionNames:
+    """The one name by which each function of a unit is known here, before and after the change.
+
+    A function may have several names; the one that the difference has is meant.
+    """
+
+    def __init__(self, pre: ObjectIndex, post: ObjectIndex, change: UnitChange | None) -> None:
+        d = change.difference if change is not None else None
+        known: set[Symbol] = {*d.changed, *d.new, *d.boot, *d.removed} if d is not None else set()
+        self._post = _names_by_place(post, known)
+        self._pre = _names_by_place(pre, known)
+        for s in pre.obj.functions() if d is not None else ():
+            twin = d.twins.post_of.get(s) if d is not None else None
+            if twin is not None and (name := self._post.get((twin.section, twin.value))):
+                self._pre[s.section, s.value] = name
+        self.by_alias = {
+            s.name: names[s.section, s.value]
+            for index, names in ((pre, self._pre), (post, self._post))
+            for s in _functions(index)
+        }
+        """By every name, the one that is meant."""
+
+    def of(self, index: ObjectIndex, s: Symbol, *, is_post: bool) -> str:
+        """Return the name of a function; a cold part has its function's."""
+        main = index.main_of(s)
+        names = self._post if is_post else self._pre
+        return names.get((main.section, main.value), main.name)
+
+
+def _functions(index: ObjectIndex) -> Iterable[Symbol]:
+    return (s for s in index.obj.functions() if not is_prefix(s))
+
+
+def _names_by_place(
+    index: ObjectIndex, preferred: Collection[Symbol]
+) -> dict[tuple[Section | None, int], str]:
+    """Return by section and offset one name: a preferred one, else the first of the alphabet."""
+    ranked = sorted(_functions(index), key=lambda s: (s not in preferred, s.name), reverse=True)
+    return {(s.section, s.value): s.name for s in ranked}
+
+
+def read_lines(
+    index: ObjectIndex, names: FunctionNames, files: Collection[str], *, is_post: bool
+) -> Lines:
+    """Return the lines of ``files`` that functions have code from; none without a line table."""
     found: dict[str, dict[str, frozenset[int]]] = defaultdict(dict)
     known: dict[str, str] = {}
-    for section, by_file in table.items():
-        names = [index.main_of(s).name for s in index.functions_in(section)]
+    for section, by_file in (read_line_table(index.obj) or {}).items():
+        here = [names.of(index, s, is_post=is_post) for s in index.functions_in(section)]
         for path, lines in by_file.items():
             if path not in known:
                 known[path] = next((f for f in files if path == f or path.endswith(f"/{f}")), "")
-            for name in names if known[path] else ():
+            for name in here if known[path] else ():
                 of_file = found[known[path]]
                 of_file[name] = of_file.get(name, frozenset()) | lines
     return found
 
 
 def fates_of_functions(
-    pre: ObjectIndex, post: ObjectIndex, change: UnitChange | None
+    pre: ObjectIndex, post: ObjectIndex, names: FunctionNames, change: UnitChange | None
 ) -> dict[str, Fate]:
     """Return what became of each function."""
     found: dict[str, Fate] = {}
-    for index in (pre, post):
-        for s in index.obj.functions():
-            if not is_prefix(s) and s.section is not None:
+    for index, is_post in ((pre, False), (post, True)):
+        for s in _functions(index):
+            if s.section is not None:
                 is_boot = is_boot_section(s.section)
-                found[s.name] = Fate.BOOT_SAME if is_boot else Fate.SAME
+                fate = Fate.BOOT_SAME if is_boot else Fate.SAME
+                found[names.of(index, s, is_post=is_post)] = fate
     if change is None:
         return found
     d = change.difference
@@ -131,12 +175,12 @@ def fates_of_functions(
         (Fate.NEW, d.new),
         (Fate.BOOT, d.boot),
         (Fate.CHANGED, d.changed),
+        (Fate.CHANGED, [d.unload] if d.unload is not None else []),
     )
     for fate, symbols in groups:
-        index = d.pre if fate is Fate.REMOVED else d.post
-        found |= {index.main_of(s).name: fate for s in symbols}
-    if d.unload is not None:
-        found[d.unload.name] = Fate.CHANGED
+        is_post = fate is not Fate.REMOVED
+        index = d.post if is_post else d.pre
+        found |= {names.of(index, s, is_post=is_post): fate for s in symbols}
     return found
 
 

@@ -65,7 +65,6 @@ class Accounts:
             yield
         except NoChangesError as e:
             entries = self.take(objects, (), ())
-            check_accounts(entries)
             raise NoChangesError(f"{e}\n{entries_text(entries)}") from e
 
     def take(
@@ -76,13 +75,16 @@ class Accounts:
     ) -> list[Entry]:
         """Return an entry for each hunk; the source tree must be as it was found.
 
-        Raises ``ElfError``, and ``CreateError`` for what is accepted and not in the patch.
+        Raises ``UnaccountedError`` for what would be missing from the running kernel, ``ElfError``,
+        and ``CreateError`` for what is accepted and not in the patch.
         """
         known = with_units(self.known, objects, changes, new_code)
         known = with_conditions(known, preprocessor(self.kbuild), self.states, self.reachable)
         vdso = read_vdso(self.kbuild, known.files, self.states)
         known = replace(known, units=[*known.units, *vdso])
-        return account_for_patch(known, self.accepted)
+        entries = account_for_patch(known, self.accepted)
+        check_accounts(entries)
+        return entries
 
 
 def with_units(

@@ -24,13 +24,13 @@ FLAGS = (*KERNEL_LIKE, *SPLIT, "-g", "-pg", "-mfentry", "-mrecord-mcount", "-w")
 _Files = Mapping[str, str]
 
 
-def compiled(folder: Path, files: Mapping[str, bytes], unit: str, *flags: str) -> bytes:
+def compiled(folder: Path, files: Mapping[str, bytes], unit: str) -> bytes:
     """Return the object that gcc makes of ``unit`` in a tree of ``files``."""
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(text)
     out = folder / "unit.o"
-    run(["gcc", *FLAGS, *flags, "-c", "-o", out, folder / unit])
+    run(["gcc", *FLAGS, "-c", "-o", out, folder / unit])
     return out.read_bytes()
 
 
@@ -47,22 +47,25 @@ def changed_files(before: _Files, after: _Files) -> tuple[ChangedFile, ...]:
     )  # fmt: skip
 
 
-def read_unit(folder: Path, before: _Files, after: _Files, unit: str, *flags: str) -> UnitEvidence:
-    """Return the evidence of one unit of a change, compiled for vmlinux."""
+def read_unit(
+    folder: Path, before: _Files, after: _Files, unit: str, beyond: str = ""
+) -> UnitEvidence:
+    """Return the evidence of one unit of a change, compiled for vmlinux or what is ``beyond``."""
     change = changed_files(before, after)
     old = {n: t.encode() for n, t in before.items()}
     patched = {str(f.path): with_line_numbers(f).content for f in change}
     new = old | {n: t for n, t in patched.items() if t is not None}
     pre, post = (
-        index_separated(read_object(compiled(folder / side, tree, unit, *flags), unit), SIZES)
+        index_separated(read_object(compiled(folder / side, tree, unit), unit), SIZES)
         for side, tree in (("pre", old), ("post", new))
     )
     unit_change = UnitChange.of(unit, diff(pre, post))
     fake = FakeUnit(source=unit, functions=frozenset(s.name for s in pre.obj.functions()))
-    code = [extract(fake, unit_change, Aliases())] if unit_change.is_needed else []
+    is_cut = unit_change.is_needed and not beyond
+    code = [extract(fake, unit_change, Aliases())] if is_cut else []
     found = find_redirects(code).get(unit, {})
     names = {str(f.path) for f in change} | {unit}
-    return read_evidence(unit, "vmlinux", pre, post, unit_change, found, names)
+    return read_evidence(unit, "vmlinux", pre, post, unit_change, found, names, beyond)
 
 
 def accounts(
@@ -73,13 +76,20 @@ def accounts(
     accepted: tuple[Accepted, ...] = (),
     notes: Mapping[str, str] | None = None,
     dependants: int = 0,
+    beyond: tuple[str, ...] = (),
 ) -> list[Entry]:
-    """Return the entries of a change of a tree, of which ``units`` are compiled."""
+    """Return the entries of a change of a tree, of which ``units`` are compiled.
+
+    ``beyond``: further ones, of what no update reaches.
+    """
     change = changed_files(before, after)
     evidence = PatchEvidence(
         files=change,
         patched={f.path: with_line_numbers(f).content for f in change},
-        units=[read_unit(folder / str(i), before, after, u) for i, u in enumerate(units)],
+        units=[
+            read_unit(folder / str(i), before, after, u, "the vDSO" if u in beyond else "")
+            for i, u in enumerate((*units, *beyond))
+        ],
         notes=notes or {},
         dependants=dependants,
         read_source=lambda path: before[path].encode() if path in before else None,

@@ -161,6 +161,16 @@ def test_removed_function(tmp_path: Path) -> None:
     assert [(a, by) for _, a, by in summary(entries)] == [("in_effect", ("second",))] * 2
 
 
+def test_function_of_several_names(tmp_path: Path) -> None:
+    """The one that the difference names is redirected, and stands for all."""
+    more = 'int alias_of(int x) __attribute__((alias("third")));\n'
+    more += 'int a_third(int x) __attribute__((alias("third")));\n'
+    before = {**BEFORE, "fs/unit.c": UNIT + more}
+    after = {**before, "fs/unit.c": before["fs/unit.c"].replace('"%d", r.high', '"%u", r.high')}
+    (entry,) = accounts(tmp_path, before, after, "fs/unit.c")
+    assert (entry.verdict.account, len(entry.verdict.by)) == (Account.IN_EFFECT, 1)
+
+
 # --- headers ------------------------------------------------------------------------------------
 
 
@@ -193,6 +203,42 @@ def test_header_of_which_nothing_is_known_has_no_account(tmp_path: Path) -> None
     with pytest.raises(
         UnaccountedError, match=r"(?s)  fs/a\.h:4: no account: .*--accept FILE:LINE"
     ):
+        check_accounts([entry])
+
+
+VDSO = {
+    "a.h": "#define FACTOR 3\n#define OTHER 4\n"
+    "static inline int scale(int x)\n{\n\treturn x * 5;\n}\n",
+    "kernel.c": '#include "a.h"\nint of_kernel(int x)\n{\n\treturn scale(x) + OTHER;\n}\n',
+    "vdso.c": '#include "a.h"\nint of_vdso(int x)\n{\n\treturn scale(x) + FACTOR;\n}\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_missing"),
+    [
+        ("x * 5", "x * 6", True),  # one of two copies would have it
+        ("FACTOR 3", "FACTOR 9", True),  # only the vDSO's
+        ("OTHER 4", "OTHER 9", False),
+        ("#define OTHER", "/* a number */\n#define OTHER", False),
+    ],
+)
+def test_header_that_the_vdso_shares(
+    tmp_path: Path, old: str, new: str, *, is_missing: bool
+) -> None:
+    after = {**VDSO, "a.h": VDSO["a.h"].replace(old, new)}
+    (entry,) = accounts(tmp_path, VDSO, after, "kernel.c", beyond=("vdso.c",))
+    assert entry.is_missing == is_missing
+    if is_missing:
+        assert entry.verdict.account is Account.LEFT_OUT
+        assert "the vDSO has it too (of_vdso)" in entry.verdict.note
+
+
+def test_header_of_the_vdso_alone(tmp_path: Path) -> None:
+    after = {**VDSO, "a.h": VDSO["a.h"].replace("FACTOR 3", "FACTOR 9")}
+    note = {"a.h": "1 units depend on it"}
+    (entry,) = accounts(tmp_path, VDSO, after, beyond=("vdso.c",), notes=note, dependants=1)
+    with pytest.raises(UnaccountedError, match=r"a\.h:1: left out: the vDSO has it too"):
         check_accounts([entry])
 
 
