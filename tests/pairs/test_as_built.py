@@ -106,9 +106,9 @@ def test_a_clone_of_other_arguments_is_not_the_kernels(tmp_path: Path) -> None:
 NUMBERS = (
     BODY
     + """
-built(int e(int x) { static int count; return count += hidden(x); },)
 int f(int x) { static int count; return (count += hidden(x)) + ADDED; }
 int g(int x) { static int count; return count -= hidden(x); }
+built(int e(int x) { static int count; return count += hidden(x); },)
 """
 )
 
