@@ -127,3 +127,21 @@ def test_variables_have_the_numbers_of_what_runs(tmp_path: Path) -> None:
     d = compare(tmp_path, pre, NUMBERS.replace("ADDED", "2"))
     assert changed(d) == ["f"]
     assert [n for n in undefined(cut(d)) if "count" in n] == [f".klp.sym.vmlinux.{name},0"]
+
+
+EXIT = (
+    BODY
+    + """
+static built(noinline, always) int stop(int x) { return hidden(x) + ADDED; }
+int f(int x) { return stop(x) * 3; }
+__attribute__((section(".exit.text"))) void leave(void) { printk("%d", stop(7)); }
+extern __attribute__((alias("leave"))) void cleanup_module(void);
+"""
+)
+
+
+def test_the_exit_function_of_what_runs_has_the_changed_code_inlined(tmp_path: Path) -> None:
+    d = compare(tmp_path, EXIT.replace("ADDED", "1"), EXIT.replace("ADDED", "2"))
+    assert changed(d) == ["f", "stop"]
+    assert d.unload is not None
+    assert d.unload.name == "cleanup_module"

@@ -8,20 +8,24 @@ and variables; the split ones only have the bytes.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from ksplicd.create.debug import phase
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.correlate import correlate
 from ksplicd.create.diff.difference import Difference
-from ksplicd.create.diff.twins import is_numbered
-from ksplicd.create.diff.unit import diff
+from ksplicd.create.diff.twins import can_be_twins, is_numbered, is_state
+from ksplicd.create.diff.unit import diff, exit_function
 from ksplicd.create.objects.index import ObjectIndex, code_section_of
 from ksplicd.create.objects.names import (
+    base_name,
     is_boot_section,
     is_cold_part,
     is_content_alone,
+    is_exit_section,
     is_prefix,
     main_name,
 )
@@ -42,16 +46,19 @@ def name_as_built(plain: ObjectIndex, pre: ObjectIndex) -> None:
     no kernel has, so that new code brings it along, or is refused.
     """
     comparison = Comparison(correlate(plain, pre))
+    twins = comparison.twins
+    alike = _Alike(comparison)
     names: dict[Symbol, str] = {}
     for s in pre.obj.symbols:
         if s.section is None or not is_numbered(s) or is_content_alone(s) or is_cold_part(s.name):
             continue
-        twin = comparison.twins.pre_of.get(s)
-        is_same = twin is not None and not (s.is_function and comparison.why_differs(twin, s))
-        if twin is not None and is_same:
-            names[s] = twin.name
-        else:
+        twin = twins.pre_of.get(s)
+        if twin is None and not s.is_function and not is_state(s):
+            twin = alike.take(s)
+        if twin is None or (s.is_function and comparison.why_differs(twin, s)):
             names[s] = _NUMBER.sub(f".{_FIRST_OF_NONE + len(names)}", s.name, count=1)
+        else:
+            names[s] = twin.name
     for part in filter(lambda s: is_cold_part(s.name), pre.obj.symbols):
         main = pre.main_of(part)
         if main in names:
@@ -60,6 +67,29 @@ def name_as_built(plain: ObjectIndex, pre: ObjectIndex) -> None:
         if s.name != name:
             LOG.debug("%s: %s is %s in the kernel", pre.obj.name, s.name, name)
             s.name = name
+
+
+class _Alike:
+    """Data of the plain object that are nobody's twin, for those that nothing tells apart.
+
+    Of constants with one content, and of rate limits, it does not matter which is meant.
+    """
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        self.left: dict[str, list[Symbol]] = defaultdict(list)
+        for s in comparison.pre.obj.symbols:
+            if s.section is not None and is_numbered(s) and s not in comparison.twins.post_of:
+                self.left[base_name(s.name)].append(s)
+
+    def take(self, s: Symbol) -> Symbol | None:
+        """Return one that is like ``s``, each once; None when there is none."""
+        left = self.left[base_name(s.name)]
+        for other in left:
+            if can_be_twins(other, s) and self.comparison.compare_content(other, s) is None:
+                left.remove(other)
+                return other
+        return None
 
 
 def changed_as_built(
@@ -91,14 +121,20 @@ def changed_as_built(
                 todo.append(caller)
                 reasons[caller] = f"calls {name} in the kernel, which changes"
     order = [s for s in twins.post.obj.symbols if s in found]
-    running = [s for s in order if not is_boot_section(code_section_of(s))]
-    return difference.with_changed({s: found[s] for s in running})
+    running = {s: found[s] for s in order if not is_boot_section(code_section_of(s))}
+    at_unload = {s: found[s] for s in order if is_exit_section(code_section_of(s))}
+    unload = exit_function(twins.post)
+    if at_unload and unload in twins.pre_of:  # a module's own exit function is exchanged
+        boot = {**at_unload, **difference.boot}
+        difference = replace(difference, boot=boot, unload=unload)
+    return difference.with_changed(running)
 
 
 def _changes(plain: Difference) -> Iterable[tuple[str, str]]:
-    """Yield the names in the kernel of what changes, with the reasons."""
-    for s, why in plain.changed.items():
-        yield plain.twins.pre_of[s].name, why
+    """Yield the names in the kernel of what changes, with the reasons; boot code, too."""
+    for s, why in {**plain.changed, **plain.boot}.items():
+        if s in plain.twins.pre_of:
+            yield plain.twins.pre_of[s].name, why
 
 
 def _callers(index: ObjectIndex, function: Symbol) -> Mapping[str, None]:
