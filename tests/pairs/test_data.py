@@ -258,6 +258,19 @@ int f(int x) {{
     assert [r.symbol for r in d.refusals] == ["_entry"]
 
 
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_constant_that_has_the_name_of_an_entry(tmp_path: Path, outside: bool) -> None:  # noqa: FBT001
+    """It is read, and not by debugfs."""
+    entry = "static const int _entry[] = {{ 1, {0} }};"
+    code = "return _entry[x & 1] + hidden(x);"
+    source = f"{entry} int f(int x) {{{{ {code} }}}}"
+    if not outside:
+        source = f"int f(int x) {{{{ {entry} {code} }}}}"
+    d = compare(tmp_path, source.format(2), source.format(3))
+    assert changed(d) == ["f"]
+    assert any("_entry" in name for name in kept(cut(d)))
+
+
 def test_what_boot_code_and_lists_have_is_left_out_and_said(tmp_path: Path) -> None:
     """Such as ``vmx_x86_ops``, which is __initdata, and an entry that DECLARE_PCI_FIXUP makes."""
     source = """

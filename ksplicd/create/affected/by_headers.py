@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Final
 
 from ksplicd.create.affected.by_mention import find_affected
@@ -95,21 +94,24 @@ def find_with_other_code(
     """
     units = candidates.units
     kept = None if states.before else kbuild.split_folder / "assembly"
-    making = Lock()
 
     def first_fingerprint(unit: Unit) -> str:
         try:
             return fingerprint(kbuild, unit, kept)
         except BuildError:
-            with making:  # make makes what the unit includes
-                kbuild.compile_plain([unit])
-            return fingerprint(kbuild, unit, kept)
+            return ""
 
     with kbuild.tree.source.patched(states.before if units else ()):
-        old = _fingerprints(kbuild, "before", units, first_fingerprint)
+        old = dict(
+            zip(units, _fingerprints(kbuild, "before", units, first_fingerprint), strict=True)
+        )
+    if again := [unit for unit, digest in old.items() if not digest]:
+        kbuild.compile_plain(again)  # of the tree as it is: make makes what the units include
+        with kbuild.tree.source.patched(states.before):
+            old |= {unit: fingerprint(kbuild, unit, kept) for unit in again}
     with kbuild.tree.source.patched(states.after if units else ()):
         new = _fingerprints(kbuild, "after", units, lambda unit: fingerprint(kbuild, unit))
-    changed = tuple(u for u, a, b in zip(units, old, new, strict=True) if a != b)
+    changed = tuple(u for u, b in zip(units, new, strict=True) if old[u] != b)
     _log_compared(units, changed)
     kbuild.tree.progress(f"{candidates.names}: changes the code of {len(changed)} units")
     assembly = [u.source for u in changed if u.source.endswith(".S")]

@@ -60,6 +60,7 @@ class Kbuild:
         """
         stale = [u for u in units if not self.recorded.is_fresh(u)]
         if stale:
+            self.tree.source.check_untouched()
             self.tree.progress(f"compiling {names_of(u.source for u in stale)}")
             made = self.in_parallel(self._compile_listed, stale)
             left = [u for u, is_made in zip(stale, made, strict=True) if not is_made]
@@ -206,6 +207,8 @@ class Kbuild:
         folder = self.split_folder
         known = {u: folder / f"{u.flat_name}.o" for u in units}
         missing = [u for u, path in known.items() if not self.recorded.is_current(path)]
+        if missing:
+            self.tree.source.check_untouched()
         self.compile_split(missing, folder)
         return known
 

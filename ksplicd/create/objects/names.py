@@ -19,7 +19,9 @@ _LITERAL: Final = re.compile(
 _SANITIZER: Final = re.compile(
     r"\.(?:ro)?data(?:\.rel)?(?:\.ro)?(?:\.local)?\.\.L(?:ubsan_(?:data|type)|__unnamed_)\d+$"
 )
-_PRINTK_INDEX: Final = re.compile(r"(?:.+\.)?_entry(?:_ptr)?(?:\.\d+)?$")
+_PRINTK_INDEX: Final = re.compile(
+    r"(?:_entry(?:_ptr)?\.\d+|.+\._entry(?:_ptr)?(?:\.\d+)?)$"  # as gcc and clang number them
+)
 _TRACEPOINT: Final = re.compile(
     r"(?:print_fmt|trace_event_(?:fields|type_funcs)|__tracepoint|__tpstrtab|str__"
     r"|event|event_class|__event|__bpf_trace_tp_map)_"
@@ -101,7 +103,7 @@ def is_printk_index(symbol: Symbol) -> bool:
     """Tell whether the symbol is an entry of printk's index, such as ``_entry.12``.
 
     Only debugfs reads them, from a list of the linker's; they hold the line of their printk().
-    A variable may have the name, too.
+    A variable may have the name, too; one of a file, even constant, has no number.
     """
     section = symbol.section
     return (

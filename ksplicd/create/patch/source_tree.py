@@ -37,6 +37,8 @@ class SourceTree:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+        self.depth = 0
+        """How many contexts have files of theirs in the tree."""
         if not (self.root / "Kbuild").is_file() or not (self.root / "Makefile").is_file():
             raise SourceTreeError(
                 f"{root}: not a kernel source tree (no Kbuild); give the folder that"
@@ -80,6 +82,7 @@ class SourceTree:
     def patched(self, files: Sequence[PatchedFile]) -> Iterator[None]:
         """Have ``files`` in the tree while the context lasts."""
         places = [self._saved_place(file.path) for file in files]
+        self.depth += bool(files)
         try:
             for file, saved in zip(files, places, strict=True):
                 self._switch(file, saved)
@@ -88,6 +91,14 @@ class SourceTree:
             for saved in places:
                 if saved.exists():
                     self._restore(saved)
+            self.depth -= bool(files)
+
+    def check_untouched(self) -> None:
+        """Assert that the tree is as it was found.
+
+        The originals come back with their times, so that an object that stays would look newer.
+        """
+        assert not self.depth, "an object of the patched tree would be taken for one of the tree"
 
     def _saved_place(self, path: Path) -> Path:
         """Return where the original of ``path`` waits; of a new folder, where the folder's does."""

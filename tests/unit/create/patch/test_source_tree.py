@@ -201,3 +201,15 @@ def test_tree_in_use_is_waited_for(tree: SourceTree) -> None:
     thread.join()
     assert order == ["first", "other"]
     assert said == [f"waiting: another ksplice-create works on {tree.root}"]
+
+
+def test_what_stays_is_made_of_the_tree_as_it_was_found(tree: SourceTree) -> None:
+    """Its originals come back with their times, and an object of the patched tree looks newer."""
+    tree.check_untouched()
+    with tree.patched([PatchedFile(Path("fs/a.c"), b"int a;\n")]):
+        with pytest.raises(AssertionError, match="of the patched tree"):
+            tree.check_untouched()
+        with tree.patched([]), pytest.raises(AssertionError, match="would be taken"):
+            tree.check_untouched()
+    with tree.patched([]):
+        tree.check_untouched()
