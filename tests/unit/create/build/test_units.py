@@ -83,14 +83,31 @@ def test_targets(lists: list[str], taken: list[str], left: list[str]) -> None:
 
 
 def test_counted_names_get_their_numbers_anew() -> None:
+    defined = b"__func__.17:\n__func__.3:\n.section .text.f.isra.0\nf.isra.0:\n"
     before = b"lea __func__.17(%rip)\nlea __func__.3(%rip)\nlea __func__.17\ncall f.isra.0\n"
-    after = before.replace(b".17", b".25").replace(b".3", b".4")
-    assert number_names(before) == number_names(after)
+    after = (before + defined).replace(b".17", b".25").replace(b".3", b".4")
+    assert number_names(before + defined) == number_names(after)
     unique = b".section .modinfo\n__UNIQUE_ID_license412:\n__addressable_init_module9: f.17\n"
     moved = unique.replace(b"412", b"413").replace(b"module9", b"module11")
     assert number_names(unique) == number_names(moved)
     swapped = before.replace(b"__func__.17\n", b"__func__.3\n")
-    assert number_names(before) != number_names(swapped)
+    assert number_names(before + defined) != number_names(swapped + defined)
+    assert number_names(b".local a.1\nlea a.1\n") == number_names(b".local a.2\nlea a.2\n")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (b'.string "v1.2"\n', b'.string "v1.3"\n'),
+        (b'v1.2:\n.string "v1.2"\n', b'v1.3:\n.string "v1.3"\n'),
+        (b'.ascii "say \\"a\\" x.1"\n', b'.ascii "say \\"a\\" x.2"\n'),
+        (b"#APP\n# sequence.1\n.byte seq.1\n#NO_APP\n", b"#APP\n.byte seq.2\n#NO_APP\n"),
+        (b".section .rodata.str1.1\n", b".section .rodata.str1.8\n"),
+        (b".globl a.1\na.1:\n", b".globl a.2\na.2:\n"),
+    ],
+)
+def test_numbers_that_no_compiler_counted_stay(one: bytes, other: bytes) -> None:
+    assert number_names(one) != number_names(other)
 
 
 def test_names_are_shortened() -> None:
