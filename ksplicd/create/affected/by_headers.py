@@ -16,6 +16,7 @@ from ksplicd.create.affected.by_mention import find_affected
 from ksplicd.create.affected.include_graph import IncludeGraph
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.fingerprint import fingerprint
+from ksplicd.create.build.foreign import ForeignUnit
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import Unit
 from ksplicd.create.debug import phase
@@ -41,6 +42,8 @@ class Candidates:
     headers: tuple[Path, ...] = ()
     units: tuple[Unit, ...] = ()
     """Without those that the change names itself."""
+    foreign: tuple[ForeignUnit, ...] = ()
+    """What is compiled beside the units, and can be reached."""
     dependants: int = 0
     """How many units include one of the headers."""
     reached: int = 0
@@ -74,13 +77,16 @@ def find_candidates(
 
     The source tree must be in the state before the change.
     """
-    affected = find_affected(graph, headers, tree.listing, tree.config.compiler)
-    found = (Unit(source) for source in sorted(affected.units))
+    every = {*tree.listing, *(unit.source for unit in tree.foreign)}
+    affected = find_affected(graph, headers, every, tree.config.compiler)
+    units = [Unit(source) for source in sorted(affected.units) if source in tree.listing]
+    reached = affected.units | {str(h.path) for h in headers}
     return Candidates(
         headers=tuple(h.path for h in headers),
-        units=tuple(u for u in found if u not in named),
-        dependants=len(affected.dependants),
-        reached=len(affected.units),
+        units=tuple(u for u in units if u not in named),
+        foreign=tuple(u for u in tree.foreign if u.source in reached),
+        dependants=sum(source in tree.listing for source in affected.dependants),
+        reached=len(units),
     )
 
 

@@ -1,43 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which units a changed header can change: those that mention what changed, by any detour.
 
-Why none is missed.  A unit's code depends on a header only through the tokens that its own text
-draws in: a macro, an inline function, a type or a variable takes effect where something names it.
-So the set starts with the names of the pieces that differ, and grows until it is closed: a piece of
-any header that the units include, and that mentions a name of the set, adds the names that it
-defines (an inline function that calls a changed one, a structure that embeds one, a macro that uses
-one, whatever stands under an ``#if`` that asks for one).  A unit is left out only when its own
-text has no name of the set.
+A unit's code depends on a header only through the tokens that its own text draws in: a macro, an
+inline function, a type or a variable takes effect where something names it.  So the set starts with
+the names of the pieces that differ, and grows until it is closed: a piece of any header that the
+units include, and that mentions a name of the set, adds the names that it defines (an inline
+function that calls a changed one, a structure that embeds one, a macro that uses one, whatever
+stands under an ``#if`` that asks for one, what is included there).
 
 What does not need a name counts for every unit that includes it: macros that are used at top level
 and do more than declare (``macros.py``), code and data that are not static, ``#pragma``, text that
-is not understood.  Names that ``##`` puts together: see ``pasting.py``.
+is not understood, and all but macros of a file that has no guard or stands within brackets, because
+it can be part of something larger (rows of a table, a template).  Names that ``##`` puts together:
+see ``pasting.py``; includes that come, go or move: see ``included.py``.
+
+Proof obligation: a unit that is left out has no name of the closed set in its own text, cannot put
+one together, and includes nothing that counts without a name; so the compiler gets the same tokens
+before and after the change, but for declarations that nothing in the unit uses.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Final
 
-from ksplicd.create.affected.c_text import Piece, enumerators, identifiers, own_text, split
-from ksplicd.create.affected.include_graph import IncludeGraph, includes_in
+from ksplicd.create.affected.c_text import Piece, identifiers, own_text
+from ksplicd.create.affected.changed import changed_pieces
+from ksplicd.create.affected.include_graph import IncludeGraph
+from ksplicd.create.affected.included import files_brought
 from ksplicd.create.affected.macros import Macros
-from ksplicd.create.affected.pasting import Pasting
+from ksplicd.create.affected.pasting import Pasting, read_definitions
+from ksplicd.create.affected.texts import Texts
 from ksplicd.create.debug import phase
 from ksplicd.create.messages import names_of
 from ksplicd.create.patch.change import ChangedFile
-from ksplicd.run import run
 
 LOG: Final = phase("affected")
 
-_FEW: Final = 64
-"""Up to so many units, compiling is cheaper than analysing."""
-
-_BATCH: Final = 4000
-"""Files for one grep: their names stay far below what execve takes."""
+FEW: Final = 8
+"""Up to so many dependants, compiling all is cheaper than looking for those that change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +59,73 @@ def find_affected(
     headers: Sequence[ChangedFile],
     units: Iterable[str],
     compiler: str = "gcc",
+    few: int = FEW,
 ) -> Affected:
-    """Return which of ``units`` (sources, also assembly) changed headers can reach."""
-    return _Narrower(graph, headers, frozenset(units), compiler).run()
+    """Return which of ``units`` (sources, also assembly) changed headers can reach.
+
+    ``few``: up to so many dependants, all are taken for reached.
+    """
+    graph.extend(headers)
+    narrower = _Narrower(graph, headers, frozenset(units), compiler, few)
+    if len(narrower.dependants) <= few:
+        return Affected(
+            dependants=narrower.dependants, units=narrower.dependants, names=frozenset()
+        )
+    return narrower.run()
+
+
+class _Reached:
+    """What is known to be reached so far."""
+
+    def __init__(self, dependants: frozenset[str]) -> None:
+        self.dependants = dependants
+        self.units: set[str] = set()
+        """Those that are in it, whatever they mention."""
+        self.names: set[str] = set()
+        self.pasting: set[str] = set()
+        """Names that are in it because they can put others together."""
+        self.fresh: set[str] = set()
+        self.exempt: dict[str, frozenset[str]] = {}
+        """By macro that only comes or goes, the files in which it is as it was."""
+
+    def take_fresh(self) -> frozenset[str]:
+        """Return the names that are new since the last call; none when all units are reached."""
+        if self.units == self.dependants:
+            return frozenset()
+        fresh, self.fresh = frozenset(self.fresh), set()
+        self.names |= fresh
+        return fresh
+
+    def add(
+        self,
+        names: Iterable[str],
+        path: str,
+        by: Collection[str],
+        exempt: frozenset[str] = frozenset(),
+    ) -> None:
+        """Take in names that ``path`` defines and that change, or are reached ``by`` others."""
+        fresh = set(names)
+        fresh = {
+            n for n in fresh if (n not in self.names and n not in self.fresh) or self.exempt.get(n)
+        }
+        for name in fresh:
+            self.exempt[name] = self.exempt.get(name, exempt) & exempt
+        self.fresh |= fresh
+        if LOG.isEnabledFor(logging.DEBUG):
+            why = f"reached by {names_of(sorted(by))}" if by else "changes"
+            for name in sorted(fresh):
+                LOG.debug("%s: %s: %s", path, name, why)
+
+    def mentioned(self, path: str, words: Collection[str], names: Collection[str]) -> set[str]:
+        """Return which of some names words of a file mention, and mean something else by."""
+        return {n for n in names if n in words and path not in self.exempt.get(n, ())}
+
+    def hit_all(self, units: Iterable[str], why: str) -> None:
+        """Take in units, whatever they mention."""
+        fresh = (set(units) & self.dependants) - self.units
+        self.units |= fresh
+        for path in sorted(fresh):
+            LOG.debug("%s: can be reached: it %s", path, why)
 
 
 class _Narrower:
@@ -69,224 +135,155 @@ class _Narrower:
         headers: Sequence[ChangedFile],
         units: frozenset[str],
         compiler: str,
+        few: int,
     ) -> None:
-        self.graph, self.units, self.compiler = graph, units, compiler
+        self.graph, self.compiler, self.few = graph, compiler, few
         self.headers = {str(h.path): h for h in headers}
-        self.users = {path: graph.dependants(path) for path in self.headers}
-        reached = {user for users in self.users.values() for user in users}
+        self.texts = Texts(graph, headers)
+        self.users: dict[str, set[str]] = {}
+        reached = {user for path in self.headers for user in graph.dependants(path)}
         self.dependants = units & reached
-        self.files = graph.closure(self.dependants) - units | self.headers.keys()
+        inner = {u for u in units if graph.users.get(u)}
+        self.files = (graph.closure(self.dependants) - (units - inner)) | self.headers.keys()
         """The headers of the dependants: where names can spread."""
-        self.hit: set[str] = set()
-        self.names: set[str] = set()
-        self.new: set[str] = set()
-        self.pasting_names: set[str] = set()
-        """Those that are in it because they can put others together."""
-        self.pieces: dict[str, list[Piece]] = {}
+        self.reached = _Reached(self.dependants)
+        self.followed: set[tuple[str, Piece]] = set()
 
     def run(self) -> Affected:
+        for path in self.graph.moved:
+            self.reached.hit_all(
+                {path} | self.users_of(path), f"includes {path}, which now finds a new file"
+            )
         for path, header in self.headers.items():
-            for piece in changed_pieces(_text(header.before), _text(header.after)):
-                self.take(path, piece, self.names_changed(path, piece))
-        pasting = self.pasting_macros(self.files)
-        while self.new and self.hit != self.dependants:
-            fresh, self.new = self.new, set()
-            self.names |= fresh
-            pasting_now = pasting.macros(fresh) - self.names
-            self.pasting_names |= pasting_now
-            self.add(pasting_now, "##", fresh)
-            for path in self.mentioning(fresh | pasting.loose_macros(fresh), self.files):
-                for piece in self.pieces_of(path):
-                    if piece.mentions & fresh or pasting.puts_together(piece.text, fresh):
-                        self.take(path, piece, piece.defines, by=(piece.mentions & fresh) or fresh)
-        units = frozenset(self.hit | self.own_mentions(pasting))
+            if header.after is None:
+                self.reached.hit_all(self.users_of(path), f"includes {path}, which is removed")
+            before, after = ((text or b"").decode(errors="replace")
+                             for text in (header.before, header.after))  # fmt: skip
+            for piece in changed_pieces(before, after):
+                self.take(path, piece)
+        while fresh := self.reached.take_fresh():
+            self.follow(fresh)
+        units = frozenset(self.reached.units | self.own_mentions())
         for path in sorted(self.dependants - units):
             LOG.debug("%s: out: includes a changed header, but mentions nothing changed", path)
         return Affected(
             dependants=self.dependants,
             units=units,
-            names=frozenset(self.names),
+            names=frozenset(self.reached.names),
         )
 
-    def take(
-        self, path: str, piece: Piece, names: Iterable[str], *, by: Collection[str] = ()
-    ) -> None:
+    def follow(self, fresh: frozenset[str]) -> None:
+        """Take in the pieces of any header that mention fresh names, or put one together."""
+        pasting = self.macros.pasting
+        telling = pasting.macros(fresh) - self.reached.names
+        self.reached.pasting |= telling
+        self.reached.add(telling, "##", fresh)
+        for path in self.texts.grep({*fresh, *pasting.loose_macros(fresh)}, self.files):
+            for piece in self.texts.pieces(path):
+                by = self.reached.mentioned(path, piece.mentions, piece.mentions & fresh)
+                if by or pasting.puts_together(piece.text, fresh):
+                    self.take(path, piece, by=by or fresh)
+
+    def take(self, path: str, piece: Piece, *, by: Collection[str] = ()) -> None:
         """Take in a piece that is changed or, ``by`` the names that it mentions, reached."""
-        if piece.is_plain:
-            self.add(names, path, by)
-        elif (pieces := self.macros.expand(piece)) is not None:
-            plain = self.names - self.pasting_names
+        if piece.included:
+            self.take_include(path, piece, by)
+            return
+        is_alone = piece.is_macro or self.stands_alone(path)
+        names = self.macros.names_of(piece) if piece.is_plain and is_alone else None
+        if names is not None:
+            self.reached.add(names, path, by)
+        elif is_alone and (pieces := self.macros.expand(piece, self.unit_macros)) is not None:
+            plain = self.reached.names - self.reached.pasting
             if by and not any((p.mentions | p.defines) & plain for p in pieces):
                 return  # its macro can put one of the names together, but does not here
-            self.add((name for piece in pieces for name in piece.defines), path, by)
+            self.reached.add((name for piece in pieces for name in piece.defines), path, by)
         else:  # who sees its names includes it
-            users = (self.users.get(path) or self.graph.dependants(path)) & self.dependants
-            self.hit_all(users, f"includes {path}, of which “{piece.text[:60]}” is not understood")
+            users = self.users_of(path)
+            self.reached.hit_all(
+                users, f"includes {path}, of which “{piece.text[:60]}” is not understood"
+            )
+
+    def take_include(self, path: str, piece: Piece, by: Collection[str]) -> None:
+        """Take in what an ``#include`` brings or takes away: macros, and what needs no name.
+
+        All else that a unit names it has had a declaration of.
+        """
+        if (path, piece) in self.followed:
+            return
+        self.followed.add((path, piece))
+        users = set(filter(self.graph.is_c_unit, self.users_of(path)))
+        others = self.users_of(path) - users if len(users) > self.few else self.users_of(path)
+        self.reached.hit_all(others, f"includes {path}, in which an #include comes, goes or moves")
+        versions, has_guard = self.texts.split(path), self.texts.has_guard
+        found = files_brought(self.graph, path, piece, versions, users, has_guard)
+        for file, brought in found.items():
+            late, lack = brought.late, brought.lacking
+            names = self.macros.sensitive(file) if len(late) > self.few else set[str]()
+            self.reached.hit_all(
+                late if len(late) <= self.few else (), f"gets {file} earlier or later, by {path}"
+            )
+            if not has_guard(file) and any(not p.is_macro for p in self.texts.pieces(file)):
+                self.reached.hit_all(brought.reading, f"gets {file}, which can be part of anything")
+            elif lack and (len(lack) <= self.few or self.counts_without_name(file)):
+                self.reached.hit_all(lack, f"gets {file} by an #include that {path} gets or loses")
+            elif lack:
+                exempt = frozenset(self.graph.sure.users(file, without=path))
+                self.reached.add(self.macros.of(file), path, by, exempt)
+            self.reached.add(names, path, by)
+
+    def counts_without_name(self, path: str) -> bool:
+        """Tell whether some pieces of a file make more than names."""
+        return any(
+            not p.is_plain and self.macros.expand(p, self.unit_macros) is None
+            for p in self.texts.pieces(path)
+            if not p.included
+        )
+
+    def stands_alone(self, path: str) -> bool:
+        """Tell whether a file's pieces are whole wherever it is included."""
+        return path not in self.graph.inside and self.texts.is_guarded(path)
+
+    def users_of(self, path: str) -> set[str]:
+        """Return the dependants that include a file, or are it."""
+        if path not in self.users:
+            self.users[path] = self.graph.dependants(path) & self.dependants
+        return self.users[path]
 
     @cached_property
     def macros(self) -> Macros:
         """The macros of all headers, and those of the changed ones in both versions."""
-        files = (self.graph.file(path) for path in self.files if path not in self.headers)
-        texts = [_read(file).decode(errors="replace") for file in files]
-        texts += [_text(t) for h in self.headers.values() for t in {h.before, h.after}]
-        return Macros(texts, self.compiler)
+        return Macros({path: self.texts.text(path) for path in self.files}, self.compiler)
 
-    def add(self, names: Iterable[str], path: str, by: Collection[str]) -> None:
-        """Take in names that ``path`` defines and that change, or are reached ``by`` others."""
-        fresh = {name for name in names if name not in self.names and name not in self.new}
-        self.new |= fresh
-        if LOG.isEnabledFor(logging.DEBUG):
-            why = f"reached by {names_of(sorted(by))}" if by else "changes"
-            for name in sorted(fresh):
-                LOG.debug("%s: %s: %s", path, name, why)
+    @cached_property
+    def unit_macros(self) -> set[str]:
+        """The macros that the dependants' own texts define or take back."""
+        return self.texts.macros_of(self.dependants)
 
-    def hit_all(self, units: Iterable[str], why: str) -> None:
-        """Take in units, whatever they mention."""
-        fresh = set(units) - self.hit
-        self.hit |= fresh
-        for path in sorted(fresh):
-            LOG.debug("%s: can be reached: it %s", path, why)
-
-    def names_changed(self, path: str, piece: Piece) -> Iterable[str]:
-        """Return what a changed piece defines; of an ``#include``, what now comes or goes.
-
-        Of that only the macros count: all else that a unit names it has had a declaration of.
-        """
-        if not piece.included:
-            return piece.defines
-        files = self.graph.closure(self.graph.resolve(path, [piece.included]))
-        others = self.graph.closure(
-            f for f in self.graph.includes_of(path)
-            if f not in self.graph.resolve(path, [piece.included])
-        )  # fmt: skip
-        before = includes_in(self.headers[path].before or b"") if path in self.headers else []
-        names = set[str]()
-        for file in files - others:
-            if piece.included not in before:
-                without = self.dependants - self.graph.dependants(file)
-                if len(without) <= _FEW:
-                    # for all others it was there before
-                    self.hit_all(without, f"includes {file} only after the change")
-                    continue
-            pieces = self.pieces_of(file)
-            names |= {n for c in pieces if c.is_macro and not c.is_guard for n in c.defines}
-        return names
-
-    def pieces_of(self, path: str) -> list[Piece]:
-        """Return the pieces of a file; of a changed header, those before and after."""
-        if path not in self.pieces:
-            header = self.headers.get(path)
-            if header is not None:
-                texts = [_text(header.before), _text(header.after)]
-            else:
-                texts = [_read(self.graph.file(path)).decode(errors="replace")]
-            self.pieces[path] = [piece for text in texts for piece in split(text)]
-        return self.pieces[path]
-
-    def mentioning(self, names: Iterable[str], paths: Iterable[str]) -> Iterator[str]:
-        """Yield the files that mention a name; changed headers in both their versions."""
-        on_disk = [p for p in paths if p not in self.headers]
-        words = frozenset(names)
-        yield from grep(words, self.graph, on_disk)
-        for path, header in self.headers.items():
-            if identifiers(_text(header.before), _text(header.after)) & words:
-                yield path
-
-    def pasting_macros(self, paths: Iterable[str]) -> Pasting:
-        """Return the macros of some files that put names together."""
-        every = set(paths)
-        with_paste = set(grep(("##",), self.graph, every, words=False))
-        texts = [_read(self.graph.file(p)) for p in with_paste]
-        texts += [t or b"" for h in self.headers.values() for t in (h.after, h.before)]
-        gluing = Pasting(texts).gluing
-        texts += [_read(self.graph.file(p)) for p in grep(gluing, self.graph, every - with_paste)]
-        return Pasting(texts)
-
-    def own_mentions(self, pasting: Pasting) -> set[str]:
+    def own_mentions(self) -> set[str]:
         """Return the dependants whose own text has a name of the set, or puts one together."""
-        left = self.dependants - self.hit
-        texts = {p: own_text(_read(self.graph.file(p))) for p in grep(self.names, self.graph, left)}
-        mentioned = {path: identifiers(text) & self.names for path, text in texts.items()}
+        pasting = self.macros.pasting if self.reached.names else Pasting(())
+        left = self.dependants - self.reached.units
+        texts = {
+            p: own_text(self.texts.text(p).encode())
+            for p in self.texts.grep(self.reached.names, left)
+        }
+        mentioned = {
+            path: self.reached.mentioned(path, words, words & self.reached.names)
+            for path, words in ((path, identifiers(text)) for path, text in texts.items())
+        }
         found = {path for path, names in mentioned.items() if names}
         for path in sorted(found) if LOG.isEnabledFor(logging.DEBUG) else ():
             LOG.debug("%s: can be reached: it mentions %s", path, names_of(sorted(mentioned[path])))
-        suspects = set(grep(pasting.loose_macros(self.names), self.graph, left - found))
-        suspects |= set(grep({"##", *pasting.gluing}, self.graph, left - found, words=False))
+        suspects = set(self.texts.grep(pasting.loose_macros(self.reached.names), left - found))
+        suspects |= set(self.texts.grep({"##"}, left - found, words=False))
+        suspects |= set(self.texts.grep(pasting.glue, left - found))
         for path in suspects:
-            text = own_text(_read(self.graph.file(path)))
-            own = Pasting([text.encode()], pasting.gluing)
-            if own.macros(self.names) or any(
-                p.puts_together(text, self.names) for p in (own, pasting)
+            text = own_text(self.texts.text(path).encode())
+            own = Pasting(read_definitions(text), pasting)
+            if own.macros(self.reached.names) & identifiers(text) or own.puts_together(
+                text, self.reached.names
             ):
                 found.add(path)
                 LOG.debug("%s: can be reached: it puts a changed name together", path)
         return found
-
-
-def changed_pieces(before: str, after: str) -> list[Piece]:
-    """Return the pieces that only one of two versions of a file has."""
-    old, new = split(before), split(after)
-    was, now = (Counter((c.text, c.conditions) for c in pieces) for pieces in (old, new))
-    gone = [c for c in old if was[c.text, c.conditions] > now[c.text, c.conditions]]
-    come = [c for c in new if now[c.text, c.conditions] > was[c.text, c.conditions]]
-    return narrow_enums(gone, come)
-
-
-def narrow_enums(gone: Sequence[Piece], come: Sequence[Piece]) -> list[Piece]:
-    """Of an enum that differs from some place on, leave the constants before that place alone."""
-    out = list[Piece]()
-    others = list(come)
-    for old in gone:
-        twin = next((c for c in others if old.defines & c.defines and _is_enum(c)), None)
-        if twin is None or not _is_enum(old):
-            out.append(old)
-            continue
-        others.remove(twin)
-        a, b = (c.text.split() for c in (old, twin))
-        same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
-        kept = set(enumerators(a[a.index("{") + 1 : same - 1]))
-        tags = set(a[: a.index("{")])
-        for piece in (old, twin):
-            names = piece.defines - kept - tags
-            out.append(
-                Piece(
-                    text=piece.text,
-                    conditions=piece.conditions,
-                    defines=frozenset(names),
-                    mentions=piece.mentions,
-                    is_plain=piece.is_plain,
-                )
-            )
-    return [*out, *others]
-
-
-def _is_enum(piece: Piece) -> bool:
-    return piece.text.startswith("enum ") and "{" in piece.text.split()
-
-
-def grep(
-    names: Iterable[str], graph: IncludeGraph, paths: Iterable[str], *, words: bool = True
-) -> list[str]:
-    """Return the files that have one of ``names``, as a word or as any part of the text."""
-    places = {str(graph.file(p)): p for p in sorted(paths)}
-    patterns = "\n".join(sorted(names)).encode()
-    if not places or not patterns:
-        return []
-    argv = ["grep", "-lZsF", *(["-w"] if words else []), "-f", "-", "--"]
-    found: list[str] = []
-    every = list(places)
-    for i in range(0, len(every), _BATCH):
-        out = run([*argv, *every[i : i + _BATCH]], stdin=patterns, ok=(0, 1, 2))
-        found += [places[p] for p in out.decode(errors="surrogateescape").split("\0") if p]
-    return found
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""  # made by the kernel's build, which is not run
-
-
-def _text(content: bytes | None) -> str:
-    return (content or b"").decode(errors="replace")

@@ -3,16 +3,20 @@
 
 No preprocessor and no grammar: pieces end where a declaration or a definition does, and what is
 not understood is marked (``is_plain`` is false): its names cannot be relied on.
+
+Proof obligation: two files with the same sequence of pieces (texts and conditions) are the same C,
+and a plain piece gives a unit nothing except by a name in its ``defines``.
 """
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 _TOKEN: Final = re.compile(
     r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[A-Za-z_]\w*|\.?\d[\w.]*"""
-    r"""|\#\#|[^\s]""",
+    r"""|\#\#|<<=|>>=|\.\.\.|->|\+\+|--|<<|>>|&&|\|\||[-+*/%&|^<>=!]=|[^\s]""",
     re.DOTALL,
 )
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_]\w*")
@@ -21,12 +25,18 @@ _COMMENT: Final = re.compile(
     r"""//[^\n]*|/\*.*?\*/|("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')""", re.DOTALL
 )
 _INCLUDE_LINE: Final = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
+_GUARD: Final = re.compile(
+    r"#[ \t]*(?:ifndef[ \t]+(\w+)|if[ \t]*![ \t]*defined\b[ \t(]*(\w+)[ \t)]*)\s*\n"
+    r"\s*#[ \t]*define[ \t]+(\w+)"
+)
+_CONDITION: Final = re.compile(r"^[ \t]*#[ \t]*(if|ifdef|ifndef|endif)\b", re.MULTILINE)
 _MACRO: Final = re.compile(r"([A-Za-z_]\w*)(\([^)]*\))?")
 
 _KEYWORD_TEXT: Final = (
     "auto break case char const continue default do double else enum extern float for goto if"
     " inline int long register restrict return short signed sizeof static struct switch typedef"
-    " union unsigned void volatile while _Bool bool __inline __inline__ __always_inline asm"
+    " union unsigned void volatile while _Bool bool __attribute __inline __inline__"
+    " __always_inline asm"
     " __asm__ typeof __typeof__ __attribute__ __aligned __packed __printf __scanf __must_check"
     " __must_hold __releases __acquires __cond_acquires __cond_releases __section __alloc_size"
     " __init __exit __maybe_unused __user __iomem __rcu __percpu noinline notrace __cold __pure"
@@ -40,7 +50,15 @@ _ATTRIBUTE: Final = re.compile(
     r"|randomize_layout|latent_entropy|refdata|\w*init\w*|\w*aligned\w*|attribute__|section)"
 )
 
+_STORAGE: Final = frozenset(("static", "extern", "const", "volatile", "inline", "typedef"))
+
 _EMITTED: Final = frozenset(("__used", "__section", "asm", "__asm__", "__initcall"))
+_EMITTED_ATTRIBUTES: Final = frozenset(
+    word
+    for name in ("used", "section", "alias", "weak", "constructor", "destructor", "retain", "ifunc")
+    for word in (name, f"__{name}__")
+)
+"""Attributes of what is made although nothing names it, or under another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +66,7 @@ class Piece:
     """One macro, function, type, declaration or variable."""
 
     text: str
-    """Its tokens, parted by blanks, without comments."""
+    """Its tokens, parted by blanks, without comments; directives within it have their own lines."""
     conditions: tuple[str, ...]
     """The ``#if`` lines that it stands under."""
     defines: frozenset[str]
@@ -59,6 +77,13 @@ class Piece:
     """False: it may make code, or names that are not in ``defines``, where it is included."""
     included: str = ""
     """Of an ``#include``: bracket or quote, and the name."""
+    spacing: str = ""
+    """By token, whether a blank is before it, where ``#`` can make a string of it."""
+
+    @property
+    def key(self) -> tuple[str, str, tuple[str, ...]]:
+        """What makes it the same piece in another version of the file."""
+        return self.text, self.spacing, self.conditions
 
     @property
     def is_macro(self) -> bool:
@@ -79,20 +104,56 @@ def split(text: str) -> list[Piece]:
 
 def own_text(content: bytes) -> str:
     """Return the text of a file without comments and without the names that it includes."""
-    return _INCLUDE_LINE.sub("", _without_comments(content.decode(errors="replace")))
+    return _INCLUDE_LINE.sub("", without_comments(content.decode(errors="replace")))
 
 
-def _without_comments(text: str) -> str:
-    return _COMMENT.sub(lambda m: m[1] or " ", text)
+def without_comments(text: str) -> str:
+    """Return a text with its continued lines joined and a blank for each comment."""
+    joined = text.replace("\\\r\n", "").replace("\\\n", "")
+    return _COMMENT.sub(lambda m: m[1] or " ", joined)
+
+
+def is_guarded(pieces: Sequence[Piece]) -> bool:
+    """Tell whether a file takes effect once in a unit, where it is included first.
+
+    Any other may be part of something larger: rows of a table, a template.
+    """
+    if any(p.text == "# pragma once" for p in pieces):
+        return True
+    if not pieces or not pieces[0].is_macro or not pieces[0].conditions:
+        return False
+    words = pieces[0].text.split()
+    if len(words) != 3:
+        return False
+    asked = {f"ifndef {words[2]}", f"if ! defined {words[2]}", f"if ! defined ( {words[2]} )"}
+    guard = pieces[0].conditions[0]
+    return guard in asked and all(p.conditions[:1] == (guard,) for p in pieces)
+
+
+def guard_of(text: str) -> str | None:
+    """Return the macro under whose absence all of a file stands, by its directives alone."""
+    code = without_comments(text).strip()
+    m = _GUARD.match(code)
+    if m is None or (m[1] or m[2]) != m[3]:
+        return None
+    depth = 0
+    for directive in _CONDITION.finditer(code):
+        depth += -1 if directive[1] == "endif" else 1
+        if depth == 0:
+            return None if "\n" in code[directive.end() :] else m[3]
+    return None
 
 
 class _Splitter:
     def __init__(self, text: str) -> None:
-        without_comments = _without_comments(text.replace("\\\r\n", "\\\n"))
-        self.lines = without_comments.replace("\\\n", " ").split("\n")
+        self.lines = without_comments(text).split("\n")
         self.conditions: list[str] = []
         self.tokens: list[str] = []
+        self.words: list[str] = []
+        """The tokens, and the directives among them."""
+        self.spacing: list[str] = []
         self.depth = 0
+        self.is_paired = True
         self.seen: list[str] = []
         """Conditions within the piece at hand."""
 
@@ -100,6 +161,8 @@ class _Splitter:
         for line in self.lines:
             stripped = line.strip()
             if stripped.startswith("#"):
+                if self.tokens:
+                    self.words.append(f"\n# {_join(stripped[1:].strip())}\n")
                 yield from self.directive(stripped[1:].strip())
             elif stripped:
                 yield from self.code(stripped)
@@ -116,7 +179,7 @@ class _Splitter:
                 line, frozenset((m[1],)) if m else frozenset(), is_plain=m is not None
             )
         elif word == "undef":
-            yield self.single(line, frozenset((rest,)))
+            yield self.single(line, frozenset(rest.split()[:1]))
         elif word in ("if", "ifdef", "ifndef"):
             self.conditions.append(_join(line))
             self.seen.append(line)
@@ -135,19 +198,27 @@ class _Splitter:
             text=f"# {_join(line)}",
             conditions=tuple(self.conditions),
             defines=defines,
-            mentions=identifiers(line, *self.conditions),
+            mentions=identifiers("" if included else line, *self.conditions),
             is_plain=is_plain,
             included=included,
+            spacing=_spacing(line) if line.startswith("define") else "",
         )
 
     def code(self, line: str) -> Iterator[Piece]:
         if _is_name(line) and self.depth == 0 and _is_macro_use(self.tokens):
             yield self.piece()  # it has no semicolon
-        for word in _TOKEN.findall(line):
+        end = -1
+        for m in _TOKEN.finditer(line):
+            word = m[0]
             self.tokens.append(word)
+            self.words.append(word)
+            if self.depth:
+                self.spacing.append("_" if m.start() != end else ".")
+            end = m.end()
             if word in "({[":
                 self.depth += 1
             elif word in ")}]":
+                self.is_paired &= self.depth > 0
                 self.depth = max(0, self.depth - 1)
             if self.depth == 0 and (word == ";" or (word == "}" and self.is_function())):
                 yield self.piece()
@@ -165,15 +236,18 @@ class _Splitter:
 
     def piece(self, *, is_plain: bool = True) -> Piece:
         tokens, self.tokens = self.tokens, []
+        text, self.words = " ".join(self.words), []
+        spacing, self.spacing = "".join(self.spacing), []
         seen, self.seen, self.depth = self.seen, list(self.conditions), 0
+        is_plain, self.is_paired = is_plain and self.is_paired, True
         defines, understood = names_defined(tokens)
-        text = " ".join(tokens)
         return Piece(
             text=text,
             conditions=tuple(self.conditions),
             defines=defines,
             mentions=identifiers(text, *seen, *self.conditions),
             is_plain=is_plain and understood,
+            spacing=spacing,
         )
 
 
@@ -185,6 +259,12 @@ def _is_macro_use(tokens: Sequence[str]) -> bool:
 
 def _join(line: str) -> str:
     return " ".join(_TOKEN.findall(line))
+
+
+def _spacing(line: str) -> str:
+    """Return by token whether a blank is before it; it parts ``A(x)`` from ``A (x)``, too."""
+    return "".join("_" if line[m.start() - 1 : m.start()].isspace() else "."
+                   for m in _TOKEN.finditer(line))  # fmt: skip
 
 
 def identifiers(*texts: str) -> frozenset[str]:
@@ -201,6 +281,10 @@ def names_defined(tokens: Sequence[str]) -> tuple[frozenset[str], bool]:
     into a section of its own.
     """
     top, opened = _top_level(tokens)
+    if any(a == ")" and b == "(" for a, b in itertools.pairwise(top)):
+        at = tokens.index("(")  # int (*name)(int), or int MAKE(name)(int)
+        if at == 0 or (_is_name(tokens[at - 1]) and tokens[at + 1] not in ("*", "(")):
+            return frozenset(_words(tokens)), False
     if tokens == [";"] or tokens[0] in ("static_assert", "_Static_assert"):
         return frozenset(), True
     if len(tokens) == 3 and tokens[0] in ("struct", "union", "enum"):
@@ -216,16 +300,41 @@ def names_defined(tokens: Sequence[str]) -> tuple[frozenset[str], bool]:
     is_type = bool(words & {"struct", "union", "enum"}) and opened == "type"
     declared = _declared(top, tokens)
     names |= declared
-    understood = bool(names)
-    if opened == "function" and not any("inline" in t for t in top) and "static" not in words:
+    understood = bool(names) and not _has_no_type(top, declared)
+    if opened == "function" and not words & {"static", "extern"}:
         understood = False
+    elif is_type and declared and not words & {"static", "extern", "typedef"}:
+        understood = False  # struct s { int x; } variable
     elif opened == "data" or ("=" in words and opened != "function"):
         understood = understood and "static" in words
     elif not is_type and opened == "" and not words & {"extern", "static", "typedef"}:
         understood = understood and "(" in words  # a prototype; else a variable
-    if words & _EMITTED:
+    if words & _EMITTED or _EMITTED_ATTRIBUTES.intersection(_attributes(tokens)):
         understood = False
     return frozenset(names), understood
+
+
+def _has_no_type(top: Sequence[str], declared: Collection[str]) -> bool:
+    """Tell whether the first that is declared has no type: ``static DEFINE_MUTEX(lock);``.
+
+    ``static __attribute(1) int f(void)`` has one.
+    """
+    at = next((i for i, word in enumerate(top) if word in declared), 0)
+    if any(word not in _STORAGE for word in top[:at]):
+        return False
+    return top[at + 1 : at + 2] == ["("] and not (top[at].startswith("__") and len(declared) > 1)
+
+
+def _attributes(tokens: Sequence[str]) -> Iterator[str]:
+    """Yield the words in the brackets of each ``__attribute__``."""
+    for i, word in enumerate(tokens):
+        if word in ("__attribute__", "__attribute"):
+            depth = 0
+            for other in tokens[i + 1 :]:
+                depth += (other == "(") - (other == ")")
+                if depth == 0:
+                    break
+                yield other
 
 
 def _top_level(tokens: Sequence[str]) -> tuple[list[str], str]:
@@ -262,9 +371,11 @@ def _declared(top: Sequence[str], tokens: Sequence[str]) -> set[str]:
         if _is_name(top[at]) and top[at] not in _KEYWORDS:
             names.add(top[at])
     if "(" in top and "{" not in top:  # (*name)(...), a pointer to a function; (name)(...), a type
-        at = tokens.index("(") + 1
+        before = tokens.index("(") - 1
+        at = before + 2
         at += tokens[at : at + 1] == ["*"]
         if tokens[at + 1 : at + 3] == [")", "("] and _is_name(tokens[at]):
+            names.discard(tokens[before])
             names.add(tokens[at])
     return names
 

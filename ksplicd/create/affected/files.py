@@ -2,7 +2,10 @@
 """What each file that a change touches is to an update, by its name and its contents.
 
 A file is a unit, part of other units (a header), no part of the running kernel, or something that
-an update cannot change.  Nothing is compiled here.
+an update cannot change.  A unit that others include is part of them, too.  Nothing is compiled.
+
+Proof obligation: a file that is ignored is neither compiled nor included by what runs in the
+kernel, and no file that the kernel is built of is generated from it, or that one stays the same.
 """
 
 import re
@@ -12,8 +15,10 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from ksplicd.create.affected.include_graph import includes_in
+from ksplicd.create.affected.c_text import split
+from ksplicd.create.build.foreign import Role
 from ksplicd.create.debug import phase
+from ksplicd.create.messages import names_of
 from ksplicd.create.patch.change import ChangedFile
 from ksplicd.errors import UnsupportedChangeError
 
@@ -23,10 +28,12 @@ _NO_KERNEL: Final = frozenset(
 _TEXTS: Final = (".rst", ".txt", ".md", ".yaml", ".json", ".dts", ".dtsi", ".cocci")
 _TEXT_NAMES: Final = frozenset(("COPYING", "CREDITS", "MAINTAINERS", "README", "TODO"))
 _BEFORE_KERNEL: Final = (
-    "arch/x86/boot/", "arch/x86/purgatory/", "arch/x86/realmode/rm/",
-    "drivers/firmware/efi/libstub/",
+    "arch/x86/boot/", "drivers/firmware/efi/libstub/",
 )  # fmt: skip
 _CONFIGURATIONS: Final = ("arch/x86/configs/", "kernel/configs/")
+_IMAGES: Final = (
+    ("arch/x86/realmode/rm/", Role.REAL_MODE), ("arch/x86/purgatory/", Role.PURGATORY),
+)  # fmt: skip
 _VDSO: Final = ("arch/x86/entry/vdso/", "lib/vdso/")
 _OF_KERNEL: Final = frozenset(("vma.c", "extable.c", "vdso32-setup.c"))
 """Files of arch/x86/entry/vdso that are code of the kernel."""
@@ -75,6 +82,7 @@ class FilesByKind:
 
     units: tuple[ChangedFile, ...]
     parts: tuple[ChangedFile, ...]
+    """Headers and the like; units that others include, too."""
     disabled: tuple[str, ...]
     notes: dict[str, str]
     """By file that is ignored or disabled, or refused and accepted to be left out, why."""
@@ -89,7 +97,11 @@ class KnownFiles:
     is_enabled: Callable[[str], bool]
     """Tells whether a source is a unit of this configuration."""
     is_included: Callable[[str], bool]
-    """Tells whether an enabled unit includes a file."""
+    """Tells whether an enabled unit includes a file, before the change or after it."""
+    role: Callable[[str], Role | None] = lambda _: None
+    """Returns what a file is compiled for that is no unit."""
+    other_generated: Callable[[str], Sequence[str]] = lambda _: ()
+    """Returns the generated files that a change of a file makes other ones."""
 
 
 def classify_files(
@@ -99,7 +111,7 @@ def classify_files(
 
     Raises ``UnsupportedChangeError`` for all that cannot be handled, each with the way out.
     """
-    kinds = {file.path: classify(file, files, known) for file in files}
+    kinds = {file.path: classify(file, known) for file in files}
     for path, (kind, why) in kinds.items():
         LOG.debug("%s: %s%s", path, _MEANING[kind], why)
     refused = {str(path): why for path, (kind, why) in kinds.items() if kind is Kind.REFUSED}
@@ -115,22 +127,31 @@ def classify_files(
         for path, (kind, why) in kinds.items()
         if kind in _LEFT_OUT
     }
+    parts = of_kind(Kind.PART)
+    both = (f for f in of_kind(Kind.UNIT) if known.is_included(str(f.path)))
     return FilesByKind(
         units=of_kind(Kind.UNIT),
-        parts=of_kind(Kind.PART),
+        parts=(*parts, *both),
         disabled=tuple(str(file.path) for file in of_kind(Kind.DISABLED)),
         notes=left_out,
         left_out=tuple(file.path for file in of_kind(Kind.REFUSED)),
     )
 
 
-def classify(
-    file: ChangedFile, files: Sequence[ChangedFile], known: KnownFiles
-) -> tuple[Kind, str]:
+def classify(file: ChangedFile, known: KnownFiles) -> tuple[Kind, str]:
     """Return what a file of a change is, and why it is left out or refused."""
     path = str(file.path)
-    if path.startswith("tools/") and known.is_enabled(path):
-        return Kind.UNIT, ""  # kernel/bpf compiles tools/lib/bpf/relo_core.c
+    if made := known.other_generated(path):
+        return Kind.REFUSED, (
+            f"{names_of(made)}: generated from it when the kernel is built, and would be other"
+            " files; an update does not make them anew, so leave that part out of the patch"
+        )
+    if file.path.suffix == UNIT_SUFFIX and known.is_enabled(path):
+        return classify_source(file, known)  # kernel/bpf compiles tools/lib/bpf/relo_core.c
+    if (role := known.role(path) or _role_by_folder(path)) is not None:
+        return classify_foreign(file, role)
+    if file.path.suffix != ".S" and not is_recipe(file.path) and known.is_included(path):
+        return Kind.PART, ""  # whatever its folder: tools/lib/bpf/relo_core.h
     if note := why_ignored(file.path):
         return Kind.IGNORED, note
     if is_recipe(file.path) and has_same_meaning(file):
@@ -140,18 +161,14 @@ def classify(
     if is_header(file.path):
         return Kind.PART, ""
     if file.path.suffix != UNIT_SUFFIX:
-        if is_part(file, files, known):
-            return Kind.PART, ""
         return Kind.REFUSED, (
             "it is not known what the kernel's build makes of it; leave it out of the patch, and"
             " change the C code that uses it"
         )
-    return classify_source(file, files, known)
+    return classify_source(file, known)
 
 
-def classify_source(
-    file: ChangedFile, files: Sequence[ChangedFile], known: KnownFiles
-) -> tuple[Kind, str]:
+def classify_source(file: ChangedFile, known: KnownFiles) -> tuple[Kind, str]:
     """Return what a C file of the kernel is, and why it is left out or refused."""
     if file.before is not None and known.is_enabled(str(file.path)):
         if file.after is not None:
@@ -160,7 +177,7 @@ def classify_source(
             "the patch removes the file; a running kernel keeps its code, so leave the file in"
             " place and change its callers"
         )
-    if is_part(file, files, known):
+    if known.is_included(str(file.path)):
         return Kind.PART, ""
     if file.before is None:
         return Kind.REFUSED, (
@@ -170,20 +187,25 @@ def classify_source(
     return Kind.DISABLED, "this kernel is configured without the file"
 
 
+def classify_foreign(file: ChangedFile, role: Role) -> tuple[Kind, str]:
+    """Return what a file is that is compiled, but not into code that an update can redirect."""
+    before, after = ((text or b"").decode(errors="replace") for text in (file.before, file.after))
+    if file.path.suffix in (".c", ".h") and [p.key for p in split(before)] == [
+        p.key for p in split(after)
+    ]:
+        return Kind.IGNORED, f"{role}; the change has no effect on it"
+    return Kind.REFUSED, f"{role}; leave it out of the patch"
+
+
+def _role_by_folder(path: str) -> Role | None:
+    """Return what a file of a folder is for that has such code only; headers are looked up."""
+    is_code = path.endswith((".c", ".S"))
+    return next((role for folder, role in _IMAGES if path.startswith(folder) and is_code), None)
+
+
 def is_header(path: PurePosixPath | Path) -> bool:
     """Tell whether a file is there to be included, by its name."""
     return path.suffix == ".h" and not path.name.endswith(".lds.h")
-
-
-def is_part(file: ChangedFile, files: Sequence[ChangedFile], known: KnownFiles) -> bool:
-    """Tell whether units include a file, before the change or after it."""
-    if file.before is not None and known.is_included(str(file.path)):
-        return True
-    return any(
-        name[1:].rpartition("/")[2] == file.path.name
-        for other in files
-        for name in includes_in(other.after or b"")
-    )
 
 
 def why_ignored(path: PurePosixPath | Path) -> str | None:
@@ -208,10 +230,7 @@ def why_refused(file: ChangedFile) -> str | None:
     """Return why a file cannot be changed in a running kernel, and the way out."""
     path, name = file.path, str(file.path)
     if name.startswith(_VDSO) and path.name not in _OF_KERNEL and path.suffix != ".h":
-        return (
-            "code of the vDSO, which processes have mapped and run by themselves; leave it out of"
-            " the patch"
-        )
+        return f"{Role.VDSO}; leave it out of the patch"
     if path.suffix == ".S":
         return "assembly, which is not compared and cannot be redirected; change its callers in C"
     if path.name.startswith("Kconfig"):

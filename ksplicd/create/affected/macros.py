@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a macro that is used at top level of a header declares: the preprocessor's answer.
+"""The macros of the headers that some units include.
 
-Only macros with one definition are expanded; one with several depends on the configuration, and
-what it would make stays as it is, which then counts as not understood.
+What a macro declares that is used at top level of a header is the preprocessor's answer.
+
+Proof obligation: a use is expanded only where each macro that it needs has one definition in all
+headers and in no unit, so that every unit gets what the preprocessor made of it here.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Final
 
-from ksplicd.create.affected.c_text import Piece, identifiers, split
+from ksplicd.create.affected.c_text import Piece, guard_of, identifiers, split
+from ksplicd.create.affected.pasting import Definition, Pasting, read_definitions
 from ksplicd.errors import ToolError
 from ksplicd.run import run
 
-_DEFINE: Final = re.compile(
-    r"^[ \t]*#[ \t]*define[ \t]+(\w+)((?:[^\\\n]|\\\r?\n|\\.)*)", re.MULTILINE
+_UNDEF: Final = re.compile(r"^[ \t]*#[ \t]*undef[ \t]+(\w+)", re.MULTILINE)
+_CONDITION: Final = re.compile(
+    r"^[ \t]*#[ \t]*(?:if|ifdef|ifndef|elif|undef)\b((?:[^\\\n]|\\\r?\n|\\.)*)", re.MULTILINE
 )
+_FUNCTION: Final = re.compile(r"^(?:static|extern)\b[^;{()=]*?\b(\w+)[ \t]*\(", re.MULTILINE)
 _MOST: Final = 200
 """Macros for one expansion: more are no accessor, but machinery."""
 
@@ -24,26 +30,107 @@ _MOST: Final = 200
 class Macros:
     """The macros of some files."""
 
-    def __init__(self, texts: Iterable[str], compiler: str) -> None:
-        self._compiler = compiler
-        self._definitions: dict[str, set[str]] = defaultdict(set)
-        for text in texts:
-            for name, rest in _DEFINE.findall(text):
-                self._definitions[name].add(rest)
+    def __init__(self, texts: Mapping[str, str], compiler: str) -> None:
+        """Read files, by path; of a changed one, both versions under one path."""
+        self._texts, self._compiler = texts, compiler
+        self.definitions = [d for text in texts.values() for d in read_definitions(text)]
+        self._by_name: dict[str, set[Definition]] = defaultdict(set)
+        for definition in self.definitions:
+            self._by_name[definition.name].add(definition)
+        self._undefined = {name for text in texts.values() for name in _UNDEF.findall(text)}
+        self._expanded: dict[str, list[Piece] | None] = {}
 
-    def expand(self, piece: Piece) -> list[Piece] | None:
-        """Return what a use declares, None when it is not known or does more than declare."""
-        if piece.included or not re.match(r"\w+ \(", piece.text):
+    @cached_property
+    def pasting(self) -> Pasting:
+        """Those that put names together."""
+        return Pasting(self.definitions)
+
+    def names_of(self, piece: Piece) -> frozenset[str] | None:
+        """Return the names that a piece defines, where macros stand for them; None: not known.
+
+        ``#define mtype_test IPSET_TOKEN(MTYPE, _test)`` before a function ``mtype_test``.
+        """
+        if piece.is_macro:
+            return piece.defines
+        names, todo = set(piece.defines), list(piece.defines)
+        while todo:
+            for definition in self._by_name.get(todo.pop(), ()):
+                if definition.parameters is not None:
+                    continue
+                words = identifiers(definition.body)
+                if self._puts_together(words):
+                    return None
+                todo += words - names
+                names |= words
+        return frozenset(names)
+
+    def _puts_together(self, names: Collection[str]) -> bool:
+        """Tell whether one of some macros, or one that it uses, has a ``##``."""
+        seen, todo = set(names), list(names)
+        while todo:
+            for definition in self._by_name.get(todo.pop(), ()):
+                if "##" in definition.body:
+                    return True
+                fresh = identifiers(definition.body) - seen
+                seen |= fresh
+                todo += fresh
+        return False
+
+    def of(self, path: str) -> set[str]:
+        """Return the macros that a file defines."""
+        text = self._texts.get(path, "")
+        guard = guard_of(text)
+        return {d.name for d in read_definitions(text) if d.name != guard}
+
+    def sensitive(self, path: str) -> set[str]:
+        """Return the macros of a file that mean something else where the file is included later.
+
+        Those that another file asks for, defines, or takes back, and those that are a function too.
+        """
+        names = self.of(path)
+        own = self._asked_in(self._texts.get(path, "")) if names else set()
+        return {n for n in names if self._asked[n] > (n in own) or n in self._functions}
+
+    @cached_property
+    def _asked(self) -> Counter[str]:
+        return Counter(name for text in self._texts.values() for name in self._asked_in(text))
+
+    @staticmethod
+    def _asked_in(text: str) -> set[str]:
+        asked = {name for line in _CONDITION.findall(text) for name in identifiers(line)}
+        return asked | {definition.name for definition in read_definitions(text)}
+
+    @cached_property
+    def _functions(self) -> set[str]:
+        return {name for text in self._texts.values() for name in _FUNCTION.findall(text)}
+
+    def expand(self, piece: Piece, elsewhere: Collection[str] = ()) -> list[Piece] | None:
+        """Return what a use declares, None when it is not known or does more than declare.
+
+        ``elsewhere``: macros that units define or take back themselves.
+        """
+        if piece.included or not re.match(r"(?:(?:static|extern) )?\w+ \(", piece.text):
             return None
+        if piece.text not in self._expanded:
+            self._expanded[piece.text] = self._expand(piece, elsewhere)
+        return self._expanded[piece.text]
+
+    def _expand(self, piece: Piece, elsewhere: Collection[str]) -> list[Piece] | None:
         needed: dict[str, str] = {}
         todo = list(identifiers(piece.text))
-        while todo and len(needed) < _MOST:
+        while todo:
             name = todo.pop()
-            definitions = self._definitions.get(name, ())
-            if name not in needed and len(definitions) == 1:
-                (needed[name],) = definitions
-                todo += identifiers(needed[name])
-        lines = [f"#define {name}{rest}" for name, rest in needed.items()]
+            definitions = self._by_name.get(name, ())
+            if name in needed or not definitions:
+                continue
+            unsure = len(definitions) > 1 or name in self._undefined or name in elsewhere
+            if unsure or len(needed) >= _MOST:
+                return None
+            (found,) = definitions
+            brackets = "" if found.parameters is None else f"({','.join(found.parameters)})"
+            needed[name] = f"{name}{brackets} {found.body}"
+            todo += identifiers(found.body)
+        lines = [f"#define {line}" for line in needed.values()]
         source = "\n".join([*lines, piece.text, ""]).encode(errors="replace")
         try:
             out = run([self._compiler, "-E", "-P", "-x", "c", "-"], stdin=source)

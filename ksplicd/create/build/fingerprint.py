@@ -9,12 +9,14 @@ that are defined in it, each renamed to one other name; the assembler makes the 
 
 import hashlib
 import re
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.foreign import ForeignUnit
 from ksplicd.create.build.units import Unit
 
 _COUNTED: Final = (
@@ -33,7 +35,7 @@ def fingerprint(kbuild: Kbuild, unit: Unit, kept: Path | None = None) -> str:
     """Return a digest of the assembly that the compiler makes of a unit, one section a symbol.
 
     Debug information is left out and counted local names are numbered anew.  Of assembly it is a
-    digest of the preprocessed text.  ``kept``: a folder in which the digest stays while it is valid.
+    digest of the preprocessed text.  ``kept``: where the digest stays while it is valid.
     """
     recorded = kbuild.recorded
     if kept is not None and recorded.is_current(kept / unit.flat_name):
@@ -52,6 +54,21 @@ def fingerprint(kbuild: Kbuild, unit: Unit, kept: Path | None = None) -> str:
             shutil.copy(f"{out}.d", kept / f"{unit.flat_name}.d")
             (kept / unit.flat_name).write_text(digest)
     return digest
+
+
+def fingerprint_foreign(kbuild: Kbuild, unit: ForeignUnit) -> str:
+    """Return a digest of what the compiler makes of a source that is no unit."""
+    with tempfile.TemporaryDirectory(prefix="ksplice-asm-") as folder:
+        out = Path(folder) / "unit"
+        words = shlex.split(unit.command.split(";")[0])
+        words = [str(out) if w == unit.object else w for w in words if not w.startswith("-Wp,-MMD")]
+        if "-E" in words or unit.source.endswith(".S"):
+            words = [words[0], "-E", "-P", *(w for w in words[1:] if w not in ("-c", "-E", "-P"))]
+        else:
+            words = [words[0], "-S", "-g0", *(w for w in words[1:] if w not in ("-c", "-S"))]
+        kbuild.run(Unit(unit.source), words)
+        made = out.read_bytes()
+        return hashlib.sha256(made if "-E" in words else number_names(made)).hexdigest()
 
 
 def number_names(assembly: bytes) -> bytes:

@@ -15,6 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from ksplicd.create.build.foreign import (
+    ForeignUnit,
+    Recipe,
+    parse_foreign,
+    parse_recipes,
+    read_foreign,
+    read_recipes,
+    write_foreign,
+    write_recipes,
+)
 from ksplicd.create.build.units import (
     LISTING_FLAG,
     EnabledUnit,
@@ -31,6 +41,8 @@ from ksplicd.run import run, run_any
 
 _READY: Final = "ksplice-ready"
 _LISTING: Final = "ksplice-units"
+_FOREIGN: Final = "ksplice-foreign"
+_RECIPES: Final = "ksplice-recipes"
 _PASSING: Final = "ksplice-passing"
 
 
@@ -169,23 +181,50 @@ class BuildTree:
 
     @cached_property
     def listing(self) -> dict[str, EnabledUnit]:
-        """Every unit that the configuration enables, by source.
+        """Every unit that the configuration enables, by source."""
+        return read_listing(self._listed(_LISTING))
+
+    @cached_property
+    def foreign(self) -> list[ForeignUnit]:
+        """What is compiled beside the units."""
+        return read_foreign(self._listed(_FOREIGN))
+
+    @cached_property
+    def recipes(self) -> list[Recipe]:
+        """How files are generated."""
+        return read_recipes(self._listed(_RECIPES))
+
+    def _listed(self, name: str) -> str:
+        """Return one of the listings.
 
         Made once, by asking make what it would run; that takes 10 s of processor time.
         """
-        kept = self.output / _LISTING
+        kept = self.output / name
         if not kept.exists():
-            self.progress("listing the units that the configuration enables")
-            argv = self._command("-k", "-n", "KBUILD_VERBOSE=1", f"KCFLAGS={LISTING_FLAG}",
-                                 f"KAFLAGS={LISTING_FLAG}", "vmlinux", "modules")  # fmt: skip
-            _, out, err = run_any(argv)  # parts fail: the distribution's signing key is not public
-            units = parse_dry_run(out.decode(errors="replace"), self.source.root)
-            if not any(u.target == VMLINUX for u in units):
-                raise BuildError(compiler_words("list of enabled units", out[-4096:] + err))
-            temporary = kept.with_suffix(".new")
-            temporary.write_text(write_listing(units))
-            temporary.replace(kept)
-        return read_listing(kept.read_text())
+            self._list()
+        return kept.read_text()
+
+    def _list(self) -> None:
+        self.progress("listing the units that the configuration enables")
+        argv = self._command("-k", "-n", "KBUILD_VERBOSE=1", f"KCFLAGS={LISTING_FLAG}",
+                             f"KAFLAGS={LISTING_FLAG}", "vmlinux", "modules")  # fmt: skip
+        _, out, err = run_any(argv)  # parts fail: the distribution's signing key is not public
+        text, root = out.decode(errors="replace"), self.source.root
+        units = parse_dry_run(text, root)
+        if not any(u.target == VMLINUX for u in units):
+            raise BuildError(compiler_words("list of enabled units", out[-4096:] + err))
+        names = ["-name", ".*.cmd", "!", "-name", ".*.o.cmd"]
+        found = run(["find", self.output, *names, "-print0"]).split(b"\0")
+        recorded = (Path(os.fsdecode(path)) for path in found if path)
+        recipes = parse_recipes(text, (p.read_text(errors="replace") for p in recorded), root)
+        foreign = parse_foreign(text, root, self.config.compiler)
+        for name, listing in (
+            (_RECIPES, write_recipes(recipes)), (_FOREIGN, write_foreign(foreign)),
+            (_LISTING, write_listing(units)),
+        ):  # fmt: skip
+            temporary = (self.output / name).with_suffix(".new")
+            temporary.write_text(listing)
+            temporary.replace(self.output / name)
 
 
 def _options(config: str) -> dict[str, str]:

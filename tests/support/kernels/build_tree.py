@@ -23,4 +23,6 @@ def empty_tree(folder: Path, configuration: str = "", makefile: str = "") -> Bui
     )  # fmt: skip
     tree = BuildTree(SourceTree(root), config, folder / "cache")
     tree.output.mkdir(parents=True)
+    (tree.output / "ksplice-foreign").touch()
+    (tree.output / "ksplice-recipes").write_text("[]")
     return tree

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.create.affected.by_mention import Affected, changed_pieces, find_affected
+from ksplicd.create.affected.by_mention import Affected, find_affected
 from ksplicd.create.affected.c_text import split
-from ksplicd.create.affected.include_graph import IncludeGraph, includes_in
-from ksplicd.create.affected.pasting import Pasting
+from ksplicd.create.affected.changed import changed_pieces
+from ksplicd.create.affected.include_graph import IncludeGraph
+from ksplicd.create.affected.include_lines import read_includes
+from ksplicd.create.affected.pasting import Pasting, read_definitions
 from ksplicd.create.build.units import EnabledUnit
 from ksplicd.create.patch.change import ChangedFile
 
@@ -42,7 +44,12 @@ TREE = {
     "net/glue.c": "#include <net/sock.h>\nint j(void *s) { return GLUE(sock, len)(s); }\n",
     "net/far.c": "#include <net/sock.h>\nint k(void *s) { return sock_far(s); }\n",
     "net/alone.c": "#include <linux/base.h>\nint sock_len;\n",
-    "net/local.h": "static int quite_local(void *s) { return sock_full(s); }\n",
+    "net/local.h": """\
+#ifndef LOCAL_H
+#define LOCAL_H
+static int quite_local(void *s) { return sock_full(s); }
+#endif
+""",
     "net/local.c": '#include <net/sock.h>\n#include "local.h"\nint l(void) { return 0; }\n',
     "net/open.h": "int opened(void *s) { return sock_full(s); }\n",
     "net/open.c": '#include <net/sock.h>\n#include "open.h"\n',
@@ -72,7 +79,7 @@ def reach(root: Path, change: Callable[[str], str]) -> Affected:
     after = change(before)
     assert after != before
     file = ChangedFile(path=Path(path), before=before.encode(), after=after.encode())
-    return find_affected(graph_of(root), [file], [p for p in TREE if p.endswith(".c")])
+    return find_affected(graph_of(root), [file], [p for p in TREE if p.endswith(".c")], few=0)
 
 
 def test_debug_says_why_a_unit_is_in_or_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -106,8 +113,8 @@ def test_graph(root: Path) -> None:
 
 
 def test_includes() -> None:
-    text = b'# include <a.h>\n#include "b.h"\n  #\tinclude\t"c.h"\n#define X_FILE <d.h>\n// no\n'
-    assert includes_in(text) == ["<a.h", '"b.h', '"c.h', "<d.h"]
+    text = b'# include <a.h>\n#include "b.h"\n  #\tinclude\t"c.h"\n#define X <d.h>\n// no\n'
+    assert [i.name for i in read_includes(text)] == ["<a.h", '"b.h', '"c.h', "<d.h"]
 
 
 def test_inline_function(root: Path) -> None:
@@ -186,7 +193,8 @@ def test_new_include_counts_where_it_is_news(root: Path) -> None:
     (root / "include/net/extra.h").write_text(EXTRA)
     (root / "net/far.c").write_text("#include <net/extra.h>\n" + TREE["net/far.c"])
     found = reach(root, lambda t: t.replace("base.h>\n", "base.h>\n#include <net/extra.h>\n"))
-    assert found.units == found.dependants - {"net/far.c"}
+    assert found.names == {"sock_other", "CALL"}
+    assert found.units == {"net/plain.c", "net/paste.c"}
 
 
 def test_include_that_goes_takes_its_macros(root: Path) -> None:
@@ -194,7 +202,7 @@ def test_include_that_goes_takes_its_macros(root: Path) -> None:
     before = SOCK.replace("base.h>\n", "base.h>\n#include <net/extra.h>\n")
     (root / "include/net/sock.h").write_text(before)
     file = ChangedFile(path=Path("include/net/sock.h"), before=before.encode(), after=SOCK.encode())
-    found = find_affected(graph_of(root), [file], [p for p in TREE if p.endswith(".c")])
+    found = find_affected(graph_of(root), [file], [p for p in TREE if p.endswith(".c")], few=0)
     assert found.names == {"sock_other", "CALL"}  # CALL puts names of that form together
     assert found.units == {"net/plain.c", "net/paste.c"}
 
@@ -258,10 +266,10 @@ def test_enum_changes_from_the_place_on_where_it_differs() -> None:
 
 def test_pasting() -> None:
     text = (
-        b"#define OP(x) sock_##x\n#define SYS(n) _##n\n#define GLUE(a, b) a##b\n"
-        b"#define VIA(x) GLUE(sock_, x)\n#define END(x) x##_len\n"
+        "#define OP(x) sock_##x\n#define SYS(n) _##n\n#define GLUE(a, b) a##b\n"
+        "#define VIA(x) GLUE(sock_, x)\n#define END(x) x##_len\n"
     )
-    pasting = Pasting([text])
+    pasting = Pasting(read_definitions(text))
     assert pasting.macros(["sock_len"]) == {"OP", "VIA", "END"}
     assert pasting.macros(["_x"]) == set()
     assert pasting.loose_macros(["_x"]) == {"SYS", "GLUE"}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.affected.files import FilesByKind, KnownFiles, classify_files
+from ksplicd.create.build.foreign import Role
 from ksplicd.create.patch.change import ChangedFile
 from ksplicd.errors import UnsupportedChangeError
 
@@ -36,14 +37,49 @@ def test_parts_of_units(path: str) -> None:
     assert [str(f.path) for f in sort(changed(path)).parts] == [path]
 
 
-def test_new_header_and_new_text_that_a_changed_file_includes() -> None:
-    files = [
-        changed("fs/a.c", after='#include "new.c"\n'),
-        changed("fs/new.c", before=None),
-        changed("fs/new.h", before=None),
-    ]
-    out = sort(*files)
-    assert [str(f.path) for f in out.parts] == ["fs/new.c", "fs/new.h"]
+def test_unit_that_others_include_is_part_of_them_too() -> None:
+    known = KnownFiles(is_enabled=ENABLED.__contains__, is_included={"fs/a.c"}.__contains__)
+    out = classify_files([changed("fs/a.c"), changed("fs/b.c")], known)
+    assert [str(f.path) for f in out.units] == ["fs/a.c", "fs/b.c"]
+    assert [str(f.path) for f in out.parts] == ["fs/a.c"]
+
+
+@pytest.mark.parametrize(
+    "path", ["tools/lib/bpf/relo_core.h", "arch/x86/realmode/rm/wakeup.h", "tools/x.txt"]
+)
+def test_what_units_include_counts_in_any_folder(path: str) -> None:
+    known = KnownFiles(is_enabled=ENABLED.__contains__, is_included={path}.__contains__)
+    out = classify_files([changed("fs/a.c"), changed(path)], known)
+    assert [str(f.path) for f in out.parts] == [path]
+
+
+def test_generated_file_that_would_be_another_one() -> None:
+    made = {"tools/map.txt": ("arch/x86/lib/tables.c",)}
+    known = KnownFiles(
+        is_enabled=ENABLED.__contains__,
+        is_included=INCLUDED.__contains__,
+        other_generated=lambda path: made.get(path, ()),
+    )
+    with pytest.raises(UnsupportedChangeError, match=r"tables\.c: generated from it"):
+        classify_files([changed("tools/map.txt")], known)
+
+
+@pytest.mark.parametrize(
+    ("path", "role"),
+    [
+        ("kernel/bounds.c", Role.OFFSETS),
+        ("arch/x86/entry/vdso/vgetcpu.c", Role.VDSO),
+        ("arch/x86/realmode/rm/wakemain.c", Role.REAL_MODE),
+    ],
+)
+def test_code_beside_the_units(path: str, role: Role) -> None:
+    known = KnownFiles(
+        is_enabled=ENABLED.__contains__, is_included=INCLUDED.__contains__, role=lambda _: role
+    )
+    with pytest.raises(UnsupportedChangeError, match=f"^{path}: {role}; leave it out"):
+        classify_files([changed(path)], known)
+    out = classify_files([changed("fs/a.c"), changed(path, "int a;\n", "int  a; // A\n")], known)
+    assert "no effect" in out.notes[path]
 
 
 @pytest.mark.parametrize(

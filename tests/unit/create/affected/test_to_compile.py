@@ -55,3 +55,15 @@ def test_tree_is_given_back_when_a_file_is_refused(tree: BuildTree) -> None:
     with pytest.raises(UnsupportedChangeError, match="assembly"):
         find_reachable(tree, change, read_states(change, {PART: b"int f;\n"}))
     assert sorted(p.name for p in (tree.source.root / "fs").iterdir()) == ["a.c"]
+
+
+def test_new_text_that_a_changed_unit_includes(tree: BuildTree) -> None:
+    before = (tree.source.root / "fs/a.c").read_bytes()
+    files = (
+        ChangedFile(path=Path("fs/a.c"), before=before, after=b'#include "new.c"\n'),
+        ChangedFile(path=Path("fs/new.c"), before=None, after=b'#include "new.h"\n'),
+        ChangedFile(path=Path("fs/new.h"), before=None, after=b"int x;\n"),
+    )
+    change = Change(files=files, patch=b"", timestamp=0)
+    found = find_reachable(tree, change, read_states(change, {}))
+    assert [str(f.path) for f in found.files.parts] == ["fs/new.c", "fs/new.h"]
