@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Final
 
 from ksplicd.create.ledger.c_items import CFile, Item, Kind
-from ksplicd.create.ledger.evidence import Fate, Lines, UnitEvidence
+from ksplicd.create.ledger.evidence import HOOK, Fate, Lines, UnitEvidence
 from ksplicd.create.ledger.lists import ListChange, is_named
 from ksplicd.create.ledger.texts import ChangedText, Pair
 from ksplicd.create.messages import names_of
@@ -160,6 +160,8 @@ def judge_in(pair: Pair, text: ChangedText, view: UnitView) -> list[Verdict]:
         verdicts.append(judge_functions(users, evidence))
     if pair.kind is not Kind.FUNCTION and not evidence.beyond:
         verdicts += judge_data(pair, evidence)
+    if pair.kind is Kind.USE and (hooks := _hooks_of(pair, evidence)):
+        verdicts.append(Verdict(Account.IN_EFFECT, _of_unit(evidence), hooks))
     return verdicts
 
 
@@ -222,9 +224,8 @@ def judge_functions(users: Iterable[str], evidence: UnitEvidence) -> Verdict:
     changed = by_fate.get(Fate.CHANGED, [])
     if problem := unreached(changed, evidence):
         return problem
-    by = tuple(dict.fromkeys(
-        r for n in (*changed, *by_fate.get(Fate.NEW, ())) for r in _leads_to(n, evidence)
-    ))  # fmt: skip
+    led = (*changed, *by_fate.get(Fate.NEW, ()), *by_fate.get(Fate.BOOT, ()))  # also at unload
+    by = _by_all(led, evidence)
     if by:
         return Verdict(Account.IN_EFFECT, _of_unit(evidence), by)
     if Fate.BOOT in by_fate:
@@ -276,8 +277,10 @@ def judge_data(pair: Pair, evidence: UnitEvidence) -> list[Verdict]:
         by = _leads_to(name, evidence) or _in_tables(name, evidence)
         if Fate.REMOVED in fates:
             verdicts.append(Verdict(Account.SAME_CODE, f"the running kernel keeps {name}"))
-        elif by and fates & {Fate.CHANGED, Fate.NEW}:
+        elif by and fates & {Fate.CHANGED, Fate.COPIED, Fate.NEW}:
             verdicts.append(Verdict(Account.IN_EFFECT, _of_unit(evidence), by))
+        elif Fate.COPIED in fates:
+            verdicts.append(Verdict(Account.BOOT_ONLY, f"only boot code reads {name}"))
         elif Fate.CHANGED in fates:
             verdicts.append(Verdict(None, f"{name} changes, and nothing leads to the new one"))
         elif Fate.BOOT in fates:
@@ -287,6 +290,11 @@ def judge_data(pair: Pair, evidence: UnitEvidence) -> list[Verdict]:
         else:
             verdicts.append(Verdict(Account.SAME_CODE, f"{name} begins with the same content"))
     return verdicts
+
+
+def _hooks_of(pair: Pair, evidence: UnitEvidence) -> tuple[str, ...]:
+    """Return the calls of the functions that an item names: ``ksplice_apply(set_up);``."""
+    return tuple(r for r in _by_all(sorted(pair.names), evidence) if r.startswith(HOOK))
 
 
 def _in_tables(name: str, evidence: UnitEvidence) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Final
 
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.ledger.lists import ListChange, compare_lists
@@ -19,6 +20,9 @@ from ksplicd.create.objects.names import base_name, is_boot_section, is_prefix
 from ksplicd.elf.line_table import read_line_table
 from ksplicd.elf.model import STT_SECTION, Section, Symbol
 
+HOOK: Final = "hook "
+"""How a call of a hook begins among the redirects."""
+
 Lines = Mapping[str, Mapping[str, frozenset[int]]]
 """By file, and function as the object names it, the lines of its code."""
 
@@ -27,6 +31,8 @@ class Fate(Enum):
     """What became of a function or a datum."""
 
     CHANGED = auto()
+    COPIED = auto()
+    """A constant that differs, of which the functions that read it bring their own copy."""
     NEW = auto()
     REMOVED = auto()
     BOOT = auto()
@@ -190,10 +196,11 @@ def fates_of_data(
     """Return what became of the data of each name."""
     found: dict[str, set[Fate]] = defaultdict(set)
     pre_of = change.difference.twins.pre_of if change is not None else {}
-    other = set()
+    other: dict[Symbol, Fate] = {}
     if change is not None:
         d = change.difference
-        other = {*d.copied_constants, *(p.datum for p in d.pointers)}
+        other = dict.fromkeys(d.copied_constants, Fate.COPIED)
+        other |= {p.datum: Fate.CHANGED for p in d.pointers}
     for s in _data(post):
         twin = pre_of.get(s)
         is_boot = s.section is not None and is_boot_section(s.section)
@@ -201,7 +208,7 @@ def fates_of_data(
             is_same = twin is not None and _content(twin) == _content(s)
             fate = Fate.BOOT_SAME if change is None or is_same else Fate.BOOT
         elif s in other:
-            fate = Fate.CHANGED
+            fate = other[s]
         else:
             fate = Fate.NEW if change is not None and twin is None else Fate.SAME
         found[base_name(s.name)].add(fate)
@@ -263,7 +270,7 @@ def _starts(code: NewCode) -> Iterable[tuple[str, str]]:
         place = f"{other.name}+{other.offset:#x}" if is_pointer else other.name
         yield f"{code.target}:{place} by {other.kind.value}", other.new
     for hook in code.hooks:
-        yield f"hook {hook.kind}", hook.alias
+        yield f"{HOOK}{hook.kind}", hook.alias
 
 
 def _own(number: int, code: NewCode, name: str) -> tuple[int, Section] | None:

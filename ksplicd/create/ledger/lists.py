@@ -22,7 +22,7 @@ _ORDINARY: Final = (
     ".static_call", "__mcount_loc", "__patchable", ".smp_locks", ".init.text", ".exit.text",
     ".kunit", "__dyndbg", "__verbose", ".printk_index", "__jump_table", ".modinfo", "__ksymtab",
     "___ksymtab", "__kcrctab", "___kcrctab", ".export_symbol", "__param", ".ksplice", "__bug_table",
-    "__ex_table", ".fixup", ".BTF", ".gnu",
+    "__ex_table", ".fixup", ".BTF", ".gnu", "__modver", "__versions", ".eh_frame", ".init_array",
 )  # fmt: skip
 """Beginnings of the names of sections that are no lists, or that are looked at by name here."""
 

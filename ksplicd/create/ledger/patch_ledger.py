@@ -13,7 +13,7 @@ from typing import Final
 from ksplicd.create.ledger.accepted import Accepted
 from ksplicd.create.ledger.accounts import UnitView, Verdict, account_for
 from ksplicd.create.ledger.c_items import CFile
-from ksplicd.create.ledger.evidence import UnitEvidence
+from ksplicd.create.ledger.evidence import HOOK, UnitEvidence
 from ksplicd.create.ledger.texts import ChangedText
 from ksplicd.create.patch.change import ChangedFile
 from ksplicd.create.patch.hunks import ChangedLines, changed_lines
@@ -21,7 +21,6 @@ from ksplicd.create.patch.line_numbers import line_numbers_in
 from ksplicd.errors import CreateError, UnaccountedError
 from ksplicd.model import Account, Hunk, Ledger
 
-_HOOK: Final = "hook "
 _SUFFIXES: Final = (".c", ".h", ".inc")
 
 
@@ -114,7 +113,8 @@ def verdict_on(
 ) -> Verdict:
     """Return the verdict on one hunk of a file."""
     note = evidence.notes.get(text.path, "")
-    if not text.path.endswith(_SUFFIXES) or is_left_out(note):
+    is_text_of_units = text.path.endswith(_SUFFIXES) or "units depend on it" in note
+    if not is_text_of_units or is_left_out(note):
         return verdict_on_file(note)
     is_unit = any(v.evidence.unit == text.path for v in views)
     own = [v for v in views if v.evidence.compiles(text.path)] if is_unit else views
@@ -196,14 +196,14 @@ def ledger_of(entries: Sequence[Entry], redirects: Sequence[str]) -> Ledger:
 
 def _hunk(entry: Entry, numbers: Mapping[str, int]) -> Hunk:
     verdict, lines = entry.verdict, entry.lines
-    hooks = [r.removeprefix(_HOOK) for r in verdict.by if r.startswith(_HOOK)]
+    hooks = [r.removeprefix(HOOK) for r in verdict.by if r.startswith(HOOK)]
     called = f"called by the hook {', '.join(hooks)}" if hooks else ""
     return Hunk(
         file=entry.file,
         before=(lines.before.first, lines.before.count),
         after=(lines.after.first, lines.after.count),
         account=Account.LEFT_OUT if verdict.account is None else verdict.account,
-        by=tuple(sorted(numbers[r] for r in verdict.by if not r.startswith(_HOOK))),
+        by=tuple(sorted(numbers[r] for r in verdict.by if not r.startswith(HOOK))),
         note="; ".join(t for t in (verdict.note, called) if t),
         is_accepted=entry.is_accepted,
     )

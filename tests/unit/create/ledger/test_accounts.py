@@ -171,6 +171,63 @@ def test_function_of_several_names(tmp_path: Path) -> None:
     assert (entry.verdict.account, len(entry.verdict.by)) == (Account.IN_EFFECT, 1)
 
 
+# --- what leads to new code besides livepatch ---------------------------------------------------
+
+HOOK = """
+#define ksplice_apply(fn) static int (*const \\
+	__attribute__((used, section(".ksplice_call_apply"))) __ksplice_apply_##fn)(void) = fn
+"""
+
+
+def test_hooks(tmp_path: Path) -> None:
+    code = "static int set_up(void)\n{\n\tseen = 7;\n\treturn 0;\n}\n\nksplice_apply(set_up);\n"
+    before = {**BEFORE, "fs/unit.c": UNIT + HOOK}
+    after = {**BEFORE, "fs/unit.c": UNIT + HOOK + code}
+    (entry,) = accounts(tmp_path, before, after, "fs/unit.c")
+    assert (entry.verdict.account, entry.verdict.by) == (Account.IN_EFFECT, ("hook apply",))
+    (hunk,) = ledger_of([entry], []).hunks
+    assert (hunk.by, hunk.note.endswith("called by the hook apply")) == ((), True)
+
+
+TABLE = """\
+struct operations { int (*open)(int); int (*release)(int); };
+extern int keep(const struct operations *);
+__attribute__((noinline)) int open_it(int x)
+{
+	return x;
+}
+const struct operations ops = {
+	.open = open_it,
+};
+int user(void)
+{
+	return keep(&ops);
+}
+"""
+
+
+def test_pointer_in_a_table(tmp_path: Path) -> None:
+    release = "__attribute__((noinline)) int release_it(int x)\n{\n\treturn x * 3;\n}\n"
+    text = TABLE.replace("const struct", f"{release}const struct", 1)
+    text = TABLE.replace("const struct operations ops", f"{release}const struct operations ops")
+    text = text.replace("= open_it,\n", "= open_it,\n\t.release = release_it,\n")
+    entries = accounts(tmp_path, {"t.c": TABLE}, {"t.c": text}, "t.c")
+    assert [(e.verdict.account, e.verdict.by) for e in entries] == [
+        (Account.IN_EFFECT, ("vmlinux:ops+0x8 by pointer",))
+    ] * 2
+
+
+def test_constant_that_only_boot_code_reads(tmp_path: Path) -> None:
+    unit = UNIT.replace('printk("set up");', "seen = steps[seen & 3];")
+    unit = unit.replace("clamp_it(x) + steps[x & 3]", "clamp_it(x)")
+    before, after = (
+        {**BEFORE, "fs/unit.c": unit},
+        {**BEFORE, "fs/unit.c": unit.replace(", 4 }", ", 5 }")},
+    )
+    (entry,) = accounts(tmp_path, before, after, "fs/unit.c")
+    assert (entry.verdict.account, entry.is_missing) == (Account.BOOT_ONLY, False)
+
+
 # --- headers ------------------------------------------------------------------------------------
 
 
