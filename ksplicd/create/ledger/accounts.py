@@ -44,6 +44,8 @@ class Verdict:
     """Redirects, as in ``Manifest.redirects``."""
     matters: bool = False
     """Of what is left out, whether the running kernel could behave otherwise with it."""
+    is_said: bool = False
+    """Whether the note is said whatever the other verdicts are."""
 
     @property
     def is_missing(self) -> bool:
@@ -131,7 +133,8 @@ def sum_up(verdicts: Sequence[Verdict]) -> Verdict:
 
 def _adds(first: Verdict, other: Verdict) -> bool:
     """Tell whether the note of another verdict says more: of the same, or of what has no effect."""
-    return other.account is first.account or other.account in (Account.BOOT_ONLY, Account.LEFT_OUT)
+    is_without_effect = other.account in (Account.BOOT_ONLY, Account.LEFT_OUT)
+    return other.account is first.account or is_without_effect or other.is_said
 
 
 def judge(pair: Pair, text: ChangedText, views: Sequence[UnitView]) -> Verdict:
@@ -243,7 +246,9 @@ def judge_functions(users: Iterable[str], evidence: UnitEvidence) -> Verdict:
         return Verdict(
             Account.SAME_CODE, f"the code of {names}, which runs only at boot, is the same"
         )
-    return Verdict(Account.SAME_CODE, f"the code of {names} in {evidence.unit} is the same")
+    where = evidence.beyond or evidence.unit
+    note = f"the code of {names} in {where} is the same"
+    return Verdict(Account.SAME_CODE, note, is_said=bool(evidence.beyond))
 
 
 def unreached(changed: Sequence[str], evidence: UnitEvidence) -> Verdict | None:

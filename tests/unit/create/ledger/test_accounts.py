@@ -208,7 +208,6 @@ int user(void)
 
 def test_pointer_in_a_table(tmp_path: Path) -> None:
     release = "__attribute__((noinline)) int release_it(int x)\n{\n\treturn x * 3;\n}\n"
-    text = TABLE.replace("const struct", f"{release}const struct", 1)
     text = TABLE.replace("const struct operations ops", f"{release}const struct operations ops")
     text = text.replace("= open_it,\n", "= open_it,\n\t.release = release_it,\n")
     entries = accounts(tmp_path, {"t.c": TABLE}, {"t.c": text}, "t.c")
@@ -289,6 +288,15 @@ def test_header_that_the_vdso_shares(
     if is_missing:
         assert entry.verdict.account is Account.LEFT_OUT
         assert "the vDSO has it too (of_vdso)" in entry.verdict.note
+
+
+def test_vdso_whose_code_is_the_same_is_said(tmp_path: Path) -> None:
+    before = {**VDSO, "vdso.c": VDSO["vdso.c"].replace("scale(x)", "scale(x | 1)")}
+    text = VDSO["a.h"].replace("return x * 5;", "return x == 0 ? 1 : x * 5;")
+    after = {**before, "a.h": text}
+    (entry,) = accounts(tmp_path, before, after, "kernel.c", beyond=("vdso.c",))
+    assert (entry.verdict.account, entry.is_missing) == (Account.IN_EFFECT, False)
+    assert entry.verdict.note == "in kernel.c; the code of of_vdso in the vDSO is the same"
 
 
 def test_header_of_the_vdso_alone(tmp_path: Path) -> None:
