@@ -24,6 +24,7 @@ from ksplicd.create.affected.to_compile import check_any, find_changed, find_rea
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import ANY_TARGET, Unit
+from ksplicd.create.ledger.patch_evidence import Accounts, gather
 from ksplicd.create.modules.build import Modules, build_modules
 from ksplicd.create.new_code.model import NewCode, RedirectKind
 from ksplicd.create.new_code.units import cut_new_code
@@ -46,6 +47,7 @@ from ksplicd.errors import (
     ImageMismatchError,
     KspliceError,
     NoChangesError,
+    UnaccountedError,
     UnsupportedChangeError,
 )
 from ksplicd.model import Manifest, Target
@@ -123,6 +125,9 @@ class Workshop:
             result = Result(outcome=Outcome.UNCHANGED)
         except UnsupportedChangeError as e:
             result = Result(outcome=Outcome.REFUSED, reason=reason_of(str(e)), message=str(e))
+        except UnaccountedError as e:
+            reason = "a hunk would be missing from the running kernel"
+            result = Result(outcome=Outcome.REFUSED, reason=reason, message=str(e))
         except ImageMismatchError as e:
             result = Result(outcome=Outcome.MISMATCH, reason=reason_of(str(e)), message=str(e))
         except Exception as e:  # a finding, not the end
@@ -139,12 +144,16 @@ class Workshop:
         with tempfile.TemporaryDirectory(prefix="ksplice-coverage-") as folder:
             patch_file = Path(folder) / "change.patch"
             patch_file.write_bytes(patch)
-            change = from_patches(Before(root=self.source.root), [patch_file])
+            before = Before(root=self.source.root)
+            change = from_patches(before, [patch_file])
             states = read_states(change, {})
             pre_state = PreState(kbuild=self.kbuild, folder=Path(folder) / "pre")
             reachable = find_reachable(self.kbuild.tree, change, states)
             work = find_changed(self.kbuild, reachable, states, ANY_TARGET)
-            check_any(reachable.files, work)
+            known = gather(before, change, states, work, reachable.by_headers.dependants)
+            accounts = Accounts(self.kbuild, known, (), states, reachable)
+            with accounts.of_nothing():
+                check_any(reachable.files, work)
             try:
                 objects = compile_units(
                     WorkFolder(root=Path(folder), is_kept=False), pre_state, states.after,
@@ -155,13 +164,15 @@ class Workshop:
                 return result, b""
         kernel = self.fresh_kernel()
         try:
-            changes = compare_units(objects, kernel.has_global)
+            with accounts.of_nothing(objects):
+                changes = compare_units(objects, kernel.has_global)
         except UnsupportedChangeError as e:
             if is_gone(str(e), in_module=any(o.module for o in objects)):
                 return Result(outcome=Outcome.BOOT_ONLY, message=str(e)), b""
             raise
         match_units(kernel, objects, changes)
         new_code = cut_new_code(kid_of(path), changes, pre_state, kernel)
+        accounts.take(objects, changes, new_code)
         old_code = old_code_of(kernel.units.values())
         data = b""
         if with_modules:
