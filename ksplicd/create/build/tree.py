@@ -43,6 +43,9 @@ _READY: Final = "ksplice-ready"
 _LISTING: Final = "ksplice-units"
 _FOREIGN: Final = "ksplice-foreign"
 _RECIPES: Final = "ksplice-recipes"
+_NOT_KERNEL: Final = frozenset(
+    {"Documentation", "LICENSES", "arch", "rust", "samples", "scripts", "tools", "usr"}
+)
 _PASSING: Final = "ksplice-passing"
 
 
@@ -178,6 +181,18 @@ class BuildTree:
             )
 
     # --- units ----------------------------------------------------------------------------------
+
+    def files_naming(self, word: str) -> list[str]:
+        """Return the C files and headers of the kernel, for x86, that have a word; sorted."""
+        root = self.source.root
+        folders = sorted(
+            p.name for p in root.iterdir()
+            if p.is_dir() and not p.name.startswith(".") and p.name not in _NOT_KERNEL
+        )  # fmt: skip
+        folders += [arch for arch in ("arch/x86",) if (root / arch).is_dir()]
+        include = ("--include=*.c", "--include=*.h")
+        _, out, _ = run_any(["grep", "-rlwF", *include, "-e", word, "--", *folders], cwd=root)
+        return sorted(out.decode(errors="surrogateescape").splitlines())
 
     @cached_property
     def listing(self) -> dict[str, EnabledUnit]:

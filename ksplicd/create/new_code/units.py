@@ -8,6 +8,7 @@ from ksplicd.create.diff.across_units import refuse_overridden
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
 from ksplicd.create.new_code.callers import take_in_callers
+from ksplicd.create.new_code.exchanged import refuse_copied
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.tripwires import CALLED, name_in_core
@@ -24,6 +25,7 @@ def cut_new_code(
     """
     aliases = Aliases()
     changes = [refuse_overridden(c, kernel.units[c.unit].overridden) for c in changes]
+    changes = [refuse_copied(c, pre_state.kbuild.tree) for c in changes]
     taken_in = take_in_callers(changes, pre_state, kernel, aliases)
     shared = aliases.for_shared(changes)
 

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whether a field of the running kernel's tables may be exchanged in place.
+
+It may where no unit of this kernel copies such a table, or keeps the field of one elsewhere: a copy
+would go on with the old content, and one that is made meanwhile would keep the new one after undo.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ksplicd.create.build.tree import BuildTree
+from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.new_code.table_copies import Copy, Field, declared_members, find_copies
+from ksplicd.create.objects.index import ObjectIndex
+from ksplicd.create.refusal import Refusal, refuse
+from ksplicd.elf.debug_info import DebugInfo
+from ksplicd.elf.model import STB_LOCAL, Symbol
+
+_BITS: Final = 8
+_WAY_OUT: Final = "change the function itself, or every copy from a hook"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    path: str
+    copy: Copy
+
+
+def refuse_copied(change: UnitChange, tree: BuildTree) -> UnitChange:
+    """Refuse to exchange a field of a table of a type of which this kernel copies tables.
+
+    The source tree must be as it was found.
+    """
+    refusals: list[Refusal] = []
+    for p in change.difference.pointers:
+        fields = fields_at(change.difference.post, p.datum, p.offset)
+        if not fields:
+            why = f"+{p.offset:#x} changes, and the type of what has it there is not known"
+            refusals.append(refuse(p.datum, why, _WAY_OUT))
+        for field in fields:
+            found = next(_find(tree, change.unit, p.datum, field), None)
+            if found is not None:
+                why = (
+                    f"its .{field.member} changes, and the kernel copies it from such a"
+                    f" {field.type}: {found.path}:{found.copy.line}: {found.copy.text}"
+                )
+                refusals.append(refuse(p.datum, why, _WAY_OUT))
+                break
+    return change.refuse(refusals)
+
+
+def fields_at(index: ObjectIndex, datum: Symbol, offset: int) -> list[Field]:
+    """Return the fields that a datum has at an offset: of the outer structure, then of inner ones.
+
+    None when the debug information does not tell.
+    """
+    info = index.debug_info
+    name = re.sub(r"\.\d+$", "", datum.name)
+    types = {} if info is None else {v.type: None for v in info.variables if v.name == name}
+    for key in types:
+        assert info is not None
+        if info.size_of(key) == datum.size and (found := list(_path(info, key, offset))):
+            return found
+    return []
+
+
+def _path(info: DebugInfo, key: int, offset: int) -> Iterator[Field]:
+    """Yield the fields that lead to an offset in a type.  Of a union all members are followed."""
+    t = info.stripped(key)
+    if t is None:
+        return
+    if t.is_array:
+        size = info.size_of(t.type)
+        if size:
+            yield from _path(info, t.type, offset % size)
+        return
+    if not t.is_record:
+        return
+    type_name = t.name and f"struct {t.name}"
+    if not type_name:
+        type_name = info.record_name(key)
+    for m in t.members:
+        size = info.size_of(m.type) or 0
+        begin = m.offset // _BITS
+        if begin <= offset < begin + size:
+            inner = info.stripped(m.type)
+            if type_name and m.name:
+                is_pointer = inner is not None and inner.is_pointer
+                yield Field(type=type_name, member=m.name, is_pointer=is_pointer)
+            yield from _path(info, m.type, offset - begin)
+
+
+def _find(tree: BuildTree, unit: str, datum: Symbol, field: Field) -> Iterator[_Found]:
+    """Yield the places in this kernel's source that copy a table of a type, or its field."""
+    root = tree.source.root
+    tree.progress(f"looking for copies of {field.type}")
+    paths = tree.files_naming(field.type.split()[-1])
+    headers = [p for p in paths if p.endswith(".h")]
+    members: dict[str, bool] = {}
+    for path in headers:
+        members |= declared_members(_read(root / path), field.type)
+    # the unit itself first: most tables are copied where they are defined
+    units = [unit, *(p for p in paths if p in tree.listing and p != unit)]
+    for path in [*units, *headers]:
+        table = datum.name if path == unit or datum.bind != STB_LOCAL else None
+        for copy in find_copies(_read(root / path), field, table, members):
+            yield _Found(path=path, copy=copy)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
