@@ -23,19 +23,27 @@ def test_an_alignment_that_rises(tmp_path: Path) -> None:
     assert compare(tmp_path, post, pre).refusals == (), "an alignment that falls does no harm"
 
 
+def test_an_alignment_that_no_new_code_relies_on(tmp_path: Path) -> None:
+    d = compare(
+        tmp_path, BUFFER.format("", "|"), BUFFER.format("__attribute__((aligned(64)))", "|")
+    )
+    assert d.is_empty
+    assert d.notes == (f"buf: {WHY}",)
+
+
 def test_an_alignment_in_a_section_of_several(tmp_path: Path) -> None:
     mostly = '__attribute__((section(".data..read_mostly")%s))'
     other = " static int other " + mostly % "" + " = 3; int h(void) {{ return other += 2; }}"
     source = (BUFFER + other).replace("{0};", "{0} = {{ 1 }};")
-    pre, post = source.format(mostly % "", "|"), source.format(mostly % ", aligned(64)", "|")
+    pre, post = source.format(mostly % "", "|"), source.format(mostly % ", aligned(64)", "^")
     (refusal,) = compare(tmp_path, pre, post, "-g").refusals
     assert refusal.symbol == "buf"
     assert "its alignment rises from 1 to 64 bytes" in refusal.reason
 
 
 def test_a_constant_whose_alignment_rises_is_copied(tmp_path: Path) -> None:
-    source = "static const long t[4] {0} = {{ 1, 2 }}; long f(int i) {{ return t[i & 3]; }}"
-    d = compare(tmp_path, source.format(""), source.format("__attribute__((aligned(64)))"))
+    source = "static const long t[4] {0} = {{ 1, 2 }}; long f(int i) {{ return t[i & 3] + {1}; }}"
+    d = compare(tmp_path, source.format("", 1), source.format("__attribute__((aligned(64)))", 2))
     assert d.refusals == ()
     assert [s.name for s in d.copied_constants] == ["t"]
 

@@ -59,7 +59,7 @@ class DataChanges:
 
 
 @dataclass(frozen=True, slots=True)
-class _Use:
+class Use:
     """One reference to a datum."""
 
     owner: Section
@@ -203,7 +203,7 @@ class _Judge:
                 return False
         return True
 
-    def how_kept(self, s: Symbol, use: _Use) -> AddressUse | None:
+    def how_kept(self, s: Symbol, use: Use) -> AddressUse | None:
         """Return how a function keeps the address of a constant, None when it does not.
 
         A bound of a loop is compared with what the same function has made of the address.
@@ -263,9 +263,9 @@ class _Judge:
         )
 
 
-def find_uses(index: ObjectIndex) -> dict[Symbol, list[_Use]]:
+def find_uses(index: ObjectIndex) -> dict[Symbol, list[Use]]:
     """Return the references to each symbol from code and from data that the kernel uses."""
-    found: dict[Symbol, list[_Use]] = defaultdict(list)
+    found: dict[Symbol, list[Use]] = defaultdict(list)
     for owner in index.obj.sections:
         if not owner.is_alloc or not (owner.is_text or _may_refer(owner)):
             continue
@@ -273,7 +273,7 @@ def find_uses(index: ObjectIndex) -> dict[Symbol, list[_Use]]:
             target = index.locate(owner, r).symbol
             if target is not None and target.section is not None:
                 user = index.symbol_at(owner, r.offset)
-                found[target].append(_Use(owner, r, user))
+                found[target].append(Use(owner, r, user))
     return found
 
 

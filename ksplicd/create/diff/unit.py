@@ -6,7 +6,6 @@ empty.
 """
 
 from dataclasses import replace
-from functools import partial
 
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.correlate import correlate
@@ -20,7 +19,7 @@ from ksplicd.create.diff.functions import (
 )
 from ksplicd.create.diff.hooks import read_hooks
 from ksplicd.create.diff.lists import compare_lists, refuse_btf_ids
-from ksplicd.create.diff.placement import note_moved, refuse_moved_code, why_misplaced
+from ksplicd.create.diff.placement import Placement, refuse_moved_code
 from ksplicd.create.objects.index import ObjectIndex, relocations_in
 from ksplicd.create.objects.names import is_exit_section, is_per_cpu
 from ksplicd.create.refusal import Refusal, refuse
@@ -32,7 +31,8 @@ def diff(pre: ObjectIndex, post: ObjectIndex) -> Difference:
     twins = correlate(pre, post)
     comparison = Comparison(twins)
     functions = compare_functions(comparison)
-    data = compare_data(comparison, partial(why_misplaced, comparison))
+    placement = Placement(comparison, (*functions.changed, *functions.new))
+    data = compare_data(comparison, placement.why_misplaced)
     hooks, wrong_hooks = read_hooks(twins)
     unload = exit_function(post)
     if unload not in twins.pre_of or not any(map(_is_exit_code, functions.boot)):
@@ -57,7 +57,7 @@ def diff(pre: ObjectIndex, post: ObjectIndex) -> Difference:
             *data.notes,
             *compare_exports(pre.obj, post.obj),
             *compare_lists(comparison),
-            *note_moved(comparison),
+            *placement.notes(),
         ),
         refusals=(
             *data.refusals,
