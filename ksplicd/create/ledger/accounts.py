@@ -44,8 +44,6 @@ class Verdict:
     """Redirects, as in ``Manifest.redirects``."""
     matters: bool = False
     """Of what is left out, whether the running kernel could behave otherwise with it."""
-    is_said: bool = False
-    """Whether the note is said whatever the other verdicts are."""
 
     @property
     def is_missing(self) -> bool:
@@ -133,8 +131,7 @@ def sum_up(verdicts: Sequence[Verdict]) -> Verdict:
 
 def _adds(first: Verdict, other: Verdict) -> bool:
     """Tell whether the note of another verdict says more: of the same, or of what has no effect."""
-    is_without_effect = other.account in (Account.BOOT_ONLY, Account.LEFT_OUT)
-    return other.account is first.account or is_without_effect or other.is_said
+    return other.account is first.account or other.account in (Account.BOOT_ONLY, Account.LEFT_OUT)
 
 
 def judge(pair: Pair, text: ChangedText, views: Sequence[UnitView]) -> Verdict:
@@ -161,7 +158,7 @@ def judge_in(pair: Pair, text: ChangedText, view: UnitView) -> list[Verdict]:
     users = functions_of(pair, text, view)
     if users:
         verdicts.append(judge_functions(users, evidence))
-    if pair.kind is not Kind.FUNCTION and not evidence.beyond:
+    if pair.kind is not Kind.FUNCTION:
         verdicts += judge_data(pair, evidence)
     if pair.kind is Kind.USE and (hooks := _hooks_of(pair, evidence)):
         verdicts.append(Verdict(Account.IN_EFFECT, _of_unit(evidence), hooks))
@@ -246,17 +243,11 @@ def judge_functions(users: Iterable[str], evidence: UnitEvidence) -> Verdict:
         return Verdict(
             Account.SAME_CODE, f"the code of {names}, which runs only at boot, is the same"
         )
-    where = evidence.beyond or evidence.unit
-    note = f"the code of {names} in {where} is the same"
-    return Verdict(Account.SAME_CODE, note, is_said=bool(evidence.beyond))
+    return Verdict(Account.SAME_CODE, f"the code of {names} in {evidence.unit} is the same")
 
 
 def unreached(changed: Sequence[str], evidence: UnitEvidence) -> Verdict | None:
     """Return the verdict on changed functions whose new code does not come to be run."""
-    if evidence.beyond and changed:
-        names = names_of(sorted(set(map(_source_name, changed))))
-        why = f"{evidence.beyond} has it too ({names}), and no update reaches that"
-        return Verdict(Account.LEFT_OUT, why, matters=True)
     if lost := [n for n in changed if not _leads_to(n, evidence)]:
         return Verdict(None, f"{names_of(lost)} changes, and nothing leads to the new code of it")
     return None

@@ -61,8 +61,6 @@ class UnitEvidence:
     """By name of what is in the new code, the redirects that lead there."""
     lists: tuple[ListChange, ...] = ()
     """What comes, goes or changes in lists that the linker makes."""
-    beyond: str = ""
-    """What the unit is part of that no update reaches, such as ``the vDSO``."""
 
     def compiles(self, file: str) -> bool:
         """Tell whether code of the unit is from a file, or the file is its source."""
@@ -82,11 +80,9 @@ def read_evidence(
     change: UnitChange | None,
     redirects: Mapping[str, tuple[str, ...]],
     files: Collection[str],
-    beyond: str = "",
 ) -> UnitEvidence:
     """Return what the split objects of a unit tell of ``files``; ``change``: None where nothing is.
 
-    ``beyond``: what it is part of that no update reaches.
     Raises ``ElfError``.
     """
     names = FunctionNames(pre, post, change)
@@ -99,8 +95,7 @@ def read_evidence(
         aliases=names.by_alias,
         data=fates_of_data(pre, post, change),
         redirects=redirects,
-        lists=() if beyond else tuple(compare_lists(pre.obj, post.obj)),
-        beyond=beyond,
+        lists=tuple(compare_lists(pre.obj, post.obj)),
     )
 
 

@@ -21,7 +21,6 @@ from ksplicd.create.ledger.patch_ledger import (
     entries_text,
     text_of,
 )
-from ksplicd.create.ledger.vdso import read_vdso
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.patch.change import Before, Change
 from ksplicd.create.patch.states import TreeStates
@@ -80,8 +79,6 @@ class Accounts:
         """
         known = with_units(self.known, objects, changes, new_code)
         known = with_conditions(known, preprocessor(self.kbuild), self.states, self.reachable)
-        vdso = read_vdso(self.kbuild, known.files, self.states)
-        known = replace(known, units=[*known.units, *vdso])
         entries = account_for_patch(known, self.accepted)
         check_accounts(entries)
         return entries

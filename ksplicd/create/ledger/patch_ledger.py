@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.create.ledger.accepted import Accepted
-from ksplicd.create.ledger.accounts import UnitView, Verdict, account_for
+from ksplicd.create.ledger.accounts import UnitView, Verdict, account_for, sum_up
 from ksplicd.create.ledger.c_items import CFile
 from ksplicd.create.ledger.evidence import HOOK, UnitEvidence
 from ksplicd.create.ledger.texts import ChangedText
@@ -114,11 +114,16 @@ def verdict_on(
     """Return the verdict on one hunk of a file."""
     note = evidence.notes.get(text.path, "")
     is_text_of_units = text.path.endswith(_SUFFIXES) or "units depend on it" in note
-    if not is_text_of_units or is_left_out(note):
+    # A header that is accepted although it reaches other code, too, is compiled all the same.
+    is_half = note.startswith("refused: ") and Path(text.path) in evidence.patched
+    if not is_text_of_units or (is_left_out(note) and not is_half):
         return verdict_on_file(note)
     is_unit = any(v.evidence.unit == text.path for v in views)
     own = [v for v in views if v.evidence.compiles(text.path)] if is_unit else views
-    return account_for(text, position, own, without_units(note, evidence.dependants))
+    verdict = account_for(text, position, own, without_units(note, evidence.dependants))
+    if is_half and verdict.account not in (Account.COMMENT, Account.NOT_BUILT):
+        return sum_up([verdict, verdict_on_file(note)])
+    return verdict
 
 
 def is_left_out(note: str) -> bool:

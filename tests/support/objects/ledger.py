@@ -47,10 +47,8 @@ def changed_files(before: _Files, after: _Files) -> tuple[ChangedFile, ...]:
     )  # fmt: skip
 
 
-def read_unit(
-    folder: Path, before: _Files, after: _Files, unit: str, beyond: str = ""
-) -> UnitEvidence:
-    """Return the evidence of one unit of a change, compiled for vmlinux or what is ``beyond``."""
+def read_unit(folder: Path, before: _Files, after: _Files, unit: str) -> UnitEvidence:
+    """Return the evidence of one unit of a change, compiled for vmlinux."""
     change = changed_files(before, after)
     old = {n: t.encode() for n, t in before.items()}
     patched = {str(f.path): with_line_numbers(f).content for f in change}
@@ -61,11 +59,10 @@ def read_unit(
     )
     unit_change = UnitChange.of(unit, diff(pre, post))
     fake = FakeUnit(source=unit, functions=frozenset(s.name for s in pre.obj.functions()))
-    is_cut = unit_change.is_needed and not beyond
-    code = [extract(fake, unit_change, Aliases())] if is_cut else []
+    code = [extract(fake, unit_change, Aliases())] if unit_change.is_needed else []
     found = find_redirects(code).get(unit, {})
     names = {str(f.path) for f in change} | {unit}
-    return read_evidence(unit, "vmlinux", pre, post, unit_change, found, names, beyond)
+    return read_evidence(unit, "vmlinux", pre, post, unit_change, found, names)
 
 
 def accounts(
@@ -76,20 +73,13 @@ def accounts(
     accepted: tuple[Accepted, ...] = (),
     notes: Mapping[str, str] | None = None,
     dependants: int = 0,
-    beyond: tuple[str, ...] = (),
 ) -> list[Entry]:
-    """Return the entries of a change of a tree, of which ``units`` are compiled.
-
-    ``beyond``: further ones, of what no update reaches.
-    """
+    """Return the entries of a change of a tree, of which ``units`` are compiled."""
     change = changed_files(before, after)
     evidence = PatchEvidence(
         files=change,
         patched={f.path: with_line_numbers(f).content for f in change},
-        units=[
-            read_unit(folder / str(i), before, after, u, "the vDSO" if u in beyond else "")
-            for i, u in enumerate((*units, *beyond))
-        ],
+        units=[read_unit(folder / str(i), before, after, u) for i, u in enumerate(units)],
         notes=notes or {},
         dependants=dependants,
         read_source=lambda path: before[path].encode() if path in before else None,

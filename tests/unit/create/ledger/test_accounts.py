@@ -262,49 +262,20 @@ def test_header_of_which_nothing_is_known_has_no_account(tmp_path: Path) -> None
         check_accounts([entry])
 
 
-VDSO = {
-    "a.h": "#define FACTOR 3\n#define OTHER 4\n"
-    "static inline int scale(int x)\n{\n\treturn x * 5;\n}\n",
-    "kernel.c": '#include "a.h"\nint of_kernel(int x)\n{\n\treturn scale(x) + OTHER;\n}\n',
-    "vdso.c": '#include "a.h"\nint of_vdso(int x)\n{\n\treturn scale(x) + FACTOR;\n}\n',
-}
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "is_missing"),
-    [
-        ("x * 5", "x * 6", True),  # one of two copies would have it
-        ("FACTOR 3", "FACTOR 9", True),  # only the vDSO's
-        ("OTHER 4", "OTHER 9", False),
-        ("#define OTHER", "/* a number */\n#define OTHER", False),
-    ],
-)
-def test_header_that_the_vdso_shares(
-    tmp_path: Path, old: str, new: str, *, is_missing: bool
-) -> None:
-    after = {**VDSO, "a.h": VDSO["a.h"].replace(old, new)}
-    (entry,) = accounts(tmp_path, VDSO, after, "kernel.c", beyond=("vdso.c",))
-    assert entry.is_missing == is_missing
-    if is_missing:
-        assert entry.verdict.account is Account.LEFT_OUT
-        assert "the vDSO has it too (of_vdso)" in entry.verdict.note
-
-
-def test_vdso_whose_code_is_the_same_is_said(tmp_path: Path) -> None:
-    before = {**VDSO, "vdso.c": VDSO["vdso.c"].replace("scale(x)", "scale(x | 1)")}
-    text = VDSO["a.h"].replace("return x * 5;", "return x == 0 ? 1 : x * 5;")
-    after = {**before, "a.h": text}
-    (entry,) = accounts(tmp_path, before, after, "kernel.c", beyond=("vdso.c",))
-    assert (entry.verdict.account, entry.is_missing) == (Account.IN_EFFECT, False)
-    assert entry.verdict.note == "in kernel.c; the code of of_vdso in the vDSO is the same"
-
-
-def test_header_of_the_vdso_alone(tmp_path: Path) -> None:
-    after = {**VDSO, "a.h": VDSO["a.h"].replace("FACTOR 3", "FACTOR 9")}
-    note = {"a.h": "1 units depend on it"}
-    (entry,) = accounts(tmp_path, VDSO, after, beyond=("vdso.c",), notes=note, dependants=1)
-    with pytest.raises(UnaccountedError, match=r"a\.h:1: left out: the vDSO has it too"):
-        check_accounts([entry])
+def test_accepted_header_that_the_vdso_shares(tmp_path: Path) -> None:
+    """A hunk in effect in the kernel is only half of it; a comment is not missing anywhere."""
+    unit = '#include "a.h"\nint of_a(int x)\n{\n\treturn of_header(x);\n}\n'
+    before = {"fs/a.h": HEADER, "fs/a.c": unit}
+    text = HEADER.replace("x + 1", "x + 2").replace("#define IN", "/* five */\n#define IN")
+    note = {"fs/a.h": "refused: arch/x86/entry/vdso/v.c: code of the vDSO"}
+    comment, hunk = accounts(
+        tmp_path, before, {**before, "fs/a.h": text}, "fs/a.c", notes=note,
+        accepted=read_accepted(["fs/a.h"]),
+    )  # fmt: skip
+    assert (comment.verdict.account, comment.is_accepted) == (Account.COMMENT, False)
+    assert (hunk.verdict.account, hunk.is_accepted) == (Account.REFUSED, True)
+    assert hunk.verdict.by == ("vmlinux:of_a by livepatch",)
+    assert "code of the vDSO" in hunk.verdict.note
 
 
 # --- other files --------------------------------------------------------------------------------
