@@ -18,6 +18,8 @@
 #   make fuzz      a million malformed inputs; a fault at each system call of the host half
 #   make fault-steps
 #                  kill the daemon, and fill its disk, at every step of apply and undo
+#   make mutate-source [SOURCES=9700] [HEADERS=300] [SEED=1]
+#                  small changes of real sources, each against brute force; goes on where it ended
 #   make soak [CYCLES=300]
 #                  apply and undo under load
 #   make vm-next   the guests' tests that fit, on the newer kernel
@@ -46,7 +48,7 @@ etcdir = $(DESTDIR)$(sysconfdir)/ksplicd
 run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR) $(PYTHON)
 
 .PHONY: all setup demo test bench coverage test-objects test-matrix check lint lint-c unit vm \
-	vm-next fuzz fuzz-kernel fault-steps soak install
+	vm-next fuzz fuzz-kernel fault-steps mutate-source soak install
 all:
 	@sed -n '3,/^$$/s/^#//p' Makefile
 
@@ -79,6 +81,11 @@ fuzz-kernel: setup
 # Half an hour.
 fault-steps: setup
 	KSPLICE_ALL_STEPS=1 $(run) -m pytest -q -s tests/vm/test_faults.py
+
+# Ten hours for all; what was tried is kept.
+mutate-source: setup
+	@$(run) -m tests.mutate $(if $(SOURCES),--sources $(SOURCES)) \
+		$(if $(HEADERS),--headers $(HEADERS)) $(if $(SEED),--seed $(SEED))
 
 # Six to thirteen seconds a cycle under TCG; 300 for vmlinux, and 300 with a module.
 soak: setup

@@ -135,8 +135,8 @@ def find_changed(
             notes[unit.source] = f"skipped: part of {target}, not of --only-targets"
             LOG.debug("%s: out: %s", unit.source, notes[unit.source])
     if headers.headers:
-        changed = find_with_other_code(kbuild, headers, states)
         half = check_foreign(kbuild, headers, states, reachable.accepted)
+        changed = find_with_other_code(kbuild, headers, states)
         note = (
             f"{headers.dependants} units depend on it, the change can reach {headers.reached},"
             f" and changes the code of {len(changed)} beside the files of the patch"
