@@ -100,7 +100,8 @@ def _add_update(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--allow-layout", metavar="TYPE", action="append", default=[],
-        help="accept that the layout of this structure changes; may be given several times",
+        help="accept that the layout or the meaning of this structure, enumeration or variable"
+        " changes; may be given several times",
     )  # fmt: skip
     parser.add_argument(
         "--accept", metavar="FILE[:LINE]", action="append", default=[],

@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--allow-layout", metavar="TYPE", action="append", default=[],
-        help="accept that the layout of this structure changes; may be given several times",
+        help="accept that the layout or the meaning of this structure, enumeration or variable"
+        " changes; may be given several times",
     )  # fmt: skip
     debug.add_debug_argument(parser, ("twins", "cut"))
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
