@@ -87,6 +87,7 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         match_units(kernel, objects, changes)
         new_code = cut_new_code(request.kid, changes, pre_state, kernel)
         write_new_code(work, pre_state, new_code)
+        plain = plain_units(pre_state, kernel, objects)
         entries = accounts.take(objects, changes, new_code)
         files_after = bundle_parts.files_after(series, change)
         targets = bundle_parts.whole_modules_of(request, new_code)
@@ -94,8 +95,7 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
     progress("building the update's modules")
     old_code = old_code_of(kernel.units.values())
     modules = build_modules(work.folder("modules"), request.kid, config, old_code, new_code)
-    progress("judging the new code")
-    judge(plain_units(kernel, objects), modules.files[modules.new])
+    judge(plain, modules.files[modules.new])
     names = file_names(whole, config)
     files = {**modules.files, **{names[target]: ko for target, ko in whole.items()}}
     files = sign_modules(files, request.module_key, config)

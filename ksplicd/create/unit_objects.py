@@ -194,17 +194,35 @@ def match_units(
         kernel.add_unit(c.unit, by_source[c.unit].plain, by_source[c.unit].module)
 
 
-def plain_units(kernel: StockKernel, objects: Sequence[UnitObjects]) -> list[PlainUnit]:
-    """Return what the referee judges an update by; callers that were taken in are units, too."""
-    units = [_plain_unit(o, kernel) for o in objects]
+def plain_units(
+    pre_state: PreState, kernel: StockKernel, objects: Sequence[UnitObjects]
+) -> list[PlainUnit]:
+    """Return what the referee judges an update by; the source tree must be as it was found.
+
+    Callers that were taken in are units, too, of which the change leaves the source alone.
+    """
     known = {o.unit.source for o in objects}
-    units += [
-        PlainUnit(
-            source=source, target=stock.target, sizes=stock.plain.sizes, running=stock.plain.obj,
-            pre=stock.plain.obj, post=stock.plain.obj, unsplit=None, kernel=InStock(kernel, stock),
+    taken = [Unit(source) for source in kernel.units if source not in known]
+    kbuild = pre_state.kbuild
+    rewritten = find_rewritten(kbuild, kbuild.compile_plain(taken))
+    unsplit = pre_state.compile_unsplit(rewritten) if rewritten else {}
+    before = pre_state.compile_plain(taken) if taken and pre_state.before else {}
+    units = [_plain_unit(o, kernel) for o in objects]
+    for u in taken:
+        stock = kernel.units[u.source]
+        obj = _read(u, before[u]) if before else stock.plain.obj
+        units.append(
+            PlainUnit(
+                source=u.source,
+                target=stock.target,
+                sizes=stock.plain.sizes,
+                running=stock.plain.obj,
+                pre=obj,
+                post=obj,
+                unsplit=_read(u, unsplit[u]) if u in unsplit else None,
+                kernel=InStock(kernel, stock),
+            )
         )
-        for source, stock in kernel.units.items() if source not in known
-    ]  # fmt: skip
     return units
 
 

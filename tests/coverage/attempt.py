@@ -177,7 +177,7 @@ class Workshop:
         data = b""
         if with_modules:
             modules = self.build(kid_of(path), old_code, new_code)
-            judge(plain_units(kernel, objects), modules.files[modules.new])
+            judge(plain_units(pre_state, kernel, objects), modules.files[modules.new])
             data = self.pack(kid_of(path), kernel, modules, new_code, patch)
         return Result(
             outcome=Outcome.BUILT,

@@ -172,11 +172,10 @@ class Kbuild:
             unit, name, kind = what
             if kind is made.plain:
                 return self._compile_plain_to(unit, folder(name))
-            out = folder(name) / f"{unit.flat_name}.o"
-            flags = [f for f in self.split_flags(unit) if kind is made.split or f not in SPLIT]
-            self._run_recorded(unit, out, flags)
             if kind is made.unsplit:
-                self._run_late_objtool(unit, out)
+                return self._compile_unsplit_to(unit, folder(name))
+            out = folder(name) / f"{unit.flat_name}.o"
+            self._run_recorded(unit, out, self.split_flags(unit))
             return out
 
         for (unit, _, kind), out in zip(todo, self.in_parallel(compile_one, todo), strict=True):
@@ -188,6 +187,18 @@ class Kbuild:
         folder.mkdir(parents=True, exist_ok=True)
         made = self.in_parallel(lambda unit: self._compile_plain_to(unit, folder), units)
         return dict(zip(units, made, strict=True))
+
+    def compile_unsplit_to(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
+        """Compile units as ``compile_split`` does, but with the sections of plain objects."""
+        folder.mkdir(parents=True, exist_ok=True)
+        made = self.in_parallel(lambda unit: self._compile_unsplit_to(unit, folder), units)
+        return dict(zip(units, made, strict=True))
+
+    def _compile_unsplit_to(self, unit: Unit, folder: Path) -> Path:
+        out = folder / f"{unit.flat_name}.o"
+        self._run_recorded(unit, out, [f for f in self.split_flags(unit) if f not in SPLIT])
+        self._run_late_objtool(unit, out)
+        return out
 
     def _compile_plain_to(self, unit: Unit, folder: Path) -> Path:
         out = folder / f"{unit.flat_name}.o"

@@ -36,6 +36,11 @@ class PreState:
         with self.kbuild.tree.source.patched(self.before):
             return self.kbuild.compile_plain_to(units, self.folder / "plain")
 
+    def compile_unsplit(self, units: Sequence[Unit]) -> dict[Unit, Path]:
+        """Return the objects that differ from the split ones in their sections only."""
+        with self.kbuild.tree.source.patched(self.before):
+            return self.kbuild.compile_unsplit_to(units, self.folder / "unsplit")
+
     def changed_text(self, source: str) -> bytes | None:
         """Return what earlier updates make of a file, None when they leave it alone."""
         return next((f.content for f in self.before if str(f.path) == source), None)

@@ -98,12 +98,20 @@ class Follower:
 
     def begin_at_hook(self, target: str, place: Place) -> None:
         """Begin at a hook, which has the name that the patch gives it."""
-        names = self.module.source_names(place)
-        n = self.at(place)
+        names, n = self.module.source_names(place), self.at(place)
+        found = []
         for unit in self.units:
-            for s in unit.new.symbols():
-                if unit.target == target and s.type == STT_FUNC and s.name in names and n:
-                    self._todo.append((unit, s, n))
+            b = _find_function(unit.new, names) if unit.target == target else None
+            if b is None or n is None:
+                continue
+            known = len(self.found)
+            self.compare(unit, b, n)
+            if len(self.found) == known:
+                return
+            found += self.found[known:]  # a hook of that name in another unit, perhaps
+            del self.found[known:]
+        name = describe(self.module.view, place)
+        self.found += found or [f"the hook {name} of {target} is in none of the units"]
 
     def find_old(self, name: KernelName) -> tuple[JudgedUnit, Symbol] | None:
         """Return the unit and the pre symbol that a name of the kernel means."""
@@ -168,19 +176,7 @@ class Follower:
             self.found.append(
                 f"{where} is exchanged, and what it holds before is not that of plain pre"
             )
-        unit.handled.add(table)
-        self._exchanged(unit, table, offset)
-
-    def _exchanged(self, unit: JudgedUnit, table: Symbol, offset: int) -> None:
-        """Note an exchanged pointer; a table is made good when all that differs is exchanged."""
-        twin = unit.standing.pairs.post_of[table]
-        known = unit.exchanged.setdefault(table, set())
-        known.add(offset)
-        left = {at for at, _ in unit.standing.differences_in(table, twin)} - known
-        if left:
-            unit.handled.discard(table)
-        else:
-            unit.handled.add(table)
+        unit.exchanged.setdefault(table, set()).add(offset)
 
     # --- functions ------------------------------------------------------------------------------
 
@@ -205,9 +201,7 @@ class Follower:
             self.found.append(f"{unit.source}: the new code of {b.name} {why}")
         in_post = unit.loosely.pairs.pre_of.get(b) if unit.loosely else None
         if unit.loosely and in_post and (why := unit.loosely.why_differs(in_post, b)):
-            self.found.append(
-                f"{unit.source}: the new code of {b.name} is not plain post's: it {why}"
-            )
+            self.found.append(f"{unit.source}: the new code of {b.name} {why}, unlike plain post")
 
     def meet(self, unit: JudgedUnit, b: Symbol, n: Symbol) -> None:
         """Have a function of the module compared, to which new code leads."""
@@ -267,7 +261,9 @@ class Follower:
         old = unit.pairs.pre_of.get(s)
         if old is None:
             return f"{s.name} is new, and the kernel has none"
-        if old in unit.redirected or old in unit.handled or is_private(s):
+        if old in unit.redirected or is_private(s):
+            return None
+        if old in unit.exchanged and unit.standing.is_made_good(old, unit.exchanged[old]):
             return None
         why = unit.standing.differing.get(old)
         return f"{s.name} {why} in plain post, and is not redirected" if why else None

@@ -10,11 +10,24 @@ from ksplicd.elf.model import STB_LOCAL, STB_WEAK, STT_FUNC, Symbol
 def find_left_behind(units: Sequence[JudgedUnit]) -> Iterator[str]:
     """Yield a sentence for each thing; what is redirected must have been noted in the units."""
     for unit in units:
-        gone = [s for s in unit.standing.differing if s.name in unit.overridden]
-        found = dict(unit.standing.contradictions({*unit.redirected, *gone}, unit.handled))
-        yield from (f"{unit.source}: {sentence}" for sentence in found.values())
-        for s, why in unit.standing.differing.items():
-            if s in found or s in gone or not _is_reachable(unit, s):
+        standing = unit.standing
+        gone = [s for s in standing.differing if s.name in unit.overridden]
+        redirected = {*unit.redirected, *gone}
+        dead: set[Symbol] = set()
+        while found := list(standing.contradictions(redirected, unit.exchanged, dead)):
+            # A global that nothing calls any more, such as a caller in lib/ of what changes there.
+            unused = {
+                c.root for c in found
+                if _is_global_function(unit, c.root)
+                and _who_leads_there(units, unit, c.root) is None
+            } - dead  # fmt: skip
+            if not unused:
+                break
+            dead |= unused
+        yield from (f"{unit.source}: {c.sentence}" for c in found)
+        told = {c.symbol for c in found}
+        for s, why in standing.differing.items():
+            if s in told or s in redirected or not _is_global_function(unit, s):
                 continue
             if (who := _who_leads_there(units, unit, s)) is not None:
                 yield (
@@ -22,11 +35,10 @@ def find_left_behind(units: Sequence[JudgedUnit]) -> Iterator[str]:
                 )
 
 
-def _is_reachable(unit: JudgedUnit, s: Symbol) -> bool:
-    """Tell whether other units may call a function that is not redirected."""
+def _is_global_function(unit: JudgedUnit, s: Symbol) -> bool:
+    """Tell whether other units may call a function."""
     return (
-        s not in unit.redirected
-        and s.bind != STB_LOCAL
+        s.bind != STB_LOCAL
         and s.type == STT_FUNC
         and s.section is not None
         and not unit.standing.is_gone_by_now(s.section)

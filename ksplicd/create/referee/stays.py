@@ -5,7 +5,6 @@ What the plain post object has otherwise must be redirected, or nobody that stay
 What was inlined or cloned is seen by itself: the function that has it has other instructions.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,9 +23,9 @@ from ksplicd.create.referee.meaning import (
 from ksplicd.create.referee.pairs import Pairs, base_name, pair
 from ksplicd.create.referee.view import Place, Reference, View
 from ksplicd.elf.instructions import Role
-from ksplicd.elf.model import STB_LOCAL, STT_FUNC, Section, Symbol
+from ksplicd.elf.model import STB_LOCAL, Section, Symbol
 
-_LISTS: Final = (
+_UNREAD: Final = (
     "__ksymtab", "___ksymtab", "__kcrctab", "___kcrctab", ".export_symbol", ".discard", ".modinfo",
     ".altinstr", ".printk_index", "__tracepoints_ptrs", "__syscalls_metadata", "_ftrace_events",
     "_kprobe_blacklist", "_error_injection_whitelist", ".static_call_tramp", ".initcall",
@@ -38,12 +37,13 @@ _NAME_COMPARED: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class User:
-    """One reference to a thing, by what has it."""
+class Contradiction:
+    """Something that differs, and stays."""
 
-    symbol: Symbol | None
-    section: Section
-    role: Role
+    symbol: Symbol
+    root: Symbol
+    """By which it is reached from outside of the unit."""
+    sentence: str
 
 
 class Standing:
@@ -194,67 +194,111 @@ class Standing:
     # --- who leads there ------------------------------------------------------------------------
 
     @cached_property
-    def users(self) -> Mapping[Symbol, list[User]]:
-        """The references to each function and datum of the pre object, by what they lead to."""
-        found: dict[Symbol, list[User]] = defaultdict(list)
+    def references(self) -> Mapping[Symbol, Collection[Symbol]]:
+        """By pre function or datum that the running kernel uses, what it leads to."""
+        return {s: {t for t, _ in self._targets(s)} for s in self._users() if not self._is_boot(s)}
+
+    @cached_property
+    def roots(self) -> Mapping[Symbol, str]:
+        """The pre functions and data that others than the unit's own lead to, and who does.
+
+        Other units, lists that the linker makes, and boot code, which has handed their addresses
+        over.
+        """
+        found = {s: "" for s in self.references if s.bind != STB_LOCAL}
         for section in self.pre.obj.sections:
-            if not section.is_alloc or section.name in self.pre.sizes:
-                continue
-            if section.name.startswith(_LISTS):
-                continue
-            for s in self.pre.symbols_in(section):
-                for reference in self._references_of(s):
-                    target = self._target(reference)
-                    if target is not None and target is not s:
-                        found[target].append(User(symbol=s, section=section, role=reference.role))
+            if self._is_list(section):
+                for r in self.pre.relocations.get(section, []):
+                    place = self.pre.place(r)
+                    if self.pre.symbol_at(section, r.offset) is None and place.section is not None:
+                        target = self.pre.symbol_at(place.section, place.offset)
+                        if target is not None:
+                            found.setdefault(target, section.name)
+        for s in self._users():
+            if self._is_boot(s):
+                for target, role in self._targets(s):
+                    if role is not Role.BRANCH:
+                        found.setdefault(target, s.name)
+            elif s.section is not None and self._is_list(s.section):
+                found.setdefault(s, "")
         return found
 
-    def _references_of(self, s: Symbol) -> Iterator[Reference]:
-        assert s.section is not None
-        if not s.size:
-            return
-        if s.section.is_text:
-            for operation in self.pre.body(s).operations:
-                yield from operation.references
-        else:
-            for _, place in self.pre.content(s)[1]:
-                yield _kept(place)
+    def _users(self) -> Iterator[Symbol]:
+        """Yield the pre functions and data whose references somebody follows."""
+        for section in self.pre.obj.sections:
+            is_read = section.is_alloc and not section.name.startswith(_UNREAD)
+            if is_read and section.name not in self.pre.sizes:
+                yield from (s for s in self.pre.symbols_in(section) if s.size)
 
-    def _target(self, reference: Reference) -> Symbol | None:
-        section = reference.place.section
-        return None if section is None else self.pre.symbol_at(section, reference.place.offset)
+    def _is_boot(self, s: Symbol) -> bool:
+        return s.section is not None and self.is_gone_by_now(s.section)
+
+    def _is_list(self, section: Section) -> bool:
+        """Tell whether the linker makes one list of the units' sections of this name."""
+        return (
+            section.is_alloc
+            and not section.is_text
+            and section.name not in self.pre.sizes
+            and not section.name.startswith((".data", ".rodata", ".bss", *_UNREAD))
+            and not self.is_gone_by_now(section)
+        )
+
+    def _targets(self, s: Symbol, exchanged: Collection[int] = ()) -> Iterator[tuple[Symbol, Role]]:
+        """Yield what a symbol leads to, but for pointers at some offsets."""
+        assert s.section is not None
+        if s.section.is_text:
+            found = [r for o in self.pre.body(s).operations for r in o.references]
+        else:
+            found = [_kept(p) for at, p in self.pre.content(s)[1] if at not in exchanged]
+        for r in found:
+            if r.place.section is not None:
+                target = self.pre.symbol_at(r.place.section, r.place.offset)
+                if target is not None and target is not s:
+                    yield target, r.role
 
     def is_gone_by_now(self, section: Section) -> bool:
         """Tell whether what a section has is not in the kernel any more, or never was."""
         return is_boot(section) or (is_exit(section) and not self.is_module)
 
+    def is_left_as_it_is(self, s: Symbol) -> bool:
+        """Tell whether it does not matter that a pre symbol differs."""
+        return s.section is None or self.is_gone_by_now(s.section) or is_private(s)
+
+    def is_made_good(self, table: Symbol, exchanged: Collection[int]) -> bool:
+        """Tell whether a table differs only where its pointers are exchanged."""
+        twin = self.pairs.post_of.get(table)
+        left = self.differences_in(table, twin) if twin is not None else ()
+        return twin is not None and all(at in exchanged for at, _ in left)
+
     def contradictions(
-        self, redirected: Collection[Symbol], handled: Collection[Symbol] = ()
-    ) -> Iterator[tuple[Symbol, str]]:
-        """Yield what the plain post object has otherwise, and who stays and leads to it.
+        self,
+        redirected: Collection[Symbol],
+        exchanged: Mapping[Symbol, Collection[int]],
+        dead: Collection[Symbol] = (),
+    ) -> Iterator[Contradiction]:
+        """Yield what stays and is reached, though the plain post object has it otherwise.
 
-        ``redirected``: pre functions that lead to new code; ``handled``: pre data whose difference
-        the update makes good.
+        ``redirected``: pre functions that lead to new code; ``exchanged``: by pre table, where its
+        pointers are exchanged; ``dead``: globals to which nothing leads.
         """
-        for s, why in self.differing.items():
-            if s in redirected or s in handled or s.section is None:
+        todo = [(s, s, by) for s, by in self.roots.items() if s not in dead]
+        seen = set()
+        while todo:
+            s, root, by = todo.pop()
+            if s in seen or s in redirected:
                 continue
-            if self.is_gone_by_now(s.section) or is_private(s):
-                continue
-            for user in self.users.get(s, []):
-                if self._is_left_behind(user, redirected):
-                    by = user.symbol.name if user.symbol else user.section.name
-                    yield s, f"{s.name} {why} in plain post, yet {by} stays and leads to it"
-                    break
-
-    def _is_left_behind(self, user: User, redirected: Collection[Symbol]) -> bool:
-        """Tell whether what has a reference stays in the kernel as it is."""
-        s = user.symbol
-        if s in redirected or s in self.differing:
-            return False
-        if self.is_gone_by_now(user.section):
-            return user.role is not Role.BRANCH and s is not None and s.type == STT_FUNC
-        return True
+            why = self.differing.get(s)
+            if why is not None and not by and s.bind != STB_LOCAL:
+                continue  # a global: others are asked who calls it
+            seen.add(s)
+            if s in exchanged and self.is_made_good(s, exchanged[s]):
+                targets = {t for t, _ in self._targets(s, exchanged[s])}
+                todo += [(target, root, s.name) for target in targets]
+            elif why is None or self.is_left_as_it_is(s):
+                todo += [(target, root, s.name) for target in self.references.get(s, ())]
+            else:
+                sentence = f"{s.name} {why} in plain post, yet {by} stays and leads to it"
+                yield Contradiction(symbol=s, root=root, sentence=sentence)
 
 
 def _kept(place: Place) -> Reference:

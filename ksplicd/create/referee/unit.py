@@ -175,8 +175,6 @@ class JudgedUnit:
         )  # fmt: skip
         self.redirected: dict[Symbol, str] = {}
         """The pre functions that lead to new code, and how."""
-        self.handled: set[Symbol] = set()
-        """The pre data whose difference is made good by pointers."""
         self.exchanged: dict[Symbol, set[int]] = {}
         """By pre table, the offsets of pointers that are exchanged."""
 

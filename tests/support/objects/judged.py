@@ -60,6 +60,9 @@ int hidden(int x) { return x; }
 int begun = 1;
 int called_elsewhere(int) __attribute__((weak));
 int calls(int x) { return called_elsewhere(x) + 1; }
+#define WEAK __attribute__((weak))
+WEAK int f(int); WEAK int g(int); WEAK int user(int); WEAK int entry(int); WEAK int other(int);
+int (*all[])(int) = { f, g, user, entry, other };
 """
 
 
@@ -113,11 +116,12 @@ def make_update(
     unit: FakeUnit | None = None,
     post_plain: str | None = None,
     split_flags: Sequence[str] = (),
+    has_unsplit: bool = False,
 ) -> Update:
     """Make an update of one unit.
 
     ``post_plain``: what plain post is made of instead; ``split_flags``: of the compiler, for the
-    split objects alone.
+    split objects alone; ``has_unsplit``: whether one more is made with these, but not split.
     """
     pre, post = PRELUDE + pre, PRELUDE + post
     flags = ("-g", "-fno-common", *flags)
@@ -131,6 +135,9 @@ def make_update(
         compile_c(tmp_path, text, *flags, *SPLIT, *split_flags) for text in (pre, post)
     ]  # fmt: skip
     split = [index_separated(read_object(data, "unit.o"), SIZES) for data in compiled]
+    unsplit = None
+    if has_unsplit:
+        unsplit = read_object(compile_c(tmp_path, post, *flags, *split_flags), "unit.o")
     kernel = LinkedUnit(
         match_unit(plain["pre"], linked.image, linked.map), linked.map, linked.image
     )
@@ -140,7 +147,7 @@ def make_update(
     code = extract(unit, UnitChange.of(unit.source, difference), Aliases())
     plain_unit = PlainUnit(
         source="unit.c", target="vmlinux", sizes=SIZES, running=plain["pre"], pre=plain["pre"],
-        post=plain["post"], unsplit=None, kernel=kernel,
+        post=plain["post"], unsplit=unsplit, kernel=kernel,
     )  # fmt: skip
     return Update([plain_unit], link_module(tmp_path, [code]), [code])
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.create.referee.judge import judge
+from ksplicd.errors import ContradictionError
 from tests.support.objects.judged import Update, link_module, make_update
 from tests.support.objects.pair import FakeUnit
 
@@ -158,3 +160,85 @@ def test_static_locals_of_one_name(tmp_path: Path) -> None:
     int g(int x) { static int count; count -= x + 1; return hidden(count); }
     """
     assert make_update(tmp_path, pre, post).judge() == []
+
+
+def test_constants_that_lead_to_constants(tmp_path: Path) -> None:
+    """The kernel's own table goes on leading to the old content, but nothing leads to the table."""
+    pre = """
+    static const int low[] = { 1, 2, 3 }, high[] = { 4, 5, 6 };
+    static const int *const all[] = { low, high };
+    int f(int x) { return all[x][1]; }
+    """
+    assert make_update(tmp_path, pre, pre.replace("5", "7")).judge() == []
+
+
+def test_a_caller_that_nothing_calls_any_more(tmp_path: Path) -> None:
+    """Neither of both begins with fentry: new code calls a copy of each."""
+    pre = """
+    static noinline int g(int x) { return x; }
+    static noinline int h(int x) { return g(x) + hidden(x); }
+    int f(int x) { return h(x) * 2; }
+    """
+    unit = FakeUnit(untraceable=frozenset({"g", "h"}))
+    update = make_update(tmp_path, pre, pre.replace("return x;", "return x + 1;"), unit=unit)
+    assert update.judge() == []
+    (found,) = without(update, tmp_path, "f")
+    assert found.endswith("in plain post, yet h stays and leads to it")
+
+
+def test_the_end_of_an_array_and_the_variable_behind_it(tmp_path: Path) -> None:
+    pre = """
+    __attribute__((section(".data.mine"))) int t[4] = { 1 }, behind = 7;
+    int f(int x) { for (int *p = t; p < t + 4; p++) x += *p + hidden(x); return x; }
+    int g(int x) { return behind + x; }
+    """
+    post = pre.replace("x += *p", "x += 2 * *p").replace("behind + x", "behind + x + 1")
+    assert make_update(tmp_path, pre, post).judge() == []
+
+
+def test_where_create_finds_no_change(tmp_path: Path) -> None:
+    pre, post = RIGHT["a constant"]
+    (unit,) = make_update(tmp_path, pre, post).units
+    unit = replace(unit, kernel=None)
+    judge([replace(unit, post=unit.pre)], None)
+    with pytest.raises(ContradictionError, match=r"unit\.c: f has .* yet g stays") as e:
+        judge([unit], None)
+    assert e.value.exit_status == 70
+    assert len(e.value.found) == 1
+
+
+KEYED = """
+#ifdef READS_KEYS
+#define TEST(key) ((key).enabled != 0)
+#else
+#define TEST(key) BRANCH(key)
+#endif
+struct static_key key;
+static int count = 1;
+int other = 2;
+static inline int g(int x) { return TEST(key) ? hidden(x) : 0; }
+int f(int x) { count += x; return g(count) + g(x) + 1; }
+int user(int x) { return other + f(x); }
+"""
+
+
+def make_keyed(tmp_path: Path, post_plain: str | None = None, *, has_unsplit: bool) -> Update:
+    post = KEYED.replace("+ 1;", "+ 2;")
+    return make_update(
+        tmp_path, KEYED, post, split_flags=("-DREADS_KEYS",), post_plain=post_plain,
+        has_unsplit=has_unsplit,
+    )  # fmt: skip
+
+
+def test_new_code_that_reads_its_keys(tmp_path: Path) -> None:
+    assert make_keyed(tmp_path, has_unsplit=True).judge() == []
+    wrong = KEYED.replace("+ 1;", "+ 2;").replace("count += x", "count += x + other")
+    found = make_keyed(tmp_path, wrong, has_unsplit=True).judge()
+    assert found == [
+        "unit.c: the new code of f lacks a reference to the datum other, unlike plain post"
+    ]
+
+
+def test_new_code_is_that_of_the_unsplit_object(tmp_path: Path) -> None:
+    update = make_keyed(tmp_path, has_unsplit=False)
+    assert any(line.startswith("unit.c: the new code of f has ") for line in update.judge())
