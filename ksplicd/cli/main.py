@@ -8,6 +8,7 @@ status here, and nowhere else.
 import argparse
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,9 @@ several have ``add_parser(verbs)``."""
 
 def main(argv: Sequence[str] | None = None, prog: str = "ksplice") -> int:
     """Run ``ksplice`` with ``argv`` and return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(words, prog).parse_args(words)
     try:
@@ -60,6 +64,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "ksplice") -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
         return 141
+    except OSError as e:
+        # What nobody below has a better word for: a name too long, a folder that may not be read.
+        where = f"{os.fsdecode(e.filename)}: " if isinstance(e.filename, str | bytes) else ""
+        _report_error(KspliceError(f"{where}{e.strerror or e}"), args)
+        return KspliceError.exit_status
 
 
 def main_create() -> int:

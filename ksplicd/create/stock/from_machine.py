@@ -31,8 +31,9 @@ class RunningHost:
 
     @property
     def vmlinuz(self) -> Path:
-        """The image that was booted, as the distribution installs it."""
-        return self.root / f"boot/vmlinuz-{self.release}"
+        """The image that was booted, where the distribution installs it."""
+        beside = self.modules / "vmlinuz"  # Debian's from 7.0 on, Fedora's
+        return beside if beside.exists() else self.root / f"boot/vmlinuz-{self.release}"
 
     @property
     def modules(self) -> Path:
@@ -48,7 +49,12 @@ class RunningHost:
     def maps(self) -> tuple[Path, ...]:
         """Where a System.map may be; the image package's is a stub."""
         name = f"System.map-{self.release}"
-        return (self.root / "usr/lib/debug/boot" / name, self.root / "boot" / name)
+        debug = self.root / "usr/lib/debug"
+        return (
+            debug / "boot" / name,
+            debug / "lib/modules" / self.release / "System.map",  # Debian's from 7.0 on
+            self.root / "boot" / name,
+        )
 
 
 def fill_from_machine(folder: Path, host: RunningHost) -> str:
@@ -64,7 +70,10 @@ def fill_from_machine(folder: Path, host: RunningHost) -> str:
         (build / ".config", f"linux-headers-{release}"),
     ):
         if not path.exists():
-            raise ConfigDirError(f"{path}: missing; install the package {package}")
+            raise ConfigDirError(
+                f"{path}: missing; install the package {package}. Where a distribution has other"
+                " folders, fill the folder by hand (ksplice(1))"
+            )
     try:
         vmlinuz = host.vmlinuz.read_bytes()
     except OSError as e:

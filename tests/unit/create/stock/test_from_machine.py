@@ -34,7 +34,7 @@ def host(tmp_path: Path, linked: Linked) -> RunningHost:
     (host.modules / "build").symlink_to(headers)
     (headers / ".config").write_text(CONFIG)
     (headers / "include/generated/utsrelease.h").write_text(f'#define UTS_RELEASE "{RELEASE}"\n')
-    host.maps[1].write_text("ffffffffffffffff B The real System.map is in the dbg package\n")
+    host.maps[-1].write_text("ffffffffffffffff B The real System.map is in the dbg package\n")
     host.kallsyms.write_text(kallsyms(linked, SLIDE))
     return host
 
@@ -90,6 +90,19 @@ def test_headers_that_are_not_installed(tmp_path: Path, host: RunningHost) -> No
     (host.modules / "build").unlink()
     with pytest.raises(ConfigDirError, match=rf"install the package linux-headers-{RELEASE}"):
         fill_from_machine(tmp_path / "config", host)
+
+
+def test_image_beside_the_modules(tmp_path: Path, host: RunningHost) -> None:
+    """As the packages of Linux 7 have it; nothing of the kernel is in /boot there."""
+    host.vmlinuz.rename(host.modules / "vmlinuz")
+    fill_from_machine(tmp_path / "config", host)
+    assert (tmp_path / "config/vmlinuz").read_bytes() == host.vmlinuz.read_bytes()
+
+
+def test_map_of_the_debug_package_beside_the_modules(host: RunningHost, linked: Linked) -> None:
+    host.maps[1].parent.mkdir(parents=True)
+    host.maps[1].write_text(kallsyms(linked, 0))
+    assert find_symbols(linked.elf, host.maps)[1] == str(host.maps[1])
 
 
 def test_image_that_cannot_be_read(tmp_path: Path, host: RunningHost) -> None:
