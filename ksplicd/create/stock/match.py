@@ -74,23 +74,32 @@ class _Matcher:
             self.relocations[section] = sorted(section.relocations, key=lambda r: r.offset)
 
     def run(self) -> UnitMatch:
+        several: dict[Section, set[int]] = {}
         for section, functions in self.by_section.items():
-            if (base := self._find_base(section, functions)) is not None:
-                self._add_functions(section, functions, base)
+            match self._find_bases(functions):
+                case []:
+                    self.overridden += functions
+                case [base]:
+                    self._add_functions(section, functions, base)
+                case bases:
+                    several[section] = set(bases)
         for function, address in self.functions.items():
             self._add_references(function, address)
+        while several:
+            self._tell_apart(several)
+        order = {f: i for i, f in enumerate(self.obj.symbols)}
         return UnitMatch(
             obj=self.obj,
             bases=self.bases,
-            functions=self.functions,
+            functions=dict(sorted(self.functions.items(), key=lambda item: order[item[0]])),
             overridden=self.overridden,
             externals=self.externals,
         )
 
     # --- functions ------------------------------------------------------------------------------
 
-    def _find_base(self, section: Section, functions: list[Symbol]) -> int | None:
-        """Return the one base at which all functions of a section are in the image.
+    def _find_bases(self, functions: list[Symbol]) -> list[int]:
+        """Return the bases at which all functions of a section are in the image.
 
         None when it has nothing but weak functions, which may all be overridden.
         """
@@ -105,16 +114,47 @@ class _Matcher:
                 raise self._mismatch(f)
         if bases is None:
             if all(f.bind == STB_WEAK for f in functions):
-                self.overridden += functions
-                return None
+                return []
             raise self._mismatch(functions[0])
-        if len(bases) > 1:
-            names = ", ".join(f.name for f in functions[:3])
-            raise ImageMismatchError(
-                f"{self.obj.name}: {section.name} ({names}) is in the image {len(bases)} times;"
-                " which one it is cannot be told"
-            )
-        return bases.pop()
+        return sorted(bases)
+
+    def _tell_apart(self, several: dict[Section, set[int]]) -> None:
+        """Add one of the sections whose bytes are in the image several times.
+
+        Such as ``.text.unlikely`` with a static function that a header has: what refers to it, and
+        what it refers to, are in the image once.
+        """
+        for section, bases in several.items():
+            functions = self.by_section[section]
+            known = self.bases.get(section)
+            left = {b for b in bases if known is None or b == known}
+            if len(left) > 1:
+                left = {b for b in left if self._fits(functions, b)}
+            if len(left) == 1:
+                del several[section]
+                self._add_functions(section, functions, left.pop())
+                for f in functions:
+                    if f in self.functions:
+                        self._add_references(f, self.functions[f])
+                return
+        section, bases = next(iter(several.items()))
+        names = ", ".join(f.name for f in self.by_section[section][:3])
+        raise ImageMismatchError(
+            f"{self.obj.name}: {section.name} ({names}) is in the image {len(bases)} times;"
+            " which one it is cannot be told"
+        )
+
+    def _fits(self, functions: list[Symbol], base: int) -> bool:
+        """Tell whether what functions refer to at a base is where it is known to be."""
+        known = dict(self.bases), dict(self.externals)
+        try:
+            for f in functions:
+                self._add_references(f, base + f.value)
+        except ImageMismatchError:
+            return False
+        finally:
+            self.bases, self.externals = known
+        return True
 
     def _add_functions(self, section: Section, functions: list[Symbol], base: int) -> None:
         """Add a section that is at ``base``, and its functions."""

@@ -127,3 +127,45 @@ def test_a_weak_function_with_the_bytes_of_the_one_in_its_place(tmp_path: Path) 
     assert not match.functions
     match = match_unit(linked.objects["strong"], linked.image, linked.map)
     assert [f.name for f in match.functions] == ["same"]
+
+
+SPARE = """
+__attribute__((noinline, noclone)) int {0}_own(int x) {{ return x + sizeof("{0}"); }}
+static __attribute__((noinline, noclone, section(".text.spare"))) int spare(int x)
+{{ return {1}x * 3 + 1; }}
+{2}
+"""
+
+
+def of_three(tmp_path: Path, body: str, user: str) -> Linked:
+    units = {n: SPARE.format(n, body.format(n), user.format(n)) for n in ("one", "two", "three")}
+    return link(tmp_path, units)
+
+
+@pytest.mark.parametrize(
+    ("body", "user"),
+    [
+        ("", "int {0}(int x) {{ return spare(x) + spare(x + 1); }}"),
+        ("{0}_own(x) + ", "int (*{0})(int) = spare;"),
+    ],
+    ids=["by what refers to it", "by what it refers to"],
+)
+def test_section_whose_bytes_are_there_several_times(tmp_path: Path, body: str, user: str) -> None:
+    """As of a static function in a header that is in .noinstr.text or .text.unlikely."""
+    linked = of_three(tmp_path, body, user)
+    spares = linked.map.addresses("spare")
+    assert len(spares) == 3
+    found = set()
+    for obj in linked.objects.values():
+        match = match_unit(obj, linked.image, linked.map)
+        (address,) = (a for f, a in match.functions.items() if f.name == "spare")
+        found.add(address)
+    assert found == set(spares)
+
+
+def test_section_that_cannot_be_told_from_others(tmp_path: Path) -> None:
+    linked = of_three(tmp_path, "", "int (*{0})(int) = spare;")
+    with pytest.raises(
+        ImageMismatchError, match=r"\.text\.spare \(spare\) is in the image 3 times"
+    ):
+        match_unit(linked.objects["two"], linked.image, linked.map)
