@@ -11,6 +11,7 @@ JSON: ``{"schema": 1, "kid": "8c4o6ucj", "result": "done", "job": 3}``; ``result
 """
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,8 +88,17 @@ def run_apply(args: argparse.Namespace) -> int:
         return 0
     finally:
         _report_stages(args, client, kid)
-    _report(args, kid, "done", job, f"Update {kid} is applied. Undo it with: ksplice undo {kid}")
+    text = f"Update {kid} is applied. Undo it with: ksplice undo {kid}"
+    _report(args, kid, "done", job, f"{text}{_missing_from(client, kid)}")
     return 0
+
+
+def _missing_from(client: "Client", kid: str) -> str:
+    """Return a further line where an update is incomplete; nothing if it was removed meanwhile."""
+    with contextlib.suppress(KspliceError):
+        ledger = str(client.describe(kid)["Ledger"])
+        return f"\nIt is {ledger}" if ledger.startswith("incomplete") else ""
+    return ""
 
 
 def run_undo(args: argparse.Namespace) -> int:

@@ -164,6 +164,8 @@ def test_json_documents(host: Host, tarball: str) -> None:
         "targets": ["vmlinux"],
         "cves": ["CVE-2026-12345"],
         "kernel": samples.KERNEL.release,
+        "complete": False,
+        "hunks": 0,
     }
     status = run_json(host, "status")
     assert status.keys() == {
@@ -185,6 +187,26 @@ def test_json_documents(host: Host, tarball: str) -> None:
     events = run_json(host, "history", "-n", "2")["events"]
     assert [event["stage"] for event in events] == ["applied", "transitioning"]
     assert run_json(host, "history", f"--id={samples.OTHER_KID}")["events"] == []
+
+
+def test_incomplete_update_is_shown_as_such(host: Host, tmp_path: Path) -> None:
+    data = samples.bundle(ledger=samples.INCOMPLETE)
+    path = tmp_path / "incomplete.tar.gz"
+    path.write_bytes(data)
+    Path(f"{path}.minisig").write_bytes(samples.signature(data))
+    applied = host.ksplice("apply", str(path)).stdout
+    assert applied.endswith("\nIt is incomplete: include/vdso/math64.h:8: not in effect, on the"
+                            " author's word\n")  # fmt: skip
+    status = host.ksplice("status").stdout
+    assert f"{KID}  applied (incomplete)  vmlinux" in status
+    (update,) = run_json(host, "status")["updates"]
+    assert (update["complete"], update["hunks"]) == (False, 3)
+    shown = host.ksplice("view", f"--id={KID}").stdout
+    missing = "  include/vdso/math64.h:8-11  left out  the vDSO has it  accepted by its author\n"
+    assert missing in shown
+    document = run_json(host, "view", f"--id={KID}")
+    assert document["ledger"] == run_json(host, "view", f"--file={path}")["ledger"]
+    assert [hunk["account"] for hunk in document["ledger"]] == ["comment", "in_effect", "left_out"]
 
 
 def test_status_checks_the_host(host: Host, tarball: str) -> None:
