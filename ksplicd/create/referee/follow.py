@@ -172,11 +172,28 @@ class Follower:
         new, old = Reference(Role.ADDRESS, r.new), r.old
         if why := self.why_leads_elsewhere(unit, Reference(Role.ADDRESS, after), new):
             self.found.append(f"{where} is exchanged, and the new one {why}")
-        if (before is None) != (old is None):
-            self.found.append(
-                f"{where} is exchanged, and what it holds before is not that of plain pre"
-            )
+        if why := self.why_not_old(unit, before, old):
+            self.found.append(f"{where} is exchanged, and what it holds before {why}")
         unit.exchanged.setdefault(table, set()).add(offset)
+
+    def why_not_old(self, unit: JudgedUnit, before: Place | None, old: Place | None) -> str | None:
+        """Return why a pointer's old value is not that of plain pre, None when it is."""
+        if before is None or old is None:
+            return None if before is old else "is not what plain pre has"
+        name, is_right = self.module.kernel_name(old), False
+        wanted = f"is not {describe(unit.pre, before)} of plain pre"
+        if name is None:
+            return wanted
+        if before.section is None:
+            is_right = before.symbol is not None and before.symbol.name == name.name
+            return None if is_right and old.offset == before.offset else wanted
+        s = unit.pre.symbol_at(before.section, before.offset)
+        address, found = unit.address_of(s) if s else None, unit.addresses_of(name)
+        if s is not None and address is not None and found and len(found) == 1:
+            is_right = found[0] + old.offset == address + before.offset - s.value
+        elif s is not None:
+            is_right = name.name in unit.pre.names[before.section, s.value] and not old.offset
+        return None if is_right else wanted
 
     # --- functions ------------------------------------------------------------------------------
 

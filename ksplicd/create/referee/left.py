@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Sequence
 
 from ksplicd.create.referee.unit import JudgedUnit
-from ksplicd.elf.model import STB_LOCAL, STB_WEAK, STT_FUNC, Symbol
+from ksplicd.elf.model import STB_LOCAL, STB_WEAK, Symbol
 
 
 def find_left_behind(units: Sequence[JudgedUnit]) -> Iterator[str]:
@@ -18,8 +18,7 @@ def find_left_behind(units: Sequence[JudgedUnit]) -> Iterator[str]:
             # A global that nothing calls any more, such as a caller in lib/ of what changes there.
             unused = {
                 c.root for c in found
-                if _is_global_function(unit, c.root)
-                and _who_leads_there(units, unit, c.root) is None
+                if _is_global(unit, c.root) and _who_leads_there(units, unit, c.root) is None
             } - dead  # fmt: skip
             if not unused:
                 break
@@ -27,7 +26,9 @@ def find_left_behind(units: Sequence[JudgedUnit]) -> Iterator[str]:
         yield from (f"{unit.source}: {c.sentence}" for c in found)
         told = {c.symbol for c in found}
         for s, why in standing.differing.items():
-            if s in told or s in redirected or not _is_global_function(unit, s):
+            if s in told or s in redirected or not _is_global(unit, s):
+                continue
+            if s in unit.exchanged and standing.is_made_good(s, unit.exchanged[s]):
                 continue
             if (who := _who_leads_there(units, unit, s)) is not None:
                 yield (
@@ -35,23 +36,23 @@ def find_left_behind(units: Sequence[JudgedUnit]) -> Iterator[str]:
                 )
 
 
-def _is_global_function(unit: JudgedUnit, s: Symbol) -> bool:
-    """Tell whether other units may call a function."""
+def _is_global(unit: JudgedUnit, s: Symbol) -> bool:
+    """Tell whether other units may use a function or a datum while the kernel runs."""
     return (
         s.bind != STB_LOCAL
-        and s.type == STT_FUNC
         and s.section is not None
-        and not unit.standing.is_gone_by_now(s.section)
+        and s.section.name not in unit.pre.sizes
+        and not unit.standing.is_left_as_it_is(s)
     )
 
 
 def _who_leads_there(units: Sequence[JudgedUnit], unit: JudgedUnit, s: Symbol) -> str | None:
-    """Return who in the running kernel still calls a function, None when nobody does."""
+    """Return who in the running kernel still leads to a global, None when nobody does."""
     address = unit.address_of(s)
     if unit.kernel is None or address is None:
-        return None if s.bind == STB_WEAK else "it is not known who calls it"
+        return None if s.bind == STB_WEAK else "it is not known who uses it"
     if importers := unit.kernel.importers(s.name):
-        return f"modules call it ({', '.join(importers[:3])})"
+        return f"modules use it ({', '.join(importers[:3])})"
     known = [
         range(at, at + f.size)
         for u in units if u.target == unit.target

@@ -62,7 +62,9 @@ int called_elsewhere(int) __attribute__((weak));
 int calls(int x) { return called_elsewhere(x) + 1; }
 #define WEAK __attribute__((weak))
 WEAK int f(int); WEAK int g(int); WEAK int user(int); WEAK int entry(int); WEAK int other(int);
+WEAK extern void *ops[];
 int (*all[])(int) = { f, g, user, entry, other };
+void **table(void) { return ops; }
 """
 
 

@@ -8,12 +8,14 @@ code, each constant and each text, and each entry of the tables about code is ta
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from ksplicd.elf.model import SHN_LIVEPATCH, STT_FILE, Object, Relocation, Section, Symbol
 from ksplicd.elf.write import write_object
-from tests.support.objects.judged import Update, make_update
+from tests.support.objects.judged import Update, link_module, make_update
 
 SOURCE = """
 struct static_key key;
@@ -172,3 +174,61 @@ def test_each_livepatch_symbol_of_another_position(update: Update) -> None:
             s.name = f"{name.rpartition(',')[0]},2"
 
         assert broken(update, mutate), name
+
+
+# --- pointers -----------------------------------------------------------------------------------
+
+OPS = """
+static int a(int x) { return x; }
+static int b(int x) { return hidden(x); }
+static int c(int x) { return exported(x); }
+struct ops { int (*one)(int), (*two)(int), (*three)(int); } ops = { ONE, TWO, c };
+int (*kept[])(int) = { a, b, c };
+int caller(int x) { return a(x) + b(x) + c(x); }
+"""
+
+
+@pytest.fixture(scope="module")
+def pointers(tmp_path_factory: pytest.TempPathFactory) -> Update:
+    pre, post = (
+        OPS.replace("ONE", one).replace("TWO", two) for one, two in (("a", "a"), ("b", "c"))
+    )
+    made = make_update(tmp_path_factory.mktemp("pointers"), pre, post)
+    assert made.judge() == []
+    assert len(made.new_code[0].redirects) == 2
+    return made
+
+
+def in_table(obj: Object) -> list[Relocation]:
+    """Return the relocations of the table of what is redirected without livepatch."""
+    (table,) = (s for s in obj.symbols if s.name == "redirects" and s.size)
+    assert table.section is not None
+    found = [r for klp in obj.livepatch if klp.target is table.section for r in klp.relocations]
+    inside = range(table.value, table.value + table.size)
+    return sorted((r for r in found if r.offset in inside), key=lambda r: r.offset)
+
+
+def test_each_exchanged_pointer_led_elsewhere(pointers: Update) -> None:
+    count = len(in_table(pointers.module()))
+    assert count == 6  # place, old and new of both
+    for i in range(count):
+        for by in (8, 16, -8):
+
+            def move(obj: Object, i: int = i, by: int = by) -> None:
+                in_table(obj)[i].addend += by
+
+            assert broken(pointers, move), f"{i} by {by}"
+
+        def exchange(obj: Object, i: int = i) -> None:
+            r = in_table(obj)[i]
+            r.symbol = next(
+                s for s in obj.symbols if s.shndx == SHN_LIVEPATCH and s.name != r.symbol.name
+            )
+
+        assert broken(pointers, exchange), i
+
+
+def test_an_exchanged_pointer_left_out(pointers: Update, tmp_path: Path) -> None:
+    (code,) = pointers.new_code
+    ko = link_module(tmp_path, [replace(code, redirects=code.redirects[:1])])
+    assert pointers.judge(ko) != []
