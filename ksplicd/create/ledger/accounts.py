@@ -17,7 +17,8 @@ from functools import cached_property
 from typing import Final
 
 from ksplicd.create.ledger.c_items import CFile, Item, Kind
-from ksplicd.create.ledger.evidence import HOOK, Fate, Lines, UnitEvidence
+from ksplicd.create.ledger.evidence import HOOK, Lines, UnitEvidence
+from ksplicd.create.ledger.fates import Fate
 from ksplicd.create.ledger.lists import ListChange, is_named
 from ksplicd.create.ledger.texts import ChangedText, Pair
 from ksplicd.create.messages import names_of
@@ -167,6 +168,8 @@ def judge_in(pair: Pair, text: ChangedText, view: UnitView) -> list[Verdict]:
 
 def is_of(change: ListChange, pair: Pair) -> bool:
     """Tell whether an item makes an entry of a list."""
+    if pair.kind is Kind.DATA:
+        return bool(change.names & pair.names)
     return pair.kind is Kind.USE and is_named(change, pair.mentions)
 
 
@@ -279,6 +282,9 @@ def judge_data(pair: Pair, evidence: UnitEvidence) -> list[Verdict]:
             verdicts.append(Verdict(Account.BOOT_ONLY, f"only boot code reads {name}"))
         elif Fate.CHANGED in fates:
             verdicts.append(Verdict(None, f"{name} changes, and nothing leads to the new one"))
+        elif Fate.LEFT in fates:
+            why = f"{name} changes, and the running kernel's stays as it is"
+            verdicts.append(Verdict(Account.LEFT_OUT, why, matters=True))
         elif Fate.BOOT in fates:
             verdicts.append(Verdict(Account.BOOT_ONLY, f"{name} is used only at boot"))
         elif Fate.NEW in fates:

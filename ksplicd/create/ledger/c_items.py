@@ -20,7 +20,11 @@ _TOKEN: Final = re.compile(
     r"""[A-Za-z_]\w*|\.?\d[\w.]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|\S"""
 )
 _NAME: Final = re.compile(r"[A-Za-z_]\w*")
-_ATTRIBUTE: Final = re.compile(r"_{2,}\w+")
+_ATTRIBUTE: Final = re.compile(
+    r"_{2,4}(?:read_mostly|used|unused|maybe_unused|weak|visible|packed|percpu|rcu|user|iomem"
+    r"|private|randomize_layout|latent_entropy|refdata|\w*init\w*|\w*aligned\w*|attribute__"
+    r"|section|nonstring|cold|must_check|printf|scanf|pure|deprecated)"
+)
 _DIRECTIVE: Final = re.compile(r"\s*#\s*(\w*)\s*(.*)", re.DOTALL)
 _TAGGED: Final = ("struct", "union", "enum")
 _KEYWORDS: Final = (

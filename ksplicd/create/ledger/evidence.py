@@ -9,14 +9,14 @@ to them.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Final
 
 from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.ledger.fates import Fate, fates_of_data
 from ksplicd.create.ledger.lists import ListChange, compare_lists
 from ksplicd.create.new_code.model import NewCode, RedirectKind
 from ksplicd.create.objects.index import ObjectIndex
-from ksplicd.create.objects.names import base_name, is_boot_section, is_prefix
+from ksplicd.create.objects.names import is_boot_section, is_prefix
 from ksplicd.elf.line_table import read_line_table
 from ksplicd.elf.model import STT_SECTION, Section, Symbol
 
@@ -25,20 +25,6 @@ HOOK: Final = "hook "
 
 Lines = Mapping[str, Mapping[str, frozenset[int]]]
 """By file, and function as the object names it, the lines of its code."""
-
-
-class Fate(Enum):
-    """What became of a function or a datum."""
-
-    CHANGED = auto()
-    COPIED = auto()
-    """A constant that differs, of which the functions that read it bring their own copy."""
-    NEW = auto()
-    REMOVED = auto()
-    BOOT = auto()
-    """It is used only at boot or at unload, and differs or is new."""
-    SAME = auto()
-    BOOT_SAME = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,47 +169,6 @@ def fates_of_functions(
         index = d.post if is_post else d.pre
         found |= {names.of(index, s, is_post=is_post): fate for s in symbols}
     return found
-
-
-def fates_of_data(
-    pre: ObjectIndex, post: ObjectIndex, change: UnitChange | None
-) -> dict[str, frozenset[Fate]]:
-    """Return what became of the data of each name."""
-    found: dict[str, set[Fate]] = defaultdict(set)
-    pre_of = change.difference.twins.pre_of if change is not None else {}
-    other: dict[Symbol, Fate] = {}
-    if change is not None:
-        d = change.difference
-        other = dict.fromkeys(d.copied_constants, Fate.COPIED)
-        other |= {p.datum: Fate.CHANGED for p in d.pointers}
-    for s in _data(post):
-        twin = pre_of.get(s)
-        is_boot = s.section is not None and is_boot_section(s.section)
-        if is_boot:
-            is_same = twin is not None and _content(twin) == _content(s)
-            fate = Fate.BOOT_SAME if change is None or is_same else Fate.BOOT
-        elif s in other:
-            fate = other[s]
-        else:
-            fate = Fate.NEW if change is not None and twin is None else Fate.SAME
-        found[base_name(s.name)].add(fate)
-    for s in _data(pre):
-        if base_name(s.name) not in found:
-            found[base_name(s.name)].add(Fate.REMOVED)
-    return {name: frozenset(fates) for name, fates in found.items()}
-
-
-def _data(index: ObjectIndex) -> Iterable[Symbol]:
-    return (
-        s for s in index.obj.symbols
-        if s.section is not None and s.name and not s.is_function and s.type != STT_SECTION
-        and s.section.is_alloc and not s.section.is_text
-    )  # fmt: skip
-
-
-def _content(s: Symbol) -> bytes:
-    assert s.section is not None
-    return s.section.data[s.value : s.value + s.size]
 
 
 # --- what leads to new code ---------------------------------------------------------------------

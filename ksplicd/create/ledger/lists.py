@@ -89,8 +89,12 @@ def _parameters(obj: Object) -> dict[str, tuple[object, ...]]:
         if s.section is None or s.type == STT_SECTION or not s.name.startswith(_PARAMETER):
             continue
         if s.section.name.startswith("__param"):
-            found[s.name.removeprefix(_PARAMETER)] = (_bytes_of(s), *_targets_of(s))
+            found[s.name.removeprefix(_PARAMETER)] = _described(s)
     return found
+
+
+def _described(s: Symbol) -> tuple[object, ...]:
+    return (_bytes_of(s), *_targets_of(s))
 
 
 def _bytes_of(s: Symbol) -> bytes:
@@ -149,12 +153,14 @@ def _compare_exports(pre: Object, post: Object) -> Iterator[ListChange]:
 
 
 def _compare_others(pre: Object, post: Object) -> Iterator[ListChange]:
-    """Yield the entries that come or go of lists that are known by their section alone."""
+    """Yield the entries that differ of lists that are known by their section alone."""
     before, after = _entries(pre), _entries(post)
     for section in sorted(before.keys() | after.keys()):
         old, new = before.get(section, {}), after.get(section, {})
-        for name in sorted(old.keys() ^ new.keys()):
-            what = "comes" if name in new else "goes"
+        for name in sorted(old.keys() | new.keys()):
+            what = "comes" if name not in old else "goes" if name not in new else "changes"
+            if what == "changes" and _described(old[name]) == _described(new[name]):
+                continue
             matters = not section.startswith(_TRACING)
             reason = f"{name} {what} in the list {section}, which the running kernel has as it was"
             yield ListChange(names=frozenset([name]), reason=reason, matters=matters)

@@ -400,6 +400,34 @@ def test_entry_of_another_list_must_be_accepted(tmp_path: Path) -> None:
     assert "__fixup_other comes in the list .pci_fixup_final" in entry.verdict.note
 
 
+def test_changed_entry_of_another_list_must_be_accepted(tmp_path: Path) -> None:
+    place = '__attribute__((used, section(".pci_fixup_final")))'
+    before = f"{FIXUP}static void *__fixup_x {place} = quirk;\n"
+    after = before.replace("= quirk", "= other")
+    (entry,) = accounts(tmp_path, {"p.c": before}, {"p.c": after}, "p.c")
+    assert (entry.verdict.account, entry.is_missing) == (Account.LEFT_OUT, True)
+
+
+def test_datum_that_only_a_list_has_must_be_accepted(tmp_path: Path) -> None:
+    """Nobody refers to it by name, so that the difference leaves it out."""
+    ids = '__attribute__((used, section(".data.ids"))) static int ids[] = { 1, 2 };\n'
+    before = {"p.c": ids + "int f(int x)\n{\n\treturn x;\n}\n"}
+    after = {"p.c": before["p.c"].replace("1, 2", "1, 3")}
+    (entry,) = accounts(tmp_path, before, after, "p.c")
+    assert (entry.verdict.account, entry.is_missing) == (Account.LEFT_OUT, True)
+    assert "ids changes, and the running kernel's stays as it is" in entry.verdict.note
+
+
+def test_another_name_of_the_same_is_no_change(tmp_path: Path) -> None:
+    """A driver's table gains the alias that MODULE_DEVICE_TABLE makes."""
+    table = "static int ids[2] = { 1, 2 };\n"
+    alias = 'extern int other[2] __attribute__((alias("ids")));\n'
+    driver = "int *driver[] = { ids };\nint *get(void)\n{\n\treturn driver[0];\n}\n"
+    after = table + alias + driver.replace("{ ids }", "{ other }")
+    entries = accounts(tmp_path, {"p.c": table + driver}, {"p.c": after}, "p.c")
+    assert not any(e.is_missing for e in entries)
+
+
 # --- --accept -----------------------------------------------------------------------------------
 
 

@@ -15,6 +15,8 @@ CASES = [
      Kind.FUNCTION, {"f"}, (1, 9)),
     ("static int a __read_mostly = 3;", Kind.DATA, {"a"}, (1, 1)),
     ("static const struct o t[] = {\n\t{ f, 1 },\n\t{ g, 2 },\n};\n", Kind.DATA, {"t"}, (1, 4)),
+    ("static struct list_head __list;", Kind.DATA, {"__list"}, (1, 1)),
+    ("int __init_done __initdata = 2;", Kind.DATA, {"__init_done"}, (1, 1)),
     ("int a, b = 2;", Kind.DATA, {"a", "b"}, (1, 1)),
     ("static int a[3][4];", Kind.DATA, {"a"}, (1, 1)),
     ("char name[8] __aligned(8);", Kind.DATA, {"name"}, (1, 1)),
