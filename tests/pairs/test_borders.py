@@ -139,3 +139,32 @@ def test_two_new_data_of_which_either_may_be_meant_stay_together(tmp_path: Path)
     d = compare(tmp_path, pre, post)
     code = cut(d)
     assert [s.size for s in code.obj.sections if s.name == ".data..read_mostly"] == [64]
+
+
+LISTED = (
+    PRELUDE
+    + """
+struct head { struct head *next, *prev; };
+static struct { int a, b, c, d; } lock mostly = { 1, 2, 3, 4 };
+static struct head list mostly = { &list, &list };
+int walk(int x)
+{
+	for (struct head *h = list.next; h != &list; h = h->next)
+		x += use(h);
+	return x + ADDED;
+}
+int count(void) { return lock.a++ + (lock.d += 2); }
+"""
+)
+
+
+def test_the_head_of_a_list_behind_what_is_no_array(tmp_path: Path) -> None:
+    """It is compared with, and the end of a structure is of no use to anybody."""
+    source = LISTED.replace("lock mostly", "lock mostly __attribute__((aligned(8)))")
+    new = source.replace(
+        "struct head list", "struct head more mostly = { &more, &more }; struct head list"
+    )
+    new = new.replace("static struct head more", "static struct head more")
+    d = compare(tmp_path, source.replace("ADDED", "1"), new.replace("ADDED", "use(&more)"), "-g")
+    assert changed(d) == ["walk"]
+    assert ("list", 0) in references(cut(d))

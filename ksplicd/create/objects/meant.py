@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from ksplicd.create.objects.index import ObjectIndex
-from ksplicd.create.objects.names import base_name, is_per_cpu
+from ksplicd.create.objects.names import is_per_cpu
 from ksplicd.elf.instructions import Role
 from ksplicd.elf.model import STB_LOCAL, STT_SECTION, Relocation, Section, Symbol
 
@@ -141,13 +141,18 @@ class MeantData:
     def at_border(
         self, owner: Section, r: Relocation, use: _Use, before: Datum, at: Datum
     ) -> Meant:
-        """Return whether the end of ``before`` or the beginning of ``at`` is meant."""
+        """Return whether the end of ``before`` or the beginning of ``at`` is meant.
+
+        Only the end of an array is of use; a list's head is compared at each step of a loop.
+        """
+        if not self.may_be_array(before):
+            return Meant(at)
         taken = self.taken_beside(owner, r)
         if use is _Use.COMPARED:
             if (before in taken) is not (at in taken):
                 return Meant(before if before in taken else at)
             return Meant(before, at)
-        is_open = before in taken and at not in taken and self.may_be_array(before)
+        is_open = before in taken and at not in taken
         return Meant(at, before if is_open else None)
 
     def use(self, owner: Section, r: Relocation) -> _Use:
@@ -201,6 +206,6 @@ class MeantData:
         debug = self.index.debug_info
         if debug is None:
             return True
-        name = base_name(datum.symbol.name)
-        types = [v.type for v in debug.variables if v.name == name and not v.is_parameter]
+        place = datum.symbol.section, datum.symbol.value
+        types = [v.type for v in debug.variables if v.place == place]
         return not types or any(debug.is_array(t) for t in types)
