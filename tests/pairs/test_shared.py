@@ -154,13 +154,25 @@ asm(".section \\"___ksymtab+fresh\\", \\"a\\"; .quad 0; .previous");
 """
 
 
-def test_what_vmlinux_newly_exports_is_for_modules_too(tmp_path: Path) -> None:
+def test_what_vmlinux_newly_has_is_for_modules_too(tmp_path: Path) -> None:
+    """Exported or not: the new code of both is one module."""
     call = CALLER.format("int f(int x) { return fresh(x) + 1; }")
-    for exports, shared in ((EXPORT, ["fresh"]), ("", [])):
+    for exports in (EXPORT, ""):
         a = pair(tmp_path, "a", "", HELPER + exports)
         b = pair(tmp_path, "b", "int f(int x) { return x; }", call, "module")
-        a, b = find_shared([a, b])
-        assert [s.name for s in a.shared] == shared
+        assert find_shared([a, b])[0].shared[0].name == "fresh"
+        new = cut_all(*find_shared([a, b]))
+        assert new[0].shared == ("fresh",)
+        assert undefined(new[1]) == {"ksplice_new_0"}
+
+
+def test_module_that_has_a_function_of_the_name_itself(tmp_path: Path) -> None:
+    call = CALLER.format("int f(int x) { return fresh(x) + 1; }")
+    a = pair(tmp_path, "a", "", HELPER)
+    b = pair(tmp_path, "b", "int f(int x) { return x; }", call, "module")
+    found = find_shared([a, b], lambda target, name: (target, name) == ("module", "fresh"))
+    assert not found[0].shared
+    assert not found[1].borrowed
 
 
 def test_a_new_weak_function_and_the_one_in_its_place(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ In two steps: what the change can reach, and of that what it does change.  Betwe
 may try a few of very many units, and refuse the change without compiling all.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from posixpath import basename
@@ -148,7 +148,22 @@ def find_changed(
             else:
                 notes[unit.source] = "skipped: of another target"
                 LOG.debug("%s: out: not of --only-targets", unit.source)
+    check_one_target(kbuild, units)
     return ToCompile(units=tuple(units), notes=notes)
+
+
+def check_one_target(kbuild: Kbuild, units: Iterable[Unit]) -> None:
+    """Raise ``UnsupportedChangeError`` for a unit whose object is linked into several modules."""
+    for unit in units:
+        # kbuild joins the names by colons (scripts/Makefile.lib, modname-multi)
+        modules = kbuild.tree.listing[unit.source].module.split(":")
+        if len(modules) > 1:
+            names = ", ".join(modules)
+            raise UnsupportedChangeError(
+                f"{unit.source}: is part of {len(modules)} modules ({names}), each with a copy of"
+                " its own, and an update replaces a file's code in one; leave it out of the patch,"
+                " and change their callers in files that one module has"
+            )
 
 
 def check_any(files: FilesByKind, compiled: ToCompile) -> None:

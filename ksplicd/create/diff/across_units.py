@@ -21,6 +21,7 @@ from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.refusal import refusals_text, refuse
 from ksplicd.elf.model import STB_LOCAL, STB_WEAK, Symbol
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
+from ksplicd.model import VMLINUX
 
 _Offers = dict[tuple[str, str], tuple[int, Symbol]]
 """By target and name, a global symbol and which unit has it."""
@@ -38,7 +39,7 @@ def compare_across(
 
     Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
     """
-    changes = find_shared(refuse_taken(changes, has_global))
+    changes = find_shared(refuse_taken(changes, has_global), has_global)
     found = [c for c in changes if not c.is_empty]
     notes = dict.fromkeys(note for c in changes if c.is_empty for note in c.difference.notes)
     if not found:
@@ -62,11 +63,14 @@ def refuse_layouts(change: UnitChange, allowed: Collection[str] = ()) -> UnitCha
 # --- what one unit brings and another one uses --------------------------------------------------
 
 
-def find_shared(changes: Sequence[UnitChange]) -> list[UnitChange]:
+def find_shared(
+    changes: Sequence[UnitChange],
+    has_global: Callable[[str, str], bool] = lambda _target, _name: False,
+) -> list[UnitChange]:
     """Find in each unit which of its new symbols the new code of the others refers to.
 
     A unit in which nothing else changes comes in for them.  What one of a target's units had or
-    used before is no new thing, only moved.
+    used before is no new thing, only moved.  ``has_global``: as for ``compare_across``.
     """
     linked = refuse_moved(changes)
     offered = find_offers(linked)
@@ -74,7 +78,7 @@ def find_shared(changes: Sequence[UnitChange]) -> list[UnitChange]:
     while offered and todo:
         at = todo.pop()
         for s in linked[at].difference.post.obj.symbols:
-            found = find_offer(offered, linked, at, s.name) if s.is_undefined else None
+            found = find_offer(offered, linked, at, s.name, has_global) if s.is_undefined else None
             if found is None:
                 continue
             owner, new = found
@@ -107,11 +111,17 @@ def find_offers(changes: list[UnitChange]) -> _Offers:
 
 
 def find_offer(
-    offered: _Offers, changes: Sequence[UnitChange], user: int, name: str
+    offered: _Offers,
+    changes: Sequence[UnitChange],
+    user: int,
+    name: str,
+    has_global: Callable[[str, str], bool],
 ) -> tuple[int, Symbol] | None:
     """Return what the linker or the loader would take for an undefined symbol of a unit.
 
     In another target's files that is an exported one; two modules may have a global of one name.
+    One of vmlinux need not be exported, because all new code of an update is one module; but the
+    unit's own target may have another one of its name, in a file that does not change.
     """
     if (changes[user].target, name) in offered:
         return offered[changes[user].target, name]
@@ -120,7 +130,7 @@ def find_offer(
     for (_, other), (owner, new) in offered.items():
         if other == name and name in read_exports(changes[owner].difference.post.obj):
             return owner, new
-    return None
+    return None if has_global(changes[user].target, name) else offered.get((VMLINUX, name))
 
 
 def refuse_weak(change: UnitChange, weak: Symbol) -> UnitChange:

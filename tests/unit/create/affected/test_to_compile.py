@@ -2,12 +2,14 @@
 """What a change can reach in a tree that earlier updates have changed before."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from ksplicd.create.affected.to_compile import Reachable, find_reachable
+from ksplicd.create.affected.to_compile import Reachable, check_one_target, find_reachable
+from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.tree import BuildTree
-from ksplicd.create.build.units import Unit
+from ksplicd.create.build.units import EnabledUnit, Unit
 from ksplicd.create.patch.change import Change, ChangedFile
 from ksplicd.create.patch.states import read_states
 from ksplicd.errors import UnsupportedChangeError
@@ -67,3 +69,19 @@ def test_new_text_that_a_changed_unit_includes(tree: BuildTree) -> None:
     change = Change(files=files, patch=b"", timestamp=0)
     found = find_reachable(tree, change, read_states(change, {}))
     assert [str(f.path) for f in found.files.parts] == ["fs/new.c", "fs/new.h"]
+
+
+class FakeKbuild:
+    """As much of the build as tells which modules a unit is part of."""
+
+    def __init__(self, module: str) -> None:
+        self.tree = self
+        unit = EnabledUnit(source="fs/a.c", object="fs/a.o", module=module, command="")
+        self.listing = {"fs/a.c": unit}
+
+
+def test_object_that_is_in_two_modules() -> None:
+    """As those of liquidio and liquidio_vf; kbuild joins their names by a colon."""
+    check_one_target(cast(Kbuild, FakeKbuild("one")), [Unit("fs/a.c")])
+    with pytest.raises(UnsupportedChangeError, match=r"fs/a\.c: is part of 2 modules \(one, two\)"):
+        check_one_target(cast(Kbuild, FakeKbuild("one:two")), [Unit("fs/a.c")])
