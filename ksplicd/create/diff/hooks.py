@@ -5,10 +5,13 @@ The macros of kmodsrc/ksplice-patch.h leave a pointer to each in a section ``.ks
 The pointers are for us; the new-code module gets a list of its own (``update.h``).
 """
 
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.diff.twins import Twins
+from ksplicd.create.objects.index import code_section_of, relocations_in
 from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.elf.model import Symbol
@@ -21,6 +24,19 @@ KINDS: Final = (
 
 CHECKS: Final = ("pre_apply", "check_apply", "pre_reverse", "check_reverse")
 """Those that return an error or 0."""
+
+_AROUND: Final = (
+    (("pre_apply", "check_apply", "apply"), ("post_apply",)),
+    (("pre_reverse", "check_reverse"), ("reverse", "post_reverse")),
+)
+"""What is called before the first task switches, and what when every one has."""
+
+_OPPOSITES: Final = (
+    ("unregister", "register"), ("remove", "add"), ("del", "add"), ("detach", "attach"),
+    ("disable", "enable"), ("unhook", "hook"), ("unlink", "link"), ("stop", "start"),
+    ("down", "up"), ("cancel", "schedule"), ("free", "request"), ("off", "on"),
+)  # fmt: skip
+"""Words in the names of functions that take something out, and of those that put it in."""
 
 SECTION: Final = ".ksplice_call_"
 """Beginning of the names of the sections; the kind follows."""
@@ -59,3 +75,51 @@ def read_hooks(twins: Twins) -> tuple[tuple[Hook, ...], list[Refusal]]:
             else:
                 hooks.append(Hook(kind, function))
     return tuple(hooks), refusals
+
+
+def note_pauses(twins: Twins, hooks: Iterable[Hook]) -> Iterator[str]:
+    """Yield a sentence for each thing that is taken out before the switch and put back after it.
+
+    Such as ``nf_unregister_net_hook`` in an ``apply`` hook and ``nf_register_net_hook`` in a
+    ``post_apply`` hook: a transition may stall for hours, and it is out for as long.
+    """
+    called: dict[str, dict[str, Hook]] = {}
+    for hook in hooks:
+        for name in _called_by(twins, hook.function):
+            called.setdefault(hook.kind, {}).setdefault(name, hook)
+    for early, late in _AROUND:
+        first = {n: h for kind in early for n, h in called.get(kind, {}).items()}
+        last = {n: h for kind in late for n, h in called.get(kind, {}).items()}
+        for name, hook in first.items():
+            for back in filter(last.__contains__, _put_back(name)):
+                yield (
+                    f"{name}() in {hook.function.name} ({hook.kind}) and {back}() in"
+                    f" {last[back].function.name} ({last[back].kind}): what it takes out is missing"
+                    " until every task has switched, which can take hours; docs/hooks.md has"
+                    " another way"
+                )
+
+
+def _called_by(twins: Twins, function: Symbol) -> set[str]:
+    """Return the names of what a hook calls, by itself or by other functions of the patch."""
+    names: set[str] = set()
+    todo, seen = [function], {function}
+    while todo:
+        f = todo.pop()
+        for r in relocations_in(f):
+            target = twins.post.locate(code_section_of(f), r).symbol
+            if target is None or target in seen or not (target.is_function or target.is_undefined):
+                continue
+            seen.add(target)
+            names.add(target.name)
+            if target.is_function and target.section is not None and target not in twins.pre_of:
+                todo.append(target)
+    return names
+
+
+def _put_back(name: str) -> Iterator[str]:
+    """Yield the names that a function may have which undoes what ``name`` does."""
+    for out, back in _OPPOSITES:
+        changed = re.sub(rf"(?<![a-z]){out}(?![a-z])", back, name)
+        if changed != name:
+            yield changed

@@ -17,7 +17,7 @@ from ksplicd.create.diff.functions import (
     refuse_nameless_code,
     refuse_parted_names,
 )
-from ksplicd.create.diff.hooks import read_hooks
+from ksplicd.create.diff.hooks import note_pauses, read_hooks
 from ksplicd.create.diff.lists import compare_lists, refuse_btf_ids
 from ksplicd.create.diff.placement import Placement, refuse_moved_code
 from ksplicd.create.objects.index import ObjectIndex, relocations_in
@@ -58,6 +58,7 @@ def diff(pre: ObjectIndex, post: ObjectIndex) -> Difference:
             *compare_exports(pre.obj, post.obj),
             *compare_lists(comparison),
             *placement.notes(),
+            *note_pauses(twins, hooks),
         ),
         refusals=(
             *data.refusals,

@@ -8,7 +8,7 @@ import pytest
 
 from ksplicd.create.diff import hooks
 from ksplicd.create.diff.correlate import correlate
-from ksplicd.create.diff.hooks import KINDS, Hook, read_hooks
+from ksplicd.create.diff.hooks import KINDS, Hook, note_pauses, read_hooks
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.separate import index_separated
@@ -89,3 +89,40 @@ def test_pointers_are_no_data(tmp_path: Path) -> None:
     obj = compile_object(tmp_path, PRE + MACRO + "static void a(void) {} HOOK(apply, a);", *SPLIT)
     names = [s.name for s in obj.sections if s.name.startswith(hooks.SECTION)]
     assert names == [".ksplice_call_apply"]
+
+
+PAUSE = """
+extern void nf_unregister_net_hook(int), nf_register_net_hook(int), other(int), gate_del(int);
+static __attribute__((noinline)) void out(int x) {{ {0}(x); other(x); }}
+static void a(void) {{ out(1); }}
+static void b(void) {{ {1}(1); }}
+HOOK({2}, a); HOOK({3}, b);
+"""
+
+
+@pytest.mark.parametrize(
+    ("out", "back", "early", "late", "is_noted"),
+    [
+        ("nf_unregister_net_hook", "nf_register_net_hook", "apply", "post_apply", True),
+        ("nf_unregister_net_hook", "nf_register_net_hook", "pre_reverse", "post_reverse", True),
+        ("timer_del", "timer_add", "check_apply", "post_apply", True),
+        ("nf_register_net_hook", "nf_unregister_net_hook", "apply", "post_apply", False),
+        ("nf_unregister_net_hook", "nf_register_net_hook", "check_reverse", "reverse", True),
+        ("nf_unregister_net_hook", "nf_register_net_hook", "reverse", "post_reverse", False),
+        ("nf_unregister_net_hook", "nf_register_net_hook", "apply", "apply", False),
+        ("nf_unregister_net_hook", "nf_register_net_hook", "apply", "reverse", False),
+        ("model_get", "model_add", "apply", "post_apply", False),
+    ],
+)
+def test_what_is_out_while_a_transition_lasts_is_noted(
+    tmp_path: Path, out: str, back: str, early: str, late: str, *, is_noted: bool
+) -> None:
+    source = "extern void timer_del(int), timer_add(int), model_get(int), model_add(int);\n"
+    source += PRE + MACRO + PAUSE.format(out, back, early, late)
+    before = ObjectIndex(compile_object(tmp_path, PRE, *SPLIT, name="pre"), {})
+    after = ObjectIndex(compile_object(tmp_path, source, *SPLIT, name="post"), {})
+    twins = correlate(before, after)
+    notes = list(note_pauses(twins, read_hooks(twins)[0]))
+    assert [f"{out}() in a" in note and f"{back}() in b" in note for note in notes] == (
+        [True] if is_noted else []
+    )
