@@ -67,7 +67,8 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         before = Before(root=tree.source.root, contents=series.contents)
         change = read_change(request, before)
         states = read_states(change, series.contents)
-        reachable = find_reachable(tree, change, states, whole_files(request.accepted))
+        half = {accepted.file for accepted in request.accepted}
+        reachable = find_reachable(tree, change, states, whole_files(request.accepted), half)
         states = states.without(reachable.files.left_out)
         pre_state = PreState(kbuild=kbuild, before=states.before, folder=work.root / "pre")
         try_few(work, pre_state, states.after, reachable.by_headers, request.allowed_layouts)

@@ -41,6 +41,9 @@ LOG: Final = phase("affected")
 FEW: Final = 8
 """Up to so many dependants, compiling all is cheaper than looking for those that change."""
 
+_MANY_NAMES: Final = 5000
+"""Names above which hardly a unit has none of them: all are compiled."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affected:
@@ -162,6 +165,9 @@ class _Narrower:
             for piece in changed_pieces(before, after):
                 self.take(path, piece)
         while fresh := self.reached.take_fresh():
+            if len(self.reached.names) > _MANY_NAMES:
+                self.reached.hit_all(self.dependants, "is one of those that too much changes for")
+                break
             self.follow(fresh)
         units = frozenset(self.reached.units | self.own_mentions())
         for path in sorted(self.dependants - units):

@@ -56,11 +56,16 @@ class ToCompile:
 
 
 def find_reachable(
-    tree: BuildTree, change: Change, states: TreeStates, accepted: Collection[str] = ()
+    tree: BuildTree,
+    change: Change,
+    states: TreeStates,
+    accepted: Collection[str] = (),
+    half: Collection[str] = (),
 ) -> Reachable:
     """Return what a change can reach; nothing is compiled.
 
-    ``accepted``: files that may be left out on their author's word.
+    ``accepted``: files that may be left out on their author's word; ``half``: those of which a part
+    may be.
     Raises ``UnsupportedChangeError`` for files that cannot be changed in a running kernel.
     """
     listing = tree.listing
@@ -81,14 +86,15 @@ def find_reachable(
         files = classify_files(change.files, known, accepted)
         named = tuple(Unit(str(f.path)) for f in files.units)
         if not files.parts:
-            return Reachable(files=files, named=named, accepted=frozenset(accepted))
+            return Reachable(files=files, named=named)
         tree.progress(f"looking for what {names_of(str(f.path) for f in files.parts)} can reach")
         found = find_candidates(tree, graph(), files.parts, named)
     tree.progress(
         f"{found.names}: {found.dependants} units depend on it, the change can reach"
         f" {found.reached}"
     )
-    return Reachable(files=files, named=named, by_headers=found, accepted=frozenset(accepted))
+    taken = frozenset((*accepted, *half))
+    return Reachable(files=files, named=named, by_headers=found, accepted=taken)
 
 
 def _graph_of(tree: BuildTree, change: Change) -> IncludeGraph:
