@@ -19,7 +19,6 @@ from ksplicd.create.affected.to_compile import check_any, find_changed, find_rea
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.tree import BuildTree
-from ksplicd.create.ledger.accepted import whole_files
 from ksplicd.create.ledger.patch_evidence import Accounts, gather
 from ksplicd.create.ledger.patch_ledger import ledger_of
 from ksplicd.create.modules.build import build_modules
@@ -67,8 +66,7 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         before = Before(root=tree.source.root, contents=series.contents)
         change = read_change(request, before)
         states = read_states(change, series.contents)
-        half = {accepted.file for accepted in request.accepted}
-        reachable = find_reachable(tree, change, states, whole_files(request.accepted), half)
+        reachable = find_reachable(tree, change, states, *request.accepted_files)
         states = states.without(reachable.files.left_out)
         pre_state = PreState(kbuild=kbuild, before=states.before, folder=work.root / "pre")
         try_few(work, pre_state, states.after, reachable.by_headers, request.allowed_layouts)

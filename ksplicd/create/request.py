@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ksplicd.create.build.units import ANY_TARGET, TargetFilter
-from ksplicd.create.ledger.accepted import Accepted
+from ksplicd.create.ledger.accepted import Accepted, whole_files
 from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.patch.change import Before, Change, from_copies, from_git, from_patches
 from ksplicd.model import Ledger, Manifest, new_kid
@@ -48,6 +48,11 @@ class Request:
     jobs: int = 1
     keep: Path | None = None
     """Where the temporary objects are left."""
+
+    @property
+    def accepted_files(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The files that are accepted as a whole, and those of which at least a hunk is."""
+        return whole_files(self.accepted), frozenset(a.file for a in self.accepted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

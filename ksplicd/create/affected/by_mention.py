@@ -44,6 +44,9 @@ FEW: Final = 8
 _MANY_NAMES: Final = 5000
 """Names above which hardly a unit has none of them: all are compiled."""
 
+_MANY_HEADERS: Final = 16
+"""Changed headers above which who sees an include that comes or goes is compiled at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affected:
@@ -164,8 +167,10 @@ class _Narrower:
                              for text in (header.before, header.after))  # fmt: skip
             for piece in changed_pieces(before, after):
                 self.take(path, piece)
+            if len(self.reached.fresh) > _MANY_NAMES:
+                break
         while fresh := self.reached.take_fresh():
-            if len(self.reached.names) > _MANY_NAMES:
+            if len(self.reached.names) > _MANY_NAMES:  # nor were all headers looked at
                 self.reached.hit_all(self.dependants, "is one of those that too much changes for")
                 break
             self.follow(fresh)
@@ -219,8 +224,12 @@ class _Narrower:
             return
         self.followed.add((path, piece))
         users = set(filter(self.graph.is_c_unit, self.users_of(path)))
-        others = self.users_of(path) - users if len(users) > self.few else self.users_of(path)
+        is_large = len(self.headers) > _MANY_HEADERS or len(users) <= self.few
+        others = self.users_of(path) if is_large else self.users_of(path) - users
         self.reached.hit_all(others, f"includes {path}, in which an #include comes, goes or moves")
+        users -= self.reached.units
+        if not users:
+            return
         versions, has_guard = self.texts.split(path), self.texts.has_guard
         found = files_brought(self.graph, path, piece, versions, users, has_guard)
         for file, brought in found.items():

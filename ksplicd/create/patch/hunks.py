@@ -3,13 +3,15 @@
 
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ksplicd.run import run
 
-_HUNK: Final = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@", re.MULTILINE)
+_HUNK: Final = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_FILE: Final = re.compile(rb"diff -a -r -U0 0/(\d+) 1/\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +42,25 @@ class ChangedLines:
 
 def changed_lines(before: bytes, after: bytes) -> list[ChangedLines]:
     """Return the hunks that part two versions of a file, in order."""
+    return changed_lines_of([(before, after)])[0]
+
+
+def changed_lines_of(versions: Sequence[tuple[bytes, bytes]]) -> list[list[ChangedLines]]:
+    """Return the hunks of each of some files; one process for all."""
+    found: list[list[ChangedLines]] = [[] for _ in versions]
     with tempfile.TemporaryDirectory(prefix="ksplice-lines-") as folder:
-        old, new = Path(folder) / "before", Path(folder) / "after"
-        old.write_bytes(before)
-        new.write_bytes(after)
-        out = run(["diff", "-a", "-U0", old, new], ok=(0, 1))
-    return [
-        ChangedLines(
-            Span(int(m[1]), int(m[2] or "1")),
-            Span(int(m[3]), int(m[4] or "1")),
-        )
-        for m in _HUNK.finditer(out.decode(errors="replace"))
-    ]
+        for side in (0, 1):
+            (Path(folder) / f"{side}").mkdir()
+            for number, contents in enumerate(versions):
+                (Path(folder) / f"{side}/{number}").write_bytes(contents[side])
+        out = run(["diff", "-a", "-r", "-U0", "0", "1"], cwd=Path(folder), ok=(0, 1))
+    at = 0
+    for line in out.splitlines():
+        if m := _FILE.match(line):
+            at = int(m[1])
+        elif m := _HUNK.match(line):
+            first, count, new_first, new_count = m.groups(b"1")
+            found[at].append(
+                ChangedLines(Span(int(first), int(count)), Span(int(new_first), int(new_count)))
+            )
+    return found

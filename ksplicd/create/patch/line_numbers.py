@@ -9,16 +9,25 @@ from collections.abc import Sequence
 from typing import Final
 
 from ksplicd.create.patch.change import ChangedFile
-from ksplicd.create.patch.hunks import changed_lines
+from ksplicd.create.patch.hunks import ChangedLines, changed_lines, changed_lines_of
 from ksplicd.create.patch.source_tree import PatchedFile
 
 
 def with_line_numbers(file: ChangedFile) -> PatchedFile:
     """Return the state of a file after a change, its C with the line numbers from before."""
-    content = file.after
-    if content is not None and file.before is not None and file.path.suffix in (".c", ".h"):
-        content = keep_line_numbers(file.before, content)
-    return PatchedFile(file.path, content)
+    return with_line_numbers_of([file])[0]
+
+
+def with_line_numbers_of(files: Sequence[ChangedFile]) -> list[PatchedFile]:
+    """Return the same for some files; one process for all."""
+    versions = {
+        file.path: (file.before, file.after)
+        for file in files
+        if file.before is not None and file.after is not None and file.path.suffix in (".c", ".h")
+    }
+    hunks = dict(zip(versions, changed_lines_of(list(versions.values())), strict=True))
+    kept = {path: _with_numbers(after, hunks[path]) for path, (_, after) in versions.items()}
+    return [PatchedFile(f.path, kept.get(f.path, f.after)) for f in files]
 
 
 def line_numbers_in(content: bytes, after: bytes) -> list[int]:
@@ -43,11 +52,15 @@ def keep_line_numbers(before: bytes, after: bytes) -> bytes:
     Everything behind a hunk then has the numbers that it had before, and ``__LINE__`` in an
     untouched function makes no change out of nothing.
     """
+    return _with_numbers(after, changed_lines(before, after))
+
+
+def _with_numbers(after: bytes, hunks: Sequence[ChangedLines]) -> bytes:
     lines = after.splitlines(keepends=True)
     safe = _directive_places(lines)
     inserts: dict[int, int] = {}
     shift = 0
-    for hunk in changed_lines(before, after):
+    for hunk in hunks:
         shift += hunk.before.count - hunk.after.count
         behind = hunk.after.behind
         place = next((n for n in range(behind, len(lines) + 1) if safe[n - 1]), None)

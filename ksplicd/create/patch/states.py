@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ksplicd.create.patch.change import Change
-from ksplicd.create.patch.line_numbers import with_line_numbers
+from ksplicd.create.patch.line_numbers import with_line_numbers_of
 from ksplicd.create.patch.source_tree import PatchedFile
 
 
@@ -28,5 +28,5 @@ class TreeStates:
 def read_states(change: Change, earlier: Mapping[Path, bytes | None]) -> TreeStates:
     """Return the states; ``earlier``: by path, what earlier updates leave of the tree."""
     before = {path: PatchedFile(path, content) for path, content in earlier.items()}
-    after = before | {f.path: with_line_numbers(f) for f in change.files}
+    after = before | {f.path: f for f in with_line_numbers_of(change.files)}
     return TreeStates(after=tuple(after.values()), before=tuple(before.values()))
