@@ -86,11 +86,11 @@ def compile_units(
         module, apart = kbuild.recorded.module_of(u), None
         split = index_separated(_read(u, pre[u]), sizes)
         if module is not None:
-            apart = (
-                index_separated(_read(u, plain[u]), sizes),
-                index_separated(_read(u, post.plain[u]), sizes),
-            )
-            name_as_built(apart[0], split)
+            built = index_separated(_read(u, plain[u]), sizes)
+            name_as_built(built, split)
+            if before:  # what earlier updates change is replaced by them
+                built = index_separated(_read(u, before[u]), sizes)
+            apart = built, index_separated(_read(u, post.plain[u]), sizes)
         found.append(
             UnitObjects(
                 unit=u,
