@@ -12,7 +12,6 @@ from collections.abc import Collection
 from ksplicd.create.affected.by_headers import Candidates
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.fingerprint import fingerprint_foreign
-from ksplicd.create.build.foreign import Role
 from ksplicd.create.patch.states import TreeStates
 from ksplicd.errors import UnsupportedChangeError
 
@@ -21,8 +20,6 @@ def check_foreign(
     kbuild: Kbuild, candidates: Candidates, states: TreeStates, accepted: Collection[str]
 ) -> dict[str, str]:
     """Return, by header that is ``accepted``, what of the change is not in effect.
-
-    What is not in effect in the vDSO the ledger says, by line.
 
     Raises ``UnsupportedChangeError`` when code changes that is no unit's, and a header is not
     accepted.
@@ -45,5 +42,4 @@ def check_foreign(
     if lines and not set(headers) <= set(accepted):
         hint = "or leave it as it is, on your word, with --accept FILE, a header of the patch"
         raise UnsupportedChangeError("\n".join([*lines, hint]))
-    said = [line for u, line in zip(changed, lines, strict=True) if u.role is not Role.VDSO]
-    return dict.fromkeys(headers, f"refused: {'; '.join(said)}") if said else {}
+    return dict.fromkeys(headers, f"refused: {'; '.join(lines)}") if lines else {}
