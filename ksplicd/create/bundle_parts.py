@@ -1,23 +1,65 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The parts of a bundle, and the notes for the user.
+"""From the finished modules to the bundle, with the notes for the user.
 
 Nothing is decided here: what the modules hold is settled when this is asked.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from ksplicd import __version__
+from ksplicd import __version__, bundle
+from ksplicd.create.affected.to_compile import ToCompile
 from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.layout import unseen_layouts
+from ksplicd.create.ledger.patch_ledger import Entry, ledger_of
 from ksplicd.create.modules.build import Modules
+from ksplicd.create.modules.signature import sign_modules
+from ksplicd.create.modules.whole import file_names
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.tripwires import count_calls
 from ksplicd.create.patch.change import Change
 from ksplicd.create.patch.series import Series
-from ksplicd.create.patch.source_tree import PatchedFile
-from ksplicd.create.request import Request
+from ksplicd.create.request import ChangedTree, Created, Request
+from ksplicd.create.stock.config_dir import ConfigDir
+from ksplicd.ledger import bounded
 from ksplicd.model import VMLINUX, Kernel, Manifest, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a bundle is made of."""
+
+    changed: ChangedTree
+    compiled: ToCompile
+    changes: Sequence[UnitChange]
+    new_code: Sequence[NewCode]
+    entries: Sequence[Entry]
+    modules: Modules
+    whole: Mapping[str, bytes]
+    """By target, the .ko for the next boot."""
+
+
+def pack(request: Request, config: ConfigDir, kernel: Kernel, made: Made) -> Created:
+    """Return the update.  Raises ``CreateError`` when the kernel's signature cannot be made."""
+    names = file_names(made.whole, config)
+    files = {**made.modules.files, **{names[t]: ko for t, ko in made.whole.items()}}
+    files = sign_modules(files, request.module_key, config)
+    manifest = manifest_of(
+        request, made.changed.series, kernel, config.compiler_text, made.modules,
+        targets_of(made.modules, made.new_code, names),
+    )  # fmt: skip
+    ledger = ledger_of(made.entries, manifest.redirects)
+    manifest = replace(manifest, ledger=bounded(ledger))
+    change = made.changed.change
+    return Created(
+        manifest=manifest,
+        data=bundle.pack(manifest, {**files, **source_files(change)}),
+        reasons={name: why for code in made.new_code for name, why in code.reasons.items()},
+        notes=(*change.notes, *notes_of(made.changes, made.new_code)),
+        files=made.compiled.notes | outcomes(made.compiled.units, made.new_code),
+        ledger=ledger,
+    )
 
 
 def manifest_of(
@@ -63,12 +105,6 @@ def targets_of(
         )
         for target, old_file in modules.old.items()
     ]
-
-
-def files_after(series: Series, change: Change) -> list[PatchedFile]:
-    """Return the files of the tree as the earlier updates and the change leave them."""
-    contents = dict(series.contents) | {f.path: f.after for f in change.files}
-    return [PatchedFile(path, text) for path, text in contents.items()]
 
 
 def whole_modules_of(request: Request, new_code: Sequence[NewCode]) -> list[str]:

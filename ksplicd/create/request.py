@@ -11,6 +11,9 @@ from ksplicd.create.build.units import ANY_TARGET, TargetFilter
 from ksplicd.create.ledger.accepted import Accepted, whole_files
 from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.patch.change import Before, Change, from_copies, from_git, from_patches
+from ksplicd.create.patch.series import Series, read_series
+from ksplicd.create.patch.source_tree import PatchedFile, Progress, SourceTree
+from ksplicd.create.patch.states import TreeStates, read_states
 from ksplicd.model import Ledger, Manifest, new_kid
 
 
@@ -56,6 +59,26 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedTree:
+    """The source tree with earlier updates, and the change of it."""
+
+    series: Series
+    before: Before
+    change: Change
+    states: TreeStates
+
+    @property
+    def files_after(self) -> list[PatchedFile]:
+        """The files of the tree as the earlier updates and the change leave them."""
+        contents = dict(self.series.contents) | {f.path: f.after for f in self.change.files}
+        return [PatchedFile(path, text) for path, text in contents.items()]
+
+    def first_kid(self, request: Request) -> str:
+        """Return whose ids shadow variables have: the series' first update's, or ours."""
+        return self.series.kids[0] if self.series.kids else request.kid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
     """The update that came out."""
 
@@ -70,6 +93,21 @@ class Created:
     """By file that the change touches or reaches, what happened to it."""
     ledger: Ledger = field(default_factory=Ledger)
     """The account of each hunk, with all redirects; that of the manifest is bounded."""
+
+
+def read_changed_tree(request: Request, source: SourceTree, progress: Progress) -> ChangedTree:
+    """Give the tree back what an interrupted run left patched, and read what is to change.
+
+    Raises ``CreateError``, ``PatchError``, ``NoChangesError``.
+    """
+    for path in source.revert():
+        progress(f"gave {path} its original back, which an earlier run had left patched")
+    series = read_series(source.root, request.series)
+    series.check_kid(request.kid)
+    before = Before(root=source.root, contents=series.contents)
+    change = read_change(request, before)
+    states = read_states(change, series.contents)
+    return ChangedTree(series=series, before=before, change=change, states=states)
 
 
 def read_change(request: Request, before: Before) -> Change:

@@ -24,7 +24,7 @@ from ksplicd.create.affected.to_compile import check_any, find_changed, find_rea
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import ANY_TARGET, Unit
-from ksplicd.create.ledger.patch_evidence import Accounts, gather
+from ksplicd.create.ledger.patch_evidence import Accounts
 from ksplicd.create.modules.build import Modules, build_modules
 from ksplicd.create.new_code.model import NewCode, RedirectKind
 from ksplicd.create.new_code.units import cut_new_code
@@ -149,9 +149,8 @@ class Workshop:
             states = read_states(change, {})
             pre_state = PreState(kbuild=self.kbuild, folder=Path(folder) / "pre")
             reachable = find_reachable(self.kbuild.tree, change, states)
-            work = find_changed(self.kbuild, reachable, states, ANY_TARGET)
-            known = gather(before, change, states, work, reachable.by_headers.dependants)
-            accounts = Accounts(self.kbuild, known, (), states, reachable)
+            work = find_changed(self.kbuild, reachable, ANY_TARGET)
+            accounts = Accounts.of(self.kbuild, before, change, reachable, work)
             with accounts.of_nothing():
                 check_any(reachable.files, work)
             try:

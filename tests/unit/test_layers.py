@@ -70,13 +70,12 @@ ROOMS: Final = {
     "create/request": "create/ledger create/patch create/build create/modules NOUNS",
     "create/unit_objects": "create/objects create/patch create/diff create/stock create/build"
     " create/affected create/new_code create/referee create/refusal create/work_folder elf NOUNS",
-    "create/bundle_parts": "create/request create/patch create/diff create/build create/new_code"
-    " create/modules NOUNS",
+    "create/bundle_parts": "create/request create/patch create/diff create/stock create/build"
+    " create/affected create/new_code create/modules create/ledger bundle ledger NOUNS",
     "create/pipeline": "create/request create/unit_objects create/bundle_parts create/patch"
     " create/objects create/diff create/stock create/old_code create/build create/affected"
     " create/new_code create/modules create/ledger create/referee create/prebuild"
-    " create/work_folder bundle ledger"
-    " NOUNS",
+    " create/work_folder NOUNS",
     # host: the life of an update on one machine
     "host": "",
     "host/stages": "NOUNS",

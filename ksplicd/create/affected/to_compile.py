@@ -39,6 +39,8 @@ class Reachable:
     """What a change can reach."""
 
     files: FilesByKind
+    states: TreeStates
+    """Of the tree without the files that are left out."""
     named: tuple[Unit, ...]
     """Units that the change names, of any target."""
     by_headers: Candidates = field(default_factory=Candidates)
@@ -85,8 +87,9 @@ def find_reachable(
         )
         files = classify_files(change.files, known, accepted)
         named = tuple(Unit(str(f.path)) for f in files.units)
+        left = states.without(files.left_out)
         if not files.parts:
-            return Reachable(files=files, named=named)
+            return Reachable(files=files, states=left, named=named)
         tree.progress(f"looking for what {names_of(str(f.path) for f in files.parts)} can reach")
         found = find_candidates(tree, graph(), files.parts, named)
     tree.progress(
@@ -94,7 +97,7 @@ def find_reachable(
         f" {found.reached}"
     )
     taken = frozenset((*accepted, *half))
-    return Reachable(files=files, named=named, by_headers=found, accepted=taken)
+    return Reachable(files=files, states=left, named=named, by_headers=found, accepted=taken)
 
 
 def _graph_of(tree: BuildTree, change: Change) -> IncludeGraph:
@@ -123,14 +126,12 @@ def _role_of(tree: BuildTree, path: str) -> Role | None:
     return next((f.role for f in tree.foreign if f.source == path), None)
 
 
-def find_changed(
-    kbuild: Kbuild, reachable: Reachable, states: TreeStates, targets: TargetFilter
-) -> ToCompile:
+def find_changed(kbuild: Kbuild, reachable: Reachable, targets: TargetFilter) -> ToCompile:
     """Return the units of ``targets`` that the change names or changes by a header.
 
     Raises ``UnsupportedChangeError`` for a change that cannot be made.
     """
-    files, headers = reachable.files, reachable.by_headers
+    files, headers, states = reachable.files, reachable.by_headers, reachable.states
     notes = dict(files.notes)
     units = []
     for unit in reachable.named:

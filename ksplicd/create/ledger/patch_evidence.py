@@ -23,25 +23,8 @@ from ksplicd.create.ledger.patch_ledger import (
 )
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.patch.change import Before, Change
-from ksplicd.create.patch.states import TreeStates
 from ksplicd.create.unit_objects import UnitObjects
 from ksplicd.errors import NoChangesError
-
-
-def gather(
-    before: Before, change: Change, states: TreeStates, compiled: ToCompile, dependants: int
-) -> PatchEvidence:
-    """Return what is known before any object is compared.
-
-    ``dependants``: how many units include one of the headers.
-    """
-    return PatchEvidence(
-        files=change.files,
-        patched={f.path: f.content for f in states.after},
-        notes=compiled.notes,
-        dependants=dependants,
-        read_source=lambda path: before.read(Path(path)),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +32,30 @@ class Accounts:
     """Takes account of a patch: of all its hunks, or of one that comes to nothing."""
 
     kbuild: Kbuild
-    known: PatchEvidence
-    accepted: Sequence[Accepted]
-    states: TreeStates
     reachable: Reachable
+    known: PatchEvidence
+    """What is known before any object is compared."""
+    accepted: Sequence[Accepted]
+
+    @classmethod
+    def of(
+        cls,
+        kbuild: Kbuild,
+        before: Before,
+        change: Change,
+        reachable: Reachable,
+        compiled: ToCompile,
+        accepted: Sequence[Accepted] = (),
+    ) -> "Accounts":
+        """Gather what is known; ``accepted``: what may be missing on its author's word."""
+        known = PatchEvidence(
+            files=change.files,
+            patched={f.path: f.content for f in reachable.states.after},
+            notes=compiled.notes,
+            dependants=reachable.by_headers.dependants,
+            read_source=lambda path: before.read(Path(path)),
+        )
+        return cls(kbuild, reachable, known, accepted)
 
     @contextmanager
     def of_nothing(self, objects: Sequence[UnitObjects] = ()) -> Iterator[None]:
@@ -78,7 +81,7 @@ class Accounts:
         and ``CreateError`` for what is accepted and not in the patch.
         """
         known = with_units(self.known, objects, changes, new_code)
-        known = with_conditions(known, preprocessor(self.kbuild), self.states, self.reachable)
+        known = with_conditions(known, preprocessor(self.kbuild), self.reachable)
         entries = account_for_patch(known, self.accepted)
         check_accounts(entries)
         return entries
@@ -106,7 +109,7 @@ def with_units(
 
 
 def with_conditions(
-    known: PatchEvidence, preprocess: Preprocess, states: TreeStates, reachable: Reachable
+    known: PatchEvidence, preprocess: Preprocess, reachable: Reachable
 ) -> PatchEvidence:
     """Add which hunks a condition leaves out of every unit."""
     compiled = [Unit(u.unit) for u in known.units]
@@ -116,4 +119,5 @@ def with_conditions(
         for f in known.files
     }
     texts = [text_of(f, known) for f in known.files if f.path.suffix in (".c", ".h")]
-    return replace(known, built=find_built(preprocess, states, texts, units_of, known.dependants))
+    built = find_built(preprocess, reachable.states, texts, units_of, known.dependants)
+    return replace(known, built=built)
