@@ -2,7 +2,8 @@
 """What each file that a change touches is to an update, by its name and its contents.
 
 A file is a unit, part of other units (a header), no part of the running kernel, or something that
-an update cannot change.  A unit that others include is part of them, too.  Nothing is compiled.
+an update cannot change.  A unit that others include is part of them, too, and so is one that is
+compiled into other code as well.  Nothing is compiled.
 
 Proof obligation: a file that is ignored is neither compiled nor included by what runs in the
 kernel, and no file that the kernel is built of is generated from it, or that one stays the same.
@@ -82,7 +83,7 @@ class FilesByKind:
 
     units: tuple[ChangedFile, ...]
     parts: tuple[ChangedFile, ...]
-    """Headers and the like; units that others include, too."""
+    """Headers and the like; units of which there is code elsewhere, too."""
     disabled: tuple[str, ...]
     notes: dict[str, str]
     """By file that is ignored or disabled, or refused and accepted to be left out, why."""
@@ -97,9 +98,9 @@ class KnownFiles:
     is_enabled: Callable[[str], bool]
     """Tells whether a source is a unit of this configuration."""
     is_included: Callable[[str], bool]
-    """Tells whether an enabled unit includes a file, before the change or after it."""
+    """Tells whether what is compiled includes a file, before the change or after it."""
     role: Callable[[str], Role | None] = lambda _: None
-    """Returns what a file is compiled for that is no unit."""
+    """Returns what a file is compiled for beside the units."""
     other_generated: Callable[[str], Sequence[str]] = lambda _: ()
     """Returns the generated files that a change of a file makes other ones."""
 
@@ -128,7 +129,7 @@ def classify_files(
         if kind in _LEFT_OUT
     }
     parts = of_kind(Kind.PART)
-    both = (f for f in of_kind(Kind.UNIT) if known.is_included(str(f.path)))
+    both = (f for f in of_kind(Kind.UNIT) if is_elsewhere(str(f.path), known))
     return FilesByKind(
         units=of_kind(Kind.UNIT),
         parts=(*parts, *both),
@@ -136,6 +137,14 @@ def classify_files(
         notes=left_out,
         left_out=tuple(file.path for file in of_kind(Kind.REFUSED)),
     )
+
+
+def is_elsewhere(path: str, known: KnownFiles) -> bool:
+    """Tell whether there is code of a unit elsewhere: others include it, or it is compiled twice.
+
+    The kernel's and purgatory's ``sha256_update`` are both of lib/crypto/sha256.c.
+    """
+    return known.role(path) is not None or known.is_included(path)
 
 
 def classify(file: ChangedFile, known: KnownFiles) -> tuple[Kind, str]:

@@ -72,6 +72,7 @@ def find_reachable(
     """
     listing = tree.listing
     others = {str(f.path) for f in change.files} - listing.keys()
+    users = listing.keys() | {unit.source for unit in tree.foreign}
     generated = find_other_generated(tree, others, states) if others else {}
     with tree.source.patched(states.before):
         graph = cache(lambda: _graph_of(tree, change))
@@ -80,7 +81,7 @@ def find_reachable(
             is_enabled=lambda path: path in listing and path.endswith(".c"),
             is_included=lambda path: (
                 (path not in listing or _is_among(path, names()))
-                and any(user in listing for user in graph().dependants(path))
+                and not users.isdisjoint(graph().dependants(path))
             ),
             role=lambda path: _role_of(tree, path),
             other_generated=lambda path: generated.get(path, ()),

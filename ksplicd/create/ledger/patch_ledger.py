@@ -121,7 +121,8 @@ def verdict_on(
     is_unit = any(v.evidence.unit == text.path for v in views)
     own = [v for v in views if v.evidence.compiles(text.path)] if is_unit else views
     verdict = account_for(text, position, own, without_units(note, evidence.dependants))
-    if is_half and verdict.account not in (Account.COMMENT, Account.NOT_BUILT):
+    # Conditions are asked of units only: what these leave out, the other code may have.
+    if is_half and verdict.account is not Account.COMMENT:
         return sum_up([verdict, verdict_on_file(note)])
     return verdict
 

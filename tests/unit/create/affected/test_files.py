@@ -44,6 +44,16 @@ def test_unit_that_others_include_is_part_of_them_too() -> None:
     assert [str(f.path) for f in out.parts] == ["fs/a.c"]
 
 
+def test_unit_that_is_compiled_into_other_code_too() -> None:
+    roles = {"fs/a.c": Role.PURGATORY}
+    known = KnownFiles(
+        is_enabled=ENABLED.__contains__, is_included=INCLUDED.__contains__, role=roles.get
+    )
+    out = classify_files([changed("fs/a.c"), changed("fs/b.c")], known)
+    assert [str(f.path) for f in out.units] == ["fs/a.c", "fs/b.c"]
+    assert [str(f.path) for f in out.parts] == ["fs/a.c"]
+
+
 @pytest.mark.parametrize(
     "path", ["tools/lib/bpf/relo_core.h", "arch/x86/realmode/rm/wakeup.h", "tools/x.txt"]
 )

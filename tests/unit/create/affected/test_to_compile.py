@@ -8,6 +8,7 @@ import pytest
 
 from ksplicd.create.affected.to_compile import Reachable, check_one_target, find_reachable
 from ksplicd.create.build.compiler import Kbuild
+from ksplicd.create.build.foreign import ForeignUnit, Role, write_foreign
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import EnabledUnit, Unit
 from ksplicd.create.patch.change import Change, ChangedFile
@@ -69,6 +70,20 @@ def test_new_text_that_a_changed_unit_includes(tree: BuildTree) -> None:
     change = Change(files=files, patch=b"", timestamp=0)
     found = find_reachable(tree, change, read_states(change, {}))
     assert [str(f.path) for f in found.files.parts] == ["fs/new.c", "fs/new.h"]
+
+
+def test_text_that_only_other_code_includes(tree: BuildTree) -> None:
+    """lib/vdso/gettimeofday.c: whether the vDSO is another one the compiler says."""
+    root = tree.source.root
+    (root / "fs/v.c").write_text('#include "part.c"\n')
+    (root / PART).write_bytes(CHANGED.before or b"")
+    unit = ForeignUnit(
+        source="fs/v.c", object="fs/v.o", role=Role.VDSO, command=f"gcc -c -o fs/v.o {root}/fs/v.c"
+    )
+    (tree.output / "ksplice-foreign").write_text(write_foreign([unit]))
+    found = reach(tree, {})
+    assert [f.path for f in found.files.parts] == [PART]
+    assert (found.by_headers.units, found.by_headers.foreign) == ((), (unit,))
 
 
 class FakeKbuild:

@@ -278,6 +278,16 @@ def test_accepted_header_that_the_vdso_shares(tmp_path: Path) -> None:
     assert "code of the vDSO" in hunk.verdict.note
 
 
+def test_condition_of_a_header_that_the_vdso_shares(tmp_path: Path) -> None:
+    """``#ifdef BUILD_VDSO``: units do not have the lines, and were the only ones to be asked."""
+    before = {"fs/a.h": HEADER, "fs/a.c": '#include "a.h"\nint of_a;\n'}
+    text = HEADER.replace("x + 1", "x + 2")
+    note = {"fs/a.h": "refused: arch/x86/entry/vdso/v.c: code of the vDSO"}
+    (entry,) = accounts(tmp_path, before, {**before, "fs/a.h": text}, notes=note)
+    assert entry.is_missing
+    assert entry.verdict.account is Account.REFUSED
+
+
 # --- other files --------------------------------------------------------------------------------
 
 
