@@ -15,6 +15,7 @@ from typing import Final
 _BLANKED: Final = re.compile(
     r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""", re.DOTALL
 )
+_NO_LINE_END: Final = re.compile(r"[^\n]")
 _IDENTIFIER: Final = r"[A-Za-z_]\w*"
 _PATH: Final = rf"(?:{_IDENTIFIER}(?:\s*\[[^\[\]]*\])*\s*(?:->|\.)\s*)*"
 """What stands in front of the last name of ``a->b[i].c``."""
@@ -81,7 +82,7 @@ def find_copies(
     tables of the type are not looked at.  ``members``: names of members of the type that headers
     declare, and whether they are pointers.
     """
-    text = _BLANKED.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), source)
+    text = _blanked(source)
     everywhere = {
         n: _Name(int(is_pointer), is_array=False) for n, is_pointer in (members or {}).items()
     }
@@ -95,11 +96,18 @@ def find_copies(
     for chunk in re.split(r"(?<=\n\})", text):
         local = {n: f for n, (f, _) in _declared(chunk, field.type, is_local=True).items()}
         names = everywhere | local
-        if names:
+        if any(name in chunk for name in (*names, field.type.split()[-1])):
             for offset in _copies_in(chunk, field, names):
                 line = text.count("\n", 0, at + offset)
                 yield Copy(line=line + 1, text=source.splitlines()[line].strip())
         at += len(chunk)
+
+
+def _blanked(source: str) -> str:
+    """Return a source with a blank for each character of comments and strings."""
+    return _BLANKED.sub(
+        lambda m: _NO_LINE_END.sub(" ", m[0]) if "\n" in m[0] else " " * len(m[0]), source
+    )
 
 
 def declared_members(header: str, type_name: str) -> dict[str, bool]:
@@ -119,12 +127,14 @@ def _declared(
 
     A file's own variables are left out: each is one table, and another one.
     """
+    found: dict[str, tuple[_Name, bool]] = {}
+    if type_name.split()[-1] not in text:
+        return found
     words = r"\s+".join(map(re.escape, type_name.split()))
     declaration = re.compile(
         rf"\b{words}\b(?P<stars>(?:\s|\*|\bconst\b|\b__\w+\b)*?)(?P<name>{_IDENTIFIER})"
         rf"(?P<index>\s*\[[^\]]*\])?(?P<end>\s*[=;,):])"
     )
-    found = {}
     for m in declaration.finditer(text):
         line = text.rfind("\n", 0, m.start()) + 1
         is_parameter = m["end"].strip() in (",", ")") and "(" in text[line : m.start()]
@@ -166,10 +176,12 @@ def _copies_in(chunk: str, field: Field, names: dict[str, _Name]) -> Iterator[in
         whole = re.compile(rf"sizeof\s*\(?\s*{re.escape(field.type)}\b")
         if any(_last_name(a) in names for a in looked_at) or any(map(whole.search, arguments)):
             yield m.start()
-    for m in _ASSIGNED.finditer(chunk):
-        left = re.split(r"[;{}(,]", chunk[max(0, m.start() - _LONGEST_LEFT) : m.start()])[-1]
-        if _is_copied(left, m["right"], field, names):
-            yield m.start()
+    named = re.compile(rf"\b(?:{'|'.join(names)})\b") if names else None
+    for m in _ASSIGNED.finditer(chunk) if named is not None else ():
+        if named is not None and named.search(m["right"]):
+            left = re.split(r"[;{}(,]", chunk[max(0, m.start() - _LONGEST_LEFT) : m.start()])[-1]
+            if _is_copied(left, m["right"], field, names):
+                yield m.start()
     if field.is_pointer and field.member in chunk:
         kept = rf"(?P<callee>{_IDENTIFIER})\s*\((?:[^();{{}}]*,)?\s*{_PATH}(?P<base>{_IDENTIFIER})"
         kept += rf"(?:\s*\[[^\[\]]*\])?\s*(?:->|\.)\s*{re.escape(field.member)}\s*[,)]"
