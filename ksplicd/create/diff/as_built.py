@@ -17,7 +17,7 @@ from ksplicd.create.debug import phase
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.correlate import correlate
 from ksplicd.create.diff.difference import Difference
-from ksplicd.create.diff.twins import can_be_twins, is_numbered, is_state
+from ksplicd.create.diff.twins import can_be_twins, is_numbered, is_state, place_of
 from ksplicd.create.diff.unit import diff, exit_function
 from ksplicd.create.objects.index import ObjectIndex, code_section_of
 from ksplicd.create.objects.names import (
@@ -29,6 +29,7 @@ from ksplicd.create.objects.names import (
     is_prefix,
     main_name,
 )
+from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.elf.model import Symbol
 
 LOG: Final = phase("twins")
@@ -127,7 +128,24 @@ def changed_as_built(
     if at_unload and unload in twins.pre_of:  # a module's own exit function is exchanged
         boot = {**at_unload, **difference.boot}
         difference = replace(difference, boot=boot, unload=unload)
-    return difference.with_changed(running)
+    difference = difference.with_changed(running)
+    refusals = (*difference.refusals, *refuse_folded(difference, plain))
+    return replace(difference, refusals=refusals)
+
+
+def refuse_folded(difference: Difference, plain: ObjectIndex) -> list[Refusal]:
+    """Refuse to change a function that is one with another in the kernel, but not here."""
+    places = {s.name: place_of(s) for s in plain.obj.functions()}
+    of_pre = {s.name: place_of(s) for s in difference.pre.obj.functions()}
+    refusals = []
+    for s in difference.changed:
+        name = difference.twins.pre_of[s].name
+        for other, place in places.items():
+            is_one = place is not None and place == places.get(name)
+            if is_one and of_pre.get(other) not in (None, of_pre[name]):
+                why = f"in the kernel {other} is the same function, in what is compared another one"
+                refusals.append(refuse(s, why, f"change the callers of {name} instead"))
+    return refusals
 
 
 def _changes(plain: Difference) -> Iterable[tuple[str, str]]:

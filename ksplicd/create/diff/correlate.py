@@ -11,12 +11,14 @@
 5. Moved: a variable goes into a function or out of it, ``count`` and ``count.3``.
 6. Renamed: ``.show = old_show`` of a table becomes ``.show = new_show``, and ``old_show`` is gone.
 
-What has no twin then is new, or gone.
+What has no twin then is new, or gone.  Last, of functions that were one and are several only one is
+the kernel's (``one_place.py``).
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 
+from ksplicd.create.diff.one_place import part_functions
 from ksplicd.create.diff.twins import Pairing, Twins, can_be_twins, is_numbered, is_paired_by_use
 from ksplicd.create.diff.twins_by_function import pair_by_function
 from ksplicd.create.diff.twins_by_use import is_alike, pair_by_use, pair_leftovers
@@ -37,6 +39,7 @@ def correlate(pre: ObjectIndex, post: ObjectIndex) -> Twins:
     pair_leftovers(pairing)
     _pair_moved(pairing)
     _pair_renamed(pairing)
+    part_functions(pairing)
     return pairing.finish()
 
 

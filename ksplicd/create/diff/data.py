@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from ksplicd.create.diff import hooks
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.pointers import PointerChange, pointer_changes
+from ksplicd.create.diff.twins import place_of
 from ksplicd.create.objects.address_use import AddressUse, address_use
-from ksplicd.create.objects.index import ObjectIndex
+from ksplicd.create.objects.index import ObjectIndex, code_section_of
 from ksplicd.create.objects.names import (
     has_no_identity,
     is_boot_section,
@@ -274,6 +275,12 @@ def find_uses(index: ObjectIndex) -> dict[Symbol, list[Use]]:
             if target is not None and target.section is not None:
                 user = index.symbol_at(owner, r.offset)
                 found[target].append(Use(owner, r, user))
+    for target in list(found):  # what uses a thing by one of its names uses it by all
+        place = place_of(target)
+        names = [s for s in index.symbols_in(code_section_of(target)) if place_of(s) == place]
+        if place is not None and len(names) > 1:
+            uses = list(dict.fromkeys(use for s in names for use in found.get(s, ())))
+            found |= dict.fromkeys(names, uses)
     return found
 
 

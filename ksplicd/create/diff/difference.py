@@ -74,8 +74,8 @@ class Difference:
         return functions + [s for s in self.new_data() if s.bind != STB_LOCAL]
 
     def new_data(self) -> list[Symbol]:
-        """Return the post data that have a content and no twin."""
-        return [s for s in self.post.obj.symbols if is_compared(s) and s not in self.twins.pre_of]
+        """Return the post data that have a content, and that the pre object does not have."""
+        return [s for s in self.post.obj.symbols if is_compared(s) and not self.twins.old_of(s)]
 
     def with_changed(self, more: Mapping[Symbol, str]) -> "Difference":
         """Return the difference with more changed functions; a known reason stands."""

@@ -35,7 +35,7 @@ def compare_functions(comparison: Comparison) -> FunctionChanges:
     changed: dict[Symbol, str] = {}
     boot: dict[Symbol, str] = {}
     new: list[Symbol] = []
-    seen: set[tuple[object, int]] = set()
+    seen: set[tuple[object, ...]] = set()
     for s in _functions(twins.post):
         twin = twins.pre_of.get(s)
         why = "it is new" if twin is None else comparison.why_differs(twin, s)
@@ -45,9 +45,9 @@ def compare_functions(comparison: Comparison) -> FunctionChanges:
             boot[s] = why
         elif twin is None:
             new.append(s)
-        elif (s.section, s.value) not in seen:  # the others are aliases
+        elif (places := (s.section, s.value, twin.section, twin.value)) not in seen:
             changed[s] = why
-            seen.add((s.section, s.value))
+            seen.add(places)  # the others are aliases
     removed = [s for s in _functions(twins.pre) if s not in twins.post_of]
     static_calls = [s for s in changed if is_static_call(s)]
     for s in static_calls:

@@ -19,6 +19,7 @@ from ksplicd.create.diff.functions import (
 )
 from ksplicd.create.diff.hooks import note_pauses, read_hooks
 from ksplicd.create.diff.lists import compare_lists, refuse_btf_ids
+from ksplicd.create.diff.one_place import refuse_other_storage
 from ksplicd.create.diff.placement import Placement, refuse_moved_code
 from ksplicd.create.objects.index import ObjectIndex, relocations_in
 from ksplicd.create.objects.names import is_exit_section, is_per_cpu
@@ -66,6 +67,7 @@ def diff(pre: ObjectIndex, post: ObjectIndex) -> Difference:
             *wrong_hooks,
             *refuse_parted_names(twins, functions.changed),
             *refuse_nameless_code(comparison),
+            *refuse_other_storage(twins),
             *refuse_moved_code(comparison),
             *refuse_btf_ids(comparison),
         ),

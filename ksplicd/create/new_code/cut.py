@@ -133,7 +133,7 @@ class Cutter:
         elif symbol is not None and self.has_labels(section):
             self.keep(section, symbol.name, f"it leads into the code that is taken, for {user}")
             self.copied_constants.append(symbol)
-        elif symbol is not None and symbol not in self.twins.pre_of:
+        elif symbol is not None and self.twins.old_of(symbol) is None:
             if self.twins.pre_of.keys().isdisjoint(self.post.symbols_in(section)):
                 self.keep(section, symbol.name, f"new data that {user} uses")
             else:

@@ -58,17 +58,21 @@ class KernelNames:
         """Return the name by which new code reaches ``s``, None when the kernel has no such."""
         if s.is_undefined and s.name in self.aliases_by_name:
             return self.aliases_by_name[s.name]
-        twin = self.twins.pre_of.get(s)
+        twin = self.old_of(s)
         name = twin.name if twin is not None else s.name
-        is_local = s.section is not None and s.bind == STB_LOCAL
+        is_local = s.section is not None and (twin or s).bind == STB_LOCAL
         if not is_local and self.unit.is_exported(name):
             return name
         return self.unit.livepatch_symbol(name, is_local=is_local)
 
+    def old_of(self, s: Symbol) -> Symbol | None:
+        """Return what the kernel has of a symbol of this unit; a new name of a function is new."""
+        return self.twins.pre_of.get(s) if s.is_function else self.twins.old_of(s)
+
     def external_symbol(self, s: Symbol) -> Symbol:
         """Return the undefined symbol by which the new code reaches ``s`` in the kernel."""
         wanted = self.name_in_kernel(s)
-        meant = self.twins.pre_of.get(s, s)
+        meant = self.old_of(s) or s
         if self._meant.setdefault(wanted, meant) is not meant:  # of two files that ld -r has linked
             self.refusals.add(
                 s.name, s.section, "the new code needs several symbols of this name",

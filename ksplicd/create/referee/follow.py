@@ -273,9 +273,12 @@ class Follower:
                 return u, u.globals[name]
         return None
 
-    def why_stale(self, unit: JudgedUnit, s: Symbol) -> str | None:
-        """Return why the kernel's own form of a post symbol is not good enough, None when it is."""
-        old = unit.pairs.pre_of.get(s)
+    def why_stale(self, unit: JudgedUnit, s: Symbol, old: Symbol | None = None) -> str | None:
+        """Return why the kernel's own form of a post symbol is not good enough, None when it is.
+
+        ``old``: which pre symbol is meant, where the compiler has folded several.
+        """
+        old = old or unit.pairs.pre_of.get(s)
         if old is None:
             return f"{s.name} is new, and the kernel has none"
         if old in unit.redirected or is_private(s):
@@ -302,10 +305,16 @@ class Follower:
         """Compare a thing of the unit with what the running kernel has."""
         why = "it is something else"
         for thing, offset in self._things(unit, b):
-            faults = self._why_not_twin(unit, thing, offset, n.offset, name)
-            if faults is None:
-                return self.why_stale(unit, thing)
-            why = faults
+            olds = unit.pairs.olds_of(thing)
+            for old in olds:
+                if self._is_named(unit, old, offset, n.offset, name):
+                    known = old if unit.pairs.post_of.get(old) is thing else None
+                    return self.why_stale(unit, thing, known)
+            if self._is_same_constant(unit, thing, offset, n.offset, name):
+                return None
+            why = f"the twin of {thing.name} is {' or '.join(s.name for s in olds)}"
+            if not olds:
+                why = f"{thing.name} is new, and the kernel has none"
         return why
 
     def _things(self, unit: JudgedUnit, b: Reference) -> list[tuple[Symbol, int]]:
@@ -316,27 +325,35 @@ class Follower:
             return [] if s is None else [(s, b.place.offset - s.value)]
         return things_at(unit.new, b.place, b.role)
 
-    def _why_not_twin(
-        self, unit: JudgedUnit, thing: Symbol, offset: int, to: int, name: KernelName
-    ) -> str | None:
-        """Return why a name with an offset is not the kernel's form of a post symbol."""
-        pairs = unit.pairs
-        olds = [pairs.pre_of[thing]] if thing in pairs.pre_of else pairs.unclear.get(thing, ())
-        if not olds:
-            return f"{thing.name} is new, and the kernel has none"
-        for old in olds:
-            names = {x for s in (old,) if s.section for x in unit.pre.names[s.section, s.value]}
-            if not name.object:
-                if name.name in names and to == offset:
-                    return None
-                continue
-            address, found = unit.address_of(old), unit.addresses_of(name)
-            if address is None or found is None:
-                if name.name in names and to == offset:
-                    return None
-            elif len(found) == 1 and found[0] + to == address + offset:
-                return None
-        return f"the twin of {thing.name} is {' or '.join(s.name for s in olds)}"
+    @staticmethod
+    def _is_named(unit: JudgedUnit, old: Symbol, offset: int, to: int, name: KernelName) -> bool:
+        """Tell whether a name with an offset is a place of a pre symbol."""
+        names = {x for s in (old,) if s.section for x in unit.pre.names[s.section, s.value]}
+        is_so_named = name.name in names and to == offset
+        if not name.object:
+            return is_so_named
+        address, found = unit.address_of(old), unit.addresses_of(name)
+        if address is None or found is None:
+            return is_so_named
+        return len(found) == 1 and found[0] + to == address + offset
+
+    @staticmethod
+    def _is_same_constant(
+        unit: JudgedUnit, thing: Symbol, offset: int, to: int, name: KernelName
+    ) -> bool:
+        """Tell whether a name is that of a constant with the content of a post one.
+
+        Which of two constants is meant, that the compiler has folded once, does not matter.
+        """
+        old = unit.find(name)
+        if old is None or old.section is None or thing.section is None or offset != to:
+            return False
+        if not (is_constant(old.section) and is_constant(thing.section)):
+            return False
+        if unit.new is unit.post:
+            return unit.standing.why_data_differ(old, thing) is None
+        (mine, refers), (other, refer) = unit.pre.content(old), unit.new.content(thing)
+        return mine == other and not refers and not refer
 
     def _in_module(self, unit: JudgedUnit, b: Reference, n: Reference) -> str | None:
         """Compare a thing of the unit with what the module has."""

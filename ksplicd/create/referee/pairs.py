@@ -17,7 +17,7 @@ from typing import Final
 
 from ksplicd.create.referee.view import View
 from ksplicd.elf.debug_variables import PlacedVariable, read_placed_variables
-from ksplicd.elf.model import STB_LOCAL, STT_FUNC, Section, Symbol
+from ksplicd.elf.model import SHF_WRITE, STB_LOCAL, STT_FUNC, Section, Symbol
 
 _NUMBER: Final = re.compile(r"\.\d+(?=\.|$)")
 _UNIQUE: Final = re.compile(r"(__UNIQUE_ID_.*?|__BTF_ID__.*?)\d+$")
@@ -29,12 +29,17 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pairs:
-    """The pairing, one to one."""
+    """The pairing, one to one but for what the compiler folds."""
 
     pre_of: Mapping[Symbol, Symbol]
     post_of: Mapping[Symbol, Symbol]
     unclear: Mapping[Symbol, Sequence[Symbol]]
     """By post variable without a twin, the pre variables that it may be."""
+
+    def olds_of(self, s: Symbol) -> list[Symbol]:
+        """Return each pre symbol that a post symbol is, or may be."""
+        found = [self.pre_of[s]] if s in self.pre_of else [*self.unclear.get(s, ())]
+        return [*found, *(a for a, b in self.post_of.items() if b is s and a not in found)]
 
 
 def pair(pre: View, post: View) -> Pairs:
@@ -72,9 +77,28 @@ class _Pairing:
     def by_name(self) -> None:
         """Pair what has one of its names on both sides."""
         before, after = _by_name(self.pre), _by_name(self.post)
+        found: dict[Symbol, dict[Symbol, str]] = defaultdict(dict)
         for name, b in after.items():
             if (a := before.get(name)) is not None:
+                found[a].setdefault(b, name)
+        for a, names in found.items():
+            # What the compiler had folded, the source may part: one of them keeps the place.
+            for b in sorted(names, key=lambda b: self._rank(a, b, names[b])):
                 self.add(a, b)
+            # What it folds now is each of those that it was.
+            b = next(iter(names))
+            if a not in self.post_of and _may_be_folded(a) and _are_alike(a, b):
+                self.post_of[a] = b
+
+    def _rank(self, a: Symbol, b: Symbol, name: str) -> tuple[bool, bool, str]:
+        """Return what ranks first the thing that others know, that is the same, by its name."""
+        if not _are_alike(a, b):
+            is_same = False
+        elif a.type == STT_FUNC:
+            is_same = self._has_same_code(a, b)
+        else:
+            is_same = self.pre.content(a)[0] == self.post.content(b)[0]
+        return b.bind == STB_LOCAL, not is_same, name
 
     # --- variables ------------------------------------------------------------------------------
 
@@ -185,6 +209,11 @@ class _Pairing:
 def _are_alike(a: Symbol, b: Symbol) -> bool:
     """Tell whether both are functions, or both data."""
     return (a.type == STT_FUNC) == (b.type == STT_FUNC)
+
+
+def _may_be_folded(s: Symbol) -> bool:
+    """Tell whether the compiler makes one of several such: functions, and what nobody writes."""
+    return s.section is not None and not s.section.flags & SHF_WRITE
 
 
 def _have_same_name(a: Symbol, b: Symbol) -> bool:
