@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from ksplicd import __version__, bundle
 from ksplicd.create.affected.to_compile import ToCompile
-from ksplicd.create.build.units import Unit
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.layout import unseen_layouts
 from ksplicd.create.ledger.patch_ledger import Entry, ledger_of
@@ -57,7 +56,7 @@ def pack(request: Request, config: ConfigDir, kernel: Kernel, made: Made) -> Cre
         data=bundle.pack(manifest, {**files, **source_files(change)}),
         reasons={name: why for code in made.new_code for name, why in code.reasons.items()},
         notes=(*change.notes, *notes_of(made.changes, made.new_code)),
-        files=made.compiled.notes | outcomes(made.compiled.units, made.new_code),
+        files=outcomes(made.compiled, made.new_code),
         ledger=ledger,
     )
 
@@ -120,14 +119,15 @@ def source_files(change: Change) -> dict[str, bytes]:
 
 def notes_of(changes: Sequence[UnitChange], new_code: Sequence[NewCode]) -> list[str]:
     """Return what the user should know of the units that differ, and of their new code."""
-    unseen = [c.unit for c in changes if c.has_unseen_layouts]
+    unseen = list(dict.fromkeys(c.unit for c in changes if c.has_unseen_layouts))
     notes = [note for c in changes for note in c.difference.notes]
     notes += [note for code in new_code for note in code.notes]
-    return [*([unseen_layouts(unseen)] if unseen else []), *notes]
+    # of an object that several modules have, once
+    return [*([unseen_layouts(unseen)] if unseen else []), *dict.fromkeys(notes)]
 
 
-def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, str]:
-    """Return what happened to each unit that was compiled."""
+def outcomes(compiled: ToCompile, new_code: Sequence[NewCode]) -> dict[str, str]:
+    """Return what happened to each unit that was compiled, and to each file that led to none."""
     done = {}
     for c in new_code:
         functions = ", ".join(f.name for f in c.functions)
@@ -140,4 +140,8 @@ def outcomes(units: Sequence[Unit], new_code: Sequence[NewCode]) -> dict[str, st
             f"tripwires: {tripwires}" if tripwires else "",
         )
         done[c.unit] = "; ".join(w for w in words if w)
-    return {u.source: done.get(u.source, "its code is the same") for u in units}
+    notes = dict(compiled.notes)
+    for u in compiled.units:
+        said = [done.get(u.source, "its code is the same"), notes.get(u.source, "")]
+        notes[u.source] = "; ".join(w for w in said if w)
+    return notes

@@ -62,7 +62,7 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         )
         with accounts.of_nothing():
             check_any(reachable.files, compiled)
-        objects = compile_units(work, pre_state, states.after, compiled.units)
+        objects = compile_units(work, pre_state, states.after, compiled.units, request.targets)
         progress("reading the stock kernel")
         kernel = StockKernel(config)
         changed.series.check_kernel(kernel.identity)

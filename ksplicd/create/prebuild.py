@@ -37,7 +37,7 @@ def prebuild(kbuild: Kbuild, targets: TargetFilter) -> PrebuiltObjects:
     wanted = [
         u.unit
         for u in kbuild.tree.listing.values()
-        if u.source.endswith(".c") and targets.takes(u.target)
+        if u.source.endswith(".c") and any(map(targets.takes, u.targets))
     ]
     if not wanted:
         raise NoChangesError("--only-targets: no target of this kernel has such a name")

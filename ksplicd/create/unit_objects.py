@@ -6,14 +6,15 @@ are what the running kernel was built from, and what a kernel with the change wo
 the split ones have one section a symbol.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ksplicd.create.affected.by_headers import Candidates
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
-from ksplicd.create.build.units import Unit
+from ksplicd.create.build.units import ANY_TARGET, TargetFilter, Unit
 from ksplicd.create.diff.across_units import compare_across
 from ksplicd.create.diff.as_built import changed_as_built, name_as_built
 from ksplicd.create.diff.difference import Difference, UnitChange
@@ -26,7 +27,7 @@ from ksplicd.create.patch.source_tree import PatchedFile
 from ksplicd.create.referee.judge import judge
 from ksplicd.create.referee.unit import InStock, PlainUnit
 from ksplicd.create.refusal import refusals_text
-from ksplicd.create.stock.kernel import StockKernel
+from ksplicd.create.stock.kernel import StockKernel, UnitKey
 from ksplicd.create.work_folder import WorkFolder
 from ksplicd.elf.model import Object
 from ksplicd.elf.read import read_object
@@ -41,7 +42,7 @@ class UnitObjects:
 
     unit: Unit
     module: str | None
-    """The module that the unit is part of, None: it is built in."""
+    """The module that the unit is part of, None: it is built in.  Of several, one of them."""
     plain: ObjectIndex
     """Of the tree as it is."""
     pre: ObjectIndex
@@ -66,11 +67,23 @@ class UnitObjects:
         """What the unit is part of: ``vmlinux`` or a module."""
         return self.module or VMLINUX
 
+    @property
+    def key(self) -> UnitKey:
+        """What the unit is known by in the kernel."""
+        return self.unit.source, self.target
+
 
 def compile_units(
-    work: WorkFolder, pre_state: PreState, after: Sequence[PatchedFile], units: Sequence[Unit]
+    work: WorkFolder,
+    pre_state: PreState,
+    after: Sequence[PatchedFile],
+    units: Sequence[Unit],
+    targets: TargetFilter = ANY_TARGET,
 ) -> list[UnitObjects]:
-    """Compile units of both states of the source tree; ``after``: what makes it the second."""
+    """Compile units of both states of the source tree; ``after``: what makes it the second.
+
+    A unit whose object several modules have is there for each of them that ``targets`` takes.
+    """
     kbuild = pre_state.kbuild
     plain = kbuild.compile_plain(units)
     work.show("plain", _by_name(plain))
@@ -82,8 +95,8 @@ def compile_units(
         post = kbuild.compile_post(units, find_rewritten(kbuild, plain), work.folder)
     sizes = kbuild.entry_sizes(units[0])
     found = []
-    for u in units:
-        module, apart = kbuild.recorded.module_of(u), None
+    for u, module in _with_modules(kbuild, units, targets):
+        apart = None
         split = index_separated(_read(u, pre[u]), sizes)
         if module is not None:
             built = index_separated(_read(u, plain[u]), sizes)
@@ -107,6 +120,17 @@ def compile_units(
     return found
 
 
+def _with_modules(
+    kbuild: Kbuild, units: Sequence[Unit], targets: TargetFilter
+) -> Iterator[tuple[Unit, str | None]]:
+    """Yield each unit with each module that it is part of; None: it is built in."""
+    for u in units:
+        modules = kbuild.recorded.modules_of(u)
+        yield from ((u, m) for m in modules if targets.takes(m))
+        if not modules:
+            yield u, None
+
+
 def find_rewritten(kbuild: Kbuild, plain: Mapping[Unit, Path]) -> list[Unit]:
     """Return the units of which new code reads what the kernel patches into its own code.
 
@@ -115,7 +139,7 @@ def find_rewritten(kbuild: Kbuild, plain: Mapping[Unit, Path]) -> list[Unit]:
     words = {True: b"__jump_table", False: b"runtime_"}
     return [
         unit for unit, path in plain.items()
-        if words[kbuild.recorded.module_of(unit) is not None] in path.read_bytes()
+        if words[bool(kbuild.recorded.modules_of(unit))] in path.read_bytes()
     ]  # fmt: skip
 
 
@@ -134,10 +158,12 @@ def write_new_code(work: WorkFolder, pre_state: PreState, new_code: Sequence[New
     """
     if not work.is_kept:
         return
+    several = {unit for unit, n in Counter(code.unit for code in new_code).items() if n > 1}
     for code in new_code:
-        path = work.folder("new") / f"{Unit(code.unit).flat_name}.o"
+        of_target = f"-{code.target}" if code.unit in several else ""
+        path = work.folder("new") / f"{Unit(code.unit).flat_name}{of_target}.o"
         path.write_bytes(write_object(code.obj))
-    units = [Unit(code.unit) for code in new_code]
+    units = list(dict.fromkeys(Unit(code.unit) for code in new_code))
     taken_in = [u for u in units if not (work.folder("plain") / f"{u.flat_name}.o").exists()]
     work.show("plain", _by_name(pre_state.kbuild.compile_plain(taken_in)))
     work.show("pre", _by_name(pre_state.compile_split(taken_in)))
@@ -189,9 +215,9 @@ def match_units(
     kernel: StockKernel, objects: Sequence[UnitObjects], changes: Sequence[UnitChange]
 ) -> None:
     """Find in the stock kernel the units that change.  Raises what ``add_unit`` raises."""
-    by_source = {o.unit.source: o for o in objects}
+    by_key = {o.key: o for o in objects}
     for c in changes:
-        kernel.add_unit(c.unit, by_source[c.unit].plain, by_source[c.unit].module)
+        kernel.add_unit(c.unit, by_key[c.key].plain, by_key[c.key].module)
 
 
 def plain_units(
@@ -201,15 +227,15 @@ def plain_units(
 
     Callers that were taken in are units, too, of which the change leaves the source alone.
     """
-    known = {o.unit.source for o in objects}
-    taken = [Unit(source) for source in kernel.units if source not in known]
+    known = {o.key for o in objects}
+    taken = [Unit(key[0]) for key in kernel.units if key not in known]
     kbuild = pre_state.kbuild
     rewritten = find_rewritten(kbuild, kbuild.compile_plain(taken))
     unsplit = pre_state.compile_unsplit(rewritten) if rewritten else {}
     before = pre_state.compile_plain(taken) if taken and pre_state.before else {}
     units = [_plain_unit(o, kernel) for o in objects]
     for u in taken:
-        stock = kernel.units[u.source]
+        stock = kernel.units[u.source, VMLINUX]
         obj = _read(u, before[u]) if before else stock.plain.obj
         units.append(
             PlainUnit(
@@ -227,7 +253,7 @@ def plain_units(
 
 
 def _plain_unit(o: UnitObjects, kernel: StockKernel | None) -> PlainUnit:
-    stock = kernel.units.get(o.unit.source) if kernel is not None else None
+    stock = kernel.units.get(o.key) if kernel is not None else None
     return PlainUnit(
         source=o.unit.source,
         target=o.target,

@@ -117,6 +117,6 @@ class RememberingKbuild(Kbuild):
         The output tree stands for everything else: configuration, compiler, headers.
         """
         source = (self.tree.source.root / unit.source).read_bytes()
-        made_by = [self.split_folder.name.encode(), b"%d" % (self.recorded.module_of(unit) is None)]
+        made_by = [self.split_folder.name.encode(), b"%d" % (not self.recorded.modules_of(unit))]
         digest = hashlib.sha256(b"\0".join([*made_by, source])).hexdigest()[:20]
         return f"{unit.flat_name}-{digest}"

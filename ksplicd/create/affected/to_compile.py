@@ -29,6 +29,7 @@ from ksplicd.create.debug import phase
 from ksplicd.create.messages import names_of
 from ksplicd.create.patch.change import Change
 from ksplicd.create.patch.states import TreeStates
+from ksplicd.create.stock.module import has_stock_module
 from ksplicd.errors import NoChangesError, UnsupportedChangeError
 
 LOG: Final = phase("affected")
@@ -136,42 +137,49 @@ def find_changed(kbuild: Kbuild, reachable: Reachable, targets: TargetFilter) ->
     notes = dict(files.notes)
     units = []
     for unit in reachable.named:
-        target = kbuild.tree.listing[unit.source].target
-        if targets.takes(target):
-            units.append(unit)
-        else:
-            notes[unit.source] = f"skipped: part of {target}, not of --only-targets"
-            LOG.debug("%s: out: %s", unit.source, notes[unit.source])
+        taken, left = _parted(kbuild, unit, targets)
+        units += [unit] if taken else []
+        if left:
+            notes[unit.source] = f"skipped: part of {', '.join(left)}, not of --only-targets"
+            LOG.debug("%s: %s", unit.source, notes[unit.source])
     if headers.headers:
         half = check_foreign(kbuild, headers, states, reachable.accepted)
         changed = find_with_other_code(kbuild, headers, states)
+        parted = {unit: _parted(kbuild, unit, targets) for unit in changed}
         note = (
             f"{headers.dependants} units depend on it, the change can reach {headers.reached},"
             f" and changes the code of {len(changed)} beside the files of the patch"
         )
+        if skipped := [unit.source for unit, (_, left) in parted.items() if left]:
+            LOG.debug("out: %s: not of --only-targets", ", ".join(skipped))
+            note = f"skipped: {names_of(skipped)}: of another target, not of --only-targets; {note}"
         notes |= {str(path): note for path in headers.headers} | half
-        for unit in changed:
-            if targets.takes(kbuild.tree.listing[unit.source].target):
-                units.append(unit)
-            else:
-                notes[unit.source] = "skipped: of another target"
-                LOG.debug("%s: out: not of --only-targets", unit.source)
-    check_one_target(kbuild, units)
+        units += [unit for unit, (taken, _) in parted.items() if taken]
+    check_modules(kbuild, units)
     return ToCompile(units=tuple(units), notes=notes)
 
 
-def check_one_target(kbuild: Kbuild, units: Iterable[Unit]) -> None:
-    """Raise ``UnsupportedChangeError`` for a unit whose object is linked into several modules."""
+def _parted(kbuild: Kbuild, unit: Unit, targets: TargetFilter) -> tuple[list[str], list[str]]:
+    """Return the targets of a unit that are taken, and those that are left out."""
+    all_of = kbuild.tree.listing[unit.source].targets
+    return [t for t in all_of if targets.takes(t)], [t for t in all_of if not targets.takes(t)]
+
+
+def check_modules(kbuild: Kbuild, units: Iterable[Unit]) -> None:
+    """Raise ``UnsupportedChangeError`` for an object that a module has, and vmlinux as well.
+
+    kbuild names all that have an object, and not whether they are modules.
+    """
     for unit in units:
-        # kbuild joins the names by colons (scripts/Makefile.lib, modname-multi)
-        modules = kbuild.tree.listing[unit.source].module.split(":")
-        if len(modules) > 1:
-            names = ", ".join(modules)
-            raise UnsupportedChangeError(
-                f"{unit.source}: is part of {len(modules)} modules ({names}), each with a copy of"
-                " its own, and an update replaces a file's code in one; leave it out of the patch,"
-                " and change their callers in files that one module has"
-            )
+        several = kbuild.tree.listing[unit.source].targets
+        folder = kbuild.tree.config.modules
+        for name in several if len(several) > 1 else ():
+            if not has_stock_module(folder, name):
+                raise UnsupportedChangeError(
+                    f"{unit.source}: is part of {', '.join(several)}, and {folder} has no {name};"
+                    " where vmlinux has the object, too, only one of its copies would change: leave"
+                    " the file out of the patch, and change what calls it"
+                )
 
 
 def check_any(files: FilesByKind, compiled: ToCompile) -> None:

@@ -89,7 +89,7 @@ class Kbuild:
         """Run objtool on a plain object, where the kernel's build runs it on linked ones only."""
         if not self.recorded.late_objtool or self.recorded.has_objtool(unit):
             return
-        is_built_in = self.recorded.module_of(unit) is None
+        is_built_in = not self.recorded.modules_of(unit)
         words = [w for w in self.recorded.late_objtool if not (is_built_in and w == "--module")]
         self.run(unit, [*words, str(made)])
 
@@ -133,7 +133,7 @@ class Kbuild:
         They read what the kernel would patch once, or before it is there: runtime constants, and in
         modules static keys.  A patch may include ksplice-patch.h.
         """
-        header = INCLUDED[self.recorded.module_of(unit) is not None]
+        header = INCLUDED[bool(self.recorded.modules_of(unit))]
         return (*SPLIT, *self.patch_flags, "-include", str(kmodsrc() / header))
 
     @property

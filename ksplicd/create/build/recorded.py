@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.create.build.tree import BuildTree
-from ksplicd.create.build.units import Unit
+from ksplicd.create.build.units import Unit, modules_of
 from ksplicd.errors import BuildError
 
 _RECORDED: Final = re.compile(r"^(?:saved)?cmd_(\S+) := (.*)$", re.MULTILINE)
@@ -63,14 +63,14 @@ class RecordedCommands:
             " such module; build the kernel with one, such as CONFIG_DUMMY=m"
         )
 
-    def module_of(self, unit: Unit) -> str | None:
-        """Return the module that a unit belongs to, as /sys/module has it; None: built in."""
+    def modules_of(self, unit: Unit) -> tuple[str, ...]:
+        """Return the modules that have a unit, as /sys/module has them; none: built in."""
         words = shlex.split(self._command(unit)[1])
         if "-DMODULE" not in words:
-            return None
+            return ()
         prefix = "-DKBUILD_MODNAME="
         name = next(w for w in words if w.startswith(prefix))
-        return name.removeprefix(prefix).strip('"')
+        return modules_of(name.removeprefix(prefix).strip('"'))
 
     def dependencies(self, unit: Unit) -> list[str]:
         """Return the files that the plain object was made from; none when there is none."""

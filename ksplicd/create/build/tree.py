@@ -226,7 +226,7 @@ class BuildTree:
         _, out, err = run_any(argv)  # parts fail: the distribution's signing key is not public
         text, root = out.decode(errors="replace"), self.source.root
         units = parse_dry_run(text, root)
-        if not any(u.target == VMLINUX for u in units):
+        if not any(VMLINUX in u.targets for u in units):
             raise BuildError(compiler_words("list of enabled units", out[-4096:] + err))
         names = ["-name", ".*.cmd", "!", "-name", ".*.o.cmd"]
         found = run(["find", self.output, *names, "-print0"]).split(b"\0")

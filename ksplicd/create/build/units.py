@@ -48,7 +48,10 @@ class EnabledUnit:
     """In the source tree or, for generated files, in the output tree."""
     object: str
     module: str
-    """As /sys/module has it, such as ``romfs``; empty when built in."""
+    """As /sys/module has it, such as ``romfs``; empty when built in.
+
+    Of an object that is linked into several, kbuild has the names joined by colons
+    (``modname-multi`` of scripts/Makefile.lib): ``liquidio:liquidio_vf``."""
     command: str
     """What compiles it, in the output tree: programs parted by ``;``."""
 
@@ -58,9 +61,14 @@ class EnabledUnit:
         return Unit(self.source)
 
     @property
-    def target(self) -> str:
-        """What it is part of: ``vmlinux`` or a module's name."""
-        return self.module or VMLINUX
+    def targets(self) -> tuple[str, ...]:
+        """What it is part of: ``vmlinux``, or modules by their names."""
+        return modules_of(self.module) or (VMLINUX,)
+
+
+def modules_of(name: str) -> tuple[str, ...]:
+    """Return the modules in a name of kbuild's, none for an empty one."""
+    return tuple(x for x in name.split(":") if x)
 
 
 def parse_dry_run(output: str, source_root: Path) -> list[EnabledUnit]:

@@ -115,6 +115,11 @@ class UnitChange:
         return cls(unit=unit, target=target, difference=difference, refusals=difference.refusals)
 
     @property
+    def key(self) -> tuple[str, str]:
+        """What tells the unit from all others: several modules may have an object."""
+        return self.unit, self.target
+
+    @property
     def is_empty(self) -> bool:
         """Tell whether the patch changes nothing here that a kernel uses."""
         return not self.is_needed and not self.difference.boot

@@ -174,8 +174,10 @@ def fates_of_functions(
 # --- what leads to new code ---------------------------------------------------------------------
 
 
-def find_redirects(new_code: Sequence[NewCode]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return by unit, and name in its new code, the redirects that lead there.
+def find_redirects(
+    new_code: Sequence[NewCode],
+) -> dict[tuple[str, str], dict[str, tuple[str, ...]]]:
+    """Return by unit (``NewCode.key``), and name in its new code, the redirects that lead there.
 
     They are named as in ``Manifest.redirects``; hooks, which are called and lead nowhere else, as
     ``hook apply``.
@@ -196,7 +198,7 @@ def find_redirects(new_code: Sequence[NewCode]) -> dict[str, dict[str, tuple[str
                     if redirect not in found[owner][name]:
                         found[owner][name].append(redirect)
     return {
-        code.unit: {name: tuple(by) for name, by in found[number].items()}
+        code.key: {name: tuple(by) for name, by in found[number].items()}
         for number, code in enumerate(new_code)
     }
 

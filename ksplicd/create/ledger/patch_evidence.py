@@ -95,13 +95,13 @@ def with_units(
 ) -> PatchEvidence:
     """Add what the objects of each unit tell of the changed files.  Raises ``ElfError``."""
     redirects = find_redirects(new_code)
-    of_unit = {c.unit: c for c in changes}
+    of_unit = {c.key: c for c in changes}
     files = {str(f.path) for f in known.files}
     none: Mapping[str, tuple[str, ...]] = {}
     units = [
         read_evidence(
-            o.unit.source, o.target, o.pre, o.post, of_unit.get(o.unit.source),
-            redirects.get(o.unit.source, none), files | {o.unit.source},
+            o.unit.source, o.target, o.pre, o.post, of_unit.get(o.key),
+            redirects.get(o.key, none), files | {o.unit.source},
         )
         for o in objects
     ]  # fmt: skip
@@ -112,7 +112,7 @@ def with_conditions(
     known: PatchEvidence, preprocess: Preprocess, reachable: Reachable
 ) -> PatchEvidence:
     """Add which hunks a condition leaves out of every unit."""
-    compiled = [Unit(u.unit) for u in known.units]
+    compiled = list(dict.fromkeys(Unit(u.unit) for u in known.units))
     more = [u for u in reachable.by_headers.units if u.source.endswith(".c")]
     units_of = {
         str(f.path): [u for u in compiled if u.source == str(f.path)] or [*compiled, *more]

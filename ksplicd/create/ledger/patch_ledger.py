@@ -114,8 +114,11 @@ def verdict_on(
     """Return the verdict on one hunk of a file."""
     note = evidence.notes.get(text.path, "")
     is_text_of_units = text.path.endswith(_SUFFIXES) or "units depend on it" in note
-    # A header that is accepted although it reaches other code, too, is compiled all the same.
-    is_half = note.startswith("refused: ") and Path(text.path) in evidence.patched
+    # A header that is accepted although it reaches other code, too, is compiled all the same; so
+    # is what --only-targets leaves out of some targets.
+    is_accepted = note.startswith("refused: ") and Path(text.path) in evidence.patched
+    is_compiled = any(v.evidence.compiles(text.path) for v in views)
+    is_half = is_accepted or (note.startswith("skipped: ") and is_compiled)
     if not is_text_of_units or (is_left_out(note) and not is_half):
         return verdict_on_file(note)
     is_unit = any(v.evidence.unit == text.path for v in views)

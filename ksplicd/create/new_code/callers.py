@@ -95,7 +95,7 @@ class _Search:
             taken = self.callers_in(other, s.name)
             if taken is not None:
                 found.append(taken)
-                left -= addresses_in(self.kernel.units[taken.unit])
+                left -= addresses_in(self.kernel.units[taken.key])
         if left:
             names = sorted({vmlinux.symbols.function_at(a) for a in left})
             raise refused(unit.source, s, f"it is called from {', '.join(names[:4])}, whose source"
@@ -170,11 +170,11 @@ def take_in_callers(
     """
     named: dict[str, str] = {}
     search = _Search(pre_state, kernel)
-    found = {c.unit: c for c in changes}
+    found = {c.key: c for c in changes}
     todo = dict.fromkeys(found)
     while todo:
-        source, _ = todo.popitem()
-        difference, unit = found[source].difference, kernel.units[source]
+        key, _ = todo.popitem()
+        difference, unit = found[key].difference, kernel.units[key]
         for s in find_called_only(difference, unit.traceable):
             if s.name in named:
                 continue
@@ -186,10 +186,10 @@ def take_in_callers(
                 raise
             named[s.name] = aliases.for_function()
             for taken in callers:
-                LOG.debug("%s: takes in callers of %s in %s", source, s.name, taken.unit)
-                known = found.get(taken.unit)
-                found[taken.unit] = taken if known is None else _joined(known, taken)
-                todo[taken.unit] = None
+                LOG.debug("%s: takes in callers of %s in %s", unit.source, s.name, taken.unit)
+                known = found.get(taken.key)
+                found[taken.key] = taken if known is None else _joined(known, taken)
+                todo[taken.key] = None
     return TakenIn(changes=tuple(found.values()), aliases=named)
 
 

@@ -138,6 +138,11 @@ class NewCode:
     """What the user should know of, such as a tracepoint that does not fire."""
 
     @property
+    def key(self) -> tuple[str, str]:
+        """What tells the unit from all others: several modules may have an object."""
+        return self.unit, self.target
+
+    @property
     def reasons(self) -> dict[str, str]:
         """Why each of the functions is in."""
         of_functions = {r.name: r.reason for r in self.redirected}

@@ -24,7 +24,7 @@ def cut_new_code(
     The source tree must be as it was found.  Raises ``UnsupportedChangeError``.
     """
     aliases = Aliases()
-    changes = [refuse_overridden(c, kernel.units[c.unit].overridden) for c in changes]
+    changes = [refuse_overridden(c, kernel.units[c.key].overridden) for c in changes]
     changes = [refuse_copied(c, pre_state.kbuild.tree) for c in changes]
     taken_in = take_in_callers(changes, pre_state, kernel, aliases)
     shared = aliases.for_shared(changes)
@@ -37,4 +37,4 @@ def cut_new_code(
         }  # fmt: skip
         return {**callees, **aliases_by_name(change, shared), CALLED: name_in_core(kid)}
 
-    return [extract(kernel.units[c.unit], c, aliases, others(c)) for c in taken_in.changes]
+    return [extract(kernel.units[c.key], c, aliases, others(c)) for c in taken_in.changes]

@@ -19,6 +19,9 @@ from ksplicd.create.stock.vmlinux import read_vmlinux
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX, Kernel
 
+UnitKey = tuple[str, str]
+"""The source of a unit and its target: several modules may have an object."""
+
 
 class StockKernel:
     """vmlinux, those modules that were needed, and where the touched units lie in them."""
@@ -31,8 +34,8 @@ class StockKernel:
         self._config = config
         self.vmlinux = read_vmlinux(config)
         self._modules: dict[str, StockModule] = {}
-        self.units: dict[str, StockUnit] = {}
-        """The units added so far, by source."""
+        self.units: dict[UnitKey, StockUnit] = {}
+        """The units added so far."""
 
     @property
     def identity(self) -> Kernel:
@@ -65,7 +68,7 @@ class StockKernel:
             traceable=traceable_functions(plain),
             probeable=probeable_functions(obj),
         )
-        self.units[source] = unit
+        self.units[source, unit.target] = unit
         return unit
 
     def has_global(self, target: str, name: str) -> bool:

@@ -204,6 +204,11 @@ def find_stock_module(folder: Path, name: str) -> bytes:
     )
 
 
+def has_stock_module(folder: Path, name: str) -> bool:
+    """Tell whether the kernel's folder has a module."""
+    return any(_name_of(path) == name for path, _ in _files(folder))
+
+
 def stock_modules(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yield (name, uncompressed bytes) of every stock module.  Raises ``ConfigDirError``."""
     for path, unpack in _files(folder):

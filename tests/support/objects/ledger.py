@@ -60,7 +60,7 @@ def read_unit(folder: Path, before: _Files, after: _Files, unit: str) -> UnitEvi
     unit_change = UnitChange.of(unit, diff(pre, post))
     fake = FakeUnit(source=unit, functions=frozenset(s.name for s in pre.obj.functions()))
     code = [extract(fake, unit_change, Aliases())] if unit_change.is_needed else []
-    found = find_redirects(code).get(unit, {})
+    found = find_redirects(code).get((unit, "vmlinux"), {})
     names = {str(f.path) for f in change} | {unit}
     return read_evidence(unit, "vmlinux", pre, post, unit_change, found, names)
 

@@ -2,15 +2,19 @@
 """What a change can reach in a tree that earlier updates have changed before."""
 
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from ksplicd.create.affected.to_compile import Reachable, check_one_target, find_reachable
+from ksplicd.create.affected.to_compile import (
+    Reachable,
+    ToCompile,
+    find_changed,
+    find_reachable,
+)
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.foreign import ForeignUnit, Role, write_foreign
 from ksplicd.create.build.tree import BuildTree
-from ksplicd.create.build.units import EnabledUnit, Unit
+from ksplicd.create.build.units import TargetFilter, Unit
 from ksplicd.create.patch.change import Change, ChangedFile
 from ksplicd.create.patch.states import read_states
 from ksplicd.errors import UnsupportedChangeError
@@ -86,17 +90,38 @@ def test_text_that_only_other_code_includes(tree: BuildTree) -> None:
     assert (found.by_headers.units, found.by_headers.foreign) == ((), (unit,))
 
 
-class FakeKbuild:
-    """As much of the build as tells which modules a unit is part of."""
-
-    def __init__(self, module: str) -> None:
-        self.tree = self
-        unit = EnabledUnit(source="fs/a.c", object="fs/a.o", module=module, command="")
-        self.listing = {"fs/a.c": unit}
+MODULES = "one:two"
+"""As kbuild names those of an object that two have: liquidio:liquidio_vf."""
 
 
-def test_object_that_is_in_two_modules() -> None:
-    """As those of liquidio and liquidio_vf; kbuild joins their names by a colon."""
-    check_one_target(cast(Kbuild, FakeKbuild("one")), [Unit("fs/a.c")])
-    with pytest.raises(UnsupportedChangeError, match=r"fs/a\.c: is part of 2 modules \(one, two\)"):
-        check_one_target(cast(Kbuild, FakeKbuild("one:two")), [Unit("fs/a.c")])
+def changed(tree: BuildTree, module: str, *targets: str) -> ToCompile:
+    """Return what is compiled of a change of fs/a.c, which is part of modules."""
+    listing = f"fs/a.c\tfs/a.o\t{module}\tgcc -DMODULE -c -o fs/a.o fs/a.c\n"
+    (tree.output / "ksplice-units").write_text(listing)
+    for name in ("one", "two"):
+        (tree.config.modules / "kernel").mkdir(parents=True, exist_ok=True)
+        (tree.config.modules / f"kernel/{name}.ko").touch()
+    before = (tree.source.root / "fs/a.c").read_bytes()
+    file = ChangedFile(path=Path("fs/a.c"), before=before, after=b"int a;\n")
+    change = Change(files=(file,), patch=b"", timestamp=0)
+    found = find_reachable(tree, change, read_states(change, {}))
+    return find_changed(Kbuild(tree), found, TargetFilter.parse(targets))
+
+
+def test_object_that_is_in_two_modules(tree: BuildTree) -> None:
+    found = changed(tree, MODULES)
+    assert found.units == (Unit("fs/a.c"),)
+    assert not found.notes
+
+
+def test_one_of_the_two_modules_is_wanted(tree: BuildTree) -> None:
+    found = changed(tree, MODULES, "one")
+    assert found.units == (Unit("fs/a.c"),)
+    assert found.notes == {"fs/a.c": "skipped: part of two, not of --only-targets"}
+    assert changed(tree, MODULES, "vmlinux").units == ()
+
+
+def test_object_of_a_module_that_vmlinux_has_too(tree: BuildTree) -> None:
+    """kbuild does not say which of the two is built in."""
+    with pytest.raises(UnsupportedChangeError, match=r"fs/a\.c: is part of one, built, and "):
+        changed(tree, "one:built")

@@ -50,7 +50,7 @@ def test_command_with_another_output(recorded: RecordedCommands, by_make: bool) 
     assert compiler[-3:] == ["-o", "/x/out.o", "../fs/romfs/super.c"]
     assert objtool == ["./tools/objtool/objtool", "--orc", "/x/out.o"]
     assert recorded.has_objtool(UNIT)
-    assert recorded.module_of(UNIT) == "romfs"
+    assert recorded.modules_of(UNIT) == ("romfs",)
     assert recorded.dependencies(UNIT) == (["include/linux/fs.h"] if by_make else [])
 
 
@@ -58,7 +58,7 @@ def test_record_of_another_object(recorded: RecordedCommands) -> None:
     text = RECORD.replace("savedcmd_fs/romfs/super.o", "savedcmd_fs/romfs/other.o")
     (recorded.tree.output / "fs/romfs/.super.o.cmd").write_text(text)
     with pytest.raises(BuildError, match=r"no compile command of fs/romfs/super\.o in it"):
-        recorded.module_of(UNIT)
+        recorded.modules_of(UNIT)
 
 
 @pytest.mark.parametrize("by_make", [True, False])

@@ -52,21 +52,21 @@ def test_a_static_function_is_the_units_own(kernel: StockKernel, linked: Linked)
     assert sorted(kinds) == ["T", "t"]
     position = 1 + kinds.index("t")
     assert len(addresses) == 2
-    found = kernel.units["own.c"].livepatch_symbol("both", is_local=True)
+    found = kernel.units["own.c", "vmlinux"].livepatch_symbol("both", is_local=True)
     assert found == f".klp.sym.vmlinux.both,{position}"
 
 
 def test_a_global_function_is_not_the_units_static_one(kernel: StockKernel, linked: Linked) -> None:
     """Where a patch drops a file's own helper for the common one of that name."""
     kinds = [s.type for s in linked.symbols if s.name == "both"]
-    found = kernel.units["own.c"].livepatch_symbol("both", is_local=False)
+    found = kernel.units["own.c", "vmlinux"].livepatch_symbol("both", is_local=False)
     assert found == f".klp.sym.vmlinux.both,{1 + kinds.index('T')}"
-    assert kernel.units["other.c"].livepatch_symbol("both", is_local=False) == found
+    assert kernel.units["other.c", "vmlinux"].livepatch_symbol("both", is_local=False) == found
 
 
 def test_a_static_function_is_not_another_files(kernel: StockKernel) -> None:
     """The stock kernel may have inlined it everywhere, and another file one of that name."""
-    own, other = kernel.units["own.c"], kernel.units["other.c"]
+    own, other = kernel.units["own.c", "vmlinux"], kernel.units["other.c", "vmlinux"]
     assert other.livepatch_symbol("one", is_local=True) == ".klp.sym.vmlinux.one,0"
     assert own.livepatch_symbol("one", is_local=True) is None
     assert own.livepatch_symbol("one", is_local=False) is None
