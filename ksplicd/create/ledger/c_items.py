@@ -22,7 +22,10 @@ _TOKEN: Final = re.compile(
 _NAME: Final = re.compile(r"[A-Za-z_]\w*")
 _ATTRIBUTE: Final = re.compile(
     r"_{2,4}(?:read_mostly|used|unused|maybe_unused|weak|visible|packed|percpu|rcu|user|iomem"
-    r"|private|randomize_layout|latent_entropy|refdata|\w*init\w*|\w*aligned\w*|attribute__"
+    r"|private|randomize_layout|latent_entropy|refdata|attribute__"
+    r"|(?:net_|(?:lsm_)?ro_after_|mem|cpu|dev|no)?init(?:data|const)?"
+    r"(?:_or_module|_or_acpilib|_memblock|_refok|retpoline)?"
+    r"|(?:cacheline_(?:internode)?|page_|assume_)?aligned(?:_in_smp|_data|_bss|_rodata|_largest)?"
     r"|section|nonstring|cold|must_check|printf|scanf|pure|deprecated)"
 )
 _DIRECTIVE: Final = re.compile(r"\s*#\s*(\w*)\s*(.*)", re.DOTALL)

@@ -8,6 +8,9 @@ from ksplicd.create.ledger.c_items import CFile, Kind
 CASES = [
     ("int f(int a,\n\tint b)\n{\n\treturn a;\n}\n", Kind.FUNCTION, {"f"}, (1, 5)),
     ("static int __init f(void)\n{\n}", Kind.FUNCTION, {"f"}, (1, 3)),
+    ("void __init_rwsem(struct rw_semaphore *a)\n{\n}\n", Kind.FUNCTION, {"__init_rwsem"}, (1, 3)),
+    ("bool ____is_aligned(int a)\n{\n}\n", Kind.FUNCTION, {"____is_aligned"}, (1, 3)),
+    ("static int a ____cacheline_aligned_in_smp = 3;", Kind.DATA, {"a"}, (1, 1)),
     ("void f(struct s *a)\n\t__releases(a)\n{\n}\n", Kind.FUNCTION, {"f"}, (1, 4)),
     ("struct s *f(struct s *a)\n{\n}\n", Kind.FUNCTION, {"f"}, (1, 3)),
     ("SYSCALL_DEFINE1(close, unsigned int, fd)\n{\n}\n", Kind.FUNCTION, {"close", "fd"}, (1, 3)),
