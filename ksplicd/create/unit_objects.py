@@ -228,14 +228,15 @@ def plain_units(
     Callers that were taken in are units, too, of which the change leaves the source alone.
     """
     known = {o.key for o in objects}
-    taken = [Unit(key[0]) for key in kernel.units if key not in known]
+    others = {key: Unit(key[0]) for key in kernel.units if key not in known}
+    taken = list(dict.fromkeys(others.values()))
     kbuild = pre_state.kbuild
     rewritten = find_rewritten(kbuild, kbuild.compile_plain(taken))
     unsplit = pre_state.compile_unsplit(rewritten) if rewritten else {}
     before = pre_state.compile_plain(taken) if taken and pre_state.before else {}
     units = [_plain_unit(o, kernel) for o in objects]
-    for u in taken:
-        stock = kernel.units[u.source, VMLINUX]
+    for key, u in others.items():
+        stock = kernel.units[key]
         obj = _read(u, before[u]) if before else stock.plain.obj
         units.append(
             PlainUnit(

@@ -91,6 +91,22 @@ class Difference:
         return [refuse(s, why, hint) for s in self.boot]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succession:
+    """A function of the kernel in whose place tables name another one.
+
+    Nothing else leads there, so that it is redirected itself: that reaches every copy of them.
+    """
+
+    old: str
+    sympos: int
+    """Position of ``old`` among equal names in kallsyms; 0 when the name is unique."""
+    new: Symbol
+    """In the post object of the unit that has the tables."""
+    tables: tuple[str, ...]
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class UnitChange:
     """The difference of one unit, seen with the other units of the update and with the kernel."""
@@ -104,6 +120,8 @@ class UnitChange:
     """New global functions and data that the new code of other units refers to."""
     borrowed: Mapping[str, Symbol] = field(default_factory=dict)
     """By name, what the new code here refers to of that of other units."""
+    successions: tuple[Succession, ...] = ()
+    """What is redirected instead of exchanging the pointers of tables."""
     has_unseen_layouts: bool = False
     """Whether changed structure layouts would go unnoticed (layout.py)."""
     refusals: tuple[Refusal, ...]
@@ -138,6 +156,13 @@ class UnitChange:
         """Return the change with more that stands in its way."""
         more = tuple(refusals)
         return replace(self, refusals=self.refusals + more) if more else self
+
+    def with_successions(
+        self, found: Iterable[Succession], pointers: Iterable[PointerChange]
+    ) -> "UnitChange":
+        """Return the change with functions redirected; ``pointers``: what is left to exchange."""
+        difference = replace(self.difference, pointers=tuple(pointers))
+        return replace(self, difference=difference, successions=tuple(found))
 
     def with_notes(self, more: Iterable[str]) -> "UnitChange":
         """Return the change with more notes, such as those of units in which nothing else is."""

@@ -16,7 +16,7 @@ from ksplicd.create.ledger.fates import Fate, fates_of_data
 from ksplicd.create.ledger.lists import ListChange, compare_lists
 from ksplicd.create.new_code.model import NewCode, RedirectKind
 from ksplicd.create.objects.index import ObjectIndex
-from ksplicd.create.objects.names import is_boot_section, is_prefix
+from ksplicd.create.objects.names import base_name, is_boot_section, is_prefix
 from ksplicd.elf.line_table import read_line_table
 from ksplicd.elf.model import STT_SECTION, Section, Symbol
 
@@ -189,7 +189,9 @@ def find_redirects(
                 defined[s.name] = number, s.section
     found: list[dict[str, list[str]]] = [defaultdict(list) for _ in new_code]
     for number, code in enumerate(new_code):
-        for redirect, alias in _starts(code):
+        for redirect, alias, tables in _starts(code):
+            for table in tables:
+                found[number][base_name(table)].append(redirect)
             start = defined.get(alias) or _own(number, code, alias)
             if start is None:
                 continue
@@ -203,16 +205,17 @@ def find_redirects(
     }
 
 
-def _starts(code: NewCode) -> Iterable[tuple[str, str]]:
-    """Yield each redirect of a unit, and the symbol of the new code that it leads to."""
+def _starts(code: NewCode) -> Iterable[tuple[str, str, tuple[str, ...]]]:
+    """Yield each redirect of a unit, the symbol that it leads to, and the data that name that."""
     for r in code.redirected:
-        yield f"{code.target}:{r.name} by livepatch", r.alias
+        yield f"{code.target}:{r.name} by livepatch", r.alias, r.tables
     for other in code.redirects:
         is_pointer = other.kind is RedirectKind.POINTER
         place = f"{other.name}+{other.offset:#x}" if is_pointer else other.name
-        yield f"{code.target}:{place} by {other.kind.value}", other.new
+        tables = (other.name,) if is_pointer else ()
+        yield f"{code.target}:{place} by {other.kind.value}", other.new, tables
     for hook in code.hooks:
-        yield f"{HOOK}{hook.kind}", hook.alias
+        yield f"{HOOK}{hook.kind}", hook.alias, ()
 
 
 def _own(number: int, code: NewCode, name: str) -> tuple[int, Section] | None:

@@ -6,7 +6,7 @@ them: what differs, and is neither copied nor exchanged, the running kernel has 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import Enum, auto
 
 from ksplicd.create.diff.data import is_compared
@@ -39,12 +39,16 @@ def fates_of_data(
     found: dict[str, set[Fate]] = defaultdict(set)
     twins = _twins(pre, post, change)
     known: dict[Symbol, Fate] = {}
+    renamed: set[tuple[str, str]] = set()
     if change is not None:
         d = change.difference
         known = dict.fromkeys(d.copied_constants, Fate.COPIED)
         known |= {p.datum: Fate.CHANGED for p in d.pointers}
+        renamed = {(d.twins.pre_of[s].name, s.name) for s in d.changed}
     for s in _data(post):
         fate = known.get(s) or _fate(pre, twins.get(s), post, s)
+        if fate is Fate.LEFT and is_same_content(pre, twins[s], post, s, renamed):
+            fate = Fate.CHANGED  # it leads to a function that is redirected
         found[base_name(s.name)].add(fate)
     for s in _data(pre):
         if base_name(s.name) not in found:
@@ -84,11 +88,17 @@ def _by_name(index: ObjectIndex) -> dict[str, list[Symbol]]:
     return found
 
 
-def is_same_content(pre: ObjectIndex, a: Symbol, post: ObjectIndex, b: Symbol) -> bool:
+def is_same_content(
+    pre: ObjectIndex,
+    a: Symbol,
+    post: ObjectIndex,
+    b: Symbol,
+    renamed: Collection[tuple[str, str]] = (),
+) -> bool:
     """Tell whether two data begin with the same: size, bytes, and what they point to by name.
 
     Of a string the text counts, of a constant of the compiler's (``.LC0``) nothing, of a thing of
-    several names any.
+    several names any.  ``renamed``: functions before and after that are one.
     """
     if a.size != b.size or _bytes_of(a) != _bytes_of(b):
         return False
@@ -97,7 +107,9 @@ def is_same_content(pre: ObjectIndex, a: Symbol, post: ObjectIndex, b: Symbol) -
         for index, s in ((pre, a), (post, b))
     )
     return old.keys() == new.keys() and all(
-        old[at][0] & new[at][0] and old[at][1] == new[at][1] for at in old
+        (old[at][0] & new[at][0] or any(x in old[at][0] and y in new[at][0] for x, y in renamed))
+        and old[at][1] == new[at][1]
+        for at in old
     )
 
 

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whether a field of the running kernel's tables may be exchanged in place.
+"""What is done for a field of the running kernel's tables that changes.
 
-It may where no unit of this kernel copies such a table, or keeps the field of one elsewhere: a copy
-would go on with the old content, and one that is made meanwhile would keep the new one after undo.
+Where nothing but tables leads to a function that they name no longer, that function is redirected
+(``successions.py``).  Else the field is exchanged in place, where no unit of this kernel copies
+such a table, or keeps the field of one elsewhere: a copy would go on with the old content, and one
+that is made meanwhile would keep the new one after undo.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from ksplicd.create.build.tree import BuildTree
-from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.diff.difference import Succession, UnitChange
+from ksplicd.create.diff.pointers import PointerChange
+from ksplicd.create.new_code.successions import NoSuccessionError, Successions, by_old
 from ksplicd.create.new_code.table_copies import Copy, Field, declared_members, find_copies
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.refusal import Refusal, refuse
@@ -29,27 +34,55 @@ class _Found:
     copy: Copy
 
 
-def refuse_copied(change: UnitChange, tree: BuildTree) -> UnitChange:
+def lead_tables(change: UnitChange, successions: Successions, tree: BuildTree) -> UnitChange:
+    """Return the change with what its tables no longer name redirected, as far as it can be.
+
+    Refuses what can neither be redirected nor exchanged in place; the source tree must be as it was
+    found.
+    """
+    found: list[Succession] = []
+    left = dict.fromkeys(change.difference.pointers, "")
+    for old, pointers in by_old(change).items():
+        try:
+            found.append(successions.find(change, old, pointers))
+        except NoSuccessionError as e:
+            left |= dict.fromkeys(pointers, f"{old.name} cannot be redirected instead: {e}")
+        else:
+            left = {p: why for p, why in left.items() if p not in pointers}
+    return refuse_copied(change.with_successions(found, left), tree, left)
+
+
+def refuse_copied(
+    change: UnitChange,
+    tree: BuildTree,
+    reasons: Mapping[PointerChange, str] = MappingProxyType({}),
+) -> UnitChange:
     """Refuse to exchange a field of a table of a type of which this kernel copies tables.
 
-    The source tree must be as it was found.
+    ``reasons``: why the function behind a pointer is not redirected.
     """
     refusals: list[Refusal] = []
     for p in change.difference.pointers:
-        fields = fields_at(change.difference.post, p.datum, p.offset)
-        if not fields:
-            why = f"+{p.offset:#x} changes, and the type of what has it there is not known"
-            refusals.append(refuse(p.datum, why, _WAY_OUT))
-        for field in fields:
-            found = next(_find(tree, change.unit, p.datum, field), None)
-            if found is not None:
-                why = (
-                    f"its .{field.member} changes, and the kernel copies it from such a"
-                    f" {field.type}: {found.path}:{found.copy.line}: {found.copy.text}"
-                )
-                refusals.append(refuse(p.datum, why, _WAY_OUT))
-                break
+        why = why_not_in_place(tree, change, p.datum, p.offset)
+        if why is not None:
+            more = reasons.get(p, "")
+            refusals.append(refuse(p.datum, f"{why}; {more}" if more else why, _WAY_OUT))
     return change.refuse(refusals)
+
+
+def why_not_in_place(tree: BuildTree, change: UnitChange, datum: Symbol, offset: int) -> str | None:
+    """Return why what a datum has at an offset may not be exchanged, None when it may."""
+    fields = fields_at(change.difference.post, datum, offset)
+    if not fields:
+        return f"+{offset:#x} changes, and the type of what has it there is not known"
+    for field in fields:
+        found = next(_find(tree, change.unit, datum, field), None)
+        if found is not None:
+            return (
+                f"its .{field.member} changes, and the kernel copies it from such a"
+                f" {field.type}: {found.path}:{found.copy.line}: {found.copy.text}"
+            )
+    return None
 
 
 def fields_at(index: ObjectIndex, datum: Symbol, offset: int) -> list[Field]:

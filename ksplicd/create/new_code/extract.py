@@ -6,7 +6,8 @@ from types import MappingProxyType
 from typing import Final
 
 from ksplicd.create.debug import phase
-from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.diff.data import is_plain_data
+from ksplicd.create.diff.difference import Succession, UnitChange
 from ksplicd.create.diff.pointers import PointerChange
 from ksplicd.create.new_code.aliases import Aliases, is_function_alias
 from ksplicd.create.new_code.anchors import Anchors
@@ -70,6 +71,8 @@ class _Extractor:
             c.new for c in difference.pointers if not self.names.is_reachable(c.new)
         ]  # fmt: skip
         """Functions of this unit to which nothing but a pointer leads."""
+        self.successions = {s: self.names.is_linked(s.new) for s in change.successions}
+        """What another function is led to, and whether that is the kernel's own."""
         self.shared = [s for s in change.shared if s.name in aliases_by_name]
         self.notes: list[str] = []
 
@@ -77,6 +80,7 @@ class _Extractor:
         self.keep()
         self.cutter.cut()
         redirected = tuple(self.redirect(s, why) for s, why in self.plan.redirected.items())
+        redirected += tuple(self.succeed(s) for s in self.successions)
         redirects = tuple(self.lead_to_new_code())
         self.refusals.raise_any()
         found = Anchors(self.difference.twins, self.cutter.kept)
@@ -110,6 +114,8 @@ class _Extractor:
             cutter.keep_function(plan.unload, "the module's exit function")
         for s in self.pointed:
             cutter.keep_function(s, "a pointer in the kernel's data gets its address")
+        for s in self.successors():
+            cutter.keep_function(s, "tables name it in the place of another function")
         for s in self.shared:
             cutter.follow(Referent(s, s.section, 0), "another file")
         for hook in self.difference.hooks:
@@ -139,8 +145,34 @@ class _Extractor:
     def redirect(self, s: Symbol, why: str) -> Redirected:
         """Have livepatch redirect a function."""
         alias = self.name_function(s)
-        name = self.difference.twins.pre_of[s].name
-        return Redirected(name=name, sympos=self.unit.sympos(name), alias=alias, reason=why)
+        twin = self.difference.twins.pre_of[s]
+        tables = self.tables_with(twin) if twin.name != s.name else ()
+        return Redirected(
+            name=twin.name, sympos=self.unit.sympos(twin.name), alias=alias, reason=why,
+            tables=tables,
+        )  # fmt: skip
+
+    def tables_with(self, old: Symbol) -> tuple[str, ...]:
+        """Return the data that lead to a function of the pre object."""
+        pre = self.difference.pre
+        users = {
+            pre.symbol_at(owner, r.offset): None
+            for owner in pre.obj.sections if is_plain_data(owner)
+            for r in owner.relocations if pre.locate(owner, r).symbol is old
+        }  # fmt: skip
+        return tuple(s.name for s in users if s is not None)
+
+    def successors(self) -> list[Symbol]:
+        """Return the functions of the new code to which another one is led by a table."""
+        return [s.new for s, is_linked in self.successions.items() if not is_linked]
+
+    def succeed(self, s: Succession) -> Redirected:
+        """Have livepatch lead a function to the one that tables name in its place."""
+        is_linked = self.successions[s]
+        new = self.names.name_in_kernel(s.new) if is_linked else self.name_function(s.new)
+        return Redirected(
+            name=s.old, sympos=s.sympos, alias=new, reason=s.reason, tables=s.tables
+        )  # fmt: skip
 
     def lead_to_new_code(self) -> Iterator[Redirect]:
         """Yield what leads there besides livepatch."""
@@ -209,7 +241,7 @@ class _Extractor:
         return tuple(
             # an identifier of C: no ".isra.0", no ".cold"
             Anchored(function=s.name.partition(".")[0], alias=self.name_function(s))
-            for s in found.find(plan.redirected, entered)
+            for s in found.find([*plan.redirected, *self.successors()], entered)
         )
 
     def name_hooks(self) -> tuple[HookCall, ...]:

@@ -16,6 +16,7 @@ from ksplicd.create.objects.index import code_section_of
 from ksplicd.create.objects.names import is_exit_section
 from ksplicd.create.refusal import Refusals
 from ksplicd.elf.model import STB_GLOBAL, STB_LOCAL, Symbol
+from ksplicd.model import VMLINUX
 
 LOG: Final = phase("cut")
 
@@ -53,6 +54,17 @@ class KernelNames:
     def is_reachable(self, function: Symbol) -> bool:
         """Tell whether a function, of this unit or another, has an address in the kernel."""
         return function.is_undefined or self.is_in_kernel(function)
+
+    def is_linked(self, function: Symbol) -> bool:
+        """Tell whether livepatch can lead to the kernel's own form of a function.
+
+        It wants the address before a module is there that is patched when it is loaded.
+        """
+        if not self.is_reachable(function):
+            return False
+        name = self.external_name(function) or ""
+        of_vmlinux = name.startswith(f".klp.sym.{VMLINUX}.")
+        return function.is_undefined or of_vmlinux or not name.startswith(".klp.sym")
 
     def external_name(self, s: Symbol) -> str | None:
         """Return the name by which new code reaches ``s``, None when the kernel has no such."""

@@ -64,9 +64,11 @@ class Redirected:
     name: str
     sympos: int
     alias: str
-    """Global symbol of the new code's object."""
+    """Global symbol of the new code's object, or a function of the kernel's own."""
     reason: str
     """Why it is in."""
+    tables: tuple[str, ...] = ()
+    """Data of the unit that name another function in its place."""
 
 
 class RedirectKind(Enum):

@@ -8,11 +8,13 @@ from ksplicd.create.diff.across_units import refuse_overridden
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
 from ksplicd.create.new_code.callers import take_in_callers
-from ksplicd.create.new_code.exchanged import refuse_copied
+from ksplicd.create.new_code.exchanged import lead_tables
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import NewCode
+from ksplicd.create.new_code.successions import Successions
 from ksplicd.create.new_code.tripwires import CALLED, name_in_core
 from ksplicd.create.stock.kernel import StockKernel
+from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX
 
 
@@ -25,7 +27,8 @@ def cut_new_code(
     """
     aliases = Aliases()
     changes = [refuse_overridden(c, kernel.units[c.key].overridden) for c in changes]
-    changes = [refuse_copied(c, pre_state.kbuild.tree) for c in changes]
+    successions = Successions(changes, pre_state, kernel)
+    changes = [lead_tables(c, successions, pre_state.kbuild.tree) for c in changes]
     taken_in = take_in_callers(changes, pre_state, kernel, aliases)
     shared = aliases.for_shared(changes)
 
@@ -37,4 +40,20 @@ def cut_new_code(
         }  # fmt: skip
         return {**callees, **aliases_by_name(change, shared), CALLED: name_in_core(kid)}
 
-    return [extract(kernel.units[c.key], c, aliases, others(c)) for c in taken_in.changes]
+    found = [extract(kernel.units[c.key], c, aliases, others(c)) for c in taken_in.changes]
+    refuse_led_twice(found)
+    return found
+
+
+def refuse_led_twice(new_code: Sequence[NewCode]) -> None:
+    """Refuse to redirect one function to two, such as for a table and as somebody's caller."""
+    known: dict[tuple[str, str, int], str] = {}
+    for code in new_code:
+        for r in code.redirected:
+            place = code.target, r.name, r.sympos
+            if place in known:
+                raise UnsupportedChangeError(
+                    f"{code.unit}: {r.name} would be redirected twice: {known[place]}; {r.reason};"
+                    " give the table a function that is new"
+                )
+            known[place] = r.reason

@@ -23,6 +23,8 @@ from ksplicd.create.referee.new_module import (
     RedirectedFunction,
     RedirectedPlace,
 )
+from ksplicd.create.referee.pairs import base_name
+from ksplicd.create.referee.succession import Claim, why_wrong
 from ksplicd.create.referee.unit import JudgedUnit
 from ksplicd.create.referee.view import Place, Reference, TableEntry, View, is_cold
 from ksplicd.elf.instructions import Role
@@ -41,6 +43,7 @@ class Follower:
         self.units, self.module = units, module
         self.found: list[str] = []
         """The contradictions."""
+        self._claims: list[tuple[Claim, Place]] = []
         self._todo: list[tuple[JudgedUnit, Symbol, Symbol]] = []
         self._seen: set[tuple[JudgedUnit, Symbol, Symbol]] = set()
         self._storage: dict[tuple[JudgedUnit, Symbol], Symbol] = {}
@@ -57,6 +60,8 @@ class Follower:
             self.begin_at_function(place)
         for place in others:
             self.check_pointer(place)
+        for claim, new in self._claims:
+            self.check_succession(claim, new)
         for target, hook in self.module.hooks():
             self.begin_at_hook(target, hook)
         while self._todo:
@@ -124,12 +129,11 @@ class Follower:
         """Note that a pre function leads to new code, and begin there."""
         unit.redirected[old] = how
         n = self.at(new)
-        names = self.module.source_names(new)
         twin = unit.pairs.post_of.get(old)
-        if twin is None:  # the function was renamed, as the tables that hold it show
-            twin = _find_function(unit.new, names)
-            if (of_post := _find_function(unit.post, names)) is not None:
-                unit.standing.renamed[old] = of_post
+        names = self.names_of(new)
+        if twin is None or not self.is_named(unit, twin, names):
+            self.succeed(unit, old, new, names)
+            return
         if n is None or twin is None:
             self.found.append(
                 f"{unit.source}: {old.name} leads to {describe(self.module.view, new)} of the new"
@@ -137,6 +141,61 @@ class Follower:
             )
             return
         self._todo.append((unit, twin, n))
+
+    def names_of(self, new: Place) -> frozenset[str]:
+        """Return the names of a function of the module or, where it is there, of the kernel."""
+        name = self.module.kernel_name(new)
+        return frozenset([name.name] if name is not None else self.module.source_names(new))
+
+    @staticmethod
+    def is_named(unit: JudgedUnit, s: Symbol, names: Collection[str]) -> bool:
+        """Tell whether a post function has one of some names, but for the compiler's numbers."""
+        assert s.section is not None
+        have = {base_name(x) for x in unit.new.names[s.section, s.value]}
+        return not have.isdisjoint(map(base_name, names))
+
+    def succeed(self, unit: JudgedUnit, old: Symbol, new: Place, names: frozenset[str]) -> None:
+        """Note that a pre function leads to another one, which tables name in its place."""
+        claim = Claim(unit=unit, old=old, new=names)
+        if not names:
+            where = describe(self.module.view, new)
+            self.found.append(f"{unit.source}: {old.name} leads to {where}, which has no name")
+            return
+        self._claims.append((claim, new))
+        for other in self.units:
+            if other.target == unit.target:
+                other.standing.succeeded |= {(x, y) for x in claim.names for y in names}
+
+    def check_succession(self, claim: Claim, new: Place) -> None:
+        """Check that a function may lead to another one, and that it is the right one."""
+        self.found += why_wrong(self.units, claim)
+        of_target = [u for u in self.units if u.target == claim.unit.target]
+        name = self.module.kernel_name(new)
+        if name is not None:
+            self.check_linked(claim, of_target, name)
+            return
+        n = self.at(new)
+        for unit in sorted(of_target, key=lambda u: u is not claim.unit):
+            b = _find_function(unit.new, claim.new)
+            if b is not None and n is not None:
+                self._todo.append((unit, b, n))
+                return
+        self.found.append(
+            f"{claim.unit.source}: {claim.old.name} leads to {describe(self.module.view, new)} of"
+            " the new module, and plain post has no such function"
+        )
+
+    def check_linked(self, claim: Claim, units: Sequence[JudgedUnit], name: KernelName) -> None:
+        """Check the kernel's own function to which another one leads."""
+        found = [(u, s) for u in units if (s := u.find(name)) is not None]
+        why = None if found else self._why_not_global(claim.unit, name)
+        for unit, old in found:
+            twin = unit.pairs.post_of.get(old)
+            why = "it is gone in plain post" if twin is None else self.why_stale(unit, twin)
+        if why:
+            self.found.append(
+                f"{claim.unit.source}: {claim.old.name} leads to the kernel's {name.name}: {why}"
+            )
 
     def at(self, place: Place) -> Symbol | None:
         """Return what begins at a place of the module."""

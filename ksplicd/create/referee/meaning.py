@@ -10,7 +10,7 @@ from typing import Final
 from ksplicd.create.referee.pairs import base_name
 from ksplicd.create.referee.view import Place, View
 from ksplicd.elf.instructions import Role
-from ksplicd.elf.model import SHF_WRITE, Section, Symbol
+from ksplicd.elf.model import SHF_WRITE, STT_FUNC, Section, Symbol
 
 _FAR: Final = 4096
 """Bytes before an array, or behind it, that an index with a bias may mean."""
@@ -70,6 +70,16 @@ def is_boot(section: Section) -> bool:
 def is_exit(section: Section) -> bool:
     """Tell whether a section runs when a module is unloaded; of what is built in, never."""
     return section.name.startswith(".exit")
+
+
+def function_names(view: View, place: Place) -> list[str]:
+    """Return the names of the function that begins at a place, none where none does."""
+    if place.section is None:
+        return [place.symbol.name] if place.symbol is not None and not place.offset else []
+    s = view.symbol_at(place.section, place.offset)
+    if s is None or s.value != place.offset or s.type != STT_FUNC:
+        return []
+    return view.names[place.section, place.offset]
 
 
 def describe(view: View, place: Place) -> str:

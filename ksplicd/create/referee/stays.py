@@ -13,6 +13,7 @@ from typing import Final
 from ksplicd.create.referee.bodies import BodyComparison, spot
 from ksplicd.create.referee.meaning import (
     describe,
+    function_names,
     is_boot,
     is_constant,
     is_descriptor,
@@ -53,8 +54,8 @@ class Standing:
         """Raises ``ElfError``."""
         self.pre, self.post, self.is_module = pre, post, is_module
         self.pairs: Pairs = pair(pre, post)
-        self.renamed: dict[Symbol, Symbol] = {}
-        """By pre function, the post function that it leads to though its name is another."""
+        self.succeeded: set[tuple[str, str]] = set()
+        """Names of functions that are led to others, with those of the latter."""
         self._comparing: set[tuple[Symbol, Symbol]] = set()
         self._bodies = BodyComparison(pre, post, self.why_leads_elsewhere)
 
@@ -123,6 +124,8 @@ class Standing:
     def is_same(self, a: Reference, b: Reference) -> bool:
         """Tell whether two references mean the same thing."""
         p, q = a.place, b.place
+        if a.role is Role.ADDRESS and self.is_succession(p, q):
+            return True
         if p.section is None or q.section is None:
             return self.is_same_external(p, q)
         if p.section.is_strings and q.section.is_strings:
@@ -137,7 +140,14 @@ class Standing:
 
     def are_twins(self, a: Symbol, b: Symbol) -> bool:
         """Tell whether a post symbol is what a pre symbol becomes."""
-        return self.pairs.post_of.get(a) is b or self.renamed.get(a) is b
+        return self.pairs.post_of.get(a) is b
+
+    def is_succession(self, p: Place, q: Place) -> bool:
+        """Tell whether a place has a function in the place of one that is led there."""
+        if not self.succeeded:
+            return False
+        new = function_names(self.post, q)
+        return any((x, y) in self.succeeded for x in function_names(self.pre, p) for y in new)
 
     def is_same_external(self, p: Place, q: Place) -> bool:
         """Compare two places of which at least one is in another object."""

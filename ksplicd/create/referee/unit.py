@@ -5,7 +5,6 @@ Where a symbol of the plain pre object lies was found byte by byte in the stock 
 (``stock/match.py``), and is proven again where the update is applied; it is taken for a fact.
 """
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,6 @@ from ksplicd.create.referee.new_module import KernelName
 from ksplicd.create.referee.pairs import pair
 from ksplicd.create.referee.stays import Standing
 from ksplicd.create.referee.view import View
-from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.create.stock.unit import StockUnit
@@ -83,11 +81,7 @@ class InStock:
 
     def references_to(self, address: int) -> list[int]:
         """Return where code or data of the target refer to an address."""
-        if self._unit.module is not None:
-            return references_to(self._unit.module.image, address)
-        symbols = self._unit.vmlinux.symbols
-        (low,), (high,) = symbols.addresses("_stext"), symbols.addresses("_etext")
-        return references_to(self._unit.vmlinux.image, address, range(low, high))
+        return self._unit.references_to(address)
 
     def importers(self, name: str) -> list[str]:
         """Return the modules that use an exported symbol of vmlinux."""
@@ -98,34 +92,6 @@ class InStock:
         if where == VMLINUX:
             return self._unit.vmlinux.symbols
         return module.symbols if module is not None and where == module.name else None
-
-
-def references_to(image: KernelImage, address: int, code: range | None = None) -> list[int]:
-    """Return where an image holds an address: itself, or counted from where it stands.
-
-    ``code``: where the latter is looked for, else everywhere.  The field of an instruction counts
-    from its end, mostly four bytes behind the field's start.
-    """
-    found = []
-    for segment in image.segments:
-        data = bytes(segment.data)
-        for pattern in (struct.pack("<Q", address), struct.pack("<I", address & 0xFFFF_FFFF)):
-            at = data.find(pattern)
-            while at >= 0:
-                found.append(segment.address + at)
-                at = data.find(pattern, at + 1)
-        low, high = 0, len(data)
-        if code is not None:
-            low = min(max(code.start - segment.address, 0), high)
-            high = max(min(code.stop - segment.address, high), low)
-        for start in range(low, min(low + 4, high)):
-            words = memoryview(data[start : start + (high - start) // 4 * 4]).cast("i")
-            wanted = address - (segment.address + start) - 4
-            found += [
-                segment.address + start + 4 * i
-                for i, word in enumerate(words) if word + 4 * i == wanted
-            ]  # fmt: skip
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

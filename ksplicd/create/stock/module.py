@@ -36,6 +36,8 @@ _LETTERS: Final = {STB_GLOBAL: "T", STB_WEAK: "W"}
 _FIRST_SECTION: Final = 0xFFFF_FFFF_C000_0000
 _FIRST_IMPORT: Final = 0xFFFF_FFFF_8100_0000
 _GAP: Final = 1 << 16
+_TRACED: Final = "__mcount_loc"
+"""The tracer's list of functions, which is no reference to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +150,9 @@ def read_stock_module(data: bytes, name: str, vmlinux: SymbolMap) -> StockModule
         image=KernelImage(
             data,
             tuple(
-                Segment(at, memoryview(_relocated(file, i, at, values))) for i, at in places.items()
+                Segment(at, memoryview(_relocated(file, i, at, values)))
+                for i, at in places.items()
+                if file.sections[i].name != _TRACED
             ),
             file.build_id,
         ),

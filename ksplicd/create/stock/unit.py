@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.stock.match import UnitMatch
 from ksplicd.create.stock.module import StockModule
+from ksplicd.create.stock.references import code_of, lists_of, references_to
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.create.stock.vmlinux import StockVmlinux
 from ksplicd.elf.model import STB_LOCAL, Symbol
@@ -61,6 +62,13 @@ class StockUnit:
         """Return the address in the stock image of what the unit defines or uses."""
         symbol = self.by_name.get(name)
         return self.match.address_of(symbol) if symbol is not None else None
+
+    def references_to(self, address: int) -> list[int]:
+        """Return where code or data of the target refer to an address, at boot or later."""
+        if self.module is not None:
+            return references_to(self.module.image, address)
+        symbols = self.vmlinux.symbols
+        return references_to(self.vmlinux.image, address, code_of(symbols), lists_of(symbols))
 
     def is_exported(self, name: str) -> bool:
         """Tell whether every module may link to ``name``."""

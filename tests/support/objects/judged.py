@@ -10,25 +10,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.diff.difference import Succession, UnitChange
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.modules.c_tables import headers_of
 from ksplicd.create.modules.livepatch import write_livepatch_module
 from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import NewCode
+from ksplicd.create.new_code.successions import by_old
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.referee.judge import contradictions
-from ksplicd.create.referee.unit import PlainUnit, references_to
+from ksplicd.create.referee.unit import PlainUnit
 from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.match import UnitMatch, match_unit
+from ksplicd.create.stock.references import references_to
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.elf.model import Object, Symbol
 from ksplicd.elf.read import read_object
 from ksplicd.elf.write import write_object
 from ksplicd.run import run
 from tests.support.objects.compile import SPLIT, compile_c
-from tests.support.objects.link import link
+from tests.support.objects.link import TEXT, link
 from tests.support.objects.pair import PRELUDE, SIZES, FakeUnit
 
 # The first fields are those of include/linux/livepatch.h and kmodsrc/redirect.c.
@@ -87,7 +89,8 @@ class LinkedUnit:
         return self.symbols.global_address(name)
 
     def references_to(self, address: int) -> list[int]:
-        return references_to(self.image, address)
+        # ld maps the file's headers, in which the beginning of .text stands
+        return [at for at in references_to(self.image, address) if at >= TEXT]
 
     def importers(self, name: str) -> list[str]:
         return []
@@ -119,11 +122,13 @@ def make_update(
     post_plain: str | None = None,
     split_flags: Sequence[str] = (),
     has_unsplit: bool = False,
+    succeeds: bool = False,
 ) -> Update:
     """Make an update of one unit.
 
     ``post_plain``: what plain post is made of instead; ``split_flags``: of the compiler, for the
-    split objects alone; ``has_unsplit``: whether one more is made with these, but not split.
+    split objects alone; ``has_unsplit``: whether one more is made with these, but not split;
+    ``succeeds``: whether functions that tables no longer name are redirected.
     """
     pre, post = PRELUDE + pre, PRELUDE + post
     flags = ("-g", "-fno-common", *flags)
@@ -146,12 +151,26 @@ def make_update(
     difference = diff(*split)
     unit = unit or FakeUnit()
     unit.functions = frozenset(s.name for s in plain["pre"].functions())
-    code = extract(unit, UnitChange.of(unit.source, difference), Aliases())
+    change = UnitChange.of(unit.source, difference)
+    if succeeds:
+        change = change.with_successions(successions_in(change), ())
+    code = extract(unit, change, Aliases())
     plain_unit = PlainUnit(
         source="unit.c", target="vmlinux", sizes=SIZES, running=plain["pre"], pre=plain["pre"],
         post=plain["post"], unsplit=unsplit, kernel=kernel,
     )  # fmt: skip
     return Update([plain_unit], link_module(tmp_path, [code]), [code])
+
+
+def successions_in(change: UnitChange) -> list[Succession]:
+    """Return all pointers of tables that change as functions to redirect, whoever uses these."""
+    return [
+        Succession(
+            old=old.name, sympos=0, new=pointers[0].new,
+            tables=tuple(dict.fromkeys(p.datum.name for p in pointers)), reason="a table names it",
+        )
+        for old, pointers in by_old(change).items()
+    ]  # fmt: skip
 
 
 def link_module(tmp_path: Path, new_code: list[NewCode]) -> bytes:

@@ -216,6 +216,26 @@ def test_pointer_in_a_table(tmp_path: Path) -> None:
     ] * 2
 
 
+def test_pointer_in_a_table_to_what_the_kernel_has(tmp_path: Path) -> None:
+    release = "__attribute__((noinline)) int release_it(int x)\n{\n\treturn x * 3;\n}\n"
+    before = TABLE.replace("const struct operations ops", f"{release}const struct operations ops")
+    after = before.replace("= open_it,\n", "= open_it,\n\t.release = release_it,\n")
+    (entry,) = accounts(tmp_path, {"t.c": before}, {"t.c": after}, "t.c")
+    assert (entry.verdict.account, entry.verdict.by) == (
+        Account.IN_EFFECT, ("vmlinux:ops+0x8 by pointer",),
+    )  # fmt: skip
+
+
+def test_function_that_takes_anothers_place_in_a_table(tmp_path: Path) -> None:
+    before = TABLE.replace("__attribute__((noinline)) int", "static int")
+    after = before.replace("open_it", "open_safely").replace("return x;", "return x + 1;")
+    entries = accounts(tmp_path, {"t.c": before}, {"t.c": after}, "t.c")
+    assert [(e.verdict.account, e.verdict.by) for e in entries] == [
+        (Account.IN_EFFECT, ("vmlinux:open_it by livepatch",))
+    ] * len(entries)
+    assert len(entries) > 1
+
+
 def test_constant_that_only_boot_code_reads(tmp_path: Path) -> None:
     unit = UNIT.replace('printk("set up");', "seen = steps[seen & 3];")
     unit = unit.replace("clamp_it(x) + steps[x & 3]", "clamp_it(x)")

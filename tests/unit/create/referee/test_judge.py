@@ -82,6 +82,87 @@ def test_no_false_contradiction(tmp_path: Path, pair: tuple[str, str]) -> None:
     assert make_update(tmp_path, *pair).judge() == []
 
 
+IN_PLACE_OF = """
+LINKAGE noinline int old(int x) { return hidden(x) + 1; }
+static noinline int other(int x) { return hidden(x) + 2; }
+NEW
+struct ops { int (*a)(int), (*b)(int); } ops = { A, other };
+int use(int x) { return other(x) + 1; }
+REST
+"""
+FRESH = "static noinline int fresh(int x) { return exported(x); }"
+CALLS_OLD = "static noinline int fresh(int x) { return old(x) + exported(x); }"
+
+
+def in_place_of(a: str, new: str = "", linkage: str = "", rest: str = "") -> str:
+    words = {"LINKAGE": linkage, "NEW": new, "{ A": f"{{ {a}", "REST": rest}
+    text = IN_PLACE_OF
+    for word, by in words.items():
+        text = text.replace(word, by)
+    return text
+
+
+SUCCESSIONS = {
+    "to a new one": (in_place_of("old"), in_place_of("fresh", FRESH)),
+    "to one of the kernel's": (
+        in_place_of("old", linkage="static"), in_place_of("other", linkage="static"),
+    ),
+    "to another file's": (
+        in_place_of("old", linkage="static"), in_place_of("exported", linkage="static"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", SUCCESSIONS.values(), ids=SUCCESSIONS)
+def test_a_function_that_is_led_to_what_a_table_names(
+    tmp_path: Path, pair: tuple[str, str]
+) -> None:
+    update = make_update(tmp_path, *pair, succeeds=True)
+    assert [r.name for r in update.new_code[0].redirected] == ["old"]
+    assert update.judge() == []
+    left_out = link_module(tmp_path, [replace(update.new_code[0], redirected=())])
+    assert update.judge(left_out) != []
+
+
+@pytest.mark.parametrize(
+    ("pre", "post", "why"),
+    [
+        (
+            in_place_of("old"), in_place_of("fresh", CALLS_OLD),
+            "old is led to fresh, and fresh of unit.c leads to it in plain post",
+        ),
+        (
+            in_place_of("old", rest="int f(int x) { return old(x) * 3; }"),
+            in_place_of("fresh", FRESH, rest="int f(int x) { return old(x) * 3; }"),
+            "old is led to fresh, and f of unit.c stays and leads there",
+        ),
+        (
+            in_place_of("old").replace("old", "called_elsewhere"),
+            in_place_of("fresh", FRESH).replace("old", "called_elsewhere"),
+            "of the stock kernel leads to it",
+        ),
+        (
+            in_place_of("old", rest="int (*kept)(int) = old;"),
+            in_place_of("fresh", FRESH, rest="int (*kept)(int) = old;"),
+            "old is led to fresh, and kept of unit.c names another in plain post",
+        ),
+    ],
+)  # fmt: skip
+def test_a_function_that_more_than_a_table_leads_to(
+    tmp_path: Path, pre: str, post: str, why: str
+) -> None:
+    found = make_update(tmp_path, pre, post, succeeds=True).judge()
+    assert any(why in sentence for sentence in found), found
+
+
+def test_a_function_that_is_led_to_another_than_the_table_names(tmp_path: Path) -> None:
+    update = make_update(tmp_path, *SUCCESSIONS["to one of the kernel's"], succeeds=True)
+    (code,) = update.new_code
+    wrong = replace(code.redirected[0], alias="exported")
+    found = update.judge(link_module(tmp_path, [replace(code, redirected=(wrong,))]))
+    assert "unit.c: old is led to exported, and ops of unit.c names another in plain post" in found
+
+
 @pytest.mark.parametrize("name", ["state", "a warning", "a constant table"])
 def test_without_debug_information(tmp_path: Path, name: str) -> None:
     assert make_update(tmp_path, *RIGHT[name], "-g0").judge() == []
