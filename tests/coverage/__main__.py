@@ -54,7 +54,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="try N files only")
     parser.add_argument("--guest", type=int, default=0, metavar="N", help="apply N of the built")
     parser.add_argument("--hunks", action="store_true", help="also try independent changes alone")
-    parser.add_argument("--no-modules", action="store_true", help="leave out the modules' kbuild")
+    parser.add_argument(
+        "--no-modules", action="store_true", help="build only the new code, for the referee"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="only paths that have TEXT")
     parser.add_argument(
         "--again", default="", metavar="OUTCOMES",
@@ -126,7 +128,14 @@ def attempt_all(
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
         for at in range(0, len(paths), _CHUNK):
-            chunk = list(compile_chunk(workshop, paths[at : at + _CHUNK], done))
+            chunk = list(paths[at : at + _CHUNK])
+            for path, fault in zip(chunk, list(pool.map(find_fault, chunk)), strict=True):
+                # once more with no other file patched, which it may include
+                if fault and (jobs == 1 or pool.submit(find_fault, path).result()):
+                    whole = Result(outcome=Outcome.NOT_ALONE, message=fault)
+                    done(path, FileResults(whole=whole, tool=workshop.tool))
+                    chunk.remove(path)
+            chunk = list(compile_chunk(workshop, chunk, done))
             # Nobody may compile a file while a file that it includes is patched.
             alone = included_sources(workshop.kbuild, chunk)
             futures = {pool.submit(try_file, p): p for p in chunk if p not in alone}
@@ -138,6 +147,11 @@ def attempt_all(
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+
+def find_fault(path: str) -> str:
+    """Say why a file does not compile alone, in a worker."""
+    return _workshop.find_fault(path)
 
 
 def try_file(path: str) -> FileResults:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 
 from ksplicd import bundle
 from ksplicd.create.affected.to_compile import check_any, find_changed, find_reachable
-from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import ANY_TARGET, Unit
 from ksplicd.create.ledger.patch_evidence import Accounts
@@ -29,7 +28,8 @@ from ksplicd.create.modules.build import Modules, build_modules
 from ksplicd.create.new_code.model import NewCode, RedirectKind
 from ksplicd.create.new_code.units import cut_new_code
 from ksplicd.create.old_code.tables import old_code_of
-from ksplicd.create.patch.change import Before, from_patches
+from ksplicd.create.patch.change import Before, ChangedFile, from_patches
+from ksplicd.create.patch.line_numbers import with_line_numbers
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.patch.states import read_states
 from ksplicd.create.referee.judge import judge
@@ -44,6 +44,7 @@ from ksplicd.create.unit_objects import (
 from ksplicd.create.work_folder import WorkFolder
 from ksplicd.errors import (
     BuildError,
+    ContradictionError,
     ImageMismatchError,
     KspliceError,
     NoChangesError,
@@ -52,6 +53,8 @@ from ksplicd.errors import (
 )
 from ksplicd.model import Manifest, Target
 from tests.coverage.changes import diff_file, independent_changes
+from tests.coverage.new_module import link_new_module
+from tests.coverage.objects import RememberingKbuild
 from tests.coverage.outcome import FileResults, Outcome, Result
 
 if TYPE_CHECKING:
@@ -96,12 +99,24 @@ class Workshop:
     newer: Path
     """The tree that the changes come from."""
     config: ConfigDir
-    kbuild: Kbuild
+    kbuild: RememberingKbuild
     kernel: StockKernel
     with_modules: bool
     with_changes: bool
     """Whether the independent changes of a file are tried one by one, too."""
     tool: str
+
+    def find_fault(self, path: str) -> str:
+        """Say why a file's whole change does not compile alone: plainly, and before all else.
+
+        Empty where it does, and where its changes are tried one by one all the same.
+        """
+        if self.with_changes:
+            return ""
+        old, new = ((root / path).read_bytes() for root in (self.source.root, self.newer))
+        file = ChangedFile(path=Path(path), before=old, after=new)
+        with self.source.patched([with_line_numbers(file)]):
+            return self.kbuild.find_fault(Unit(path))
 
     def try_file(self, path: str) -> FileResults:
         """Try the whole change of a file, which has been compiled plain."""
@@ -128,6 +143,9 @@ class Workshop:
         except UnaccountedError as e:
             reason = "a hunk would be missing from the running kernel"
             result = Result(outcome=Outcome.REFUSED, reason=reason, message=str(e))
+        except ContradictionError as e:
+            reason = "the referee sees another change"
+            result = Result(outcome=Outcome.CONTRADICTED, reason=reason, message=str(e))
         except ImageMismatchError as e:
             result = Result(outcome=Outcome.MISMATCH, reason=reason_of(str(e)), message=str(e))
         except Exception as e:  # a finding, not the end
@@ -176,8 +194,11 @@ class Workshop:
         data = b""
         if with_modules:
             modules = self.build(kid_of(path), old_code, new_code)
-            judge(plain_units(pre_state, kernel, objects), modules.files[modules.new])
+            new = modules.files[modules.new]
             data = self.pack(kid_of(path), kernel, modules, new_code, patch)
+        else:
+            new = self.link(kid_of(path), old_code, new_code)
+        judge(plain_units(pre_state, kernel, objects), new)
         return Result(
             outcome=Outcome.BUILT,
             reason=" + ".join(beside_livepatch(new_code)),
@@ -196,6 +217,11 @@ class Workshop:
         """Build the update's modules."""
         with tempfile.TemporaryDirectory(prefix="ksplice-coverage-") as folder:
             return build_modules(Path(folder), kid, self.config, old_code, new_code)
+
+    def link(self, kid: str, old_code: dict[str, bytes], new_code: list[NewCode]) -> bytes:
+        """Return the module of new code, as far as the referee reads it."""
+        with tempfile.TemporaryDirectory(prefix="ksplice-coverage-") as folder:
+            return link_new_module(Path(folder), kid, self.config, old_code, new_code)
 
     def pack(
         self,
@@ -281,7 +307,7 @@ def time_limit(seconds: float) -> "Iterator[None]":
         signal.signal(signal.SIGALRM, before)
 
 
-def included_sources(kbuild: Kbuild, paths: Iterable[str]) -> set[str]:
+def included_sources(kbuild: RememberingKbuild, paths: Iterable[str]) -> set[str]:
     """Return those of the compiled ``paths`` that another one of them includes as text."""
     known = set(paths)
     found: set[str] = set()

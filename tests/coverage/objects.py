@@ -60,6 +60,16 @@ class RememberingKbuild(Kbuild):
         """Where the locks are."""
         return self.tree.output / "coverage-locks"
 
+    def find_fault(self, unit: Unit) -> str:
+        """Return the compiler's errors with a unit of the tree as it is now, or nothing."""
+        words = self.recorded.compiler(unit, Path("/dev/null"))
+        words = [w for w in words if not w.startswith("-Wp,-MMD")]
+        try:
+            self.run(unit, [*words[:-1], "-fsyntax-only", words[-1]])
+        except BuildError as e:
+            return str(e)
+        return ""
+
     def compile_plain(self, units: Sequence[Unit]) -> dict[Unit, Path]:
         """Compile the units, or take what is there; one make at a time."""
         with locked(self.locks, [u.flat_name for u in units]):

@@ -25,13 +25,14 @@ class Outcome(StrEnum):
     BOOT_ONLY = "only code that ran at boot"
     REFUSED = "refused"
     MISMATCH = "old code does not match"
+    CONTRADICTED = "contradicted by the referee"
     FAILED = "failed"
     BUILT = "built"
 
     @property
     def is_eligible(self) -> bool:
         """Tell whether the change compiles and is to code that the running kernel still has."""
-        return self in (Outcome.REFUSED, Outcome.MISMATCH, Outcome.FAILED, Outcome.BUILT)
+        return self not in (Outcome.UNCHANGED, Outcome.NOT_ALONE, Outcome.BOOT_ONLY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class Result:
     """The functions that the update replaces."""
     seconds: float = 0.0
     has_modules: bool = False
-    """Whether the update's modules were built, not only everything that they are made from."""
+    """Whether all of the update's modules were built, not only that of the new code."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -33,7 +33,7 @@ def lines(files: dict[str, FileResults]) -> list[str]:
     without = sum(f.whole.outcome == Outcome.BUILT and not f.whole.has_modules
                   for f in files.values())  # fmt: skip
     if without:
-        out.append(f"      {without} of those built without running kbuild on their modules")
+        out.append(f"      {without} of those built without the modules for the old code")
     if singles := single_changes(files.values()):
         tried_files = sum(bool(f.changes) for f in files.values())
         out += ["", f"{len(singles):5} single changes of {tried_files} files"]
