@@ -7,9 +7,10 @@ header the objects of all units that include it against which units create reach
 
 import json
 import random
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ from ksplicd.create.affected.include_graph import read_include_graph
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.fingerprint import fingerprint
 from ksplicd.create.build.units import Unit
+from ksplicd.create.diff.difference import Difference
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.patch.change import ChangedFile
@@ -32,6 +34,19 @@ from tests.mutate.mutations import mutate
 
 MOST_USERS: Final = 50
 """Units that include a header that is mutated, at most."""
+
+
+_WORD: Final = re.compile(r"[A-Za-z_]\w*")
+_OF_ONE: Final = re.compile(
+    r"\.(?:text(?:\.(?:unlikely|hot|startup|exit))?|rodata|bss|data(?:\.rel)?(?:\.ro)?(?:\.local)?)"
+    r"\.(?P<name>[A-Za-z_]\w*(?:\.[a-z]+)*)"
+)
+"""The name of a section with one function or one datum."""
+_WITHOUT_IDENTITY: Final = re.compile(
+    r"__func__|__FUNCTION__|__PRETTY_FUNCTION__|CSWTCH|switch\.table|_entry(?:_ptr)?\b|_rs$|__key$"
+    r"|__already_done|__print_once|__warned|__UNIQUE_ID_|str\d|cst\d|once$|unlikely$"
+)
+"""What only the functions that have it can be asked for."""
 
 
 class Outcome(StrEnum):
@@ -57,8 +72,8 @@ class Result:
     path: str
     kind: str
     outcome: Outcome
-    units: tuple[str, ...] = ()
-    """Those that were missed."""
+    missed: tuple[str, ...] = ()
+    """The units of a header, or the sections of a source, that differ unseen."""
 
 
 class Mutator:
@@ -94,7 +109,7 @@ class Mutator:
             missed, outcome = self._header(file) if is_header else self._source(file)
         except BuildError:
             missed, outcome = (), Outcome.INVALID
-        return Result(number=number, path=path, kind=kind, outcome=outcome, units=missed)
+        return Result(number=number, path=path, kind=kind, outcome=outcome, missed=missed)
 
     def _source(self, file: ChangedFile) -> tuple[tuple[str, ...], Outcome]:
         unit = Unit(str(file.path))
@@ -102,7 +117,7 @@ class Mutator:
             pre = self.kbuild.compile_split_cached([unit])[unit]
             with self.tree.source.patched([with_line_numbers(file)]):
                 post = self.kbuild.compile_split([unit], Path(folder))[unit]
-            differs = contents_of(pre) != contents_of(post)
+            differ = differing(contents_of(pre), contents_of(post))
             sizes = self.kbuild.entry_sizes(unit)
             old, new = (index_separated(read_object(p.read_bytes(), unit.object), sizes)
                         for p in (pre, post))  # fmt: skip
@@ -110,12 +125,11 @@ class Mutator:
             found = diff(old, new)
         except KspliceError:
             return (), Outcome.REFUSED
-        is_said = bool(not found.is_empty or found.notes or found.new or found.removed)
-        if differs and not is_said:
-            return (unit.source,), Outcome.MISSED
-        is_spurious = not found.is_empty and not differs
-        seen = Outcome.SEEN if differs else Outcome.SAME
-        return (), Outcome.SPURIOUS if is_spurious else seen
+        if missed := sorted(differ - seen_of(differ, found)):
+            return tuple(missed), Outcome.MISSED
+        if not found.is_empty and not differ:
+            return (), Outcome.SPURIOUS
+        return (), Outcome.SEEN if differ else Outcome.SAME
 
     def _header(self, file: ChangedFile) -> tuple[tuple[str, ...], Outcome]:
         graph = read_include_graph(self.tree)
@@ -139,6 +153,47 @@ class Mutator:
         if seen - differ:
             return (), Outcome.SPURIOUS
         return (), Outcome.SEEN if differ else Outcome.SAME
+
+
+def differing(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
+    """Return the names of the sections whose contents differ.
+
+    Data that are only gone are left out: whoever used them differs.
+    """
+    return {
+        name for name in {*before, *after}
+        if before.get(name) != after.get(name)
+        and (name.startswith(".text") or _more(after.get(name, ""), before.get(name, "")))
+    }  # fmt: skip
+
+
+def _more(digests: str, than: str) -> Counter[str]:
+    return Counter(digests.split()) - Counter(than.split())
+
+
+def seen_of(differ: Collection[str], found: Difference) -> set[str]:
+    """Return those of the sections that differ which a difference accounts for.
+
+    A section of a function or a datum by the name of what is in it; any other, such as those of
+    strings and of tables about code, by whatever it is that differs.
+    """
+    said = {_source_name(s.name) for s in (*found.changed, *found.new, *found.removed)}
+    said |= {_source_name(s.name) for s in (*found.boot, *found.copied_constants)}
+    said |= {_source_name(s.name) for s in found.new_data()}
+    said |= {_source_name(p.datum.name) for p in found.pointers}
+    said |= {word for text in found.notes for word in _WORD.findall(text)}
+    said |= {word for r in found.refusals for word in _WORD.findall(f"{r.symbol} {r.reason}")}
+    seen = set()
+    for section in differ:
+        m = _OF_ONE.fullmatch(section)
+        is_own = m is not None and not _WITHOUT_IDENTITY.match(m["name"])
+        if (m is not None and _source_name(m["name"]) in said) if is_own else said:
+            seen.add(section)
+    return seen
+
+
+def _source_name(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def run(mutator: Mutator, kept: Path, sources: int, headers: int) -> list[Result]:
@@ -165,7 +220,7 @@ def read_results(kept: Path) -> list[Result]:
     """Return what was tried before."""
     lines = kept.read_text().splitlines() if kept.exists() else []
     found = (json.loads(line) for line in lines)
-    return [Result(**{**f, "outcome": Outcome(f["outcome"]), "units": tuple(f["units"])})
+    return [Result(**{**f, "outcome": Outcome(f["outcome"]), "missed": tuple(f["missed"])})
             for f in found]  # fmt: skip
 
 
