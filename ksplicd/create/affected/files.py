@@ -31,6 +31,10 @@ _TEXT_NAMES: Final = frozenset(("COPYING", "CREDITS", "MAINTAINERS", "README", "
 _BEFORE_KERNEL: Final = (
     "arch/x86/boot/", "drivers/firmware/efi/libstub/",
 )  # fmt: skip
+_HOW_UNITS_ARE_BUILT: Final = re.compile(
+    r"scripts/(?:Kbuild\.include|Makefile\.(?!clean|dtbinst|headersinst|host|modinst|package|userprogs)"
+    r"[\w-]+)"
+)
 _CONFIGURATIONS: Final = ("arch/x86/configs/", "kernel/configs/")
 _IMAGES: Final = (
     ("arch/x86/realmode/rm/", Role.REAL_MODE), ("arch/x86/purgatory/", Role.PURGATORY),
@@ -220,6 +224,8 @@ def is_header(path: PurePosixPath | Path) -> bool:
 def why_ignored(path: PurePosixPath | Path) -> str | None:
     """Return why a file has no part in the running kernel, None when it may have."""
     name, top = str(path), path.parts[0]
+    if _HOW_UNITS_ARE_BUILT.fullmatch(name):
+        return None
     if top in _NO_KERNEL or path.suffix in _TEXTS or path.name in _TEXT_NAMES:
         return "not part of the running kernel"
     if path.name.startswith("."):
@@ -257,7 +263,8 @@ def why_refused(file: ChangedFile) -> str | None:
 
 def is_recipe(path: PurePosixPath | Path) -> bool:
     """Tell whether a file decides how the kernel is built: Kconfig, Makefile, Kbuild."""
-    return path.name.startswith(("Kconfig", "Makefile.")) or path.name in ("Makefile", "Kbuild")
+    names = ("Makefile", "Kbuild", "Kbuild.include")
+    return path.name.startswith(("Kconfig", "Makefile.")) or path.name in names
 
 
 def has_same_meaning(file: ChangedFile) -> bool:

@@ -98,6 +98,8 @@ def test_code_beside_the_units(path: str, role: Role) -> None:
         ("Documentation/x.c", "not part of the running kernel"),
         ("MAINTAINERS", "not part of the running kernel"),
         ("scripts/mod/modpost.c", "not part of the running kernel"),
+        ("scripts/Makefile", "not part of the running kernel"),
+        ("scripts/Makefile.clean", "not part of the running kernel"),
         ("fs/.gitignore", "not part of the running kernel"),
         ("arch/arm64/kernel/smp.c", "of another architecture, arm64"),
         ("arch/arm64/Kconfig", "of another architecture, arm64"),
@@ -122,6 +124,8 @@ def test_what_is_left_alone_is_noted(path: str, note: str) -> None:
         (changed("arch/x86/entry/entry_64.S"), "assembly, .*; change its callers"),
         (changed("fs/Kconfig"), "configuration stays .*; leave the file out"),
         (changed("fs/Makefile", "obj-y += a.o\n", "obj-y += a.o b.o\n"), "how units are built"),
+        (changed("scripts/Makefile.lib"), "how units are built"),
+        (changed("scripts/Kbuild.include"), "how units are built"),
         (changed("fs/new.c", before=None), "new source file, .*; put its functions into"),
         (changed("fs/a.c", after=None), "removes the file; .* leave the file in place"),
         (changed("arch/x86/entry/syscalls/syscall_64.tbl"), "not known what .*; leave it out"),
@@ -154,6 +158,7 @@ def test_refused_files_are_left_out_on_the_authors_word() -> None:
     [
         ("Makefile", "VERSION = 6\nSUBLEVEL = 176\nx\n", "VERSION = 6\nSUBLEVEL = 177\nx\n"),
         ("fs/Makefile", "obj-y += a.o\n", "# what is always there\nobj-y += a.o # a\n\n"),
+        ("scripts/Makefile.build", "x = y\n", "# why\nx = y\n"),
         (
             "fs/Kconfig",
             "config A\n\tbool\n\thelp\n\t  Old words.\n\nconfig B\n",
