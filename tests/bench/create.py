@@ -8,16 +8,19 @@ with the patch, in a prepared tree, and builds the three modules from sources th
 import contextlib
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from ksplicd import errors
+from ksplicd.create.affected.to_compile import find_changed, find_reachable
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import Unit
-from ksplicd.create.modules.build import make_command, write_sources
+from ksplicd.create.ledger.patch_evidence import Accounts
+from ksplicd.create.modules.build import build_modules, make_command, write_sources
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.units import cut_new_code
 from ksplicd.create.objects.index import ObjectIndex
@@ -25,10 +28,16 @@ from ksplicd.create.old_code.tables import old_code_of
 from ksplicd.create.patch.change import Before, from_patches
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.patch.states import TreeStates, read_states
+from ksplicd.create.referee.judge import judge
 from ksplicd.create.request import Request
 from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
-from ksplicd.create.unit_objects import compare_units, compile_units, match_units
+from ksplicd.create.unit_objects import (
+    compare_units,
+    compile_units,
+    match_units,
+    plain_units,
+)
 from ksplicd.create.work_folder import work_folder
 from ksplicd.elf.read import read_object
 from ksplicd.lab.cache import Cache, to_stderr
@@ -104,6 +113,30 @@ def codes_of(
     return old_code_of(kernel.units.values()), new_code
 
 
+def proofs_of(request: Request) -> tuple[float, float]:
+    """Return the seconds that the ledger and the referee of an update take, without its modules."""
+    with opened(request) as (config, source, kbuild), work_folder() as work:
+        before = Before(root=source.root)
+        change = from_patches(before, request.patches)
+        reachable = find_reachable(kbuild.tree, change, read_states(change, {}))
+        compiled = find_changed(kbuild, reachable, request.targets)
+        pre_state = PreState(kbuild=kbuild, folder=work.root / "pre")
+        objects = compile_units(work, pre_state, reachable.states.after, compiled.units)
+        kernel = StockKernel(config)
+        changes = compare_units(objects, kernel.has_global)
+        match_units(kernel, objects, changes)
+        new_code = cut_new_code(request.kid, changes, pre_state, kernel)
+        begin = time.monotonic()
+        accounts = Accounts.of(kbuild, before, change, reachable, compiled)
+        accounts.take(objects, changes, new_code)
+        ledger = time.monotonic() - begin
+        old_code = old_code_of(kernel.units.values())
+        modules = build_modules(work.folder("modules"), request.kid, config, old_code, new_code)
+        begin = time.monotonic()
+        judge(plain_units(pre_state, kernel, objects), modules.files[modules.new])
+        return ledger, time.monotonic() - begin
+
+
 def states_of(request: Request, source: SourceTree) -> TreeStates:
     """Return the states of the tree before and after the patches of ``request``."""
     return read_states(from_patches(Before(root=source.root), request.patches), {})
@@ -172,4 +205,9 @@ def measure(cache: Cache, kernel: KernelPackages) -> list[Figure]:
                 value=round(value / wall, 2), unit="x", floor=1.5, about="goal",
             ),
         ]  # fmt: skip
+    ledger, referee = zip(*(proofs_of(request) for _ in range(_ROUNDS)), strict=True)
+    figures += [
+        Figure(name="create, ledger", value=median(ledger), unit="s", about="of create, warm"),
+        Figure(name="create, referee", value=median(referee), unit="s", about="of create, warm"),
+    ]
     return figures
