@@ -54,7 +54,9 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         kbuild = Kbuild(tree, changed.first_kid(request))
         reachable = find_reachable(tree, changed.change, changed.states, *request.accepted_files)
         states = reachable.states
-        pre_state = PreState(kbuild=kbuild, before=states.before, folder=work.root / "pre")
+        pre_state = PreState(
+            kbuild=kbuild, before=states.before, folder=work.root / "pre", series=changed.series
+        )
         try_few(work, pre_state, states.after, reachable.by_headers, request.allowed_layouts)
         compiled = find_changed(kbuild, reachable, request.targets)
         accounts = Accounts.of(

@@ -18,6 +18,7 @@ from ksplicd.create.build.units import ANY_TARGET, TargetFilter, Unit
 from ksplicd.create.diff.across_units import compare_across
 from ksplicd.create.diff.as_built import changed_as_built, name_as_built
 from ksplicd.create.diff.difference import Difference, UnitChange
+from ksplicd.create.diff.earlier import with_stale
 from ksplicd.create.diff.layout import compare_layouts
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.new_code.model import NewCode
@@ -56,11 +57,19 @@ class UnitObjects:
     """Likewise of the tree with the earlier updates; None when there are none."""
     apart: tuple[ObjectIndex, ObjectIndex] | None = None
     """The plain objects, before and after, taken apart; of modules only (``as_built.py``)."""
+    stock: ObjectIndex | None = None
+    """The split object of the tree without the earlier updates; None when there are none."""
+    redirected: frozenset[str] = frozenset()
+    """The functions that earlier updates redirect."""
 
     def compare(self) -> Difference:
         """Return what differs in the unit.  Raises ``ElfError``."""
         difference = diff(self.pre, self.post)
-        return changed_as_built(difference, *self.apart) if self.apart else difference
+        if self.apart is not None:
+            difference = changed_as_built(difference, *self.apart)
+        if self.stock is not None:
+            difference = with_stale(difference, self.stock, self.redirected)
+        return difference
 
     @property
     def target(self) -> str:
@@ -90,6 +99,7 @@ def compile_units(
     pre = pre_state.compile_split(units)
     work.show("pre", _by_name(pre))
     before = pre_state.compile_plain(units) if pre_state.before else {}
+    stock = kbuild.compile_split_cached(units) if pre_state.before else {}
     kbuild.tree.progress("compiling with the patch")
     with kbuild.tree.source.patched(after):
         post = kbuild.compile_post(units, find_rewritten(kbuild, plain), work.folder)
@@ -98,12 +108,16 @@ def compile_units(
     for u, module in _with_modules(kbuild, units, targets):
         apart = None
         split = index_separated(_read(u, pre[u]), sizes)
+        unchanged = index_separated(_read(u, stock[u]), sizes) if stock else None
         if module is not None:
             built = index_separated(_read(u, plain[u]), sizes)
-            name_as_built(built, split)
+            for index in filter(None, (split, unchanged)):
+                name_as_built(built, index)
             if before:  # what earlier updates change is replaced by them
                 built = index_separated(_read(u, before[u]), sizes)
             apart = built, index_separated(_read(u, post.plain[u]), sizes)
+        elif unchanged is not None:
+            name_as_built(unchanged, split)
         found.append(
             UnitObjects(
                 unit=u,
@@ -115,6 +129,8 @@ def compile_units(
                 unsplit_post=_read(u, post.unsplit[u]) if u in post.unsplit else None,
                 plain_before=_read(u, before[u]) if before else None,
                 apart=apart,
+                stock=unchanged,
+                redirected=pre_state.series.redirected(u.source, module or VMLINUX),
             )
         )
     return found

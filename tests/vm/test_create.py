@@ -290,6 +290,12 @@ MENDED = (
     ),
 )  # fmt: skip
 
+AGAIN = Edit(
+    "security/selinux/hooks.c",
+    "\t\treturn -ENOTTY;\n\n\tvalidate",
+    "\t\treturn -EBADF;\n\n\tvalidate",
+)
+
 
 def test_callers_are_taken_in_as_an_earlier_update_left_them(
     lab_cache: Cache, request_: Request, tree: Path, tmp_path: Path
@@ -307,12 +313,20 @@ def test_callers_are_taken_in_as_an_earlier_update_left_them(
         lab_cache, sample.FCNTL.old, sample.FCNTL.new, ["security/selinux/avc.c"]
     )
     second = replace(request_, patches=(patch,), series=(earlier,), kid="second00", keep=kept)
-    assert functions_of(create(second))["vmlinux"] >= functions_of(first)["vmlinux"]
+    made = create(second)
+    assert functions_of(made)["vmlinux"] >= functions_of(first)["vmlinux"]
     for folder in ("pre", "new"):
         obj = read_object((kept / folder / "security-selinux-hooks.o").read_bytes())
         (code,) = (f.section for f in obj.functions() if f.name == "selinux_inode_permission")
         assert code is not None
         assert (-errno.ENOTTY).to_bytes(4, "little", signed=True) in code.data
+    # A third one in whose new code the caller would go back to the kernel's own form.
+    later = tmp_path / "second.tar.gz"
+    later.write_bytes(made.data)
+    again = write_patch(tree, tmp_path / "again.patch", AGAIN, on=MENDED)
+    third = replace(request_, patches=(again,), series=(earlier, later), kid="third000")
+    with pytest.raises(UnsupportedChangeError, match=r"avc_has_perm_noaudit: update second00"):
+        create(third)
 
 
 # --- other inputs, and files that are no units --------------------------------------------------

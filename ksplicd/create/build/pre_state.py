@@ -6,11 +6,12 @@ Without earlier updates that is the tree as it is, and the cache has the objects
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.units import Unit
+from ksplicd.create.patch.series import Series
 from ksplicd.create.patch.source_tree import PatchedFile
 
 
@@ -23,6 +24,8 @@ class PreState:
     """What makes the tree that state; empty without earlier updates."""
     folder: Path
     """Where objects are put that the cache does not have."""
+    series: Series = field(default_factory=Series)
+    """The earlier updates."""
 
     def compile_split(self, units: Sequence[Unit]) -> dict[Unit, Path]:
         """Return the split objects of units.  Raises ``BuildError``."""

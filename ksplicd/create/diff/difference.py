@@ -42,6 +42,9 @@ class Difference:
     notes: tuple[str, ...]
     """What is left out, because a running kernel does not need it."""
     refusals: tuple[Refusal, ...]
+    stale: frozenset[Symbol] = frozenset()
+    """Post functions and constants that the kernel has in an older form than the pre object, where
+    nothing leads to that (``earlier.py``)."""
 
     @property
     def pre(self) -> ObjectIndex:

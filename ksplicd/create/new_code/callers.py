@@ -19,12 +19,15 @@ from typing import Final
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import Unit
 from ksplicd.create.debug import phase
-from ksplicd.create.diff.difference import UnitChange
+from ksplicd.create.diff.as_built import name_as_built
+from ksplicd.create.diff.difference import Difference, UnitChange
+from ksplicd.create.diff.earlier import with_stale
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.redirects import find_called_only
 from ksplicd.create.objects.index import ObjectIndex, code_section_of, relocations_in
 from ksplicd.create.objects.separate import index_separated
+from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.stock.system_map import SymbolMap
@@ -130,8 +133,7 @@ class _Search:
             return None
         sizes = self.kbuild.entry_sizes(unit)
         self.kernel.add_unit(unit.source, ObjectIndex(obj, sizes), None)
-        split = self.pre_state.compile_split([unit])[unit].read_bytes()
-        same = diff(*(index_separated(read_object(split, unit.object), sizes) for _ in range(2)))
+        same = self.unchanged(unit, sizes)
         callers = {}
         for f in same.post.obj.functions():
             section = code_section_of(f)
@@ -141,6 +143,19 @@ class _Search:
                         raise refused(unit.source, f, f"it takes the address of {name}")
                     callers[f] = f"calls {name}, which livepatch cannot redirect"
         return UnitChange.of(unit.source, same).with_changed(callers)
+
+    def unchanged(self, unit: Unit, sizes: EntrySizes) -> Difference:
+        """Return the difference of a unit of vmlinux that stays as it is before the change."""
+        split = self.pre_state.compile_split([unit])[unit].read_bytes()
+        both = [index_separated(read_object(split, unit.object), sizes) for _ in range(2)]
+        if not self.pre_state.before:
+            return diff(*both)
+        data = self.kbuild.compile_split_cached([unit])[unit].read_bytes()
+        stock = index_separated(read_object(data, unit.object), sizes)
+        name_as_built(stock, both[0])
+        return with_stale(
+            diff(*both), stock, self.pre_state.series.redirected(unit.source, VMLINUX)
+        )
 
 
 def addresses_in(unit: StockUnit) -> set[int]:

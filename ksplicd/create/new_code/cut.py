@@ -48,6 +48,10 @@ from ksplicd.elf.model import (
 
 LOG: Final = phase("cut")
 
+ONE_UPDATE: Final = (
+    "make one update of these changes and those of the earlier updates, which it replaces"
+)
+
 _NOT_KEPT: Final = (".orc_unwind", "__patchable_function_entries")
 """Special sections that come with their companion, and what nothing on x86 reads."""
 
@@ -74,7 +78,11 @@ class Cutter:
     ) -> None:
         self.unit, self.names, self.refusals = unit, names, refusals
         self.post, self.twins = difference.post, difference.twins
-        self.copied_constants = list(difference.copied_constants)
+        self.stale = difference.stale
+        self.copied_constants = [
+            *difference.copied_constants,
+            *(s for s in self.stale if not s.is_function),
+        ]
         """Constants that the kernel has, and new code has a copy of."""
         self.kept: dict[Section, None] = {}
         """The sections of the post object that are cut out, in the order of finding."""
@@ -282,9 +290,14 @@ class Cutter:
             return False
         if is_special_section(owner) or owner.name == REPLACEMENTS or is_cold_part(s.name):
             return False
-        if owner.name.startswith(_NOTES):
+        if owner.name.startswith(_NOTES) or self.post.is_branch(owner, r):
             return False
-        return not self.post.is_branch(owner, r)
+        if s in self.stale:
+            self.refusals.add(
+                s.name, s.section, f"{owner.name} has its address, which is that of a form older"
+                " than what the earlier updates made of it", ONE_UPDATE,
+            )  # fmt: skip
+        return True
 
     def local_symbol(self, s: Symbol) -> Symbol:
         """Return the new object's symbol for one of a kept section."""

@@ -63,9 +63,7 @@ class _Extractor:
         self.aliases, self.aliases_by_name = aliases, aliases_by_name
         self.plan = plan_redirects(difference, unit.traceable, aliases_by_name, unit.probeable)
         self.refusals = Refusals(unit.source, [*change.refusals, *self.plan.refusals])
-        self.names = KernelNames(
-            unit, difference.twins, self.plan, aliases_by_name, self.refusals
-        )  # fmt: skip
+        self.names = KernelNames(unit, difference, self.plan, aliases_by_name, self.refusals)
         self.cutter = Cutter(unit, difference, self.names, self.refusals)
         self.pointed = [
             c.new for c in difference.pointers if not self.names.is_reachable(c.new)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ksplicd.create.debug import phase
-from ksplicd.create.diff.twins import Twins
+from ksplicd.create.diff.difference import Difference
 from ksplicd.create.new_code.model import UnitInKernel
 from ksplicd.create.new_code.redirects import RedirectPlan
 from ksplicd.create.objects.index import code_section_of
@@ -27,13 +27,14 @@ class KernelNames:
     def __init__(
         self,
         unit: UnitInKernel,
-        twins: Twins,
+        difference: Difference,
         plan: RedirectPlan,
         aliases_by_name: Mapping[str, str],
         refusals: Refusals,
     ) -> None:
         """``aliases_by_name``: what other units and the update's core bring."""
-        self.unit, self.twins, self.plan = unit, twins, plan
+        self.unit, self.plan = unit, plan
+        self.twins, self.stale = difference.twins, difference.stale
         self.aliases_by_name, self.refusals = aliases_by_name, refusals
         self.symbols: dict[str, Symbol] = {}
         """The new object's undefined symbols by name, in the order of need."""
@@ -47,6 +48,8 @@ class KernelNames:
         """
         if is_exit_section(code_section_of(function)) and self.plan.unload is not None:
             return False  # its own old form is called by nobody else
+        if function in self.stale:
+            return False  # the kernel's is not what it is before the change
         if function.bind != STB_LOCAL or function not in self.twins.pre_of:
             return function in self.twins.pre_of
         return self.external_name(function) is not None

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The new code of all units of an update, with that of callers of what cannot be redirected."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.diff.across_units import refuse_overridden
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
 from ksplicd.create.new_code.callers import take_in_callers
+from ksplicd.create.new_code.cut import ONE_UPDATE
 from ksplicd.create.new_code.exchanged import lead_tables
 from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.model import NewCode
@@ -16,6 +19,8 @@ from ksplicd.create.new_code.tripwires import CALLED, name_in_core
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX
+
+_LIVEPATCH_NAME: Final = re.compile(r"\.klp\.sym(?:@[^@]+@|\.)[^.]+\.(?P<name>.+),\d+")
 
 
 def cut_new_code(
@@ -42,7 +47,25 @@ def cut_new_code(
 
     found = [extract(kernel.units[c.key], c, aliases, others(c)) for c in taken_in.changes]
     refuse_led_twice(found)
+    for change, code in zip(taken_in.changes, found, strict=True):
+        refuse_unreached(change, code, pre_state.series.unreached)
     return found
+
+
+def refuse_unreached(change: UnitChange, code: NewCode, unreached: Mapping[str, str]) -> None:
+    """Refuse to call what only an earlier update's own new code has in the form that is meant.
+
+    ``unreached``: by name, the update's id.
+    """
+    elsewhere = {s.name for s in change.difference.post.obj.symbols if s.is_undefined}
+    for s in code.obj.symbols:
+        m = _LIVEPATCH_NAME.fullmatch(s.name)
+        name = m["name"] if m is not None else s.name
+        if s.is_undefined and name in unreached and name in elsewhere:
+            raise UnsupportedChangeError(
+                f"{change.unit}: {name}: update {unreached[name]} has a form of it that only its"
+                f" own new code calls, and new code here would call the kernel's; {ONE_UPDATE}"
+            )
 
 
 def refuse_led_twice(new_code: Sequence[NewCode]) -> None:
