@@ -453,3 +453,16 @@ int g(int x) {{ return x + {2}; }}
                               "int h(void) { return other[1]; }", "", 2))  # fmt: skip
     assert changed(d) == ["g"]
     assert d.refusals == ()
+
+
+def test_constant_that_the_kernels_data_point_to(tmp_path: Path) -> None:
+    """As ``veth_policy``, which ``veth_link_ops`` has: the reason is who keeps it."""
+    source = """
+    struct policy {{ int type, len; }};
+    static const struct policy policy[] = {{ {{ 0, 3 }}, {{ {0}, 8 }} }};
+    struct ops {{ const char *kind; const struct policy *policy; }} ops = {{ "x", policy }};
+    int f(int x) {{ return policy[x].len; }}
+    """
+    (refusal,) = compare(tmp_path, source.format(0), source.format(5)).refusals
+    assert refusal.reason.endswith(", and the kernel's ops has its address")
+    assert "what has the address goes on with the old content" in refusal.hint

@@ -160,7 +160,7 @@ class _Judge:
         self.notes: list[str] = []
         self.refusals: list[Refusal] = []
         self.keepers: dict[Symbol, str] = {}
-        """By constant, the function that keeps its address, and how."""
+        """By constant, the function or datum that keeps its address, and how."""
 
     def judge(self) -> None:
         for s, why in self.changed.items():
@@ -201,6 +201,7 @@ class _Judge:
                     self.keepers[s] = f"{use.user.name} {how} its address"
                     return False
             elif use.user not in seen and not self.is_constant(use.user, seen | {s}):
+                self.keepers.setdefault(s, f"the kernel's {use.user.name} has its address")
                 return False
         return True
 
@@ -248,15 +249,15 @@ class _Judge:
             return why, "call static_call_update() from a hook"
         if is_per_cpu(s.section):
             return why, "each processor's copy has its own content by now; change them from a hook"
-        if s in self.keepers:
-            return f"{why}, and {self.keepers[s]}", (
-                "what has the address goes on with the old content; give the new content a name of"
-                " its own, or set it from a hook"
-            )
         if any(r.symbol.section and r.symbol.section.is_text for r in s.section.relocations):
             return why, (
                 "it points to functions, and the kernel keeps its address;"
                 " change the functions instead, or set it from a hook"
+            )
+        if s in self.keepers:
+            return f"{why}, and {self.keepers[s]}", (
+                "what has the address goes on with the old content; give the new content a name of"
+                " its own, or set it from a hook"
             )
         return why, (
             "the running kernel's copy has its own content by now;"
