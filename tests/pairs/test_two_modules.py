@@ -101,7 +101,9 @@ class TwoModules:
         objects = [objects_of(tmp_path, name, post) for name in OWN]
         self.changes = compare_units(objects, kernel.has_global)
         match_units(kernel, objects, self.changes)
-        nothing = SimpleNamespace(kbuild=SimpleNamespace(tree=None), before=())
+        nothing = SimpleNamespace(
+            kbuild=SimpleNamespace(tree=None), before=(), series=SimpleNamespace(unreached={})
+        )
         self.new = cut_new_code("kid00000", self.changes, cast(PreState, nothing), kernel)
         self.old = old_code_of(kernel.units.values())
         self.plain = [
