@@ -53,6 +53,13 @@ _ATTRIBUTE: Final = re.compile(
 _STORAGE: Final = frozenset(("static", "extern", "const", "volatile", "inline", "typedef"))
 
 _EMITTED: Final = frozenset(("__used", "__section", "asm", "__asm__", "__initcall"))
+KEPT_ATTRIBUTES: Final = frozenset(
+    word
+    for name in ("used", "alias", "constructor", "destructor", "retain", "ifunc")
+    for word in (name, f"__{name}__")
+)
+"""Attributes of static code and data that are made although nothing names them."""
+
 _EMITTED_ATTRIBUTES: Final = frozenset(
     word
     for name in ("used", "section", "alias", "weak", "constructor", "destructor", "retain", "ifunc")
@@ -277,8 +284,8 @@ def identifiers(*texts: str) -> frozenset[str]:
 def names_defined(tokens: Sequence[str]) -> tuple[frozenset[str], bool]:
     """Return what a declaration or definition defines, and whether that is all that it does.
 
-    It is not for what starts like a macro's use, for code that is not static, and for what goes
-    into a section of its own.
+    It is not for what starts like a macro's use, for code that is not static, for what goes into a
+    section of its own, and for an enumeration whose constants a macro makes.
     """
     top, opened = _top_level(tokens)
     if any(a == ")" and b == "(" for a, b in itertools.pairwise(top)):
@@ -309,6 +316,8 @@ def names_defined(tokens: Sequence[str]) -> tuple[frozenset[str], bool]:
         understood = understood and "static" in words
     elif not is_type and opened == "" and not words & {"extern", "static", "typedef"}:
         understood = understood and "(" in words  # a prototype; else a variable
+    if has_made_enumerators(tokens):
+        understood = False
     if words & _EMITTED or _EMITTED_ATTRIBUTES.intersection(_attributes(tokens)):
         understood = False
     return frozenset(names), understood
@@ -400,18 +409,44 @@ def _tags_and_enumerators(tokens: Sequence[str]) -> set[str]:
 
 def enumerators(tokens: Sequence[str]) -> list[str]:
     """Return the names in the body of an enum, which ends at its closing brace."""
-    found = []
+    return [tokens[i] for i in _enumerators_at(tokens, 0)]
+
+
+def _enumerators_at(tokens: Sequence[str], start: int) -> Iterator[int]:
     depth = 0
     expected = True
-    for word in tokens:
+    for i in range(start, len(tokens)):
+        word = tokens[i]
         if word == "}" and depth == 0:
             break
         depth += word in ("(", "{")
         depth -= word in (")", "}")
         if expected and _is_name(word):
-            found.append(word)
+            yield i
         expected = word == "," and depth == 0
-    return found
+
+
+def has_made_enumerators(tokens: Sequence[str]) -> bool:
+    """Tell whether a macro with arguments makes constants of an enumeration: ``enum { LIST(X) }``.
+
+    What a macro without arguments makes is in its definition.
+    """
+    return any(
+        tokens[i + 1 : i + 2] == ["("]
+        for start in _enum_bodies(tokens)
+        for i in _enumerators_at(tokens, start)
+    )
+
+
+def _enum_bodies(tokens: Sequence[str]) -> Iterator[int]:
+    """Yield where the body of each enumeration begins."""
+    for i, word in enumerate(tokens):
+        if word == "enum":
+            at = i + 1
+            while at < len(tokens) and _is_name(tokens[at]):
+                at += 1
+            if tokens[at : at + 1] == ["{"]:
+                yield at + 1
 
 
 def _is_name(word: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Final
 
-from ksplicd.create.affected.c_text import Piece, guard_of, identifiers, split
+from ksplicd.create.affected.c_text import KEPT_ATTRIBUTES, Piece, guard_of, identifiers, split
 from ksplicd.create.affected.pasting import Definition, Pasting, read_definitions
 from ksplicd.errors import ToolError
 from ksplicd.run import run
@@ -46,12 +46,15 @@ class Macros:
         return Pasting(self.definitions)
 
     def names_of(self, piece: Piece) -> frozenset[str] | None:
-        """Return the names that a piece defines, where macros stand for them; None: not known.
+        """Return the names that a piece defines, where macros stand for them.
 
-        ``#define mtype_test IPSET_TOKEN(MTYPE, _test)`` before a function ``mtype_test``.
+        ``#define mtype_test IPSET_TOKEN(MTYPE, _test)`` before a function ``mtype_test``.  None:
+        not known, or a macro keeps it although nothing names it: ``static int x KEEP = 1``.
         """
         if piece.is_macro:
             return piece.defines
+        if self._is_kept(piece):
+            return None
         names, todo = set(piece.defines), list(piece.defines)
         while todo:
             for definition in self._by_name.get(todo.pop(), ()):
@@ -63,6 +66,30 @@ class Macros:
                 todo += words - names
                 names |= words
         return frozenset(names)
+
+    def _is_kept(self, piece: Piece) -> bool:
+        """Tell whether a macro at top level of a declaration has an attribute that keeps it."""
+        head = re.split(r"[={]", piece.text, maxsplit=1)[0]
+        return not self._keeping.isdisjoint(identifiers(head))
+
+    @cached_property
+    def _keeping(self) -> set[str]:
+        """The macros that stand for an attribute of what is kept, by themselves or by others."""
+        found = set[str]()
+        users: dict[str, set[str]] = defaultdict(set)
+        for definition in self.definitions:
+            if definition.parameters is None:
+                words = identifiers(definition.body)
+                if words & KEPT_ATTRIBUTES:
+                    found.add(definition.name)
+                for word in words:
+                    users[word].add(definition.name)
+        todo = list(found)
+        while todo:
+            fresh = users[todo.pop()] - found
+            found |= fresh
+            todo += fresh
+        return found
 
     def _puts_together(self, names: Collection[str]) -> bool:
         """Tell whether one of some macros, or one that it uses, has a ``##``."""
@@ -109,7 +136,9 @@ class Macros:
 
         ``elsewhere``: macros that units define or take back themselves.
         """
-        if piece.included or not re.match(r"(?:(?:static|extern) )?\w+ \(", piece.text):
+        is_enum = piece.text.startswith(("enum ", "typedef enum ")) and "\n" not in piece.text
+        is_use = re.match(r"(?:(?:static|extern) )?\w+ \(", piece.text)
+        if piece.included or not (is_use or is_enum):
             return None
         if piece.text not in self._expanded:
             self._expanded[piece.text] = self._expand(piece, elsewhere)

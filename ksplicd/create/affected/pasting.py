@@ -277,10 +277,13 @@ def _glue_of(definitions: Iterable[Definition], known: Collection[str]) -> set[s
 
 
 def _brought(definition: Definition) -> set[str]:
-    """Return the word that a macro stands for, or all that one gives to its parameters."""
+    """Return the words that a macro stands for, or all that one gives to its parameters.
+
+    A list such as ``X(read) X(write)`` gives them to what its user defines as ``X``.
+    """
     words = _WORD.findall(definition.body)
-    if definition.body.strip() in words:
-        return set(words)
+    if definition.parameters is None:
+        return set(words) if "##" not in definition.body else set()
     body = definition.body.replace(" (", "(")
     is_given = any(f"{p}(" in body and p in words for p in definition.parameters or ())
     return set(words) if is_given else set()

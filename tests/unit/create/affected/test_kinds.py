@@ -52,6 +52,45 @@ CASES: Final = {
         after=guarded("#define F(x) (1 << (x))\nenum { A = F(1), B = F(3) };"),
         unit=USE + "int f(void) { return B; }\n",
     ),
+    "enumerators that a list makes": Case(
+        before=guarded("#define LIST(X) X(A) X(B)\n#define ROW(n) n,\nenum e { LIST(ROW) LAST };"),
+        after=guarded("#define LIST(X) X(B) X(A)\n#define ROW(n) n,\nenum e { LIST(ROW) LAST };"),
+        unit=USE + "int f(void) { return A; }\n", unreached=False,
+    ),
+    "enumerators that a macro numbers": Case(
+        before=guarded("#define F(n) n##_BIT, n = 1 << n##_BIT, n##_END = n##_BIT\n"
+                       "enum { F(a), F(b) };"),
+        after=guarded("#define F(n) n##_BIT, n = 1 << n##_BIT, n##_END = n##_BIT\n"
+                      "enum { F(c), F(a), F(b) };"),
+        unit=USE + "int f(void) { return b; }\n",
+    ),
+    "include that moves over an #undef": Case(
+        before=guarded("#undef K\n#include <n.h>"), after=guarded("#include <n.h>\n#undef K"),
+        unit="#define K 3\n" + USE + "int f(void) { return g(); }\n",
+        files={"n.h": guarded("#ifdef K\n#define R 1\n#else\n#define R 2\n#endif\n"
+                              "static inline int g(void) { return R; }").replace("H_H", "N_H")},
+    ),
+    "data that a macro keeps": Case(
+        before=guarded("#define KEEP_ __attribute__((used))\n#define KEEP KEEP_\n"
+                       "static int x KEEP = 1;"),
+        after=guarded("#define KEEP_ __attribute__((used))\n#define KEEP KEEP_\n"
+                      "static int x KEEP = 2;"),
+        unit=USE, unreached=False,
+    ),
+    "macro that comes to keep data": Case(
+        before=guarded("#define keep\nstatic keep int x = 1;"),
+        after=guarded("#define keep __attribute__((used))\nstatic keep int x = 1;"),
+        unit=USE, unreached=False,
+    ),
+    "list whose rows a unit puts together": Case(
+        before=guarded("#define LIST ROW(rd) ROW(wr)\n"
+                       "static inline int rdl(int a) { return a + 1; }\n"
+                       "static inline int wrl(int a) { return a; }"),
+        after=guarded("#define LIST ROW(rd) ROW(wr)\n"
+                      "static inline int rdl(int a) { return a + 2; }\n"
+                      "static inline int wrl(int a) { return a; }"),
+        unit=USE + "#define ROW(p) p##l(a) +\nint f(int a) { return LIST 0; }\n",
+    ),
     "packed enumeration that gets longer": Case(
         before=guarded("enum e { A, B } __attribute__((packed));"),
         after=guarded("enum e { A, B, C = 300 } __attribute__((packed));"),
