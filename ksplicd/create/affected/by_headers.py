@@ -80,10 +80,10 @@ def find_candidates(
     every = {*tree.listing, *(unit.source for unit in tree.foreign)}
     affected = find_affected(graph, headers, every, tree.config.compiler)
     units = [Unit(source) for source in sorted(affected.units) if source in tree.listing]
-    reached = affected.units | {str(h.path) for h in headers}
+    reached, names = affected.units | {str(h.path) for h in headers}, frozenset(named)
     return Candidates(
         headers=tuple(h.path for h in headers),
-        units=tuple(u for u in units if u not in named),
+        units=tuple(u for u in units if u not in names),
         foreign=tuple(u for u in tree.foreign if u.source in reached),
         dependants=sum(source in tree.listing for source in affected.dependants),
         reached=len(units),

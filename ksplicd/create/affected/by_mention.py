@@ -45,7 +45,11 @@ _MANY_NAMES: Final = 5000
 """Names above which hardly a unit has none of them: all are compiled."""
 
 _MANY_HEADERS: Final = 16
-"""Changed headers above which who sees an include that comes or goes is compiled at once."""
+"""Changed headers above which who sees an include that comes or goes is compiled at once, and all
+are when few are left."""
+
+_FEW_LEFT: Final = 64
+"""Units that take less time to compile than one more look at all headers for what is reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +174,8 @@ class _Narrower:
             if len(self.reached.fresh) > _MANY_NAMES:
                 break
         while fresh := self.reached.take_fresh():
-            if len(self.reached.names) > _MANY_NAMES:  # nor were all headers looked at
+            is_too_much = len(self.reached.names) > _MANY_NAMES  # nor were all headers looked at
+            if is_too_much or self.are_few_left():
                 self.reached.hit_all(self.dependants, "is one of those that too much changes for")
                 break
             self.follow(fresh)
@@ -182,6 +187,13 @@ class _Narrower:
             units=units,
             names=frozenset(self.reached.names),
         )
+
+    def are_few_left(self) -> bool:
+        """Tell whether a change of many headers leaves hardly a unit that mentions nothing."""
+        if len(self.headers) <= _MANY_HEADERS:
+            return False
+        left = self.dependants - self.reached.units
+        return len(left) - len(self.texts.grep(self.reached.names, left)) <= _FEW_LEFT
 
     def follow(self, fresh: frozenset[str]) -> None:
         """Take in the pieces of any header that mention fresh names, or put one together."""

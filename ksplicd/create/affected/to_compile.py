@@ -73,16 +73,17 @@ def find_reachable(
     """
     listing = tree.listing
     others = {str(f.path) for f in change.files} - listing.keys()
-    users = listing.keys() | {unit.source for unit in tree.foreign}
     generated = find_other_generated(tree, others, states) if others else {}
     with tree.source.patched(states.before):
         graph = cache(lambda: _graph_of(tree, change))
         names = cache(lambda: _included_names(tree, change))
+        units = {*listing, *(unit.source for unit in tree.foreign)}
+        compiled = cache(lambda: graph().closure(units))
         known = KnownFiles(
             is_enabled=lambda path: path in listing and path.endswith(".c"),
             is_included=lambda path: (
                 (path not in listing or _is_among(path, names()))
-                and not users.isdisjoint(graph().dependants(path))
+                and any(user in compiled() for user in graph().users.get(path, ()) if user != path)
             ),
             role=lambda path: _role_of(tree, path),
             other_generated=lambda path: generated.get(path, ()),

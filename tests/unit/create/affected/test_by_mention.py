@@ -276,3 +276,22 @@ def test_pasting() -> None:
     assert pasting.puts_together("SYS(x)", ["_x"])
     assert not pasting.puts_together("SYS(y)", ["_x"])
     assert not pasting.puts_together("OTHER(x)", ["_x"])
+
+
+def test_change_of_many_headers_that_leaves_few_units(tmp_path: Path) -> None:
+    """To compile them takes less time than to look who mentions what is reached."""
+    names = [f"h{i}" for i in range(20)]
+    headers = {f"{n}.h": f"#ifndef {n}_H\n#define {n}_H\n#define {n} 1\n#endif\n" for n in names}
+    includes = "".join(f"#include <{n}>\n" for n in headers)
+    unit = f"{includes}int nothing;\n"
+    for path, text in (*headers.items(), ("u.c", unit), ("v.c", unit)):
+        (tmp_path / path).write_text(text)
+    units = [EnabledUnit(source=u, object=u, module="", command=f"gcc -I{tmp_path} -c {u}")
+             for u in ("u.c", "v.c")]  # fmt: skip
+    graph = IncludeGraph(tmp_path, tmp_path / "out", units)
+    changed = [
+        ChangedFile(path=Path(n), before=t.encode(), after=t.replace(" 1", " 2").encode())
+        for n, t in headers.items()
+    ]
+    assert find_affected(graph, changed, ["u.c", "v.c"], few=0).units == {"u.c", "v.c"}
+    assert find_affected(graph, changed[:3], ["u.c", "v.c"], few=0).units == set()

@@ -125,3 +125,13 @@ def test_object_of_a_module_that_vmlinux_has_too(tree: BuildTree) -> None:
     """kbuild does not say which of the two is built in."""
     with pytest.raises(UnsupportedChangeError, match=r"fs/a\.c: is part of one, built, and "):
         changed(tree, "one:built")
+
+
+def test_unit_that_includes_itself_is_no_part_of_others(tree: BuildTree) -> None:
+    """kernel/locking/qspinlock.c: once more, for paravirtual machines."""
+    before = b'#ifndef AGAIN\n#define AGAIN\n#include "a.c"\n#endif\n'
+    (tree.source.root / "fs/a.c").write_bytes(before)
+    file = ChangedFile(path=Path("fs/a.c"), before=before, after=before + b"int b;\n")
+    change = Change(files=(file,), patch=b"", timestamp=0)
+    found = find_reachable(tree, change, read_states(change, {}))
+    assert (found.named, found.files.parts) == ((Unit("fs/a.c"),), ())
