@@ -13,6 +13,8 @@ from typing import Final
 from ksplicd.errors import PatchError
 
 _NOWHERE: Final = b"/dev/null"
+_ENOUGH: Final = 3
+"""Lines of context that are not blank, by which a hunk is known; diff -u gives three a side."""
 _HEADER: Final = re.compile(rb"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 
 # What GNU patch 2.7 prints: similar_hunk_found and apply_hunk of its src/patch.c.
@@ -169,6 +171,8 @@ def check_places(
             continue
         fuzz = placed[hunk.number].fuzz if hunk.number in placed else 0
         found = _places(lines, hunk, fuzz, loose=loose)
+        if hunk.number in placed and len(found) == 1:
+            found = _places(lines, _without_weak_context(hunk), 0, loose=loose)
         if len(found) > 1:
             more = ", …" if found[4:] else ""
             raise PatchError(
@@ -180,6 +184,23 @@ def check_places(
             at = placed[hunk.number].line
             less = f", without {fuzz} lines of its context" if fuzz else ""
             yield f"{where}: hunk {hunk.number}, for line {hunk.line}, is applied at {at}{less}"
+
+
+def _without_weak_context(hunk: Hunk) -> Hunk:
+    """Return a hunk without the context that does not tell one place from another.
+
+    Blank lines at its ends are no evidence; nor is less than a whole side of what diff -u gives.
+    """
+    before, behind = hunk.context
+    if not hunk.old[before : len(hunk.old) - behind]:  # lines are added only
+        before = behind = 0
+    context = (*hunk.old[:before], *hunk.old[len(hunk.old) - behind :])
+    known = [line for line in context if line.strip()]
+    if len(known) >= _ENOUGH:
+        kept = [i for i, line in enumerate(hunk.old) if line.strip()]
+        before, behind = min(before, kept[0]), min(behind, len(hunk.old) - 1 - kept[-1])
+    core = hunk.old[before : len(hunk.old) - behind]
+    return replace(hunk, line=hunk.line + before, old=core, context=(0, 0))
 
 
 def _places(lines: Sequence[bytes], hunk: Hunk, fuzz: int, *, loose: bool) -> list[int]:

@@ -137,6 +137,32 @@ def test_hunk_that_fits_in_two_places(tree: Path) -> None:
         apply(Before(root=tree), {"p": hunk(12, body)})
 
 
+LIMITS = "a\n" * 9 + "if (len)\n\treturn 1;\ng();\n" + "b\n" * 9 + "if (len)\n\treturn 1;\n\nh();\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "-if (len)\n+if (!len)\n \treturn 1;\n \n",  # a blank line alone tells which
+        "-if (len)\n+if (!len)\n \treturn 1;\n \n h();\n",
+        " b\n-if (len)\n+if (!len)\n \treturn 1;\n",
+    ],
+)
+def test_hunk_of_little_context_that_has_moved(tree: Path, body: str) -> None:
+    """patch(1) takes the place where it fits, and not the one next to where it was."""
+    (tree / "fs/t.c").write_text(LIMITS)
+    with pytest.raises(PatchError, match=r"for line 8, fits in 2 places \(at lines 1\d, 2\d\)"):
+        apply(Before(root=tree), {"p": hunk(8, body)})
+
+
+def test_hunk_of_enough_context_that_has_moved(tree: Path) -> None:
+    (tree / "fs/t.c").write_text(LIMITS)
+    body = " b\n b\n-if (len)\n+if (!len)\n \treturn 1;\n \n"
+    assert len(apply(Before(root=tree), {"p": hunk(8, body)}).notes) == 1
+    body = " a\n-if (len)\n+if (!len)\n \treturn 1;\n"
+    assert apply(Before(root=tree), {"p": hunk(9, body)}).notes == ()  # where it says
+
+
 def test_hunk_that_fits_where_it_says_beside_one_that_does_not(tree: Path) -> None:
     """A file whose lines have moved makes every line number doubtful."""
     (tree / "fs/t.c").write_text(TWICE)
