@@ -2,8 +2,8 @@
 """``ksplice try``: an update in a throwaway guest, before it goes to a host.
 
 JSON: ``{"schema": 1, "kid", "kernel", "functions", "apply_seconds", "undo_seconds",
-"code_stays": false, "checks": [{"status", "output"}], "faults": []}``; the checks are those before,
-with and after the update.
+"code_stays": false, "checks": [{"status", "output"}], "faults": [], "notes": []}``; the checks are
+those before, with and after the update; notes say what could not be tried.
 """
 
 import argparse
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
             code_stays=trial.stays,
             checks=[{"status": c.status, "output": c.out + c.err} for c in trial.checks],
             faults=trial.faults(),
+            notes=list(trial.notes),
         )
     else:
         show(trial, manifest.kid, manifest.kernel.release)
@@ -90,5 +91,7 @@ def show(trial: Trial, kid: str, release: str) -> None:
         output.print_text(
             f"  check {when}: exit status {check.status}" + (f": {last}" if last else "")
         )
+    for note in trial.notes:
+        output.print_text(f"  note: {note}")
     for fault in trial.faults():
         output.print_error(f"ksplice: {fault}")

@@ -12,17 +12,20 @@ with Guest(snapshot) as guest:
 What can be done in it is in ``running_guest.py``.
 """
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from ksplicd.errors import LabError
+from ksplicd.lab.guest_memory import GuestMemory, mapped
 from ksplicd.lab.qemu import Machine, Qemu, make_overlay
 from ksplicd.lab.running_guest import BOOT_TIMEOUT, RunningGuest
 from ksplicd.lab.snapshot import Snapshot
+from ksplicd.run import run
 
 _CRASH: Final = "echo {} > /proc/sysrq-trigger"
 """Neither syncs nor unmounts (Documentation/admin-guide/sysrq.rst)."""
@@ -31,8 +34,13 @@ _CRASH: Final = "echo {} > /proc/sysrq-trigger"
 class Guest(RunningGuest):
     """A guest restored from a snapshot, for use as a context; everything in it is forgotten."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, *, is_readable: bool = False) -> None:
+        """Take a snapshot; ``is_readable``: the memory can be read from outside.
+
+        Such a guest has a copy of the snapshot's memory, some 200 MB, in its own file.
+        """
         self._snapshot: Final = snapshot
+        self._is_readable: Final = is_readable
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
@@ -84,8 +92,20 @@ class Guest(RunningGuest):
         self._qemu.wait(BOOT_TIMEOUT)
         self._qemu.close()
         machine = replace(self.machine, arguments=(*self.machine.arguments, *arguments))
-        super().__init__(Qemu(machine, disk=self._disk))
+        ram = self._ram if self._is_readable else None
+        super().__init__(Qemu(machine, disk=self._disk, ram=ram, share=self._is_readable))
         self.wait_booted()
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[GuestMemory]:
+        """Stop a readable guest for as long as the context lasts, and map its memory."""
+        assert self._is_readable, "its memory is in no file that it writes to"
+        self._qemu.qmp.command("stop")
+        try:
+            with mapped(self._ram) as memory:
+                yield memory
+        finally:
+            self._qemu.qmp.command("cont")
 
     @property
     def machine(self) -> Machine:
@@ -97,16 +117,23 @@ class Guest(RunningGuest):
         assert self._scratch is not None
         return Path(self._scratch.name) / "disk.qcow2"
 
+    @property
+    def _ram(self) -> Path:
+        assert self._scratch is not None
+        return Path(self._scratch.name) / "ram" if self._is_readable else self._snapshot.ram
+
     def _restore(self) -> None:
         snapshot = self._snapshot
         self._disk.unlink(missing_ok=True)
         make_overlay(self._disk, snapshot.disk, "qcow2")
+        if self._is_readable:
+            run(["cp", "--sparse=always", "--reflink=auto", snapshot.ram, self._ram])
         super().__init__(
             Qemu(
                 snapshot.machine,
                 disk=self._disk,
-                ram=snapshot.ram,
-                share=False,
+                ram=self._ram,
+                share=self._is_readable,
                 state=snapshot.state,
             )
         )

@@ -2,8 +2,10 @@
 """Try an update: apply it to its kernel in a throwaway guest, check it, and undo it.
 
 ```
-stock kernel ─check▸ ─apply▸ updated ─check▸ ─undo▸ stock again ─check▸
+stock kernel ─check▸ ─apply▸ updated ─check, look▸ ─undo▸ stock again ─check, look▸
 ```
+
+What is looked for are copies of the tables that the update exchanges (``copy_watch.py``).
 
 The modules are loaded by hand, as they are; the guest has no ksplicd and asks for no signature.
 """
@@ -11,16 +13,18 @@ The modules are loaded by hand, as they are; the guest has no ksplicd and asks f
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from ksplicd.bundle import Bundle
 from ksplicd.errors import GuestPanicError, LabError
 from ksplicd.lab.cache import Cache
+from ksplicd.lab.copy_watch import CopyWatch, When, tables_of
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
+from ksplicd.lab.linked_data import LinkedData
 from ksplicd.lab.loading import Update, has_complaint, is_clean
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.running_guest import Result
@@ -48,6 +52,10 @@ class Trial:
     """Of the check before, with and after the update; none when there is no check."""
     complaints: str
     """The kernel's log, when it found a fault with itself."""
+    copies: tuple[str, ...] = ()
+    """Where the kernel has copies of tables that the update exchanges, a sentence for each."""
+    notes: tuple[str, ...] = ()
+    """What could not be tried, a sentence for each."""
 
     def faults(self) -> list[str]:
         """Return what is wrong with the update, a sentence for each fault."""
@@ -62,7 +70,7 @@ class Trial:
                 found.append(
                     f"after undo the check ends with exit status {after}, before it was {before}"
                 )
-        return found
+        return [*found, *self.copies]
 
 
 def packages_of(cache: Cache, kernel: Kernel) -> KernelPackages:
@@ -82,45 +90,57 @@ def try_updates(cache: Cache, bundles: Sequence[Bundle], *, check: Path | None, 
     ``check`` is a program for the guest, run as root.  Raises ``LabError`` when the update cannot
     be applied or undone, and ``GuestPanicError`` when the kernel does not survive.
     """
-    kernel = bundles[-1].manifest.kernel
-    image = build_image(packages_of(cache, kernel))
+    manifest = bundles[-1].manifest
+    packages = packages_of(cache, manifest.kernel)
+    image = build_image(packages)
     machine = Machine(image=image, accelerator=probe_accelerator(cache, image.kernel), cpu=cpu)
-    checks: list[Result] = []
-    with Guest(take_snapshot(cache, machine)) as guest:
+    snapshot = take_snapshot(cache, machine)
+    with Guest(snapshot, is_readable=bool(tables_of(manifest))) as guest:
         for target in (t.name for made in bundles for t in made.manifest.targets):
             if target != VMLINUX:
                 guest.run(["modprobe", target])
-        below = [Update(guest, made) for made in bundles]
-        update = below.pop()
-
-        def do_check() -> None:
-            if check is not None:
-                guest.put(_CHECK, check.read_bytes(), mode=0o755)
-                checks.append(guest.run([_CHECK], check=False, timeout=_CHECK_SECONDS))
-
+        *below, update = [Update(guest, made) for made in bundles]
         for other in below:
             _apply(other)
-        do_check()
-        apply_seconds = _apply(update)
-        matched = [line.split()[1] for line in update.state("matched").splitlines()]
-        do_check()
-        stays, begin = update.keeps_code(), time.monotonic()
-        update.undo()
-        undo_seconds = time.monotonic() - begin
-        do_check()
+        stock = LinkedData(packages.vmlinuz(), packages.modules())
+        trial = _try(guest, update, CopyWatch(guest, update, stock), check)
         for other in reversed(below):
-            stays |= other.keeps_code()
+            trial = replace(trial, stays=trial.stays or other.keeps_code())
             other.undo()
         log = guest.kernel_log()
-        if not stays and not is_clean(guest):
+        if not trial.stays and not is_clean(guest):
             raise LabError("after undo something of the update is left in the kernel")
+    return replace(trial, complaints=log if has_complaint(log) else "")
+
+
+def _try(guest: Guest, update: Update, watch: CopyWatch, check: Path | None) -> Trial:
+    """Apply the update and undo it, and look what becomes of the kernel."""
+    checks: list[Result] = []
+
+    def do_check() -> None:
+        if check is not None:
+            guest.put(_CHECK, check.read_bytes(), mode=0o755)
+            checks.append(guest.run([_CHECK], check=False, timeout=_CHECK_SECONDS))
+
+    do_check()
+    apply_seconds = _apply(update)
+    matched = [line.split()[1] for line in update.state("matched").splitlines()]
+    do_check()
+    watch.look(When.APPLIED)
+    stays, begin = update.keeps_code(), time.monotonic()
+    update.undo()
+    undo_seconds = time.monotonic() - begin
+    do_check()
+    watch.look(When.UNDONE)
     return Trial(
         functions=sum(map(int, matched)),
         apply_seconds=apply_seconds,
         undo_seconds=undo_seconds,
         stays=stays,
         checks=tuple(checks),
-        complaints=log if has_complaint(log) else "",
+        complaints="",
+        copies=tuple(watch.faults),
+        notes=tuple(watch.notes),
     )
 
 

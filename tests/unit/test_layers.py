@@ -90,7 +90,7 @@ ROOMS: Final = {
     "host/boot": "host/engine host/stages NOUNS",
     # those who use it; the daemon puts host and bus together
     "bus": "HOST config bundle NOUNS",
-    "lab": "run bundle NOUNS",
+    "lab": "create/stock elf run bundle NOUNS",
     "cli": "create/build create/modules create/objdiff create/pipeline create/request"
     " create/prebuild create/stock create/patch create/debug create/work_folder create/ledger"
     " HOST bus lab elf run config FILES NOUNS",

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``ksplice try``, run as a command."""
 
+import base64
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +13,31 @@ from ksplicd import bundle
 from ksplicd.cli.main import main
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
+from tests.support.guest.foreign import COPIER, build_module
 from tests.support.guest.hand import Edit, make_bundle, write_patch
 from tests.support.guest.installed import KID
+from tests.support.guest.redirected import POINTER
 from tests.support.kernels import slice as sample
 
 WARNS = Edit(
     "fs/fcntl.c", "\tlong err = -EINVAL;\n",
     "\tlong err = -EINVAL;\n\n\tWARN_ON_ONCE(cmd == F_GETFD);\n",
 )  # fmt: skip
+
+COPYING_CHECK = """\
+#!/usr/bin/python3
+import base64, os, re, subprocess
+modules = ["copier1", "copier2"]
+contents = ["{copier1}", "{copier2}"]
+loaded = sum(os.path.exists(f"/sys/module/{{m}}") for m in modules)
+if loaded < 2:
+    with open("/root/copier.ko", "wb") as f:
+        f.write(base64.b64decode(contents[loaded]))
+    symbols = open("/proc/kallsyms").read()
+    table = re.search("^(.*) [DdRr] pipefifo_fops$", symbols, re.MULTILINE)[1]
+    subprocess.run(["insmod", "/root/copier.ko", f"table=0x{{table}}"], check=True)
+"""
+"""Loads the first before the update, and the second with it."""
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +48,19 @@ def tarball(
     patch = sample.cut_patch(lab_cache, fix.old, fix.new, [fix.file])
     made = make_bundle(lab_cache, kernel, KID, [patch])
     file = tmp_path_factory.mktemp("try") / bundle.file_name(KID)
+    file.write_bytes(bundle.pack(made.manifest, made.files))
+    return file
+
+
+@pytest.fixture(scope="module")
+def exchanging(
+    lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An update that exchanges a pointer of a table."""
+    folder = tmp_path_factory.mktemp("exchanging")
+    patch = write_patch(tree, folder / "redir002.patch", POINTER)
+    made = make_bundle(lab_cache, kernel, "redir002", [patch])
+    file = folder / bundle.file_name("redir002")
     file.write_bytes(bundle.pack(made.manifest, made.files))
     return file
 
@@ -57,13 +89,15 @@ def test_good_update(tarball: Path, check: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_check_that_fails(
-    tarball: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exchanging: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Nothing else does: the table of which a pointer is exchanged is copied by nobody."""
     check = tmp_path / "check"
     check.write_text("#!/bin/sh\necho no; exit 3\n")
-    assert main(["try", "-q", "--check", str(check), str(tarball)]) == 1
+    assert main(["try", "-q", "--check", str(check), str(exchanging)]) == 1
     said = capsys.readouterr()
     assert "  check with the update: exit status 3: no\n" in said.out
+    assert "note: " not in said.out
     assert said.err == "ksplice: with the update the check ends with exit status 3, not 0\n"
 
 
@@ -85,6 +119,31 @@ def test_update_that_the_kernel_complains_of(
     said = capsys.readouterr()
     assert "ksplice: the kernel complains:\n" in said.err
     assert "do_fcntl" in said.err
+
+
+def test_table_that_is_copied(
+    exchanging: Path, kernel: KernelPackages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By modules that no search of the kernel's source sees, before the update and with it."""
+    check = tmp_path / "check"
+    modules = {
+        name: base64.b64encode(build_module(kernel, tmp_path, name, COPIER).read_bytes()).decode()
+        for name in ("copier1", "copier2")
+    }
+    check.write_text(COPYING_CHECK.format(**modules))
+    assert main(["try", "-q", "--json", "--check", str(check), str(exchanging)]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert [c["status"] for c in said["checks"]] == [0, 0, 0]
+    found = [re.sub(r" \(physical address 0x[0-9a-f]+\)", "", fault) for fault in said["faults"]]
+    copy, new = "a copy of pipefifo_fops+0x88 is in", "with the new content, which undo does not"
+    places = ["copied+0x88 [{}]", "slab cache kmalloc-256", "vmalloc memory of get_area"]
+    assert sorted(found) == sorted([
+        *(f"with the update {copy} {place.format('copier1')}, with the old content: the update has"
+          " no effect there" for place in places),
+        *(f"with the update {copy} {place.format('copier2')}, {new} take back" for place in places),
+        *(f"after undo {copy} {place.format('copier2')}, with what the update has brought: its code"
+          " may still run" for place in places),
+    ])  # fmt: skip
 
 
 def test_update_of_another_build(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Modules that are not of an update: a live patch, and a kprobe."""
+"""Modules that are not of an update: a live patch, a kprobe, and one that copies a table."""
 
 import shutil
 import tempfile
@@ -60,6 +60,46 @@ static int __init probe_init(void) { return register_kprobe(&probe); }
 static void __exit probe_exit(void) { unregister_kprobe(&probe); }
 module_init(probe_init);
 module_exit(probe_exit);
+MODULE_LICENSE("GPL");
+"""
+
+# Copies of a table in each kind of memory, and in memory that is free again: 32 pages go back to
+# the buddy allocator at once (PAGE_ALLOC_COSTLY_ORDER), one stays with the processor.
+COPIER = """\
+#include <linux/gfp.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+#include <linux/vmalloc.h>
+enum { SIZE = 256, ORDER = 5 };
+static ulong table;
+module_param(table, ulong, 0);
+char copied[SIZE] __aligned(8);
+static void *in_slab, *in_area;
+static noinline void *get_area(void)
+{
+	void *area = vmalloc(SIZE);
+	barrier(); /* no tail call: the kernel notes who has called */
+	return area;
+}
+static int __init copier_init(void)
+{
+	void *gone = (void *)__get_free_pages(GFP_KERNEL, ORDER);
+	void *gone_too = (void *)__get_free_page(GFP_KERNEL);
+	in_slab = kmemdup((void *)table, SIZE, GFP_KERNEL);
+	in_area = get_area();
+	if (!gone || !gone_too || !in_slab || !in_area)
+		return -ENOMEM;
+	memcpy(gone, (void *)table, SIZE);
+	memcpy(gone_too, (void *)table, SIZE);
+	memcpy(in_area, (void *)table, SIZE);
+	memcpy(copied, (void *)table, SIZE);
+	free_pages((ulong)gone, ORDER);
+	free_page((ulong)gone_too);
+	return 0;
+}
+static void __exit copier_exit(void) { kfree(in_slab); vfree(in_area); }
+module_init(copier_init);
+module_exit(copier_exit);
 MODULE_LICENSE("GPL");
 """
 
