@@ -11,7 +11,7 @@ import pytest
 
 from ksplicd import bundle, minisign
 from ksplicd.errors import BadBundleError
-from ksplicd.ledger import MAX_HUNKS, bounded
+from ksplicd.ledger import MAX_HUNKS, MAX_NOTE, bounded
 from ksplicd.manifest import read_manifest, write_manifest
 from ksplicd.model import Account, Hunk, Ledger, Manifest, PatchedFunction, PatchedPointer
 from tests.support.bundles import samples
@@ -126,6 +126,42 @@ def test_few_hunks_name_more() -> None:
     assert bounded(samples.LEDGER) == samples.LEDGER
 
 
+def test_notes_are_plain_whatever_they_quote() -> None:
+    """As ``create`` quotes an ``asm`` whose string has a tab in it, or a form feed."""
+    hunk = replace(samples.LEDGER.hunks[1], note='“asm ("\tmov\x0c\u2028\udcff\x7f”')
+    manifest = with_ledger(bounded(Ledger(hunks=(hunk,))))
+    ledger = read_manifest(write_manifest(manifest)).ledger
+    assert ledger is not None
+    assert ledger.hunks[0].note == '“asm (" mov    ”'
+
+
+def test_long_notes_are_cut() -> None:
+    hunk = replace(samples.LEDGER.hunks[1], note="é" * (MAX_NOTE + 1))
+    manifest = with_ledger(bounded(Ledger(hunks=(hunk,))))
+    ledger = read_manifest(write_manifest(manifest)).ledger
+    assert ledger is not None
+    assert ledger.hunks[0].note == "é" * (MAX_NOTE - 1) + "…"
+    exact = replace(hunk, note="é" * MAX_NOTE)
+    assert bounded(Ledger(hunks=(exact,))).hunks == (exact,)
+
+
+def test_notes_of_what_is_missing_have_room() -> None:
+    """However many hunks have a note of their own, a manifest holds them."""
+    hunk = samples.LEDGER.hunks[1]
+    hunks = [replace(hunk, note=f"“{i}” {'x' * 300}", by=(0,)) for i in range(MAX_HUNKS)]
+    missing = replace(
+        samples.INCOMPLETE.hunks[-1], note="it is half in effect", account=Account.REFUSED
+    )
+    manifest = with_ledger(bounded(Ledger(hunks=(*hunks[1:], missing))))
+    data = write_manifest(manifest)
+    assert len(data) < 4 << 20
+    ledger = read_manifest(data).ledger
+    assert ledger is not None
+    assert ledger.hunks[-1].note == missing.note
+    assert ledger.hunks[0].note == hunks[1].note
+    assert ledger.hunks[-2].note == "the manifest has no room for the note"
+
+
 def of_math64(ledger: dict[str, Any]) -> dict[str, Any]:
     (hunk,) = ledger["files"]["include/vdso/math64.h"]
     assert isinstance(hunk, dict)
@@ -147,6 +183,15 @@ def of_math64(ledger: dict[str, Any]) -> dict[str, Any]:
         (lambda v: of_math64(v).update(by=[0] * 65), "by: over 64 redirects"),
         (lambda v: of_math64(v).update(note=3), "note: 3 is not a whole number from 0 to 2"),
         (lambda v: of_math64(v).update(more=0), "more: 0 is not a whole number from 1"),
+        (
+            lambda v: (
+                of_math64(v).update(account="refused"),
+                of_math64(v).pop("accepted"),
+                v.update(complete=True),
+            ),
+            "account: refused, and its author has not accepted that",
+        ),
+        (lambda v: v.update(notes=["x" * 1001]), r"notes\[0\]: .* is not plain text of at most"),
         (lambda v: of_math64(v).update(accepted=1), "accepted: 1 is not true or false"),
         (lambda v: of_math64(v).update(why=1), "why: unknown field"),
         (lambda v: v["files"].update(a=v["files"]["fs/fcntl.c"] * 20_000), "a: over 30000 hunks"),
