@@ -96,7 +96,7 @@ def run_apply(args: argparse.Namespace) -> int:
 def _missing_from(client: "Client", kid: str) -> str:
     """Return a further line where an update is incomplete; nothing if it was removed meanwhile."""
     with contextlib.suppress(KspliceError):
-        ledger = str(client.describe(kid)["Ledger"])
+        ledger = str(client.describe(kid).get("Ledger", ""))
         return f"\nIt is {ledger}" if ledger.startswith("incomplete") else ""
     return ""
 

@@ -25,6 +25,8 @@ _UPDATE_KEYS: Final = {
     "complete": "Complete",
     "hunks": "Hunks",
 }
+_BEFORE_LEDGERS: Final = {"Complete": False, "Hunks": 0}
+"""What a service has not, that has run since before it was updated."""
 _EVENT_KEYS: Final = {
     "time": "Time",
     "boot_id": "BootId",
@@ -50,7 +52,8 @@ _NOT_STAGED: Final = ""
 
 def to_update(properties: Document) -> Document:
     """Return an Update object's properties under the keys of our JSON."""
-    return {key: properties[name] for key, name in _UPDATE_KEYS.items()}
+    known = {**_BEFORE_LEDGERS, **properties}
+    return {key: known[name] for key, name in _UPDATE_KEYS.items()}
 
 
 def to_job(properties: Document) -> Document:

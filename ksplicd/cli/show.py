@@ -136,7 +136,7 @@ def run_view(args: argparse.Namespace) -> int:
         ]
         if args.id and not updates:
             raise NoSuchUpdateError(f"{args.id}: no such update; `ksplice status` lists them")
-        if args.id and not args.quiet:
+        if args.id and (args.json or not args.quiet):
             ledger = [to_hunk(h) for h in client.hunks(args.id, updates[0]["hunks"])]
     if args.json:
         output.print_json(updates=updates, **({"ledger": ledger} if args.id or args.file else {}))

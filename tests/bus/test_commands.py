@@ -207,6 +207,7 @@ def test_incomplete_update_is_shown_as_such(host: Host, tmp_path: Path) -> None:
     document = run_json(host, "view", f"--id={KID}")
     assert document["ledger"] == run_json(host, "view", f"--file={path}")["ledger"]
     assert [hunk["account"] for hunk in document["ledger"]] == ["comment", "in_effect", "left_out"]
+    assert run_json(host, "view", "-q", f"--id={KID}") == document
 
 
 def test_status_checks_the_host(host: Host, tarball: str) -> None:

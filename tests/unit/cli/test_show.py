@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from ksplicd.bus.update import pack_hunks
+from ksplicd.bus.wrapper import MAX_ANSWER
 from ksplicd.cli import show
 from ksplicd.cli.format import (
     format_event,
@@ -19,7 +20,7 @@ from ksplicd.cli.format import (
     to_job,
     to_update,
 )
-from ksplicd.model import Kernel, Manifest, Stage, Target
+from ksplicd.model import Kernel, Ledger, Manifest, PatchedFunction, Stage, Target
 from tests.support.bundles import samples
 
 UPDATE: dict[str, Any] = {
@@ -196,6 +197,40 @@ def test_line_says_incomplete() -> None:
     without = {**to_update(UPDATE), "complete": False, "hunks": 0}
     assert "incomplete" not in format_line(without)
     assert "Complete:    not known: the bundle has no ledger" in format_update(without)
+
+
+def test_service_from_before_there_were_ledgers() -> None:
+    """It runs until it is restarted after its package was updated."""
+    old = {key: value for key, value in UPDATE.items() if key not in ("Complete", "Hunks")}
+    update = to_update(old)
+    assert (update["complete"], update["hunks"]) == (False, 0)
+    assert "Complete:    not known" in format_update(update)
+    assert "incomplete" not in format_line(update)
+
+
+def test_pages_are_cut_where_an_answer_is_full() -> None:
+    """Whoever reads on from where a page ends has all."""
+    functions = tuple(
+        PatchedFunction(name=f"f{i}{'_' * 500}", sympos=0, unit="a.c") for i in range(64)
+    )
+    manifest = samples.manifest()
+    hunk = replace(samples.LEDGER.hunks[1], by=tuple(range(64)))
+    hunks = tuple(replace(hunk, after=(i, 1)) for i in range(800))
+    manifest = replace(
+        manifest,
+        targets=(replace(manifest.targets[0], functions=functions),),
+        ledger=Ledger(hunks=hunks),
+    )
+    found: list[int] = []
+    sizes = []
+    while len(found) < len(hunks):
+        page = pack_hunks(manifest, len(found), 1000)
+        sizes.append(page.get_size())
+        found += [h["After"][0] for h in page.unpack()]
+    assert found == list(range(800))
+    assert len(sizes) > 1
+    assert max(sizes) < 1.1 * MAX_ANSWER
+    assert pack_hunks(manifest, (1 << 32) - 1, (1 << 32) - 1).unpack() == []
 
 
 def test_hunks_on_the_bus_and_in_a_file_are_the_same() -> None:
