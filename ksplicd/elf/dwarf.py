@@ -8,6 +8,7 @@ why no library reads them is docs/decisions/0056.
 
 import struct
 import zlib
+from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
@@ -31,10 +32,10 @@ _NAME, _BYTE_SIZE, _BIT_SIZE, _UPPER_BOUND, _ORIGIN, _COUNT, _LOCATION, _DECLARA
     0x03, 0x0B, 0x0D, 0x2F, 0x31, 0x37, 0x38, 0x3C,
 )  # fmt: skip
 _TYPE, _BIT_OFFSET, _ALIGNMENT, _PLACE = 0x49, 0x6B, 0x88, 0x02
-_CONST_VALUE, _BITS_FROM_TOP = 0x1C, 0x0C
+_CONST_VALUE, _BITS_FROM_TOP, _SPECIFICATION = 0x1C, 0x0C, 0x47
 _WANTED: Final = frozenset(
     {_NAME, _BYTE_SIZE, _BIT_SIZE, _UPPER_BOUND, _ORIGIN, _COUNT, _LOCATION, _DECLARATION, _TYPE,
-     _BIT_OFFSET, _ALIGNMENT, _CONST_VALUE, _BITS_FROM_TOP}
+     _BIT_OFFSET, _ALIGNMENT, _CONST_VALUE, _BITS_FROM_TOP, _SPECIFICATION}
 )  # fmt: skip
 
 # Section 7.5.6: forms, by how long they are
@@ -93,6 +94,7 @@ class _Reader:
         self.abbreviations = debug_content(find_debug(obj, ".debug_abbrev"))
         self.out = DebugInfo()
         self.origins: list[tuple[int, int]] = []
+        self.declared: dict[int, Variable] = {}
 
     def is_elsewhere(self) -> bool:
         """Tell whether the first unit is a skeleton, as all are then."""
@@ -150,7 +152,7 @@ class _Reader:
                 size = _FIXED.get(form)
                 fixed = None if fixed is None or size is None else fixed + size
             if fixed is not None and tag not in TYPES and tag not in _DETAILS:
-                wanted = [f for f in fields if f[0] in (_TYPE, _ORIGIN)]
+                wanted = [f for f in fields if f[0] in (_TYPE, _ORIGIN, _SPECIFICATION)]
                 if not wanted and tag != _SUBPROGRAM:
                     fields = []  # nothing in it is looked at
             plans[code] = tag, has_children, fields, fixed
@@ -177,7 +179,7 @@ class _Reader:
                 at += fixed
             else:
                 values, name, at = self.read_fields(fields, at)
-                for attribute in (_TYPE, _ORIGIN):
+                for attribute in (_TYPE, _ORIGIN, _SPECIFICATION):
                     if attribute in values:
                         values[attribute] += unit
                 parent = open_types[-1] if open_types else None
@@ -207,6 +209,16 @@ class _Reader:
             parent.enumerators.append((self.text(name), values.get(_CONST_VALUE, 0)))
         elif tag == _SUBRANGE and parent is not None:
             parent.count *= values.get(_COUNT, values.get(_UPPER_BOUND, -1) + 1)
+        elif tag == _VARIABLE and values.get(_SPECIFICATION) in self.declared:
+            # What a header declares without its size; the definition has a type of its own then.
+            declared = self.declared[values[_SPECIFICATION]]
+            address = self.relocations.get(values.get(_ADDRESS, -1))
+            self.out.variables.append(
+                replace(
+                    declared, type=values.get(_TYPE, declared.type), node=self.out.nodes[-1],
+                    relocation=address,
+                )
+            )  # fmt: skip
         elif tag in (_VARIABLE, _PARAMETER) and _TYPE in values:
             node, is_parameter = self.out.nodes[-1], tag == _PARAMETER
             address = self.relocations.get(values.get(_ADDRESS, -1))
@@ -214,6 +226,8 @@ class _Reader:
             self.out.variables.append(
                 Variable(self.text(name), values[_TYPE], node, is_parameter, address, alignment)
             )
+            if values.get(_DECLARATION):
+                self.declared[entry] = self.out.variables[-1]
         elif tag == _SUBPROGRAM and depth == 1:
             if _ORIGIN in values:
                 self.origins.append((values[_ORIGIN], entry))
