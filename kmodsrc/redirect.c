@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What livepatch cannot redirect: functions without fentry, by a kprobe that
- * moves the instruction pointer; function pointers in tables; the exit function
- * of a module.
+ * moves the instruction pointer; function pointers in tables, and other fields;
+ * the exit function of a module.
  *
  * Prepared before the transition, where failure still refuses the update, off
  * until every task runs new code, and off again before the first one leaves it.
@@ -30,27 +30,30 @@
 enum redirect_kind {
 	REDIRECT_PROBE,
 	REDIRECT_POINTER,
+	REDIRECT_VALUE,
 	REDIRECT_EXIT,
 };
 
 /**
  * struct redirect - one place that leads to new code
  * @object: number of the klp_object that it belongs to
- * @kind: what @place is
- * @place: the old function, or the pointer; a module's exit pointer once it is loaded
- * @old: what the pointer holds before
+ * @kind: what @place is, of enum redirect_kind
+ * @size: bytes of the field at @place
+ * @place: the old function, or the field; a module's exit pointer once it is loaded
+ * @old: what the field holds before
  * @new: what it holds then, or the new function
- * @cell: the pointer in a writable mapping, NULL when there is none
+ * @cell: the field in a writable mapping, NULL when there is none
  * @probe: at the old function; registered before the transition, where it may fail
  * @is_on: whether the probe leads to @new
  */
 struct redirect {
 	unsigned int object;
-	enum redirect_kind kind;
+	u16 kind;
+	u16 size;
 	void *place;
 	void *old;
 	void *new;
-	void **cell;
+	void *cell;
 	struct kprobe probe;
 	bool is_on;
 };
@@ -119,7 +122,7 @@ static int prepare_probe(struct redirect *r, const struct klp_object *obj)
 }
 
 /* The table may be read-only: map it writable for as long as it takes to write. */
-static int map_pointer(struct redirect *r)
+static int map_field(struct redirect *r)
 {
 	struct page *page = virt_addr_valid(r->place) ? virt_to_page(r->place) :
 							vmalloc_to_page(r->place);
@@ -131,23 +134,61 @@ static int map_pointer(struct redirect *r)
 	return 0;
 }
 
-static void unmap_pointer(struct redirect *r)
+static void unmap_field(struct redirect *r)
 {
-	if (r->cell && r->kind == REDIRECT_POINTER) {
+	if (r->cell && r->kind != REDIRECT_EXIT) {
 		vunmap((void *)((unsigned long)r->cell & PAGE_MASK));
 		r->cell = NULL;
 	}
 }
 
-static int prepare_pointer(struct redirect *r)
+static void *read_field(const struct redirect *r)
 {
-	void *now = READ_ONCE(*(void **)r->place);
+	switch (r->size) {
+	case 1:
+		return (void *)(unsigned long)READ_ONCE(*(u8 *)r->place);
+	case 2:
+		return (void *)(unsigned long)READ_ONCE(*(u16 *)r->place);
+	case 4:
+		return (void *)(unsigned long)READ_ONCE(*(u32 *)r->place);
+	default:
+		return READ_ONCE(*(void **)r->place);
+	}
+}
 
+/* One store, which no reader sees the half of; false when the field holds something else. */
+static bool write_field(const struct redirect *r, void *from, void *to)
+{
+	unsigned long a = (unsigned long)from, b = (unsigned long)to;
+
+	switch (r->size) {
+	case 1:
+		return cmpxchg((u8 *)r->cell, (u8)a, (u8)b) == (u8)a;
+	case 2:
+		return cmpxchg((u16 *)r->cell, (u16)a, (u16)b) == (u16)a;
+	case 4:
+		return cmpxchg((u32 *)r->cell, (u32)a, (u32)b) == (u32)a;
+	default:
+		return cmpxchg((void **)r->cell, from, to) == from;
+	}
+}
+
+static int prepare_field(struct redirect *r)
+{
+	void *now;
+
+	if (!IS_ALIGNED((unsigned long)r->place, r->size))
+		return -EINVAL;
+	now = read_field(r);
 	if (now != r->old) {
-		pr_err("%pS: holds %pS, expected %pS\n", r->place, now, r->old);
+		if (r->kind == REDIRECT_VALUE)
+			pr_err("%pS: holds %#lx, expected %#lx\n", r->place,
+			       (unsigned long)now, (unsigned long)r->old);
+		else
+			pr_err("%pS: holds %pS, expected %pS\n", r->place, now, r->old);
 		return -EILSEQ;
 	}
-	return map_pointer(r);
+	return map_field(r);
 }
 
 static int prepare(struct redirect *r, const struct klp_object *obj)
@@ -156,11 +197,12 @@ static int prepare(struct redirect *r, const struct klp_object *obj)
 	case REDIRECT_PROBE:
 		return prepare_probe(r, obj);
 	case REDIRECT_POINTER:
-		return prepare_pointer(r);
+	case REDIRECT_VALUE:
+		return prepare_field(r);
 	case REDIRECT_EXIT:
 		r->place = &obj->mod->exit;
 		r->cell = r->place;
-		r->old = *r->cell;
+		r->old = read_field(r);
 		return 0;
 	default:
 		return -EINVAL;
@@ -173,7 +215,7 @@ static void release(struct redirect *r)
 		unregister_kprobe(&r->probe);
 	r->probe.addr = NULL;
 	r->is_on = false;
-	unmap_pointer(r);
+	unmap_field(r);
 	r->cell = NULL;
 }
 
@@ -205,21 +247,21 @@ int ksplice_prepare_redirects(const struct klp_object *obj, unsigned int number)
 
 /*
  * A failure here comes after the transition and can only be logged.  Whoever has
- * changed the pointer after us may write ours back one day.
+ * changed the field after us may write ours back one day.
  */
 static bool exchange(struct redirect *r, bool is_on)
 {
 	void *from = is_on ? r->old : r->new, *to = is_on ? r->new : r->old;
-	bool is_mapped = r->cell || !map_pointer(r);
-	bool is_done = is_mapped && cmpxchg(r->cell, from, to) == from;
+	bool is_mapped = r->cell || !map_field(r);
+	bool is_done = is_mapped && write_field(r, from, to);
 
-	unmap_pointer(r);
+	unmap_field(r);
 	if (is_done)
 		return true;
 	if (is_mapped)
 		pr_warn("%pS: was changed by somebody else\n", r->place);
 	else
-		pr_err("%pS: no memory, still leads to %pS\n", r->place, from);
+		pr_err("%pS: no memory, still as it was\n", r->place);
 	ksplice_abort(KSPLICE_CALL_FAILED);
 	return false;
 }

@@ -43,6 +43,9 @@ bus disconnects a sender of more than 32 MiB."""
 _WITHOUT_EXTENSIONS: Final = 1
 _SCHEMAS: Final = (_WITHOUT_EXTENSIONS, MANIFEST_SCHEMA)
 _LEDGER: Final = "ledger"
+_VALUES: Final = "values"
+_VALUE: Final = "value"
+"""``PatchedPointer.how`` of those."""
 _EXTENSION: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 _KID = re.compile(r"[a-z0-9]{8}")
@@ -115,6 +118,7 @@ def read_manifest(data: bytes) -> Manifest:
     )
     if schema != _WITHOUT_EXTENSIONS:
         extensions = top.group("extensions")
+        manifest = _with_values(manifest, extensions)
         manifest = replace(manifest, ledger=_read_ledger(extensions, manifest))
     top.close()
     _check_targets(manifest, top)
@@ -123,7 +127,34 @@ def read_manifest(data: bytes) -> Manifest:
 
 def _extensions(manifest: Manifest) -> dict[str, object]:
     """Return what may be skipped by who does not know it; no other field depends on it."""
-    return {} if manifest.ledger is None else {_LEDGER: ledger_value(manifest.ledger)}
+    found: dict[str, object] = {}
+    pointers = [p for t in manifest.targets for p in t.pointers]
+    if values := [i for i, p in enumerate(pointers) if p.how == _VALUE]:
+        found[_VALUES] = values
+    if manifest.ledger is not None:
+        found[_LEDGER] = ledger_value(manifest.ledger)
+    return found
+
+
+def _with_values(manifest: Manifest, extensions: Fields) -> Manifest:
+    """Return the manifest with those of its pointers marked that are other values.
+
+    ``extensions.values`` has their numbers, counted through all targets.
+    """
+    if not extensions.has(_VALUES):
+        return manifest
+    count = sum(len(t.pointers) for t in manifest.targets)
+    values = set(extensions.numbers(_VALUES, 0, max(count - 1, 0)))
+    if values and not count:
+        extensions.refuse(_VALUES, "there is no pointer")
+    targets, start = [], 0
+    for t in manifest.targets:
+        pointers = tuple(
+            replace(p, how=_VALUE) if i in values else p for i, p in enumerate(t.pointers, start)
+        )
+        start += len(pointers)
+        targets.append(replace(t, pointers=pointers))
+    return replace(manifest, targets=tuple(targets))
 
 
 def _read_ledger(extensions: Fields, manifest: Manifest) -> Ledger | None:

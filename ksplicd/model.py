@@ -122,13 +122,15 @@ class PatchedFunction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchedPointer:
-    """One function pointer that an update changes in a table of the running kernel."""
+    """One function pointer, or value, that an update changes in a table of the running kernel."""
 
     table: str
     offset: int
     """In bytes."""
     unit: str
     """Source file, such as ``fs/nfsd/nfs3acl.c``."""
+    how: str = "pointer"
+    """What it is: a ``pointer`` to a function, or another ``value``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +239,7 @@ class Manifest:  # over 12 fields: one for each key of the file
         """Where calls are led to new code, such as ``vmlinux:do_fcntl by livepatch``."""
         return [
             *(f"{t.name}:{f.name} by {f.how}" for t in self.targets for f in t.functions),
-            *(f"{t.name}:{p.table}+{p.offset:#x} by pointer"
+            *(f"{t.name}:{p.table}+{p.offset:#x} by {p.how}"
               for t in self.targets for p in t.pointers),
         ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from typing import Final
 from ksplicd.create.diff.across_units import refuse_layouts, share
 from ksplicd.create.diff.difference import Difference, UnitChange
 from ksplicd.create.diff.layout import unseen_layouts
+from ksplicd.create.diff.pointers import FieldChanges
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.messages import names_of
 from ksplicd.create.new_code.aliases import Aliases, aliases_by_name
@@ -121,14 +122,18 @@ def new_for_others(difference: Difference) -> list[Symbol]:
 
 
 def leave_to_livepatch(change: UnitChange) -> UnitChange:
-    """Refuse what is no part of an object: pointers and exit functions that are exchanged."""
+    """Refuse what is no part of an object: fields and exit functions that are exchanged."""
     refusals = []
     for c in change.difference.pointers:
         old = c.old.name if c.old else "nothing"
         why = f"initialised data changes: +{c.offset:#x} refers to {c.new.name} instead of {old}"
         hint = "the kernel keeps its address; change the functions instead, or set it from a hook"
         refusals.append(refuse(c.datum, why, hint))
-    difference = replace(change.difference, unload=None, pointers=())
+    for v in change.difference.values:
+        why = f"initialised data changes: +{v.offset:#x} is {v.new.hex()} instead of {v.old.hex()}"
+        hint = "the running kernel's copy has its own content by now; set it from a hook"
+        refusals.append(refuse(v.datum, why, hint))
+    difference = replace(change.difference, unload=None, fields=FieldChanges())
     return replace(change, difference=difference).refuse(refusals)
 
 

@@ -466,3 +466,97 @@ def test_constant_that_the_kernels_data_point_to(tmp_path: Path) -> None:
     (refusal,) = compare(tmp_path, source.format(0), source.format(5)).refusals
     assert refusal.reason.endswith(", and the kernel's ops has its address")
     assert "what has the address goes on with the old content" in refusal.hint
+
+
+# --- values that are exchanged in place ---------------------------------------------------------
+
+POLICY = """
+struct policy {{ unsigned char type, kind; unsigned short len; union {{ long low; void *p; }}; char
+    name[12]; unsigned wide : 3, more : 5; unsigned char key[6]; int (*check)(int); }};
+static noinline int one(int x) {{ return hidden(x); }}
+{0} struct policy policies[3] = {{ [1] = {{ {1} }}, [2] = {{ .check = one }} }};
+"""
+
+
+def values(
+    tmp_path: Path, before: str, after: str, how: str = "const", *flags: str
+) -> list[tuple[int, bytes, bytes]] | None:
+    """Return the values that are exchanged; None when the change is refused."""
+    sources = (POLICY.format(how, x) for x in (before, after))
+    d = compare(tmp_path, *sources, *(flags or ("-g",)))
+    assert d.pointers == ()
+    assert d.changed == {}
+    assert bool(d.values) is not bool(d.refusals)
+    assert d.is_needed
+    return None if d.refusals else [(v.offset, v.old, v.new) for v in d.values]
+
+
+START = 48
+"""Where the second of the rows begins."""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        (".len = 4", ".len = 8", [(2, b"\4\0", b"\x08\0")]),
+        ("", ".type = 3, .len = 8", [(0, b"\0", b"\3"), (2, b"\0\0", b"\x08\0")]),
+        (".low = 1", ".low = -1", [(8, b"\1" + bytes(7), b"\xff" * 8)]),
+        (".wide = 1", ".wide = 2", [(28, b"\1", b"\2")]),
+        ('.name = "ab"', '.name = "cb"', [(16, b"a", b"c")]),
+        ('.name = "abcd"', '.name = "efgh"', [(16, b"abcd", b"efgh")]),
+        (".key = { 1, 2 }", ".key = { 1, 3 }", [(30, b"\2", b"\3")]),
+    ],
+)
+def test_values_of_a_constant_table(
+    tmp_path: Path, before: str, after: str, found: list[tuple[int, bytes, bytes]]
+) -> None:
+    expected = [(START + at, old, new) for at, old, new in found]
+    assert values(tmp_path, before, after) == expected
+    assert values(tmp_path, before, after, "") == expected, "it has a function, and no const"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "how", "flags"),
+    [
+        ('.name = "abcdefgh"', '.name = "abcdefghij"', "const", ("-g",)),  # more than one store
+        (".len = 4", ".len = 8", "const", ("-g0",)),
+        (".len = 4", ".len = 8", '__attribute__((section(".data..read_mostly")))', ("-g",)),
+    ],
+)
+def test_values_that_are_no_fields(
+    tmp_path: Path, before: str, after: str, how: str, flags: tuple[str, ...]
+) -> None:
+    if before.startswith(".name"):
+        after = '.name = "bbcdefghi"'
+    assert values(tmp_path, before, after, how, *flags) is None
+
+
+def test_values_and_pointers_of_a_table(tmp_path: Path) -> None:
+    before = POLICY.format("const", ".len = 4")
+    d = compare(tmp_path, before, before.replace(".len = 4", ".len = 5, .check = one"), "-g")
+    assert [(c.offset, c.new.name) for c in d.pointers] == [(START + 40, "one")]
+    assert [v.offset for v in d.values] == [START + 2]
+
+
+def test_state_is_no_constant(tmp_path: Path) -> None:
+    source = "struct state {{ int n; }} state = {{ {0} }}; int f(void) {{ return state.n++; }}"
+    d = compare(tmp_path, source.format(1), source.format(2), "-g")
+    assert [r.symbol for r in d.refusals] == ["state"]
+
+
+def test_constants_of_numbers(tmp_path: Path) -> None:
+    source = "const int lens[4] = {{ 1, {0}, 3 }};"
+    source += "const char __attribute__((aligned(4))) text[] = {1};"
+    pre, post = source.format(2, '"one"'), source.format(5, '"two"')
+    d = compare(tmp_path, pre, post, "-g")
+    assert sorted((v.datum.name, v.offset, v.new) for v in d.values) == [
+        ("lens", 4, b"\5\0\0\0"), ("text", 0, b"two\0"),
+    ]  # fmt: skip
+
+
+def test_values_of_a_table_that_a_header_declares_without_size(tmp_path: Path) -> None:
+    """The definition has a type of its own in the debug information, and no name."""
+    declared = "struct row { char c; short n; }; extern const struct row rows[];"
+    source = declared + "int f(int x) { return rows[x].n; } const struct row rows[] = { { 1, N } };"
+    d = compare(tmp_path, source.replace("N", "4"), source.replace("N", "5"), "-g")
+    assert [(v.datum.name, v.offset, v.new) for v in d.values] == [("rows", 2, b"\5\0")]

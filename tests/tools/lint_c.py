@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from ksplicd.create.diff.values import SIZES
 from ksplicd.create.modules.build import make_command, write_sources
 from ksplicd.create.new_code.model import (
     Anchored,
@@ -76,16 +77,25 @@ def sample_update() -> list[NewCode]:
         obj = Object(f"unit{i}", sections=[data], symbols=[called])
         function = Redirected(name="f", sympos=0, alias=f"ksplice_new_{i}", reason="")
         hook = HookCall(kind="apply", alias=f"ksplice_hook_{i}")
+        linked = Redirected(name="h", sympos=0, alias="g", reason="")
         redirects = [
             Redirect(kind=kind, name="g", sympos=0, place="g", new=function.alias, reason="")
             for kind in RedirectKind
+            if kind is not RedirectKind.VALUE
         ]
+        redirects += [
+            Redirect(
+                kind=RedirectKind.VALUE, name="g", sympos=0, place="g", new="", reason="",
+                value=(bytes(size), bytes([1] * size)),
+            )
+            for size in SIZES
+        ]  # fmt: skip
         units.append(
             NewCode(
                 unit=obj.name,
                 target=target,
                 obj=obj,
-                redirected=(function,),
+                redirected=(function, linked),
                 hooks=(hook,),
                 redirects=tuple(redirects),
                 anchors=(Anchored(function=function.name, alias=function.alias),),

@@ -86,13 +86,35 @@ def test_redirects_are_numbered() -> None:
     target = replace(
         manifest.targets[1],
         functions=(PatchedFunction(name="nft_exit", sympos=0, unit="a.c", how="exit"),),
-        pointers=(PatchedPointer(table="ops", offset=16, unit="a.c"),),
+        pointers=(
+            PatchedPointer(table="ops", offset=16, unit="a.c"),
+            PatchedPointer(table="ops", offset=24, unit="a.c", how="value"),
+        ),
     )
     assert replace(manifest, targets=(manifest.targets[0], target)).redirects == [
         "vmlinux:do_fcntl by livepatch",
         "nf-tables:nft_exit by exit",
         "nf-tables:ops+0x10 by pointer",
+        "nf-tables:ops+0x18 by value",
     ]
+
+
+def test_values_are_an_extension() -> None:
+    """An older host takes them for pointers, with which it does all that is needed."""
+    manifest = samples.manifest(targets=("vmlinux", "nf-tables"))
+    pointers = [PatchedPointer(table="ops", offset=n, unit="a.c", how=how)
+                for n, how in ((8, "pointer"), (16, "value"), (24, "value"))]  # fmt: skip
+    targets = (
+        replace(manifest.targets[0], pointers=tuple(pointers[:2])),
+        replace(manifest.targets[1], pointers=tuple(pointers[2:])),
+    )
+    manifest = replace(manifest, targets=targets)
+    data = write_manifest(manifest)
+    assert json.loads(data)["extensions"]["values"] == [1, 2]
+    assert read_manifest(data) == manifest
+    for wrong in (b"[1,3]", b"[-1]", b'"x"'):
+        with pytest.raises(BadBundleError, match=r"extensions\.values"):
+            read_manifest(data.replace(b"[1,2]", wrong))
 
 
 def test_thousands_of_hunks_stay_small() -> None:

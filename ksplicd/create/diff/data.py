@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ksplicd.create.diff import hooks
 from ksplicd.create.diff.compare import Comparison
-from ksplicd.create.diff.pointers import PointerChange, pointer_changes
+from ksplicd.create.diff.pointers import FieldChanges, field_changes
 from ksplicd.create.diff.twins import place_of
 from ksplicd.create.objects.address_use import AddressUse, address_use
 from ksplicd.create.objects.index import ObjectIndex, code_section_of
@@ -52,8 +52,8 @@ class DataChanges:
     """Constants of which new code brings its own copy."""
     users: Mapping[Symbol, str]
     """The functions that use those, with the reason why they change."""
-    pointers: tuple[PointerChange, ...]
-    """Function pointers that the running kernel's data get."""
+    fields: FieldChanges
+    """What the running kernel's data get."""
     notes: tuple[str, ...]
     """What is left out, because a running kernel has read it already."""
     refusals: tuple[Refusal, ...]
@@ -111,7 +111,10 @@ def compare_data(
     return DataChanges(
         copied_constants=tuple(judge.copied),
         users=judge.users,
-        pointers=tuple(judge.changes),
+        fields=FieldChanges(
+            tuple(p for c in judge.changes for p in c.pointers),
+            tuple(v for c in judge.changes for v in c.values),
+        ),
         notes=(*judge.notes, *at_boot),
         refusals=tuple(judge.refusals),
     )
@@ -156,7 +159,7 @@ class _Judge:
         self.uses = find_uses(self.post) if changed else {}
         self.copied: list[Symbol] = []
         self.users: dict[Symbol, str] = {}
-        self.changes: list[PointerChange] = []
+        self.changes: list[FieldChanges] = []
         self.notes: list[str] = []
         self.refusals: list[Refusal] = []
         self.keepers: dict[Symbol, str] = {}
@@ -172,8 +175,8 @@ class _Judge:
                 continue
             if self.is_constant(s, frozenset()):
                 self.copy(s)
-            elif changes := self.pointers(s):
-                self.changes += changes
+            elif changes := self.fields(s):
+                self.changes.append(changes)
             else:
                 self.refusals.append(refuse(s, *self.reason(s, why)))
 
@@ -218,12 +221,12 @@ class _Judge:
                 return None
         return how
 
-    def pointers(self, s: Symbol) -> list[PointerChange]:
-        """Return the function pointers in which alone a table differs that there is once."""
+    def fields(self, s: Symbol) -> FieldChanges | None:
+        """Return the fields in which alone a table differs that there is once."""
         assert s.section is not None
         if is_tracepoint(s) or is_per_cpu(s.section) or is_bound_at_boot(s):
-            return []
-        return pointer_changes(self.comparison, self.comparison.twins.pre_of[s], s)
+            return None
+        return field_changes(self.comparison, self.comparison.twins.pre_of[s], s)
 
     def copy(self, s: Symbol) -> None:
         """Bring a copy of ``s``, and of the constants that point to it."""

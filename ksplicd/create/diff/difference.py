@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from ksplicd.create.diff.data import is_compared
 from ksplicd.create.diff.hooks import Hook
-from ksplicd.create.diff.pointers import PointerChange
+from ksplicd.create.diff.pointers import FieldChanges, PointerChange
 from ksplicd.create.diff.twins import Twins
+from ksplicd.create.diff.values import ValueChange
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.elf.model import STB_LOCAL, Symbol
@@ -35,8 +36,8 @@ class Difference:
     """The post object's exit function, when it or what it alone calls differs; in modules only."""
     copied_constants: tuple[Symbol, ...]
     """Post constants that differ from their twins, of which new code brings its own copy."""
-    pointers: tuple[PointerChange, ...]
-    """Function pointers that the running kernel's tables get."""
+    fields: FieldChanges
+    """What the running kernel's tables get."""
     hooks: tuple[Hook, ...]
     """What is called when the update is applied or undone."""
     notes: tuple[str, ...]
@@ -57,6 +58,16 @@ class Difference:
         return self.twins.post
 
     @property
+    def pointers(self) -> tuple[PointerChange, ...]:
+        """Function pointers that the running kernel's tables get."""
+        return self.fields.pointers
+
+    @property
+    def values(self) -> tuple[ValueChange, ...]:
+        """Other fields that they get."""
+        return self.fields.values
+
+    @property
     def is_empty(self) -> bool:
         """Tell whether the patch changes nothing here that a kernel uses."""
         return not self.is_needed and not self.boot
@@ -69,7 +80,8 @@ class Difference:
     @property
     def is_needed(self) -> bool:
         """Tell whether there is something to do in a running kernel, or to refuse."""
-        return bool(self.changed or self.hooks or self.refusals or self.unload or self.pointers)
+        is_exchanged = self.unload or self.pointers or self.values
+        return bool(self.changed or self.hooks or self.refusals or is_exchanged)
 
     def new_globals(self) -> list[Symbol]:
         """Return the new functions and data to which other units can refer."""
@@ -164,7 +176,8 @@ class UnitChange:
         self, found: Iterable[Succession], pointers: Iterable[PointerChange]
     ) -> "UnitChange":
         """Return the change with functions redirected; ``pointers``: what is left to exchange."""
-        difference = replace(self.difference, pointers=tuple(pointers))
+        fields = replace(self.difference.fields, pointers=tuple(pointers))
+        difference = replace(self.difference, fields=fields)
         return replace(self, difference=difference, successions=tuple(found))
 
     def with_notes(self, more: Iterable[str]) -> "UnitChange":

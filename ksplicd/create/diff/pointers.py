@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tables of functions of which only pointers change, such as a new ``.release`` in operations.
+"""Tables of which only fields change, such as a new ``.release`` in operations, or a length.
 
 The running kernel's table gets the new pointer while the update is applied (kmodsrc/redirect.c),
 where there was another function or none.  A pointer that goes away is refused: somebody who has
-tested it a moment ago is about to call it.
+tested it a moment ago is about to call it.  What changes besides are values (``values.py``).
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.diff.compare import Comparison
+from ksplicd.create.diff.values import ValueChange, may_be_constant, value_changes
 from ksplicd.create.objects.index import Referent, relocations_in
 from ksplicd.elf.model import SHT_NOBITS, Symbol
 from ksplicd.elf.x86_64 import R_X86_64_64
@@ -31,18 +32,38 @@ class PointerChange:
     """In the post object."""
 
 
-def pointer_changes(comparison: Comparison, a: Symbol, b: Symbol) -> list[PointerChange]:
-    """Return the function pointers in which two data differ; none when they differ in more."""
+@dataclass(frozen=True, slots=True)
+class FieldChanges:
+    """What alone differs in a datum."""
+
+    pointers: tuple[PointerChange, ...] = ()
+    values: tuple[ValueChange, ...] = ()
+
+
+def field_changes(comparison: Comparison, a: Symbol, b: Symbol) -> FieldChanges | None:
+    """Return the fields in which two data differ; None when they differ in more."""
     if a.section is None or b.section is None or a.size != b.size:
-        return []
-    if SHT_NOBITS in (a.section.type, b.section.type) or _without_pointers(a) != _without_pointers(
-        b
-    ):
-        return []
+        return None
+    if SHT_NOBITS in (a.section.type, b.section.type):
+        return None
+    values: list[ValueChange] | None = []
+    if _without_pointers(a) != _without_pointers(b):
+        is_constant = may_be_constant(a) and may_be_constant(b)
+        values = value_changes(comparison.post.debug_info, a, b) if is_constant else None
+    pointers = _pointer_changes(comparison, a, b)
+    if values is None or pointers is None or not (values or pointers):
+        return None
+    return FieldChanges(tuple(pointers), tuple(values))
+
+
+def _pointer_changes(comparison: Comparison, a: Symbol, b: Symbol) -> list[PointerChange] | None:
+    """Return the function pointers in which two data differ; None when others do."""
+    assert a.section is not None
+    assert b.section is not None
     before = {r.offset - a.value: r for r in relocations_in(a)}
     after = {r.offset - b.value: r for r in relocations_in(b)}
     if not before.keys() <= after.keys():
-        return []
+        return None
     changes = []
     for at, rb in after.items():
         ra, new = before.get(at), comparison.post.locate(b.section, rb)
@@ -51,7 +72,7 @@ def pointer_changes(comparison: Comparison, a: Symbol, b: Symbol) -> list[Pointe
             continue
         is_pointer = rb.type == R_X86_64_64 and not at % _SIZE and b.section.align >= _SIZE
         if not is_pointer or new.symbol is None or not _may_become(old, new):
-            return []
+            return None
         changes.append(PointerChange(b, at, old.symbol if old else None, new.symbol))
     return changes
 

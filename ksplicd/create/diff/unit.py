@@ -51,7 +51,7 @@ def diff(pre: ObjectIndex, post: ObjectIndex) -> Difference:
         boot=functions.boot,
         unload=unload,
         copied_constants=data.copied_constants,
-        pointers=data.pointers,
+        fields=data.fields,
         hooks=hooks,
         notes=(
             *left_out,

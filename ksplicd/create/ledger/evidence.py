@@ -14,7 +14,7 @@ from typing import Final
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.ledger.fates import Fate, fates_of_data
 from ksplicd.create.ledger.lists import ListChange, compare_lists
-from ksplicd.create.new_code.model import NewCode, RedirectKind
+from ksplicd.create.new_code.model import FIELDS, NewCode
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.names import base_name, is_boot_section, is_prefix
 from ksplicd.elf.line_table import read_line_table
@@ -210,9 +210,9 @@ def _starts(code: NewCode) -> Iterable[tuple[str, str, tuple[str, ...]]]:
     for r in code.redirected:
         yield f"{code.target}:{r.name} by livepatch", r.alias, r.tables
     for other in code.redirects:
-        is_pointer = other.kind is RedirectKind.POINTER
-        place = f"{other.name}+{other.offset:#x}" if is_pointer else other.name
-        tables = (other.name,) if is_pointer else ()
+        is_field = other.kind in FIELDS
+        place = f"{other.name}+{other.offset:#x}" if is_field else other.name
+        tables = (other.name,) if is_field else ()
         yield f"{code.target}:{place} by {other.kind.value}", other.new, tables
     for hook in code.hooks:
         yield f"{HOOK}{hook.kind}", hook.alias, ()

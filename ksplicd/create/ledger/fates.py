@@ -44,6 +44,7 @@ def fates_of_data(
         d = change.difference
         known = dict.fromkeys(d.copied_constants, Fate.COPIED)
         known |= {p.datum: Fate.CHANGED for p in d.pointers}
+        known |= {v.datum: Fate.CHANGED for v in d.values}
         renamed = {(d.twins.pre_of[s].name, s.name) for s in d.changed}
     for s in _data(post):
         fate = known.get(s) or _fate(pre, twins.get(s), post, s)

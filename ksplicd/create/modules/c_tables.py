@@ -4,12 +4,15 @@
 ``kmodsrc/`` includes them; nothing is compiled here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from ksplicd.create.diff.hooks import CHECKS
 from ksplicd.create.new_code.aliases import is_function_alias
-from ksplicd.create.new_code.model import Anchored, NewCode
+from ksplicd.create.new_code.model import Anchored, NewCode, Redirect, RedirectKind
 from ksplicd.model import ANCHOR_PREFIX, VMLINUX
+
+_POINTER_SIZE: Final = 8
 
 
 def headers_of(new_code: Sequence[NewCode]) -> dict[str, str]:
@@ -105,6 +108,19 @@ def _anchors_header(new_code: Sequence[NewCode]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _size(r: Redirect) -> int:
+    """Return how many bytes are exchanged at a place."""
+    return len(r.value[0]) if r.kind is RedirectKind.VALUE else _POINTER_SIZE
+
+
+def _contents(r: Redirect, names: Mapping[str, str]) -> tuple[str, str]:
+    """Return what a place has before, and then, as C writes it."""
+    if r.kind is not RedirectKind.VALUE:
+        return names[r.old], names[r.new]
+    old, new = (int.from_bytes(x, "little") for x in r.value)
+    return f"(void *){old:#x}ul", f"(void *){new:#x}ul"
+
+
 def _redirects_header(new_code: Sequence[NewCode]) -> str:
     """Return redirects.h: what kmodsrc/redirect.c leads to new code."""
     targets = _targets(new_code)
@@ -115,8 +131,9 @@ def _redirects_header(new_code: Sequence[NewCode]) -> str:
     lines += [_as_symbol(name, symbol) for symbol, name in names.items() if symbol]
     lines.append("static struct redirect redirects[] = {")
     lines += [
-        f"\t{{ .object = {target}, .kind = REDIRECT_{r.kind.name},"
-        f" .place = {names[r.place]} + {r.offset}, .old = {names[r.old]}, .new = {names[r.new]} }},"
+        f"\t{{ .object = {target}, .kind = REDIRECT_{r.kind.name}, .size = {_size(r)},"
+        f" .place = {names[r.place]} + {r.offset}, .old = {old}, .new = {new} }},"
         for target, r in redirects
+        for old, new in (_contents(r, names),)
     ]
     return "\n".join([*lines, "};", ""])

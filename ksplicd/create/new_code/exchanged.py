@@ -9,7 +9,7 @@ that is made meanwhile would keep the new one after undo.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -18,13 +18,21 @@ from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.diff.difference import Succession, UnitChange
 from ksplicd.create.diff.pointers import PointerChange
 from ksplicd.create.new_code.successions import NoSuccessionError, Successions, by_old
-from ksplicd.create.new_code.table_copies import Copy, Field, declared_members, find_copies
+from ksplicd.create.new_code.table_copies import (
+    Copy,
+    Field,
+    declared_members,
+    find_copies,
+    find_writes,
+)
 from ksplicd.create.objects.index import ObjectIndex
+from ksplicd.create.objects.names import is_read_only
 from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.elf.debug_info import DebugInfo
 from ksplicd.elf.model import STB_LOCAL, Symbol
 
 _BITS: Final = 8
+_WAY_OUT_FOR_VALUES: Final = "set it, and what was made of it, from a hook"
 _WAY_OUT: Final = "change the function itself, or every copy from a hook"
 
 
@@ -67,14 +75,31 @@ def refuse_copied(
         if why is not None:
             more = reasons.get(p, "")
             refusals.append(refuse(p.datum, f"{why}; {more}" if more else why, _WAY_OUT))
+    known: dict[tuple[Symbol, tuple[Field, ...]], str | None] = {}
+    for v in change.difference.values:
+        place = v.datum, tuple(fields_at(change.difference.post, v.datum, v.offset))
+        if place not in known:
+            known[place] = why_not_in_place(tree, change, v.datum, v.offset, is_value=True)
+            if (why := known[place]) is not None:
+                refusals.append(refuse(v.datum, why, _WAY_OUT_FOR_VALUES))
     return change.refuse(refusals)
 
 
-def why_not_in_place(tree: BuildTree, change: UnitChange, datum: Symbol, offset: int) -> str | None:
-    """Return why what a datum has at an offset may not be exchanged, None when it may."""
+def why_not_in_place(
+    tree: BuildTree, change: UnitChange, datum: Symbol, offset: int, *, is_value: bool = False
+) -> str | None:
+    """Return why what a datum has at an offset may not be exchanged, None when it may.
+
+    ``is_value``: it is no pointer to a function.
+    """
     fields = fields_at(change.difference.post, datum, offset)
     if not fields:
         return f"+{offset:#x} changes, and the type of what has it there is not known"
+    if is_value:
+        fields[-1] = replace(fields[-1], is_pointer=False, is_value=True)
+        assert datum.section is not None
+        if not is_read_only(datum.section) and (why := _why_written(tree, change.unit, fields[-1])):
+            return why
     for field in fields:
         found = next(_find(tree, change.unit, datum, field), None)
         if found is not None:
@@ -126,20 +151,37 @@ def _path(info: DebugInfo, key: int, offset: int) -> Iterator[Field]:
             yield from _path(info, m.type, offset - begin)
 
 
-def _find(tree: BuildTree, unit: str, datum: Symbol, field: Field) -> Iterator[_Found]:
-    """Yield the places in this kernel's source that copy a table of a type, or its field."""
-    root = tree.source.root
-    tree.progress(f"looking for copies of {field.type}")
-    paths = tree.files_naming(field.type.split()[-1])
-    headers = [p for p in paths if p.endswith(".h")]
-    members: dict[str, bool] = {}
-    for path in headers:
-        members |= declared_members(_read(root / path), field.type)
+def _why_written(tree: BuildTree, unit: str, field: Field) -> str | None:
+    """Return who may write a field of a table that is not declared const, None when nobody does."""
+    for path, text in _sources(tree, unit, field.type):
+        for found in find_writes(text, field.member):
+            return (
+                f"its .{field.member} changes, and the kernel may write it:"
+                f" {path}:{found.line}: {found.text}"
+            )
+    return None
+
+
+def _sources(tree: BuildTree, unit: str, type_name: str) -> Iterator[tuple[str, str]]:
+    """Yield (path, text) of this kernel's source files that name a type, the unit's own first."""
+    paths = tree.files_naming(type_name.split()[-1])
     # the unit itself first: most tables are copied where they are defined
     units = [unit, *(p for p in paths if p in tree.listing and p != unit)]
-    for path in [*units, *headers]:
+    for path in [*units, *(p for p in paths if p.endswith(".h"))]:
+        yield path, _read(tree.source.root / path)
+
+
+def _find(tree: BuildTree, unit: str, datum: Symbol, field: Field) -> Iterator[_Found]:
+    """Yield the places in this kernel's source that copy a table of a type, or its field."""
+    tree.progress(f"looking for copies of {field.type}")
+    sources = list(_sources(tree, unit, field.type))
+    members: dict[str, bool] = {}
+    for path, text in sources:
+        if path.endswith(".h"):
+            members |= declared_members(text, field.type)
+    for path, text in sources:
         table = datum.name if path == unit or datum.bind != STB_LOCAL else None
-        for copy in find_copies(_read(root / path), field, table, members):
+        for copy in find_copies(text, field, table, members):
             yield _Found(path=path, copy=copy)
 
 

@@ -9,6 +9,7 @@ from ksplicd.create.debug import phase
 from ksplicd.create.diff.data import is_plain_data
 from ksplicd.create.diff.difference import Succession, UnitChange
 from ksplicd.create.diff.pointers import PointerChange
+from ksplicd.create.diff.values import ValueChange
 from ksplicd.create.new_code.aliases import Aliases, is_function_alias
 from ksplicd.create.new_code.anchors import Anchors
 from ksplicd.create.new_code.cut import Cutter
@@ -180,6 +181,8 @@ class _Extractor:
             yield self.exchange_exit(self.plan.unload)
         for change in self.difference.pointers:
             yield self.exchange_pointer(change)
+        for value in self.difference.values:
+            yield self.exchange_value(value)
 
     def probe(self, s: Symbol, why: str) -> Redirect:
         """Have a kprobe redirect a function."""
@@ -222,6 +225,15 @@ class _Extractor:
             kind=RedirectKind.POINTER, name=c.datum.name, sympos=0, offset=c.offset, new=new,
             place=self.names.name_in_kernel(c.datum), old=self.names.name_of_old(c.old),
             reason=f"{c.new.name} takes the place of {c.old.name if c.old else 'no function'}",
+        )  # fmt: skip
+
+    def exchange_value(self, v: ValueChange) -> Redirect:
+        """Have a value in the kernel's data exchanged."""
+        old, new = (int.from_bytes(x, "little") for x in (v.old, v.new))
+        return Redirect(
+            kind=RedirectKind.VALUE, name=v.datum.name, sympos=0, offset=v.offset, new="",
+            place=self.names.name_in_kernel(v.datum), value=(v.old, v.new),
+            reason=f"+{v.offset:#x} is {new:#x} instead of {old:#x}",
         )  # fmt: skip
 
     # --- other global names ---------------------------------------------------------------------

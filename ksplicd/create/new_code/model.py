@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from ksplicd.elf.model import Object, Symbol
 from ksplicd.model import PatchedFunction, PatchedPointer
@@ -76,27 +76,34 @@ class RedirectKind(Enum):
 
     PROBE = "kprobe"
     POINTER = "pointer"
+    VALUE = "value"
     EXIT = "exit"
+
+
+FIELDS: Final = (RedirectKind.POINTER, RedirectKind.VALUE)
+"""What is exchanged in the kernel's data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redirect:
-    """One place, besides livepatch's functions, that leads to new code."""
+    """One place, besides livepatch's functions, that leads to new code, or has a new value."""
 
     kind: RedirectKind
     name: str
-    """The function, or the table that the pointer is in."""
+    """The function, or the table that the field is in."""
     sympos: int
     place: str
     """Symbol of the old function or of the table; empty for a module's exit function."""
     new: str
-    """Symbol of the new function."""
+    """Symbol of the new function; empty for a value."""
     reason: str
     """Why it is in."""
     offset: int = 0
-    """Of the pointer in the table."""
+    """Of the field in the table."""
     old: str = ""
     """Symbol of what the pointer holds before; empty: nothing."""
+    value: tuple[bytes, bytes] = b"", b""
+    """The old and the new value, in as many bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,13 +164,13 @@ class NewCode:
             *(PatchedFunction(name=r.name, sympos=r.sympos, unit=self.unit)
               for r in self.redirected),
             *(PatchedFunction(name=r.name, sympos=r.sympos, unit=self.unit, how=r.kind.value)
-              for r in self.redirects if r.kind is not RedirectKind.POINTER),
+              for r in self.redirects if r.kind not in FIELDS),
         ]  # fmt: skip
 
     @property
     def pointers(self) -> list[PatchedPointer]:
-        """The pointers that lead to new code."""
+        """The pointers that lead to new code, and the other fields that change."""
         return [
-            PatchedPointer(table=r.name, offset=r.offset, unit=self.unit)
-            for r in self.redirects if r.kind is RedirectKind.POINTER
+            PatchedPointer(table=r.name, offset=r.offset, unit=self.unit, how=r.kind.value)
+            for r in self.redirects if r.kind in FIELDS
         ]  # fmt: skip

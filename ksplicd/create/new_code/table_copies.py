@@ -28,6 +28,11 @@ _ONLY_READING: Final = frozenset({
     "IS_ERR", "IS_ERR_OR_NULL", "typeof", "rcu_dereference", "rcu_access_pointer",
 })  # fmt: skip
 _ONLY_READING_LIKE: Final = re.compile(r"(?:WARN|BUG|INDIRECT_CALL|VM_|pr_|dev_|printk|trace_)")
+_READS_NUMBERS: Final = re.compile(
+    r"(?:min|max|clamp|mem(?:cmp|cpy|move|set|chr)|strn?(?:cmp|len)|strlcpy|strscpy|sn?printf|k[mvz]"
+    r"|kcalloc|skb_|nla_|BIT|GENMASK|ALIGN|IS_ALIGNED|DIV_ROUND|test_bit|le\d|be\d|cpu_to|[nh]to[nh])"
+)
+"""Callees that keep no number that they get."""
 _ASSIGNED: Final = re.compile(r"(?<![=!<>+\-*/|&^%])=(?!=)\s*(?P<right>[^;,{}=?]+?)\s*(?=[;,}])")
 _LASTING: Final = re.compile(
     rf"(?:(?<!\w)(?<!\w )\*\s*{_IDENTIFIER}|(?:->|\.)\s*{_IDENTIFIER}|\])(?:\s*\[[^\[\]]*\])*\s*$"
@@ -38,6 +43,11 @@ _LONGEST_LEFT: Final = 200
 _NEXT_DECLARED: Final = re.compile(
     rf",\s*(?P<star>\**)\s*(?P<name>{_IDENTIFIER})(?P<index>\s*\[[^\]]*\])?\s*[,;=]"
 )
+_STATEMENT: Final = re.compile(r"[^;{}\s][^;{}]*")
+_ANY_ASSIGNED: Final = re.compile(
+    r"(?P<left>[^=]*?[^=!<>+\-*/|&^%])\s*(?:[-+*/|&^%]|<<|>>)?=(?!=)\s*(?P<right>.*)", re.DOTALL
+)
+_CALL: Final = re.compile(rf"\b(?P<callee>{_IDENTIFIER})\s*\((?P<of>[^()]*)\)")
 _CAST: Final = re.compile(r"^\(\s*(?:const\s+|struct\s+|void\b)[^()]*\)\s*")
 
 
@@ -48,8 +58,10 @@ class Field:
     type: str
     """As the source writes it: ``struct ctl_table``, or a typedef's name."""
     member: str
-    is_pointer: bool
+    is_pointer: bool = False
     """Whether whoever gets it as an argument may keep it: a pointer to a function."""
+    is_value: bool = False
+    """Whether it is a number, of which others are made: what is made of it is kept, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,14 +194,70 @@ def _copies_in(chunk: str, field: Field, names: dict[str, _Name]) -> Iterator[in
             left = re.split(r"[;{}(,]", chunk[max(0, m.start() - _LONGEST_LEFT) : m.start()])[-1]
             if _is_copied(left, m["right"], field, names):
                 yield m.start()
-    if field.is_pointer and field.member in chunk:
+    if field.is_value and field.member in chunk:
+        yield from _values_kept(chunk, field, names)
+    if (field.is_pointer or field.is_value) and field.member in chunk:
         kept = rf"(?P<callee>{_IDENTIFIER})\s*\((?:[^();{{}}]*,)?\s*{_PATH}(?P<base>{_IDENTIFIER})"
         kept += rf"(?:\s*\[[^\[\]]*\])?\s*(?:->|\.)\s*{re.escape(field.member)}\s*[,)]"
         for m in re.finditer(kept, chunk):
             callee = m["callee"]
-            only_reads = callee in _ONLY_READING or _ONLY_READING_LIKE.match(callee)
-            if m["base"] in names and not only_reads:
+            if m["base"] in names and not _only_reads(callee, field):
                 yield m.start()
+
+
+def _only_reads(callee: str, field: Field) -> bool:
+    """Tell whether a function or a macro keeps nothing of a field that it gets."""
+    if callee in _ONLY_READING or _ONLY_READING_LIKE.match(callee):
+        return True
+    return field.is_value and _READS_NUMBERS.match(callee) is not None
+
+
+def _values_kept(chunk: str, field: Field, names: dict[str, _Name]) -> Iterator[int]:
+    """Yield where what is made of a number is kept: directly, by way of a variable, or returned."""
+    bases = "|".join(map(re.escape, names))
+    member = rf"(?:\s*\[[^\[\]]*\])*\s*(?:->|\.)\s*{re.escape(field.member)}\b"
+    use = re.compile(rf"\b(?:{bases}){member}")
+    made: list[str] = []
+    for m in _STATEMENT.finditer(chunk):
+        statement = m[0]
+        if re.match(rf"\s*return\s+\(?\s*{_PATH}(?:{bases}){member}\s*\)?\s*$", statement):
+            yield m.start()
+        assigned = _ANY_ASSIGNED.match(statement)
+        if assigned is None:
+            continue
+        right = _without_calls(assigned["right"])
+        is_made = use.search(right) or any(re.search(rf"\b{v}\b", right) for v in made)
+        if is_made and _LASTING.search(assigned["left"]):
+            yield m.start()
+        elif is_made and (variable := re.search(rf"({_IDENTIFIER})\s*$", assigned["left"])):
+            made.append(variable[1])
+
+
+def _without_calls(text: str) -> str:
+    """Return an expression without the calls that make something else: ``alloc(n)``."""
+    while True:
+        less = _CALL.sub(
+            lambda m: f" {m['of']} " if _READS_NUMBERS.match(m["callee"]) else " ", text
+        )
+        if less == text:
+            return text
+        text = less
+
+
+def find_writes(source: str, member: str) -> Iterator[Copy]:
+    """Yield what in a source file may write a member, of whatever structure, or take its address.
+
+    Initialisers do not.
+    """
+    text = _blanked(source)
+    place = rf"[\w\])]\s*(?:->|\.)\s*{re.escape(member)}\b(?:\s*\[[^\[\]]*\])*"
+    written = (
+        rf"{place}\s*(?:(?:[-+*/|&^%]|<<|>>)?=(?!=)|\+\+|--)"
+        rf"|(?:\+\+|--|[(,=?:{{;]\s*&)\s*{_PATH}\w*{place}"
+    )
+    for m in re.finditer(written, text):
+        line = text.count("\n", 0, m.start())
+        yield Copy(line=line + 1, text=source.splitlines()[line].strip())
 
 
 def _is_copied(left: str, right: str, field: Field, names: dict[str, _Name]) -> bool:

@@ -84,6 +84,8 @@ class Follower:
 
     def begin_at_function(self, place: RedirectedPlace) -> None:
         """Begin at a function that a kprobe redirects, or at a module's exit function."""
+        if place.new is None:
+            return
         if place.place is None:
             for unit in self.units:
                 exit_ = unit.globals.get("cleanup_module")
@@ -207,7 +209,7 @@ class Follower:
     # --- pointers -------------------------------------------------------------------------------
 
     def check_pointer(self, r: RedirectedPlace) -> None:
-        """Check a pointer in the kernel's data that gets the address of a function."""
+        """Check a field of the kernel's data: it gets the address of a function, or a value."""
         if r.place is None:
             return
         name = self.module.kernel_name(r.place)
@@ -223,6 +225,11 @@ class Follower:
             return
         offset, where = r.place.offset, f"{unit.source}: {table.name}{r.place.offset:+#x}"
         twin = unit.pairs.post_of.get(table)
+        if r.new is None:
+            if why := why_other_value(unit, table, offset, r.value):
+                self.found.append(f"{where} is exchanged, and {why}")
+            unit.exchanged.setdefault(table, set()).update(range(offset, offset + len(r.value[0])))
+            return
         after = dict(unit.new.content(twin)[1]).get(offset) if twin is not None else None
         before = dict(unit.pre.content(table)[1]).get(offset)
         if after is None:
@@ -509,6 +516,24 @@ class Follower:
             if why := self.why_leads_elsewhere(unit, x, y):
                 return f"its content at {at:+#x} {why}"
         return None
+
+
+def why_other_value(
+    unit: JudgedUnit, table: Symbol, offset: int, value: tuple[bytes, bytes]
+) -> str | None:
+    """Return why a field's old and new value are not those of plain pre and plain post."""
+    twin, size = unit.standing.pairs.post_of.get(table), len(value[0])
+    if twin is None or twin.size != table.size or offset < 0 or offset + size > table.size:
+        return "plain post has no such field"
+    if size not in (1, 2, 4, 8) or offset % size:
+        return "no single store writes it"
+    for view, s, content in ((unit.pre, table, value[0]), (unit.post, twin, value[1])):
+        found, refers = view.content(s)
+        if any(at < offset + size and offset < at + 8 for at, _ in refers):
+            return "there is a pointer"
+        if found[offset : offset + size] != content:
+            return f"plain objects have {found[offset : offset + size].hex()}, not {content.hex()}"
+    return None
 
 
 def _find_function(view: View, names: Collection[str]) -> Symbol | None:

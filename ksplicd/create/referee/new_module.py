@@ -22,7 +22,7 @@ _OLD_NAME, _NEW_FUNCTION, _POSITION = 0, 8, 16
 """Offsets in struct klp_func."""
 _FUNCTIONS: Final = 8
 """Offset in struct klp_object, behind the name."""
-_PLACE, _OLD, _NEW = 8, 16, 24
+_SIZE, _PLACE, _OLD, _NEW = 6, 8, 16, 24
 """Offsets in struct redirect of kmodsrc/redirect.c."""
 _SMALLEST: Final = 48
 """Bytes; a struct redirect has more, because it holds a struct kprobe."""
@@ -55,9 +55,12 @@ class RedirectedPlace:
 
     target: str
     place: Place | None
-    """A function, or a pointer; None: a module's exit function."""
+    """A function, or a field of data; None: a module's exit function."""
     old: Place | None
-    new: Place
+    new: Place | None
+    """None: the field has a value."""
+    value: tuple[bytes, bytes]
+    """The old and the new value, where it has one."""
 
 
 class NewModule:
@@ -142,7 +145,8 @@ class NewModule:
                 target=targets[int.from_bytes(data[at : at + 4], "little")],
                 place=by_offset.get(at + _PLACE),
                 old=by_offset.get(at + _OLD),
-                new=by_offset[at + _NEW],
+                new=by_offset.get(at + _NEW),
+                value=_values(data[at : at + _NEW + 8]),
             )
             for at in range(0, table.size, size)
         ]
@@ -185,12 +189,19 @@ def read_new_module(obj: Object, sizes: Mapping[str, int]) -> NewModule:
     return NewModule(View(obj, sizes))
 
 
+def _values(entry: bytes) -> tuple[bytes, bytes]:
+    """Return the old and the new value of a struct redirect that has no pointers there."""
+    size = int.from_bytes(entry[_SIZE : _SIZE + 2], "little")
+    return entry[_OLD : _OLD + size], entry[_NEW : _NEW + size]
+
+
 def _size_of_entry(size: int, offsets: Sequence[int]) -> int:
     """Return the size of a struct redirect: each begins alike, and none ends the table."""
+    known = set(offsets)
     for count in range(size // _SMALLEST, 0, -1):
         one, rest = divmod(size, count)
-        starts = {i * one + _NEW for i in range(count)}
         is_alike = all(at % one in (_PLACE, _OLD, _NEW) for at in offsets)
-        if not rest and starts <= set(offsets) and is_alike:
+        starts = range(0, size, one)
+        if not rest and is_alike and all({at + _PLACE, at + _NEW} & known for at in starts):
             return one
     raise ElfError("redirects: its entries cannot be told apart")

@@ -90,17 +90,18 @@ class Standing:
         if a.size != b.size:
             return f"has {b.size} bytes instead of {a.size}"
         for at, why in self.differences_in(a, b):
-            return f"+{at:#x} {why}" if at >= 0 else why
+            return f"+{at:#x} {why}"
         return None
 
     def differences_in(self, a: Symbol, b: Symbol) -> Iterator[tuple[int, str]]:
-        """Yield where the content of two data differs, and how; -1: in their bytes."""
+        """Yield where the content of two data of one size differs, and how."""
         (data_a, before), (data_b, after) = self.pre.content(a), self.post.content(b)
         if a.section and b.section and is_descriptor(a.section) and is_descriptor(b.section):
             # struct _ddebug: the third pointer is the file's name, behind the fourth is the line
             before, after = before[:2] + before[3:4], after[:2] + after[3:4]
-        elif data_a != data_b:
-            yield -1, "has other bytes"
+        else:
+            pairs = enumerate(zip(data_a, data_b, strict=False))
+            yield from ((at, "has other bytes") for at, (x, y) in pairs if x != y)
         places = dict(before)
         for at, q in after:
             p = places.pop(at, None)
@@ -275,10 +276,11 @@ class Standing:
         return s.section is None or self.is_gone_by_now(s.section) or is_private(s)
 
     def is_made_good(self, table: Symbol, exchanged: Collection[int]) -> bool:
-        """Tell whether a table differs only where its pointers are exchanged."""
+        """Tell whether a table differs only where its fields are exchanged."""
         twin = self.pairs.post_of.get(table)
-        left = self.differences_in(table, twin) if twin is not None else ()
-        return twin is not None and all(at in exchanged for at, _ in left)
+        if twin is None or twin.size != table.size:
+            return False
+        return all(at in exchanged for at, _ in self.differences_in(table, twin))
 
     def contradictions(
         self,
@@ -289,7 +291,7 @@ class Standing:
         """Yield what stays and is reached, though the plain post object has it otherwise.
 
         ``redirected``: pre functions that lead to new code; ``exchanged``: by pre table, where its
-        pointers are exchanged; ``dead``: globals to which nothing leads.
+        fields are exchanged; ``dead``: globals to which nothing leads.
         """
         todo = [(s, s, by) for s, by in self.roots.items() if s not in dead]
         seen = set()

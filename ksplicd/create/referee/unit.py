@@ -142,7 +142,7 @@ class JudgedUnit:
         self.redirected: dict[Symbol, str] = {}
         """The pre functions that lead to new code, and how."""
         self.exchanged: dict[Symbol, set[int]] = {}
-        """By pre table, the offsets of pointers that are exchanged."""
+        """By pre table, the offsets of pointers, and of bytes of values, that are exchanged."""
 
     @property
     def pre(self) -> View:

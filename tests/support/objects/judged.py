@@ -47,9 +47,9 @@ void *uses[] = { objects, (void *)hooks, (void *)must_match };
 """
 _REDIRECTS: Final = """
 #define NULL ((void *)0)
-enum redirect_kind { REDIRECT_PROBE, REDIRECT_POINTER, REDIRECT_EXIT };
+enum redirect_kind { REDIRECT_PROBE, REDIRECT_POINTER, REDIRECT_VALUE, REDIRECT_EXIT };
 struct redirect {
-    unsigned int object; enum redirect_kind kind; void *place, *old, *new, **cell, *probe[12];
+    unsigned int object; unsigned short kind, size; void *place, *old, *new, **cell, *probe[12];
     unsigned char is_on;
 };
 #include "redirects.h"

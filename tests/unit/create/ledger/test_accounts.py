@@ -236,6 +236,17 @@ def test_function_that_takes_anothers_place_in_a_table(tmp_path: Path) -> None:
     assert len(entries) > 1
 
 
+def test_value_in_a_table(tmp_path: Path) -> None:
+    before = TABLE.replace("= open_it,\n", "= open_it,\n\t.flags = 1,\n")
+    before = before.replace("struct operations {", "struct operations {\n\tint flags;", 1)
+    (entry,) = accounts(
+        tmp_path, {"t.c": before}, {"t.c": before.replace(".flags = 1", ".flags = 3")}, "t.c"
+    )
+    assert (entry.verdict.account, entry.verdict.by) == (
+        Account.IN_EFFECT, ("vmlinux:ops+0x0 by value",),
+    )  # fmt: skip
+
+
 def test_constant_that_only_boot_code_reads(tmp_path: Path) -> None:
     unit = UNIT.replace('printk("set up");', "seen = steps[seen & 3];")
     unit = unit.replace("clamp_it(x) + steps[x & 3]", "clamp_it(x)")

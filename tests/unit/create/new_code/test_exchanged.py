@@ -97,3 +97,48 @@ def test_table_of_an_unknown_type(tmp_path: Path, tree: BuildTree) -> None:
     d = compare(tmp_path, UNIT.format(""), UNIT.format(".b = two"))
     (refusal,) = refuse_copied(UnitChange.of("fs/unit.c", d), tree).refusals
     assert "type of what has it there is not known" in refusal.reason
+
+
+# --- values -------------------------------------------------------------------------------------
+
+READS = "int f(const struct door_ops *d) { return d->flags > 3; }\n"
+DERIVED = "void f(const struct door_ops *d) { h->mine = 4 | d->flags; }\n"
+
+
+def value_change(tmp_path: Path, how: str = "const") -> UnitChange:
+    pre, post = (
+        UNIT.format(f".flags = {n}").replace(
+            "struct door_ops doors", f"{how} struct door_ops doors"
+        )
+        for n in (1, 2)
+    )
+    d = compare(tmp_path, pre, post, "-g")
+    assert not d.refusals
+    assert [(v.offset, v.new[0]) for v in d.values] == [(72, 2)]
+    return UnitChange.of("fs/unit.c", d)
+
+
+def test_value_that_is_read_anew(tmp_path: Path, tree: BuildTree) -> None:
+    (tree.source.root / "fs/b.c").write_text(READS)
+    assert not refuse_copied(value_change(tmp_path), tree).refusals
+    assert not refuse_copied(value_change(tmp_path, ""), tree).refusals
+
+
+@pytest.mark.parametrize(
+    ("text", "how", "words"),
+    [
+        (COPY, "const", r"its \.flags changes, and the kernel copies it .* fs/b\.c:1: void f"),
+        (DERIVED, "const", r"its \.flags changes, and the kernel copies it .* fs/b\.c:1: void f"),
+        (
+            "void f(struct door_ops *d) { d->flags = 4; }\n", "",
+            r"its \.flags changes, and the kernel may write it: fs/b\.c:1: void f",
+        ),
+    ],
+)  # fmt: skip
+def test_value_that_is_kept_or_written(
+    tmp_path: Path, tree: BuildTree, text: str, how: str, words: str
+) -> None:
+    (tree.source.root / "fs/b.c").write_text(text)
+    (refusal,) = refuse_copied(value_change(tmp_path, how), tree).refusals
+    assert re.search(words, refusal.reason)
+    assert refusal.hint.startswith("set it, and what was made of it, from a hook")

@@ -3,7 +3,7 @@
 
 import pytest
 
-from ksplicd.create.new_code.table_copies import Field, declared_members, find_copies
+from ksplicd.create.new_code.table_copies import Field, declared_members, find_copies, find_writes
 
 HANDLER = Field(type="struct door_ops", member="handler", is_pointer=True)
 MODE = Field(type="struct door_ops", member="mode", is_pointer=False)
@@ -117,3 +117,65 @@ def test_typedef() -> None:
 
 def test_parameters_on_lines_of_their_own() -> None:
     assert lines(function("h->x = *ops;", "int a,\n\t    const struct door_ops *ops")) == [4]
+
+
+LENGTH = Field(type="struct door_ops", member="len", is_value=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "h->len = ops->len;",
+        "h->len = 4 + ops->len * 2;",
+        "h->flags |= ops->len;",
+        "h->big = ops->len > 4 ? 1 : 2;",
+        "h->len = htons(max(4, ops->len));",
+        "*p = ops->len;",
+        "int n = ops->len; if (n) h->n = n + 1;",
+        "n = ops->len; m = n * 2; a[0] = m;",
+        "struct mine m = { .n = ops->len };",
+        "register_door(h, ops->len);",
+        "return ops->len;",
+    ],
+)
+def test_what_is_made_of_a_value_is_kept(text: str) -> None:
+    source = f"int f(const struct door_ops *ops)\n{{\n\t{text}\n}}\n"
+    assert {c.line for c in find_copies(source, LENGTH, None)} == {3}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if (n > ops->len) return -EINVAL;",
+        "for (i = 0; i < ops->len; i++) h->sum += i;",
+        "int n = ops->len; if (n > 4) return n;",
+        "h->p = kmalloc(n, GFP_KERNEL); memset(h->p, 0, ops->len);",
+        "n = min(x, ops->len);",
+        "return ops->len == 4;",
+        "int n = ops->len; void *p = make(h, n); h->p = p;",
+        "h->len = other->len;",
+    ],
+)
+def test_a_value_that_is_only_read(text: str) -> None:
+    source = f"int f(const struct door_ops *ops)\n{{\n\t{text}\n}}\n"
+    assert [c.line for c in find_copies(source, LENGTH, None)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "d->len = 4;", "t[i].len |= 1;", "d->len++;", "--d->len;", "get(&d->len);",
+        "f(x)->len = 1;", "d->in.len[2] = 3;",
+    ],
+)  # fmt: skip
+def test_writes_of_a_member(text: str) -> None:
+    assert [c.text for c in find_writes(f"\n{text}\n", "len")] == [text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["struct d d = { .len = 4 };", "if (d->len == 4)", "x = d->len;", "d->length = 4;", "len = 4;",
+     "// d->len = 4;", "y = x & d->len;"],
+)  # fmt: skip
+def test_what_writes_no_member(text: str) -> None:
+    assert list(find_writes(text, "len")) == []

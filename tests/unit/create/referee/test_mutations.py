@@ -232,3 +232,58 @@ def test_an_exchanged_pointer_left_out(pointers: Update, tmp_path: Path) -> None
     (code,) = pointers.new_code
     ko = link_module(tmp_path, [replace(code, redirects=code.redirects[:1])])
     assert pointers.judge(ko) != []
+
+
+# --- values -------------------------------------------------------------------------------------
+
+POLICIES = """
+struct policy { unsigned char type; unsigned short len; int (*check)(int); };
+static int one(int x) { return hidden(x); }
+const struct policy policies[2] = { { 1, LEN }, { 2, 8, CHECK } };
+"""
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> Update:
+    pre, post = (
+        POLICIES.replace("LEN", n).replace("CHECK", f) for n, f in (("4", "0"), ("6", "one"))
+    )
+    made = make_update(tmp_path_factory.mktemp("values"), pre, post)
+    assert made.judge() == []
+    assert [r.kind.value for r in made.new_code[0].redirects] == ["pointer", "value"]
+    return made
+
+
+def table_bytes(obj: Object, at: int, new: bytes) -> None:
+    """Change the second entry of the table of what is redirected without livepatch."""
+    (table,) = (s for s in obj.symbols if s.name == "redirects" and s.size)
+    assert table.section is not None
+    data, start = bytearray(table.section.data), table.value + table.size // 2 + at
+    data[start : start + len(new)] = new
+    table.section.data = bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("at", "new"),
+    [
+        (16, b"\5"),  # another old value
+        (24, b"\7"),  # another new one
+        (6, b"\4"),
+        (6, b"\3"),
+    ],
+)
+def test_each_exchanged_value(values: Update, at: int, new: bytes) -> None:
+    assert broken(values, lambda obj: table_bytes(obj, at, new))
+
+
+def test_an_exchanged_value_elsewhere(values: Update) -> None:
+    def move(obj: Object) -> None:
+        in_table(obj)[-1].addend += 2
+
+    assert broken(values, move)
+
+
+def test_an_exchanged_value_left_out(values: Update, tmp_path: Path) -> None:
+    (code,) = values.new_code
+    ko = link_module(tmp_path, [replace(code, redirects=code.redirects[:1])])
+    assert values.judge(ko) != []
