@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Redirections beside livepatch, on the stock kernel: kprobes, exit functions, pointers."""
 
+import re
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ksplicd.errors import LabError
 from ksplicd.lab.cache import Cache
 from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
-from ksplicd.model import old_module
+from ksplicd.model import Account, old_module
 from tests.support.guest.blocker import BLOCKER
 from tests.support.guest.foreign import FOREIGN, PROBE, build_module
 from tests.support.guest.hand import (
@@ -23,7 +24,7 @@ from tests.support.guest.hand import (
     write_patch,
 )
 from tests.support.guest.maker import FIRST
-from tests.support.guest.redirected import BOOL, EXIT, POINTER
+from tests.support.guest.redirected import BOOL, EXIT, POINTER, SYSCTLS, VALUE
 from tests.support.kernels import slice as sample
 from tests.support.waiting import wait_in_guest
 
@@ -71,6 +72,12 @@ def pointers(builder: Builder) -> bundle.Bundle:
 
 
 @pytest.fixture(scope="module")
+def tables(builder: Builder) -> bundle.Bundle:
+    """Return an update of tables, one of which is copied."""
+    return builder.make("redir006", *SYSCTLS, VALUE)
+
+
+@pytest.fixture(scope="module")
 def beside(builder: Builder) -> bundle.Bundle:
     """Return an update with a kprobe and a function that a task can sleep in."""
     return builder.make("redir004", BOOL, FIRST)
@@ -107,6 +114,61 @@ def test_what_the_bundle_says(functions: bundle.Bundle, pointers: bundle.Bundle)
     (target,) = pointers.manifest.targets
     assert [(p.table, p.unit) for p in target.pointers] == [("pipefifo_fops", "fs/pipe.c")]
     assert target.functions == ()
+
+
+def test_what_the_bundle_says_of_tables(tables: bundle.Bundle) -> None:
+    manifest = tables.manifest
+    assert manifest.redirects[:2] == [
+        "vmlinux:ipv4_ping_group_range by livepatch",
+        "vmlinux:proc_tcp_available_congestion_control by livepatch",
+    ]
+    (value,) = manifest.redirects[2:]
+    assert re.fullmatch(r"vmlinux:shmem_fs_parameters\+0x\w+ by value", value)
+    assert manifest.is_complete
+    assert manifest.ledger is not None
+    assert {h.account for h in manifest.ledger.hunks} == {Account.IN_EFFECT}
+
+
+def test_tables_in_every_namespace(guest: Guest, tables: bundle.Bundle) -> None:
+    """Those from before the update, those made meanwhile; and all as they were after the undo."""
+    folder, update = "/proc/sys/net/ipv4", Update(guest, tables)
+    algorithms = guest.read(f"{folder}/tcp_available_congestion_control")
+    protocols = guest.read(f"{folder}/tcp_available_ulp")
+    assert algorithms != protocols
+    entries: dict[str, str] = {"first": ""}
+
+    def make_namespace(name: str) -> None:
+        guest.run(f"systemd-run -u {name} -q unshare -n sleep infinity")
+        guest.run(f"until systemctl is-active -q {name}; do sleep 0.1; done")
+        pid = guest.run(f"systemctl show -p MainPID --value {name}").out.strip()
+        entries[name] = f"nsenter -t {pid} -n "
+
+    def shown() -> dict[str, tuple[str, int]]:
+        return {
+            name: (
+                guest.run(f"{enter}cat {folder}/tcp_available_congestion_control").out.strip(),
+                guest.run(f"{enter}cat {folder}/ping_group_range", check=False).status,
+            )
+            for name, enter in entries.items()
+        }
+
+    def takes_option() -> bool:
+        options = "mount -t tmpfs -o noinode64 none /mnt && umount /mnt"
+        return guest.run(options, check=False).status == 0
+
+    make_namespace("before")
+    assert shown() == dict.fromkeys(["first", "before"], (algorithms, 0))
+    assert not takes_option()
+    update.apply()
+    make_namespace("meanwhile")
+    assert shown() == dict.fromkeys(["first", "before", "meanwhile"], (protocols, 1))
+    assert takes_option()
+    update.undo()
+    make_namespace("after")
+    assert set(shown().values()) == {(algorithms, 0)}
+    assert not takes_option()
+    assert not update.keeps_code()
+    assert is_clean(guest)
 
 
 def test_kprobe_and_exit_function(guest: Guest, functions: bundle.Bundle) -> None:

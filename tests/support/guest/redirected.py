@@ -20,3 +20,21 @@ POINTER = Edit(
     f"{{\n\twhile (overflowgid == 7777)\n\t\tmsleep(50);\n\treturn -EUCLEAN;\n}}\n{TABLE}"
     "\t.fsync = pipe_fsync,\n",
 )
+# Each network namespace has a copy of this table.
+NET_TABLE = "static struct ctl_table ipv4_net_table[] = {\n"
+SYSCTLS = (
+    Edit(
+        "net/ipv4/sysctl_net_ipv4.c",
+        "= proc_tcp_available_congestion_control,\n",
+        "= proc_tcp_available_ulp,\n",
+    ),
+    Edit("net/ipv4/sysctl_net_ipv4.c", "= ipv4_ping_group_range,\n", "= range_is_fixed,\n"),
+    Edit(
+        "net/ipv4/sysctl_net_ipv4.c",
+        NET_TABLE,
+        "static int range_is_fixed(struct ctl_table *table, int write, void *buffer,\n"
+        "\t\t\t  size_t *lenp, loff_t *ppos)\n{\n\treturn -EUCLEAN;\n}\n\n" + NET_TABLE,
+    ),
+)
+# tmpfs takes the option noinode64, too.
+VALUE = Edit("mm/shmem.c", 'fsparam_flag  ("inode64"', 'fsparam_flag_no("inode64"')
