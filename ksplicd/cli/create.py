@@ -377,5 +377,5 @@ def report(created: Created, path: Path, *, signed: bool, as_json: bool, quiet: 
         }
         print(json.dumps(out, indent=2))
     elif not quiet:
-        names = ", ".join(f.name for t in m.targets for f in t.functions)
+        names = ", ".join(dict.fromkeys(f.name for t in m.targets for f in t.functions))
         print(f"{path}: {names} for {m.kernel.release}{'' if signed else ' (not signed)'}")
