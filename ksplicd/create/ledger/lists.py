@@ -5,6 +5,7 @@ A running kernel's lists were made when it was linked, or are read when a module
 that comes, goes or changes does so at the next boot.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,8 @@ from ksplicd.create.objects.special import is_special_section
 from ksplicd.elf.model import STT_SECTION, Object, Section, Symbol
 
 _PARAMETER: Final = "__param_"
+_TABLE: Final = re.compile(r"__mod_\w+?__(\w+)_device_table")
+"""MODULE_DEVICE_TABLE() of include/linux/module.h; in vmlinux it makes nothing."""
 
 _ORDINARY: Final = (
     ".data", ".rodata", ".bss", ".text", ".noinstr", ".sched", ".cpuidle", ".softirqentry",
@@ -47,6 +50,7 @@ def compare_lists(pre: Object, post: Object) -> Iterator[ListChange]:
     """Yield what comes, goes or changes in the lists of a unit."""
     yield from _compare_parameters(pre, post)
     yield from _compare_modinfo(pre, post)
+    yield from _compare_device_tables(pre, post)
     yield from _compare_exports(pre, post)
     yield from _compare_others(pre, post)
 
@@ -136,6 +140,17 @@ def _modinfo(obj: Object) -> set[str]:
     found = (s.data for s in obj.sections if s.name.startswith(".modinfo"))
     lines = (line for data in found for line in data.split(b"\0") if line)
     return {line.decode(errors="replace") for line in lines}
+
+
+def _compare_device_tables(pre: Object, post: Object) -> Iterator[ListChange]:
+    """Yield the tables that modpost makes a module's aliases of, by their second name."""
+    before, after = (
+        {m[1] for s in o.symbols if (m := _TABLE.fullmatch(s.name))} for o in (pre, post)
+    )
+    for name in sorted(before ^ after):
+        what = "come" if name in after else "go"
+        reason = f"the aliases of {name} {what} in the module's file at the next boot"
+        yield ListChange(names=frozenset(["MODULE_DEVICE_TABLE"]), reason=reason, matters=False)
 
 
 def _compare_exports(pre: Object, post: Object) -> Iterator[ListChange]:

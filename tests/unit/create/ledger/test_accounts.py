@@ -419,6 +419,26 @@ def test_modinfo_line_is_left_out_and_said(tmp_path: Path) -> None:
     assert "“license=GPL v2” comes" in entry.verdict.note
 
 
+DEVICES = """\
+#define MODULE_DEVICE_TABLE(type, n) \\
+	extern typeof(n) __mod_##type##__##n##_device_table __attribute__((unused, alias(#n)))
+static const int pci_ids[] = { 1, 2, 3 };
+MODULE_DEVICE_TABLE(pci, pci_ids);
+int user(int x)
+{
+	return pci_ids[x];
+}
+"""
+
+
+def test_device_table_is_left_out_and_said(tmp_path: Path) -> None:
+    """The kernel has a second name for the same datum, modpost an alias for each row."""
+    before = DEVICES.replace("MODULE_DEVICE_TABLE(pci, pci_ids);\n", "")
+    (entry,) = accounts(tmp_path, {"net/t.c": before}, {"net/t.c": DEVICES}, "net/t.c")
+    assert (entry.verdict.account, entry.is_missing) == (Account.LEFT_OUT, False)
+    assert entry.verdict.note == "the aliases of pci_ids come in the module's file at the next boot"
+
+
 FIXUP = """\
 #define DECLARE_FIXUP(f) \\
 	static void *__fixup_##f __attribute__((used, section(".pci_fixup_final"))) = f
