@@ -47,6 +47,7 @@ _STATEMENT: Final = re.compile(r"[^;{}\s][^;{}]*")
 _ANY_ASSIGNED: Final = re.compile(
     r"(?P<left>[^=]*?[^=!<>+\-*/|&^%])\s*(?:[-+*/|&^%]|<<|>>)?=(?!=)\s*(?P<right>.*)", re.DOTALL
 )
+_IF: Final = re.compile(r"\bif\s*\(")
 _CALL: Final = re.compile(rf"\b(?P<callee>{_IDENTIFIER})\s*\((?P<of>[^()]*)\)")
 _CAST: Final = re.compile(r"^\(\s*(?:const\s+|struct\s+|void\b)[^()]*\)\s*")
 
@@ -213,7 +214,10 @@ def _only_reads(callee: str, field: Field) -> bool:
 
 
 def _values_kept(chunk: str, field: Field, names: dict[str, _Name]) -> Iterator[int]:
-    """Yield where what is made of a number is kept: directly, by way of a variable, or returned."""
+    """Yield where what is made of a number is kept.
+
+    Directly, by way of a variable, by what an ``if`` decides, or returned.
+    """
     bases = "|".join(map(re.escape, names))
     member = rf"(?:\s*\[[^\[\]]*\])*\s*(?:->|\.)\s*{re.escape(field.member)}\b"
     use = re.compile(rf"\b(?:{bases}){member}")
@@ -231,6 +235,26 @@ def _values_kept(chunk: str, field: Field, names: dict[str, _Name]) -> Iterator[
             yield m.start()
         elif is_made and (variable := re.search(rf"({_IDENTIFIER})\s*$", assigned["left"])):
             made.append(variable[1])
+    for m in _IF.finditer(chunk):
+        condition = _arguments(chunk, m.end())
+        text = ",".join(condition)
+        if use.search(text) or any(re.search(rf"\b{v}\b", text) for v in made):
+            inside = (_ANY_ASSIGNED.match(s) for s in _controlled(chunk, m.end() + len(text) + 1))
+            if any(a is not None and _LASTING.search(a["left"]) for a in inside):
+                yield m.start()
+
+
+def _controlled(text: str, at: int) -> list[str]:
+    """Return the statements of the block, or the only one, that begins behind a condition."""
+    begin = text.find("{", at)
+    if begin < 0 or text[at:begin].strip():
+        return [text[at : text.find(";", at)]]
+    depth = 0
+    for i in range(begin, len(text)):
+        depth += (text[i] == "{") - (text[i] == "}")
+        if depth == 0:
+            return re.split(r"[;{}]", text[begin:i])
+    return re.split(r"[;{}]", text[begin:])
 
 
 def _without_calls(text: str) -> str:
