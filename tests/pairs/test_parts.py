@@ -150,6 +150,18 @@ def test_a_renamed_function_is_the_one_that_the_kernel_calls(tmp_path: Path) -> 
     assert [r.name for r in code.redirected] == ["show"]
 
 
+def test_a_wrapper_that_has_the_old_function_inlined(tmp_path: Path) -> None:
+    """It does not call the function that is led to it; gcc inlines what one function calls."""
+    pre = RENAMED.format("show", 1)
+    wrapper = "static int show_safely(int x) { return x < 0 ? 0 : show(x); }\n"
+    wrapper += "struct ops ops = { show_safely,"
+    d = compare(tmp_path, pre, pre.replace("struct ops ops = { show,", wrapper))
+    assert (d.refusals, d.pointers, changed(d)) == ((), (), ["show_safely"])
+    code = cut(d)
+    assert [(r.name, r.tables) for r in code.redirected] == [("show", ("ops",))]
+    assert not any("show" in name for name in undefined(code))
+
+
 def test_another_function_in_a_table_is_no_new_name(tmp_path: Path) -> None:
     source = RENAMED.format("show", 1)
     d = compare(

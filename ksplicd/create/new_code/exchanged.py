@@ -105,7 +105,7 @@ def why_not_in_place(
         if found is not None:
             return (
                 f"its .{field.member} changes, and the kernel copies it from such a"
-                f" {field.type}: {found.path}:{found.copy.line}: {found.copy.text}"
+                f" {field.type}: {found.path}:{found.copy.line}: {found.copy.text.rstrip(' ;,')}"
             )
     return None
 
@@ -157,7 +157,7 @@ def _why_written(tree: BuildTree, unit: str, field: Field) -> str | None:
         for found in find_writes(text, field.member):
             return (
                 f"its .{field.member} changes, and the kernel may write it:"
-                f" {path}:{found.line}: {found.text}"
+                f" {path}:{found.line}: {found.text.rstrip(' ;,')}"
             )
     return None
 

@@ -10,7 +10,9 @@ import pytest
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.diff.difference import Succession, UnitChange
+from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.exchanged import lead_tables
+from ksplicd.create.new_code.extract import extract
 from ksplicd.create.new_code.successions import NoSuccessionError, Successions, by_old
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.patch.source_tree import PatchedFile
@@ -18,8 +20,9 @@ from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.stock.system_map import write_system_map
 from tests.support.kernels.build_tree import empty_tree
+from tests.support.objects.judged import successions_in
 from tests.support.objects.link import link
-from tests.support.objects.pair import PRELUDE, SIZES, compare
+from tests.support.objects.pair import PRELUDE, SIZES, FakeUnit, compare
 
 FLAGS = ("-g", "-pg", "-mfentry", "-mrecord-mcount")
 STUBS = """
@@ -204,3 +207,18 @@ def test_what_is_not_redirected_is_exchanged_or_refused(tmp_path: Path) -> None:
     (refusal,) = lead_tables(made.change, made.successions, tree).refusals
     assert "the kernel copies it from such a struct door_ops: include/door.h:1" in refusal.reason
     assert refusal.reason.endswith("; old cannot be redirected instead: calls leads to old, too")
+
+
+def test_of_a_module_the_new_function_is_copied(tmp_path: Path) -> None:
+    """Livepatch wants its address before the module is there."""
+    d = compare(tmp_path, unit(linkage="static"), unit(linkage="static", a="other"), *FLAGS)
+    change = UnitChange.of("unit.c", d)
+    change = change.with_successions(successions_in(change), ())
+    of_vmlinux, of_module = (
+        extract(
+            FakeUnit(functions=frozenset({"old"}), target=target), change, Aliases()
+        ).redirected[0]
+        for target in ("vmlinux", "romfs")
+    )
+    assert (of_vmlinux.name, of_vmlinux.alias) == ("old", ".klp.sym.vmlinux.other,0")
+    assert (of_module.name, of_module.alias) == ("old", "ksplice_new_0")
