@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.referee.view import View
-from ksplicd.elf.debug_variables import PlacedVariable, read_placed_variables
+from ksplicd.elf.debug_variables import PlacedVariable
 from ksplicd.elf.model import SHF_WRITE, STB_LOCAL, STT_FUNC, Section, Symbol
 
 _NUMBER: Final = re.compile(r"\.\d+(?=\.|$)")
@@ -83,7 +83,10 @@ class _Pairing:
                 found[a].setdefault(b, name)
         for a, names in found.items():
             # What the compiler had folded, the source may part: one of them keeps the place.
-            for b in sorted(names, key=lambda b: self._rank(a, b, names[b])):
+            ranked = list(names)
+            if len(ranked) > 1:
+                ranked.sort(key=lambda b: self._rank(a, b, names[b]))
+            for b in ranked:
                 self.add(a, b)
             # What it folds now is each of those that it was.
             b = next(iter(names))
@@ -121,7 +124,7 @@ class _Pairing:
     def _declared(view: View) -> dict[_Key, list[tuple[PlacedVariable, Symbol]]]:
         found: dict[_Key, list[tuple[PlacedVariable, Symbol]]] = defaultdict(list)
         seen = set()
-        for v in read_placed_variables(view.obj) or ():
+        for v in view.variables:
             s = view.symbol_at(v.section, v.offset)
             if s is not None and s.value == v.offset and s not in seen:
                 seen.add(s)

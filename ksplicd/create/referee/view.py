@@ -8,10 +8,12 @@ is zero and named beside.
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
+from ksplicd.elf.debug_variables import PlacedVariable, read_placed_variables
 from ksplicd.elf.instructions import Field, Role, UndecodableError, read_instructions
 from ksplicd.elf.model import (
     SHT_NOBITS,
@@ -165,6 +167,11 @@ class View:
             symbols[before] if before >= 0 else None,
             symbols[behind] if behind < len(symbols) else None,
         )
+
+    @cached_property
+    def variables(self) -> Sequence[PlacedVariable]:
+        """The variables that the debug information places, none where there is none."""
+        return read_placed_variables(self.obj) or ()
 
     # --- references -----------------------------------------------------------------------------
 
