@@ -21,6 +21,8 @@ from tests.support.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, UPDA
 from tests.support.bus.host import Host
 from tests.support.waiting import wait_for
 
+KEPT = Path(__file__).parents[1] / "unit/data/schema-1.tar.gz"
+
 
 def test_what_is_staged_is_described(host: Host) -> None:
     host.client().stage(BUNDLE, SIGNATURE)
@@ -54,6 +56,20 @@ def test_ledger_is_read_by_pages(host: Host) -> None:
     args = GLib.Variant("(tuu)", (0, 1, 1))
     (page,) = call(host, UPDATE, "ListHunks", args)
     assert page == whole[1:2]
+
+
+def test_bundle_of_the_schema_before(host: Host) -> None:
+    """Kept from the last version that had no ledgers: what became of its patch is not known."""
+    client = host.client()
+    kid = client.stage(KEPT.read_bytes(), Path(f"{KEPT}.minisig").read_bytes())
+    (update,) = client.objects().updates
+    assert (update["Stage"], update["Complete"], update["Hunks"]) == ("staged", False, 0)
+    assert client.describe(kid)["Ledger"] == "none"
+    (page,) = call(host, UPDATE, "ListHunks", GLib.Variant("(tuu)", (0, 0, 0)))
+    assert page == []
+    shown = host.ksplice("view", f"--id={kid}").stdout
+    assert "Complete:    not known: the bundle has no ledger\n" in shown
+    assert "incomplete" not in host.ksplice("status").stdout
 
 
 def test_stage_is_refused_with_the_cause(host: Host) -> None:

@@ -135,8 +135,10 @@ def test_table_that_is_copied(
     said = json.loads(capsys.readouterr().out)
     assert [c["status"] for c in said["checks"]] == [0, 0, 0]
     found = [re.sub(r" \(physical address 0x[0-9a-f]+\)", "", fault) for fault in said["faults"]]
-    copy, new = "a copy of pipefifo_fops+0x88 is in", "with the new content, which undo does not"
-    places = ["copied+0x88 [{}]", "slab cache kmalloc-256", "vmalloc memory of get_area"]
+    (target,) = bundle.unpack(exchanging.read_bytes()).manifest.targets
+    at = f"+{target.pointers[0].offset:#x}"
+    copy, new = f"a copy of pipefifo_fops{at} is in", "with the new content, which undo does not"
+    places = [f"copied{at} [{{}}]", "slab cache kmalloc-256", "vmalloc memory of get_area"]
     assert sorted(found) == sorted([
         *(f"with the update {copy} {place.format('copier1')}, with the old content: the update has"
           " no effect there" for place in places),
