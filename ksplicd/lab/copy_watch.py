@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from ksplicd.lab.copy_search import (
     Hit,
@@ -23,10 +23,9 @@ from ksplicd.lab.copy_search import (
     is_in_linked_module,
     make_entry,
 )
-from ksplicd.lab.guest import Guest
-from ksplicd.lab.guest_memory import Span
+from ksplicd.lab.guest_memory import GuestMemory, Span
 from ksplicd.lab.linked_data import LinkedData
-from ksplicd.lab.loading import Update
+from ksplicd.lab.running_guest import Result
 from ksplicd.lab.table_copies import Entry, Place, place_in
 from ksplicd.lab.whereabouts import KernelSymbols, Reports, Whereabouts
 from ksplicd.model import VMLINUX, Manifest
@@ -96,13 +95,47 @@ def tables_of(manifest: Manifest) -> tuple[Table, ...]:
     )
 
 
+class Readable(Protocol):
+    """What is asked of a guest, which is one whose memory can be read."""
+
+    def read(self, path: str, *, if_there: bool = False) -> str:
+        """Return the text of a file."""
+        ...
+
+    def get(self, path: str) -> bytes:
+        """Return the contents of a file."""
+        ...
+
+    def run(self, command: str) -> Result:
+        """Run a line of the shell."""
+        ...
+
+    def stopped(self) -> contextlib.AbstractContextManager[GuestMemory]:
+        """Stop it for as long as the context lasts."""
+        ...
+
+
+class InGuest(Protocol):
+    """What is asked of an update in the guest."""
+
+    core: str
+    new: str
+    """Names of its modules."""
+
+    def keeps_code(self) -> bool:
+        """Tell whether the new code stays loaded after undo."""
+        ...
+
+
 class CopyWatch:
     """Watches the tables of one update.  Every method raises ``LabError``."""
 
-    def __init__(self, guest: Guest, update: Update, stock: LinkedData) -> None:
-        """Read what the tables have before the update; ``guest`` is a readable one."""
+    def __init__(
+        self, guest: Readable, update: InGuest, manifest: Manifest, stock: LinkedData
+    ) -> None:
+        """Read what the tables have before the update."""
         self._guest, self._update, self._stock = guest, update, stock
-        self._tables = tables_of(update.bundle.manifest)
+        self._tables = tables_of(manifest)
         self._before: dict[Table, dict[Place, bytes]] = {}
         self._entries: list[Entry] = []
         self._new_code: list[Span] = []
@@ -208,7 +241,8 @@ def _content(now: Whereabouts, table: Table) -> dict[Place, bytes]:
     found = {}
     for begin in now.symbols.addresses_like(_NUMBER.sub("", table.name), table.target):
         end = now.symbols.next_address(begin)
-        place = place_in(table.target, table.name, table.offset, begin, end)
+        where = (table.target, table.name, table.offset, begin)
+        place = place_in(*where, end) or place_in(*where, None)
         content = None if place is None else now.read_span(place.around)
         if place is not None and content is not None:
             found[place] = content

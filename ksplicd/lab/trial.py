@@ -103,7 +103,7 @@ def try_updates(cache: Cache, bundles: Sequence[Bundle], *, check: Path | None, 
         for other in below:
             _apply(other)
         stock = LinkedData(packages.vmlinuz(), packages.modules())
-        trial = _try(guest, update, CopyWatch(guest, update, stock), check)
+        trial = _try(guest, update, CopyWatch(guest, update, manifest, stock), check)
         for other in reversed(below):
             trial = replace(trial, stays=trial.stays or other.keeps_code())
             other.undo()

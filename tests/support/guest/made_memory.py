@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The memory of a guest that never ran: a kernel's image, vmalloc areas, slabs and page tables."""
 
+import contextlib
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from ksplicd.lab.guest_memory import KPF_BUDDY, KPF_RESERVED, KPF_SLAB, PAGE, GuestMemory
+from ksplicd.lab.running_guest import Result
 from ksplicd.lab.whereabouts import KernelSymbols, Reports, Whereabouts
 
 SIZE: Final = 1 << 20
@@ -113,10 +116,16 @@ class MadeMemory:
         self.put(0x70000 + page - PAGES, 0x100, head, head, 0, 0, 0, 0xFFFF_FFFF, 0)
         self.put(IMAGE + 0x8100, page + 8, page + 8)
 
-    def whereabouts(self) -> Whereabouts:
-        """Return the memory as it is now."""
+    @property
+    def kallsyms(self) -> str:
+        """What the kernel's file of that name says."""
         lines = [f"{a:016x} {kind} {name}" for name, (a, kind) in self.symbols.items()]
-        reports = Reports(
+        return "\n".join([*lines, *self.of_modules])
+
+    @property
+    def reports(self) -> Reports:
+        """What other files say."""
+        return Reports(
             iomem=self.iomem,
             vmallocinfo="\n".join(self.areas),
             cpuinfo=self.cpuinfo,
@@ -124,8 +133,59 @@ class MadeMemory:
             + "".join(f"{name}  10  20  96 42 1\n" for name in self.slabs),
             kpageflags=struct.pack(f"<{len(self.flags)}Q", *self.flags),
         )
-        kallsyms = "\n".join([*lines, *self.of_modules])
-        return Whereabouts(GuestMemory(bytes(self.data)), reports, KernelSymbols(kallsyms))
+
+    def whereabouts(self) -> Whereabouts:
+        """Return the memory as it is now."""
+        memory = GuestMemory(bytes(self.data))
+        return Whereabouts(memory, self.reports, KernelSymbols(self.kallsyms))
+
+
+class MadeGuest:
+    """A guest that has such a memory, for who looks at it."""
+
+    def __init__(self, made: MadeMemory) -> None:
+        self.made = made
+        self.sections: dict[str, int] = {}
+        """By module and section, such as ``ksplice_x_new .text``, the address."""
+        self.commands: list[str] = []
+        self.is_stopped = False
+
+    def read(self, path: str, *, if_there: bool = False) -> str:
+        """Return what the kernel's file says."""
+        assert not self.is_stopped
+        assert if_there == (path == "/proc/slabinfo")
+        name = path.rpartition("/")[2]
+        if name in ("kallsyms", "kptr_restrict"):
+            return self.made.kallsyms if name == "kallsyms" else "0"
+        text = getattr(self.made.reports, name)
+        assert isinstance(text, str)
+        return text
+
+    def get(self, path: str) -> bytes:
+        """Return the flags of the pages."""
+        assert path == "/run/ksplice-kpageflags"
+        return self.made.reports.kpageflags
+
+    def run(self, command: str) -> Result:
+        """Name the sections of loaded modules; note other commands."""
+        assert not self.is_stopped
+        self.commands.append(command)
+        said = ""
+        if command.startswith("for m in "):
+            modules = command.partition(";")[0].split()[3:]
+            said = "".join(
+                f"{name} {address:#x}\n"
+                for name, address in self.sections.items()
+                if name.split()[0] in modules
+            )
+        return Result(status=0, out=said, err="")
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[GuestMemory]:
+        """Give the memory as it is."""
+        self.is_stopped = True
+        yield GuestMemory(bytes(self.made.data))
+        self.is_stopped = False
 
 
 LINKED: Final = 0xFFFF_FFFF_8100_0000
