@@ -131,10 +131,12 @@ def outcomes(compiled: ToCompile, new_code: Sequence[NewCode]) -> dict[str, str]
     done = {}
     for c in new_code:
         functions = ", ".join(f.name for f in c.functions)
+        fields = ", ".join(f"{p.table}+{p.offset:#x}" for p in c.pointers)
         calls = ", ".join(dict.fromkeys(h.kind for h in c.hooks))
         tripwires = count_calls(c.obj)
         words = (
             f"replaces {functions}" if functions else "",
+            f"exchanges {fields}" if fields else "",
             f"adds {', '.join(c.shared)} for others" if c.shared else "",
             f"hooks: {calls}" if calls else "",
             f"tripwires: {tripwires}" if tripwires else "",

@@ -116,6 +116,8 @@ class Succession:
     old: str
     sympos: int
     """Position of ``old`` among equal names in kallsyms; 0 when the name is unique."""
+    unit: str
+    """The source file that has it."""
     new: Symbol
     """In the post object of the unit that has the tables."""
     tables: tuple[str, ...]

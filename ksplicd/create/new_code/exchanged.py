@@ -8,8 +8,8 @@ that is made meanwhile would keep the new one after undo.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -34,12 +34,6 @@ from ksplicd.elf.model import STB_LOCAL, Symbol
 _BITS: Final = 8
 _WAY_OUT_FOR_VALUES: Final = "set it, and what was made of it, from a hook"
 _WAY_OUT: Final = "change the function itself, or every copy from a hook"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    path: str
-    copy: Copy
 
 
 def lead_tables(change: UnitChange, successions: Successions, tree: BuildTree) -> UnitChange:
@@ -98,14 +92,16 @@ def why_not_in_place(
     if is_value:
         fields[-1] = replace(fields[-1], is_pointer=False, is_value=True)
         assert datum.section is not None
-        if not is_read_only(datum.section) and (why := _why_written(tree, change.unit, fields[-1])):
-            return why
+        is_writable = not is_read_only(datum.section)
+        writes = _find(find_writes, tree, change.unit, datum, fields[-1]) if is_writable else ()
+        if (found := next(iter(writes), None)) is not None:
+            return f"its .{fields[-1].member} changes, and the kernel may write it: {found}"
     for field in fields:
-        found = next(_find(tree, change.unit, datum, field), None)
+        found = next(_find(find_copies, tree, change.unit, datum, field), None)
         if found is not None:
             return (
                 f"its .{field.member} changes, and the kernel copies it from such a"
-                f" {field.type}: {found.path}:{found.copy.line}: {found.copy.text.rstrip(' ;,')}"
+                f" {field.type}: {found}"
             )
     return None
 
@@ -151,17 +147,6 @@ def _path(info: DebugInfo, key: int, offset: int) -> Iterator[Field]:
             yield from _path(info, m.type, offset - begin)
 
 
-def _why_written(tree: BuildTree, unit: str, field: Field) -> str | None:
-    """Return who may write a field of a table that is not declared const, None when nobody does."""
-    for path, text in _sources(tree, unit, field.type):
-        for found in find_writes(text, field.member):
-            return (
-                f"its .{field.member} changes, and the kernel may write it:"
-                f" {path}:{found.line}: {found.text.rstrip(' ;,')}"
-            )
-    return None
-
-
 def _sources(tree: BuildTree, unit: str, type_name: str) -> Iterator[tuple[str, str]]:
     """Yield (path, text) of this kernel's source files that name a type, the unit's own first."""
     paths = tree.files_naming(type_name.split()[-1])
@@ -171,7 +156,13 @@ def _sources(tree: BuildTree, unit: str, type_name: str) -> Iterator[tuple[str, 
         yield path, _read(tree.source.root / path)
 
 
-def _find(tree: BuildTree, unit: str, datum: Symbol, field: Field) -> Iterator[_Found]:
+def _find(
+    find: Callable[[str, Field, str | None, dict[str, bool]], Iterator[Copy]],
+    tree: BuildTree,
+    unit: str,
+    datum: Symbol,
+    field: Field,
+) -> Iterator[str]:
     """Yield the places in this kernel's source that copy a table of a type, or its field."""
     tree.progress(f"looking for copies of {field.type}")
     sources = list(_sources(tree, unit, field.type))
@@ -181,8 +172,8 @@ def _find(tree: BuildTree, unit: str, datum: Symbol, field: Field) -> Iterator[_
             members |= declared_members(text, field.type)
     for path, text in sources:
         table = datum.name if path == unit or datum.bind != STB_LOCAL else None
-        for copy in find_copies(text, field, table, members):
-            yield _Found(path=path, copy=copy)
+        for copy in find(text, field, table, members):
+            yield f"{path}:{copy.line}: {copy.text.rstrip(' ;,')}"
 
 
 def _read(path: Path) -> str:

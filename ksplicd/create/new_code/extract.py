@@ -170,7 +170,7 @@ class _Extractor:
         is_linked = self.successions[s]
         new = self.names.name_in_kernel(s.new) if is_linked else self.name_function(s.new)
         return Redirected(
-            name=s.old, sympos=s.sympos, alias=new, reason=s.reason, tables=s.tables
+            name=s.old, sympos=s.sympos, alias=new, reason=s.reason, unit=s.unit, tables=s.tables
         )  # fmt: skip
 
     def lead_to_new_code(self) -> Iterator[Redirect]:

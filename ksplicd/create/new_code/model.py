@@ -67,6 +67,8 @@ class Redirected:
     """Global symbol of the new code's object, or a function of the kernel's own."""
     reason: str
     """Why it is in."""
+    unit: str = ""
+    """The source file that has the function, when it is another one."""
     tables: tuple[str, ...] = ()
     """Data of the unit that name another function in its place."""
 
@@ -161,7 +163,7 @@ class NewCode:
     def functions(self) -> list[PatchedFunction]:
         """The functions that lead to new code."""
         return [
-            *(PatchedFunction(name=r.name, sympos=r.sympos, unit=self.unit)
+            *(PatchedFunction(name=r.name, sympos=r.sympos, unit=r.unit or self.unit)
               for r in self.redirected),
             *(PatchedFunction(name=r.name, sympos=r.sympos, unit=self.unit, how=r.kind.value)
               for r in self.redirects if r.kind not in FIELDS),

@@ -95,6 +95,7 @@ class Successions:
         return Succession(
             old=old.name,
             sympos=unit.sympos(old.name),
+            unit=unit.source,
             new=old.new,
             tables=tables,
             reason=f"{old.new.name} takes its place in {names_of(tables)}",

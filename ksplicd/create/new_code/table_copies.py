@@ -8,7 +8,7 @@ by pointers that a file has under a type of another name.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -95,6 +95,27 @@ def find_copies(
     tables of the type are not looked at.  ``members``: names of members of the type that headers
     declare, and whether they are pointers.
     """
+    yield from _find(_copies_in, source, field, table, members)
+
+
+def find_writes(
+    source: str, field: Field, table: str | None, members: dict[str, bool] | None = None
+) -> Iterator[Copy]:
+    """Yield what in a source file writes a field, or a whole table, or takes the field's address.
+
+    Initialisers do not.
+    """
+    yield from _find(_writes_in, source, field, table, members)
+
+
+def _find(
+    find: Callable[[str, Field, dict[str, _Name]], Iterator[int]],
+    source: str,
+    field: Field,
+    table: str | None,
+    members: dict[str, bool] | None,
+) -> Iterator[Copy]:
+    """Yield what is found in the functions of a file, with the names by which they have tables."""
     text = _blanked(source)
     everywhere = {
         n: _Name(int(is_pointer), is_array=False) for n, is_pointer in (members or {}).items()
@@ -110,7 +131,7 @@ def find_copies(
         local = {n: f for n, (f, _) in _declared(chunk, field.type, is_local=True).items()}
         names = everywhere | local
         if any(name in chunk for name in (*names, field.type.split()[-1])):
-            for offset in _copies_in(chunk, field, names):
+            for offset in find(chunk, field, names):
                 line = text.count("\n", 0, at + offset)
                 yield Copy(line=line + 1, text=source.splitlines()[line].strip())
         at += len(chunk)
@@ -268,20 +289,19 @@ def _without_calls(text: str) -> str:
         text = less
 
 
-def find_writes(source: str, member: str) -> Iterator[Copy]:
-    """Yield what in a source file may write a member, of whatever structure, or take its address.
-
-    Initialisers do not.
-    """
-    text = _blanked(source)
-    place = rf"[\w\])]\s*(?:->|\.)\s*{re.escape(member)}\b(?:\s*\[[^\[\]]*\])*"
-    written = (
-        rf"{place}\s*(?:(?:[-+*/|&^%]|<<|>>)?=(?!=)|\+\+|--)"
-        rf"|(?:\+\+|--|[(,=?:{{;]\s*&)\s*{_PATH}\w*{place}"
-    )
-    for m in re.finditer(written, text):
-        line = text.count("\n", 0, m.start())
-        yield Copy(line=line + 1, text=source.splitlines()[line].strip())
+def _writes_in(chunk: str, field: Field, names: dict[str, _Name]) -> Iterator[int]:
+    """Yield the offsets at which a function writes a field of a table, or all of one."""
+    if not names:
+        return
+    base = rf"\b(?:{'|'.join(map(re.escape, names))})(?:\s*\[[^\[\]]*\])*"
+    place = rf"{base}(?:\s*->\s*|\.){re.escape(field.member)}\b(?:\s*\[[^\[\]]*\])*"
+    written = r"\s*(?:(?:[-+*/|&^%]|<<|>>)?=(?!=)|\+\+|--)"
+    forms = f"{place}{written}", rf"(?:\+\+|--|[(,=?:{{;]\s*&)\s*{_PATH}{place}"
+    for m in re.finditer("|".join(forms), chunk):
+        yield m.start()
+    pointers = "|".join(re.escape(n) for n, name in names.items() if name.stars == 1)
+    for m in re.finditer(rf"[;{{}})]\s*\*\s*(?:{pointers})\s*=(?!=)", chunk) if pointers else ():
+        yield m.end() - 1
 
 
 def _is_copied(left: str, right: str, field: Field, names: dict[str, _Name]) -> bool:

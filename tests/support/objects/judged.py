@@ -166,7 +166,7 @@ def successions_in(change: UnitChange) -> list[Succession]:
     """Return all pointers of tables that change as functions to redirect, whoever uses these."""
     return [
         Succession(
-            old=old.name, sympos=0, new=pointers[0].new,
+            old=old.name, sympos=0, unit=change.unit, new=pointers[0].new,
             tables=tuple(dict.fromkeys(p.datum.name for p in pointers)), reason="a table names it",
         )
         for old, pointers in by_old(change).items()

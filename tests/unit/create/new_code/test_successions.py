@@ -134,7 +134,7 @@ def test_function_of_another_unit_is_redirected(tmp_path: Path) -> None:
     pre = unit().replace("noinline int old(int x) { return hidden(x) ; }", "int old(int);")
     post = pre.replace(".a = old", ".a = other")
     found = make(tmp_path, pre, post, more="int old(int x) { return x + 5; }").find()
-    assert (found.old, found.sympos, found.new.name) == ("old", 0, "other")
+    assert (found.old, found.sympos, found.unit, found.new.name) == ("old", 0, "more.c", "other")
 
 
 CALLS = "int calls(int x) { return old(x) + 3; }"

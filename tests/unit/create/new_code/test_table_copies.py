@@ -169,18 +169,23 @@ def test_a_value_that_is_only_read(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "d->len = 4;", "t[i].len |= 1;", "d->len++;", "--d->len;", "get(&d->len);",
-        "f(x)->len = 1;", "d->in.len[2] = 3;",
+        "ops->len = 4;", "ops[i].len |= 1;", "ops->len++;", "--ops->len;", "get(&ops->len);",
+        "doors[1].len = 1;", "ops->len[2] = 3;", "x(); *ops = *other;",
     ],
 )  # fmt: skip
-def test_writes_of_a_member(text: str) -> None:
-    assert [c.text for c in find_writes(f"\n{text}\n", "len")] == [text]
+def test_writes_of_a_field(text: str) -> None:
+    source = f"{DOORS}void f(struct door_ops *ops)\n{{\n\t{text}\n}}\n"
+    assert [c.line for c in find_writes(source, LENGTH, "doors")] == [4]
 
 
 @pytest.mark.parametrize(
     "text",
-    ["struct d d = { .len = 4 };", "if (d->len == 4)", "x = d->len;", "d->length = 4;", "len = 4;",
-     "// d->len = 4;", "y = x & d->len;"],
+    [
+        "struct door_ops d = { .len = 4 };", "if (ops->len == 4) x();", "x = ops->len;",
+        "ops->length = 4;", "h->len = 4;", "// ops->len = 4;", "y = x & ops->len;",
+        "*h = ops->len;", "x(); *list = ops;",
+    ],
 )  # fmt: skip
-def test_what_writes_no_member(text: str) -> None:
-    assert list(find_writes(text, "len")) == []
+def test_what_writes_no_field(text: str) -> None:
+    source = f"{DOORS}void f(struct door_ops *ops, struct door_ops **list)\n{{\n\t{text}\n}}\n"
+    assert list(find_writes(source, LENGTH, "doors")) == []
