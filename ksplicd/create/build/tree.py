@@ -63,6 +63,7 @@ class BuildTree:
     ) -> None:
         self.source, self.config, self.jobs, self.progress = source, config, jobs, progress
         self.output = cache / "kbuild" / self._key()
+        self._naming: dict[str, list[str]] = {}
 
     def _key(self) -> str:
         """Digest of what the prepared tree is made from."""
@@ -183,7 +184,15 @@ class BuildTree:
     # --- units ----------------------------------------------------------------------------------
 
     def files_naming(self, word: str) -> list[str]:
-        """Return the C files and headers of the kernel, for x86, that have a word; sorted."""
+        """Return the C files and headers of the kernel, for x86, that have a word; sorted.
+
+        The source tree must be as it was found: each word is searched for once.
+        """
+        if word not in self._naming:
+            self._naming[word] = self._files_naming(word)
+        return self._naming[word]
+
+    def _files_naming(self, word: str) -> list[str]:
         root = self.source.root
         folders = sorted(
             p.name for p in root.iterdir()
