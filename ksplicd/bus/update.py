@@ -5,7 +5,7 @@ Its ledger may have thousands of hunks, and is a method that answers by pages.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Final, Protocol
 
 from gi.repository import GLib
 
@@ -16,6 +16,9 @@ from ksplicd.bus.interface import BusObject, method, readable
 from ksplicd.bus.wrapper import MAX_ANSWER, Call, Guard
 from ksplicd.host.stages import Direction, UpdateInfo
 from ksplicd.model import Hunk, Ledger, Manifest, Stage
+
+_MOST_HUNKS: Final = 1000
+"""Hunks in one answer.  They take half a second of the engine's thread, and everybody may ask."""
 
 
 class Starter(Protocol):
@@ -133,7 +136,8 @@ class Update(BusObject, interface=names.UPDATE):
 
 def pack_hunks(manifest: Manifest, offset: int, limit: int) -> GLib.Variant:
     """Return a page of the ledger as ``aa{sv}``; there may be many, and this is a worker's job."""
-    hunks = (manifest.ledger or Ledger()).hunks[offset : offset + limit if limit else None]
+    end = offset + min(limit or _MOST_HUNKS, _MOST_HUNKS)
+    hunks = (manifest.ledger or Ledger()).hunks[offset:end]
     redirects = manifest.redirects if hunks else []
     found: list[GLib.Variant] = []
     size = 0

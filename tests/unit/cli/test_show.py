@@ -233,6 +233,15 @@ def test_pages_are_cut_where_an_answer_is_full() -> None:
     assert pack_hunks(manifest, (1 << 32) - 1, (1 << 32) - 1).unpack() == []
 
 
+@pytest.mark.parametrize("limit", [0, 1000, 1001, (1 << 32) - 1])
+def test_nobody_gets_more_than_a_page(limit: int) -> None:
+    """However many are asked for: whoever may look must not keep the engine's thread busy."""
+    ledger = Ledger(hunks=samples.LEDGER.hunks[:1] * 1200)
+    manifest = replace(samples.manifest(), ledger=ledger)
+    assert pack_hunks(manifest, 0, limit).n_children() == 1000
+    assert pack_hunks(manifest, 1000, limit).n_children() == 200
+
+
 def test_hunks_on_the_bus_and_in_a_file_are_the_same() -> None:
     manifest = replace(samples.manifest(), ledger=samples.INCOMPLETE)
     page = pack_hunks(manifest, 0, 0).unpack()
