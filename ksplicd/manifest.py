@@ -144,13 +144,16 @@ def _with_values(manifest: Manifest, extensions: Fields) -> Manifest:
     if not extensions.has(_VALUES):
         return manifest
     count = sum(len(t.pointers) for t in manifest.targets)
-    values = set(extensions.numbers(_VALUES, 0, max(count - 1, 0)))
+    values = extensions.numbers(_VALUES, 0, max(count - 1, 0))
     if values and not count:
         extensions.refuse(_VALUES, "there is no pointer")
+    if len(set(values)) != len(values):
+        extensions.refuse(_VALUES, "the same number twice")
+    marked = frozenset(values)
     targets, start = [], 0
     for t in manifest.targets:
         pointers = tuple(
-            replace(p, how=_VALUE) if i in values else p for i, p in enumerate(t.pointers, start)
+            replace(p, how=_VALUE) if i in marked else p for i, p in enumerate(t.pointers, start)
         )
         start += len(pointers)
         targets.append(replace(t, pointers=pointers))

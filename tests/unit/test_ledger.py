@@ -112,7 +112,7 @@ def test_values_are_an_extension() -> None:
     data = write_manifest(manifest)
     assert json.loads(data)["extensions"]["values"] == [1, 2]
     assert read_manifest(data) == manifest
-    for wrong in (b"[1,3]", b"[-1]", b'"x"'):
+    for wrong in (b"[1,3]", b"[-1]", b"[1,1]", b'"x"'):
         with pytest.raises(BadBundleError, match=r"extensions\.values"):
             read_manifest(data.replace(b"[1,2]", wrong))
 
