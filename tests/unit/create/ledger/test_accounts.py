@@ -341,6 +341,18 @@ def test_file_that_leads_to_no_unit(
     assert (entry.verdict.account, entry.is_missing) == (account, is_missing)
 
 
+def test_one_of_two_modules_that_is_not_wanted(tmp_path: Path) -> None:
+    """The object of both is compiled, and its change is in effect in one of them."""
+    before = {"fs/a.c": "int f(int x) { return x + 1; }\n"}
+    note = {"fs/a.c": "skipped: part of two, not of --only-targets"}
+    after = {"fs/a.c": "int f(int x) { return x + 2; }\n"}
+    (entry,) = accounts(tmp_path, before, after, "fs/a.c", notes=note)
+    assert (entry.verdict.account, entry.is_accepted) == (Account.LEFT_OUT, True)
+    assert entry.verdict.by == ("vmlinux:f by livepatch",)
+    assert "part of two" in entry.verdict.note
+    assert not ledger_of([entry], ["vmlinux:f by livepatch"]).is_complete
+
+
 def test_target_that_is_not_wanted_is_left_out_on_the_authors_word(tmp_path: Path) -> None:
     note = {"fs/unit.c": "skipped: part of vmlinux, not of --only-targets"}
     after = {**BEFORE, "fs/unit.c": UNIT.replace("seen += x", "seen += 2")}
