@@ -59,9 +59,8 @@ def why_wrong(units: Sequence[JudgedUnit], claim: Claim) -> Iterator[str]:
                 places |= _addresses(unit, r)
             elif r.user not in unit.standing.differing:
                 yield f"{where}, and {_name(r)} of {unit.source} stays and leads there"
-        for view in {unit.post: None, unit.new: None}:
-            for r in _leading_to(view, claim, unit, is_post=True):
-                yield f"{where}, and {_name(r)} of {unit.source} leads to it in plain post"
+        for r in _leading_to(unit.new, claim, unit, is_post=True):
+            yield f"{where}, and {_name(r)} of {unit.source} leads to it in plain post"
     yield from (f"{where}, and {why}" for why in _others(units, claim, places))
 
 
@@ -91,8 +90,7 @@ def _leading_to(
     """Yield what leads to the old function in one object, but for itself."""
     old = claim.old if unit is claim.unit else None
     if is_post and old is not None:
-        pairs = unit.pairs if view is unit.new else unit.standing.pairs
-        old = pairs.post_of.get(old)
+        old = unit.pairs.post_of.get(old)
     is_local = claim.old.bind == STB_LOCAL
     for owner in view.obj.sections:
         if not owner.is_alloc or owner.name.startswith(_NOT_FOLLOWED):

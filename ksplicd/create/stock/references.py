@@ -5,14 +5,28 @@ A finished kernel has no relocations.  So everything that can be a reference cou
 address itself with eight or four bytes, and in code the distance from the end of an instruction.
 """
 
+import re
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Final
 
 from ksplicd.create.stock.image import KernelImage
 from ksplicd.create.stock.system_map import SymbolMap
+from ksplicd.elf.instructions import UndecodableError, read_fields
 
 _CODE = ("_stext", "_etext"), ("__init_begin", "__init_end")
 """Symbols between which a kernel has code (arch/x86/kernel/vmlinux.lds.S)."""
+_BEFORE_FIELD: Final = re.compile(
+    rb"[\xe8\xe9]|\x0f[\x80-\x8f]|[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]", re.DOTALL
+)
+"""call, jmp and jcc, and each ModRM byte that counts from %rip (mod 0, r/m 5).
+
+The displacement of ``lea -0xb8(%rax),%rbp`` looks like a short way back."""
+_FIELD: Final = struct.Struct("<i")
+_FAR: Final = 1 << 14
+"""Bytes from a symbol on that are decoded."""
+_LONGEST: Final = 16
+"""Bytes, of which an instruction has at most 15."""
 _LISTS = (("__start_mcount_loc", "__stop_mcount_loc"),)
 """Symbols of lists of addresses by which nobody calls: the tracer's, of every function."""
 
@@ -22,27 +36,54 @@ def references_to(
     address: int,
     code: Sequence[range] | None = None,
     lists: Collection[range] = (),
+    is_operand: Callable[[int], bool] = lambda _: True,
 ) -> list[int]:
     """Return where an image holds an address: itself, or counted from where it stands.
 
-    ``code``: where the latter is looked for, else everywhere; ``lists``: what is left out.  The
-    field of an instruction counts from its end, mostly four bytes behind the field's start.
+    ``code``: where four bytes can be either, else everywhere; ``lists``: what is left out;
+    ``is_operand``: whether four bytes of code at an address can be one.  The field of an
+    instruction counts from its end, mostly four bytes behind the field's start.
     """
     found: dict[int, None] = {}
     for segment in image.segments:
         data, base = bytes(segment.data), segment.address
-        for pattern in (struct.pack("<Q", address), struct.pack("<I", address & 0xFFFF_FFFF)):
-            at = data.find(pattern)
-            while at >= 0:
-                found[base + at] = None
-                at = data.find(pattern, at + 1)
+        pattern, short = struct.pack("<Q", address), struct.pack("<I", address & 0xFFFF_FFFF)
+        found.update(dict.fromkeys(base + at for at in _positions(data, pattern, 0, len(data))))
         whole = range(base, base + len(data))
         for part in [whole] if code is None else code:
             low, high = max(part.start - base, 0), min(part.stop - base, len(data))
-            found.update(
-                dict.fromkeys(base + at for at in _relative(data, low, high, address - base))
-            )
+            if low >= high:
+                continue
+            operands = (base + at for at in _positions(data, short, low, high))
+            found.update(dict.fromkeys(at for at in operands if at in found or is_operand(at)))
+            fields = _relative(data, low, high, address - base)
+            found.update(dict.fromkeys(base + at for at in fields))
     return [at for at in found if not any(at in known for known in lists)]
+
+
+def _positions(data: bytes, pattern: bytes, low: int, high: int) -> Iterator[int]:
+    at = data.find(pattern, low, high)
+    while at >= 0:
+        yield at
+        at = data.find(pattern, at + 1, high)
+
+
+def is_operand(image: KernelImage, symbols: SymbolMap, at: int) -> bool:
+    """Tell whether an instruction has a field at an address; what cannot be told counts as one.
+
+    Decoded from the last uniquely named symbol on.
+    """
+    nearest = symbols.nearest_unique(at)
+    if nearest is None or at - nearest[1] > _FAR:
+        return True
+    start = at - nearest[1]
+    code = image.read(nearest[1], start + _LONGEST)
+    for end in range(start + 4, start + _LONGEST) if code is not None else ():
+        try:
+            return start in read_fields(code or b"", 0, end)
+        except UndecodableError:
+            continue
+    return True
 
 
 def _relative(data: bytes, low: int, high: int, to: int) -> Iterator[int]:
@@ -50,24 +91,11 @@ def _relative(data: bytes, low: int, high: int, to: int) -> Iterator[int]:
 
     Not where it counts to what follows it: that is the padding in front of a function.
     """
-    for start in range(low, min(low + 4, high)):
-        words = memoryview(data[start : start + (high - start) // 4 * 4]).cast("i")
-        wanted = to - start - 4
-        for i, word in enumerate(words):
-            if word + 4 * i == wanted and word and _is_field(data, start + 4 * i):
-                yield start + 4 * i
-
-
-def _is_field(data: bytes, at: int) -> bool:
-    """Tell whether four bytes can be the displacement of a branch, or of what counts from %rip.
-
-    ``lea -0xb8(%rax),%rbp`` has bytes that look like a short way back.
-    """
-    before, last = data[at - 2 : at - 1], data[at - 1 : at]
-    if not last:
-        return False
-    is_branch = last in (b"\xe8", b"\xe9") or (before == b"\x0f" and last[0] & 0xF0 == 0x80)
-    return is_branch or last[0] & 0xC7 == 5  # ModRM: mod 0, r/m 5
+    for m in _BEFORE_FIELD.finditer(data, low, max(high - 4, low)):
+        at = m.end()
+        (distance,) = _FIELD.unpack_from(data, at)
+        if at + 4 + distance == to and distance:
+            yield at
 
 
 def code_of(symbols: SymbolMap) -> list[range] | None:

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from ksplicd.create.stock.image import KernelImage
-from ksplicd.create.stock.references import code_of, lists_of, references_to
+from ksplicd.create.stock.references import code_of, is_operand, lists_of, references_to
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
 from ksplicd.elf.linked import Segment
 
@@ -65,3 +65,26 @@ def test_where_a_kernel_has_what() -> None:
     assert code_of(SymbolMap(symbols)) == [range(BASE, BASE + 1), range(BASE + 2, BASE + 3)]
     assert lists_of(SymbolMap(symbols)) == []
     assert code_of(SymbolMap([])) is None
+
+
+def test_an_operand_is_told_from_bytes_that_look_like_one() -> None:
+    """``mov $target,%rdi`` from its start on; and the same bytes across two instructions."""
+    address = 0xFFFFFFFF8148C7C7
+    symbols = SymbolMap([MapSymbol(BASE, "T", "f")])
+    operand = struct.pack("<I", address & 0xFFFFFFFF)
+    real = b"\x90\x48\xc7\xc7" + operand + bytes(0x20)
+    assert is_operand(image(real), symbols, BASE + 4)
+    # mov $0x...,%eax; mov %rax,%rdi
+    other = b"\xb8\x00\x00\x00" + operand[:1] + b"\xc7\xc7" + operand[3:] + bytes(0x20)
+    assert not is_operand(image(other), symbols, BASE + 4)
+    assert is_operand(image(b"\x06" + real[1:]), symbols, BASE + 4), "it cannot be decoded"
+    assert is_operand(image(real), SymbolMap([]), BASE + 4)
+
+
+def test_four_bytes_of_data_are_no_reference() -> None:
+    """Not in a kernel, whose map says where its code is."""
+    data = bytes(0x40) + struct.pack("<I", TARGET & 0xFFFFFFFF) + bytes(0x100)
+    assert references_to(image(data), TARGET) == [BASE + 0x40]
+    assert references_to(image(data), TARGET, [range(BASE, BASE + 0x40)]) == []
+    code = [range(BASE, BASE + 0x80)]
+    assert references_to(image(data), TARGET, code, (), lambda _: False) == []
