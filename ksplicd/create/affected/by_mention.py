@@ -20,6 +20,7 @@ before and after the change, but for declarations that nothing in the unit uses.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -158,6 +159,10 @@ class _Narrower:
         """The headers of the dependants: where names can spread."""
         self.reached = _Reached(self.dependants)
         self.followed: set[tuple[str, Piece]] = set()
+        self.come: set[str] = set()
+        """Files that units may have by an ``#include`` of the change alone."""
+        self.gone: set[str] = set()
+        """Files that they may not have any more."""
 
     def run(self) -> Affected:
         for path in self.graph.moved:
@@ -173,6 +178,7 @@ class _Narrower:
                 self.take(path, piece)
             if len(self.reached.fresh) > _MANY_NAMES:
                 break
+        self.take_replaced()
         while fresh := self.reached.take_fresh():
             is_too_much = len(self.reached.names) > _MANY_NAMES  # nor were all headers looked at
             if is_too_much or self.are_few_left():
@@ -230,7 +236,7 @@ class _Narrower:
     def take_include(self, path: str, piece: Piece, by: Collection[str]) -> None:
         """Take in what an ``#include`` brings or takes away: macros, and what needs no name.
 
-        All else that a unit names it has had a declaration of.
+        All else that a unit names it has had a declaration of: see ``take_replaced``.
         """
         if (path, piece) in self.followed:
             return
@@ -255,9 +261,38 @@ class _Narrower:
             elif lack and (len(lack) <= self.few or self.counts_without_name(file)):
                 self.reached.hit_all(lack, f"gets {file} by an #include that {path} gets or loses")
             elif lack:
+                self.note_direction(file, piece, versions)
                 exempt = frozenset(self.graph.sure.users(file, without=path))
                 self.reached.add(self.macros.of(file), path, by, exempt)
             self.reached.add(names, path, by)
+
+    def note_direction(self, file: str, piece: Piece, versions: Sequence[Sequence[Piece]]) -> None:
+        """Note whether units get a file by an ``#include``, or lose it, or perhaps both."""
+        was, now = (any(p.key == piece.key for p in v) for v in (versions[0], versions[-1]))
+        if now or not was:
+            self.come.add(file)
+        if was or not now:
+            self.gone.add(file)
+
+    def take_replaced(self) -> None:
+        """Take in the names that units have from one file and get from another instead.
+
+        ``struct user_regs`` of asm-generic/x.h, where asm/x.h was included.
+        """
+        if not self.gone or not self.come:
+            return
+        gone, come = self.declared_in(self.gone), self.declared_in(self.come)
+        names = {n for n in gone.keys() & come.keys() if len(gone[n] | come[n]) > 1}
+        self.reached.add(names, "#include", ())
+
+    def declared_in(self, paths: Iterable[str]) -> dict[str, set[str]]:
+        """Return by name the files that declare it; their macros count in any case."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for path in paths:
+            for piece in self.texts.pieces(path):
+                for name in piece.defines if not piece.is_macro and not piece.included else ():
+                    found[name].add(path)
+        return found
 
     def counts_without_name(self, path: str) -> bool:
         """Tell whether some pieces of a file make more than names."""

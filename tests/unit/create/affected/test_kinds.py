@@ -64,6 +64,16 @@ CASES: Final = {
                       "enum { F(c), F(a), F(b) };"),
         unit=USE + "int f(void) { return b; }\n",
     ),
+    "include in whose place another comes": Case(
+        before=guarded("#include <n.h>"), after=guarded("#include <m.h>"),
+        unit=USE + "int f(struct s *p) { return p->a + g(2); }\n",
+        files={
+            "n.h": guarded("struct s { int a, b; };\n"
+                           "static inline int g(int a) { return a; }").replace("H_H", "N_H"),
+            "m.h": guarded("struct s { int b, a; };\n"
+                           "static inline int g(int a) { return a + 1; }").replace("H_H", "M_H"),
+        },
+    ),
     "include that moves over an #undef": Case(
         before=guarded("#undef K\n#include <n.h>"), after=guarded("#include <n.h>\n#undef K"),
         unit="#define K 3\n" + USE + "int f(void) { return g(); }\n",
