@@ -119,7 +119,10 @@ class Entry:
         found = {d: self.neighbours[d].values for d in own[:_MOST_ANCHORS]}
         if is_pointer(self.old) and is_pointer(self.new):
             return {0: frozenset({self.old, self.new})} | found
-        rest = [d for d in pointers or nearest if d not in own]
+        if not pointers:  # all have to be the same, so one is enough: the rarest
+            rarest = max(nearest, key=lambda d: max(self.neighbours[d].values), default=None)
+            return {} if rarest is None else {rarest: self.neighbours[rarest].values}
+        rest = [d for d in pointers if d not in own]
         return found | {d: self.neighbours[d].values for d in rest[: _MOST_ANCHORS - len(found)]}
 
     def same_neighbours(self, read: Callable[[int], int | None]) -> list[int]:

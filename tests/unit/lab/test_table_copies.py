@@ -137,6 +137,7 @@ def test_table_of_numbers() -> None:
     words = [3, 0x1_0000_0004, 7, 0, 5, 0x10_0000, 9]
     e = entry(words, 2, 8)
     assert e.is_lookable
+    assert e.anchors == {-8: {0x1_0000_0004}}
     assert is_copy(e, 2, words)
     assert not is_copy(e, 2, [*words[:6], 10])
     assert not is_copy(e, 2, [0] * 7)
@@ -162,6 +163,7 @@ def test_pointer_alone_cannot_be_looked_for() -> None:
 def test_what_is_too_far_away_is_not_compared() -> None:
     e = entry([F, *[0] * 8, OLD, *[0] * 8, NAME], 9, NEW)
     assert e.neighbours == {}
+    assert entry([0, 5, 0], 1, 6).anchors == {}
 
 
 @pytest.mark.parametrize(
