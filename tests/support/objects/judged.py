@@ -67,6 +67,8 @@ WEAK int f(int); WEAK int g(int); WEAK int user(int); WEAK int entry(int); WEAK 
 WEAK extern void *ops[];
 int (*all[])(int) = { f, g, user, entry, other };
 void **table(void) { return ops; }
+asm(".globl __SCT__op, __SCK__op, __SCT__other, __SCK__other\\n__SCT__op: ret\\n"
+    "__SCT__other: ret\\n.data\\n__SCK__op: .quad 0\\n__SCK__other: .quad 0\\n.text");
 """
 
 

@@ -323,3 +323,35 @@ def test_new_code_that_reads_its_keys(tmp_path: Path) -> None:
 def test_new_code_is_that_of_the_unsplit_object(tmp_path: Path) -> None:
     update = make_keyed(tmp_path, has_unsplit=False)
     assert any(line.startswith("unit.c: the new code of f has ") for line in update.judge())
+
+
+STATIC_CALL = """
+#ifdef IN_MODULE
+#define KEY "%s"
+#else
+#define KEY "__SCK__op"
+#endif
+int f(int x)
+{
+    asm("1: call __SCT__op\\n.pushsection .static_call_sites,\\"aw\\"\\n"
+        ".long 1b - ., " KEY " - .\\n.popsection");
+    return x + 1;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("__SCK__op", 0), ("__SCT__op", 0), ("__SCT__other", 1), ("__SCK__other", 1),
+        ("__SCT__op + 1", 1),
+    ],
+)  # fmt: skip
+def test_a_module_names_a_static_calls_key_by_its_trampoline(
+    tmp_path: Path, key: str, found: int
+) -> None:
+    pre, post = STATIC_CALL % key, STATIC_CALL.replace("x + 1", "x + 2") % key
+    unit = FakeUnit(exports=frozenset({"__SCT__op", "__SCT__other"}))
+    update = make_update(tmp_path, pre, post, split_flags=("-DIN_MODULE",), unit=unit)
+    why = "unit.c: the new code of f has another entry of .static_call_sites at instruction "
+    assert [line.rstrip("0123456789") for line in update.judge()] == [why] * found
