@@ -155,6 +155,42 @@ def test_changed_data_is_refused_by_name(request_: Request, tree: Path, tmp_path
     assert not (kept / "modules").exists()
 
 
+COPIED = {
+    "ip6_dst_ops_template": (
+        Edit("net/ipv6/route.c", "=\tip6_mtu,\n", "=\tcapped,\n"),
+        Edit(
+            "net/ipv6/route.c",
+            "static struct dst_ops ip6_dst_ops_template",
+            "static unsigned int capped(const struct dst_entry *dst)\n"
+            "{\n\treturn min(ip6_mtu(dst), 1400U);\n}\n\n"
+            "static struct dst_ops ip6_dst_ops_template",
+        ),
+    ),
+    "ipv4_net_table": (
+        Edit("net/ipv4/sysctl_net_ipv4.c", "= proc_dou8vec_minmax,\n", "= asking,\n"),
+        Edit(
+            "net/ipv4/sysctl_net_ipv4.c",
+            "static struct ctl_table ipv4_net_table[]",
+            "static int asking(struct ctl_table *table, int write, void *buffer, size_t *lenp,\n"
+            "\t\t  loff_t *ppos)\n{\n\tif (write && !capable(CAP_SYS_ADMIN))\n\t\treturn -EPERM;\n"
+            "\treturn proc_dou8vec_minmax(table, write, buffer, lenp, ppos);\n}\n\n"
+            "static struct ctl_table ipv4_net_table[]",
+        ),
+    ),
+}
+"""Each network namespace has a copy; the old function is called from many places."""
+
+
+@pytest.mark.parametrize("table", COPIED)
+def test_pointer_of_a_copied_table_is_refused_with_both_reasons(
+    request_: Request, tree: Path, tmp_path: Path, table: str
+) -> None:
+    patch = write_patch(tree, tmp_path / "p", *COPIED[table])
+    words = rf"{table} .*copies it from such a .*: net/.*; \w+ cannot be redirected instead: \w+ is"
+    with pytest.raises(UnsupportedChangeError, match=words):
+        create(replace(request_, patches=(patch,)))
+
+
 def test_boot_code_is_refused_by_name(request_: Request, tree: Path, tmp_path: Path) -> None:
     patch = edit(tree, tmp_path, "fs/fcntl.c", "BUILD_BUG_ON(21 - 1",
                  'pr_info("boot\\n");\n\tBUILD_BUG_ON(21 - 1')  # fmt: skip
