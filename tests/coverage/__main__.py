@@ -128,8 +128,9 @@ def attempt_all(
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
         for at in range(0, len(paths), _CHUNK):
-            chunk = list(paths[at : at + _CHUNK])
-            for path, fault in zip(chunk, list(pool.map(find_fault, chunk)), strict=True):
+            tried = paths[at : at + _CHUNK]
+            chunk = list(tried)
+            for path, fault in zip(tried, pool.map(find_fault, tried), strict=True):
                 # once more with no other file patched, which it may include
                 if fault and (jobs == 1 or pool.submit(find_fault, path).result()):
                     whole = Result(outcome=Outcome.NOT_ALONE, message=fault)
