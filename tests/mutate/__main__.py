@@ -12,7 +12,7 @@ from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.lab.cache import Cache, to_stderr
-from tests.mutate.source import Mutator, Outcome, run, summary
+from tests.mutate.source import MOST_USERS, Mutator, Outcome, run, summary
 from tests.support.kernels.slice import config_folder, source_tree
 from tests.support.kernels.stock import stock_kernel
 
@@ -22,18 +22,22 @@ def main() -> int:
     parser.add_argument("--sources", type=int, default=9700, help="mutations of .c files")
     parser.add_argument("--headers", type=int, default=300, help="mutations of headers")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--users", type=int, default=MOST_USERS, help="units that include a header, at most"
+    )
+    parser.add_argument("-j", "--jobs", type=int, default=2)
     args = parser.parse_args()
     cache = Cache(progress=to_stderr)
     kernel = stock_kernel(cache)
     source = SourceTree(source_tree(cache, kernel))
     config = read_config_dir(config_folder(cache, kernel))
-    tree = BuildTree(source, config, cache.root, jobs=2, progress=to_stderr)
+    tree = BuildTree(source, config, cache.root, jobs=args.jobs, progress=to_stderr)
     folder = cache.root / "mutate"
     folder.mkdir(exist_ok=True)
     with source.lock(to_stderr), tree.prepared():
         source.revert()
-        mutator = Mutator(Kbuild(tree), args.seed)
-        kept = folder / f"{kernel.version}-{args.seed}-{args.sources}.jsonl"
+        mutator = Mutator(Kbuild(tree), args.seed, args.users)
+        kept = folder / f"{kernel.version}-{args.seed}-{args.sources}-{args.users}.jsonl"
         results = run(mutator, kept, args.sources, args.headers)
     sys.stdout.write(f"{len(results)} mutations: {summary(results)}\n")
     missed = [result for result in results if result.outcome is Outcome.MISSED]

@@ -48,6 +48,9 @@ _WITHOUT_IDENTITY: Final = re.compile(
 )
 """What only the functions that have it can be asked for."""
 
+EACH: Final = 4
+"""Mutations of one file, whose objects before are compiled once."""
+
 
 class Outcome(StrEnum):
     """What came of a mutation."""
@@ -56,7 +59,7 @@ class Outcome(StrEnum):
     """Brute force sees no difference, nor does create."""
     SEEN = "seen"
     SPURIOUS = "spurious"
-    """Create sees a difference where brute force sees none."""
+    """Create sees a difference in a source where brute force sees none."""
     REFUSED = "refused"
     INVALID = "invalid"
     """It does not compile."""
@@ -79,25 +82,28 @@ class Result:
 class Mutator:
     """Mutates one kernel's tree, which it patches for a while."""
 
-    def __init__(self, kbuild: Kbuild, seed: int) -> None:
+    def __init__(self, kbuild: Kbuild, seed: int, most_users: int = MOST_USERS) -> None:
         self.kbuild, self.seed = kbuild, seed
         self.tree = kbuild.tree
         self.graph = read_include_graph(self.tree)
         sources = [s for s in sorted(self.tree.listing) if s.endswith(".c")]
         self.sources = [s for s in sources if (self.tree.source.root / s).is_file()]
-        self.headers = sorted(self._small_headers())
+        self.headers = sorted(self._small_headers(most_users))
+        self.fingerprints: dict[Unit, str] = {}
+        """Of units before any mutation."""
 
-    def _small_headers(self) -> Iterator[str]:
+    def _small_headers(self, most_users: int) -> Iterator[str]:
         for path in self.graph.includes:
             if path.endswith(".h") and not path.startswith("/"):
                 users = self.graph.dependants(path) & self.tree.listing.keys()
-                if 1 < len(users) <= MOST_USERS and not any(u.endswith(".S") for u in users):
+                if 1 < len(users) <= most_users and not any(u.endswith(".S") for u in users):
                     yield path
 
     def try_one(self, number: int, *, is_header: bool) -> Result:
         """Make and try the mutation of a number; the same number always makes the same one."""
-        rng = random.Random(f"{self.seed}:{number}")
-        path = rng.choice(self.headers if is_header else self.sources)
+        of_file = random.Random(f"{self.seed}:{number // EACH}")
+        path = of_file.choice(self.headers if is_header else self.sources)
+        rng = random.Random(f"{self.seed}:{number}:{path}")
         before = (self.tree.source.root / path).read_bytes()
         mutated = mutate(before.decode(errors="surrogateescape"), rng)
         if mutated is None:
@@ -136,23 +142,22 @@ class Mutator:
         compiler = self.tree.config.compiler
         affected = find_affected(graph, [file], self.tree.listing, compiler, few=0)
         units = [Unit(source) for source in sorted(affected.dependants)]
-        pre = self.kbuild.compile_split_cached(units)
         reached = [unit for unit in units if unit.source in affected.units]
-        old = {unit: fingerprint(self.kbuild, unit) for unit in reached}
+        pre = self.kbuild.compile_split_cached(units)
+        for unit in reached:
+            if unit not in self.fingerprints:
+                self.fingerprints[unit] = fingerprint(self.kbuild, unit)
         with (
             TemporaryDirectory(prefix="ksplice-mutate-") as folder,
             self.tree.source.patched([with_line_numbers(file)]),
         ):
-            post = self.kbuild.compile_split(units, Path(folder))
-            new = {unit: fingerprint(self.kbuild, unit) for unit in reached}
-            differ = {u for u in units if contents_of(pre[u]) != contents_of(post[u])}
-        seen = {unit for unit in reached if old[unit] != new[unit]}
-        missed = tuple(sorted(unit.source for unit in differ - seen))
+            seen = {u for u in reached if fingerprint(self.kbuild, u) != self.fingerprints[u]}
+            rest = [unit for unit in units if unit not in seen]
+            post = self.kbuild.compile_split(rest, Path(folder))
+            missed = [u.source for u in rest if contents_of(pre[u]) != contents_of(post[u])]
         if missed:
-            return missed, Outcome.MISSED
-        if seen - differ:
-            return (), Outcome.SPURIOUS
-        return (), Outcome.SEEN if differ else Outcome.SAME
+            return tuple(missed), Outcome.MISSED
+        return (), Outcome.SEEN if seen else Outcome.SAME
 
 
 def differing(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
