@@ -57,7 +57,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--no-modules", action="store_true", help="build only the new code, for the referee"
     )
-    parser.add_argument("--only", default="", metavar="TEXT", help="only paths that have TEXT")
+    parser.add_argument(
+        "--only", default="", metavar="TEXTS", help="only paths that have one of TEXTS"
+    )
     parser.add_argument(
         "--again", default="", metavar="OUTCOMES",
         help="try again what ended so before: refused,failed,… or all",
@@ -258,7 +260,10 @@ def cover(args: argparse.Namespace) -> None:
     newer = KernelSource(cache=cache, version=args.new).tree()
     with source.lock(), opened(cache, config, source, newer, args) as workshop:
         paths = changed_files(source.root, newer, workshop.kbuild.tree.listing)
-        paths = [p for p in paths if p.endswith(".c") and args.only in p]
+        paths = [
+            p for p in paths
+            if p.endswith(".c") and any(text in p for text in args.only.split(","))
+        ]  # fmt: skip
         random.Random(_SEED).shuffle(paths)
         paths = paths[: args.sample or None]
         forget(book, args.again, paths)
