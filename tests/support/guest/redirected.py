@@ -20,7 +20,7 @@ POINTER = Edit(
     f"{{\n\twhile (overflowgid == 7777)\n\t\tmsleep(50);\n\treturn -EUCLEAN;\n}}\n{TABLE}"
     "\t.fsync = pipe_fsync,\n",
 )
-# Each network namespace has a copy of this table.
+# Each network namespace has a copy of this table; since 6.11 handlers get a const one.
 NET_TABLE = "static struct ctl_table ipv4_net_table[] = {\n"
 SYSCTLS = (
     Edit(
@@ -28,12 +28,12 @@ SYSCTLS = (
         "= proc_tcp_available_congestion_control,\n",
         "= proc_tcp_available_ulp,\n",
     ),
-    Edit("net/ipv4/sysctl_net_ipv4.c", "= ipv4_ping_group_range,\n", "= range_is_fixed,\n"),
+    Edit("net/ipv4/sysctl_net_ipv4.c", "= ipv4_ping_group_range,\n", "= (void *)fixed,\n"),
     Edit(
         "net/ipv4/sysctl_net_ipv4.c",
         NET_TABLE,
-        "static int range_is_fixed(struct ctl_table *table, int write, void *buffer,\n"
-        "\t\t\t  size_t *lenp, loff_t *ppos)\n{\n\treturn -EUCLEAN;\n}\n\n" + NET_TABLE,
+        "static int fixed(void *table, int write, void *buffer, size_t *lenp, loff_t *ppos)\n"
+        "{\n\treturn -EUCLEAN;\n}\n\n" + NET_TABLE,
     ),
 )
 # tmpfs takes the option noinode64, too.
