@@ -303,6 +303,8 @@ class Standing:
             if why is not None and not by and s.bind != STB_LOCAL:
                 continue  # a global: others are asked who calls it
             seen.add(s)
+            if not by and s.section is not None and self._is_list(s.section):
+                why = None  # the ledger says what a list has as it was
             if s in exchanged and self.is_made_good(s, exchanged[s]):
                 targets = {t for t, _ in self._targets(s, exchanged[s])}
                 todo += [(target, root, s.name) for target in targets]

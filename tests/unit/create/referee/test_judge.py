@@ -355,3 +355,17 @@ def test_a_module_names_a_static_calls_key_by_its_trampoline(
     update = make_update(tmp_path, pre, post, split_flags=("-DIN_MODULE",), unit=unit)
     why = "unit.c: the new code of f has another entry of .static_call_sites at instruction "
     assert [line.rstrip("0123456789") for line in update.judge()] == [why] * found
+
+
+def test_entry_of_a_list_stays_as_it_was(tmp_path: Path) -> None:
+    """Such as a parameter with another mode; the ledger has it, or the author's word for it."""
+    source = """
+    static int level = 3;
+    struct parameter {{ const char *name; int *at; int mode; }};
+    static const struct parameter __param_level
+        __attribute__((used, section("__param"))) = {{ "level", &level, {0} }};
+    int f(int x) {{ return level + x * {1}; }}
+    void set(int x) {{ level = x; }}
+    """
+    update = make_update(tmp_path, source.format(0, 3), source.format(0o444, 4))
+    assert update.judge() == []
