@@ -185,8 +185,8 @@ def seen_of(differ: Collection[str], found: Difference) -> set[str]:
     said = {_source_name(s.name) for s in (*found.changed, *found.new, *found.removed)}
     said |= {_source_name(s.name) for s in (*found.boot, *found.copied_constants)}
     said |= {_source_name(s.name) for s in found.new_data()}
-    exchanged = (*found.fields.pointers, *found.fields.values)
-    said |= {_source_name(f.datum.name) for f in exchanged}
+    said |= {_source_name(p.datum.name) for p in found.pointers}
+    said |= {_source_name(v.datum.name) for v in found.fields.values}
     said |= {word for text in found.notes for word in _WORD.findall(text)}
     said |= {word for r in found.refusals for word in _WORD.findall(f"{r.symbol} {r.reason}")}
     seen = set()
