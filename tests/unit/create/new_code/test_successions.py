@@ -9,6 +9,7 @@ import pytest
 
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
+from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.diff.difference import Succession, UnitChange
 from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.exchanged import lead_tables
@@ -204,7 +205,8 @@ def test_what_is_not_redirected_is_exchanged_or_refused(tmp_path: Path) -> None:
     assert (led.successions, led.refusals) == ((), ())
     copy = "void f(const struct door_ops *d) { h->mine = *d; }\n"
     (tree.source.root / "include/door.h").write_text(copy)
-    (refusal,) = lead_tables(made.change, made.successions, tree).refusals
+    again = BuildTree(tree.source, tree.config, tmp_path / "tree/cache")  # it searches once
+    (refusal,) = lead_tables(made.change, made.successions, again).refusals
     assert "the kernel copies it from such a struct door_ops: include/door.h:1" in refusal.reason
     assert refusal.reason.endswith("; old cannot be redirected instead: calls leads to old, too")
 
