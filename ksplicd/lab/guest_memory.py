@@ -9,7 +9,7 @@ at an address is not known here (``whereabouts.py``).
 import contextlib
 import mmap
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -154,13 +154,23 @@ class PageTables:
 
     def read(self, address: int, size: int) -> bytes | None:
         """Return ``size`` bytes at a virtual address; None when not all of them are mapped."""
-        found = bytearray()
-        while len(found) < size:
-            here = address + len(found)
-            part = min(size - len(found), PAGE - here % PAGE)
-            physical = self.translate(here)
-            content = None if physical is None else self._memory.read(physical, part)
-            if content is None:
-                return None
-            found += content
-        return bytes(found)
+        return read_mapped(self._memory, self.translate, address, size)
+
+
+def read_mapped(
+    memory: GuestMemory, translate: Callable[[int], int | None], address: int, size: int
+) -> bytes | None:
+    """Return bytes at a virtual address, page by page; None when not all of them are mapped.
+
+    ``translate``: returns the physical address of a virtual one.
+    """
+    found = bytearray()
+    while len(found) < size:
+        here = address + len(found)
+        part = min(size - len(found), PAGE - here % PAGE)
+        physical = translate(here)
+        content = None if physical is None else memory.read(physical, part)
+        if content is None:
+            return None
+        found += content
+    return bytes(found)

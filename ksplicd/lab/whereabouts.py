@@ -23,6 +23,7 @@ from ksplicd.lab.guest_memory import (
     PageFlags,
     PageTables,
     Span,
+    read_mapped,
 )
 from ksplicd.model import VMLINUX
 
@@ -182,16 +183,7 @@ class Whereabouts:
 
     def read(self, address: int, size: int) -> bytes | None:
         """Return bytes at a virtual address; None when not all of them are mapped."""
-        found = bytearray()
-        while len(found) < size:
-            here = address + len(found)
-            part = min(size - len(found), PAGE - here % PAGE)
-            physical = self.translate(here)
-            content = None if physical is None else self.memory.read(physical, part)
-            if content is None:
-                return None
-            found += content
-        return bytes(found)
+        return read_mapped(self.memory, self.translate, address, size)
 
     def beside(self, physical: int, distance: int) -> int | None:
         """Return the physical address at a distance from another, as the kernel sees them lie.
