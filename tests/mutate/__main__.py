@@ -12,7 +12,8 @@ from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.lab.cache import Cache, to_stderr
-from tests.mutate.source import MOST_USERS, Mutator, Outcome, run, summary
+from tests.mutate.run import Book, run_headers, run_sources, summary
+from tests.mutate.source import MOST_USERS, Mutator, Outcome
 from tests.support.kernels.slice import config_folder, source_tree
 from tests.support.kernels.stock import stock_kernel
 
@@ -34,13 +35,19 @@ def main() -> int:
     tree = BuildTree(source, config, cache.root, jobs=args.jobs, progress=to_stderr)
     folder = cache.root / "mutate"
     folder.mkdir(exist_ok=True)
+    name = f"{kernel.version}-{args.seed}"
+    sources = Book(folder / f"{name}-sources.jsonl")
+    headers = Book(folder / f"{name}-headers-{args.users}.jsonl")
     with source.lock(to_stderr), tree.prepared():
         source.revert()
         mutator = Mutator(Kbuild(tree), args.seed, args.users)
-        kept = folder / f"{kernel.version}-{args.seed}-{args.sources}-{args.users}.jsonl"
-        results = run(mutator, kept, args.sources, args.headers)
-    sys.stdout.write(f"{len(results)} mutations: {summary(results)}\n")
-    missed = [result for result in results if result.outcome is Outcome.MISSED]
+        run_sources(mutator, sources, args.sources, args.jobs)
+        run_headers(mutator, headers, args.headers)
+    missed = []
+    for what, book in ("sources", sources), ("headers", headers):
+        results = book.results.values()
+        sys.stdout.write(f"{len(results)} mutations of {what}: {summary(results)}\n")
+        missed += [result for result in results if result.outcome is Outcome.MISSED]
     for result in missed:
         sys.stdout.write(f"missed: {result}\n")
     return 1 if missed else 0

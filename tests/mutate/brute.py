@@ -12,9 +12,13 @@ from typing import Final
 from ksplicd.elf.model import Relocation, Section
 from ksplicd.elf.read import read_object
 
-_NUMBER: Final = re.compile(r"(?<=[\w.])(?:\.\d+|(?<=[A-Za-z_])\d+)$")
+_SUFFIX: Final = re.compile(r"(?<=[\w.])\.\d+(?=\.|$)")
+_NUMBER: Final = re.compile(r"(?<=[\w.])\.\d+(?=\.|$)|(?<=_)\d+(?=_)|(?<=[a-z_])\d+$")
+_COUNTED: Final = ("__UNIQUE_ID_", "__initcall_", "__addressable_")
+"""Names that end in numbers of the preprocessor's counter."""
+
 _RELATIVE: Final = (2, 4)
-"""R_X86_64_PC32 and R_X86_64_PLT32, which count from the end of the four bytes mostly."""
+"""R_X86_64_PC32 and R_X86_64_PLT32, which in code mostly count from the end of the four bytes."""
 
 _LEFT_OUT: Final = (".comment", ".note", ".debug", ".discard", ".orc_")
 
@@ -23,21 +27,25 @@ def contents_of(path: Path) -> dict[str, str]:
     """Return digests by the name of what has them: of sections of each name, together."""
     obj = read_object(path.read_bytes(), path.name)
     names = {
-        (s.section, s.value): _name(s.name) for s in obj.symbols if s.section is not None and s.name
+        (s.section, s.value): name_without_number(s.name)
+        for s in obj.symbols
+        if s.section is not None and s.name
     }
     found: dict[str, list[str]] = {}
     for section in obj.sections:
         if section.is_alloc and not section.name.startswith(_LEFT_OUT):
-            references = [_reference(r, names) for r in section.relocations]
+            references = [_reference(section, r, names) for r in section.relocations]
             data = _without_fields(section)
             text = repr((data, section.size, section.align, section.flags, references))
             digest = hashlib.sha256(text.encode()).hexdigest()
-            found.setdefault(_name(section.name), []).append(digest)
+            found.setdefault(name_without_number(section.name), []).append(digest)
     return {name: " ".join(sorted(digests)) for name, digests in found.items()}
 
 
-def _name(name: str) -> str:
-    return _NUMBER.sub("", name)
+def name_without_number(name: str) -> str:
+    """Return a name without the numbers that the compiler gives: of ``__func__.3``, too."""
+    numbers = _NUMBER if any(word in name for word in _COUNTED) else _SUFFIX
+    return numbers.sub("", name)
 
 
 def _without_fields(section: Section) -> bytes:
@@ -46,14 +54,16 @@ def _without_fields(section: Section) -> bytes:
     return section.data
 
 
-def _reference(r: Relocation, names: dict[tuple[Section, int], str]) -> tuple[int, int, str, int]:
+def _reference(
+    owner: Section, r: Relocation, names: dict[tuple[Section, int], str]
+) -> tuple[int, int, str, int]:
     """Return a reference by what it leads to: a string's text, a symbol and a distance."""
     target, addend = r.symbol.section, r.addend
     if target is None:
         return r.offset, r.type, r.symbol.name, addend
-    at = r.symbol.value + addend + (4 if r.type in _RELATIVE else 0)
+    at = r.symbol.value + addend + (4 if owner.is_text and r.type in _RELATIVE else 0)
     if target.is_strings:
         text = target.data[at:].split(b"\0")[0] if 0 <= at < len(target.data) else b""
         return r.offset, r.type, repr(text), 0
     name = names.get((target, r.symbol.value), "") if r.symbol.name else ""
-    return r.offset, r.type, f"{_name(target.name)}:{name}", addend
+    return r.offset, r.type, f"{name_without_number(target.name)}:{name}", addend

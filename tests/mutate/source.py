@@ -5,13 +5,11 @@ Of a source the compiler's objects before and after are held against what create
 header the objects of all units that include it against which units create reaches and compares.
 """
 
-import json
 import random
 import re
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +27,7 @@ from ksplicd.create.patch.change import ChangedFile
 from ksplicd.create.patch.line_numbers import with_line_numbers
 from ksplicd.elf.read import read_object
 from ksplicd.errors import BuildError, KspliceError
-from tests.mutate.brute import contents_of
+from tests.mutate.brute import contents_of, name_without_number
 from tests.mutate.mutations import mutate
 
 MOST_USERS: Final = 50
@@ -72,6 +70,7 @@ class Result:
     """One mutation that was tried."""
 
     number: int
+    """Of sources and of headers, each from 0."""
     path: str
     kind: str
     outcome: Outcome
@@ -99,10 +98,18 @@ class Mutator:
                 if 1 < len(users) <= most_users and not any(u.endswith(".S") for u in users):
                     yield path
 
+    def path_of(self, number: int, *, is_header: bool) -> str:
+        """Return the file that the mutation of a number is made in: of four in turn one file."""
+        of_file = random.Random(f"{self.seed}:{number // EACH}")
+        return of_file.choice(self.headers if is_header else self.sources)
+
+    def is_included(self, path: str) -> bool:
+        """Tell whether units other than its own read a source."""
+        return bool(self.graph.dependants(path))
+
     def try_one(self, number: int, *, is_header: bool) -> Result:
         """Make and try the mutation of a number; the same number always makes the same one."""
-        of_file = random.Random(f"{self.seed}:{number // EACH}")
-        path = of_file.choice(self.headers if is_header else self.sources)
+        path = self.path_of(number, is_header=is_header)
         rng = random.Random(f"{self.seed}:{number}:{path}")
         before = (self.tree.source.root / path).read_bytes()
         mutated = mutate(before.decode(errors="surrogateescape"), rng)
@@ -199,38 +206,4 @@ def seen_of(differ: Collection[str], found: Difference) -> set[str]:
 
 
 def _source_name(name: str) -> str:
-    return name.partition(".")[0]
-
-
-def run(mutator: Mutator, kept: Path, sources: int, headers: int) -> list[Result]:
-    """Try mutations, but those that are kept already; return all."""
-    results = read_results(kept)
-    done = {result.number for result in results}
-    with kept.open("a") as log:
-        for number in range(sources + headers):
-            if number in done:
-                continue
-            result = mutator.try_one(number, is_header=number >= sources)
-            log.write(json.dumps(asdict(result)) + "\n")
-            log.flush()
-            results.append(result)
-            if result.outcome is Outcome.MISSED:
-                sys.stdout.write(f"missed: {result}\n")
-            elif len(results) % 25 == 0:
-                sys.stdout.write(f"{len(results)} of {sources + headers}: {summary(results)}\n")
-            sys.stdout.flush()
-    return results
-
-
-def read_results(kept: Path) -> list[Result]:
-    """Return what was tried before."""
-    lines = kept.read_text().splitlines() if kept.exists() else []
-    found = (json.loads(line) for line in lines)
-    return [Result(**{**f, "outcome": Outcome(f["outcome"]), "missed": tuple(f["missed"])})
-            for f in found]  # fmt: skip
-
-
-def summary(results: list[Result]) -> str:
-    """Return how many mutations came out how."""
-    counts = Counter(result.outcome for result in results)
-    return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+    return name_without_number(name.partition(".")[0])
