@@ -10,7 +10,7 @@ that of the other, so it is left ambiguous.
 from collections import defaultdict
 
 from ksplicd.create.diff.twins import Pairing, can_be_twins, is_state
-from ksplicd.create.diff.twins_by_use import functions_using, takes_over
+from ksplicd.create.diff.twins_by_use import takes_over
 from ksplicd.create.objects.index import ObjectIndex, code_section_of
 from ksplicd.create.objects.names import base_name
 from ksplicd.elf.model import Symbol
@@ -53,8 +53,8 @@ def _pair_moved(
     came = [s for symbols in new.values() for s in symbols]
     if len(went) == len(came) == 1:
         before, after = (
-            functions_using(pairing.pre, went[0]),
-            functions_using(pairing.post, came[0]),
+            pairing.pre.functions_using(went[0]),
+            pairing.post.functions_using(came[0]),
         )
         has_gone_there = (
             _is_there(pairing.post, *old)

@@ -179,7 +179,7 @@ def _changes_hands(pairing: Pairing, a: Symbol, b: Symbol) -> bool:
     One function loses it and another one gets it, or the function that had it is gone and a new one
     has one of the same name.  A new function that an old user calls has taken its code over.
     """
-    before, after = functions_using(pairing.pre, a), functions_using(pairing.post, b)
+    before, after = pairing.pre.functions_using(a), pairing.post.functions_using(b)
     return bool(before and after) and not takes_over(pairing, before, after)
 
 
@@ -193,17 +193,6 @@ def takes_over(pairing: Pairing, before: set[Symbol], after: set[Symbol]) -> boo
     users = {pairing.post_of[f] for f in before}
     new = after - pairing.pre_of.keys()
     return bool(users & after) or any(pairing.post.refers(f, g) for f in users for g in new)
-
-
-def functions_using(index: ObjectIndex, s: Symbol) -> set[Symbol]:
-    """Return the functions whose code refers to a symbol."""
-    found = set()
-    for owner in filter(lambda x: x.is_text, index.obj.sections):
-        for r in owner.relocations:
-            user = index.symbol_at(owner, r.offset)
-            if user is not None and index.locate(owner, r).symbol is s:
-                found.add(index.main_of(user))
-    return found
 
 
 def _content(s: Symbol) -> bytes:

@@ -167,6 +167,20 @@ class ObjectIndex:
             self.locate(owner, r).symbol is other for r in owner.relocations
         )
 
+    def functions_using(self, symbol: Symbol) -> set[Symbol]:
+        """Return the functions whose code, cold parts included, refers to a symbol."""
+        return self._functions_using.get(symbol, set())
+
+    @cached_property
+    def _functions_using(self) -> Mapping[Symbol, set[Symbol]]:
+        found: dict[Symbol, set[Symbol]] = defaultdict(set)
+        for owner in filter(lambda x: x.is_text, self.obj.sections):
+            for r in owner.relocations:
+                user, used = self.symbol_at(owner, r.offset), self.locate(owner, r).symbol
+                if user is not None and used is not None:
+                    found[used].add(self.main_of(user))
+        return found
+
     def only_datum_in(self, section: Section) -> Symbol | None:
         """Return the datum that a section was made for, None when there are several or none."""
         sized = [s for s in self.symbols_in(section) if s.size and s.type in (STT_OBJECT, STT_FUNC)]
