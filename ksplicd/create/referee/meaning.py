@@ -2,7 +2,8 @@
 """What a place in an object means: a thing and an offset in it, and whether the thing has a state.
 
 In a plain object many variables lie in one section, and a reference says no more than where in it.
-So one place may mean several things: the end of one array is the beginning of the next variable.
+So one place may mean several things: the end of one array is the beginning of the next variable,
+and of an empty one.
 """
 
 from typing import Final
@@ -33,6 +34,8 @@ def things_at(view: View, place: Place, role: Role) -> list[tuple[Symbol, int]]:
         found.append((before, place.offset - before.value))
     if behind is not None and behind.value - place.offset < _FAR:
         found.append((behind, place.offset - behind.value))
+    known = {x for x, _ in found}
+    found += [(x, 0) for x in view.empty.get((section, place.offset), ()) if x not in known]
     return found
 
 

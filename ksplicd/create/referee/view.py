@@ -120,6 +120,8 @@ class View:
         self._offsets = {s: [r.offset for r in found] for s, found in self.relocations.items()}
         self.names: dict[tuple[Section, int], list[str]] = defaultdict(list)
         """By place, the names of what begins there."""
+        self.empty: dict[tuple[Section, int], list[Symbol]] = defaultdict(list)
+        """By place, the variables without bytes: ``__key.2`` lies where the next one begins."""
         by_section: dict[Section, dict[int, Symbol]] = defaultdict(dict)
         for s in obj.symbols:
             if s.section is None or not s.name or s.type in (STT_SECTION, STT_FILE):
@@ -127,6 +129,8 @@ class View:
             if s.name.startswith(("__pfx_", "__cfi_")) or s.name.startswith(".L"):
                 continue
             self.names[s.section, s.value].append(s.name)
+            if s.type == STT_OBJECT and not s.size:
+                self.empty[s.section, s.value].append(s)
             known = by_section[s.section].get(s.value)
             if known is None or _rank(s) > _rank(known):
                 by_section[s.section][s.value] = s

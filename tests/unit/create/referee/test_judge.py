@@ -277,6 +277,20 @@ def test_the_end_of_an_array_and_the_variable_behind_it(tmp_path: Path) -> None:
     assert make_update(tmp_path, pre, post).judge() == []
 
 
+def test_a_lock_class_and_the_variable_at_its_place(tmp_path: Path) -> None:
+    """Without lockdep a lock class is empty: in a plain object it lies where the next begins."""
+    pre = """
+    struct lock_class_key {};
+    static int before, behind;
+    int f(int x) { static struct lock_class_key __key; return hidden((long)&__key) + x; }
+    int g(int x) { static struct lock_class_key __key; return hidden((long)&__key) + before; }
+    int h(int x) { return behind += x; }
+    int i(int x) { return before -= x; }
+    """
+    post = pre.replace("+ x;", "- x;").replace("behind +=", "behind -=")
+    assert make_update(tmp_path, pre, post).judge() == []
+
+
 def test_where_create_finds_no_change(tmp_path: Path) -> None:
     pre, post = RIGHT["a constant"]
     (unit,) = make_update(tmp_path, pre, post).units
