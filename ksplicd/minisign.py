@@ -183,6 +183,11 @@ def verify(data: bytes, text: str, keys: Iterable[PublicKey]) -> Verified:
     )
 
 
+def read_key_id(text: str) -> bytes:
+    """Return the id of the key that a ``.minisig`` file names.  Raises ``BadSignatureError``."""
+    return _read_signature(text)[1]
+
+
 def _read_signature(text: str) -> tuple[bytes, bytes, bytes, str, bytes]:
     """Return (algorithm, key id, signature, trusted comment, global signature)."""
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]

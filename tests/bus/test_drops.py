@@ -270,13 +270,33 @@ def test_one_that_cannot_be_kept_keeps_no_other_waiting(bare_host: Host) -> None
 
 def test_drop_waits_until_the_keys_are_in_order(bare_host: Host) -> None:
     bare_host.start(KSPLICE_RETRY_SECONDS="0.2")
-    doubtful = bare_host.folder / "keys/doubtful.pub"
-    doubtful.write_text("no key")
+    key = bare_host.folder / "keys/test.pub"
+    whole = key.read_text()
+    key.write_text("no key")
     drop(bare_host)
-    wait_for(lambda: f"is tried again: {doubtful}: " in bare_host.log())
+    wait_for(lambda: "is tried again: signature: made by none of the keys" in bare_host.log())
+    assert f"{key}: not a minisign key file" in bare_host.log()
     assert left(bare_host.store) == [NAME, f"{NAME}.minisig"]
-    doubtful.unlink()
+    key.write_text(whole)
     wait_for(lambda: bare_host.outcomes() == ["STAGED"])
+
+
+def test_bad_key_file_keeps_no_update_of_another_key_from_the_kernel(bare_host: Host) -> None:
+    """What an editor, a slip and an interrupted copy leave."""
+    keys = bare_host.folder / "keys"
+    (keys / "empty.pub").touch()
+    (keys / "never.pub").write_text(
+        (keys / "test.pub").read_text().replace("\n", " never expires\n", 1)
+    )
+    (keys / ".#test.pub").symlink_to("alice@host.4711:1764000000")
+    bare_host.configure(on_drop="apply")
+    bare_host.start()
+    drop(bare_host)
+    wait_for(lambda: bare_host.outcomes()[-1:] == ["APPLIED"])
+    bare_host.reboot()
+    bare_host.start()
+    assert bare_host.stage_of() == "applied"
+    assert "never.pub: its comment says expires" in bare_host.log()
 
 
 def test_metrics_tell_of_a_rejected_drop(bare_host: Host) -> None:

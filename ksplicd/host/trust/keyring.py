@@ -4,49 +4,111 @@
 They are read anew for every verification, so that deleting a file withdraws the trust at once.  A
 key whose comment ends in ``expires 2027-01-31`` is trusted through that day (UTC).  After it none
 of its signatures hold, whatever their date: a stolen key can sign any date.
+
+A file that is no key, or that somebody else could have written, is ignored and reported, and the
+other keys hold: one slip in one file must not leave the host without a fix.  Hidden names are
+skipped, as editors and configuration management leave them.
 """
 
+import logging
+import os
 import re
 import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Final
 
 from ksplicd.config import KEYS_DIR
 from ksplicd.errors import BadSignatureError, KeyFileError
+from ksplicd.host.store.store import is_passing
 from ksplicd.minisign import PublicKey, read_public_key
 
-_MAX_SIZE = 4096
-_EXPIRES = re.compile(r"\bexpires\b\s*(.*)")
+_log = logging.getLogger(__name__)
+
+_MAX_SIZE: Final = 4096
+_EXPIRES: Final = re.compile(r"\bexpires\b\s*(.*)")
+_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """The contents of the folder."""
+
+    trusted: tuple[PublicKey, ...] = ()
+    """By file name."""
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    """File → why it is not trusted."""
 
 
 class Keyring:
-    """The keys of one folder, whose files must belong to user ``owner``."""
+    """The keys of one folder; it and its files must belong to user ``owner``."""
 
     def __init__(self, folder: Path = KEYS_DIR, owner: int = 0) -> None:
         """Nothing is read yet."""
         self._folder = folder
         self._owner = owner
+        self._ignored: Mapping[str, str] = {}
+        """What the journal has been told."""
 
-    def read(self) -> tuple[PublicKey, ...]:
-        """Return the keys, by file name; none when there is no such folder.
+    def read(self) -> Keys:
+        """Return the keys, none when there is no such folder, and report what is ignored anew.
 
-        Raises ``KeyFileError`` for a file that is no key, or that somebody else could have written:
-        with one doubtful file, the host trusts no key at all.
+        Raises ``KeyFileError`` when the folder cannot be read or somebody else could write into it,
+        and when a file cannot be read for a reason that may pass.
         """
+        trusted, ignored = [], {}
         try:
-            paths = sorted(self._folder.glob("*.pub"))
-            return tuple(self._read_key(path) for path in paths)
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return Keys()
         except OSError as e:
-            raise KeyFileError(f"{e.filename or self._folder}: {e.strerror}") from e
+            raise KeyFileError(f"{self._folder}: {e.strerror}") from e
+        try:
+            self._check_owner(folder, self._folder)
+            for name in sorted(os.listdir(folder)):  # noqa: PTH208 (of the folder that was checked)
+                if not name.endswith(".pub") or name.startswith("."):
+                    continue
+                try:
+                    trusted.append(self._read_key(folder, name))
+                except KeyFileError as e:
+                    if is_passing(e.__cause__):
+                        raise
+                    ignored[name] = str(e)
+        except OSError as e:
+            raise KeyFileError(f"{self._folder}: {e.strerror}") from e
+        finally:
+            os.close(folder)
+        self._report(ignored)
+        return Keys(trusted=tuple(trusted), ignored=ignored)
 
-    def _read_key(self, path: Path) -> PublicKey:
-        status = path.stat()
-        if status.st_uid != self._owner or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    def _report(self, ignored: Mapping[str, str]) -> None:
+        for name, why in ignored.items():
+            if self._ignored.get(name) != why:
+                _log.error("%s; this file is ignored, and the other keys hold", why)
+        self._ignored = ignored
+
+    def _check_owner(self, fd: int, path: Path) -> None:
+        status = os.fstat(fd)
+        if status.st_uid != self._owner or status.st_mode & _OTHERS:
             raise KeyFileError(
                 f"{path}: must belong to uid {self._owner} and be writable by nobody else"
             )
-        with path.open("rb") as f:
-            data = f.read(_MAX_SIZE)
+
+    def _read_key(self, folder: int, name: str) -> PublicKey:
+        path = self._folder / name
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                self._check_owner(fd, path)
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise KeyFileError(f"{path}: not a plain file")
+                data = os.read(fd, _MAX_SIZE)
+            finally:
+                os.close(fd)
+        except OSError as e:
+            raise KeyFileError(f"{path}: {e.strerror}") from e
         try:
             key = read_public_key(data.decode(), str(path))
         except UnicodeDecodeError:

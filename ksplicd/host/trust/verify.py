@@ -25,6 +25,7 @@ from ksplicd.config import Settings
 from ksplicd.errors import (
     BadBundleError,
     BadSignatureError,
+    KeyFileError,
     StoreError,
 )
 from ksplicd.host.store.store import Stored, store_errors
@@ -125,13 +126,21 @@ def _check_whole(stored: Stored, keyring: Keyring, settings: Settings, now: floa
 def check_signature(
     data: bytes, signature: bytes, keyring: Keyring, now: float
 ) -> minisign.Verified:
-    """Return who signed ``data``.  Raises ``BadSignatureError``, ``KeyFileError``."""
+    """Return who signed ``data``.
+
+    Raises ``BadSignatureError``, and ``KeyFileError`` when a key file that is ignored may be the
+    one of the signature: the bundle is not at fault then.
+    """
     if len(signature) > MAX_SIGNATURE_SIZE:
         raise BadSignatureError(f"signature: over {MAX_SIGNATURE_SIZE} bytes")
     try:
         text = signature.decode()
     except UnicodeDecodeError:
         raise BadSignatureError("signature: not a .minisig file: not text") from None
-    verified = minisign.verify(data, text, keyring.read())
+    keys = keyring.read()
+    if keys.ignored and minisign.read_key_id(text) not in {key.key_id for key in keys.trusted}:
+        bad = "; ".join(keys.ignored.values())
+        raise KeyFileError(f"signature: made by none of the keys that can be used; {bad}")
+    verified = minisign.verify(data, text, keys.trusted)
     check_not_expired(verified.key, now)
     return verified

@@ -248,8 +248,9 @@ def test_drop_writable_by_others(host: Host) -> None:
 def test_drop_stays_when_the_fault_is_ours(host: Host) -> None:
     data = samples.bundle()
     path, sig = drop(host, data, samples.signature(data))
-    (host.keys / "broken.pub").write_text("no key")
-    with pytest.raises(KeyFileError, match=r"broken\.pub: "):
+    key = host.keys / "test.pub"
+    key.write_text("no key")
+    with pytest.raises(KeyFileError, match=r"test\.pub: "):
         host.engine.stage_file(path, sig, ROOT)
     assert path.exists()
     assert host.stages() == []
