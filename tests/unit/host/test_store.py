@@ -125,7 +125,7 @@ def test_bad_file_costs_no_other_key(
         assert [key.key_id for key in keys.trusted] == [STRANGER.key_id]
         assert why in keys.ignored["a.pub"]
     (told,) = caplog.messages
-    assert told.startswith(f"{tmp_path}/a.pub: ")
+    assert told.startswith(f"{tmp_path}/a.pub:")
 
 
 @pytest.mark.parametrize("name", [".#a.pub", ".a.pub", ".a.pub.swp", "a.pub~", "README"])
