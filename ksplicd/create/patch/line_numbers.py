@@ -2,10 +2,12 @@
 """Line numbers that a patch leaves alone: ``#line`` behind each hunk.
 
 Without a file name the directive keeps ``__FILE__``, so it serves in headers too (C11, 6.10.4).
+What stands in a group that is skipped (``#ifdef``) has no effect there, and is one more line: so it
+stands again behind each directive that ends such a group.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from ksplicd.create.patch.change import ChangedFile
@@ -57,21 +59,45 @@ def keep_line_numbers(before: bytes, after: bytes) -> bytes:
 
 def _with_numbers(after: bytes, hunks: Sequence[ChangedLines]) -> bytes:
     lines = after.splitlines(keepends=True)
-    safe = _directive_places(lines)
-    inserts: dict[int, int] = {}
-    shift = 0
-    for hunk in hunks:
-        shift += hunk.before.count - hunk.after.count
-        behind = hunk.after.behind
-        place = next((n for n in range(behind, len(lines) + 1) if safe[n - 1]), None)
-        if place is not None:
-            inserts[place] = place + shift
+    safe, starts = _directive_places(lines)
+    conditions = [
+        (number, m[1]) for number, line in enumerate(lines, 1)
+        if starts[number - 1] and (m := _CONDITION.match(line))
+    ]  # fmt: skip
+    wanted = {place for hunk in hunks for place in _places_behind(hunk.after.behind, conditions)}
+    places = {_next_safe(place, safe) for place in wanted}
     out_lines = []
+    shift, left = 0, list(hunks)
     for number, line in enumerate(lines, 1):
-        if number in inserts:
-            out_lines.append(b"#line %d\n" % inserts[number])
+        while left and left[0].after.behind <= number:
+            hunk = left.pop(0)
+            shift += hunk.before.count - hunk.after.count
+        if number in places:
+            out_lines.append(b"#line %d\n" % (number + shift))
         out_lines.append(line)
     return b"".join(out_lines)
+
+
+_CONDITION: Final = re.compile(rb"[ \t]*#[ \t]*(if|elif|else|endif)")
+
+
+def _places_behind(line: int, conditions: Sequence[tuple[int, bytes]]) -> Iterator[int]:
+    """Yield a line, and that behind each ``#else`` and ``#endif`` of the groups that it is in."""
+    yield line
+    depth = 0
+    for number, word in conditions:
+        if number < line:
+            continue
+        if word == b"if":
+            depth += 1
+        elif not depth:
+            yield number + 1
+        elif word == b"endif":
+            depth -= 1
+
+
+def _next_safe(line: int, safe: Sequence[bool]) -> int | None:
+    return next((n for n in range(line, len(safe) + 1) if safe[n - 1]), None)
 
 
 _TOKEN: Final = re.compile(
@@ -79,16 +105,18 @@ _TOKEN: Final = re.compile(
 )
 
 
-def _directive_places(lines: Sequence[bytes]) -> list[bool]:
-    """Tell for each line whether a ``#`` directive may be put before it.
+def _directive_places(lines: Sequence[bytes]) -> tuple[list[bool], list[bool]]:
+    """Tell for each line whether a ``#`` directive may be put before it, and whether it may be one.
 
-    Not inside a comment, a continued line, or parentheses, which may be a macro's arguments.
+    Not inside a comment or a continued line; not before a line inside parentheses, which may be a
+    macro's arguments.
     """
-    places = []
+    places, starts = [], []
     depth = 0
     in_comment = continued = False
     for line in lines:
-        places.append(not in_comment and not continued and depth == 0)
+        starts.append(not in_comment and not continued)
+        places.append(starts[-1] and depth == 0)
         continued = line.rstrip(b"\r\n").endswith(b"\\")
         at = 0
         while at < len(line):
@@ -112,4 +140,4 @@ def _directive_places(lines: Sequence[bytes]) -> list[bool]:
                 # A brace that opens a line stands outside of any argument list: forget what
                 # conditional compilation left unbalanced.
                 depth = 0
-    return places
+    return places, starts

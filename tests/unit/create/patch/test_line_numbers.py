@@ -45,6 +45,37 @@ def test_line_directive_waits_for_a_safe_place(tmp_path: Path) -> None:
     assert "int last = 9;" in out
 
 
+@pytest.mark.parametrize("wanted", [["A"], ["B"], ["A", "B"], []])
+def test_a_hunk_in_a_group_that_is_skipped(tmp_path: Path, wanted: list[str]) -> None:
+    """A directive is not read there, and is one line more."""
+    before = """\
+#ifdef A
+#if defined(B) && \\
+    1
+int one = __LINE__;
+#elif defined(C)
+int two = __LINE__;
+#endif
+int three = __LINE__;
+#else
+/*
+#endif
+*/
+int four = __LINE__;
+#endif
+int last = __LINE__;
+"""
+    after = before
+    for line in "int one", "int two", "int four":
+        after = after.replace(line, f"int new;\nint too;\n{line}")
+    seen = []
+    for text in (before.encode(), keep_line_numbers(before.encode(), after.encode())):
+        (tmp_path / "a.c").write_bytes(text)
+        out = run(["gcc", "-E", "-P", *(f"-D{name}" for name in wanted), "a.c"], cwd=tmp_path)
+        seen.append([x for x in out.decode().splitlines() if "=" in x])
+    assert seen[0] == seen[1]
+
+
 def test_headers_keep_their_names(tmp_path: Path) -> None:
     """``__FILE__`` and ``__LINE__`` of what follows a hunk, in the header and in its user."""
     guard = "#ifndef H\n#define H\n"
