@@ -12,7 +12,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ksplicd.create.affected.to_compile import check_any, find_changed, find_reachable
+from ksplicd.create.affected.to_compile import (
+    check_any,
+    find_changed,
+    find_half,
+    find_reachable,
+)
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.tree import BuildTree
@@ -57,8 +62,9 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         pre_state = PreState(
             kbuild=kbuild, before=states.before, folder=work.root / "pre", series=changed.series
         )
+        half = find_half(kbuild, reachable)
         try_few(work, pre_state, states.after, reachable.by_headers, request.allowed_layouts)
-        compiled = find_changed(kbuild, reachable, request.targets)
+        compiled = find_changed(kbuild, reachable, request.targets, half)
         accounts = Accounts.of(
             kbuild, changed.before, changed.change, reachable, compiled, request.accepted
         )

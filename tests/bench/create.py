@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd import errors
-from ksplicd.create.affected.to_compile import find_changed, find_reachable
+from ksplicd.create.affected.to_compile import find_changed, find_half, find_reachable
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.tree import BuildTree
@@ -119,7 +119,7 @@ def proofs_of(request: Request) -> tuple[float, float]:
         before = Before(root=source.root)
         change = from_patches(before, request.patches)
         reachable = find_reachable(kbuild.tree, change, read_states(change, {}))
-        compiled = find_changed(kbuild, reachable, request.targets)
+        compiled = find_changed(kbuild, reachable, request.targets, find_half(kbuild, reachable))
         pre_state = PreState(kbuild=kbuild, folder=work.root / "pre")
         objects = compile_units(work, pre_state, reachable.states.after, compiled.units)
         kernel = StockKernel(config)

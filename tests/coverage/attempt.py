@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from ksplicd import bundle
-from ksplicd.create.affected.to_compile import check_any, find_changed, find_reachable
+from ksplicd.create.affected.to_compile import check_any, find_changed, find_half, find_reachable
 from ksplicd.create.build.pre_state import PreState
 from ksplicd.create.build.units import ANY_TARGET, Unit
 from ksplicd.create.ledger.patch_evidence import Accounts
@@ -167,7 +167,9 @@ class Workshop:
             states = read_states(change, {})
             pre_state = PreState(kbuild=self.kbuild, folder=Path(folder) / "pre")
             reachable = find_reachable(self.kbuild.tree, change, states)
-            work = find_changed(self.kbuild, reachable, ANY_TARGET)
+            work = find_changed(
+                self.kbuild, reachable, ANY_TARGET, find_half(self.kbuild, reachable)
+            )
             accounts = Accounts.of(self.kbuild, before, change, reachable, work)
             with accounts.of_nothing():
                 check_any(reachable.files, work)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """From the files that change to the units that an update has to compile.
 
-In two steps: what the change can reach, and of that what it does change.  Between them the caller
-may try a few of very many units, and refuse the change without compiling all.
+In three steps: what the change can reach, what of that no update can change, and what it does
+change.  Before the last the caller may try a few of very many units, and refuse the change without
+compiling all.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from posixpath import basename
@@ -129,9 +130,22 @@ def _role_of(tree: BuildTree, path: str) -> Role | None:
     return next((f.role for f in tree.foreign if f.source == path), None)
 
 
-def find_changed(kbuild: Kbuild, reachable: Reachable, targets: TargetFilter) -> ToCompile:
+def find_half(kbuild: Kbuild, reachable: Reachable) -> dict[str, str]:
+    """Return, by accepted header, what it changes in code that is no unit's.
+
+    Asked first: it takes seconds, where the units that a header reaches may take minutes.
+    Raises ``UnsupportedChangeError`` when a header changes such code and is not accepted.
+    """
+    headers = reachable.by_headers
+    return check_foreign(kbuild, headers, reachable.states, reachable.accepted)
+
+
+def find_changed(
+    kbuild: Kbuild, reachable: Reachable, targets: TargetFilter, half: Mapping[str, str]
+) -> ToCompile:
     """Return the units of ``targets`` that the change names or changes by a header.
 
+    ``half``: what ``find_half`` returns.
     Raises ``UnsupportedChangeError`` for a change that cannot be made.
     """
     files, headers, states = reachable.files, reachable.by_headers, reachable.states
@@ -144,17 +158,19 @@ def find_changed(kbuild: Kbuild, reachable: Reachable, targets: TargetFilter) ->
             notes[unit.source] = f"skipped: part of {', '.join(left)}, not of --only-targets"
             LOG.debug("%s: %s", unit.source, notes[unit.source])
     if headers.headers:
-        half = check_foreign(kbuild, headers, states, reachable.accepted)
         changed = find_with_other_code(kbuild, headers, states)
         parted = {unit: _parted(kbuild, unit, targets) for unit in changed}
         note = (
             f"{headers.dependants} units depend on it, the change can reach {headers.reached},"
             f" and changes the code of {len(changed)} beside the files of the patch"
         )
+        if headers.foreign and not half:
+            beside = names_of(unit.source for unit in headers.foreign)
+            note += f"; {beside}, beside the kernel's own code, compile to the same"
         if skipped := [unit.source for unit, (_, left) in parted.items() if left]:
             LOG.debug("out: %s: not of --only-targets", ", ".join(skipped))
             note = f"skipped: {names_of(skipped)}: of another target, not of --only-targets; {note}"
-        notes |= {str(path): note for path in headers.headers} | half
+        notes |= {str(path): note for path in headers.headers} | dict(half)
         units += [unit for unit, (taken, _) in parted.items() if taken]
     check_modules(kbuild, units)
     return ToCompile(units=tuple(units), notes=notes)

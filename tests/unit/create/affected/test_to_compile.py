@@ -9,6 +9,7 @@ from ksplicd.create.affected.to_compile import (
     Reachable,
     ToCompile,
     find_changed,
+    find_half,
     find_reachable,
 )
 from ksplicd.create.build.compiler import Kbuild
@@ -105,7 +106,8 @@ def changed(tree: BuildTree, module: str, *targets: str) -> ToCompile:
     file = ChangedFile(path=Path("fs/a.c"), before=before, after=b"int a;\n")
     change = Change(files=(file,), patch=b"", timestamp=0)
     found = find_reachable(tree, change, read_states(change, {}))
-    return find_changed(Kbuild(tree), found, TargetFilter.parse(targets))
+    kbuild = Kbuild(tree)
+    return find_changed(kbuild, found, TargetFilter.parse(targets), find_half(kbuild, found))
 
 
 def test_object_that_is_in_two_modules(tree: BuildTree) -> None:
