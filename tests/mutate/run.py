@@ -26,7 +26,10 @@ _mutator: Mutator
 
 @dataclass(slots=True)
 class Book:
-    """The results of a kind of file, in a file of one line each."""
+    """The results of a kind of file, in a file of one line each; the last of a number counts.
+
+    What was missed is forgotten, and so tried again.
+    """
 
     path: Path
     results: dict[int, Result] = field(default_factory=dict)
@@ -36,6 +39,7 @@ class Book:
         for found in map(json.loads, lines):
             found |= {"outcome": Outcome(found["outcome"]), "missed": tuple(found["missed"])}
             self.results[found["number"]] = Result(**found)
+        self.results = {n: r for n, r in self.results.items() if r.outcome is not Outcome.MISSED}
 
     def add(self, result: Result) -> None:
         """Keep a result, and say it where it is a finding."""

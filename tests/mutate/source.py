@@ -130,8 +130,8 @@ class Mutator:
             pre = self.kbuild.compile_split_cached([unit])[unit]
             with self.tree.source.patched([with_line_numbers(file)]):
                 post = self.kbuild.compile_split([unit], Path(folder))[unit]
-            differ = differing(contents_of(pre), contents_of(post))
             sizes = self.kbuild.entry_sizes(unit)
+            differ = differing(contents_of(pre, sizes), contents_of(post, sizes))
             old, new = (index_separated(read_object(p.read_bytes(), unit.object), sizes)
                         for p in (pre, post))  # fmt: skip
         try:
@@ -161,7 +161,11 @@ class Mutator:
             seen = {u for u in reached if fingerprint(self.kbuild, u) != self.fingerprints[u]}
             rest = [unit for unit in units if unit not in seen]
             post = self.kbuild.compile_split(rest, Path(folder))
-            missed = [u.source for u in rest if contents_of(pre[u]) != contents_of(post[u])]
+            sizes = {u: self.kbuild.entry_sizes(u) for u in rest}
+            missed = [
+                u.source for u in rest
+                if contents_of(pre[u], sizes[u]) != contents_of(post[u], sizes[u])
+            ]  # fmt: skip
         if missed:
             return tuple(missed), Outcome.MISSED
         return (), Outcome.SEEN if seen else Outcome.SAME

@@ -160,7 +160,8 @@ def test_no_section_that_differs_is_missed(tmp_path: Path) -> None:
         except ToolError:
             continue
         (tmp_path / "after.o").write_bytes(after)
-        differ = differing(contents_of(tmp_path / "before.o"), contents_of(tmp_path / "after.o"))
+        objects = tmp_path / "before.o", tmp_path / "after.o"
+        differ = differing(*(contents_of(path, SIZES) for path in objects))
         pre, post = (index_separated(read_object(o, "unit.o"), SIZES) for o in (before, after))
         assert seen_of(differ, diff(pre, post)) == differ, (number, kind)
         tried[kind] += bool(differ)
