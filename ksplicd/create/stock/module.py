@@ -50,6 +50,8 @@ class StockModule:
     symbols: "ModuleSymbols"
     depends: frozenset[str]
     """The modules that are loaded whenever this one is."""
+    freed: tuple[range, ...]
+    """Where the code is that is gone when the module has come up."""
 
 
 class ModuleSymbols(SymbolMap):
@@ -158,6 +160,11 @@ def read_stock_module(data: bytes, name: str, vmlinux: SymbolMap) -> StockModule
         ),
         symbols=ModuleSymbols(own, imports, ranges, vmlinux),
         depends=_depends(file),
+        freed=tuple(
+            range(at, at + file.sections[i].size)
+            for i, at in places.items()
+            if file.sections[i].name.startswith(".init.text")
+        ),
     )
 
 

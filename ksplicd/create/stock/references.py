@@ -27,6 +27,7 @@ _FAR: Final = 1 << 14
 """Bytes from a symbol on that are decoded."""
 _LONGEST: Final = 16
 """Bytes, of which an instruction has at most 15."""
+_FREED = (("__init_begin", "__init_end"),)
 _LISTS = (("__start_mcount_loc", "__stop_mcount_loc"),)
 """Symbols of lists of addresses by which nobody calls: the tracer's, of every function."""
 
@@ -36,13 +37,16 @@ def references_to(
     address: int,
     code: Sequence[range] | None = None,
     lists: Collection[range] = (),
+    freed: Collection[range] = (),
     is_operand: Callable[[int], bool] = lambda _: True,
 ) -> list[int]:
     """Return where an image holds an address: itself, or counted from where it stands.
 
     ``code``: where four bytes can be either, else everywhere; ``lists``: what is left out;
-    ``is_operand``: whether four bytes of code at an address can be one.  The field of an
-    instruction counts from its end, mostly four bytes behind the field's start.
+    ``freed``: code that is gone when the kernel or the module runs, of which calls and jumps are
+    left out, but not the addresses that it may have handed over; ``is_operand``: whether four
+    bytes of code at an address can be one.  The field of an instruction counts from its end, mostly
+    four bytes behind the field's start.
     """
     found: dict[int, None] = {}
     for segment in image.segments:
@@ -57,7 +61,12 @@ def references_to(
             operands = (base + at for at in _positions(data, short, low, high))
             found.update(dict.fromkeys(at for at in operands if at in found or is_operand(at)))
             fields = _relative(data, low, high, address - base)
-            found.update(dict.fromkeys(base + at for at in fields))
+            found.update(
+                dict.fromkeys(
+                    base + at for at in fields
+                    if not (any(base + at in known for known in freed) and _is_branch(data, at))
+                )
+            )  # fmt: skip
     return [at for at in found if not any(at in known for known in lists)]
 
 
@@ -98,10 +107,20 @@ def _relative(data: bytes, low: int, high: int, to: int) -> Iterator[int]:
             yield at
 
 
+def _is_branch(data: bytes, at: int) -> bool:
+    """Tell whether the field at an offset is that of a call, jmp or jcc."""
+    return data[at - 1] in b"\xe8\xe9" or (data[at - 2] == 0x0F and data[at - 1] & 0xF0 == 0x80)
+
+
 def code_of(symbols: SymbolMap) -> list[range] | None:
     """Return where a kernel has code, by its map; None when that does not say: everywhere."""
     found = _ranges(symbols, _CODE)
     return found if symbols.addresses("_stext") else None
+
+
+def freed_of(symbols: SymbolMap) -> list[range]:
+    """Return what a kernel frees when it has booted, by its map."""
+    return _ranges(symbols, _FREED)
 
 
 def lists_of(symbols: SymbolMap) -> list[range]:

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.stock.match import UnitMatch
 from ksplicd.create.stock.module import StockModule
-from ksplicd.create.stock.references import code_of, is_operand, lists_of, references_to
+from ksplicd.create.stock.references import (
+    code_of,
+    freed_of,
+    is_operand,
+    lists_of,
+    references_to,
+)
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.create.stock.vmlinux import StockVmlinux
 from ksplicd.elf.model import STB_LOCAL, Symbol
@@ -64,15 +70,20 @@ class StockUnit:
         return self.match.address_of(symbol) if symbol is not None else None
 
     def references_to(self, address: int) -> list[int]:
-        """Return where code or data of the target refer to an address, at boot or later."""
+        """Return where code or data of the target refer to an address.
+
+        Calls of code that is gone when the target runs are left out.
+        """
         if self.module is not None:
-            return references_to(self.module.image, address)
+            return references_to(self.module.image, address, freed=self.module.freed)
         symbols, image = self.vmlinux.symbols, self.vmlinux.image
 
         def is_field(at: int) -> bool:
             return is_operand(image, symbols, at)
 
-        return references_to(image, address, code_of(symbols), lists_of(symbols), is_field)
+        return references_to(
+            image, address, code_of(symbols), lists_of(symbols), freed_of(symbols), is_field
+        )
 
     def is_exported(self, name: str) -> bool:
         """Tell whether every module may link to ``name``."""

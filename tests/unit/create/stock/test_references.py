@@ -6,7 +6,13 @@ import struct
 import pytest
 
 from ksplicd.create.stock.image import KernelImage
-from ksplicd.create.stock.references import code_of, is_operand, lists_of, references_to
+from ksplicd.create.stock.references import (
+    code_of,
+    freed_of,
+    is_operand,
+    lists_of,
+    references_to,
+)
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
 from ksplicd.elf.linked import Segment
 
@@ -59,10 +65,21 @@ def test_where_is_searched() -> None:
     assert references_to(image(data), TARGET, [range(BASE, BASE + 0x10)], lists) == []
 
 
+@pytest.mark.parametrize("opcode", [b"\xe8", b"\xe9", b"\x0f\x84", b"\x48\x8d\x3d"])
+def test_code_that_has_run_calls_no_more(opcode: bytes) -> None:
+    """What it has called it calls no more; an address that it took may be kept."""
+    data = (bytes(0x20) + relative(opcode, 0x20)).ljust(0x200, b"\xcc")
+    field = BASE + 0x20 + len(opcode)
+    kept = [field] if opcode[0] == 0x48 else []
+    assert references_to(image(data), TARGET, freed=[range(BASE, BASE + 0x40)]) == kept
+    assert references_to(image(data), TARGET, freed=[range(BASE + 0x40, BASE + 0x60)]) == [field]
+
+
 def test_where_a_kernel_has_what() -> None:
     names = "_stext", "_etext", "__init_begin", "__init_end", "__start_mcount_loc"
     symbols = [MapSymbol(BASE + i, "T", name) for i, name in enumerate(names)]
     assert code_of(SymbolMap(symbols)) == [range(BASE, BASE + 1), range(BASE + 2, BASE + 3)]
+    assert freed_of(SymbolMap(symbols)) == [range(BASE + 2, BASE + 3)]
     assert lists_of(SymbolMap(symbols)) == []
     assert code_of(SymbolMap([])) is None
 
@@ -87,4 +104,4 @@ def test_four_bytes_of_data_are_no_reference() -> None:
     assert references_to(image(data), TARGET) == [BASE + 0x40]
     assert references_to(image(data), TARGET, [range(BASE, BASE + 0x40)]) == []
     code = [range(BASE, BASE + 0x80)]
-    assert references_to(image(data), TARGET, code, (), lambda _: False) == []
+    assert references_to(image(data), TARGET, code, (), (), lambda _: False) == []
