@@ -109,6 +109,28 @@ def test_each_reference_led_to_each_other_thing(update: Update) -> None:
     assert count >= 128
 
 
+@pytest.mark.parametrize(("name", "matters"), [("_rs", "no"), ("limit", "yes")])
+def test_one_of_several_in_a_function_led_to_another(
+    tmp_path: Path, name: str, matters: str
+) -> None:
+    """Which ``_rs`` of a function limits which message does not matter; of others it does."""
+    blocks = "".join(
+        f'{{ static int {name} = 5; if (hidden({name}++)) printk("{text}", x); }}\n'
+        for text in "ab"
+    )
+    pre = f"int f(int x) {{ {blocks} return x; }}"
+    swapped = make_update(tmp_path, pre, pre.replace("return x", "return x + 1"))
+
+    def mutate(obj: Object) -> None:
+        mine = [r for _, r in references(obj) if f".{name}." in r.symbol.name]
+        one, other = {r.symbol for r in mine}
+        for r in mine:
+            r.symbol = other if r.symbol is one else one
+
+    assert swapped.judge() == []
+    assert bool(broken(swapped, mutate)) == (matters == "yes")
+
+
 @pytest.mark.parametrize("by", [-4, 1, 64])
 def test_each_addend_changed(update: Update, by: int) -> None:
     for i, (section, r) in enumerate(references(update.module())):
