@@ -12,6 +12,7 @@ it loses nothing: a transition goes on in the kernel and is found again at the n
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -47,13 +48,14 @@ from ksplicd.host.stages import Event, Reconciliation, UpdateInfo
 from ksplicd.host.store.store import STORE_DIR, Store
 from ksplicd.host.trust.keyring import Keyring
 from ksplicd.host.updates.doors import Doors
+from ksplicd.host.updates.missing import NOT_YET
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
 
 _NOT_AT_BOOT: Final = (
     "ksplicd-boot.service has not applied it; `journalctl -b -u ksplicd-boot` says why, unless "
-    "that unit is off; `ksplice apply {}` applies it by hand"
+    "that unit is off; it is applied now"
 )
 
 _DO_NOT_QUEUE: Final = 4
@@ -146,8 +148,10 @@ class Daemon:
         if self._why_disabled():
             return
         if self._engine.doors.settings.apply_at_boot:
+            missing = await self._service.worker.run(self._engine.missing)
             for kid in found.reapply:
-                self._journal.write(about_waiting(kid, _NOT_AT_BOOT.format(kid)))
+                if missing.get(kid) == NOT_YET:
+                    self._journal.write(about_waiting(kid, _NOT_AT_BOOT))
         await self._service.automatic.resume()
 
     async def _take_name(self) -> None:
@@ -164,11 +168,19 @@ class Daemon:
     # --- while it runs --------------------------------------------------------------------------
 
     def _on_shown(self, infos: Sequence[UpdateInfo]) -> None:
-        """Have ``systemctl status`` and the metrics show how many updates are applied."""
+        """Have ``systemctl status`` and the metrics show what is applied, and what is missing."""
         applied = sum(info.stage is Stage.APPLIED for info in infos)
-        self._notify(f"STATUS={applied} of {len(infos)} updates applied")
+        coroutines.spawn(self._notify_status(f"{applied} of {len(infos)} updates applied"))
         if self._engine.doors.settings.metrics_file is not None:
             coroutines.spawn(self._write_metrics())
+
+    async def _notify_status(self, text: str) -> None:
+        missing: dict[str, str] = {}
+        with contextlib.suppress(KspliceError):  # logged where somebody waits for it
+            missing = await self._service.worker.run(self._engine.missing)
+        if missing:
+            text += f"; wanted and not applied: {' '.join(missing)}"
+        self._notify(f"STATUS={text}")
 
     async def _write_metrics(self) -> None:
         try:
@@ -182,6 +194,7 @@ class Daemon:
             self._engine.doors.settings = read_settings(self._config)
             coroutines.spawn(self._reconcile())
             if not self._why_disabled():
+                coroutines.spawn(self._service.automatic.apply_missing())
                 coroutines.spawn(self._service.automatic.apply_dropped())
             coroutines.spawn(self._service.drops.scan())
             coroutines.spawn(self._write_metrics())
@@ -232,7 +245,11 @@ def introspect(name: str) -> int:
 
 
 def run_boot(engine: Engine, journal: Journal, disabled: str) -> int:
-    """Apply again what was applied before the machine went down; the daemon does not run yet."""
+    """Apply again what is wanted; the daemon does not run yet.
+
+    Returns 1 when something is missing that neither a person nor policy has turned off, so that the
+    unit shows as failed.
+    """
 
     def on_event(event: Event) -> None:
         if entry := about_event(event):
@@ -240,7 +257,11 @@ def run_boot(engine: Engine, journal: Journal, disabled: str) -> int:
 
     engine.doors.on_event = on_event
     boot.apply_again(engine, lambda kid, why: journal.write(about_waiting(kid, why)), disabled)
-    return 0
+    is_off = bool(disabled) or not engine.doors.settings.apply_at_boot
+    missing = {} if is_off else engine.missing()
+    for kid, why in missing.items():
+        _log.error("update %s is wanted and not applied: %s", kid, why)
+    return 1 if missing else 0
 
 
 def run_shutdown(engine: Engine) -> int:

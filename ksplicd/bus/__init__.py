@@ -29,7 +29,8 @@
     module_watch     modules of updates that others load or unload
     soak_watch       updates in their soak time
     kernel_log       /dev/kmsg on the loop
-    patient_undo     undoes what no caller waits for, in several tries
+    patient_undo     undoes what no caller waits for, until it is done
+    pauses           how long until what failed is tried again
     undo_on_warning  records the kernel's complaints, and undoes their updates by policy
     tripwire_watch   hits of tripwires
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What is applied and undone without a caller: dropped bundles, by policy, and what they replace.
 
-A failed apply is tried again: when the code was busy, after ``retry-delay``, at most ``retries``
-times; when an update depends on another one, as soon as that is applied.  This holds also for what
-failed at boot, or before the daemon was restarted.
+What is wanted and not in the kernel (``host.updates.missing``) is applied: at a start, when the
+configuration is read again, and when others have changed the kernel.  A failed apply is tried again
+for as long as the update is wanted: when the code was busy, after ``retry-delay`` and from the
+``retries``-th time on hourly; after a fault of the machine, in growing pauses; when an update
+depends on another one, as soon as that is applied.
 
 An update goes on top of those that it replaces, which are then undone below it, whoever applied it.
 One that it would not match on top of is undone first, if nothing else is in the way; if the apply
@@ -13,6 +15,7 @@ then fails, the other update is applied again.
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from gi.repository import GLib
 
@@ -22,21 +25,37 @@ from ksplicd.bus.job import Job
 from ksplicd.bus.jobs import Ended, Jobs
 from ksplicd.bus.names import DONE
 from ksplicd.bus.patient_undo import PatientUndo
+from ksplicd.bus.pauses import FIRST_SECONDS, pause_of_busy, pause_of_fault
 from ksplicd.config import OnDrop
 from ksplicd.errors import (
     AlreadyAppliedError,
+    BundleError,
     CodeBusyError,
     InUseError,
     KspliceError,
     MissingDependencyError,
     NoSuchUpdateError,
+    QuarantinedError,
+    ReplayedError,
+    SupersededError,
+    WrongKernelError,
+    by_abort_cause,
     cause_of,
 )
-from ksplicd.host.report.journal import Journal, about_held_back
+from ksplicd.host.report.journal import Journal, about_held_back, about_missing
 from ksplicd.host.stages import DAEMON, Actor, Direction, UpdateInfo, Via
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
+
+_NOT_BY_TIME: Final = (
+    BundleError,
+    QuarantinedError,
+    ReplayedError,
+    SupersededError,
+    WrongKernelError,
+)
+"""What another try a while later ends in again: somebody has to change something first."""
 
 
 def superseded(kid: str) -> str:
@@ -48,11 +67,17 @@ class Automatic:
     """Updates that are applied or undone automatically."""
 
     def __init__(
-        self, worker: EngineWorker, jobs: Jobs, why_disabled: Callable[[], str], journal: Journal
+        self,
+        worker: EngineWorker,
+        jobs: Jobs,
+        why_disabled: Callable[[], str],
+        journal: Journal,
+        retry_seconds: float = FIRST_SECONDS,
     ) -> None:
         """``why_disabled`` returns what turns automatic applies off, or empty text.
 
         What is superseded is undone in any case: a caller has applied its successor.
+        ``retry_seconds``: the first pause after a fault of the machine.
         """
         self._worker = worker
         self._engine = worker.engine
@@ -64,15 +89,20 @@ class Automatic:
         """Updates that wait for the ones that they depend on."""
         self._queued: set[str] = set()
         """Updates that wait for their turn, or have it."""
+        self._retry_seconds = retry_seconds
+        self._tries: dict[str, int] = {}
+        """Updates that failed, and how often in a row."""
+        self._timed: set[str] = set()
+        """Updates that have a timer."""
         jobs.on_ended.append(self._on_job_ended)
 
     # --- what is to be applied ------------------------------------------------------------------
 
-    def apply(self, kid: str, actor: Actor, attempt: int = 0) -> None:
+    def apply(self, kid: str, actor: Actor) -> None:
         """Apply an update when its turn comes; calls until then count as one."""
         if kid not in self._queued:
             self._queued.add(kid)
-            coroutines.spawn(self._apply(kid, actor, attempt))
+            coroutines.spawn(self._apply(kid, actor))
 
     def show(self, infos: Iterable[UpdateInfo]) -> None:
         """Apply the updates that waited for those applied now."""
@@ -86,11 +116,21 @@ class Automatic:
                     self.apply(kid, actor)
 
     async def resume(self) -> None:
-        """Try again what failed at boot, or before the daemon was restarted."""
+        """Go on after a start: undo what is superseded, apply what is wanted or was dropped."""
         await self._undo_all_superseded()
-        for kid, actor in await self._ask(self._engine.order.to_retry):
-            self._retry(kid, actor, 0)
+        await self.apply_missing()
         await self.apply_dropped()
+
+    async def apply_missing(self) -> None:
+        """Apply what is wanted and not in the kernel, unless policy says otherwise."""
+        for kid, actor in await self._ask(self._engine.due):
+            if actor.via is Via.BOOT and not self._engine.doors.settings.apply_at_boot:
+                continue  # the boot said so
+            info = await self._worker.get_update(kid)
+            if kid in self._tries or info.stage is not Stage.FAILED:
+                self.apply(kid, actor)
+            else:  # it has just failed, at boot or before the daemon was restarted
+                self._retry(kid, actor, by_abort_cause(info.abort_cause)(info.detail))
 
     async def apply_dropped(self) -> None:
         """Apply what was dropped and only staged, if that is the policy now.
@@ -108,36 +148,55 @@ class Automatic:
             _log.error("which updates to apply is not known: %s", e)
             return []
 
-    async def _apply(self, kid: str, actor: Actor, attempt: int) -> None:
+    async def _apply(self, kid: str, actor: Actor) -> None:
         old: list[str] = []
         try:
             if why := self._why_not(actor):
                 self._journal.write(about_held_back(kid, why))
+                await self._unwant_unless_applied(kid, actor)
                 return
-            await self._worker.run(self._engine.staging.check_not_undone, kid)
+            await self._worker.run(self._begin, kid, actor)
             old = await self._undo_first(kid, actor)
             job = await self._jobs.start(Direction.APPLY, kid, actor)
-            result = await coroutines.Wait(job.ended)
-            is_busy = result == CodeBusyError.abort_cause
-            if result == DONE:
+            if (result := await coroutines.Wait(job.ended)) == DONE:
                 old = []
-        except MissingDependencyError as e:
-            self._waiting[kid] = actor
-            await self._report(kid, e)
-            return
+                self._tries.pop(kid, None)
+                return
+            failure: KspliceError = by_abort_cause(result)(f"{kid}: {result}")
         except (AlreadyAppliedError, NoSuchUpdateError):
             return  # another caller was quicker
-        except InUseError as e:
-            _log.warning("%s", e)
-            is_busy = True
         except KspliceError as e:
-            await self._report(kid, e)
-            return
+            failure = e
+            if isinstance(e, InUseError):
+                _log.warning("%s", e)
+            else:
+                await self._report(kid, e)
         finally:
             self._queued.discard(kid)
             await self._apply_again(old, actor)
-        if is_busy:
-            self._retry(kid, actor, attempt)
+        await self._go_on_after(kid, actor, failure)
+
+    def _begin(self, kid: str, actor: Actor) -> None:
+        """Want what was dropped, from now on; this is the worker's thread."""
+        self._engine.staging.check_not_undone(kid)
+        if actor.via is Via.DROP and self._engine.records.has(kid):
+            self._engine.records.want(kid, actor)
+
+    async def _unwant_unless_applied(self, kid: str, actor: Actor) -> None:
+        """Want a dropped update no longer where the policy is to stage it."""
+        if actor.via is Via.DROP and self._engine.doors.settings.on_drop is not OnDrop.APPLY:
+            await self._worker.run(self._engine.records.unwant_new, kid)
+
+    async def _go_on_after(self, kid: str, actor: Actor, failure: KspliceError) -> None:
+        """See to it that a failed apply is tried again, if the update is still wanted."""
+        if isinstance(failure, MissingDependencyError):
+            self._waiting[kid] = actor
+        elif isinstance(failure, SupersededError):
+            await self._worker.run(self._engine.records.wants.end, kid)
+        elif not isinstance(failure, _NOT_BY_TIME):
+            is_wanted = await self._worker.run(self._engine.records.wants.__contains__, kid)
+            if is_wanted:
+                self._retry(kid, actor, failure)
 
     async def _report(self, kid: str, why: KspliceError) -> None:
         """Write to the journal why an update is not applied, unless the engine's event did."""
@@ -156,15 +215,28 @@ class Automatic:
             return "apply-at-boot = no in ksplicd.conf"
         return self._why_disabled()
 
-    def _retry(self, kid: str, actor: Actor, attempt: int) -> None:
-        settings = self._engine.doors.settings
-        if attempt < settings.retries:
-            _log.info("%s: is tried again in %d s", kid, settings.retry_delay)
-            GLib.timeout_add_seconds(settings.retry_delay, self._on_timer, kid, actor, attempt + 1)
+    def _retry(self, kid: str, actor: Actor, failure: KspliceError) -> None:
+        """Try again after a pause, and have the journal say that the update is missing."""
+        attempt = self._tries.get(kid, 0)
+        if isinstance(failure, CodeBusyError | InUseError):
+            pause = pause_of_busy(attempt, self._engine.doors.settings)
+        else:
+            pause = pause_of_fault(attempt, self._retry_seconds)
+        if kid in self._timed:
+            return
+        self._timed.add(kid)
+        self._tries[kid] = attempt + 1
+        self._journal.write(about_missing(kid, str(failure), cause_of(failure), pause))
+        GLib.timeout_add(round(pause * 1000), self._on_timer, kid, actor)
 
-    def _on_timer(self, kid: str, actor: Actor, attempt: int) -> bool:
-        self.apply(kid, actor, attempt)
+    def _on_timer(self, kid: str, actor: Actor) -> bool:
+        self._timed.discard(kid)
+        coroutines.spawn(self._apply_if_wanted(kid, actor))
         return False  # once
+
+    async def _apply_if_wanted(self, kid: str, actor: Actor) -> None:
+        if await self._worker.run(self._engine.records.wants.__contains__, kid):
+            self.apply(kid, actor)
 
     # --- what it replaces, undone first ---------------------------------------------------------
 
@@ -190,11 +262,19 @@ class Automatic:
     async def _apply_again(self, kids: Sequence[str], actor: Actor) -> None:
         """Apply again what was undone for an update that is not applied after all."""
         for kid in reversed(kids):
+            failure: KspliceError | None = None
             try:
+                await self._worker.run(self._engine.records.want, kid, actor)
                 job = await self._jobs.start(Direction.APPLY, kid, actor)
-                await coroutines.Wait(job.ended)
+                if (result := await coroutines.Wait(job.ended)) != DONE:
+                    failure = by_abort_cause(result)(f"{kid}: {result}")
+            except AlreadyAppliedError:
+                continue
             except KspliceError as e:
-                _log.error("%s: cannot be applied again: %s", kid, e)
+                failure = e
+            if failure is not None:
+                _log.error("%s: cannot be applied again: %s", kid, failure)
+                await self._go_on_after(kid, actor, failure)
 
     # --- what it replaces, undone below it ------------------------------------------------------
 

@@ -50,6 +50,7 @@ class Manager(BusObject, interface=names.MANAGER):
         self._polkit = polkit
         self._why_disabled = why_disabled
         self._sizes: dict[str, int] = {}
+        self._missing: dict[str, str] = {}
         jobs.on_new.append(self._on_job_new)
         jobs.on_ended.append(self._on_job_ended)
 
@@ -60,8 +61,9 @@ class Manager(BusObject, interface=names.MANAGER):
         self.JobRemoved(job.number, job.path, job.transition.kid, ended.result)
 
     async def refresh(self) -> None:
-        """Ask the store for its sizes.  Raises ``StoreError``."""
+        """Ask the store for its sizes, and what is missing.  Raises ``StoreError``."""
         self._sizes = await self._worker.run(self._engine.doors.store.sizes)
+        self._missing = await self._worker.run(self._engine.missing)
 
     @readable("s", emits="const")
     def version(self) -> str:
@@ -77,6 +79,11 @@ class Manager(BusObject, interface=names.MANAGER):
     def disabled(self) -> str:
         """Return why nothing is applied automatically; empty when it is."""
         return self._why_disabled()
+
+    @readable("a{ss}", emits="false")
+    def wanted_missing(self) -> dict[str, str]:
+        """Return the updates that are wanted for this kernel and not applied; kid and reason."""
+        return self._missing
 
     @readable("a{st}", emits="false")
     def store_size(self) -> dict[str, int]:

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Undo updates that no caller waits for; what fails is tried again, as an apply is.
+"""Undo updates that no caller waits for; what fails is tried again, as a busy apply is.
 
 Which updates those are, and why, is up to policy (``automatic``, ``undo_on_warning``).
 """
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 from ksplicd.bus import coroutines
 from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.jobs import Jobs
+from ksplicd.bus.pauses import pause_of_busy
 from ksplicd.errors import AlreadyReversedError, CodeBusyError, KspliceError
 from ksplicd.host.stages import Actor, Direction
 
@@ -18,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class PatientUndo:
-    """Undoes updates in at most ``retries`` further tries, ``retry-delay`` apart."""
+    """Undoes updates in ``retries`` further tries, ``retry-delay`` apart, and then hourly."""
 
     def __init__(self, worker: EngineWorker, jobs: Jobs) -> None:
         self._engine = worker.engine
@@ -37,19 +39,16 @@ class PatientUndo:
 
         ``what`` names them in the log; ``why`` and ``below`` are as for ``Engine.start_undo``.
         """
-        for left in range(self._engine.doors.settings.retries, -1, -1):
+        for attempt in itertools.count():
             try:
                 await self._try(await find(), actor, why, below)
             except KspliceError as e:
-                delay = self._engine.doors.settings.retry_delay
-                then = (
-                    f"it is tried again in {delay} s" if left else "`ksplice undo` does it by hand"
-                )
-                _log.error("%s is not undone: %s; %s", what, e, then)
+                pause = pause_of_busy(attempt, self._engine.doors.settings)
+                hint = "it is tried again in %.0f s, or `ksplice undo` does it by hand"
+                _log.error(f"%s is not undone: %s; {hint}", what, e, pause)
             else:
                 return
-            if left:
-                await coroutines.sleep(delay)
+            await coroutines.sleep(pause)
 
     async def _try(self, kids: Iterable[str], actor: Actor, why: str, below: str) -> None:
         for kid in kids:

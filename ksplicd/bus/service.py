@@ -25,6 +25,7 @@ from ksplicd.bus.kernel_log import KMSG
 from ksplicd.bus.manager import Manager
 from ksplicd.bus.module_watch import ModuleWatch
 from ksplicd.bus.objects import Objects
+from ksplicd.bus.pauses import FIRST_SECONDS
 from ksplicd.bus.polkit import Polkit
 from ksplicd.bus.reconciler import Reconciler
 from ksplicd.bus.shown import Shown
@@ -44,6 +45,8 @@ class Surroundings:
     modules: Path = SYSFS_MODULES
     kmsg: Path = KMSG
     drop_retry_seconds: float = RETRY_SECONDS
+    apply_retry_seconds: float = FIRST_SECONDS
+    """Before the first further try of an apply that a fault of the machine ended."""
 
 
 class Service:
@@ -62,7 +65,9 @@ class Service:
         self.reconciler = Reconciler(worker, jobs, shown)
         manager = Manager(worker, jobs, shown, polkit, surroundings.why_disabled)
         self.objects.add_root(manager)
-        self.automatic = Automatic(worker, jobs, surroundings.why_disabled, journal)
+        self.automatic = Automatic(
+            worker, jobs, surroundings.why_disabled, journal, surroundings.apply_retry_seconds
+        )
         self.drops = DropWatch(worker, shown, self.automatic, surroundings.drop_retry_seconds)
         self.modules = ModuleWatch(worker, self.reconciler, journal)
         self._tripwires = TripwireWatch(worker, journal, manager.TripwireHit)

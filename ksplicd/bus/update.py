@@ -124,6 +124,11 @@ class Update(BusObject, interface=names.UPDATE):
         return self._info.manifest.kernel.release
 
     @readable("b")
+    def wanted(self) -> bool:
+        """Return whether it is to be applied, whatever happened to it."""
+        return self._info.is_wanted
+
+    @readable("b")
     def complete(self) -> bool:
         """Return whether its ledger accounts for the whole patch; a bundle may have no ledger."""
         return self._info.manifest.is_complete

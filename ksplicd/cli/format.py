@@ -22,10 +22,11 @@ _UPDATE_KEYS: Final = {
     "targets": "Targets",
     "cves": "Cves",
     "kernel": "Kernel",
+    "wanted": "Wanted",
     "complete": "Complete",
     "hunks": "Hunks",
 }
-_BEFORE_LEDGERS: Final = {"Complete": False, "Hunks": 0}
+_BEFORE: Final = {"Complete": False, "Hunks": 0, "Wanted": False}
 """What a service has not, that has run since before it was updated."""
 _EVENT_KEYS: Final = {
     "time": "Time",
@@ -52,7 +53,7 @@ _NOT_STAGED: Final = ""
 
 def to_update(properties: Document) -> Document:
     """Return an Update object's properties under the keys of our JSON."""
-    known = {**_BEFORE_LEDGERS, **properties}
+    known = {**_BEFORE, **properties}
     return {key: known[name] for key, name in _UPDATE_KEYS.items()}
 
 
@@ -91,6 +92,7 @@ def from_manifest(manifest: Manifest) -> Document:
         "targets": [target.name for target in manifest.targets],
         "cves": list(manifest.cves),
         "kernel": manifest.kernel.release,
+        "wanted": False,
         "complete": manifest.is_complete,
         "hunks": len((manifest.ledger or Ledger()).hunks),
     }

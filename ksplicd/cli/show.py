@@ -6,11 +6,12 @@ JSON, all with ``"schema": 1``::
     view     {"updates": [UPDATE]}; with --id or --file also {"ledger": [HUNK]}
     status   {"kernel": "6.1.0-50-cloud-amd64", "applied": 1, "cves": [], "updates": [UPDATE],
               "jobs": [JOB], "health": "ok" | "warning" | "critical", "reasons": [],
-              "version": "0.1.0", "disabled": "", "store": {PART: {"bytes", "limit"}}}
+              "version": "0.1.0", "disabled": "", "missing": {KID: REASON},
+              "store": {PART: {"bytes", "limit"}}}
     history  {"events": [EVENT]}
 
     UPDATE   {"kid", "stage", "abort_cause", "detail", "description", "targets": [], "cves": [],
-              "kernel", "complete": true, "hunks": 3}
+              "kernel", "wanted": true, "complete": true, "hunks": 3}
     HUNK     {"file", "before": [LINE, LINES], "after": [LINE, LINES], "account", "by": [],
               "more": 0, "note", "accepted": false}
     JOB      {"id", "type": "apply" | "undo", "kid", "progress",
@@ -22,9 +23,10 @@ JSON, all with ``"schema": 1``::
 whether the update's ledger accounts for its whole patch, ``hunks`` how many the ledger has (0: the
 bundle is from before there were ledgers), ``more`` how many redirects ``by`` does not name; of
 status ``cves`` are those that the applied updates fix; ``reasons`` are sentences, one for each
-update that keeps the health from being ``ok``; ``disabled`` is why nothing is applied
-automatically, or empty; the parts of the store are updates, rejected, history and dropped, and the
-``limit`` of a part without one is null.
+update that keeps the health from being ``ok``; ``wanted`` says whether an update is to be applied
+whatever happened to it, ``missing`` which of these are wanted for this kernel and not applied;
+``disabled`` is why nothing is applied automatically, or empty; the parts of the store are updates,
+rejected, history and dropped, and the ``limit`` of a part without one is null.
 
 ``status --check`` has the exit status of a monitoring plugin (monitoring-plugins.org, "Plugin
 Return Codes"): 0 ok, 1 warning, 2 critical, 3 unknown: no answer, or not in time.
@@ -32,7 +34,7 @@ Return Codes"): 0 ok, 1 warning, 2 critical, 3 unknown: no answer, or not in tim
 
 import argparse
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -97,8 +99,8 @@ def add_parser(verbs: Verbs) -> None:
     status.add_argument(
         "--check",
         action="store_true",
-        help="exit with 1 when an update waits or is on its way, 2 when one failed, is quarantined "
-        "or does not verify, 3 when the service does not answer",
+        help="exit with 1 when an update waits or is on its way, 2 when one that is wanted is not "
+        "applied, failed, is quarantined or does not verify, 3 when the service does not answer",
     )
     status.add_argument(
         "-t", "--timeout", metavar="SECONDS", type=read_seconds, default=0,
@@ -178,18 +180,21 @@ def _show_status(args: argparse.Namespace) -> int:
         part: {"bytes": size, "limit": service["StoreLimit"].get(part)}
         for part, size in service["StoreSize"].items()
     }
-    health, reasons = judge(updates)
+    missing = service.get("WantedMissing", {})
+    health, reasons = judge(updates, missing)
     status = list(Health).index(health) if args.check else 0
     if args.json:
         output.print_json(
             kernel=service["Kernel"], applied=applied, cves=cves, updates=updates, jobs=jobs,
             health=health.value, reasons=reasons, version=service["Version"],
-            disabled=service["Disabled"], store=store,
+            disabled=service["Disabled"], missing=missing, store=store,
         )  # fmt: skip
         return status
     output.print_text(f"Kernel {service['Kernel']}: {applied} of {len(updates)} updates applied")
     if service["Disabled"]:
         output.print_text(f"Nothing is applied automatically: {service['Disabled']}")
+    for kid, why in missing.items():
+        output.print_text(f"{kid} is wanted and not applied: {why}")
     for update in updates:
         output.print_text(format_line(update))
         reason = ": ".join(text for text in (update["abort_cause"], update["detail"]) if text)
@@ -220,11 +225,17 @@ def _in_mebibytes(size: int) -> str:
     return f"{size / (1 << 20):.1f} MiB"
 
 
-def judge(updates: Sequence[Document]) -> tuple[Health, list[str]]:
+def judge(
+    updates: Sequence[Document], missing: Mapping[str, str] | None = None
+) -> tuple[Health, list[str]]:
     """Return the host's health, and a sentence for each update that is not ok, the worst first.
 
-    An update that was undone is ok: a person wanted that.
+    ``missing``: what is wanted and not applied, and why; nothing is worse.  An update that was
+    undone is ok: a person wanted that.
     """
+    wanted = missing or {}
+    lost = [f"{kid} is wanted and not applied: {why}" for kid, why in wanted.items()]
+    updates = [update for update in updates if update["kid"] not in wanted]
     found = [(_health_of(update), update) for update in updates]
     ranked = sorted(found, key=lambda pair: list(Health).index(pair[0]), reverse=True)
     reasons = [
@@ -232,7 +243,8 @@ def judge(updates: Sequence[Document]) -> tuple[Health, list[str]]:
         for health, u in ranked
         if health is not Health.OK
     ]
-    return (ranked[0][0] if ranked else Health.OK), reasons
+    worst = ranked[0][0] if ranked else Health.OK
+    return (Health.CRITICAL if lost else worst), [*lost, *reasons]
 
 
 def _health_of(update: Document) -> Health:

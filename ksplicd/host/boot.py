@@ -14,10 +14,8 @@ from typing import Final
 
 from ksplicd.errors import CodeBusyError, KspliceError, UnexpectedError
 from ksplicd.host.engine import Engine
-from ksplicd.host.stages import Actor, Transition, Via
+from ksplicd.host.stages import BOOT, Transition
 from ksplicd.model import Stage
-
-BOOT: Final = Actor(uid=0, via=Via.BOOT)
 
 _ARGUMENT: Final = "ksplicd.disable"
 _PAUSE: Final = 0.01

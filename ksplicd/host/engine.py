@@ -57,6 +57,7 @@ from ksplicd.host.stages import (
 )
 from ksplicd.host.updates import fit, load
 from ksplicd.host.updates.doors import Doors
+from ksplicd.host.updates.missing import due, missing
 from ksplicd.host.updates.order import Order
 from ksplicd.host.updates.reconcile import reconcile
 from ksplicd.host.updates.records import Records
@@ -117,6 +118,14 @@ class Engine:
         modules = load.modules_of(self.doors.kernel, kid)
         return describe_update(info, self.records.trusted(kid), modules)
 
+    def missing(self) -> dict[str, str]:
+        """Return the updates that are wanted for this kernel and not applied; kid → why."""
+        return missing(self.doors, self.records)
+
+    def due(self) -> list[tuple[str, Actor]]:
+        """Return the missing updates that may be applied now, in order, and on whose word."""
+        return due(self.doors, self.records)
+
     def write_metrics(self) -> None:
         """Write the metrics file, if one is configured, and delete the one written elsewhere.
 
@@ -132,6 +141,7 @@ class Engine:
                 release=kernel.release(), build_id=kernel.build_id(), version=kernel.version()
             ),
             updates=tuple(self.list_updates()),
+            missing=self.missing(),
             transition_seconds=dict(self.records.meter.transition_seconds),
             last_error=self.records.meter.last_error,
             sizes=store.sizes(),
@@ -254,6 +264,7 @@ class Engine:
         """Start the transition back to the old code; ``why`` is for the history.
 
         ``below`` is the update that supersedes this one, if one does; it must still be applied.
+        An update that is not applied is not wanted any more, and the error says so.
         Raises ``NoSuchUpdateError``, ``AlreadyReversedError`` (this update, or ``below``, is not
         applied), ``InUseError`` (an applied update depends on it, it moves, or another one does).
         """
@@ -262,13 +273,11 @@ class Engine:
         info = self.get_update(kid)
         self._check_nothing_moves()
         if info.stage is not Stage.APPLIED:
-            last = self.records.last(kid)
-            waits = info.stage is Stage.STAGED and last is not None and last.stage is Stage.APPLIED
-            hint = (
-                f"; `ksplice remove {kid}` keeps it from being applied again at boot"
-                if waits
-                else ""
-            )
+            hint = ""
+            if info.is_wanted:
+                detail = f"was {info.stage}, and is not wanted any more"
+                self.records.record(kid, Stage.REVERSED, actor, detail=detail)
+                hint = "; it is not wanted any more, and is not applied again"
             raise AlreadyReversedError(f"{kid}: is {info.stage}, not applied{hint}")
         self.order.check_undo(kid)
         started = self.doors.clock.monotonic()

@@ -18,9 +18,8 @@ the history and the bus share are here too.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
-from typing import Final
 
-from ksplicd.errors import CodeBusyError, InUseError, UnexpectedError, cause_of
+from ksplicd.errors import UnexpectedError
 from ksplicd.model import Manifest, Stage
 
 
@@ -74,6 +73,9 @@ class Actor:
 DAEMON = Actor(uid=0, via=Via.DAEMON)
 """The daemon itself, for what it finds at a start and does by policy."""
 
+BOOT = Actor(uid=0, via=Via.BOOT)
+"""A boot, for what was applied when the machine went down and is applied again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -114,6 +116,8 @@ class UpdateInfo:
     abort_cause: str
     detail: str
     manifest: Manifest
+    is_wanted: bool = False
+    """Whether it is to be applied, whatever happened to it (``updates.wants``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +152,10 @@ class Reconciliation:
     transitions: tuple[Transition, ...] = ()
     """Still running; to be watched as if they had just been started."""
     reapply: tuple[str, ...] = ()
-    """Kids that were applied when the machine went down and fit this kernel, in the order in which
-    they were applied."""
+    """Kids that are wanted, fit this kernel and are not in it, in the order in which they were
+    applied."""
     waiting: Mapping[str, str] = field(default_factory=dict)
-    """Kid → why an update that was applied then cannot be applied now."""
+    """Kid → why an update that is wanted cannot be applied now."""
 
 
 _NEXT = {
@@ -172,9 +176,6 @@ _NEXT = {
     (Stage.REVERSING, Arrow.FAIL): Stage.FAILED,
     (Stage.QUARANTINED, Arrow.RELEASE): Stage.STAGED,
 }
-
-PASSING: Final = frozenset({CodeBusyError.abort_cause, cause_of(InUseError())})
-"""Abort causes of an apply that may succeed later."""
 
 _SOMEBODY = "turned around by somebody else"
 

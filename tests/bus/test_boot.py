@@ -29,7 +29,7 @@ def test_busy_at_boot_is_tried_again_by_the_daemon(bare_host: Host) -> None:
     boot = bare_host.start_boot()
     wait_for(lambda: "REVERSING" in bare_host.outcomes())
     bare_host.kernel.hold(on=False)
-    assert boot.wait(PATIENCE) == 0
+    assert boot.wait(PATIENCE) == 1
     assert bare_host.outcomes()[-1] == "CODE_BUSY"
     bare_host.start()
     wait_for(lambda: bare_host.outcomes()[-1] == "APPLIED")
@@ -47,16 +47,78 @@ def test_reboot_applies_nothing_where_that_is_the_policy(host: Host) -> None:
     assert "apply-at-boot = no" in told["message"]
 
 
-def test_off_by_unit(host: Host) -> None:
-    """Nobody applies it then, and the daemon says so."""
+def test_what_the_boot_did_not_get_to_is_applied_by_the_daemon(host: Host) -> None:
     client = host.client()
     client.apply(client.stage(BUNDLE, SIGNATURE))
     host.go_down()
     host.start()
     (told,) = wait_for(lambda: [e for e in host.journal() if e["name"] == "WAITING"])
     assert "now waits: ksplicd-boot.service has not applied it" in told["message"]
-    assert f"`ksplice apply {KID}` applies it by hand" in told["message"]
-    assert host.stage_of() == "staged"
+    wait_for(lambda: host.stage_of() == "applied")
+    assert host.client().history(1)[0]["Via"] == "boot"
+
+
+def test_fault_at_one_boot_costs_nobody_the_update(bare_host: Host) -> None:
+    """It is missing for a while, which everybody can see, and then it is applied."""
+    metrics = bare_host.folder / "ksplice.prom"
+    bare_host.configure(metrics_file=str(metrics))
+    bare_host.start_polkit()
+    bare_host.start(KSPLICE_APPLY_SECONDS="3600")
+    client = bare_host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    bare_host.kernel.fail("load_module")
+    bare_host.reboot(status=1)
+    assert f"update {KID} is wanted and not applied: unexpected: load_module" in bare_host.log()
+    bare_host.start_unready(KSPLICE_APPLY_SECONDS="3600")
+    bare_host.hear(f"STATUS=0 of 1 updates applied; wanted and not applied: {KID}")
+    wait_for(lambda: "MISSING" in bare_host.outcomes())
+    checked = bare_host.ksplice("status", "--check")
+    assert checked.returncode == 2
+    assert f"{KID} is wanted and not applied: unexpected: load_module" in checked.stdout
+    missing = bare_host.client().service()["WantedMissing"]
+    assert missing[KID].startswith("unexpected: load_module: Too many open files")
+    (update,) = bare_host.client().objects().updates
+    assert (update["Stage"], update["Wanted"]) == ("failed", True)
+    wait_for(lambda: "ksplice_wanted_missing 1" in metrics.read_text())
+
+    bare_host.kill()
+    bare_host.start_unready(KSPLICE_APPLY_SECONDS="0.1")
+    wait_for(lambda: bare_host.outcomes()[-1] == "APPLIED")
+    assert bare_host.ksplice("status", "--check").returncode == 0
+    assert bare_host.client().service()["WantedMissing"] == {}
+    wait_for(lambda: "ksplice_wanted_missing 0" in metrics.read_text())
+
+
+def test_what_fails_again_is_tried_again_and_again(bare_host: Host) -> None:
+    bare_host.start_polkit()
+    bare_host.start()
+    client = bare_host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    bare_host.kernel.fail("load_module")
+    bare_host.reboot(status=1)
+    bare_host.kernel.fail("load_module")
+    bare_host.start(KSPLICE_APPLY_SECONDS="0.1")
+    wait_for(lambda: bare_host.outcomes().count("MISSING") == 2)
+    wait_for(lambda: bare_host.stage_of() == "applied")
+    assert bare_host.outcomes().count("FAILED") == 2
+
+
+def test_what_a_person_takes_out_is_not_tried_again(bare_host: Host) -> None:
+    bare_host.start_polkit()
+    bare_host.start()
+    client = bare_host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    bare_host.kernel.fail("load_module")
+    bare_host.reboot(status=1)
+    bare_host.start(KSPLICE_APPLY_SECONDS="3600")
+    wait_for(lambda: "MISSING" in bare_host.outcomes())
+    told = bare_host.ksplice("undo", KID)
+    assert told.returncode == 1
+    assert "is failed, not applied; it is not wanted any more" in told.stderr
+    assert bare_host.client().service()["WantedMissing"] == {}
+    bare_host.reboot()
+    bare_host.start()
+    assert bare_host.stage_of() == "reversed"
 
 
 def test_nothing_is_applied_by_itself_where_the_service_is_disabled(host: Host) -> None:

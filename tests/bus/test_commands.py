@@ -164,13 +164,14 @@ def test_json_documents(host: Host, tarball: str) -> None:
         "targets": ["vmlinux"],
         "cves": ["CVE-2026-12345"],
         "kernel": samples.KERNEL.release,
+        "wanted": True,
         "complete": False,
         "hunks": 0,
     }
     status = run_json(host, "status")
     assert status.keys() == {
         *("schema", "kernel", "applied", "cves", "updates", "jobs", "health", "reasons"),
-        *("version", "disabled", "store"),
+        *("version", "disabled", "missing", "store"),
     }
     assert (status["version"], status["disabled"]) == (__version__, "")
     assert status["store"]["updates"] == {
@@ -183,7 +184,8 @@ def test_json_documents(host: Host, tarball: str) -> None:
     assert status["updates"] == [{**update, "detail": status["updates"][0]["detail"]}]
     assert run_json(host, "view")["updates"] == status["updates"]
     assert run_json(host, "view", f"--id={KID}")["updates"] == status["updates"]
-    assert run_json(host, "view", f"--file={tarball}")["updates"] == [{**update, "stage": ""}]
+    file = {**update, "stage": "", "wanted": False}
+    assert run_json(host, "view", f"--file={tarball}")["updates"] == [file]
     events = run_json(host, "history", "-n", "2")["events"]
     assert [event["stage"] for event in events] == ["applied", "transitioning"]
     assert run_json(host, "history", f"--id={samples.OTHER_KID}")["events"] == []

@@ -36,6 +36,7 @@ def test_what_is_staged_is_described(host: Host) -> None:
         "Targets": ["vmlinux"],
         "Cves": ["CVE-2026-12345"],
         "Kernel": samples.KERNEL.release,
+        "Wanted": False,
         "Complete": False,
         "Hunks": 0,
     }

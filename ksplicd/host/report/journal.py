@@ -48,6 +48,7 @@ class Outcome(StrEnum):
     WAITING = "ab2feafa223c47a7bb02851abb178d11"
     HELD_BACK = "fe68c2eafc3f4d18977569a856ff76c9"
     KERNEL_WARNING = "b36bad4883a2447dab0bd655828ecc96"
+    MISSING = "7f8b1c0f2d6e4a5b9c3d1e0a4b6c8d2f"
     TARGET = "bbd53dc5ae944eb2b192e27b214856c8"
     TRIPWIRE = "7de8105153c14b45977a4287a43d8da0"
     TRIPWIRE_OVERRUN = "33e94fe2b50c41df8bb3c80f2305adb6"
@@ -206,7 +207,7 @@ def about_conflicts(kid: str, stage: Stage, conflicts: Sequence[Conflict]) -> En
 
 
 def about_waiting(kid: str, why: str) -> Entry:
-    """Return the entry for an update that was applied in the last boot and is not now."""
+    """Return the entry for an update that is wanted and has to wait."""
     return Entry(
         message_id=Outcome.WAITING,
         priority=syslog.LOG_WARNING,
@@ -222,6 +223,17 @@ def about_held_back(kid: str, why: str, cause: str = "", stage: Stage = Stage.ST
         priority=syslog.LOG_WARNING,
         message=f"Update {kid} is not applied automatically: {why}",
         fields={"KSPLICE_KID": kid, "KSPLICE_STAGE": stage.value, "KSPLICE_CAUSE": cause},
+    )
+
+
+def about_missing(kid: str, why: str, cause: str, pause: float) -> Entry:
+    """Return the entry for an update that is wanted, is not applied, and is tried again."""
+    text = why.removeprefix(f"{kid}: ")
+    return Entry(
+        message_id=Outcome.MISSING,
+        priority=syslog.LOG_ERR,
+        message=f"Update {kid} is wanted and not applied: {text}; it is tried again in {pause:g} s",
+        fields={"KSPLICE_KID": kid, "KSPLICE_CAUSE": cause},
     )
 
 

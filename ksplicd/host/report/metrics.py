@@ -26,6 +26,8 @@ _HELP: Final = {
     "ksplice_kernel_info": "The running kernel, the updates applied to it, and what they fix.",
     "ksplice_updates": "Updates by stage.",
     "ksplice_update_info": "Each update on this host, with its stage; whether it is complete.",
+    "ksplice_wanted_missing": "Updates that are wanted for the running kernel and not applied.",
+    "ksplice_wanted_missing_info": "Each of them.",
     "ksplice_incomplete_updates": "Applied updates of which a part is known not to be in effect.",
     "ksplice_transition_seconds": "Duration of the last transition, by update and direction.",
     "ksplice_last_error_timestamp_seconds": "Time of the last failure, and its cause; 0: none.",
@@ -64,6 +66,8 @@ class Figures:
 
     kernel: Kernel
     updates: tuple[UpdateInfo, ...]
+    missing: Mapping[str, str]
+    """Kid → why an update that is wanted is not applied."""
     transition_seconds: Mapping[tuple[str, str], float]
     """As in ``Meter``; also of updates that are gone."""
     last_error: Event | None
@@ -103,6 +107,11 @@ def format_metrics(figures: Figures) -> str:
             _family("ksplice_kernel_info", [(about, 1)]),
             _family("ksplice_updates", [({"stage": s}, n) for s, n in counts.items()]),
             _family("ksplice_update_info", [(labels, 1) for labels in updates]),
+            _family("ksplice_wanted_missing", [({}, len(figures.missing))]),
+            _family(
+                "ksplice_wanted_missing_info",
+                [({"kid": kid}, 1) for kid in figures.missing],
+            ),
             _family("ksplice_incomplete_updates", [({}, incomplete)]),
             _family(
                 "ksplice_transition_seconds",

@@ -321,7 +321,6 @@ def read_events(lines: Iterable[bytes]) -> list[Event]:
 
 def write_event(event: Event) -> bytes:
     """Return the line for ``event``."""
-    actor = event.actor
     value: dict[str, object] = {
         "time": event.time,
         "boot-id": event.boot_id,
@@ -329,12 +328,7 @@ def write_event(event: Event) -> bytes:
         "stage": event.stage.value,
         "cause": event.cause,
         "detail": _one_line(event.detail),
-        "actor": {
-            "uid": actor.uid,
-            "pid": actor.pid,
-            "unit": _one_line(actor.unit),
-            "via": actor.via.value,
-        },
+        "actor": describe_actor(event.actor),
         "mismatch": {key: _one_line(value) for key, value in event.mismatch.items()},
     }
     return json.dumps(value, separators=(",", ":")).encode() + _NEWLINE
@@ -352,12 +346,7 @@ def read_event(line: bytes) -> Event:
         stage=Stage(top.text("stage", _STAGE, "a stage")),
         cause=top.text("cause", _CAUSE, "an abort cause"),
         detail=top.text("detail"),
-        actor=Actor(
-            uid=actor.number("uid", 0, _ID_LIMIT),
-            pid=actor.number("pid", 0, _ID_LIMIT),
-            unit=actor.text("unit"),
-            via=Via(actor.text("via", _VIA, "a way")),
-        ),
+        actor=read_actor(actor),
         mismatch={
             key: mismatch.text(key) for key in mismatch.names() if _MISMATCH_KEY.fullmatch(key)
         },
@@ -365,6 +354,26 @@ def read_event(line: bytes) -> Event:
     for fields in (actor, mismatch, top):
         fields.close()
     return event
+
+
+def describe_actor(actor: Actor) -> dict[str, object]:
+    """Return the object for who made a request."""
+    return {
+        "uid": actor.uid,
+        "pid": actor.pid,
+        "unit": _one_line(actor.unit),
+        "via": actor.via.value,
+    }
+
+
+def read_actor(fields: Fields) -> Actor:
+    """Take who made a request, or raise the error of ``fields``."""
+    return Actor(
+        uid=fields.number("uid", 0, _ID_LIMIT),
+        pid=fields.number("pid", 0, _ID_LIMIT),
+        unit=fields.text("unit"),
+        via=Via(fields.text("via", _VIA, "a way")),
+    )
 
 
 def _one_line(text: str) -> str:

@@ -8,6 +8,7 @@
         rejected/              refused files, each with a .reason (drop_dir)
         history.jsonl          and the full ones, history.jsonl.000001.gz (history)
         guard.json             (crash_guard)
+        wanted.json            (wanted)
         metrics-file           a link to where the metrics went last (report.metrics)
 
 A file appears whole or not at all, even when the power fails.  Stored bundles are trusted no more
@@ -62,6 +63,11 @@ class Store:
         return self.root / "guard.json"
 
     @property
+    def wanted_file(self) -> Path:
+        """What is wanted (``wanted``)."""
+        return self.root / "wanted.json"
+
+    @property
     def metrics_link(self) -> Path:
         """The link to where the metrics went last (``report.metrics``)."""
         return self.root / "metrics-file"
@@ -81,7 +87,7 @@ class Store:
     def sizes(self) -> dict[str, int]:
         """Return the bytes that each part takes: ``updates``, ``rejected``, ``history``, …"""
         sizes = {"updates": 0, "rejected": 0, "history": 0, "dropped": 0}
-        ours = {self.guard_file.name, self.metrics_link.name}  # of a small, fixed size
+        ours = {self.guard_file.name, self.wanted_file.name, self.metrics_link.name}  # small
         with store_errors(self.root):
             for folder, _, files in os.walk(self.root, onerror=_raise_unless_gone):
                 path = Path(folder).relative_to(self.root)

@@ -15,10 +15,9 @@ from ksplicd.errors import (
     NoMatchError,
     SupersededError,
 )
-from ksplicd.host.stages import PASSING, Actor, Via
 from ksplicd.host.updates.doors import Doors
 from ksplicd.host.updates.records import Records
-from ksplicd.model import Manifest, Stage, new_module
+from ksplicd.model import Manifest, new_module
 
 
 class Order:
@@ -137,30 +136,6 @@ class Order:
 
         visit(kid)
         return order
-
-    # --- what is applied without a request ------------------------------------------------------
-
-    def to_retry(self) -> list[tuple[str, Actor]]:
-        """Return the updates whose apply failed in this boot but may succeed later; with the actor.
-
-        Their code was busy, or another live patch was in transition.  Only applies that no caller
-        waited for count: from the drop directory, or at boot.  An update that was to come back at
-        boot and depends on one of them follows it.
-        """
-        boot_id, found = self._doors.kernel.boot_id(), dict[str, Actor]()
-        stored = [kid for kid in self._records.in_order() if self._doors.store.has(kid)]
-        lasts = [last for kid in stored if (last := self._records.last(kid)) is not None]
-        for last in lasts:
-            is_passing = last.stage is Stage.FAILED and last.cause in PASSING
-            is_unattended = last.actor.via in {Via.DROP, Via.BOOT}
-            if last.boot_id == boot_id and is_passing and is_unattended:
-                found[last.kid] = last.actor
-        for last in lasts:
-            if last.stage is Stage.APPLIED and last.boot_id != boot_id:
-                ahead = [found[kid] for kid in self._depends(last.kid) if kid in found]
-                if any(actor.via is Via.BOOT for actor in ahead):
-                    found[last.kid] = ahead[0]
-        return list(found.items())
 
     def _depends(self, kid: str) -> tuple[str, ...]:
         return self._records.manifest(kid).depends

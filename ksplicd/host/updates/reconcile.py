@@ -10,19 +10,18 @@ from ksplicd.errors import CancelledError, QuarantinedError
 from ksplicd.host.kernel.door import KernelDoor, LivepatchState
 from ksplicd.host.stages import (
     DAEMON,
-    PASSING,
     Actor,
     Direction,
     Event,
     Reconciliation,
     Transition,
-    Via,
     is_at_work,
     settle,
 )
 from ksplicd.host.store.crash_guard import Known, why_quarantined
 from ksplicd.host.updates import load
 from ksplicd.host.updates.doors import Doors
+from ksplicd.host.updates.missing import why_not_now
 from ksplicd.host.updates.records import Records
 from ksplicd.model import Stage, new_module
 
@@ -40,7 +39,7 @@ def reconcile(
     kids = set(records.kids())
     before = {kid: records.last(kid) for kid in records.in_order() if kid in kids}
     before.update(dict.fromkeys(sorted(kids - before.keys())))
-    transitions, reapply, waiting = [], [], {}
+    transitions = []
     for kid, last in before.items():
         livepatch = kernel.livepatch(new_module(kid))
         is_old = last is not None and last.boot_id != boot_id
@@ -57,21 +56,15 @@ def reconcile(
         else:
             is_enabled = livepatch is not None and livepatch.enabled
             _settle(records, kernel, kid, is_enabled=is_enabled, actor=actor)
-            if last is not None and is_old and livepatch is None and _comes_back(last):
-                if why := _why_waiting(records, kid):
-                    waiting[kid] = why
-                else:
-                    reapply.append(kid)
+    reapply, waiting = [], {}
+    for want in records.wants:
+        if is_at_work(records.info(want.kid).stage):
+            continue
+        if why := why_not_now(want.kid, records):
+            waiting[want.kid] = why
+        else:
+            reapply.append(want.kid)
     return Reconciliation(transitions=tuple(transitions), reapply=tuple(reapply), waiting=waiting)
-
-
-def _comes_back(last: Event) -> bool:
-    """Return whether an update of an earlier boot is to be applied again at this one.
-
-    It was applied then, or its apply at that boot failed for a passing cause.
-    """
-    is_put_off = last.actor.via is Via.BOOT and last.cause in PASSING
-    return last.stage is Stage.APPLIED or (last.stage is Stage.FAILED and is_put_off)
 
 
 def _find_transition(
@@ -129,15 +122,3 @@ def _is_news(last: Event | None, stage: Stage, *, is_this_boot: bool, is_enabled
     # run of the daemon not get to it, the next one still knows what to apply.
     was_applied = last is not None and last.stage is Stage.APPLIED and not is_this_boot
     return last is None or (last.stage is not stage and not was_applied)
-
-
-def _why_waiting(records: Records, kid: str) -> str:
-    """Return why an update of an earlier boot cannot be applied again; empty when it can."""
-    if records.trusted(kid) is None:
-        return records.info(kid).detail or "its bundle is not stored here"
-    if records.damage:
-        return (
-            f"it may have been undone: part of the history cannot be read ({records.damage}); "
-            f"`ksplice apply {kid}` applies it by hand, and without that file no update has to wait"
-        )
-    return records.why_other_kernel(kid)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The records of the updates: the last event and the verified manifest of each.
 
-Only the history and the bundles are on disk.  Where an update *is* follows from its last event and
-from the kernel, which wins (``stages.settle``); it is derived anew for each question.  What an
-update may do next is not decided here.
+The history, the bundles and what is wanted are on disk.  Where an update *is* follows from its last
+event and from the kernel, which wins (``stages.settle``); it is derived anew for each question.
+What an update may do next is not decided here.
 """
 
 import contextlib
@@ -16,9 +16,11 @@ from ksplicd.errors import NoSuchUpdateError, StoreError, WrongKernelError
 from ksplicd.host.report.metrics import Meter
 from ksplicd.host.stages import Actor, Event, Standing, UpdateInfo, is_moving, settle
 from ksplicd.host.store.history import LASTING, History
+from ksplicd.host.store.wanted import WantedFile
 from ksplicd.host.trust.verify import Trusted
 from ksplicd.host.updates.doors import Doors
 from ksplicd.host.updates.fit import check_kernel
+from ksplicd.host.updates.wants import Wants
 from ksplicd.model import Kernel, Manifest, Stage, is_kid, new_module
 
 _MAX_DETAIL: Final = 10_000
@@ -35,6 +37,7 @@ class Records:
         self._history = History(
             doors.store.history_file, keep=lambda: doors.settings.limits()["history"]
         )
+        self.wants = Wants(WantedFile(doors.store.wanted_file))
         self._last: dict[str, Event] = {}
         self.meter = Meter()
         self._trusted: dict[str, Trusted] = {}
@@ -44,7 +47,7 @@ class Records:
     def open(self) -> None:
         """Read the history back to the last event of every update, and at least two files of it.
 
-        Raises ``StoreError``.
+        And read what is wanted.  Raises ``StoreError``.
         """
         self._last, self.meter, self._history.damage = {}, Meter(), ""
         unknown = {*self._doors.store.kids(), *self._in_kernel()}
@@ -57,6 +60,15 @@ class Records:
         for events in reversed(files):
             for event in events:
                 self._note(event)
+        stored = {*self._doors.store.kids(), *self._in_kernel()}
+        lasts = {kid: event for kid, event in self._last.items() if kid in stored}
+        self.wants.open(lasts, self._was_applied)
+
+    def _was_applied(self, kid: str) -> bool:
+        """Return whether an update was applied last; not where that cannot be read."""
+        with contextlib.suppress(StoreError):
+            return self.last_word(kid) is Stage.APPLIED
+        return False
 
     @property
     def damage(self) -> str:
@@ -101,6 +113,7 @@ class Records:
             abort_cause=standing.cause,
             detail=standing.detail,
             manifest=self.manifest(kid),
+            is_wanted=kid in self.wants,
         )
 
     def applied(self) -> list[str]:
@@ -161,6 +174,7 @@ class Records:
         """Write the events that could not be written before, if that is possible now."""
         with contextlib.suppress(StoreError):  # raised when the event happened
             self._history.catch_up()
+        self.wants.catch_up()
 
     # --- entries --------------------------------------------------------------------------------
 
@@ -216,7 +230,25 @@ class Records:
         try:
             self._history.append(event)
         finally:
+            if event.stage is not Stage.REJECTED:
+                self.wants.note(event, self.manifest(kid).kernel)
             self._doors.on_event(event)
+
+    def want(self, kid: str, actor: Actor) -> None:
+        """Want an update from now on, because of policy, whatever becomes of it."""
+        event = Event(
+            time=self._doors.clock.time(),
+            boot_id=self._doors.kernel.boot_id(),
+            kid=kid,
+            stage=self.info(kid).stage,
+            actor=actor,
+        )
+        self.wants.begin(event, self.manifest(kid).kernel)
+
+    def unwant_new(self, kid: str) -> None:
+        """Want an update no longer, unless it has been applied since it was wanted."""
+        if not any(want.is_applied for want in self.wants if want.kid == kid):
+            self.wants.end(kid)
 
     # --- detail ---------------------------------------------------------------------------------
 

@@ -102,10 +102,10 @@ class Host:
             **env,
         )
 
-    def reboot(self, *, crash: bool = False) -> None:
+    def reboot(self, *, crash: bool = False, status: int = 0) -> None:
         """Stop the daemon, go down and come up to where systemd starts it again."""
         self.go_down(crash=crash)
-        assert self.start_boot().wait(PATIENCE) == 0
+        assert self.start_boot().wait(PATIENCE) == status
 
     def go_down(self, *, crash: bool = False) -> None:
         """Stop the daemon and have the kernel start anew."""

@@ -209,6 +209,7 @@ def main(address: str, folder: Path, way: str = "") -> int:
         why_disabled=partial(why_disabled, folder),
         modules=folder / "modules",
         kmsg=folder / "kmsg",
+        apply_retry_seconds=float(os.environ.get("KSPLICE_APPLY_SECONDS", "5")),
         drop_retry_seconds=float(os.environ.get("KSPLICE_RETRY_SECONDS", "60")),
     )
     daemon = Daemon(

@@ -59,6 +59,7 @@ def test_update_document() -> None:
         "targets": ["vmlinux", "ext4"],
         "cves": ["CVE-2026-1", "CVE-2026-2"],
         "kernel": "6.1.0-50-cloud-amd64",
+        "wanted": False,
         "complete": True,
         "hunks": 2,
     }

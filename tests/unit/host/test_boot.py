@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.errors import UnexpectedError
-from ksplicd.host.boot import BOOT, apply_again, why_disabled
+from ksplicd.errors import (
+    CodeBusyError,
+    KspliceError,
+    OutOfMemoryError,
+    StoreError,
+    UnexpectedError,
+)
+from ksplicd.host.boot import apply_again, why_disabled
+from ksplicd.host.stages import BOOT
 from ksplicd.model import Kernel
 from tests.support.bundles import samples
 from tests.support.bundles.samples import KID, OTHER_KID
@@ -70,11 +77,11 @@ def test_what_failed_for_now_is_to_be_tried_again(host: Host) -> None:
     assert applied == []
     assert "another transition runs" in told[0]
     assert "depends on update" in told[1]
-    assert host.engine.order.to_retry() == [(KID, BOOT), (OTHER_KID, BOOT)]
+    assert host.engine.due() == [(KID, BOOT), (OTHER_KID, BOOT)]
     host.kernel.complete()
     for kid in (KID, OTHER_KID):
         host.apply(kid)
-    assert host.engine.order.to_retry() == []
+    assert host.engine.due() == []
 
 
 def test_what_was_put_off_comes_back_at_the_next_boot(two: Host) -> None:
@@ -84,9 +91,26 @@ def test_what_was_put_off_comes_back_at_the_next_boot(two: Host) -> None:
     assert boot(two) == ([OTHER_KID, KID], [])
 
 
-def test_what_waits_for_nothing_is_not_tried_again(two: Host) -> None:
-    boot(two, "ksplicd.disable is on the kernel's command line")
-    assert two.engine.order.to_retry() == []
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnexpectedError("memfd: Too many open files"),
+        OutOfMemoryError("no memory"),
+        StoreError("history.jsonl: Input/output error"),
+        CodeBusyError("busy"),
+    ],
+)
+def test_a_fault_at_one_boot_costs_no_later_boot_the_update(two: Host, error: KspliceError) -> None:
+    two.kernel.fault = (len(two.kernel.calls) + 1, error)
+    two.kernel._steps = len(two.kernel.calls)
+    applied, told = boot(two)
+    assert (applied, told) == ([KID], [str(error)])
+    assert str(error) in two.engine.missing()[OTHER_KID]
+    assert two.engine.due() == [(OTHER_KID, BOOT)]
+    assert two.engine.get_update(OTHER_KID).is_wanted
+    two.reboot()
+    assert boot(two) == ([OTHER_KID, KID], [])
+    assert two.engine.missing() == {}
 
 
 def test_one_whose_bundle_is_gone_waits(two: Host) -> None:

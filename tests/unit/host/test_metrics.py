@@ -158,6 +158,7 @@ def test_replaced_in_one_step_for_all_to_read(tmp_path: Path) -> None:
 NOTHING = Figures(
     kernel=Kernel(release="", build_id=""),
     updates=(),
+    missing={},
     transition_seconds={},
     last_error=None,
     sizes={},
