@@ -116,11 +116,11 @@ def test_internal_error_is_no_ksplice_error() -> None:
 
 
 @needs("systemd-analyze")
-@pytest.mark.parametrize("unit", ["ksplicd.service", "ksplicd-boot.service"])
+@pytest.mark.parametrize("unit", ["ksplicd", "ksplicd-boot", "ksplicd-shutdown"])
 def test_service_asks_for_little(unit: str) -> None:
     """``systemd-analyze security``: exposure from 0 to 100 here, 25 at most."""
     check = ["systemd-analyze", "security", "--offline=yes", "--threshold=25", "--no-pager"]
-    status, out, _ = run_any([*check, UNITS / unit])
+    status, out, _ = run_any([*check, UNITS / f"{unit}.service"])
     assert status == 0, out.decode().splitlines()[-1]
 
 
@@ -131,6 +131,20 @@ def test_updates_are_back_before_the_network() -> None:
     daemon = (UNITS / "ksplicd.service").read_text()
     assert re.search(r"^After=.*\bksplicd-boot\.service", daemon, re.MULTILINE)
     assert re.search(r"^Wants=.*\bksplicd-boot\.service", daemon, re.MULTILINE)
+
+
+def test_clean_shutdown_is_marked_whatever_failed() -> None:
+    """The boot's unit fails when something is missing, and a failed unit has no ExecStop=."""
+    assert "ExecStop" not in (UNITS / "ksplicd-boot.service").read_text()
+    unit = (UNITS / "ksplicd-shutdown.service").read_text().splitlines()
+    assert "Before=ksplicd-boot.service ksplicd.service" in unit  # stopped after them
+    assert "ExecStop=/usr/libexec/ksplicd/ksplicd --shutdown" in unit
+    assert not [line for line in unit if line.startswith("ExecStart=")]
+    for user in ("ksplicd.service", "ksplicd-boot.service"):
+        wants = re.findall(r"^Wants=(.*)$", (UNITS / user).read_text(), re.MULTILINE)
+        assert "ksplicd-shutdown.service" in " ".join(wants).split()
+    daemon = (UNITS / "ksplicd.service").read_text()
+    assert "Also=ksplicd-boot.service ksplicd-shutdown.service" in daemon.splitlines()
 
 
 # --- the manual ---------------------------------------------------------------------------------

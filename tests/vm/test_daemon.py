@@ -147,7 +147,7 @@ def test_anyone_may_look_and_root_alone_may_act(applied: Host) -> None:
 
 def test_little_is_permitted(applied: Host) -> None:
     """systemd's own measure of a service's exposure, from 0 to 10."""
-    for unit in ("ksplicd", "ksplicd-boot"):
+    for unit in ("ksplicd", "ksplicd-boot", "ksplicd-shutdown"):
         said = applied.out(f"systemd-analyze --no-pager security {unit}.service")
         found = re.findall(r"Overall exposure level for \S+: ([\d.]+)", said)
         assert float(found[0]) <= 2.5, said
