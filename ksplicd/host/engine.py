@@ -77,8 +77,8 @@ class Engine:
         self.doors = doors
         self.records = Records(doors)
         self.soak = Soak(doors, self.records)
-        self.staging = Staging(doors, self.records, self.soak)
         self.order = Order(doors, self.records)
+        self.staging = Staging(doors, self.records, self.soak, self.order)
         self._left: dict[str, list[str]] = {}
         """Kid → modules that could not be unloaded; the next apply tries again."""
 
@@ -359,7 +359,8 @@ class Engine:
         complaint = self.soak.describe_pending(kid) if end.stage is Stage.FAILED else ""
         if complaint and self.doors.settings.undo_on_warning:
             cause = KernelWarningError.abort_cause  # in place of any other, so there is no retry
-        texts = (complaint, detail, f"after {seconds:.1f} s", left)
+        claims = self.order.void_claims(kid) if end.stage is Stage.APPLIED else []
+        texts = (complaint, detail, f"after {seconds:.1f} s", left, *claims)
         detail = "; ".join(text for text in texts if text)
         self.records.record(kid, end.stage, transition.actor, cause=cause, detail=detail)
         if end.stage is Stage.APPLIED:

@@ -4,6 +4,7 @@
 import signal
 import time
 
+from ksplicd import minisign
 from tests.support.bundles import samples
 from tests.support.bus.calls import BUNDLE, MANAGER, SIGNATURE
 from tests.support.bus.drops import NAME, drop, left, write
@@ -278,3 +279,30 @@ def test_retries_heed_the_policy_of_now(bare_host: Host) -> None:
     assert held_back(bare_host) == (samples.KID, "")
     assert "automatically: on-drop = stage" in bare_host.journal()[-1]["message"]
     assert bare_host.outcomes().count("LOADING") == 1
+
+
+def test_key_for_modules_cannot_undo_a_fix_of_the_kernel(bare_host: Host) -> None:
+    """By a bundle for a module that replaces it, or that has its id."""
+    lesser = samples.STRANGER
+    (bare_host.folder / "keys/b.pub").write_text(minisign.write_public_key(lesser.public))
+    bare_host.configure(on_drop="apply")
+    config = bare_host.folder / "ksplicd.conf"
+    rules = f"[signers]\nvmlinux = {samples.KEY.public.name}\n* = {lesser.public.name}\n"
+    config.write_text(config.read_text() + rules)
+    bare_host.start()
+    drop(bare_host)
+    wait_for(lambda: bare_host.stage_of() == "applied")
+    claim = samples.bundle(samples.OTHER_KID, ("ext4",), replaces=(samples.KID,))
+    squat = samples.bundle(samples.KID, ("ext4",))
+    for kid, data in ((samples.OTHER_KID, claim), ("squatter", squat)):
+        name = f"ksplice-{kid}.tar.gz"
+        write(bare_host, f"{name}.minisig", samples.signature(data, lesser))
+        write(bare_host, name, data)
+    wait_for(lambda: bare_host.stage_of(samples.OTHER_KID) == "applied")
+    wait_for(lambda: "REJECTED" in bare_host.outcomes())
+    bare_host.kill()
+    bare_host.start()
+    assert (bare_host.stage_of(), bare_host.stage_of(samples.OTHER_KID)) == ("applied", "applied")
+    assert "REVERSING" not in bare_host.outcomes()
+    told = [e["message"] for e in bare_host.journal() if e["name"] == "APPLIED"]
+    assert f"it cannot replace update {samples.KID}: key {lesser.public.name} may not" in told[-1]

@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from ksplicd.errors import StoreError
+from ksplicd.errors import SignerNotAllowedError, StoreError, cause_of
 from ksplicd.fields import ONE_LINE, Fields
 from ksplicd.host.stages import Actor, Event, Via
 from ksplicd.host.store.store import is_passing, replace_file, store_errors, sync_folder
@@ -51,6 +51,9 @@ _SPOILT: Final = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EFBIG
 
 LASTING: Final = frozenset({Stage.APPLIED, Stage.REVERSED, Stage.QUARANTINED})
 """The stages that show whether an update is wanted."""
+
+TAKEN: Final = cause_of(SignerNotAllowedError())
+"""The cause of a removal of a bundle that had the id of another one without the right to it."""
 
 _BOOT_ID = re.compile(r"[0-9a-f]{32}")
 _KID = re.compile(r"(?:[a-z0-9]{8})?")
@@ -302,10 +305,15 @@ def last_words(events: Iterable[Event]) -> list[Event]:
     for event in events:
         if event.stage is Stage.REJECTED:
             continue
-        for key in {(event.kid, False), (event.kid, event.stage in LASTING)}:
+        for key in {(event.kid, False), (event.kid, is_lasting(event))}:
             kept.pop(key, None)
             kept[key] = event
     return list({id(event): event for event in kept.values()}.values())
+
+
+def is_lasting(event: Event) -> bool:
+    """Return whether an event shows if an update is wanted, or that its id is another one's now."""
+    return event.stage in LASTING or (event.stage is Stage.REMOVED and event.cause == TAKEN)
 
 
 def read_events(lines: Iterable[bytes]) -> list[Event]:

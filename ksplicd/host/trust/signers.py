@@ -4,6 +4,9 @@
 At most one rule holds for each target of an update and for each CVE that it fixes: the most
 specific one.  Every rule that holds has to allow the signer.  Without a rule, any trusted key may
 sign.
+
+Whoever takes an update away, by replacing it, excluding it or using its id, has to be allowed to
+sign it: else a key for one module could undo a fix of another one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,6 +34,24 @@ def check_signer(manifest: Manifest, signer: str, rules: Sequence[SignerRule]) -
                 f"{manifest.kid}: {by}, but only {', '.join(sorted(rule.keys))} may sign {what} "
                 f"({rule.what} in [signers] of ksplicd.conf)"
             )
+
+
+def why_no_claim(
+    signer: str, manifest: Manifest, rules: Sequence[SignerRule], *, is_whole: bool = True
+) -> str:
+    """Return why ``signer`` may not take an update away; empty when it may.
+
+    ``is_whole``: otherwise only the targets of ``manifest`` are known, and every rule about CVEs
+    holds.
+    """
+    found = list(_rules_for(manifest, rules))
+    if not is_whole:
+        found += [(rule, "what may be a fix of a CVE") for rule in rules if _is_about_cve(rule)]
+    for rule, what in found:
+        if signer not in rule.keys:
+            by = f"key {signer}" if signer else "an unsigned bundle"
+            return f"{by} may not sign {what} ({rule.what} in [signers] of ksplicd.conf)"
+    return ""
 
 
 def _rules_for(manifest: Manifest, rules: Sequence[SignerRule]) -> Iterator[tuple[SignerRule, str]]:

@@ -3,9 +3,14 @@
 
 Those three fields of a manifest decide what may be applied now, what has to be undone first, and
 what is superseded afterwards.  Nothing is applied or undone here.
+
+To replace or exclude an update is a claim on it.  It holds where the claimer's signer may sign what
+is taken away (``trust.signers``), whichever of the two comes first; otherwise it has no effect, and
+is reported.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from itertools import chain
 
 from ksplicd.errors import (
@@ -15,9 +20,10 @@ from ksplicd.errors import (
     NoMatchError,
     SupersededError,
 )
+from ksplicd.host.trust.signers import why_no_claim
 from ksplicd.host.updates.doors import Doors
 from ksplicd.host.updates.records import Records
-from ksplicd.model import Manifest, new_module
+from ksplicd.model import Manifest, Target, new_module
 
 
 class Order:
@@ -42,20 +48,21 @@ class Order:
                 raise MissingDependencyError(
                     f"{kid}: depends on update {needed}, which is not applied; apply it first"
                 )
-        for old in manifest.replaces:
+        for old in self.claimed(manifest, manifest.replaces):
             if old in others and not can_stay_below(others[old]):
                 raise InUseError(
                     f"{kid}: replaces update {old}, which is applied and has a kprobe or a pointer"
                     " where this one looks for the old code; undo that one first"
                 )
         for other in others.values():
-            if kid in other.replaces:
+            if kid in other.replaces and not self.why_no_claim(other, kid):
                 raise SupersededError(
                     f"{kid}: is replaced by update {other.kid}, which is applied; "
                     f"`ksplice undo {other.kid}` first to go back to the older one"
                 )
-            if other.kid in manifest.excludes or kid in other.excludes:
-                who = kid if other.kid in manifest.excludes else other.kid
+            is_mine = bool(self.claimed(manifest, {other.kid} & {*manifest.excludes}))
+            if is_mine or self.claimed(other, {kid} & {*other.excludes}):
+                who = kid if is_mine else other.kid
                 raise ExcludedError(
                     f"{kid}: must not be applied together with update {other.kid}, which is applied"
                     f" (by the manifest of {who}); undo that one first"
@@ -87,7 +94,8 @@ class Order:
             for target in manifest.targets
             for f in target.functions
         }
-        allowed = {new_module(kid) for kid in (*manifest.depends, *manifest.replaces)}
+        replaced = self.claimed(manifest, manifest.replaces)
+        allowed = {new_module(kid) for kid in (*manifest.depends, *replaced)}
         for patch, functions in sorted(self._doors.kernel.replaced().items()):
             if patch in allowed:
                 continue
@@ -104,6 +112,42 @@ class Order:
             return []
         return replaced
 
+    # --- claims ---------------------------------------------------------------------------------
+
+    def claimed(self, manifest: Manifest, kids: Iterable[str]) -> list[str]:
+        """Return those of ``kids`` that an update may take away, by its signer."""
+        return [kid for kid in kids if not self.why_no_claim(manifest, kid)]
+
+    def why_no_claim(self, manifest: Manifest, kid: str) -> str:
+        """Return why a verified update may not take ``kid`` away; empty when it may.
+
+        What is in the kernel without a verified bundle is judged by the objects that it patches.
+        """
+        rules, claimer = self._doors.settings.signers, self._records.trusted(manifest.kid)
+        signer = claimer.signer if claimer is not None else ""
+        trusted = self._records.trusted(kid)
+        if trusted is not None:
+            return why_no_claim(signer, trusted.bundle.manifest, rules)
+        patched = self._doors.kernel.replaced().get(new_module(kid), frozenset())
+        names = sorted({target for target, _, _ in patched})
+        targets = tuple(Target(name=name, new_file="", old_file="") for name in names)
+        part = replace(self._records.manifest(kid), targets=targets)
+        return why_no_claim(signer, part, rules, is_whole=False)
+
+    def void_claims(self, kid: str) -> list[str]:
+        """Return a sentence for each claim without effect between ``kid`` and the others here."""
+        known, this = set(self._records.kids()), self._records.manifest(kid)
+        found = []
+        for word, mine in (("replace", this.replaces), ("exclude", this.excludes)):
+            for old in mine:
+                if old in known and (why := self.why_no_claim(this, old)):
+                    found.append(f"it cannot {word} update {old}: {why}")
+        for other in map(self._records.manifest, sorted(known - {kid})):
+            for word, theirs in (("replaces", other.replaces), ("excludes", other.excludes)):
+                if kid in theirs and (why := self.why_no_claim(other, kid)):
+                    found.append(f"that update {other.kid} {word} it has no effect: {why}")
+        return found
+
     # --- after an apply, and before an undo -----------------------------------------------------
 
     def superseded_by(self, kid: str) -> list[str]:
@@ -111,7 +155,8 @@ class Order:
 
         Updates that a still-wanted update depends on are left out.
         """
-        applied, old = self._records.applied(), self._records.manifest(kid).replaces
+        applied, manifest = self._records.applied(), self._records.manifest(kid)
+        old = self.claimed(manifest, manifest.replaces)
         orders = [self.undo_order(other) for other in old if other in applied]
         free = (order for order in orders if {*order} <= {*old, kid})
         return [each for each in dict.fromkeys(chain(*free)) if each != kid]

@@ -15,7 +15,7 @@ from typing import Final
 from ksplicd.errors import NoSuchUpdateError, StoreError, WrongKernelError
 from ksplicd.host.report.metrics import Meter
 from ksplicd.host.stages import Actor, Event, Standing, UpdateInfo, is_moving, settle
-from ksplicd.host.store.history import LASTING, History
+from ksplicd.host.store.history import History, is_lasting
 from ksplicd.host.store.wanted import WantedFile
 from ksplicd.host.trust.verify import Trusted
 from ksplicd.host.updates.doors import Doors
@@ -161,13 +161,14 @@ class Records:
     def last_word(self, kid: str) -> Stage | None:
         """Return APPLIED, REVERSED or QUARANTINED, whichever an update was last, or None.
 
-        The whole history counts: the bundle may have been removed and staged again since.  Raises
+        The whole history counts: the bundle may have been removed and staged again since.  What
+        became of another bundle that had the id without the right to it does not.  Raises
         ``StoreError`` when a part of it cannot be read.
         """
         for events in self._history.read_back(whole=True):
             for event in reversed(events):
-                if event.kid == kid and event.stage in LASTING:
-                    return event.stage
+                if event.kid == kid and is_lasting(event):
+                    return None if event.stage is Stage.REMOVED else event.stage
         return None
 
     def catch_up(self) -> None:

@@ -21,19 +21,23 @@ from ksplicd.errors import (
     InUseError,
     KspliceError,
     ReplayedError,
+    SignerNotAllowedError,
     StoreError,
     StoreFullError,
     cause_of,
 )
-from ksplicd.host.stages import DAEMON, Actor, UpdateInfo, Via, is_moving
+from ksplicd.host.stages import DAEMON, Actor, UpdateInfo, Via, is_at_work, is_moving
 from ksplicd.host.store.drop_dir import Drop, DropDir, mark
+from ksplicd.host.store.history import TAKEN
 from ksplicd.host.store.store import Stored, is_passing
+from ksplicd.host.trust.signers import why_no_claim
 from ksplicd.host.trust.verify import MAX_SIGNATURE_SIZE, Trusted, check_bundle, read_file
 from ksplicd.host.updates import fit
 from ksplicd.host.updates.doors import Doors
+from ksplicd.host.updates.order import Order
 from ksplicd.host.updates.records import Records
 from ksplicd.host.updates.soak import Soak
-from ksplicd.model import Stage
+from ksplicd.model import VMLINUX, Manifest, Stage
 
 _FILE_KID: Final = re.compile(r"ksplice-([a-z0-9]{8})\.tar\.gz")
 
@@ -41,10 +45,11 @@ _FILE_KID: Final = re.compile(r"ksplice-([a-z0-9]{8})\.tar\.gz")
 class Staging:
     """The way into the store, and out of it."""
 
-    def __init__(self, doors: Doors, records: Records, soak: Soak) -> None:
+    def __init__(self, doors: Doors, records: Records, soak: Soak, order: Order) -> None:
         self._doors = doors
         self._records = records
         self._soak = soak
+        self._order = order
 
     # --- dropped ─verify▸ staged ----------------------------------------------------------------
 
@@ -85,7 +90,7 @@ class Staging:
         manifest = trusted.bundle.manifest
         kid = manifest.kid
         fit.check_kernel(manifest, self._doors.kernel)
-        if self._doors.store.has(kid):
+        if self._doors.store.has(kid) and not self._takes_place(kid, stored, trusted):
             return self._stage_again(kid, stored, trusted, actor)
         if not self._records.is_in_kernel(kid):
             fit.check_modules(manifest, self._doors.kernel)
@@ -93,8 +98,42 @@ class Staging:
         self._records.trust(kid, trusted)
         self._doors.store.add(kid, stored)
         if not self._records.is_in_kernel(kid):
-            self._records.record(kid, Stage.STAGED, actor, detail=manifest.description)
+            self._record_staged(kid, actor)
         return self._records.info(kid)
+
+    def _record_staged(self, kid: str, actor: Actor) -> None:
+        """Record that an update came, and which claims between it and others have no effect."""
+        texts = [self._records.manifest(kid).description, *self._order.void_claims(kid)]
+        self._records.record(kid, Stage.STAGED, actor, detail="; ".join(filter(None, texts)))
+
+    def _takes_place(self, kid: str, stored: Stored, trusted: Trusted) -> bool:
+        """Remove the stored bundle of this id, if it is another one that must not have the id.
+
+        Who uses an id again must be allowed to sign what is there.  If what is there may sign the
+        new bundle too, it stays, and ``_stage_again`` refuses.  If neither may sign the other, a
+        fix of the kernel itself has the id, and among others the first one.  Raises
+        ``SignerNotAllowedError``, ``InUseError``.
+        """
+        rules, there = self._doors.settings.signers, self._records.trusted(kid)
+        if self._doors.store.read(kid).bundle == stored.bundle:
+            return False
+        new, old = trusted.bundle.manifest, self._records.manifest(kid)
+        no_right = why_no_claim(trusted.signer, old, rules, is_whole=there is not None)
+        why = why_no_claim(there.signer if there is not None else "", new, rules)
+        if no_right and not (why and _patches_kernel(new) and not _patches_kernel(old)):
+            raise SignerNotAllowedError(
+                f"{kid}: another bundle of this id is stored, and {no_right}"
+            )
+        if not why:
+            return False
+        info = self._records.info(kid)
+        if is_at_work(info.stage):
+            raise InUseError(
+                f"{kid}: is {info.stage} from another bundle of this id, though {why}; "
+                f"`ksplice undo {kid}` first"
+            )
+        self.remove(kid, DAEMON, why=f"another update has this id: {why}", cause=TAKEN)
+        return True
 
     def _stage_again(self, kid: str, stored: Stored, trusted: Trusted, actor: Actor) -> UpdateInfo:
         store = self._doors.store
@@ -109,8 +148,7 @@ class Staging:
         self._records.trust(kid, trusted)
         last = self._records.last(kid)
         if last is None or last.stage is Stage.REMOVED:  # the first time, nothing could be written
-            detail = trusted.bundle.manifest.description
-            self._records.record(kid, Stage.STAGED, actor, detail=detail)
+            self._record_staged(kid, actor)
         return self._records.info(kid)
 
     def _make_room(self, kid: str, stored: Stored) -> None:
@@ -192,15 +230,15 @@ class Staging:
 
     # --- staged ─remove▸ removed ----------------------------------------------------------------
 
-    def remove(self, kid: str, actor: Actor, why: str = "") -> None:
-        """See ``Engine.remove``; ``why`` is for the history."""
+    def remove(self, kid: str, actor: Actor, why: str = "", cause: str = "") -> None:
+        """See ``Engine.remove``; ``why`` and ``cause`` are for the history."""
         info = self._records.get(kid)
         if info.stage is Stage.APPLIED or is_moving(info.stage):
             raise InUseError(f"{kid}: is {info.stage}; undo it before it is removed")
         self._soak.forget(kid)
         self._doors.store.take_out(kid)
         self._records.forget(kid)
-        self._records.record(kid, Stage.REMOVED, actor, detail=why)
+        self._records.record(kid, Stage.REMOVED, actor, cause=cause, detail=why)
         with contextlib.suppress(StoreError):  # the next start sweeps
             self._doors.store.sweep()
 
@@ -212,3 +250,7 @@ class Staging:
             if last is None or last.stage is not Stage.REMOVED:
                 self._records.record(kid, Stage.REMOVED, actor)
         store.sweep()
+
+
+def _patches_kernel(manifest: Manifest) -> bool:
+    return any(target.name == VMLINUX for target in manifest.targets)
