@@ -148,15 +148,8 @@ def _with_modules(
 
 
 def find_rewritten(kbuild: Kbuild, plain: Mapping[Unit, Path]) -> list[Unit]:
-    """Return the units of which new code reads what the kernel patches into its own code.
-
-    Static keys in modules (kmodsrc/static_keys.h), runtime constants in vmlinux (runtime_const.h).
-    """
-    words = {True: b"__jump_table", False: b"runtime_"}
-    return [
-        unit for unit, path in plain.items()
-        if words[bool(kbuild.recorded.modules_of(unit))] in path.read_bytes()
-    ]  # fmt: skip
+    """Return the units of which new code reads what the kernel patches into its own code."""
+    return [unit for unit, path in plain.items() if kbuild.is_rewritten(unit, path)]
 
 
 def _by_name(paths: Mapping[Unit, Path]) -> dict[str, Path]:

@@ -160,8 +160,8 @@ class Kbuild:
     ) -> PostObjects:
         """Compile the units of the patched tree in every way that is needed.
 
-        ``rewritten``: those whose split objects read what the kernel patches into its own code.
-        ``folder``: gives a folder by name.  Raises ``BuildError``.
+        ``rewritten``: those that are so before the change (``is_rewritten``); which of the others
+        are so after it is seen here.  ``folder``: gives a folder by name.  Raises ``BuildError``.
         """
         made = PostObjects({}, {}, {})
         todo = [(unit, "post", made.split) for unit in units]
@@ -178,9 +178,22 @@ class Kbuild:
             self._run_recorded(unit, out, self.split_flags(unit))
             return out
 
-        for (unit, _, kind), out in zip(todo, self.in_parallel(compile_one, todo), strict=True):
-            kind[unit] = out
+        while todo:
+            for (unit, _, kind), out in zip(todo, self.in_parallel(compile_one, todo), strict=True):
+                kind[unit] = out
+            left = [unit for unit in units if unit not in made.unsplit]
+            todo = [(u, "unsplit-post", made.unsplit) for u in left
+                    if self.is_rewritten(u, made.plain[u])]  # fmt: skip
         return made
+
+    def is_rewritten(self, unit: Unit, plain: Path) -> bool:
+        """Tell whether the new code of a unit reads what the kernel patches into its own code.
+
+        Static keys in modules (kmodsrc/static_keys.h), runtime constants in vmlinux
+        (runtime_const.h).  ``plain``: its plain object.
+        """
+        word = b"__jump_table" if self.recorded.modules_of(unit) else b"runtime_"
+        return word in plain.read_bytes()
 
     def compile_plain_to(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
         """Compile units of the tree as it is now, as the kernel's build would, into ``folder``."""

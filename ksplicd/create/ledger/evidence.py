@@ -212,7 +212,7 @@ def _starts(code: NewCode) -> Iterable[tuple[str, str, tuple[str, ...]]]:
     for other in code.redirects:
         is_field = other.kind in FIELDS
         place = f"{other.name}+{other.offset:#x}" if is_field else other.name
-        tables = (other.name,) if is_field else ()
+        tables = (other.name,) if is_field else other.tables
         yield f"{code.target}:{place} by {other.kind.value}", other.new, tables
     for hook in code.hooks:
         yield f"{HOOK}{hook.kind}", hook.alias, ()

@@ -144,16 +144,17 @@ class _Extractor:
     def redirect(self, s: Symbol, why: str) -> Redirected:
         """Have livepatch redirect a function."""
         alias = self.name_function(s)
-        twin = self.difference.twins.pre_of[s]
-        tables = self.tables_with(twin) if twin.name != s.name else ()
+        name = self.difference.twins.pre_of[s].name
         return Redirected(
-            name=twin.name, sympos=self.unit.sympos(twin.name), alias=alias, reason=why,
-            tables=tables,
+            name=name, sympos=self.unit.sympos(name), alias=alias, reason=why,
+            tables=self.tables_with(s),
         )  # fmt: skip
 
-    def tables_with(self, old: Symbol) -> tuple[str, ...]:
-        """Return the data that lead to a function of the pre object."""
-        pre = self.difference.pre
+    def tables_with(self, s: Symbol) -> tuple[str, ...]:
+        """Return the data that lead to the twin of a function under another name."""
+        pre, old = self.difference.pre, self.difference.twins.pre_of[s]
+        if old.name == s.name:
+            return ()
         users = {
             pre.symbol_at(owner, r.offset): None
             for owner in pre.obj.sections if is_plain_data(owner)
@@ -201,7 +202,7 @@ class _Extractor:
         )
         return Redirect(
             kind=RedirectKind.PROBE, name=name, sympos=self.unit.sympos(name),
-            place=place or "", new=alias, reason=why,
+            place=place or "", new=alias, reason=why, tables=self.tables_with(s),
         )  # fmt: skip
 
     def exchange_exit(self, s: Symbol) -> Redirect:

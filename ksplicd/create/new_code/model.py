@@ -106,6 +106,8 @@ class Redirect:
     """Symbol of what the pointer holds before; empty: nothing."""
     value: tuple[bytes, bytes] = b"", b""
     """The old and the new value, in as many bytes."""
+    tables: tuple[str, ...] = ()
+    """Of a function: data of the unit that name another one in its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Accounts of made-up changes: both versions compiled as create does, compared and cut."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ksplicd.create.diff.difference import UnitChange
@@ -47,8 +47,13 @@ def changed_files(before: _Files, after: _Files) -> tuple[ChangedFile, ...]:
     )  # fmt: skip
 
 
-def read_unit(folder: Path, before: _Files, after: _Files, unit: str) -> UnitEvidence:
-    """Return the evidence of one unit of a change, compiled for vmlinux."""
+def read_unit(
+    folder: Path, before: _Files, after: _Files, unit: str, probed: Collection[str] = ()
+) -> UnitEvidence:
+    """Return the evidence of one unit of a change, compiled for vmlinux.
+
+    ``probed``: functions that only a kprobe may redirect.
+    """
     change = changed_files(before, after)
     old = {n: t.encode() for n, t in before.items()}
     patched = {str(f.path): with_line_numbers(f).content for f in change}
@@ -58,7 +63,9 @@ def read_unit(folder: Path, before: _Files, after: _Files, unit: str) -> UnitEvi
         for side, tree in (("pre", old), ("post", new))
     )
     unit_change = UnitChange.of(unit, diff(pre, post))
-    fake = FakeUnit(source=unit, functions=frozenset(s.name for s in pre.obj.functions()))
+    only = frozenset(probed)
+    functions = frozenset(s.name for s in pre.obj.functions())
+    fake = FakeUnit(source=unit, functions=functions, untraceable=only, probeable=only)
     code = [extract(fake, unit_change, Aliases())] if unit_change.is_needed else []
     found = find_redirects(code).get((unit, "vmlinux"), {})
     names = {str(f.path) for f in change} | {unit}
@@ -73,13 +80,14 @@ def accounts(
     accepted: tuple[Accepted, ...] = (),
     notes: Mapping[str, str] | None = None,
     dependants: int = 0,
+    probed: Collection[str] = (),
 ) -> list[Entry]:
     """Return the entries of a change of a tree, of which ``units`` are compiled."""
     change = changed_files(before, after)
     evidence = PatchEvidence(
         files=change,
         patched={f.path: with_line_numbers(f).content for f in change},
-        units=[read_unit(folder / str(i), before, after, u) for i, u in enumerate(units)],
+        units=[read_unit(folder / str(i), before, after, u, probed) for i, u in enumerate(units)],
         notes=notes or {},
         dependants=dependants,
         read_source=lambda path: before[path].encode() if path in before else None,

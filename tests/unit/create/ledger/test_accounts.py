@@ -226,12 +226,14 @@ def test_pointer_in_a_table_to_what_the_kernel_has(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_function_that_takes_anothers_place_in_a_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["livepatch", "kprobe"])
+def test_function_that_takes_anothers_place_in_a_table(tmp_path: Path, how: str) -> None:
+    probed = ["open_it"] if how == "kprobe" else []
     before = TABLE.replace("__attribute__((noinline)) int", "static int")
     after = before.replace("open_it", "open_safely").replace("return x;", "return x + 1;")
-    entries = accounts(tmp_path, {"t.c": before}, {"t.c": after}, "t.c")
+    entries = accounts(tmp_path, {"t.c": before}, {"t.c": after}, "t.c", probed=probed)
     assert [(e.verdict.account, e.verdict.by) for e in entries] == [
-        (Account.IN_EFFECT, ("vmlinux:open_it by livepatch",))
+        (Account.IN_EFFECT, (f"vmlinux:open_it by {how}",))
     ] * len(entries)
     assert len(entries) > 1
 
