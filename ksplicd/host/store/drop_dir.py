@@ -67,6 +67,8 @@ class DropDir:
         with store_errors(self.root):
             for taken in self.root.glob(f".*{_BUNDLE_SUFFIX}{_TAKEN_SUFFIX}"):
                 _forget(taken)
+            for taken in self.root.glob(f".*{_BUNDLE_SUFFIX}{SIGNATURE_SUFFIX}{_TAKEN_SUFFIX}"):
+                _forget_signature(taken)
             for moved in self.root.glob(f".*{_REJECTED_SUFFIX}"):
                 self._finish_reject(moved)
             names = sorted(path.name for path in self.root.iterdir())
@@ -95,14 +97,18 @@ class DropDir:
         return Drop(bundle=bundle, signature=None)
 
     def forget(self, drop: Drop) -> None:
-        """Delete the files of a staged drop, but not newer files of the same names."""
+        """Delete the files of a staged drop, but not newer files of the same names.
+
+        Each is hidden first.  Nobody can open it by its name from then on, so that what it has once
+        nobody writes to it any more is what it ends with, also where it was overwritten in place.
+        """
         with store_errors(self.root):
             taken = drop.bundle.with_name(f".{drop.bundle.name}{_TAKEN_SUFFIX}")
             with contextlib.suppress(FileNotFoundError):
                 drop.bundle.rename(taken)  # marks a signature that is left as its own
             if _put_back(taken, drop):
                 return
-            _forget(taken, keep_signature=_has_new_signature(drop))
+            _forget(taken, drop.marks[1], keep_signature=_has_new_signature(drop))
             sync_folder(self.root)
 
     def reject(self, drop: Drop, reason: KspliceError) -> Path:
@@ -177,14 +183,28 @@ def bundle_of(name: str) -> str:
     return bundle if is_bundle_name(bundle) else ""
 
 
-def _forget(taken: Path, *, keep_signature: bool = False) -> None:
-    """Delete a staged bundle, and before it its signature, unless that is kept."""
+def _forget(taken: Path, seen: Mark = None, *, keep_signature: bool = False) -> None:
+    """Delete a staged bundle, and before it its signature, ``seen`` once, unless that is kept."""
     name = taken.name.removeprefix(".").removesuffix(_TAKEN_SUFFIX)
-    if not keep_signature and not os.path.lexists(
-        taken.with_name(name)
-    ):  # else there is a newer bundle
-        taken.with_name(name + SIGNATURE_SUFFIX).unlink(missing_ok=True)
+    is_newer = os.path.lexists(taken.with_name(name))
+    if not keep_signature and not is_newer:
+        signature = taken.with_name(name + SIGNATURE_SUFFIX)
+        hidden = signature.with_name(f".{signature.name}{_TAKEN_SUFFIX}")
+        with contextlib.suppress(FileNotFoundError):
+            signature.rename(hidden)
+        if not _give_back(hidden, signature, seen):
+            hidden.unlink(missing_ok=True)
     taken.unlink(missing_ok=True)
+
+
+def _forget_signature(taken: Path) -> None:
+    """Finish to delete a signature: it is one of a newer bundle, if there is one."""
+    name = taken.name.removeprefix(".").removesuffix(_TAKEN_SUFFIX)
+    signature = taken.with_name(name)
+    if os.path.lexists(taken.with_name(bundle_of(name))) and not os.path.lexists(signature):
+        taken.rename(signature)
+    else:
+        taken.unlink(missing_ok=True)
 
 
 def _is_another(path: Path, seen: Mark) -> bool:
@@ -200,10 +220,18 @@ def _has_new_signature(drop: Drop) -> bool:
 
 def _put_back(hidden: Path, drop: Drop) -> bool:
     """Give a newer bundle its name back, which was hidden in place of the one in ``drop``."""
-    if not _is_another(hidden, drop.marks[0]):
+    return _give_back(hidden, drop.bundle, drop.marks[0])
+
+
+def _give_back(hidden: Path, path: Path, seen: Mark) -> bool:
+    """Give a hidden file its name back, if it is not the one that was ``seen``, or becomes another.
+
+    In that order: it is looked at once nobody can change it any more.
+    """
+    if not os.path.lexists(hidden) or (_is_whole(hidden) and not _is_another(hidden, seen)):
         return False
-    if not os.path.lexists(drop.bundle):  # else there is a still newer one
-        hidden.rename(drop.bundle)
+    if not os.path.lexists(path):  # else there is a still newer one
+        hidden.rename(path)
     return True
 
 

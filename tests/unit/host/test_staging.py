@@ -20,6 +20,7 @@ from ksplicd.errors import (
     NoSuchUpdateError,
     WrongKernelError,
 )
+from ksplicd.host.store.drop_dir import DropDir
 from ksplicd.model import Kernel, Stage
 from tests.support.bundles import samples
 from tests.support.bundles.samples import KID
@@ -235,6 +236,37 @@ def test_drop_that_is_gone_again_is_not_rejected(host: Host, which: int) -> None
     assert files[1 - which].exists()
     assert not (host.root / "rejected").exists()
     assert host.stages() == []
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("is_good", [True, False])
+def test_drop_that_is_being_overwritten_is_not_lost(
+    host: Host, which: int, *, is_good: bool
+) -> None:
+    """In place: its inode is the same, and its first byte comes after we have looked."""
+    data = samples.bundle()
+    paths = drop(host, data, samples.signature(data) if is_good else b"none")
+    with paths[which].open("r+b") as writer:
+        if is_good:
+            host.engine.stage_file(*paths, ROOT)
+        else:
+            with pytest.raises(BadSignatureError, match="signature: 1 lines"):
+                host.engine.stage_file(*paths, ROOT)
+        writer.write(b"another")
+    if is_good or which == 0:
+        assert paths[which].read_bytes().startswith(b"another")
+    assert not list(host.root.glob(".*"))
+
+
+def test_kill_while_a_signature_is_deleted(host: Host) -> None:
+    taken = host.root / ".a.tar.gz.minisig.taken"
+    for is_newer in (False, True):
+        taken.write_bytes(b"signature")
+        if is_newer:
+            (host.root / "a.tar.gz").write_bytes(b"bundle")
+        DropDir(host.root, require_signature=True).scan()
+        assert not taken.exists()
+        assert (host.root / "a.tar.gz.minisig").exists() is is_newer
 
 
 def test_drop_writable_by_others(host: Host) -> None:
