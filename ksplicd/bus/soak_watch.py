@@ -16,6 +16,7 @@ from gi.repository import GLib
 from ksplicd.bus import coroutines
 from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.kernel_log import KMSG, KernelLog
+from ksplicd.bus.pauses import pause_of_fault
 from ksplicd.bus.undo_on_warning import UndoOnWarning
 from ksplicd.errors import KspliceError
 from ksplicd.host.kernel.kmsg import Complaint, Watchlist
@@ -39,6 +40,8 @@ class SoakWatch:
         self._is_first = True
         """Whether nothing was shown yet since the daemon started."""
         self._timer: GLib.Source | None = None
+        self._failures = 0
+        """In a row, to record which updates have run for their soak time."""
 
     def show(self, infos: Sequence[UpdateInfo]) -> None:
         """Watch the updates that are in the kernel now."""
@@ -63,8 +66,11 @@ class SoakWatch:
         try:
             seconds = await self._worker.run(self._engine.soak.watch)
         except KspliceError as e:
-            _log.error("the soak times cannot be recorded: %s", e)
-            return
+            seconds = pause_of_fault(self._failures)
+            self._failures += 1
+            _log.error("the soak times cannot be recorded: %s; again in %.0f s", e, seconds)
+        else:
+            self._failures = 0
         self._stop_timer()
         if seconds < float("inf"):
             self._timer = GLib.timeout_source_new_seconds(math.ceil(seconds))

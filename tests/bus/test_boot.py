@@ -158,6 +158,21 @@ def test_new_update_in_a_crash_is_quarantined_until_it_is_released(host: Host) -
     assert host.ksplice("apply", KID).returncode == 0
 
 
+def test_soak_mark_that_cannot_be_written_is_written_later(bare_host: Host) -> None:
+    bare_host.configure(soak_time="1")
+    bare_host.start_polkit()
+    (bare_host.store / "guard.json").mkdir(parents=True)
+    bare_host.start()
+    client = bare_host.client()
+    client.apply(client.stage(BUNDLE, SIGNATURE))
+    wait_for(lambda: "the soak times cannot be recorded" in bare_host.log())
+    (bare_host.store / "guard.json").rmdir()
+    wait_for((bare_host.store / "guard.json").exists)
+    bare_host.reboot(crash=True)
+    bare_host.start()
+    assert bare_host.stage_of() == "applied"
+
+
 def test_update_that_has_run_for_its_soak_time_outlives_a_crash(bare_host: Host) -> None:
     bare_host.configure(soak_time="1")
     bare_host.start_polkit()

@@ -53,21 +53,26 @@ class Guard:
         self._path = path
         self._since: dict[str, float] = {}
         """Kid → when it was first seen applied, on the monotonic clock."""
+        self._ripe: dict[str, str] = {}
+        """What ``soaked`` in the file lacks, because it could not be written yet."""
 
     def read(self) -> Known:
-        """Return the contents of the file; empty when it is missing or damaged.
+        """Return the contents of the file, and what it lacks; empty when missing or damaged.
 
         Raises ``StoreError`` for a failure that may pass.
         """
         try:
             with store_errors(self._path), self._path.open("rb") as f:
-                return read_known(f.read(_MAX_SIZE + 1))
+                return self._with_ripe(read_known(f.read(_MAX_SIZE + 1)))
         except StoreError as e:
             if is_passing(e.__cause__):
                 raise
             if not isinstance(e.__cause__, FileNotFoundError):
                 _log.error("%s; no shutdown before this one counts as clean", e)
-            return Known()
+            return self._with_ripe(Known())
+
+    def _with_ripe(self, known: Known) -> Known:
+        return Known(clean=known.clean, soaked={**known.soaked, **self._ripe})
 
     def mark_clean(self, boot_id: str, named: Collection[str]) -> None:
         """Note that this boot ends cleanly, and keep the other boots in ``named``."""
@@ -84,7 +89,8 @@ class Guard:
         """Note which of the ``applied`` updates have run for ``soak_time`` seconds.
 
         Returns the seconds until the next one has, or infinity.  The age of an update counts from
-        when it was first seen here.
+        when it was first seen here.  One that has run for its time has for good: after a
+        ``StoreError`` it is written at the next call.
         """
         known = self.read()
         self._since = {kid: self._since.get(kid, now) for kid in applied}
@@ -94,13 +100,15 @@ class Guard:
             if known.soaked.get(kid) != boot_id
         }
         ripe = {kid: boot_id for kid, seconds in left.items() if seconds <= 0}
-        if ripe:
-            self._write(Known(clean=known.clean, soaked={**known.soaked, **ripe}))
+        self._ripe |= ripe
+        if self._ripe:
+            self._write(self._with_ripe(known))
         return min((seconds for kid, seconds in left.items() if kid not in ripe), default=_NEVER)
 
     def forget(self, kid: str) -> None:
         """Start anew with an update that is about to be applied, or is removed."""
         self._since.pop(kid, None)
+        self._ripe.pop(kid, None)
         known = self.read()
         if kid in known.soaked:
             soaked = {other: boot_id for other, boot_id in known.soaked.items() if other != kid}
@@ -109,6 +117,7 @@ class Guard:
     def _write(self, known: Known) -> None:
         with store_errors(self._path):
             replace_file(self._path, write_known(known))
+        self._ripe.clear()
 
 
 def why_quarantined(last: Event, known: Known, soak_time: float) -> str:

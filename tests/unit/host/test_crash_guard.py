@@ -206,6 +206,20 @@ def test_watch_tells_when_the_next_one_is_due(tmp_path: Path) -> None:
     assert guard.watch(["aaaaaaaa", "bbbbbbbb"], boot, 750, 600) == 600
 
 
+def test_ripe_is_ripe_also_when_it_cannot_be_written(tmp_path: Path) -> None:
+    """And it is written at the next occasion, whatever is applied then."""
+    path = tmp_path / "g"
+    guard = Guard(path)
+    guard.watch({KID}, "1" * 32, 0, 600)
+    path.mkdir()
+    with pytest.raises(StoreError, match="Is a directory"):
+        guard.watch({KID}, "1" * 32, 600, 600)
+    assert guard.read().soaked == {KID: "1" * 32}
+    path.rmdir()
+    guard.watch(set(), "1" * 32, 601, 600)
+    assert Guard(path).read().soaked == {KID: "1" * 32}
+
+
 def test_only_boots_that_matter_are_kept(tmp_path: Path) -> None:
     guard = Guard(tmp_path / "guard.json")
     boots = [f"{i:032x}" for i in range(100)]
