@@ -19,16 +19,14 @@ from ksplicd.errors import ConfigFileError
 CONFIG_FILE: Final = Path("/etc/ksplicd/ksplicd.conf")
 KEYS_DIR: Final = Path("/etc/ksplicd/keys.d")
 
-_SECTION = "ksplicd"
+SECTION = "ksplicd"
 _SIGNERS = "signers"
 _MAX_LIMIT = 24 * 60 * 60
 _MAX_MEBIBYTES = 1 << 20
 _MAX_RETRIES = 100
 
-_SIGNED = re.compile(
-    r"\*|no-CVE|CVE-\*|CVE-[0-9]{4}-(?:\*|[0-9]{4,19})|(?!CVE-)[A-Za-z0-9_-]{1,55}"
-)
-_KEY_ID = re.compile(r"[0-9A-F]{1,16}")
+SIGNED = re.compile(r"\*|no-CVE|CVE-\*|CVE-[0-9]{4}-(?:\*|[0-9]{4,19})|(?!CVE-)[A-Za-z0-9_-]{1,55}")
+KEY_ID = re.compile(r"[0-9A-F]{1,16}")
 
 
 class OnDrop(StrEnum):
@@ -56,6 +54,9 @@ class SignerRule:
     in ``*``, or ``no-CVE`` (an update that names none)."""
     keys: frozenset[str]
     """Key ids as minisign prints them."""
+    is_also: bool = False
+    """Whether it holds beside the rules that are not, rather than among them: it is of a file with
+    mistakes, and those are of the last good one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,7 @@ def parse_settings(text: str, name: str = "ksplicd.conf") -> Settings:
     """Return the settings in ``text``; ``name`` is the file's name in messages."""
     values: dict[str, Any] = {}
     sections = _read_sections(text, name)
-    for key, value in sections.get(_SECTION, {}).items():
+    for key, value in sections.get(SECTION, {}).items():
         if key not in _READERS:
             known = ", ".join(_READERS)
             raise _error(text, name, key, f"unknown key {key!r}; the known ones are {known}")
@@ -136,11 +137,11 @@ def _read_signers(
         if (other := seen.setdefault(what.replace("-", "_"), what)) != what:
             reason = f"[{_SIGNERS}] {what} is the same module as {other}: list all keys on one line"
             raise _error(text, name, what, reason, _SIGNERS)
-        if not _SIGNED.fullmatch(what):
+        if not SIGNED.fullmatch(what):
             known = "vmlinux, a module, *, CVE-… (its end may be *) or no-CVE"
             raise _error(text, name, what, f"[{_SIGNERS}] {what!r} is not {known}", _SIGNERS)
         keys = value.upper().split()
-        if not keys or not all(_KEY_ID.fullmatch(key) for key in keys):
+        if not keys or not all(KEY_ID.fullmatch(key) for key in keys):
             reason = f"{what} = {value!r}: must be key ids, as `ksplice keygen` prints them"
             raise _error(text, name, what, reason, _SIGNERS)
         # minisign prints a key id without leading zeros
@@ -233,20 +234,20 @@ def _read_sections(text: str, name: str) -> dict[str, dict[str, str]]:
     except configparser.DuplicateSectionError as e:
         raise ConfigFileError(f"{name}:{e.lineno}: a second section [{e.section}]") from None
     except configparser.MissingSectionHeaderError as e:
-        raise ConfigFileError(f"{name}:{e.lineno}: begin with the line [{_SECTION}]") from None
+        raise ConfigFileError(f"{name}:{e.lineno}: begin with the line [{SECTION}]") from None
     except configparser.ParsingError as e:
         line, what = e.errors[0]
         raise ConfigFileError(f"{name}:{line}: {what} is not a line `key = value`") from None
     for section in parser.sections():
-        if section not in {_SECTION, _SIGNERS}:
+        if section not in {SECTION, _SIGNERS}:
             line = _find_line(text, rf"\[{re.escape(section)}\]")
             raise ConfigFileError(
-                f"{name}:{line}: unknown section [{section}], not [{_SECTION}] or [{_SIGNERS}]"
+                f"{name}:{line}: unknown section [{section}], not [{SECTION}] or [{_SIGNERS}]"
             )
     return {section: dict(parser[section]) for section in parser.sections()}
 
 
-def _error(text: str, name: str, key: str, reason: str, section: str = _SECTION) -> ConfigFileError:
+def _error(text: str, name: str, key: str, reason: str, section: str = SECTION) -> ConfigFileError:
     start = _find_line(text, rf"\[{section}\]")
     line = _find_line(text, rf"{re.escape(key)}\s*=", start)
     return ConfigFileError(f"{name}:{line}: {reason}")

@@ -31,7 +31,7 @@ from ksplicd.bus.polkit import DBUS, call_bus
 from ksplicd.bus.service import Service, Surroundings
 from ksplicd.bus.update import Update
 from ksplicd.config import CONFIG_FILE, KEYS_DIR, Settings, read_settings
-from ksplicd.errors import HostError, KspliceError
+from ksplicd.errors import ConfigFileError, HostError, KspliceError
 from ksplicd.host import boot
 from ksplicd.host.clock import SystemClock
 from ksplicd.host.engine import Engine
@@ -46,7 +46,9 @@ from ksplicd.host.report.journal import (
 )
 from ksplicd.host.stages import Event, Reconciliation, UpdateInfo
 from ksplicd.host.store.store import STORE_DIR, Store
+from ksplicd.host.trust import last_good
 from ksplicd.host.trust.keyring import Keyring
+from ksplicd.host.trust.last_good import keep_copy
 from ksplicd.host.updates.doors import Doors
 from ksplicd.host.updates.missing import NOT_YET
 from ksplicd.model import Stage
@@ -192,6 +194,7 @@ class Daemon:
         self._notify("RELOADING=1")
         try:
             self._engine.doors.settings = read_settings(self._config)
+            keep_copy(self._config, self._engine.doors.store.config_copy)
             coroutines.spawn(self._reconcile())
             if not self._why_disabled():
                 coroutines.spawn(self._service.automatic.apply_missing())
@@ -271,6 +274,16 @@ def run_shutdown(engine: Engine) -> int:
     return 0
 
 
+def check_config(path: Path) -> int:
+    """Say what is wrong with the configuration, for an administrator and for ExecReload=."""
+    try:
+        read_settings(path)
+    except ConfigFileError as e:
+        _log.error("%s", e)
+        return 1
+    return 0
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of ksplicd's command line."""
     parser = argparse.ArgumentParser(prog="ksplicd", description=__doc__.partition("\n")[0])
@@ -292,6 +305,9 @@ def build_parser() -> argparse.ArgumentParser:
     short.add_argument(
         "--shutdown", action="store_true", help="note that this is a clean shutdown, and exit"
     )
+    short.add_argument(
+        "--check-config", action="store_true", help="check the configuration, and exit"
+    )
     return parser
 
 
@@ -303,17 +319,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, handlers=[to_stderr])
     if args.bus_introspect:
         return introspect(args.bus_introspect)
+    if args.check_config:
+        return check_config(args.config)
     from systemd.daemon import notify
 
+    store = Store(args.store)
     try:
+        # a typo must not make a clean shutdown look like a crash
+        settings, mistake = Settings(), ""
+        if not args.shutdown:
+            copy = store.config_copy
+            settings, mistake = last_good.read_settings(args.config, copy, or_defaults=args.boot)
+        if mistake:
+            _log.critical("%s", mistake)
         engine = Engine(
             Doors(
-                store=Store(args.store),
+                store=store,
                 kernel=LinuxKernel(),
                 keyring=Keyring(args.keys, os.geteuid()),
                 clock=SystemClock(),
-                # a typo must not make a clean shutdown look like a crash
-                settings=Settings() if args.shutdown else read_settings(args.config),
+                settings=settings,
                 owner=os.geteuid(),
             )
         )

@@ -158,6 +158,24 @@ def test_new_update_in_a_crash_is_quarantined_until_it_is_released(host: Host) -
     assert host.ksplice("apply", KID).returncode == 0
 
 
+def test_mistake_in_the_configuration_costs_no_boot_its_updates(bare_host: Host) -> None:
+    """The last good one holds for the boot and the daemon, with what the file forbids."""
+    bare_host.configure(require_signature="no", soak_time="0")
+    bare_host.start_polkit()
+    bare_host.start()
+    client = bare_host.client()
+    client.apply(client.stage(BUNDLE, None))
+    other = samples.bundle(samples.OTHER_KID)
+    client.apply(client.stage(other, samples.signature(other)))
+    bare_host.configure(require_signature="yes", soak_tme="0")
+    bare_host.reboot(status=1)
+    bare_host.start()
+    assert "ksplicd.conf:3: unknown key 'soak-tme'" in bare_host.log()
+    assert bare_host.stage_of(samples.OTHER_KID) == "applied"
+    assert bare_host.stage_of() == "rejected"  # it has no signature
+    assert "signature: missing" in bare_host.client().service()["WantedMissing"][KID]
+
+
 def test_soak_mark_that_cannot_be_written_is_written_later(bare_host: Host) -> None:
     bare_host.configure(soak_time="1")
     bare_host.start_polkit()

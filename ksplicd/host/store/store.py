@@ -9,6 +9,7 @@
         history.jsonl          and the full ones, history.jsonl.000001.gz (history)
         guard.json             (crash_guard)
         wanted.json            (wanted)
+        ksplicd.conf.good      the last ksplicd.conf without a mistake (trust.last_good)
         metrics-file           a link to where the metrics went last (report.metrics)
 
 A file appears whole or not at all, even when the power fails.  Stored bundles are trusted no more
@@ -68,6 +69,11 @@ class Store:
         return self.root / "wanted.json"
 
     @property
+    def config_copy(self) -> Path:
+        """The last ksplicd.conf without a mistake (``trust.last_good``)."""
+        return self.root / "ksplicd.conf.good"
+
+    @property
     def metrics_link(self) -> Path:
         """The link to where the metrics went last (``report.metrics``)."""
         return self.root / "metrics-file"
@@ -87,7 +93,8 @@ class Store:
     def sizes(self) -> dict[str, int]:
         """Return the bytes that each part takes: ``updates``, ``rejected``, ``history``, …"""
         sizes = {"updates": 0, "rejected": 0, "history": 0, "dropped": 0}
-        ours = {self.guard_file.name, self.wanted_file.name, self.metrics_link.name}  # small
+        small = self.guard_file, self.wanted_file, self.config_copy, self.metrics_link
+        ours = {path.name for path in small}
         with store_errors(self.root):
             for folder, _, files in os.walk(self.root, onerror=_raise_unless_gone):
                 path = Path(folder).relative_to(self.root)

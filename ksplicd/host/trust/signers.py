@@ -56,6 +56,14 @@ def why_no_claim(
 
 def _rules_for(manifest: Manifest, rules: Sequence[SignerRule]) -> Iterator[tuple[SignerRule, str]]:
     """Yield each rule that holds for the update, with a name for its subject."""
+    for is_also in (False, True):
+        yield from _rules_among(manifest, [rule for rule in rules if rule.is_also is is_also])
+
+
+def _rules_among(
+    manifest: Manifest, rules: Sequence[SignerRule]
+) -> Iterator[tuple[SignerRule, str]]:
+    """Yield the most specific rules for the update."""
     known = {rule.what.replace("-", "_"): rule for rule in rules if not _is_about_cve(rule)}
     for target in manifest.targets:
         rule = known.get(target.name.replace("-", "_")) or known.get(_ANY_TARGET)

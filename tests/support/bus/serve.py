@@ -24,7 +24,6 @@ from typing import Any, Final, cast
 from systemd.daemon import notify
 
 from ksplicd.bus.service import Surroundings
-from ksplicd.config import read_settings
 from ksplicd.daemon import Daemon, connect, run_boot, run_shutdown
 from ksplicd.errors import KspliceError, UnexpectedError
 from ksplicd.host.boot import why_disabled
@@ -34,6 +33,7 @@ from ksplicd.host.kernel.door import KernelDoor
 from ksplicd.host.report.journal import Entry
 from ksplicd.host.store.store import Store
 from ksplicd.host.trust.keyring import Keyring
+from ksplicd.host.trust.last_good import read_settings
 from ksplicd.host.updates.doors import Doors
 from tests.support.bus.loop_meter import LoopMeter
 from tests.support.host.simulator import Simulator
@@ -177,14 +177,20 @@ class FileJournal:
 def main(address: str, folder: Path, way: str = "") -> int:
     """Serve; or with ``way`` ``boot`` or ``shutdown`` do what the daemon does then."""
     logging.basicConfig(level=logging.INFO)
+    store = Store(folder / "store")
     try:
+        settings, mistake = read_settings(
+            folder / "ksplicd.conf", store.config_copy, or_defaults=way == "boot"
+        )
+        if mistake:
+            logging.critical("%s", mistake)
         engine = Engine(
             Doors(
-                store=Store(folder / "store"),
+                store=store,
                 kernel=cast(KernelDoor, KernelFile(folder / "kernel")),
                 keyring=Keyring(folder / "keys", os.geteuid()),
                 clock=SystemClock(),
-                settings=read_settings(folder / "ksplicd.conf"),
+                settings=settings,
                 owner=os.geteuid(),
             )
         )
