@@ -6,11 +6,12 @@ Two objects with equal contents run the same code; the compiler's numbers in loc
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from ksplicd.elf.model import Relocation, Section
+from ksplicd.elf.model import STT_FILE, STT_SECTION, Object, Relocation, Section
 from ksplicd.elf.read import read_object
 
 _SUFFIX: Final = re.compile(r"(?<=[\w.])\.\d+(?=\.|$)")
@@ -22,30 +23,57 @@ _KIND_OF_DATA: Final = re.compile(r"^\.(?:data(?:\.rel)?(?:\.ro)?(?:\.local)?|bs
 _RELATIVE: Final = (2, 4)
 """R_X86_64_PC32 and R_X86_64_PLT32, which in code mostly count from the end of the four bytes."""
 
+_NAMES: Final = "__tracepoints_strings"
+"""Strings, though the section is not marked so."""
+
 _LEFT_OUT: Final = (".comment", ".note", ".debug", ".discard", ".orc_")
 
 
 def contents_of(path: Path, sizes: Mapping[str, int]) -> dict[str, str]:
     """Return digests by the name of what has them: of sections of each name, together.
 
-    ``sizes``: bytes an entry, by table about code.  In what order a table has its entries follows
-    from the order of the code, and says nothing.
+    ``sizes``: bytes an entry, by table about code.  In what order a section has its things, or a
+    table its entries, says nothing; nor do strings and constants without a name by themselves,
+    which are seen where they are used.
     """
     obj = read_object(path.read_bytes(), path.name)
-    names = {
-        (s.section, s.value): name_without_number(s.name)
-        for s in obj.symbols
-        if s.section is not None and s.name
-    }
+    names = Names(obj)
     found: dict[str, list[str]] = {}
     for section in obj.sections:
-        if section.is_alloc and not section.name.startswith(_LEFT_OUT):
-            references = [_reference(section, r, names) for r in section.relocations]
-            content = _content(section, references, sizes.get(section.name, 0))
+        if not section.is_alloc or section.name.startswith(_LEFT_OUT):
+            continue
+        if not section.is_strings and not section.is_merged_constants:
+            content = _content(section, names, sizes.get(section.name, 0))
             text = repr((content, section.size, section.align, section.flags))
             digest = hashlib.sha256(text.encode()).hexdigest()
             found.setdefault(name_without_number(section.name), []).append(digest)
     return {name: " ".join(sorted(digests)) for name, digests in found.items()}
+
+
+class Names:
+    """What begins where in an object, by the names without numbers."""
+
+    def __init__(self, obj: Object) -> None:
+        found: dict[Section, dict[int, set[str]]] = {}
+        for s in obj.symbols:
+            if s.section is not None and s.name and s.type not in (STT_SECTION, STT_FILE):
+                by_value = found.setdefault(s.section, {})
+                by_value.setdefault(s.value, set()).add(name_without_number(s.name))
+        self._names = {k: {at: " ".join(sorted(v)) for at, v in x.items()}
+                       for k, x in found.items()}  # fmt: skip
+        self._starts = {section: sorted(by_value) for section, by_value in found.items()}
+
+    def starts(self, section: Section) -> list[int]:
+        """Return where anything begins in a section, and its own begin."""
+        return sorted({0, *self._starts.get(section, ())})
+
+    def at(self, section: Section, offset: int) -> tuple[str, int]:
+        """Return what begins last before a place, or at it, and how far behind the place is."""
+        starts = self._starts.get(section, ())
+        i = bisect_right(starts, offset) - 1
+        if i < 0:
+            return "", offset
+        return self._names[section][starts[i]], offset - starts[i]
 
 
 def name_without_number(name: str) -> str:
@@ -58,33 +86,42 @@ _Reference = tuple[int, int, str, int]
 """Offset, type, what it leads to, and how far behind."""
 
 
-def _content(section: Section, references: list[_Reference], entry: int) -> object:
-    if section.is_strings:
+def _content(section: Section, names: Names, entry: int) -> object:
+    """Return what the things of a section, or the entries of a table, are, sorted.
+
+    Zeros at the end may be padding; the section's size says whether there are more.
+    """
+    if section.name == _NAMES:
         return sorted(section.data.split(b"\0"))
-    if not entry:
-        return section.data, references
-    entries: list[tuple[bytes, list[_Reference]]] = [
-        (section.data[at : at + entry], []) for at in range(0, section.size, entry)
+    if not entry and names.starts(section) == [0] and not any(section.data):
+        return sorted(_target(section, r, names) for r in section.relocations)  # a list of pointers
+    starts = list(range(0, section.size, entry)) if entry else names.starts(section)
+    parts: list[tuple[str, bytes, list[_Reference]]] = [
+        ("" if entry else names.at(section, at)[0], section.data[at:end].rstrip(b"\0"), [])
+        for at, end in zip(starts, [*starts[1:], section.size], strict=True)
     ]
-    for offset, kind, leads_to, behind in references:
-        entries[offset // entry][1].append((offset % entry, kind, leads_to, behind))
-    return sorted(entries)
+    for r in section.relocations:
+        i = bisect_right(starts, r.offset) - 1
+        kind, leads_to, behind = _target(section, r, names)
+        parts[i][2].append((r.offset - starts[i], kind, leads_to, behind))
+    return sorted(parts)
 
 
-def _reference(
-    owner: Section, r: Relocation, names: Mapping[tuple[Section, int], str]
-) -> _Reference:
-    """Return a reference by what it leads to: a text, a constant, or a symbol and a distance."""
-    target, addend = r.symbol.section, r.addend
+def _target(owner: Section, r: Relocation, names: Names) -> tuple[int, str, int]:
+    """Return what a reference leads to: a text, a constant, or a symbol and a distance."""
+    target = r.symbol.section
     if target is None:
-        return r.offset, r.type, r.symbol.name, addend
-    at = r.symbol.value + addend + (4 if owner.is_text and r.type in _RELATIVE else 0)
+        return r.type, r.symbol.name, r.addend
+    tail = 4 if owner.is_text and r.type in _RELATIVE else 0
+    at = r.symbol.value + r.addend + tail
     if target.is_strings:
         text = target.data[at:].split(b"\0")[0] if 0 <= at < len(target.data) else b""
-        return r.offset, r.type, repr(text), 0
+        return r.type, repr(text), 0
     if target.is_merged_constants:
-        return r.offset, r.type, repr(target.data[at : at + target.entsize]), 0
-    name = names.get((target, r.symbol.value), "") if r.symbol.name else ""
+        return r.type, repr(target.data[at : at + target.entsize]), 0
     # whether a variable has a content says its own section
     section = _KIND_OF_DATA.sub("", name_without_number(target.name))
-    return r.offset, r.type, f"{section}:{name}", addend
+    if r.symbol.type != STT_SECTION:
+        return r.type, name_without_number(r.symbol.name), r.addend
+    name, behind = names.at(target, at)
+    return r.type, f"{section}:{name}", behind - tail
