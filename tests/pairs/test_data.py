@@ -272,11 +272,11 @@ def test_a_constant_that_has_the_name_of_an_entry(tmp_path: Path, outside: bool)
 
 
 def test_what_boot_code_and_lists_have_is_left_out_and_said(tmp_path: Path) -> None:
-    """Such as ``vmx_x86_ops``, which is __initdata, and an entry that DECLARE_PCI_FIXUP makes."""
+    """Such as a mode in ``.init.data``, and an entry that DECLARE_PCI_FIXUP makes."""
     source = """
 extern int old(int), new(int);
-struct ops {{ int (*op)(int); }};
-static struct ops boot __attribute__((used, section(".init.data"))) = {{ {0} }};
+struct ops {{ int (*op)(int); int mode; }};
+static struct ops boot __attribute__((used, section(".init.data"))) = {{ old, {1} }};
 static struct ops listed __attribute__((used, section(".pci_fixup_resume"))) = {{ {0} }};
 int f(int x) {{ return hidden(x) + {1}; }}
 """
@@ -284,7 +284,41 @@ int f(int x) {{ return hidden(x) + {1}; }}
     assert changed(d) == ["f"]
     assert [note.split()[0] for note in d.notes] == ["listed", "boot"]
     assert "the linker makes of .pci_fixup_resume" in d.notes[0]
-    assert not compare(tmp_path, source.format("old", 1), source.format("old", 2)).notes
+    same = source.replace("old, {1} }}", "old, 1 }}")
+    assert not compare(tmp_path, same.format("old", 1), same.format("old", 2)).notes
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_refused"),
+    [
+        ("ours", "another", True),  # of this file
+        ("old", "new", True),  # of others
+        ("ours", "0", True),
+        ("0", "ours", True),
+        ("set_up", "set_up_too", False),  # boot code, which nobody calls any more
+        ("set_up", "0", False),
+        ("ours", "ours", False),
+    ],
+)
+def test_what_boot_code_hands_over(
+    tmp_path: Path, before: str, after: str, *, is_refused: bool
+) -> None:
+    """Such as ``vmx_x86_ops``, which is __initdata, and copied when the module comes up."""
+    source = """
+extern int old(int), new(int);
+#define INIT __attribute__((section(".init.text")))
+int ours(int x) {{ return hidden(x); }} int another(int x) {{ return hidden(x) + 2; }}
+int INIT set_up(int x) {{ return x; }} int INIT set_up_too(int x) {{ return x + 1; }}
+struct ops {{ int (*op)(int); }};
+static struct ops boot __attribute__((used, section(".init.data"))) = {{ {0} }};
+int f(int x) {{ return hidden(x) + {1}; }}
+"""
+    d = compare(tmp_path, source.format(before, 1), source.format(after, 2))
+    assert changed(d) == ["f"]
+    assert [r.symbol for r in d.refusals] == ["boot"] * is_refused
+    if is_refused:
+        names = [{"0": "nothing"}.get(name, name) for name in (before, after)]
+        assert d.refusals[0].reason.endswith(f"at 0x0, {names[0]} → {names[1]}")
 
 
 # --- what is refused ----------------------------------------------------------------------------

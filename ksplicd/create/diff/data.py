@@ -15,7 +15,12 @@ from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.pointers import FieldChanges, field_changes
 from ksplicd.create.diff.twins import place_of
 from ksplicd.create.objects.address_use import AddressUse, address_use
-from ksplicd.create.objects.index import ObjectIndex, code_section_of
+from ksplicd.create.objects.index import (
+    ObjectIndex,
+    Referent,
+    code_section_of,
+    relocations_in,
+)
 from ksplicd.create.objects.names import (
     has_no_identity,
     is_boot_section,
@@ -34,6 +39,7 @@ from ksplicd.create.objects.special import is_special_section
 from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.elf.instructions import Role
 from ksplicd.elf.model import STB_LOCAL, Relocation, Section, Symbol
+from ksplicd.elf.x86_64 import R_X86_64_64
 
 _NOT_DATA = (
     "__ksymtab", "___ksymtab", "__kcrctab", "___kcrctab", ".export_symbol", ".discard", ".modinfo",
@@ -42,6 +48,9 @@ _NOT_DATA = (
     ".static_call_tramp", hooks.SECTION,
 )  # fmt: skip
 """Beginnings of the names of sections that only the build, the boot or a loader reads."""
+
+_TABLES_OF_BOOT = (".init.data", ".init.rodata")
+"""Of lists such as ``.initcall6.init`` and ``.init.setup`` the kernel keeps nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +111,7 @@ def compare_data(
     judge = _Judge(comparison, changed, moved)
     if changed:
         judge.judge()
-    at_boot = [
-        f"{s.name} is used only at boot: its change is left out"
-        for s in comparison.post.obj.symbols
-        if (twin := comparison.twins.pre_of.get(s)) is not None
-        and is_boot_data(s) and comparison.compare_content(twin, s)
-    ]  # fmt: skip
+    at_boot, handed_over = compare_boot_data(comparison)
     return DataChanges(
         copied_constants=tuple(judge.copied),
         users=judge.users,
@@ -116,8 +120,51 @@ def compare_data(
             tuple(v for c in judge.changes for v in c.values),
         ),
         notes=(*judge.notes, *at_boot),
-        refusals=tuple(judge.refusals),
+        refusals=(*judge.refusals, *handed_over),
     )
+
+
+def compare_boot_data(comparison: Comparison) -> tuple[list[str], list[Refusal]]:
+    """Return a note for each datum of boot code that changes, and what cannot be left out.
+
+    A table of KVM's operations is in ``.init.data``, and is copied when the module comes up: what
+    it leads to, if that runs later, the running kernel has from there.
+    """
+    notes, refusals = [], []
+    for s in comparison.post.obj.symbols:
+        twin = comparison.twins.pre_of.get(s)
+        if twin is None or not is_boot_data(s) or not comparison.compare_content(twin, s):
+            continue
+        before, after = _running_code(comparison.pre, twin), _running_code(comparison.post, s)
+        for at in sorted(before.keys() | after.keys()):
+            old, new = before.get(at), after.get(at)
+            if old is None or new is None or not comparison.same_target(old, new):
+                why = f"boot code has handed over what it leads to at {at:#x}"
+                names = [r.symbol.name if r and r.symbol else "nothing" for r in (old, new)]
+                hint = "change the function itself, or what was made of the table from a hook"
+                refusals.append(refuse(s, f"{why}, {' → '.join(names)}", hint))
+                break
+        else:
+            notes.append(f"{s.name} is used only at boot: its change is left out")
+    return notes, refusals
+
+
+def _running_code(index: ObjectIndex, s: Symbol) -> dict[int, Referent]:
+    """Return by offset the functions to which a table of boot code leads, but for boot code.
+
+    What another file defines counts as one.
+    """
+    if not code_section_of(s).name.startswith(_TABLES_OF_BOOT):
+        return {}
+    found = {}
+    for r in relocations_in(s):
+        referent = index.locate(code_section_of(s), r)
+        target = referent.symbol
+        if target is None or (target.section is None and r.type != R_X86_64_64):
+            continue
+        if target.section is None or (target.is_function and not is_boot_section(target.section)):
+            found[r.offset - s.value] = referent
+    return found
 
 
 def is_compared(s: Symbol) -> bool:

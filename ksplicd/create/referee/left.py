@@ -28,12 +28,21 @@ def find_left_behind(units: Sequence[JudgedUnit]) -> Iterator[str]:
         for s, why in standing.differing.items():
             if s in told or s in redirected or not _is_global(unit, s):
                 continue
+            if s not in standing.pairs.post_of and not _is_elsewhere(units, unit, s):
+                continue  # whoever uses it has it still: the change has nothing in its place
             if s in unit.exchanged and standing.is_made_good(s, unit.exchanged[s]):
                 continue
             if (who := _who_leads_there(units, unit, s)) is not None:
                 yield (
                     f"{unit.source}: {s.name} {why} in plain post, nothing redirects it, and {who}"
                 )
+
+
+def _is_elsewhere(units: Sequence[JudgedUnit], unit: JudgedUnit, s: Symbol) -> bool:
+    """Tell whether another unit of the update has the global now."""
+    assert s.section is not None
+    names = unit.pre.names[s.section, s.value]
+    return any(name in other.globals for other in units if other is not unit for name in names)
 
 
 def _is_global(unit: JudgedUnit, s: Symbol) -> bool:

@@ -208,6 +208,14 @@ def test_a_global_left_out_that_other_units_call(tmp_path: Path) -> None:
     assert found.endswith(" leads to it")
 
 
+def test_a_global_that_goes_while_others_call_it(tmp_path: Path) -> None:
+    """No kernel of the patched source links; whoever calls it goes on with the old one."""
+    pre = "int called_elsewhere(int x) { return x; } int f(int x) { return hidden(x) + 1; }"
+    post = "int f(int x) { return hidden(x) + 2; }"
+    update = make_update(tmp_path, pre, post)
+    assert update.judge() == []
+
+
 def test_who_has_inlined_what_changes(tmp_path: Path) -> None:
     """The split objects inline otherwise than those that run."""
     pre = """
