@@ -19,12 +19,13 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from gi.repository import GLib
 
 from ksplicd import __version__
 from ksplicd.bus import coroutines, names
+from ksplicd.bus.connection import GatedBus, connect
 from ksplicd.bus.job import Job
 from ksplicd.bus.manager import Manager
 from ksplicd.bus.polkit import DBUS, call_bus
@@ -71,14 +72,14 @@ class Daemon:
     def __init__(
         self,
         engine: Engine,
-        bus: Any,
+        bus: GatedBus,
         *,
         journal: Journal,
         config: Path = CONFIG_FILE,
         notify: Callable[[str], object] = lambda state: None,
         surroundings: Surroundings,
     ) -> None:
-        """Use ``bus``, a pydbus bus; ``notify`` is sd_notify(3).
+        """Use ``bus`` until the end; ``notify`` is sd_notify(3).
 
         ``config`` is read again at SIGHUP; the settings at the start are
         in ``engine.doors.settings``.
@@ -115,6 +116,7 @@ class Daemon:
             self._service.stop()
             if not self._bus.con.is_closed():
                 self._service.objects.clear()
+            self._bus.close()
         return self._status
 
     # --- start and stop -------------------------------------------------------------------------
@@ -222,19 +224,6 @@ def watchdog_seconds(environment: Mapping[str, str], pid: int) -> int:
     if environment.get("WATCHDOG_PID", str(pid)) != str(pid):
         return 0
     return int(environment.get("WATCHDOG_USEC", "0")) // 2_000_000
-
-
-def connect(address: str) -> Any:
-    """Return the pydbus bus at ``address``: ``system``, ``session``, or as in DBUS_*_ADDRESS."""
-    import pydbus
-
-    match address:
-        case "system":
-            return pydbus.SystemBus()
-        case "session":
-            return pydbus.SessionBus()
-        case _:
-            return pydbus.connect(address)
 
 
 def introspect(name: str) -> int:

@@ -4,6 +4,9 @@
 ::
 
     names            bus name, object paths, interfaces, polkit actions
+    message          headers of D-Bus messages
+    gate             keeps what is too large or too much away from the daemon
+    connection       the connection to the bus, with the gate in it
     interface        a class body is an interface; its XML comes from it
     wrapper          pydbus's object wrapper with deferred replies, descriptors and error names
     invocation       releases a method call that was answered

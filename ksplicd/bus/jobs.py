@@ -107,9 +107,10 @@ class Jobs:
         begin: Callable[[str, Actor], Transition] = engine.start_apply
         if direction is Direction.UNDO:
             begin = partial(engine.start_undo, why=why, below=below)
+        has_waited = self.turn.is_taken
         await self._take_turn(kid)
         try:
-            if call is not None and not await self._polkit.is_waiting(call):
+            if has_waited and call is not None and not await self._polkit.is_waiting(call):
                 raise CancelledError(f"{kid}: {call.sender} has gone while it waited")
             running = self._add(await self._worker.run(begin, kid, actor))
         except BaseException:

@@ -99,7 +99,7 @@ class Manager(BusObject, interface=names.MANAGER):
     async def list_updates(self, call: Call, flags: int) -> list[tuple[str, str, str]]:
         """Return (kid, stage, path) of every update."""
         refuse_unknown_flags(flags)
-        await self._polkit.check(call, Action.INSPECT)
+        await self._polkit.check_inspect(call)
         infos = await self._worker.list_updates()
         return [(info.kid, info.stage.value, names.update_path(info.kid)) for info in infos]
 
@@ -124,7 +124,7 @@ class Manager(BusObject, interface=names.MANAGER):
     @method("s kid", "a{sv} description")
     async def describe(self, call: Call, kid: str) -> dict[str, GLib.Variant]:
         """Return everything known about an update."""
-        await self._polkit.check(call, Action.INSPECT, kid=kid)
+        await self._polkit.check_inspect(call)
         known = await self._worker.run(self._engine.describe, kid)
         return {key: _to_variant(value) for key, value in known.items()}
 
@@ -160,7 +160,7 @@ class Manager(BusObject, interface=names.MANAGER):
     async def list_history(self, call: Call, flags: int, limit: int) -> GLib.Variant:
         """Return the last ``limit`` events (0: as many as one answer holds), newest first."""
         refuse_unknown_flags(flags)
-        await self._polkit.check(call, Action.INSPECT)
+        await self._polkit.check_inspect(call)
         return await self._worker.run(self._pack_history, limit)
 
     def _pack_history(self, limit: int) -> GLib.Variant:

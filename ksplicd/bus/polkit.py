@@ -3,14 +3,18 @@
 
 The details of a question show up in the password dialog and in polkit's rules, so that a rule can
 allow one update and refuse another.  Without polkit on the bus everyone may look and only root may
-do more.
+do more.  Root is not asked about: it is obeyed though polkit be ill.
+
+Who may look is asked once for each connection, whatever the update, until polkit sends ``Changed``:
+everybody looks often.
 
 The bus lets a connection wait for 128 answers at a time (``max_replies_per_connection`` of
 dbus-daemon(1)), so questions take turns.  A password dialog may stay open for as long as its user
 likes: polkit is asked without a dialog first, and only a caller who needs one takes one of a few
-places, so that no other caller waits for it.
+places, so that no other caller waits for it.  One user has a few of these at most.
 """
 
+from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
@@ -31,9 +35,13 @@ DBUS: Final = (names.DBUS, "/org/freedesktop/DBus", names.DBUS)
 """The bus itself: name, path, interface."""
 
 _WITHOUT_DIALOG_MS: Final = 25_000
-_QUESTIONS: Final = 64
+_QUESTIONS: Final = 48
 _DIALOGS: Final = 32
+_BUS_QUESTIONS: Final = 32
 """At a time."""
+_DIALOGS_OF_A_USER: Final = 4
+_LOOKERS: Final = 1024
+"""Connections that are known to be allowed to look."""
 _ABSENT: Final = (
     Gio.DBusError.SERVICE_UNKNOWN,
     Gio.DBusError.NAME_HAS_NO_OWNER,
@@ -49,10 +57,28 @@ class Polkit:
     def __init__(self, connection: Gio.DBusConnection) -> None:
         self._connection = connection
         self._questions = Turn(_QUESTIONS)
-        self._dialogs = 0
+        self._bus_questions = Turn(_BUS_QUESTIONS)
+        self._dialogs: Counter[int | None] = Counter()
+        """By user."""
+        self._lookers: dict[str, None] = {}
+        self._changes = 0
+        connection.signal_subscribe(
+            _POLKIT, f"{_POLKIT}.Authority", "Changed", None, None, Gio.DBusSignalFlags.NONE,
+            self._on_changed,
+        )  # fmt: skip
+
+    def _on_changed(self, *_: object) -> None:
+        """Forget what may be otherwise now."""
+        self._changes += 1
+        self._lookers.clear()
 
     async def check(self, call: Call, action: Action, **details: str) -> None:
-        """Raise ``PermissionDeniedError`` unless ``call.sender`` may do ``action``."""
+        """Raise ``PermissionDeniedError`` unless ``call.sender`` may do ``action``.
+
+        Root may, whether polkit answers or not.
+        """
+        if call.uid == 0:
+            return
         try:
             is_allowed, is_challenge = await self._ask(call, action, details)
         except GLib.Error as e:
@@ -72,7 +98,14 @@ class Polkit:
 
     async def check_inspect(self, call: Call) -> None:
         """Raise ``PermissionDeniedError`` unless ``call.sender`` may inspect updates."""
+        if call.sender in self._lookers:
+            return
+        changes = self._changes
         await self.check(call, Action.INSPECT)
+        if changes == self._changes and call.uid != 0:
+            if len(self._lookers) >= _LOOKERS:
+                del self._lookers[next(iter(self._lookers))]
+            self._lookers[call.sender] = None
 
     async def _ask(self, call: Call, action: Action, details: dict[str, str]) -> tuple[bool, bool]:
         """Return polkit's (is authorized, is challenge)."""
@@ -83,36 +116,38 @@ class Polkit:
             question = (subject, action.value, details, flags, "")
             return GLib.Variant("((sa{sv})sa{ss}us)", question)
 
-        reply = await self._call(where, "CheckAuthorization", args(0))
+        reply = await self._call(self._questions, where, "CheckAuthorization", args(0))
         is_authorized, is_challenge, _ = reply.unpack()[0]
         if not is_challenge or not call.is_interactive:
             return is_authorized, is_challenge
-        if self._dialogs >= _DIALOGS:
+        if self._dialogs.total() >= _DIALOGS or self._dialogs[call.uid] >= _DIALOGS_OF_A_USER:
             raise PermissionDeniedError(
-                f"{action} needs a password, and {_DIALOGS} dialogs for one are open already;"
-                " try again later, or call as root"
+                f"{action} needs a password, and {self._dialogs[call.uid]} dialogs of this user"
+                f" and {self._dialogs.total()} of all are open already; answer these, or call as"
+                " root"
             )
-        self._dialogs += 1
+        self._dialogs[call.uid] += 1
         try:
             reply = await call_bus(
                 self._connection, where, "CheckAuthorization", args(_ALLOW_USER_INTERACTION),
                 timeout_ms=GLib.MAXINT,
             )  # fmt: skip
         finally:
-            self._dialogs -= 1
+            self._dialogs[call.uid] -= 1
+            self._dialogs += Counter()  # drops zeros
         is_authorized, is_challenge, _ = reply.unpack()[0]
         return is_authorized, is_challenge
 
     async def _call(
-        self, where: tuple[str, str, str], method: str, args: GLib.Variant
+        self, turn: Turn, where: tuple[str, str, str], method: str, args: GLib.Variant
     ) -> GLib.Variant:
-        await self._questions.take()
+        await turn.take()
         try:
             return await call_bus(
                 self._connection, where, method, args, timeout_ms=_WITHOUT_DIALOG_MS
             )
         finally:
-            self._questions.give()
+            turn.give()
 
     async def _is_allowed_without(self, call: Call, action: Action) -> bool:
         if action is Action.INSPECT:
@@ -123,7 +158,7 @@ class Polkit:
         """Return who called, as the bus knows it; ``CancelledError`` if the caller has gone."""
         sender = GLib.Variant("(s)", (call.sender,))
         try:
-            reply = await self._call(DBUS, "GetConnectionCredentials", sender)
+            reply = await self._call(self._bus_questions, DBUS, "GetConnectionCredentials", sender)
         except GLib.Error as e:
             raise CancelledError(f"{call.sender}: {text_of(e)}") from e
         known = reply.unpack()[0]
@@ -135,7 +170,7 @@ class Polkit:
         if not call.wants_reply:
             return True
         sender = GLib.Variant("(s)", (call.sender,))
-        reply = await self._call(DBUS, "NameHasOwner", sender)
+        reply = await self._call(self._bus_questions, DBUS, "NameHasOwner", sender)
         return bool(reply.unpack()[0])
 
 

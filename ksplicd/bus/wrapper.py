@@ -33,6 +33,8 @@ class Call:
 
     sender: str
     """Unique bus name, such as ``:1.42``."""
+    uid: int | None
+    """The sender's user, as the bus knows it; None when it is not known any more."""
     is_interactive: bool
     """Whether polkit may ask the user for a password."""
     wants_reply: bool
@@ -52,6 +54,9 @@ class Call:
 Guard = Callable[[Call], Awaitable[None]]
 """Raises ``PermissionDeniedError`` when this caller may not read properties."""
 
+UidOf = Callable[[str], int | None]
+"""Returns whose a connection is (``gate``)."""
+
 
 _tables: Final[dict[str, tuple[dict[str, list[str]], dict[str, str]]]] = {}
 """By interface: the signatures of what methods return, and of properties."""
@@ -64,12 +69,15 @@ class ObjectWrapper(registration.ObjectWrapper):  # type: ignore[misc]
     outargs: dict[str, list[str]]
     readable_properties: dict[str, str]
 
-    def __init__(self, subject: BusObject, interfaces: list[Any], guard: Guard) -> None:
+    def __init__(
+        self, subject: BusObject, interfaces: list[Any], guard: Guard, uid_of: UidOf
+    ) -> None:
         super().__init__(subject, interfaces)
         tables = self.outargs, self.readable_properties
         # What pydbus made is the same for all objects of an interface: one is kept.
         self.outargs, self.readable_properties = _tables.setdefault(subject.interface, tables)
         self._guard = guard
+        self._uid_of = uid_of
 
     def call_method(
         self,
@@ -86,8 +94,9 @@ class ObjectWrapper(registration.ObjectWrapper):  # type: ignore[misc]
         flags = message.get_flags()
         call = Call(
             sender=sender,
+            uid=self._uid_of(sender),
             is_interactive=bool(flags & kinds.ALLOW_INTERACTIVE_AUTHORIZATION),
-            wants_reply=not flags & kinds.NO_REPLY_EXPECTED,
+            wants_reply=not flags & kinds.NO_AUTO_START,  # see gate
             fds=message.get_unix_fd_list(),
         )
         args = [_open(parameters.get_child_value(i)) for i in range(parameters.n_children())]
@@ -154,5 +163,5 @@ def _interfaces_of(xml: str) -> list[Any]:
 def register(bus: Any, path: str, subject: BusObject, guard: Guard) -> Any:
     """Put ``subject`` on the bus at ``path``; the result's ``unregister()`` takes it off."""
     interfaces = _interfaces_of(subject.xml())
-    wrapper = ObjectWrapper(subject, interfaces, guard)
+    wrapper = ObjectWrapper(subject, interfaces, guard, bus.uid_of)
     return registration.ObjectRegistration(bus, path, interfaces, wrapper, own_wrapper=True)

@@ -8,6 +8,7 @@ import pytest
 
 from ksplicd import minisign
 from tests.support.bundles import samples
+from tests.support.bus.forks import Fork
 from tests.support.bus.host import Host
 
 
@@ -26,8 +27,13 @@ def bare_host(tmp_path: Path) -> Iterator[Host]:
 
 
 @pytest.fixture
-def host(bare_host: Host) -> Host:
+def polkit(bare_host: Host) -> Fork:
+    """The host's polkit."""
+    return bare_host.start_polkit()
+
+
+@pytest.fixture
+def host(bare_host: Host, polkit: Fork) -> Host:
     """A host with polkit and the daemon."""
-    bare_host.start_polkit()
     bare_host.start()
     return bare_host

@@ -4,18 +4,21 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import pytest
 from gi.repository import Gio, GLib
 
 from ksplicd.bus import names
+from ksplicd.bus.gate import CALLS_PER_USER
 from ksplicd.host.stages import Event
 from ksplicd.host.store.history import write_event
 from ksplicd.model import Stage
 from tests.support.bundles import samples
-from tests.support.bus.host import Host, wait_for_bus
+from tests.support.bus.host import USERS, Host, wait_for_bus
+from tests.support.needs import have_root
 from tests.support.waiting import PATIENCE
 
 CLIENTS: Final = 200
@@ -61,7 +64,7 @@ def busy_host(bare_host: Host) -> Host:
 class Crowd:
     """Clients, each with a connection of its own, on one loop."""
 
-    def __init__(self, host: Host, clients: int = CLIENTS) -> None:
+    def __init__(self, host: Host, clients: int = CLIENTS, users: Sequence[int] = ()) -> None:
         self.loop = GLib.MainLoop()
         self.answers: Counter[str] = Counter()
         self.errors: list[str] = []
@@ -70,7 +73,10 @@ class Crowd:
         self.replies: list[int] = []
         """Jobs in the order of the replies."""
         self.open = 0
-        self.clients = [host.connect() for _ in range(clients)]
+        connect: list[Callable[[], Gio.DBusConnection]] = [
+            *(partial(host.connect_user, uid) for uid in users)
+        ] or [host.connect]
+        self.clients = [connect[n % len(connect)]() for n in range(clients)]
         for client in self.clients:
             client.signal_subscribe(
                 names.BUS_NAME, None, None, None, None, Gio.DBusSignalFlags.NONE, self._on_signal
@@ -139,17 +145,21 @@ def questions_of(number: int) -> Iterator[tuple[str, str, str, Any]]:
         yield all_of_them[(number + turn) % len(all_of_them)]
 
 
+@have_root
 def test_more_questions_than_the_bus_lets_us_wait_for(busy_host: Host) -> None:
-    """The bus refuses a connection's 129th open call; polkit may take its time."""
+    """The bus refuses a connection's 129th open call, and a user has few at a time."""
     hold = busy_host.folder / "hold"
     hold.touch()
-    crowd = Crowd(busy_host)
+    crowd = Crowd(busy_host, users=USERS)
     for client in crowd.clients:
         crowd.ask(client, itertools.islice(questions_of(0), 1))
     GLib.timeout_add(1000, hold.unlink)
     crowd.run()
-    assert (crowd.open, crowd.errors) == (0, [])
+    assert crowd.open == 0
     assert crowd.answers.total() == CLIENTS
+    refused = [error for error in crowd.errors if "calls under way" in error]
+    assert crowd.errors == refused
+    assert len(refused) == CLIENTS - CALLS_PER_USER * len(USERS)
 
 
 def test_a_thousand_updates_do_not_hold_the_loop(bare_host: Host) -> None:

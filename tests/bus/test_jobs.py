@@ -88,22 +88,23 @@ def test_client_interrupted_before_its_turn(host: Host) -> None:
             kernel.complete()
 
     def go_on() -> None:
-        wait_for(lambda: sum(a["action"].endswith(".apply") for a in host.asked()) == 2)
+        wait_for(lambda: asked_to_apply(host) == 1)
         os.kill(os.getpid(), 2)
         complete()
         wait_for(lambda: host.stage_of(samples.OTHER_KID) == "reversing")
         complete()
 
+    user = host.user()
     going = threading.Thread(target=go_on)
     going.start()
     with pytest.raises(CancelledError, match="not applied: cancelled"):
-        host.client().apply(samples.OTHER_KID)
+        user.apply(samples.OTHER_KID)
     going.join()
 
 
 def test_client_that_may_not_cancel_is_told(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     host.kernel.hold()
-    client = host.client()
+    client = host.user()
     client.stage(BUNDLE, SIGNATURE)
     GLib.timeout_add(100, lambda: host.answer(apply="no"))
     GLib.timeout_add(200, lambda: os.kill(os.getpid(), 2))
@@ -141,10 +142,10 @@ def test_one_update_at_a_time_and_in_order(host: Host) -> None:
     results: list[Any] = []
     waiting = threading.Thread(
         target=lambda client: results.append(client.apply(samples.OTHER_KID)),
-        args=(host.client(),),
+        args=(host.user(),),
     )
     waiting.start()
-    wait_for(lambda: sum(a["action"].endswith(".apply") for a in host.asked()) == 2)
+    wait_for(lambda: asked_to_apply(host) == 1)
     assert host.stage_of(samples.OTHER_KID) == "staged"
     host.kernel.hold(on=False)
     waiting.join()
@@ -158,7 +159,10 @@ def test_callers_who_race_for_one_update(host: Host) -> None:
     begin(host)
     replies: list[Any] = []
     args = GLib.Variant("(st)", (KID, 0))
-    undoing = threading.Thread(target=lambda: replies.append(call(host, MANAGER, "Undo", args)))
+    user = host.connect_user()
+    undoing = threading.Thread(
+        target=lambda: replies.append(call(host, MANAGER, "Undo", args, user))
+    )
     undoing.start()
     wait_for(lambda: any(a["action"].endswith(".undo") for a in host.asked()))
     name, text = error_of(host, MANAGER, "Remove", args)
@@ -182,11 +186,11 @@ def test_who_gave_up_waiting_is_not_served(host: Host) -> None:
     other = samples.bundle(samples.OTHER_KID)
     host.client().stage(other, samples.signature(other))
     begin(host)
-    gone = host.connect()
+    gone = host.connect_user()
     args = GLib.Variant("(st)", (samples.OTHER_KID, 0))
     # without a callback GDBus would say that no reply is wanted
     gone.call(*MANAGER, "Apply", args, None, Gio.DBusCallFlags.NONE, -1, None, lambda *_: None)
-    wait_for(lambda: sum(a["action"].endswith(".apply") for a in host.asked()) == 2)
+    wait_for(lambda: asked_to_apply(host) == 1)
     host.client().history()  # the answer comes after what polkit and the bus had to say
     gone.close_sync(None)
     host.kernel.hold(on=False)

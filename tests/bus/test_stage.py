@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gi.repository import Gio, GLib
 
-from ksplicd.bundle import MAX_BUNDLE_SIZE
+from ksplicd.bundle import MAX_BUNDLE_SIZE, pack
 from ksplicd.bus import names
 from ksplicd.bus.errors import text_of
 from ksplicd.errors import (
@@ -18,6 +18,7 @@ from ksplicd.errors import (
 from ksplicd.model import Kernel
 from tests.support.bundles import samples
 from tests.support.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, UPDATE, call, error_of
+from tests.support.bus.forks import ROOT
 from tests.support.bus.host import Host
 from tests.support.waiting import wait_for
 
@@ -164,6 +165,26 @@ def test_calls_leave_no_memory_behind(host: Host) -> None:
                 connection.call_sync(*where, args, None, flags, -1, None)
         sizes.append(resident())
     assert sizes[1] - sizes[0] < 200 * len(text) / 4
+
+
+def test_largest_legal_bundle_fits_into_what_the_service_may_have(host: Host) -> None:
+    manifest = samples.manifest()
+    files = dict(samples.files(manifest))
+    first, second, *_ = (name for name in files if name.endswith(".ko"))
+    files[first] += os.urandom(MAX_BUNDLE_SIZE - (2 << 20))
+    files[second] += bytes(64 << 20)
+    data = pack(manifest, files)
+    client = host.client()
+    client.stage(data, samples.signature(data))
+    for _ in range(2):
+        client.apply(KID)
+        client.undo(KID)
+    unit = (ROOT / "units/ksplicd.service").read_text()
+    limit = int(unit.partition("MemoryMax=")[2].partition("M\n")[0]) << 20
+    status = Path(f"/proc/{host.daemon.pid}/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) << 10
+    in_memory_file = len(files[second])
+    assert peak + in_memory_file < 0.75 * limit
 
 
 def test_many_bundles_at_once_are_in_memory_one_by_one(host: Host, tmp_path: Path) -> None:

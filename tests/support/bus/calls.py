@@ -20,11 +20,15 @@ ERROR = "org.ksplice.Ksplicd1.Error."
 
 
 def call(
-    host: Host, where: tuple[str, str, str], method: str, args: GLib.Variant | None = None
+    host: Host,
+    where: tuple[str, str, str],
+    method: str,
+    args: GLib.Variant | None = None,
+    connection: Gio.DBusConnection | None = None,
 ) -> Any:
-    """Call a method and return its reply; raises ``GLib.Error``."""
+    """Call a method, as root by default, and return its reply; raises ``GLib.Error``."""
     flags = Gio.DBusCallFlags.NONE
-    reply = host.connect().call_sync(*where, method, args, None, flags, -1, None)
+    reply = (connection or host.connect()).call_sync(*where, method, args, None, flags, -1, None)
     return reply.unpack()
 
 

@@ -26,6 +26,7 @@ from tests.support.waiting import PATIENCE, wait_for
 BUS: Final = """<busconfig>
   <type>system</type>
   <listen>unix:path={folder}/bus</listen>
+  <listen>{for_users}</listen>
   <auth>EXTERNAL</auth>
   <policy context="default">
     <allow user="*"/>
@@ -46,6 +47,9 @@ BUS: Final = """<busconfig>
 </busconfig>
 """
 
+USERS: Final = tuple(pwd.getpwnam(name).pw_uid for name in ("nobody", "daemon", "bin"))
+"""The bus lets in only users that there are."""
+
 
 def wait_for_bus(connection: Gio.DBusConnection) -> None:
     """Wait until the bus has seen what was sent so far."""
@@ -61,6 +65,8 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.address = f"unix:path={folder}/bus"
+        self.address_for_users = f"unix:abstract=ksplice-{os.getpid()}-{folder.name}"
+        """The folder is the test's alone."""
         self.kernel = KernelFile(folder / "kernel")
         self.store = folder / "store"
         self.env = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": self.address}
@@ -79,7 +85,9 @@ class Host:
         policy = (ROOT / "units" / f"{names.BUS_NAME}.conf").read_text()
         mine = policy.replace('user="root"', f'user="{pwd.getpwuid(os.getuid()).pw_name}"')
         (self.folder / "policy.conf").write_text(mine)
-        (self.folder / "bus.conf").write_text(BUS.format(folder=self.folder))
+        (self.folder / "bus.conf").write_text(
+            BUS.format(folder=self.folder, for_users=self.address_for_users)
+        )
         self._spawn(["dbus-daemon", f"--config-file={self.folder}/bus.conf", "--nofork"])
         wait_for((self.folder / "bus").exists)
 
@@ -170,9 +178,12 @@ class Host:
     # --- callers --------------------------------------------------------------------------------
 
     def connect(self) -> Gio.DBusConnection:
+        return self._connect(self.address)
+
+    def _connect(self, address: str) -> Gio.DBusConnection:
         flags = Gio.DBusConnectionFlags
         connection = Gio.DBusConnection.new_for_address_sync(
-            self.address,
+            address,
             flags.AUTHENTICATION_CLIENT | flags.MESSAGE_BUS_CONNECTION,
             None,
             None,
@@ -180,8 +191,24 @@ class Host:
         self._connections.append(connection)
         return connection
 
+    def connect_user(self, uid: int = USERS[0]) -> Gio.DBusConnection:
+        """Connect as another user, where the tests are run by root; polkit is asked about it.
+
+        Meanwhile the other threads are that user too.
+        """
+        if os.geteuid() != 0:
+            return self.connect()
+        os.setresuid(uid, uid, 0)
+        try:
+            return self._connect(self.address_for_users)
+        finally:
+            os.setresuid(0, 0, 0)
+
     def client(self) -> Client:
         return Client(self.connect())
+
+    def user(self, uid: int = USERS[0]) -> Client:
+        return Client(self.connect_user(uid))
 
     def subscribe(self, signal: str | None, then: Callable[..., None]) -> Callable[[], None]:
         """Have a function called for the daemon's signals, from now on; return what ends it.

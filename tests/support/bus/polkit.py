@@ -4,9 +4,11 @@
 ``DIR/answers.json`` maps an action to ``yes``, ``no``, ``challenge``, ``password``, which is yes
 after a dialog, or ``fail``, an error (default: yes), and is read for each question; each question
 is appended to ``DIR/asked.jsonl``.  While there is a ``DIR/hold``, no question is answered.
+SIGUSR1 has it send ``Changed``.
 """
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import pydbus
 from gi.repository import GLib
+from pydbus import generic
 
 
 class Authority:
@@ -28,9 +31,12 @@ class Authority:
           <arg type="s" direction="in"/>
           <arg type="(bba{ss})" direction="out"/>
         </method>
+        <signal name="Changed"/>
       </interface>
     </node>
     """
+
+    Changed = generic.signal()
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -66,9 +72,14 @@ class Authority:
 
 def main(address: str, folder: str) -> None:
     with pydbus.connect(address) as bus:
-        registration = bus.register_object(
-            "/org/freedesktop/PolicyKit1/Authority", Authority(Path(folder)), None
-        )
+        authority = Authority(Path(folder))
+        registration = bus.register_object("/org/freedesktop/PolicyKit1/Authority", authority, None)
+
+        def send_changed() -> bool:
+            authority.Changed()
+            return True  # again
+
+        GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGUSR1, send_changed)
         with bus.request_name("org.freedesktop.PolicyKit1", allow_replacement=False):
             Path(folder, "ready").touch()
             GLib.MainLoop().run()

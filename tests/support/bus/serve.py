@@ -23,8 +23,9 @@ from typing import Any, Final, cast
 
 from systemd.daemon import notify
 
+from ksplicd.bus.connection import connect
 from ksplicd.bus.service import Surroundings
-from ksplicd.daemon import Daemon, connect, run_boot, run_shutdown
+from ksplicd.daemon import Daemon, run_boot, run_shutdown
 from ksplicd.errors import KspliceError, UnexpectedError
 from ksplicd.host.boot import why_disabled
 from ksplicd.host.clock import SystemClock
