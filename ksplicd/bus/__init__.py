@@ -11,6 +11,7 @@
     wrapper          pydbus's object wrapper with deferred replies, descriptors and error names
     invocation       releases a method call that was answered
     errors           refusals of every method, and error names read back
+    loop             one source of the GLib loop, for whatever is to be called
     coroutines       coroutines on the GLib loop, a worker thread, turns
     polkit           authorization
     objects          which objects are on the bus now

@@ -17,12 +17,11 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from gi.repository import GLib
-
 from ksplicd.bus import coroutines
 from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.job import Job
 from ksplicd.bus.jobs import Ended, Jobs
+from ksplicd.bus.loop import call_later
 from ksplicd.bus.names import DONE
 from ksplicd.bus.patient_undo import PatientUndo
 from ksplicd.bus.pauses import FIRST_SECONDS, pause_of_busy, pause_of_fault
@@ -227,12 +226,11 @@ class Automatic:
         self._timed.add(kid)
         self._tries[kid] = attempt + 1
         self._journal.write(about_missing(kid, str(failure), cause_of(failure), pause))
-        GLib.timeout_add(round(pause * 1000), self._on_timer, kid, actor)
+        call_later(pause, self._on_timer, kid, actor)
 
-    def _on_timer(self, kid: str, actor: Actor) -> bool:
+    def _on_timer(self, kid: str, actor: Actor) -> None:
         self._timed.discard(kid)
         coroutines.spawn(self._apply_if_wanted(kid, actor))
-        return False  # once
 
     async def _apply_if_wanted(self, kid: str, actor: Actor) -> None:
         if await self._worker.run(self._engine.records.wants.__contains__, kid):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from gi.repository import GLib
+from ksplicd.bus.loop import call_later, call_soon
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -48,24 +48,14 @@ def spawn(coroutine: Coroutine[Any, None, None]) -> None:
     except Exception:
         _log.exception("a coroutine ended in an error that it should have handled")
         return
-    future.add_done_callback(lambda _: GLib.idle_add(_go_on, coroutine))
-
-
-def _go_on(coroutine: Coroutine[Any, None, None]) -> bool:
-    spawn(coroutine)
-    return False  # once
+    future.add_done_callback(lambda _: call_soon(spawn, coroutine))
 
 
 async def sleep(seconds: float) -> None:
     """Wait without holding the loop."""
     future: Future[None] = Future()
-    GLib.timeout_add(round(seconds * 1000), _complete, future)
+    call_later(seconds, future.set_result, None)
     await Wait(future)
-
-
-def _complete(future: "Future[None]") -> bool:
-    future.set_result(None)
-    return False  # once
 
 
 class Worker:

@@ -6,10 +6,9 @@ An event comes on the worker's thread.  It is only reported here; policy does no
 
 from typing import Final
 
-from gi.repository import GLib
-
 from ksplicd.bus import coroutines
 from ksplicd.bus.engine_worker import EngineWorker
+from ksplicd.bus.loop import call_soon
 from ksplicd.bus.shown import Shown
 from ksplicd.host.report.journal import Journal, about_event
 from ksplicd.host.stages import Event
@@ -34,17 +33,16 @@ class Events:
         """Take an event from the engine; this is the worker's thread."""
         if entry := about_event(event):
             self._journal.write(entry)
-        GLib.idle_add(self._show, event)
+        call_soon(self._show, event)
 
-    def _show(self, event: Event) -> bool:
+    def _show(self, event: Event) -> None:
         if event.stage is Stage.REJECTED:
-            return False  # a file was rejected, not the update that it is named after
+            return  # a file was rejected, not the update that it is named after
         is_shown = self._shown.show_stage(event.kid, event.stage, event.cause)
         # At the first start there may be a thousand new ones.
         if not is_shown and event.kid and not self._is_show_due:
             self._is_show_due = True
             coroutines.spawn(self._show_new())
-        return False  # once
 
     async def _show_new(self) -> None:
         """Show the new updates of all events until the worker gets to this."""

@@ -12,20 +12,19 @@ import ctypes
 from functools import cache
 from typing import Any
 
-from gi.repository import GLib
+from ksplicd.bus.loop import call_soon
 
 _PYTHONS_OWN = 1
 
 
 def release_later(invocation: Any) -> None:
     """Drop the leaked reference to ``invocation`` once its handler and reply are done with it."""
-    GLib.idle_add(_release, invocation)
+    call_soon(_release, invocation)
 
 
-def _release(invocation: Any) -> bool:
+def _release(invocation: Any) -> None:
     if invocation.__grefcount__ == _PYTHONS_OWN + 1:
         _unref()(_pointer()(invocation.__gpointer__, None))
-    return False  # once
 
 
 @cache

@@ -16,6 +16,7 @@ from typing import Final
 from gi.repository import GLib
 
 from ksplicd.bus.coroutines import Wait
+from ksplicd.bus.loop import call_later
 
 _QUICK_SECONDS: Final = 0.02
 _SLOW_SECONDS: Final = 1.0
@@ -40,11 +41,10 @@ class StageWatch:
     async def wait(self, at_most: float) -> None:
         """Wait for a notice, for ``wake()``, or for the timer; ``at_most`` seconds."""
         self._wake = future = Future[None]()
-        timer = GLib.timeout_add(round(1000 * min(self._delay, at_most)), self._on_timer)
+        timer = call_later(min(self._delay, at_most), self.wake)
         self._delay = min(2 * self._delay, _SLOW_SECONDS)
         await Wait(future)
-        if source := GLib.main_context_default().find_source_by_id(timer):
-            source.destroy()
+        timer.cancel()
 
     def wake(self) -> None:
         """End the wait that is under way, if there is one."""
@@ -69,7 +69,3 @@ class StageWatch:
         self._delay = _QUICK_SECONDS
         self.wake()
         return True  # go on watching
-
-    def _on_timer(self) -> bool:
-        self.wake()
-        return False  # once

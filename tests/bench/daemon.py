@@ -29,6 +29,7 @@ _ROOT: Final = Path(__file__).parents[2]
 _STARTS: Final = 5
 _CALLS: Final = 20
 _UPDATES: Final = 100
+_MANY_CALLS: Final = 100_000
 _SETTLE_SECONDS: Final = 1.0
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -97,8 +98,8 @@ class Bench:
             yield process.pid, time.monotonic() - begin
             process.terminate()
 
-    def list_updates(self) -> float:
-        """Return the seconds that one call takes which lists all."""
+    def list_updates(self, calls: int = 1) -> float:
+        """Return the seconds that calls take which list all, one after the other."""
         flags = Gio.DBusConnectionFlags
         connection = Gio.DBusConnection.new_for_address_sync(
             f"unix:path={self._folder}/bus",
@@ -107,10 +108,11 @@ class Bench:
             None,
         )
         begin = time.monotonic()
-        connection.call_sync(
-            names.BUS_NAME, names.ROOT_PATH, names.MANAGER, "ListUpdates",
-            GLib.Variant("(t)", (0,)), None, Gio.DBusCallFlags.NONE, -1, None,
-        )  # fmt: skip
+        for _ in range(calls):
+            connection.call_sync(
+                names.BUS_NAME, names.ROOT_PATH, names.MANAGER, "ListUpdates",
+                GLib.Variant("(t)", (0,)), None, Gio.DBusCallFlags.NONE, -1, None,
+            )  # fmt: skip
         seconds = time.monotonic() - begin
         connection.close_sync(None)
         return seconds
@@ -118,7 +120,23 @@ class Bench:
 
 def measure(_cache: Cache, _kernel: KernelPackages) -> list[Figure]:
     """Return the figures about the daemon on this machine."""
-    return [*_measure(0), *_measure(_UPDATES)]
+    return [*_measure(0), *_measure(_UPDATES), _measure_leak()]
+
+
+def _measure_leak() -> Figure:
+    """Return by how much the daemon grows with each call."""
+    to_stderr(f"daemon on this machine: {_MANY_CALLS} calls")
+    with tempfile.TemporaryDirectory(prefix="ksplice-bench-") as name:
+        bench = Bench(Path(name), 0)
+        with bench.bus(), bench.daemon() as (pid, _):
+            bench.list_updates(_MANY_CALLS // 10)  # what it keeps is there then
+            before = _memory(pid)["Rss"]
+            seconds = bench.list_updates(_MANY_CALLS)
+            grown = _memory(pid)["Rss"] - before
+    return Figure(
+        name="daemon grows per call", value=round(grown * (1 << 20) / _MANY_CALLS, 1), unit="B",
+        floor=10, about=f"goal; {_MANY_CALLS} calls, {seconds / _MANY_CALLS * 1000:.2f} ms each",
+    )  # fmt: skip
 
 
 def _measure(updates: int) -> list[Figure]:

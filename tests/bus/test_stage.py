@@ -167,6 +167,18 @@ def test_calls_leave_no_memory_behind(host: Host) -> None:
     assert sizes[1] - sizes[0] < 200 * len(text) / 4
 
 
+def test_short_calls_leave_no_memory_behind(host: Host) -> None:
+    """Half a kilobyte for each source of the loop, and each call needed some."""
+    connection, calls = host.connect(), 2000
+    sizes = []
+    for count in (500, calls):
+        for _ in range(count):
+            call(host, MANAGER, "ListUpdates", GLib.Variant("(t)", (0,)), connection)
+        statm = Path(f"/proc/{host.daemon.pid}/statm").read_text()
+        sizes.append(int(statm.split()[1]) * 4096)
+    assert sizes[1] - sizes[0] < 250 * calls
+
+
 def test_largest_legal_bundle_fits_into_what_the_service_may_have(host: Host) -> None:
     manifest = samples.manifest()
     files = dict(samples.files(manifest))
