@@ -25,6 +25,7 @@ import struct
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from ksplicd.bus import names
@@ -65,16 +66,22 @@ _SIGNALS_OF: Final = {names.DBUS, "org.freedesktop.PolicyKit1.Authority"}
 """Interfaces; anybody may send any signal to anybody."""
 
 
+_ANSWERS: Final = frozenset({Kind.RETURN, Kind.ERROR})
+"""They come from those whom the daemon has asked: the bus and polkit."""
+
+
 class _ClosedError(Exception):
     """One side has hung up."""
 
 
-class _Call(NamedTuple):
-    """A call that waits."""
+class _Message(NamedTuple):
+    """A message from the bus."""
 
     header: Header
-    message: bytearray
+    data: bytearray
+    """Empty when it is too long."""
     fds: list[int]
+    size: int
 
 
 class _Outbox:
@@ -100,10 +107,221 @@ class _Outbox:
             except BlockingIOError:
                 self._queue.appendleft((data, fds))
                 return
-            _close(fds)
+            close(fds)
             self.size -= sent
             if sent < len(data):
                 self._queue.appendleft((data[sent:], []))
+
+
+class _FromBus:
+    """What has come from the bus, cut into messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._skip = 0
+        """Bytes to come of a message that nobody needs."""
+        self._received = 0
+        """Bytes so far, to know whose a descriptor is."""
+        self._fds: deque[tuple[int, list[int]]] = deque()
+        """With the end of the bytes that they came with."""
+
+    def read(self, bus: socket.socket) -> bytes:
+        """Return what has come, and keep the descriptors.  Raises ``_ClosedError``."""
+        data, notes, _, _ = bus.recvmsg(_CHUNK, _FDS, socket.MSG_CMSG_CLOEXEC)
+        self._received += len(data)
+        for level, kind, packed in notes:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds = struct.unpack(f"{len(packed) // 4}i", packed)
+                self._fds.append((self._received, [*fds]))
+        if not data:
+            raise _ClosedError
+        return data
+
+    def cut(self, data: bytes) -> Iterator[_Message]:
+        """Yield the messages that are whole now, and those that are too long as soon as known.
+
+        These have no bytes.  What has no header that can be read is left out.
+        """
+        skipped = min(self._skip, len(data))
+        self._skip -= skipped
+        self._buffer += memoryview(data)[skipped:]
+        at = 0
+        while len(self._buffer) - at >= FIXED_SIZE:
+            left = len(self._buffer) - at
+            header_size, size = sizes(self._buffer, at)
+            header = None
+            if header_size <= MAX_MESSAGE:
+                if left < header_size:
+                    break
+                with contextlib.suppress(ValueError):  # a later bus may know more fields
+                    header = read_header(self._buffer, at)
+            is_answer = header is not None and header.kind in _ANSWERS
+            if header is None or (size > MAX_MESSAGE and not is_answer):
+                close(self._take_fds(at, size))
+                self._skip = max(0, size - left)
+                if header is not None:
+                    yield _Message(header, bytearray(), [], size)
+            elif left < size:
+                break
+            else:
+                message = self._buffer[at : at + size]
+                yield _Message(header, message, self._take_fds(at, size), size)
+            at += min(left, size)
+        del self._buffer[:at]
+
+    def _take_fds(self, at: int, size: int) -> list[int]:
+        """Return the descriptors of the message at ``at``.
+
+        They come with its first bytes, and no other message begins after it in what is read at once
+        then (unix(7): a read ends behind bytes that carry descriptors).
+        """
+        end = self._received - len(self._buffer) + at + size
+        found = []
+        while self._fds and self._fds[0][0] <= end:
+            found += self._fds.popleft()[1]
+        return found
+
+    def close(self) -> None:
+        """Close the descriptors that are left."""
+        for _, fds in self._fds:
+            close(fds)
+
+
+class _ToBus(_Outbox):
+    """What GDBus sends, and between its messages what the gate sends."""
+
+    def __init__(self, bus: socket.socket, calls: "_Calls") -> None:
+        super().__init__(bus)
+        self._calls = calls
+        self.has_begun = False
+        """Whether the authentication is over."""
+        self._buffer = bytearray()
+        self._rest, self._is_kept_back = 0, False
+        """Bytes to come of a message, and whether nobody waits for it."""
+        self._own: list[bytes] = []
+        self._serial = _OWN_SERIALS
+
+    def send_own(self, kind: Kind, fields: dict[Field, str | int], argument: str) -> int:
+        """Send a message of the gate's own; returns its serial."""
+        self._serial = self._serial + 1 if self._serial < 0xFFFFFFFF else _OWN_SERIALS
+        self._own.append(write(kind, self._serial, fields, argument))
+        self._put_own()
+        return self._serial
+
+    def _put_own(self) -> None:
+        if not self._rest:
+            for message in self._own:
+                self.put(message)
+            self._own.clear()
+
+    def relay(self, data: bytes) -> None:
+        """Send what GDBus sends; no method answers with a descriptor."""
+        self._buffer += data
+        if not self.has_begun:
+            self._relay_lines()
+        while self._rest or (self.has_begun and self._look_at_answer()):
+            part = self._buffer[: self._rest]
+            if not part:
+                return
+            del self._buffer[: self._rest]
+            self._rest -= len(part)
+            if not self._is_kept_back:
+                self.put(part)
+            if not self._rest:
+                self._is_kept_back = False
+                self._put_own()
+
+    def _relay_lines(self) -> None:
+        """Let the lines of the authentication pass, to the end of the last one."""
+        begin = self._buffer.find(_BEGIN)
+        self.has_begun = begin >= 0
+        if self.has_begun:
+            self._rest = begin + len(_BEGIN)
+        else:
+            self._rest = self._buffer.rfind(b"\n") + 1
+
+    def _look_at_answer(self) -> bool:
+        """Count off the call that the next message answers; False: more bytes have to come."""
+        if len(self._buffer) < FIXED_SIZE:
+            return False
+        header_size, size = sizes(self._buffer, 0)
+        if len(self._buffer) < header_size:
+            return False
+        header = read_header(self._buffer, 0)
+        if header.kind in _ANSWERS:
+            key = header.text(Field.DESTINATION), header.number(Field.REPLY_SERIAL)
+            self._is_kept_back = not self._calls.end(*key)
+        self._rest = size
+        return True
+
+
+class _Calls:
+    """The calls that are under way, by user."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, int], tuple[int, bool]] = {}
+        """(caller, serial) → user, and whether an answer is waited for."""
+        self._count: Counter[int] = Counter()
+        self._pauses: dict[int, float] = {}
+
+    def has_room(self, uid: int) -> bool:
+        """Return whether a user may have another call."""
+        now = time.monotonic()
+        if uid and self._count[uid] >= CALLS_PER_USER:
+            self._pauses[uid] = now + _PAUSE
+        elif uid in self._pauses and now >= self._pauses[uid]:
+            del self._pauses[uid]
+        return uid not in self._pauses
+
+    def begin(self, uid: int, caller: str, serial: int, *, wants_reply: bool) -> bool:
+        """Count a call; False when one with this serial is under way."""
+        if (caller, serial) in self._open:
+            return False
+        self._open[caller, serial] = uid, wants_reply
+        self._count[uid] += 1
+        return True
+
+    def end(self, caller: str, serial: int) -> bool:
+        """Count a call off; returns whether its answer is waited for."""
+        uid, wants_reply = self._open.pop((caller, serial), (None, True))
+        if uid is not None:
+            self._count[uid] -= 1
+            if not self._count[uid]:
+                del self._count[uid]
+        return wants_reply
+
+
+class _Callers:
+    """Whose the connections are, and the calls that wait until that is known."""
+
+    def __init__(self) -> None:
+        self.uids: dict[str, int] = {}
+        self._held: dict[str, list[_Message]] = {}
+        self._size = 0
+
+    def hold(self, caller: str, call: _Message) -> bool:
+        """Keep a call; False when there are too many."""
+        held = self._held.get(caller, [])
+        size = self._size + len(call.data)
+        if len(held) >= _HELD_PER_CALLER or size > _HELD_BYTES:
+            return False
+        self._size = size
+        self._held[caller] = [*held, call]
+        return True
+
+    def is_asked_about(self, caller: str) -> bool:
+        """Return whether calls of a connection wait."""
+        return caller in self._held
+
+    def learn(self, caller: str, uid: int | None) -> list[_Message]:
+        """Return the calls that waited; ``uid`` is None for a caller who has gone."""
+        if uid is not None:
+            if len(self.uids) >= _CALLERS:
+                del self.uids[next(iter(self.uids))]
+            self.uids[caller] = uid
+        calls = self._held.pop(caller)
+        self._size -= sum(len(call.data) for call in calls)
+        return calls
 
 
 class Gate:
@@ -115,36 +333,18 @@ class Gate:
         self._bus = bus
         for each in (self._bus, self._inner):
             each.settimeout(0)
-        self._to_bus, self._to_inner = _Outbox(self._bus), _Outbox(self._inner)
-        self._has_begun = False
-        self._from_bus, self._from_inner = bytearray(), bytearray()
-        self._skip = 0
-        """Bytes to come of a message that is refused."""
-        self._rest, self._is_kept_back = 0, False
-        """Bytes to come of an outgoing message, and whether nobody waits for it."""
-        self._received = 0
-        """Bytes so far, to know whose a descriptor is."""
-        self._fds: deque[tuple[int, list[int]]] = deque()
-        """With the end of the bytes that they came with."""
-        self._own: list[bytes] = []
-        """The gate's own messages, to be sent between GDBus's."""
-        self._serial = _OWN_SERIALS
-        self._uids: dict[str, int] = {}
+        self._calls, self._callers = _Calls(), _Callers()
+        self._from_bus, self._to_bus = _FromBus(), _ToBus(bus, self._calls)
+        self._to_inner = _Outbox(self._inner)
         self._asked: dict[int, str] = {}
         """Serial → the caller whose user was asked for."""
-        self._held: dict[str, list[_Call]] = {}
-        self._held_bytes = 0
-        self._open: dict[tuple[str, int], tuple[int, bool]] = {}
-        """(caller, serial) → user, and whether an answer is waited for."""
-        self._calls: Counter[int] = Counter()
-        self._pauses: dict[int, float] = {}
         self._refused, self._next_report = 0, 0.0
         self._thread = threading.Thread(target=self._run, name="ksplicd-gate", daemon=True)
         self._thread.start()
 
     def uid_of(self, caller: str) -> int | None:
         """Return the user of a connection to the bus; None when it is not known (any more)."""
-        return self._uids.get(caller)
+        return self._callers.uids.get(caller)
 
     def join(self, seconds: float) -> None:
         """Wait until everything has passed, after ``end`` was closed."""
@@ -158,15 +358,14 @@ class Gate:
                 self._wait()
         except (_ClosedError, OSError):
             pass  # GDBus notices that its side is closed
-        except ValueError as e:
-            _log.critical("the bus sends what is not D-Bus: %s", e)
+        except Exception:  # the daemon ends, and is started again, rather than wait for nothing
+            _log.critical("what comes from the bus cannot be relayed", exc_info=True)
         self._inner.close()
         with contextlib.suppress(OSError):
             self._bus.settimeout(_LAST_SECONDS)
             self._to_bus.send()
         self._bus.close()
-        for _, fds in self._fds:
-            _close(fds)
+        self._from_bus.close()
 
     def _wait(self) -> None:
         poll = select.poll()
@@ -183,136 +382,75 @@ class Gate:
             if event & ~select.POLLOUT:
                 self._read_bus() if is_bus else self._read_inner()
 
-    # --- from the bus ---------------------------------------------------------------------------
-
-    def _read_bus(self) -> None:
-        data, notes, _, _ = self._bus.recvmsg(_CHUNK, _FDS, socket.MSG_CMSG_CLOEXEC)
-        self._received += len(data)
-        for level, kind, packed in notes:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds = struct.unpack(f"{len(packed) // 4}i", packed)
-                self._fds.append((self._received, [*fds]))
+    def _read_inner(self) -> None:
+        data = self._inner.recv(_CHUNK)
         if not data:
             raise _ClosedError
-        if not self._has_begun:
+        self._to_bus.relay(data)
+
+    def _read_bus(self) -> None:
+        data = self._from_bus.read(self._bus)
+        if not self._to_bus.has_begun:
             self._to_inner.put(data)
             return
-        skipped = min(self._skip, len(data))
-        self._skip -= skipped
-        self._from_bus += memoryview(data)[skipped:]
-        at = 0
-        while (taken := self._take(at)) > 0:
-            at += taken
-        del self._from_bus[:at]
-
-    def _take(self, at: int) -> int:
-        """Deal with the message that begins at ``at``; returns its bytes, 0: more have to come."""
-        buffer, left = self._from_bus, len(self._from_bus) - at
-        if left < FIXED_SIZE:
-            return 0
-        header_size, size = sizes(buffer, at)
-        if header_size > MAX_MESSAGE:  # nobody sends that by mistake: there is no answer
-            return self._skip_message(at, size)
-        if left < header_size:
-            return 0
-        try:
-            header = read_header(buffer, at)
-        except ValueError:  # a later version of the bus may know more fields
-            return self._skip_message(at, size)
-        is_answer = header.kind in {Kind.RETURN, Kind.ERROR}
-        if size > MAX_MESSAGE and not is_answer:
+        for message in self._from_bus.cut(data):
+            header = message.header
             if header.kind == Kind.CALL:
-                why = f"a message has at most {MAX_MESSAGE} bytes here, and this one has {size}"
-                self._refuse(header, _LIMITS_EXCEEDED, why)
-            return self._skip_message(at, size)
-        if left < size:
-            return 0
-        message, fds = buffer[at : at + size], self._take_fds(at, size)
-        if header.kind == Kind.CALL:
-            self._take_call(_Call(header, message, fds))
-        elif is_answer and header.number(Field.REPLY_SERIAL) in self._asked:
-            self._learn(header, message)
-        elif is_answer or header.text(Field.INTERFACE) in _SIGNALS_OF:
-            self._to_inner.put(message, fds)
-        else:
-            _close(fds)
-        return size
+                self._take_call(message)
+            elif header.kind in _ANSWERS and header.number(Field.REPLY_SERIAL) in self._asked:
+                self._learn(message)
+            elif message.data and (
+                header.kind in _ANSWERS or header.text(Field.INTERFACE) in _SIGNALS_OF
+            ):
+                self._to_inner.put(message.data, message.fds)
+            else:
+                close(message.fds)
 
-    def _skip_message(self, at: int, size: int) -> int:
-        _close(self._take_fds(at, size))
-        left = len(self._from_bus) - at
-        self._skip = max(0, size - left)
-        return min(left, size)
+    # --- calls ----------------------------------------------------------------------------------
 
-    def _take_fds(self, at: int, size: int) -> list[int]:
-        """Return the descriptors of the message at ``at``.
-
-        They come with its first bytes, and no other message begins after it in what is read at once
-        then (unix(7): a read ends behind bytes that carry descriptors).
-        """
-        end = self._received - len(self._from_bus) + at + size
-        found = []
-        while self._fds and self._fds[0][0] <= end:
-            found += self._fds.popleft()[1]
-        return found
-
-    def _take_call(self, call: _Call) -> None:
+    def _take_call(self, call: _Message) -> None:
         header, caller = call.header, call.header.text(Field.SENDER)
         fds = header.number(Field.UNIX_FDS)
-        if fds > 1 or (fds and header.text(Field.MEMBER) != _TAKES_FD):
+        if not call.data:
+            why = f"a message has at most {MAX_MESSAGE} bytes here, and this one has {call.size}"
+            self._refuse(call, _LIMITS_EXCEEDED, why)
+        elif fds > 1 or (fds and header.text(Field.MEMBER) != _TAKES_FD):
             why = f"{fds} descriptors in a message: {_TAKES_FD} takes one, and no other method does"
-            self._refuse_call(call, _INVALID_ARGS, why)
+            self._refuse(call, _INVALID_ARGS, why)
         elif fds != len(call.fds):
-            self._refuse_call(call, _LIMITS_EXCEEDED, "no descriptor is free; try again")
-        elif (uid := self._uids.get(caller)) is not None:
+            self._refuse(call, _LIMITS_EXCEEDED, "no descriptor is free; try again")
+        elif (uid := self._callers.uids.get(caller)) is not None:
             self._admit(uid, call)
-        elif (
-            len(self._held.get(caller, ())) >= _HELD_PER_CALLER
-            or self._held_bytes + len(call.message) > _HELD_BYTES
-        ):
-            self._refuse_call(call, _LIMITS_EXCEEDED, "too many calls at once; try again")
         else:
-            self._held_bytes += len(call.message)
-            self._held.setdefault(caller, []).append(call)
-            if len(self._held[caller]) == 1:
+            is_first = not self._callers.is_asked_about(caller)
+            if not self._callers.hold(caller, call):
+                self._refuse(call, _LIMITS_EXCEEDED, "too many calls at once; try again")
+            elif is_first:
                 self._ask_for_user(caller)
 
-    def _admit(self, uid: int, call: _Call) -> None:
+    def _admit(self, uid: int, call: _Message) -> None:
         """Pass a call on to GDBus, if its user has not too many under way."""
         header, caller = call.header, call.header.text(Field.SENDER)
-        if uid and not self._has_room(uid):
+        wants_reply = not header.flags & Flag.NO_REPLY_EXPECTED
+        if not self._calls.has_room(uid):
             why = f"user {uid} has {CALLS_PER_USER} calls under way, or had; wait for the answers"
-            self._refuse_call(call, _LIMITS_EXCEEDED, why)
-        elif (caller, header.serial) in self._open:
-            self._refuse_call(call, _INVALID_ARGS, f"serial {header.serial} is of a call under way")
+            self._refuse(call, _LIMITS_EXCEEDED, why)
+        elif not self._calls.begin(uid, caller, header.serial, wants_reply=wants_reply):
+            self._refuse(call, _INVALID_ARGS, f"serial {header.serial} is of a call under way")
         else:
-            self._calls[uid] += 1
-            wants_reply = not header.flags & Flag.NO_REPLY_EXPECTED
-            self._open[caller, header.serial] = uid, wants_reply
             others = header.flags & ~int(Flag.NO_REPLY_EXPECTED | Flag.NO_AUTO_START)
-            call.message[2] = others if wants_reply else others | Flag.NO_AUTO_START
-            self._to_inner.put(call.message, call.fds)
+            call.data[2] = others if wants_reply else others | Flag.NO_AUTO_START
+            self._to_inner.put(call.data, call.fds)
 
-    def _has_room(self, uid: int) -> bool:
-        now = time.monotonic()
-        if self._calls[uid] >= CALLS_PER_USER:
-            self._pauses[uid] = now + _PAUSE
-        elif uid in self._pauses and now >= self._pauses[uid]:
-            del self._pauses[uid]
-        return uid not in self._pauses
-
-    def _refuse_call(self, call: _Call, error: str, why: str) -> None:
-        _close(call.fds)
-        self._refuse(call.header, error, why)
-
-    def _refuse(self, header: Header, error: str, why: str) -> None:
+    def _refuse(self, call: _Message, error: str, why: str) -> None:
         """Answer a call that is not passed on, and report that once in a while."""
+        close(call.fds)
+        header, caller = call.header, call.header.text(Field.SENDER)
         self._refused += 1
         now = time.monotonic()
         if now >= self._next_report:
             self._next_report = now + _REPORT_SECONDS
-            caller = header.text(Field.SENDER)
-            uid = self._uids.get(caller)
+            uid = self._callers.uids.get(caller)
             who = caller if uid is None else f"{caller} (user {uid})"
             _log.warning("%d calls refused, the last one by %s: %s", self._refused, who, why)
             self._refused = 0
@@ -320,9 +458,9 @@ class Gate:
             fields: dict[Field, str | int] = {
                 Field.ERROR_NAME: error,
                 Field.REPLY_SERIAL: header.serial,
-                Field.DESTINATION: header.text(Field.SENDER),
+                Field.DESTINATION: caller,
             }
-            self._send(Kind.ERROR, fields, why)
+            self._to_bus.send_own(Kind.ERROR, fields, why)
 
     # --- whose calls they are -------------------------------------------------------------------
 
@@ -333,86 +471,22 @@ class Gate:
             Field.MEMBER: "GetConnectionUnixUser",
             Field.DESTINATION: names.DBUS,
         }
-        self._asked[self._send(Kind.CALL, fields, caller)] = caller
+        self._asked[self._to_bus.send_own(Kind.CALL, fields, caller)] = caller
 
-    def _learn(self, header: Header, message: bytearray) -> None:
-        """Read whose calls were held, and pass them on; drop those of a caller who has gone."""
+    def _learn(self, answer: _Message) -> None:
+        """Pass on the calls of a caller whose user is known now; drop those of one who has gone."""
+        header, uid = answer.header, None
         caller = self._asked.pop(header.number(Field.REPLY_SERIAL))
-        calls = self._held.pop(caller)
-        self._held_bytes -= sum(len(call.message) for call in calls)
-        if header.kind == Kind.ERROR:
-            for call in calls:
-                _close(call.fds)
-            return
-        (uid,) = struct.unpack_from(header.order + "I", message, header.size)
-        if len(self._uids) >= _CALLERS:
-            del self._uids[next(iter(self._uids))]
-        self._uids[caller] = uid
-        for call in calls:
-            self._admit(uid, call)
-
-    # --- to the bus -----------------------------------------------------------------------------
-
-    def _send(self, kind: Kind, fields: dict[Field, str | int], argument: str) -> int:
-        """Send a message of the gate's own; returns its serial."""
-        self._serial = self._serial + 1 if self._serial < 0xFFFFFFFF else _OWN_SERIALS
-        self._own.append(write(kind, self._serial, fields, argument))
-        self._send_own()
-        return self._serial
-
-    def _send_own(self) -> None:
-        if not self._rest:
-            for message in self._own:
-                self._to_bus.put(message)
-            self._own.clear()
-
-    def _read_inner(self) -> None:
-        """Relay what GDBus sends; no method answers with a descriptor."""
-        data = self._inner.recv(_CHUNK)
-        if not data:
-            raise _ClosedError
-        self._from_inner += data
-        if not self._has_begun:
-            line_end = self._from_inner.find(_BEGIN)
-            if line_end >= 0:
-                self._has_begun = True
-                self._rest = line_end + len(_BEGIN)
-            else:  # the end of a line may be the beginning of that one
-                self._rest = max(0, len(self._from_inner) - len(_BEGIN) + 1)
-                if self._from_inner.endswith(b"\n"):
-                    self._rest = len(self._from_inner)
-        while self._from_inner:
-            if not self._rest and (not self._has_begun or not self._look_at_answer()):
-                return
-            part = self._from_inner[: self._rest]
-            del self._from_inner[: self._rest]
-            self._rest -= len(part)
-            if not self._is_kept_back:
-                self._to_bus.put(part)
-            if not self._rest:
-                self._is_kept_back = False
-                self._send_own()
-
-    def _look_at_answer(self) -> bool:
-        """Count off the call that the next message answers; False: more bytes have to come."""
-        if len(self._from_inner) < FIXED_SIZE:
-            return False
-        header_size, self._rest = sizes(self._from_inner, 0)
-        if len(self._from_inner) < header_size:
-            self._rest = 0
-            return False
-        header = read_header(self._from_inner, 0)
-        if header.kind in {Kind.RETURN, Kind.ERROR}:
-            key = header.text(Field.DESTINATION), header.number(Field.REPLY_SERIAL)
-            if key in self._open:
-                uid, wants_reply = self._open.pop(key)
-                self._is_kept_back = not wants_reply
-                self._calls[uid] -= 1
-                if not self._calls[uid]:
-                    del self._calls[uid]
-        return True
+        if header.kind == Kind.RETURN:
+            (uid,) = struct.unpack_from(header.order + "I", answer.data, header.size)
+        for call in self._callers.learn(caller, uid):
+            if uid is None:
+                close(call.fds)
+            else:
+                self._admit(uid, call)
 
 
-def _close(fds: list[int]) -> None:
+def close(fds: list[int]) -> None:
+    """Close descriptors, each once."""
     while fds:
         os.close(fds.pop())

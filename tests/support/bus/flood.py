@@ -4,6 +4,7 @@
 It writes calls as fast as the bus takes them, until it is killed.
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -78,20 +79,29 @@ KINDS: Final[dict[str, Callable[[], tuple[bytes, int]]]] = {
 }
 
 
-def main(address: str, uid: str, kind: str) -> None:
-    bus = connect(address, int(uid))
+def flood(bus: socket.socket, data: bytes, fds: int) -> None:
+    """Send the same again and again; nobody needs the serials.  Ends when the bus hangs up."""
 
     def read() -> None:
-        while bus.recv(1 << 16):
-            pass
+        with contextlib.suppress(OSError):
+            while bus.recv(1 << 16):
+                pass
 
     threading.Thread(target=read, daemon=True).start()
+    with contextlib.suppress(OSError):
+        while True:
+            sent = socket.send_fds(bus, [data], [_NULL] * fds) if fds else 0
+            bus.sendall(memoryview(data)[sent:])
+
+
+def main(address: str, uid: str, kind: str) -> None:
+    data, fds = KINDS[kind]()
+    bus = connect(address, int(uid))
     sys.stdout.write("floods\n")
     sys.stdout.flush()
-    data, fds = KINDS[kind]()
-    while True:  # with serials as before: nobody needs them
-        sent = socket.send_fds(bus, [data], [_NULL] * fds) if fds else 0
-        bus.sendall(memoryview(data)[sent:])
+    while True:
+        flood(bus, data, fds)
+        bus = connect(address, int(uid))
 
 
 if __name__ == "__main__":
