@@ -66,18 +66,22 @@ def read_evidence(
     change: UnitChange | None,
     redirects: Mapping[str, tuple[str, ...]],
     files: Collection[str],
+    called_only: Collection[str] = (),
 ) -> UnitEvidence:
     """Return what the split objects of a unit tell of ``files``; ``change``: None where nothing is.
 
+    ``called_only``: as ``NewCode`` has it.  Those to which nothing leads only boot code calls.
     Raises ``ElfError``.
     """
     names = FunctionNames(pre, post, change)
+    functions = fates_of_functions(pre, post, names, change)
+    functions |= {name: Fate.BOOT for name in called_only if name not in redirects}
     return UnitEvidence(
         unit=unit,
         target=target,
         pre=read_lines(pre, names, files, is_post=False),
         post=read_lines(post, names, files, is_post=True),
-        functions=fates_of_functions(pre, post, names, change),
+        functions=functions,
         aliases=names.by_alias,
         data=fates_of_data(pre, post, change),
         redirects=redirects,

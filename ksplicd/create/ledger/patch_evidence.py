@@ -95,13 +95,14 @@ def with_units(
 ) -> PatchEvidence:
     """Add what the objects of each unit tell of the changed files.  Raises ``ElfError``."""
     redirects = find_redirects(new_code)
+    called_only = {code.key: code.called_only for code in new_code}
     of_unit = {c.key: c for c in changes}
     files = {str(f.path) for f in known.files}
     none: Mapping[str, tuple[str, ...]] = {}
     units = [
         read_evidence(
             o.unit.source, o.target, o.pre, o.post, of_unit.get(o.key),
-            redirects.get(o.key, none), files | {o.unit.source},
+            redirects.get(o.key, none), files | {o.unit.source}, called_only.get(o.key, ()),
         )
         for o in objects
     ]  # fmt: skip

@@ -89,6 +89,7 @@ class _Extractor:
             target=self.unit.target,
             redirected=redirected,
             redirects=redirects,
+            called_only=tuple(s.name for s in self.plan.called_only),
             anchors=anchors,
             keeps_code=bool(self.pointed or found.by_address() or self.holds_others()),
             hooks=hooks,

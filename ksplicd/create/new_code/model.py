@@ -139,6 +139,8 @@ class NewCode:
     """The functions that livepatch redirects."""
     redirects: tuple[Redirect, ...] = ()
     """What else leads to new code."""
+    called_only: tuple[str, ...] = ()
+    """Changed functions without a way to redirect them, all of whose callers are replaced."""
     anchors: tuple[Anchored, ...] = ()
     keeps_code: bool = False
     """Whether somebody may keep the address of a new function."""

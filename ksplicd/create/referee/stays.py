@@ -275,6 +275,10 @@ class Standing:
         """Tell whether it does not matter that a pre symbol differs."""
         return s.section is None or self.is_gone_by_now(s.section) or is_private(s)
 
+    def _is_gone_constant(self, s: Symbol) -> bool:
+        is_ours = s.bind == STB_LOCAL and s.section is not None and is_constant(s.section)
+        return is_ours and s not in self.pairs.post_of
+
     def is_made_good(self, table: Symbol, exchanged: Collection[int]) -> bool:
         """Tell whether a table differs only where its fields are exchanged."""
         twin = self.pairs.post_of.get(table)
@@ -303,6 +307,13 @@ class Standing:
             if why is not None and not by and s.bind != STB_LOCAL:
                 continue  # a global: others are asked who calls it
             seen.add(s)
+            if why is not None and is_private(s):
+                continue  # it stays with all that belongs to it: the __func__ of a pr_debug()
+            if why is None:
+                # What it leads to has been found alike: of constants any of that content.
+                targets = {t for t in self.references.get(s, ()) if not self._is_gone_constant(t)}
+                todo += [(target, root, s.name) for target in targets]
+                continue
             if not by and s.section is not None and self._is_list(s.section):
                 why = None  # the ledger says what a list has as it was
             if s in exchanged and self.is_made_good(s, exchanged[s]):

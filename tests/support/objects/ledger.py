@@ -52,7 +52,7 @@ def read_unit(
 ) -> UnitEvidence:
     """Return the evidence of one unit of a change, compiled for vmlinux.
 
-    ``probed``: functions that only a kprobe may redirect.
+    ``probed``: functions that only a kprobe may redirect.  None may redirect ``callee``.
     """
     change = changed_files(before, after)
     old = {n: t.encode() for n, t in before.items()}
@@ -63,13 +63,18 @@ def read_unit(
         for side, tree in (("pre", old), ("post", new))
     )
     unit_change = UnitChange.of(unit, diff(pre, post))
-    only = frozenset(probed)
     functions = frozenset(s.name for s in pre.obj.functions())
-    fake = FakeUnit(source=unit, functions=functions, untraceable=only, probeable=only)
+    fake = FakeUnit(
+        source=unit,
+        functions=functions,
+        untraceable=frozenset([*probed, "callee"]),
+        probeable=frozenset(probed),
+    )
     code = [extract(fake, unit_change, Aliases())] if unit_change.is_needed else []
     found = find_redirects(code).get((unit, "vmlinux"), {})
     names = {str(f.path) for f in change} | {unit}
-    return read_evidence(unit, "vmlinux", pre, post, unit_change, found, names)
+    called_only = code[0].called_only if code else ()
+    return read_evidence(unit, "vmlinux", pre, post, unit_change, found, names, called_only)
 
 
 def accounts(

@@ -238,6 +238,31 @@ def test_function_that_takes_anothers_place_in_a_table(tmp_path: Path, how: str)
     assert len(entries) > 1
 
 
+@pytest.mark.parametrize("caller", ["", '__attribute__((section(".init.text"))) '])
+def test_function_without_fentry_is_in_effect_by_its_callers(tmp_path: Path, caller: str) -> None:
+    """By none, when only boot code calls it."""
+    before = f"""\
+static __attribute__((noinline)) int callee(int x)
+{{
+	return x;
+}}
+int other(int x)
+{{
+	return x + 5;
+}}
+{caller}int user(int x)
+{{
+	return callee(x) + 1;
+}}
+"""
+    after = before.replace("return x;", "return x * 7;").replace("+ 5", "+ 6")
+    first, second = accounts(tmp_path, {"t.c": before}, {"t.c": after}, "t.c")
+    assert (first.verdict.account, first.verdict.by) == (
+        (Account.BOOT_ONLY, ()) if caller else (Account.IN_EFFECT, ("vmlinux:user by livepatch",))
+    )
+    assert (second.verdict.account, second.is_missing) == (Account.IN_EFFECT, False)
+
+
 def test_value_in_a_table(tmp_path: Path) -> None:
     before = TABLE.replace("= open_it,\n", "= open_it,\n\t.flags = 1,\n")
     before = before.replace("struct operations {", "struct operations {\n\tint flags;", 1)

@@ -379,6 +379,21 @@ def test_a_module_names_a_static_calls_key_by_its_trampoline(
     assert [line.rstrip("0123456789") for line in update.judge()] == [why] * found
 
 
+def test_the_descriptor_of_a_message_stays_with_its_function_gone(tmp_path: Path) -> None:
+    """Both the descriptor and the name that it leads to are in memory until the next boot."""
+    pre = """
+    struct ddebug { const char *function; int line; };
+    static noinline int gone(int x)
+    {
+        static struct ddebug message __attribute__((used, section("__dyndbg"))) = { __func__, 1 };
+        return hidden(x) + message.line;
+    }
+    int f(int x) { return gone(x) + 1; }
+    """
+    post = "int f(int x) { return exported(x) + 1; }"
+    assert make_update(tmp_path, pre, post).judge() == []
+
+
 def test_entry_of_a_list_stays_as_it_was(tmp_path: Path) -> None:
     """Such as a parameter with another mode; the ledger has it, or the author's word for it."""
     source = """
