@@ -26,7 +26,7 @@ _MAX_MEBIBYTES = 1 << 20
 _MAX_RETRIES = 100
 
 SIGNED = re.compile(r"\*|no-CVE|CVE-\*|CVE-[0-9]{4}-(?:\*|[0-9]{4,19})|(?!CVE-)[A-Za-z0-9_-]{1,55}")
-KEY_ID = re.compile(r"[0-9A-F]{1,16}")
+KEY_ID = re.compile(r"[0-9A-F]{1,16}|SHA256:[0-9A-F]{64}")
 
 
 class OnDrop(StrEnum):
@@ -53,7 +53,7 @@ class SignerRule:
     """``vmlinux``, a module, ``*`` (every target without a line of its own), a CVE id that may end
     in ``*``, or ``no-CVE`` (an update that names none)."""
     keys: frozenset[str]
-    """Key ids as minisign prints them."""
+    """Key ids as minisign prints them, or fingerprints (``PublicKey.fingerprint``)."""
     is_also: bool = False
     """Whether it holds beside the rules that are not, rather than among them: it is of a file with
     mistakes, and those are of the last good one."""
@@ -142,7 +142,8 @@ def _read_signers(
             raise _error(text, name, what, f"[{_SIGNERS}] {what!r} is not {known}", _SIGNERS)
         keys = value.upper().split()
         if not keys or not all(KEY_ID.fullmatch(key) for key in keys):
-            reason = f"{what} = {value!r}: must be key ids, as `ksplice keygen` prints them"
+            known = "key ids or fingerprints, as `ksplice keygen` prints them"
+            reason = f"{what} = {value!r}: must be {known}"
             raise _error(text, name, what, reason, _SIGNERS)
         # minisign prints a key id without leading zeros
         yield SignerRule(what=what, keys=frozenset(key.lstrip("0") or "0" for key in keys))

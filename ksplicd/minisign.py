@@ -19,8 +19,8 @@ from typing import Final
 from ksplicd import ed25519
 from ksplicd.errors import BadSignatureError, KeyFileError, PasswordNeededError
 
-_LEGACY: Final = b"Ed"  # the signature covers the data
-_PREHASHED: Final = b"ED"  # it covers the data's BLAKE2b-512
+_ED25519: Final = b"Ed"  # a key; in a signature: a legacy one, which covers the data
+_PREHASHED: Final = b"ED"  # a signature that covers the data's BLAKE2b-512
 _KDF_NONE: Final = b"\0\0"
 _KDF_SCRYPT: Final = b"Sc"
 _CHECKSUM_BLAKE2B: Final = b"B2"
@@ -52,6 +52,14 @@ class PublicKey:
         """The key id as minisign prints it: a little-endian number in upper-case hex."""
         return _name(self.key_id)
 
+    @property
+    def fingerprint(self) -> str:
+        """``SHA256:`` and the SHA-256 of the 32 bytes of the key, in upper-case hex.
+
+        The key id is whatever the key's owner has chosen; this is not.
+        """
+        return f"SHA256:{hashlib.sha256(self.key).hexdigest().upper()}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecretKey:
@@ -80,7 +88,7 @@ class Verified:
 def read_public_key(text: str, name: str = "public key") -> PublicKey:
     """Return the key in a ``.pub`` file's ``text``, or raise ``KeyFileError`` naming ``name``."""
     comment, data = _read_key_file(text, name, _PUBLIC_SIZE)
-    if data[:2] != _LEGACY:
+    if data[:2] != _ED25519:
         raise KeyFileError(f"{name}: algorithm {data[:2]!r} is not minisign's Ed25519")
     return PublicKey(key_id=data[2:10], key=data[10:], comment=comment)
 
@@ -88,7 +96,7 @@ def read_public_key(text: str, name: str = "public key") -> PublicKey:
 def write_public_key(key: PublicKey) -> str:
     """Return the text of a ``.pub`` file."""
     comment = key.comment or f"minisign public key {key.name}"
-    return f"{_UNTRUSTED}{comment}\n{_encode(_LEGACY + key.key_id + key.key)}\n"
+    return f"{_UNTRUSTED}{comment}\n{_encode(_ED25519 + key.key_id + key.key)}\n"
 
 
 # --- secret keys --------------------------------------------------------------------------------
@@ -107,7 +115,11 @@ def read_secret_key(text: str, password: str = "", name: str = "secret key") -> 
     """
     _, data = _read_key_file(text, name, _SECRET.size)
     algorithm, kdf, checksum, salt, ops, mem, body = _SECRET.unpack(data)
-    if algorithm != _LEGACY or checksum != _CHECKSUM_BLAKE2B or kdf not in {_KDF_NONE, _KDF_SCRYPT}:
+    if (
+        algorithm != _ED25519
+        or checksum != _CHECKSUM_BLAKE2B
+        or kdf not in {_KDF_NONE, _KDF_SCRYPT}
+    ):
         raise KeyFileError(f"{name}: not a secret key file that minisign 0.11 writes")
     if kdf == _KDF_SCRYPT:
         if not password:
@@ -138,7 +150,7 @@ def write_secret_key(
         body = _xor(body, _derive(password, salt, ops, mem, "secret key"))
     else:
         ops = mem = 0
-    data = _SECRET.pack(_LEGACY, kdf, _CHECKSUM_BLAKE2B, salt, ops, mem, body)
+    data = _SECRET.pack(_ED25519, kdf, _CHECKSUM_BLAKE2B, salt, ops, mem, body)
     return f"{_UNTRUSTED}{comment}\n{_encode(data)}\n"
 
 
@@ -148,7 +160,7 @@ def write_secret_key(
 def sign(data: bytes, key: SecretKey, *, trusted_comment: str = "") -> str:
     """Return the text of the ``.minisig`` file for ``data``."""
     assert "\n" not in trusted_comment
-    signature = ed25519.sign(key.seed, _message(_PREHASHED, data))
+    signature = ed25519.sign(key.seed, _hash(data))
     whole = ed25519.sign(key.seed, signature + trusted_comment.encode())
     return (
         f"{_UNTRUSTED}signature from ksplice\n{_encode(_PREHASHED + key.key_id + signature)}\n"
@@ -159,17 +171,23 @@ def sign(data: bytes, key: SecretKey, *, trusted_comment: str = "") -> str:
 def verify(data: bytes, text: str, keys: Iterable[PublicKey]) -> Verified:
     """Check the ``.minisig`` file ``text`` against ``data`` and the trusted ``keys``.
 
-    Raises ``BadSignatureError``: no trusted key has its id, or the data, the signature or the
-    trusted comment was altered.
+    Raises ``BadSignatureError``: no trusted key has its id, the data, the signature or the trusted
+    comment was altered, or the signature is a legacy one.  The algorithm itself is not signed, so a
+    signature of a file's hash could be passed off as a legacy one of a file that is this hash.
     """
     algorithm, key_id, signature, comment, whole = _read_signature(text)
+    if algorithm != _PREHASHED:
+        raise BadSignatureError(
+            "signature: a legacy one (minisign -l, or older than 0.10), which could be another "
+            "file's; sign anew with `ksplice sign` or a newer minisign"
+        )
     candidates = [key for key in keys if key.key_id == key_id]
     if not candidates:
         raise BadSignatureError(
             f"signature: made by key {_name(key_id)}, which is not trusted here; "
             "put its .pub file into /etc/ksplicd/keys.d"
         )
-    message = _message(algorithm, data)
+    message = _hash(data)
     for key in candidates:
         if ed25519.is_signature(key.key, signature, message):
             if not ed25519.is_signature(key.key, whole, signature + comment.encode()):
@@ -206,7 +224,7 @@ def _read_signature(text: str) -> tuple[bytes, bytes, bytes, str, bytes]:
     except ValueError as e:
         raise BadSignatureError(f"signature: not a .minisig file: {e}") from None
     algorithm = head[:2]
-    if algorithm not in {_LEGACY, _PREHASHED}:
+    if algorithm not in {_ED25519, _PREHASHED}:
         raise BadSignatureError(f"signature: unknown algorithm {algorithm!r}")
     return algorithm, head[2:10], head[10:], comment, whole
 
@@ -218,8 +236,8 @@ def _name(key_id: bytes) -> str:
     return f"{int.from_bytes(key_id, 'little'):X}"
 
 
-def _message(algorithm: bytes, data: bytes) -> bytes:
-    return hashlib.blake2b(data).digest() if algorithm == _PREHASHED else data
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data).digest()
 
 
 def _encode(data: bytes) -> str:
@@ -258,7 +276,7 @@ def _base64_size(size: int) -> int:
 
 
 def _checksum(key_id: bytes, pair: bytes) -> bytes:
-    return hashlib.blake2b(_LEGACY + key_id + pair, digest_size=32).digest()
+    return hashlib.blake2b(_ED25519 + key_id + pair, digest_size=32).digest()
 
 
 def _xor(a: bytes, b: bytes) -> bytes:

@@ -203,7 +203,7 @@ class Demo:
         cursor = self.journal_cursor()
         altered = flip_old_code(self.bundle.read_bytes(), function, 16)
         key = minisign.read_secret_key(self.key.secret.read_text(), name=str(self.key.secret))
-        self.drop(altered, minisign.sign(altered, key, trusted_comment="altered"))
+        self.drop(altered, minisign.sign(altered, key, trusted_comment=self.bundle.name))
         self.wait_for("the update is staged", lambda: self.stage() == "staged")
         show("altered", f"one bit of the old {function}, properly signed")
         refused = self.guest.run(f"busctl call {MANAGER} Apply st {KID} 0", check=False)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``ksplice keygen``, ``sign`` and ``verify``: minisign's files, for machines without minisign.
 
-JSON: keygen ``{"key_id", "secret", "public"}``, sign ``{"key_id", "signature"}``, verify
-``{"key_id", "trusted_comment"}``, each with ``"schema": 1``.
+JSON: keygen ``{"key_id", "fingerprint", "secret", "public"}``, sign ``{"key_id", "signature"}``,
+verify ``{"key_id", "fingerprint", "trusted_comment"}``, each with ``"schema": 1``.
 """
 
 import argparse
@@ -90,10 +90,14 @@ def run_keygen(args: argparse.Namespace) -> int:
         secret.unlink()  # one without the other is of no use
         raise
     if args.json:
-        output.print_json(key_id=key.public.name, secret=str(secret), public=str(public))
+        output.print_json(
+            key_id=key.public.name, fingerprint=key.public.fingerprint, secret=str(secret),
+            public=str(public),
+        )  # fmt: skip
     else:
         output.print_text(
-            f"{secret}: keep it secret.\n{public}: copy it to {KEYS_DIR}/ on the hosts."
+            f"{secret}: keep it secret.\n{public}: copy it to {KEYS_DIR}/ on the hosts.\n"
+            f"key id {key.public.name}, fingerprint {key.public.fingerprint}"
         )
     return 0
 
@@ -103,7 +107,9 @@ def run_sign(args: argparse.Namespace) -> int:
     from ksplicd.minisign import sign
 
     key = read_secret(args.key)
-    comment = args.comment or f"file:{args.file.name}"
+    comment = f"file:{args.file.name}"  # the hosts want it named
+    if args.comment:
+        comment = f"{args.comment}\t{comment}"
     if "\n" in comment:
         raise KeyFileError("--comment: must be one line")
     signature = Path(f"{args.file}.minisig")
@@ -133,7 +139,10 @@ def run_verify(args: argparse.Namespace) -> int:
     verified = verify(data, text, keys)
     check_not_expired(verified.key, time.time())
     if args.json:
-        output.print_json(key_id=verified.key.name, trusted_comment=verified.trusted_comment)
+        output.print_json(
+            key_id=verified.key.name, fingerprint=verified.key.fingerprint,
+            trusted_comment=verified.trusted_comment,
+        )  # fmt: skip
     else:
         output.print_text(
             f"{args.file}: signed by key {verified.key.name}: {verified.trusted_comment}"

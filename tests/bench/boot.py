@@ -36,7 +36,7 @@ def measure_boot(guest: Guest, bundle_file: Path, key: Path) -> list[Figure]:
         data = another(made, kid, depends)
         folder = f"{_STORE}/updates/{kid}"
         guest.put(f"{folder}/{bundle.file_name(kid)}", data)
-        signature = minisign.sign(data, secret, trusted_comment="").encode()
+        signature = minisign.sign(data, secret, trusted_comment=bundle.file_name(kid)).encode()
         guest.put(f"{folder}/{bundle.file_name(kid)}.minisig", signature)
         for name, module in bundle.unpack(data).files.items():
             if name.endswith(".ko"):

@@ -116,7 +116,11 @@ def test_noise(host: Host) -> None:
     with host.kernel.open() as kernel:
         assert kernel.calls == []
     assert host.daemon.poll() is None
-    assert {path.name for path in host.store.iterdir()} <= {"updates", "rejected"}
+    assert {path.name for path in host.store.iterdir()} <= {
+        "updates",
+        "rejected",
+        "ksplicd.conf.good",
+    }
     assert "Traceback" not in host.log()
 
 

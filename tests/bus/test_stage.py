@@ -63,7 +63,8 @@ def test_ledger_is_read_by_pages(host: Host) -> None:
 def test_bundle_of_the_schema_before(host: Host) -> None:
     """Kept from the last version that had no ledgers: what became of its patch is not known."""
     client = host.client()
-    kid = client.stage(KEPT.read_bytes(), Path(f"{KEPT}.minisig").read_bytes())
+    data = KEPT.read_bytes()
+    kid = client.stage(data, samples.signature(data))
     (update,) = client.objects().updates
     assert (update["Stage"], update["Complete"], update["Hunks"]) == ("staged", False, 0)
     assert client.describe(kid)["Ledger"] == "none"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd import minisign
+from ksplicd.bundle import file_name
 from ksplicd.config import Settings
 from ksplicd.errors import BadSignatureError, CodeBusyError, HostError, KspliceError
 from ksplicd.host import boot
@@ -120,7 +121,9 @@ class Machine:
         self.engine.stage(OTHER, samples.signature(OTHER), ALICE)
 
     def sign_anew(self) -> None:
-        signature = minisign.sign(BUNDLE, samples.KEY, trusted_comment="anew").encode()
+        signature = minisign.sign(
+            BUNDLE, samples.KEY, trusted_comment=f"anew file:{file_name(samples.KID)}"
+        ).encode()
         self.engine.stage(BUNDLE, signature, ALICE)
 
     def drop(self) -> None:

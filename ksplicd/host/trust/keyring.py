@@ -7,14 +7,15 @@ of its signatures hold, whatever their date: a stolen key can sign any date.
 
 A file that is no key, or that somebody else could have written, is ignored and reported, and the
 other keys hold: one slip in one file must not leave the host without a fix.  Hidden names are
-skipped, as editors and configuration management leave them.
+skipped, as editors and configuration management leave them.  Of two different keys with one id
+neither is trusted.
 """
 
 import logging
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -58,7 +59,8 @@ class Keyring:
         Raises ``KeyFileError`` when the folder cannot be read or somebody else could write into it,
         and when a file cannot be read for a reason that may pass.
         """
-        trusted, ignored = [], {}
+        found: dict[str, PublicKey] = {}
+        ignored: dict[str, str] = {}
         try:
             folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -71,7 +73,7 @@ class Keyring:
                 if not name.endswith(".pub") or name.startswith("."):
                     continue
                 try:
-                    trusted.append(self._read_key(folder, name))
+                    found[name] = self._read_key(folder, name)
                 except KeyFileError as e:
                     if is_passing(e.__cause__):
                         raise
@@ -80,8 +82,22 @@ class Keyring:
             raise KeyFileError(f"{self._folder}: {e.strerror}") from e
         finally:
             os.close(folder)
+        ignored.update(self._find_same_ids(found))
         self._report(ignored)
-        return Keys(trusted=tuple(trusted), ignored=ignored)
+        trusted = tuple(key for name, key in found.items() if name not in ignored)
+        return Keys(trusted=trusted, ignored=ignored)
+
+    def _find_same_ids(self, keys: Mapping[str, PublicKey]) -> Iterator[tuple[str, str]]:
+        """Yield (file, why) of different keys with one id.
+
+        Its owner chooses the id of a key, so that it may be another key's on purpose: the rules
+        about that one would hold for it.
+        """
+        for name, key in keys.items():
+            for other, its in keys.items():
+                if its.key_id == key.key_id and its.key != key.key:
+                    text = f"{self._folder / name}: another key has the id {key.name} too, {other}"
+                    yield name, f"{text}: neither is trusted; remove the one that is not yours"
 
     def _report(self, ignored: Mapping[str, str]) -> None:
         for name, why in ignored.items():

@@ -11,7 +11,7 @@ sign it: else a key for one module could undo a fix of another one.
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, Protocol
 
 from ksplicd.config import SignerRule
 from ksplicd.errors import SignerNotAllowedError
@@ -22,13 +22,28 @@ _ANY_TARGET: Final = "*"
 _CVE: Final = "CVE-"
 
 
-def check_signer(manifest: Manifest, signer: str, rules: Sequence[SignerRule]) -> None:
+class Signer(Protocol):
+    """Who signed a bundle (``verify.Trusted``)."""
+
+    @property
+    def signer(self) -> str:
+        """The key id as minisign prints it, empty for an unsigned bundle."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the key."""
+
+
+def check_signer(
+    manifest: Manifest, signer: str, rules: Sequence[SignerRule], fingerprint: str = ""
+) -> None:
     """Raise ``SignerNotAllowedError`` unless every rule for this update allows ``signer``.
 
-    ``signer`` is a key id as minisign prints it, empty for an unsigned bundle.
+    ``signer`` is a key id as minisign prints it, empty for an unsigned bundle; ``fingerprint`` is
+    of the same key.
     """
     for rule, what in _rules_for(manifest, rules):
-        if signer not in rule.keys:
+        if rule.keys.isdisjoint({signer, fingerprint}):
             by = f"is signed by key {signer}" if signer else "is not signed"
             raise SignerNotAllowedError(
                 f"{manifest.kid}: {by}, but only {', '.join(sorted(rule.keys))} may sign {what} "
@@ -37,18 +52,23 @@ def check_signer(manifest: Manifest, signer: str, rules: Sequence[SignerRule]) -
 
 
 def why_no_claim(
-    signer: str, manifest: Manifest, rules: Sequence[SignerRule], *, is_whole: bool = True
+    claimer: Signer | None,
+    manifest: Manifest,
+    rules: Sequence[SignerRule],
+    *,
+    is_whole: bool = True,
 ) -> str:
-    """Return why ``signer`` may not take an update away; empty when it may.
+    """Return why the signer of ``claimer`` may not take an update away; empty when it may.
 
     ``is_whole``: otherwise only the targets of ``manifest`` are known, and every rule about CVEs
     holds.
     """
+    signer, fingerprint = (claimer.signer, claimer.fingerprint) if claimer else ("", "")
     found = list(_rules_for(manifest, rules))
     if not is_whole:
         found += [(rule, "what may be a fix of a CVE") for rule in rules if _is_about_cve(rule)]
     for rule, what in found:
-        if signer not in rule.keys:
+        if rule.keys.isdisjoint({signer, fingerprint}):
             by = f"key {signer}" if signer else "an unsigned bundle"
             return f"{by} may not sign {what} ({rule.what} in [signers] of ksplicd.conf)"
     return ""

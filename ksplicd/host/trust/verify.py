@@ -3,7 +3,8 @@
 
 Each step sees only what the step before it let through::
 
-    owner and mode ─▸ private copy ─▸ signature ─▸ archive ─▸ contents, manifest ─▸ signer
+    owner and mode ─▸ private copy ─▸ signature, of a bundle ─▸ archive ─▸ contents, manifest
+        ─▸ the very bundle ─▸ signer
 
 Nothing of a bundle is parsed before its signature holds.  The verified bytes are the loaded bytes:
 they are read once, into private memory, and each module goes from there into a sealed memfd
@@ -14,13 +15,14 @@ checked here (``updates.fit``, ``updates.order``).
 import contextlib
 import errno
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ksplicd import minisign
-from ksplicd.bundle import MAX_BUNDLE_SIZE, Bundle, unpack
+from ksplicd.bundle import MAX_BUNDLE_SIZE, Bundle, file_name, unpack
 from ksplicd.config import Settings
 from ksplicd.errors import (
     BadBundleError,
@@ -33,6 +35,8 @@ from ksplicd.host.trust.keyring import Keyring, check_not_expired
 from ksplicd.host.trust.signers import check_signer
 
 MAX_SIGNATURE_SIZE: Final = 16384
+_FILE: Final = re.compile(r"(?:^|(?<=\s))(?:file:)?(ksplice-[a-z0-9]+\.tar\.gz)(?=\s|$)")
+"""In a trusted comment such as minisign's ``timestamp:… file:NAME hashed``."""
 _NO_PLAIN_FILE: Final = frozenset(
     {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.EPERM}
 )
@@ -46,6 +50,8 @@ class Trusted:
     bundle: Bundle
     signer: str
     """Key id as minisign prints it; empty for an unsigned bundle that the policy allows."""
+    fingerprint: str = ""
+    """Of that key."""
     trusted_comment: str = ""
 
 
@@ -103,7 +109,7 @@ def check_bundle(stored: Stored, keyring: Keyring, settings: Settings, now: floa
     ``SignerNotAllowedError``, ``BadBundleError``, ``KeyFileError``.
     """
     trusted = _check_whole(stored, keyring, settings, now)
-    check_signer(trusted.bundle.manifest, trusted.signer, settings.signers)
+    check_signer(trusted.bundle.manifest, trusted.signer, settings.signers, trusted.fingerprint)
     return trusted
 
 
@@ -116,11 +122,33 @@ def _check_whole(stored: Stored, keyring: Keyring, settings: Settings, now: floa
             )
         return Trusted(bundle=unpack(stored.bundle), signer="")
     verified = check_signature(stored.bundle, stored.signature, keyring, now)
+    names = _named_by(verified.trusted_comment)
+    bundle = unpack(stored.bundle)
+    if (name := file_name(bundle.manifest.kid)) not in names:
+        raise BadSignatureError(
+            f"signature: its signed comment names {', '.join(sorted(names))}, and this is {name}"
+        )
     return Trusted(
-        bundle=unpack(stored.bundle),
+        bundle=bundle,
         signer=verified.key.name,
+        fingerprint=verified.key.fingerprint,
         trusted_comment=verified.trusted_comment,
     )
+
+
+def _named_by(comment: str) -> frozenset[str]:
+    """Return the bundles that a trusted comment names.
+
+    A key may have signed other things than bundles.  ``ksplice create`` and ``ksplice sign`` name
+    the file, and minisign does unless it is given another comment.
+    """
+    names = frozenset(_FILE.findall(comment))
+    if not names:
+        raise BadSignatureError(
+            f"signature: its signed comment names no bundle, but says {comment!a}; sign the file "
+            "ksplice-KID.tar.gz under that name, as `ksplice sign` and minisign do"
+        )
+    return names
 
 
 def check_signature(

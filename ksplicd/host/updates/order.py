@@ -124,15 +124,14 @@ class Order:
         What is in the kernel without a verified bundle is judged by the objects that it patches.
         """
         rules, claimer = self._doors.settings.signers, self._records.trusted(manifest.kid)
-        signer = claimer.signer if claimer is not None else ""
         trusted = self._records.trusted(kid)
         if trusted is not None:
-            return why_no_claim(signer, trusted.bundle.manifest, rules)
+            return why_no_claim(claimer, trusted.bundle.manifest, rules)
         patched = self._doors.kernel.replaced().get(new_module(kid), frozenset())
         names = sorted({target for target, _, _ in patched})
         targets = tuple(Target(name=name, new_file="", old_file="") for name in names)
         part = replace(self._records.manifest(kid), targets=targets)
-        return why_no_claim(signer, part, rules, is_whole=False)
+        return why_no_claim(claimer, part, rules, is_whole=False)
 
     def void_claims(self, kid: str) -> list[str]:
         """Return a sentence for each claim without effect between ``kid`` and the others here."""

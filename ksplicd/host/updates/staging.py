@@ -118,8 +118,8 @@ class Staging:
         if self._doors.store.read(kid).bundle == stored.bundle:
             return False
         new, old = trusted.bundle.manifest, self._records.manifest(kid)
-        no_right = why_no_claim(trusted.signer, old, rules, is_whole=there is not None)
-        why = why_no_claim(there.signer if there is not None else "", new, rules)
+        no_right = why_no_claim(trusted, old, rules, is_whole=there is not None)
+        why = why_no_claim(there, new, rules)
         if no_right and not (why and _patches_kernel(new) and not _patches_kernel(old)):
             raise SignerNotAllowedError(
                 f"{kid}: another bundle of this id is stored, and {no_right}"

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ksplicd import minisign
-from ksplicd.bundle import pack
+from ksplicd.bundle import file_name, pack, unpack
+from ksplicd.errors import BadBundleError
 from ksplicd.model import (
     Account,
     Hunk,
@@ -156,4 +157,8 @@ def bundle(
 
 def signature(data: bytes, key: minisign.SecretKey = KEY) -> bytes:
     """Return the ``.minisig`` file for ``data``."""
-    return minisign.sign(data, key, trusted_comment="a test").encode()
+    try:
+        kid = unpack(data).manifest.kid
+    except BadBundleError:
+        kid = KID
+    return minisign.sign(data, key, trusted_comment=f"a test file:{file_name(kid)}").encode()

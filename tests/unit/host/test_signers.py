@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which updates a key may sign, and until when."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ksplicd import minisign
-from ksplicd.config import Settings, SignerRule
+from ksplicd.config import Settings, SignerRule, parse_settings
 from ksplicd.errors import BadSignatureError, KeyFileError, SignerNotAllowedError
+from ksplicd.host.trust.keyring import Keyring
 from ksplicd.host.trust.signers import check_signer
 from ksplicd.model import Stage
 from tests.support.bundles import samples
@@ -50,6 +52,44 @@ def test_rules(lines: tuple[str, ...], who_may: set[str]) -> None:
         else:
             with pytest.raises(SignerNotAllowedError, match="may sign"):
                 check_signer(manifest, signer, rules(*lines))
+
+
+def test_rule_by_fingerprint_holds_for_one_key() -> None:
+    """The owner of a key chooses its id, and may choose another one's."""
+    mine = samples.KEY.public
+    impostor = replace(samples.STRANGER.public, key_id=mine.key_id)
+    assert impostor.name == mine.name
+    found = parse_settings(f"[signers]\nvmlinux = {mine.fingerprint.lower()}\n", "x.conf").signers
+    check_signer(samples.manifest(), mine.name, found, mine.fingerprint)
+    with pytest.raises(SignerNotAllowedError, match="only SHA256:"):
+        check_signer(samples.manifest(), impostor.name, found, impostor.fingerprint)
+
+
+def test_rule_by_fingerprint_on_a_host(host: Host) -> None:
+    host.settings = Settings(signers=rules(f"vmlinux = {samples.KEY.public.fingerprint}"))
+    host.engine = host.new_engine()
+    assert host.stage().stage is Stage.STAGED
+    host.apply()
+
+
+def test_of_two_keys_with_one_id_neither_is_trusted(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    impostor = replace(samples.STRANGER, key_id=samples.KEY.key_id)
+    path = host.root.parent / "keys/impostor.pub"
+    path.parent.mkdir(exist_ok=True)
+    keyring = Keyring(path.parent, os.getuid())
+    for name, key in (("a.pub", samples.KEY), ("b.pub", samples.KEY), ("c.pub", samples.STRANGER)):
+        (path.parent / name).write_text(minisign.write_public_key(key.public))
+        (path.parent / name).chmod(0o644)
+    ids = {key.key_id for key in keyring.read().trusted}
+    assert ids == {samples.KEY.key_id, samples.STRANGER.key_id}  # the same key twice is one
+    path.write_text(minisign.write_public_key(impostor.public))
+    path.chmod(0o644)
+    found = keyring.read()
+    assert {key.key_id for key in found.trusted} == {samples.STRANGER.key_id}
+    assert {"a.pub", "b.pub", "impostor.pub"} <= set(found.ignored)
+    assert "another key has the id" in caplog.text
 
 
 def test_update_without_a_cve() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd import minisign
 from ksplicd.config import Settings
 from ksplicd.errors import (
     AlreadyStagedError,
@@ -54,6 +55,36 @@ def test_nothing_is_parsed_before_the_signature_holds(host: Host) -> None:
         host.engine.stage(b"no archive at all", samples.signature(b"other"), ALICE)
     with pytest.raises(BadBundleError, match=r"not a \.tar\.gz file"):
         host.stage(b"no archive at all")
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "ksplice-8c4o6ucj.tar.gz",
+        "file:ksplice-8c4o6ucj.tar.gz",
+        "timestamp:1764547200\tfile:ksplice-8c4o6ucj.tar.gz\thashed",
+    ],
+)
+def test_comments_that_exist_name_the_bundle(host: Host, comment: str) -> None:
+    data = samples.bundle()
+    text = minisign.sign(data, samples.KEY, trusted_comment=comment)
+    assert host.engine.stage(data, text.encode(), ALICE).kid == samples.KID
+
+
+@pytest.mark.parametrize(
+    ("comment", "why"),
+    [
+        ("", "names no bundle"),
+        ("file:release.iso", "names no bundle"),
+        ("file:xksplice-8c4o6ucj.tar.gz", "names no bundle"),
+        ("file:ksplice-zzzz9999.tar.gz", "names ksplice-zzzz9999.tar.gz, and this is ksplice-8c4"),
+    ],
+)
+def test_signature_that_was_made_for_something_else(host: Host, comment: str, why: str) -> None:
+    data = samples.bundle()
+    text = minisign.sign(data, samples.KEY, trusted_comment=comment)
+    with pytest.raises(BadSignatureError, match=why):
+        host.engine.stage(data, text.encode(), ALICE)
 
 
 def test_unsigned(host: Host) -> None:
