@@ -19,12 +19,11 @@ _NUMBER: Final = re.compile(r"(?<=[\w.])\.\d+(?=\.|$)|(?<=_)\d+(?=_)|(?<=[a-z_])
 _COUNTED: Final = ("__UNIQUE_ID_", "__initcall_", "__addressable_")
 """Names that end in numbers of the preprocessor's counter."""
 
-_KIND_OF_DATA: Final = re.compile(r"^\.(?:data(?:\.rel)?(?:\.ro)?(?:\.local)?|bss|rodata)(?=\.)")
 _RELATIVE: Final = (2, 4)
 """R_X86_64_PC32 and R_X86_64_PLT32, which in code mostly count from the end of the four bytes."""
 
-_NAMES: Final = "__tracepoints_strings"
-"""Strings, though the section is not marked so."""
+_NAMES: Final = ("__tracepoints_strings", "__tracepoints_str")
+"""Strings, though the sections are not marked so."""
 
 _LEFT_OUT: Final = (".comment", ".note", ".debug", ".discard", ".orc_")
 
@@ -91,13 +90,13 @@ def _content(section: Section, names: Names, entry: int) -> object:
 
     Zeros at the end may be padding; the section's size says whether there are more.
     """
-    if section.name == _NAMES:
-        return sorted(section.data.split(b"\0"))
+    if section.name in _NAMES:
+        return sorted(filter(None, section.data.split(b"\0")))
     if not entry and names.starts(section) == [0] and not any(section.data):
         return sorted(_target(section, r, names) for r in section.relocations)  # a list of pointers
     starts = list(range(0, section.size, entry)) if entry else names.starts(section)
     parts: list[tuple[str, bytes, list[_Reference]]] = [
-        ("" if entry else names.at(section, at)[0], section.data[at:end].rstrip(b"\0"), [])
+        ("" if entry else names.at(section, at)[0], _without_line(section, at, end), [])
         for at, end in zip(starts, [*starts[1:], section.size], strict=True)
     ]
     for r in section.relocations:
@@ -105,6 +104,14 @@ def _content(section: Section, names: Names, entry: int) -> object:
         kind, leads_to, behind = _target(section, r, names)
         parts[i][2].append((r.offset - starts[i], kind, leads_to, behind))
     return sorted(parts)
+
+
+def _without_line(section: Section, start: int, end: int) -> bytes:
+    """Return the bytes of a thing; of a descriptor of pr_debug() without the line (_ddebug)."""
+    data = section.data[start:end]
+    if section.name == "__dyndbg":
+        data = data[:32] + data[36:]
+    return data.rstrip(b"\0")
 
 
 def _target(owner: Section, r: Relocation, names: Names) -> tuple[int, str, int]:
@@ -119,9 +126,8 @@ def _target(owner: Section, r: Relocation, names: Names) -> tuple[int, str, int]
         return r.type, repr(text), 0
     if target.is_merged_constants:
         return r.type, repr(target.data[at : at + target.entsize]), 0
-    # whether a variable has a content says its own section
-    section = _KIND_OF_DATA.sub("", name_without_number(target.name))
     if r.symbol.type != STT_SECTION:
         return r.type, name_without_number(r.symbol.name), r.addend
     name, behind = names.at(target, at)
-    return r.type, f"{section}:{name}", behind - tail
+    # in what kind of section it is, its own says
+    return r.type, name or name_without_number(target.name), behind - tail
