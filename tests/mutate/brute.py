@@ -43,7 +43,8 @@ def contents_of(path: Path, sizes: Mapping[str, int]) -> dict[str, str]:
             continue
         if not section.is_strings and not section.is_merged_constants:
             content = _content(section, names, sizes.get(section.name, 0))
-            text = repr((content, section.size, section.align, section.flags))
+            size = 0 if section.name in _NAMES else section.size
+            text = repr((content, size, section.align, section.flags))
             digest = hashlib.sha256(text.encode()).hexdigest()
             found.setdefault(name_without_number(section.name), []).append(digest)
     return {name: " ".join(sorted(digests)) for name, digests in found.items()}
