@@ -193,9 +193,12 @@ def seen_of(differ: Collection[str], found: Difference) -> set[str]:
     A section of a function or a datum by the name of what is in it; any other, such as those of
     strings and of tables about code, by whatever it is that differs.
     """
-    said = {_source_name(s.name) for s in (*found.changed, *found.new, *found.removed)}
-    said |= {_source_name(s.name) for s in (*found.boot, *found.copied_constants)}
-    said |= {_source_name(s.name) for s in found.new_data()}
+    symbols = [*found.changed, *found.new, *found.removed, *found.boot, *found.copied_constants]
+    symbols += found.new_data()
+    said = {_source_name(s.name) for s in symbols}
+    # of several names for one function the section has one
+    own = (_OF_ONE.fullmatch(s.section.name) for s in symbols if s.section is not None)
+    said |= {_source_name(m["name"]) for m in own if m is not None}
     said |= {_source_name(p.datum.name) for p in found.pointers}
     said |= {_source_name(v.datum.name) for v in found.fields.values}
     said |= {word for text in found.notes for word in _WORD.findall(text)}
