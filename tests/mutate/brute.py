@@ -46,8 +46,16 @@ def contents_of(path: Path, sizes: Mapping[str, int]) -> dict[str, str]:
             size = 0 if section.name in _NAMES else section.size
             text = repr((content, size, section.align, section.flags))
             digest = hashlib.sha256(text.encode()).hexdigest()
-            found.setdefault(name_without_number(section.name), []).append(digest)
+            for name in _names_of(section, names):
+                found.setdefault(name, []).append(digest)
     return {name: " ".join(sorted(digests)) for name, digests in found.items()}
+
+
+def _names_of(section: Section, names: "Names") -> list[str]:
+    """Return a section's name and, where it is that of one function, those with its other names."""
+    own, known = name_without_number(section.name), names.at(section, 0)[0].split()
+    prefix = next((own.removesuffix(n) for n in known if own.endswith(f".{n}")), None)
+    return [own] if prefix is None else [f"{prefix}{n}" for n in known]
 
 
 class Names:
