@@ -105,7 +105,11 @@ def _content(section: Section, names: Names, entry: int) -> object:
         return sorted(_target(section, r, names) for r in section.relocations)  # a list of pointers
     starts = list(range(0, section.size, entry)) if entry else names.starts(section)
     parts: list[tuple[str, bytes, list[_Reference]]] = [
-        ("" if entry else names.at(section, at)[0], _without_line(section, at, end), [])
+        (
+            "" if entry or len(starts) == 1 else names.at(section, at)[0],
+            _without_line(section, at, end),
+            [],
+        )
         for at, end in zip(starts, [*starts[1:], section.size], strict=True)
     ]
     for r in section.relocations:
