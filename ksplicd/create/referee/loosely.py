@@ -4,7 +4,7 @@
 New code of modules reads its static keys, where the kernel's own code has branches that are
 patched; new code of vmlinux reads runtime constants.  So the compiler chose other registers, and
 may have inlined otherwise.  What is referred to must be the same: each side is extended by what a
-function refers to that only the other side has inlined.
+function refers to that the other side has inlined, everywhere or in one place of several.
 """
 
 from collections.abc import Iterator
@@ -41,14 +41,17 @@ class LooseComparison:
         while True:
             missing, extra = mine - other, other - mine
             todo = [t for t in missing | extra if t[0] in _FUNCTIONS and t[1] not in done]
+            if not todo and (missing | extra) - optional:  # inlined in one place of several
+                todo = [t for t in mine & other if t[0] == "function" and t[1] not in done]
             if not todo:
                 break
-            for token in todo:  # one side has inlined what the other calls
+            for token in todo:
                 kind, s = token
                 assert isinstance(s, Symbol)
                 done.add(s)
-                side = mine if token in missing else other
-                side |= set(self.tokens(self.a if kind == "function" else self.b, s))
+                more = set(self.tokens(self.a if kind == "function" else self.b, s))
+                mine |= more if token not in extra else set()
+                other |= more if token not in missing else set()
                 optional |= set(self.keys(s)) if kind == "function" else set()
         left = [t for t in missing | extra if t not in optional and t[0] not in _FUNCTIONS]
         found = []

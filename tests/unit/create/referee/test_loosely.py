@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One source compiled in two ways: what its functions refer to is the same."""
+
+from pathlib import Path
+
+import pytest
+
+from ksplicd.create.referee.loosely import LooseComparison
+from ksplicd.create.referee.pairs import pair
+from ksplicd.create.referee.view import View
+from tests.support.objects.compile import compile_object
+from tests.support.objects.pair import PRELUDE, SIZES
+
+CALLS = """
+static noinline int g(int x) { return exported(x) + 1; }
+int f(int x) { return g(x) * g(x + 1) + hidden(x); }
+"""
+INLINED_ONCE = CALLS.replace("g(x) *", "(exported(x) + 1) *")
+
+
+def why_differs(tmp_path: Path, a: str, b: str) -> str | None:
+    old, new = (
+        View(compile_object(tmp_path, PRELUDE + text, name=name), SIZES)
+        for text, name in ((a, "a"), (b, "b"))
+    )
+    pairs = pair(old, new)
+    twin = next(s for s in new.symbols() if s.name == "f")
+    return LooseComparison(old, new, pairs).why_differs(pairs.pre_of[twin], twin)
+
+
+@pytest.mark.parametrize(("a", "b"), [(CALLS, INLINED_ONCE), (INLINED_ONCE, CALLS)])
+def test_inlined_in_one_place_and_called_in_another(tmp_path: Path, a: str, b: str) -> None:
+    assert why_differs(tmp_path, a, b) is None
+
+
+def test_what_no_called_function_refers_to(tmp_path: Path) -> None:
+    other = INLINED_ONCE.replace("(exported(x) + 1)", '(printk("x") + 1)')
+    why = why_differs(tmp_path, CALLS, other)
+    assert why is not None
+    assert "also has a reference to the name printk" in why
