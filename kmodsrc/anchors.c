@@ -7,12 +7,16 @@
  * anchor's name ends in the function's, which conflicts.c shows.
  */
 #include <linux/compiler.h>
+#include <linux/compiler_types.h>
+#include "types.h"
+
+#define KSPLICE_ANCHOR_NAME(n, name)	__PASTE(__PASTE(KSPLICE_ANCHOR_PREFIX, n), _##name)
 
 /* No two have the same body: the compiler would make them one. */
 #define KSPLICE_ANCHOR(n, name)							\
-	static noinline __used void ksplice_anchor_##n##_##name(void)		\
+	static noinline __used void KSPLICE_ANCHOR_NAME(n, name)(void)		\
 	{									\
-		asm volatile("" : : "i" (n));					\
+		asm volatile("" : : "i" (__COUNTER__));				\
 	}
 
 /* Generated: KSPLICE_ANCHOR(0, pipe_fsync) ... */

@@ -93,6 +93,20 @@ int f(int x) {{ if (__builtin_expect(x > 100, 0)) {{ report(1); report(x); }} re
 """
     code = cut(compare(tmp_path, source.format(1), source.format(2)))
     assert {".text.f", ".text.unlikely.f"} <= kept(code)
+    assert [a.function for a in code.anchors] == ["f"]
+
+
+def test_cold_part_that_calls_nothing_is_anchored(tmp_path: Path) -> None:
+    """A task is preempted there, or waits for a page."""
+    source = """
+extern volatile int *seen;
+__attribute__((cold)) int report(int x);
+int f(int x) {{ if (x > 100) {{ x = *seen; return report(x); }} return x + {}; }}
+"""
+    code = cut(compare(tmp_path, source.format(1), source.format(2)))
+    (part,) = (s for s in code.obj.sections if s.name == ".text.unlikely.f")
+    assert not any(part.data[r.offset - 1] == 0xE8 for r in part.relocations)
+    assert [a.function for a in code.anchors] == ["f"]
 
 
 def test_only_own_entries_of_special_sections(tmp_path: Path) -> None:

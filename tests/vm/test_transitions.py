@@ -15,7 +15,7 @@ from ksplicd.lab.guest import Guest
 from ksplicd.lab.running_guest import RunningGuest
 from ksplicd.model import core_module, new_module
 from tests.support.guest.blocker import BLOCKER
-from tests.support.guest.hand import Edit, Update, is_clean
+from tests.support.guest.hand import Edit, Update, is_clean, wait_for_stack
 from tests.support.guest.host import Host
 from tests.support.guest.journal import read_journal
 from tests.support.guest.maker import FIRST, Maker
@@ -42,6 +42,54 @@ OOM_REAPER = Edit(
     "\t\tif (tsk) {\n\t\t\toom_reap_task(tsk);\n\t\t\tcond_resched();\n\t\t}\n",
 )
 """In a kernel thread that never leaves the function."""
+COLD_KID = "cold0001"
+PERSONALITY = "SYSCALL_DEFINE1(personality, unsigned int, personality)\n{\n"
+PEEK = Edit(
+    "kernel/exec_domain.c",
+    PERSONALITY,
+    f"""\
+static noinline __cold long peeked(long found)
+{{
+	asm volatile("");
+	return found + 1;
+}}
+
+{PERSONALITY}\
+	long found;
+
+	if (personality >> 30 == 1) {{
+		found = !READ_ONCE(current->mm);
+		found += READ_ONCE(*(int *)(unsigned long)personality);
+		return peeked(found);
+	}}
+
+""",
+)
+"""Reads a number of the user's in a cold part, which is left by a jump and calls nothing.
+
+The guest's processor has no SMAP, and an ``asm`` would keep gcc from making the part.  Stacks name
+the instruction before, so the page is not read by the first one.
+"""
+FAULT = """\
+import ctypes, fcntl, os, struct, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+page = libc.mmap(None, ctypes.c_size_t(4096), 3, 0x62, -1, ctypes.c_long(0))
+uffd = libc.syscall(323, os.O_CLOEXEC)
+fcntl.ioctl(uffd, 0xC018AA3F, struct.pack("QQQ", 0xAA, 0, 0))  # UFFDIO_API
+fcntl.ioctl(uffd, 0xC020AA00, struct.pack("QQQQ", page, 4096, 1, 0))  # UFFDIO_REGISTER
+def resolve():
+    while not os.path.exists("/root/go"):
+        time.sleep(0.1)
+    filled = ctypes.create_string_buffer(struct.pack("i", 77) * 1024, 4096)
+    copy = struct.pack("QQQQq", page, ctypes.addressof(filled), 4096, 0, 0)
+    fcntl.ioctl(uffd, 0xC028AA03, copy)  # UFFDIO_COPY
+threading.Thread(target=resolve).start()
+found = libc.syscall(135, ctypes.c_void_p(page))
+print(found, file=open("/root/found", "w"))
+time.sleep(1000)
+"""
+"""Waits in ``personality`` for its own page, which lies low, until /root/go is there."""
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +127,9 @@ def conflicts(guest: RunningGuest, kid: str) -> list[list[str]]:
     path = f"/sys/module/{core_module(kid)}/ksplice/conflicts"
     task, *stack = guest.read(path).splitlines() or [""]
     words = task.split()
-    assert not words or any(re.match(rf"\t{words[1]}(\.ksplice)?\+0x", line) for line in stack)
+    assert not words or any(
+        re.match(rf"\t{words[1]}(\.cold)?(\.ksplice)?\+0x", line) for line in stack
+    )
     return [words] if words else []
 
 
@@ -108,6 +158,23 @@ def test_sleeper_is_shown_in_both_directions(guest: Guest, file: Path) -> None:
     update.wait()
     assert update.state("stage") == "reversed"
     assert conflicts(guest, KID) == []
+
+
+def test_task_in_a_cold_part_holds_an_undo_up(guest: Guest, maker: Maker) -> None:
+    """Its stack does not show the function, and the cold part has no call."""
+    made = bundle.unpack(maker.make(COLD_KID, PEEK).read_bytes())
+    update = Update(guest, made)
+    update.apply()
+    start(guest, "fault", FAULT)
+    wait_for_stack(guest, "__x64_sys_personality.cold")
+    guest.run(f"echo 0 >/sys/kernel/livepatch/{update.new}/enabled; sleep 2")
+    pid = guest.run("systemctl show -P MainPID fault").out.strip()
+    assert conflicts(guest, COLD_KID) == [[pid, "__x64_sys_personality", "python3"]]
+    guest.run("touch /root/go")
+    update.wait()
+    assert update.state("stage") == "reversed"
+    wait_in_guest(lambda: guest.read("/root/found", if_there=True).strip() == "78")
+    update.unload(update.new)
 
 
 def test_sleeper_is_woken_when_that_is_wanted(host: Host, file: Path) -> None:

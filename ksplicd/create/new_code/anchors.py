@@ -3,9 +3,12 @@
 
 Before new code is unloaded, livepatch looks on every task's stack for the functions that its
 ``klp_patch`` lists (``klp_check_stack`` of kernel/livepatch/transition.c): for frames between the
-start and the end of each.  It does not find a task that sleeps in the cold part of one, in a
+start and the end of each.  It does not find a task that was stopped in the cold part of one, in a
 function that one of them left for by a jump, or in one that was entered by a pointer or a kprobe.
 Those are listed too, as the new form of a function of the core that nobody calls.
+
+A task can stop in code without a call too: it is preempted there, or waits in a page fault for
+memory that an inlined ``unsafe_get_user()`` reads.
 """
 
 from collections.abc import Collection, Iterable
@@ -43,7 +46,7 @@ class Anchors:
                 continue
             seen.add(function)
             parts = self.post.cold_parts_of(function)
-            found.update(p for p in parts if self.calls(p))
+            found.update(parts)
             for part in (function, *parts):
                 jumps = [t for t in self.jump_targets(part) if main_name(t.name) != function.name]
                 found.update(jumps)
@@ -66,11 +69,6 @@ class Anchors:
             and s not in self.twins.pre_of
             and not is_cold_part(s.name)
         }
-
-    def calls(self, part: Symbol) -> bool:
-        """Tell whether a task may be asleep below the part."""
-        owner = code_section_of(part)
-        return any(owner.data[r.offset - 1] == _CALL for r in owner.relocations if r.offset)
 
     def jump_targets(self, function: Symbol) -> set[Symbol]:
         """Return the kept functions at whose start a jump of ``function`` ends."""
