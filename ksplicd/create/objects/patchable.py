@@ -4,12 +4,14 @@
 It does not decide which one is (``new_code/redirects.py``).
 """
 
+from collections.abc import Iterator
 from typing import Final
 
-from ksplicd.create.objects.index import ObjectIndex
-from ksplicd.create.objects.names import is_boot_section
+from ksplicd.create.objects.index import ObjectIndex, code_section_of
+from ksplicd.create.objects.names import is_boot_section, is_cold_part, main_name
 from ksplicd.create.objects.special import TABLE_BY_SECTION
-from ksplicd.elf.model import Object, Symbol
+from ksplicd.elf.instructions import Role, UndecodableError, read_fields
+from ksplicd.elf.model import Object, Section, Symbol
 from ksplicd.elf.x86_64 import ENDBR64
 
 NO_KPROBES: Final = (".noinstr", ".kprobes", ".entry", ".cpuidle")
@@ -17,6 +19,8 @@ NO_KPROBES: Final = (".noinstr", ".kprobes", ".entry", ".cpuidle")
 
 _RESERVED_TEXT: Final = ("_kprobe_blacklist", "__jump_table", ".static_call_sites", "__bug_table")
 """Tables of places where no kprobe may be."""
+_CALL: Final = 0, 0xE8
+"""Opcode map and opcode."""
 
 
 def traceable_functions(index: ObjectIndex) -> frozenset[str]:
@@ -49,7 +53,9 @@ def probeable_functions(obj: Object) -> frozenset[str]:
 
     Not those in sections that no kprobe may touch, not those that ``NOKPROBE_SYMBOL`` names, and
     not those that begin with what the kernel itself rewrites or traps
-    (``check_kprobe_address_safe()``), of which it does not know yet when a module comes.
+    (``check_kprobe_address_safe()``), of which it does not know yet when a module comes.  Nor those
+    that branch to their own beginning, as ``llist_add_batch`` does: there the probe would switch a
+    call that runs already, in the middle, with other registers than those of a call.
     """
     forbidden = {
         (r.symbol.section, r.symbol.value + r.addend)
@@ -64,7 +70,41 @@ def probeable_functions(obj: Object) -> frozenset[str]:
         and not s.section.name.startswith(NO_KPROBES)
         and not is_boot_section(s.section)
         and forbidden.isdisjoint(((s.section, s.value), (s.section, s.value + _endbr64_size(s))))
+        and not _branches_to_entry(obj, s)
     )
+
+
+def _branches_to_entry(obj: Object, s: Symbol) -> bool:
+    """Tell whether a jump of a function, cold parts included, ends where a kprobe would be.
+
+    What cannot be decoded may have such a jump.
+    """
+    entries = {(s.section, s.value), (s.section, s.value + _endbr64_size(s))}
+    parts = [
+        s,
+        *(p for p in obj.functions() if is_cold_part(p.name) and main_name(p.name) == s.name),
+    ]
+    try:
+        return any(not entries.isdisjoint(_jump_targets(part)) for part in parts)
+    except UndecodableError:
+        return True
+
+
+def _jump_targets(s: Symbol) -> Iterator[tuple[Section | None, int]]:
+    """Yield section and offset of where the jumps of a function end; calls are none.
+
+    Raises ``UndecodableError``.
+    """
+    section = code_section_of(s)
+    relocations = {r.offset: r for r in section.relocations}
+    for at, field in read_fields(section.data, s.value, s.value + s.size).items():
+        if field.role is not Role.BRANCH or (field.number, field.opcode) == _CALL:
+            continue
+        if (r := relocations.get(at)) is not None:
+            yield r.symbol.section, r.symbol.value + r.addend + field.tail
+        else:
+            raw = section.data[at : at + field.size]
+            yield section, at + field.tail + int.from_bytes(raw, "little", signed=True)
 
 
 def _endbr64_size(s: Symbol) -> int:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from pathlib import Path
 
+import pytest
+
 from ksplicd.create.objects.patchable import probeable_functions
 from tests.support.objects.compile import SPLIT, compile_object
 
@@ -40,3 +42,39 @@ def test_no_kprobe_where_the_kernel_allows_none(tmp_path: Path) -> None:
     assert probeable_functions(compile_object(tmp_path, SOURCE)) == PROBEABLE
     split = compile_object(tmp_path, SOURCE, *SPLIT)
     assert probeable_functions(split) == PROBEABLE
+
+
+LOOP = """
+asm(".text\\n.type head,@function\\nhead: {pad} xor %eax,%eax\\n test %rdi,%rdi\\n {jump}\\n ret\\n"
+    ".size head,.-head\\n"
+    ".type again,@function\\nagain: {pad} dec %rdi\\n call again\\n ret\\n.size again,.-again\\n"
+    ".type later,@function\\nlater: {pad} nop\\n1: dec %rdi\\n jne 1b\\n ret\\n"
+    ".size later,.-later\\n"
+    ".section .text.unlikely\\n.type head.cold,@function\\nhead.cold: {cold}\\n"
+    ".size head.cold,.-head.cold\\n.text");
+"""
+
+
+@pytest.mark.parametrize(
+    ("pad", "jump", "cold"),
+    [
+        ("", "jne head", "ud2"),
+        ("", "jmp head", "ud2"),
+        ("", ".byte 0x0f,0x85\\n.long head-.-4", "ud2"),
+        ("endbr64;", "jne head", "ud2"),
+        ("endbr64;", "jne head+4", "ud2"),
+        ("", "nop", "jmp head"),
+        ("endbr64;", "nop", "jmp head+4"),
+    ],
+)
+def test_no_kprobe_where_a_loop_begins(tmp_path: Path, pad: str, jump: str, cold: str) -> None:
+    """A call of the function itself is a call as any other."""
+    obj = compile_object(tmp_path, LOOP.format(pad=pad, jump=jump, cold=cold))
+    assert probeable_functions(obj) & {"head", "again", "later"} == {"again", "later"}
+
+
+def test_a_function_without_a_loop_at_its_head_takes_a_kprobe(tmp_path: Path) -> None:
+    obj = compile_object(
+        tmp_path, LOOP.format(pad="endbr64;", jump="jne head+6", cold="jmp head+6")
+    )
+    assert "head" in probeable_functions(obj)
