@@ -79,6 +79,7 @@ bool ksplice_is_replaced(const struct ksplice_place *p)
 	const struct ksplice_reloc *r = p->m->relocs + p->site->reloc;
 	const u8 *replacement = p->m->blob + p->site->alt;
 	u32 i, done = 0, end = 0, nr = p->site->nr_relocs, len = p->site->alt_len;
+	u32 known = p->m->nr_learned;
 
 	if (p->site->feature & KSPLICE_ALT_DIRECT_CALL)
 		return is_direct_call(p);
@@ -100,8 +101,9 @@ bool ksplice_is_replaced(const struct ksplice_place *p)
 	}
 	if (!ksplice_is_nops(p->run + len, p->site->len - len))
 		return false;
-	for (i = 0; i < nr; i++)
-		if (!is_replaced_field_ok(p, &r[i]))
-			return false;
-	return true;
+	for (i = 0; i < nr && is_replaced_field_ok(p, &r[i]); i++)
+		;
+	if (i < nr)
+		ksplice_forget_slots(p->m, known);
+	return i == nr;
 }

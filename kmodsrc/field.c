@@ -46,6 +46,17 @@ static bool is_same_content(u64 addr, const u8 *want, u32 len)
 }
 
 /**
+ * ksplice_forget_slots - forget what was learned from code that turned out not to match
+ * @m: the run
+ * @known: how many of @m->learned stay
+ */
+void ksplice_forget_slots(struct ksplice_matching *m, u32 known)
+{
+	while (m->nr_learned > known)
+		m->slots[m->learned[--m->nr_learned]] = 0;
+}
+
+/**
  * ksplice_is_reloc_ok - check that a relocated field refers to what the tables say
  * @m: the run
  * @r: the relocation
@@ -63,8 +74,10 @@ bool ksplice_is_reloc_ok(struct ksplice_matching *m, const struct ksplice_reloc 
 	case KSPLICE_REF_BYTES:
 		return is_same_content(base, m->blob + r->ref, r->len);
 	default:
-		if (!m->slots[r->ref])
+		if (base && !m->slots[r->ref]) {
 			m->slots[r->ref] = base;
+			m->learned[m->nr_learned++] = r->ref;
+		}
 		return base == m->slots[r->ref];
 	}
 }
@@ -91,11 +104,7 @@ static u32 first_reloc(const struct ksplice_matching *m, const struct ksplice_fu
 	return low;
 }
 
-/**
- * ksplice_is_as_compiled - check that a site runs as compiler and linker left it
- * @p: the site
- */
-bool ksplice_is_as_compiled(const struct ksplice_place *p)
+static bool runs_as_compiled(const struct ksplice_place *p)
 {
 	const struct ksplice_reloc *r = relocs_of(p->m, p->func);
 	u32 i, begin = p->site->off, end = begin + p->site->len, done = begin;
@@ -113,6 +122,20 @@ bool ksplice_is_as_compiled(const struct ksplice_place *p)
 		done = off + width;
 	}
 	return !memcmp(p->run + done - begin, p->pre + done - begin, end - done);
+}
+
+/**
+ * ksplice_is_as_compiled - check that a site runs as compiler and linker left it
+ * @p: the site
+ */
+bool ksplice_is_as_compiled(const struct ksplice_place *p)
+{
+	u32 known = p->m->nr_learned;
+
+	if (runs_as_compiled(p))
+		return true;
+	ksplice_forget_slots(p->m, known);
+	return false;
 }
 
 /**

@@ -37,6 +37,7 @@ static inline s32 ksplice_displacement(const u8 *end)
 }
 
 bool ksplice_read(void *to, u64 addr, size_t len);
+void ksplice_forget_slots(struct ksplice_matching *m, u32 known);
 bool ksplice_is_reloc_ok(struct ksplice_matching *m, const struct ksplice_reloc *r,
 			 const u8 *field, u64 addr);
 bool ksplice_is_as_compiled(const struct ksplice_place *p);

@@ -17,6 +17,7 @@
 #ifndef KSPLICE_FORMAT_H
 #define KSPLICE_FORMAT_H
 
+#include <linux/build_bug.h>
 #include <linux/types.h>
 
 #define KSPLICE_OLD_MAGIC	0x444c4f4b	/* "KOLD" */
@@ -31,6 +32,8 @@ struct ksplice_table {
 	__u32 off;
 	__u32 nr;
 };
+
+static_assert(sizeof(struct ksplice_table) == 8);
 
 /**
  * struct ksplice_old_header - first bytes of the blob
@@ -58,6 +61,8 @@ struct ksplice_old_header {
 	struct ksplice_table sites;
 };
 
+static_assert(sizeof(struct ksplice_old_header) == 56);
+
 #define KSPLICE_SYM_IN_TARGET	0x80000000U
 #define KSPLICE_NO_SYM		(~0U)
 
@@ -72,6 +77,8 @@ struct ksplice_sym {
 	__u32 name;
 	__u32 pos;
 };
+
+static_assert(sizeof(struct ksplice_sym) == 8);
 
 /**
  * struct ksplice_func - one function of the old code
@@ -94,6 +101,8 @@ struct ksplice_func {
 	__u32 site;
 	__u32 nr_sites;
 };
+
+static_assert(sizeof(struct ksplice_func) == 32);
 
 /**
  * enum ksplice_ref - what a relocation must point to
@@ -134,6 +143,8 @@ struct ksplice_reloc {
 	__u16 len;
 	__u32 pad;
 };
+
+static_assert(sizeof(struct ksplice_reloc) == 24);
 
 /**
  * enum ksplice_site_kind - who may have rewritten the bytes, and into what
@@ -198,5 +209,7 @@ struct ksplice_site {
 	__u32 feature;
 	__s64 add;
 };
+
+static_assert(sizeof(struct ksplice_site) == 32);
 
 #endif /* KSPLICE_FORMAT_H */

@@ -14,20 +14,31 @@
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <asm/text-patching.h>
+#include "field.h"
 #include "match.h"
+#include "sites.h"
 #include "steps.h"
 
 /*
  * Static keys, static calls or ftrace may be rewriting a site: compare again
  * before refusing.  text_poke_bp() first writes an int3 and then waits for all
- * processors, and a guest's may be stalled for long.
+ * processors, and a guest's may be stalled for long.  __static_call_update()
+ * changes the key first and then one site after the other: until its turn a
+ * site calls what the key held before.
  */
-#define TRIES		5
-#define TRIES_AT_INT3	250
-#define TRY_DELAY_US	2000
+#define TRIES			5
+#define TRIES_AT_REWRITTEN	250
+#define TRY_DELAY_US		2000
+
+static bool may_be_rewritten(const struct ksplice_report *report)
+{
+	return *report->found == INT3_INSN_OPCODE ||
+	       report->kind == ksplice_site_name(KSPLICE_SITE_STATIC_CALL);
+}
 
 static int compare_patiently(struct ksplice_matching *m, const struct ksplice_func *f)
 {
+	u32 known = m->nr_learned;
 	int try, err;
 
 	for (try = 1;; try++) {
@@ -36,7 +47,8 @@ static int compare_patiently(struct ksplice_matching *m, const struct ksplice_fu
 			m->report = (struct ksplice_report) { .cause = KSPLICE_OK };
 			return 0;
 		}
-		if (try >= (*m->report.found == INT3_INSN_OPCODE ? TRIES_AT_INT3 : TRIES))
+		ksplice_forget_slots(m, known);
+		if (try >= (may_be_rewritten(&m->report) ? TRIES_AT_REWRITTEN : TRIES))
 			return err;
 		usleep_range(TRY_DELAY_US, 2 * TRY_DELAY_US);
 	}
@@ -47,10 +59,11 @@ static bool get_memory(struct ksplice_matching *m)
 	m->addr = kvcalloc(m->head->syms.nr, sizeof(*m->addr), GFP_KERNEL);
 	m->seen = kvcalloc(m->head->syms.nr, sizeof(*m->seen), GFP_KERNEL);
 	m->slots = kvcalloc(m->head->nr_slots, sizeof(*m->slots), GFP_KERNEL);
+	m->learned = kvmalloc_array(m->head->nr_slots, sizeof(*m->learned), GFP_KERNEL);
 	m->run = kvmalloc(m->largest, GFP_KERNEL);
 	m->cover = kvmalloc(m->largest, GFP_KERNEL);
 	m->starts = kvmalloc_array(m->head->funcs.nr, sizeof(*m->starts), GFP_KERNEL);
-	return m->addr && m->seen && m->slots && m->run && m->cover && m->starts;
+	return m->addr && m->seen && m->slots && m->learned && m->run && m->cover && m->starts;
 }
 
 static void put_memory(struct ksplice_matching *m)
@@ -58,6 +71,7 @@ static void put_memory(struct ksplice_matching *m)
 	kvfree(m->addr);
 	kvfree(m->seen);
 	kvfree(m->slots);
+	kvfree(m->learned);
 	kvfree(m->run);
 	kvfree(m->cover);
 }

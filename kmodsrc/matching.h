@@ -68,6 +68,8 @@ enum ksplice_own_sym {
  * @own:	addresses of enum ksplice_own_sym, 0 when this kernel lacks it
  * @return_thunk: where returns jump to in this boot, or 0
  * @slots:	learned bases, 0 until one is learned
+ * @learned:	which of @slots were learned, in that order
+ * @nr_learned:	their number
  * @run:	copy of the running function
  * @cover:	what is known about each byte of @run, see compare.c
  * @report:	filled in on failure
@@ -91,6 +93,8 @@ struct ksplice_matching {
 	u64 own[KSPLICE_NR_OWN_SYMS];
 	u64 return_thunk;
 	u64 *slots;
+	u32 *learned;
+	u32 nr_learned;
 	u8 *run;
 	u8 *cover;
 	struct ksplice_report report;

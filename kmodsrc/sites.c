@@ -138,17 +138,38 @@ static int check_retpoline(const struct ksplice_place *p)
 	return ILLEGAL;
 }
 
-/* True when the key's function pointer allows a branch to @target; 0: no branch. */
+/*
+ * Where the trampoline of a static call leads; 0: it returns.  Modules know some
+ * keys by their trampoline only, which is rewritten like the sites.
+ */
+static bool read_trampoline(u64 *func, const struct ksplice_place *p, u64 trampoline)
+{
+	u8 insn[JMP32_INSN_SIZE];
+
+	if (!trampoline || !ksplice_read(insn, trampoline, sizeof(insn)))
+		return false;
+	*func = 0;
+	if (*insn == JMP32_INSN_OPCODE) {
+		*func = trampoline + sizeof(insn) + ksplice_displacement(insn + sizeof(insn));
+		if (*func == p->m->return_thunk)
+			*func = 0;
+	}
+	return *insn == JMP32_INSN_OPCODE || *insn == RET_INSN_OPCODE;
+}
+
+/* True when the static call leads to @target now; 0: no branch. */
 static bool is_static_callee(const struct ksplice_place *p, u64 target)
 {
 	u64 func;
 
-	if (p->site->sym == KSPLICE_NO_SYM)
-		return !target || (target >= p->m->own[KSPLICE_STEXT] &&
-				   target < p->m->own[KSPLICE_ETEXT]);
-	/* struct static_call_key begins with its function */
-	return ksplice_read(&func, symbol_value(p), sizeof(func)) &&
-	       (func == target || ksplice_is_accounting(target, func));
+	if (p->site->sym == KSPLICE_NO_SYM) {
+		if (!read_trampoline(&func, p, ksplice_compiled_target(p, p->site->len)))
+			return false;
+	} else if (!ksplice_read(&func, symbol_value(p), sizeof(func))) {
+		/* struct static_call_key begins with its function */
+		return false;
+	}
+	return func == target || ksplice_is_accounting(target, func);
 }
 
 /* __static_call_transform() */
@@ -181,8 +202,7 @@ static int check_static_call(const struct ksplice_place *p)
 	if (ksplice_is_single_nop(p->run, CALL_INSN_SIZE) && is_static_callee(p, 0))
 		return CALL_INSN_SIZE;
 	if (!memcmp(p->run, xor5rax, sizeof(xor5rax)) &&
-	    (p->site->sym == KSPLICE_NO_SYM ||
-	     is_static_callee(p, (unsigned long)&__static_call_return0)))
+	    is_static_callee(p, (unsigned long)&__static_call_return0))
 		return CALL_INSN_SIZE;
 	return ILLEGAL;
 }

@@ -11,7 +11,18 @@ from typing import Final
 import pytest
 
 from ksplicd.create.old_code.sites import SiteKind
-from tests.support.kmod.made_up import ADDRESSES, Part, memory, tables
+from ksplicd.create.old_code.tables import REF_SLOT
+from tests.support.kmod.made_up import (
+    ABS64,
+    ADDRESSES,
+    FIRST,
+    SECOND,
+    Part,
+    call,
+    end_of,
+    memory,
+    tables,
+)
 from tests.support.kmod.program import build, match
 from tests.support.old_code.mutate import mutate_tables
 from tests.support.old_code.oracle import Memory, Verdict, judge
@@ -69,6 +80,73 @@ def test_int3_of_a_change_that_is_not_over_is_waited_for(
     first = ADDRESSES["first"]
     (answer,) = match(program, KERNEL, [tables()], poked=first, sleeps=sleeps)
     assert answer == (cause, *(("-", "-+0x0") if cause == "ok" else (answer.kind, "first+0x0")))
+
+
+SITE: Final = ADDRESSES["second"] + end_of(SECOND)
+"""Where a part behind the second function runs."""
+TRAMP: Final = ADDRESSES["tramp"]
+MODULE_TEXT: Final = 0xFFFFFFFFC0000000
+OTHER_TEXT: Final = ADDRESSES["first"] + 0x4000
+RETURN: Final = b"\xc3\xcc\xcc\xcc\xcc"
+XOR5RAX: Final = b"\x2e\x2e\x2e\x31\xc0"
+
+
+def branch(opcode: int, at: int, to: int) -> bytes:
+    return bytes([opcode]) + (to - at - 5).to_bytes(4, "little", signed=True)
+
+
+def static_call(run: bytes, sym: str = "") -> Part:
+    code, refs = call("tramp")
+    return Part(code, run=run, refs=refs, site=SiteKind.STATIC_CALL, sym=sym)
+
+
+@pytest.mark.parametrize(
+    ("run", "trampoline", "cause"),
+    [
+        (branch(0xE8, SITE, MODULE_TEXT), branch(0xE9, TRAMP, MODULE_TEXT), "ok"),
+        (branch(0xE8, SITE, OTHER_TEXT), branch(0xE9, TRAMP, OTHER_TEXT), "ok"),
+        (branch(0xE8, SITE, OTHER_TEXT), branch(0xE9, TRAMP, MODULE_TEXT), "no_match"),
+        (branch(0xE8, SITE, MODULE_TEXT), branch(0xE9, TRAMP, OTHER_TEXT), "no_match"),
+        (branch(0xE8, SITE, OTHER_TEXT), RETURN, "no_match"),
+        (branch(0xE8, SITE, OTHER_TEXT), b"", "no_match"),
+        (b"\x0f\x1f\x44\x00\x00", RETURN, "ok"),
+        (b"\x0f\x1f\x44\x00\x00", branch(0xE9, TRAMP, OTHER_TEXT), "no_match"),
+        (XOR5RAX, branch(0xE9, TRAMP, OTHER_TEXT), "no_match"),
+        (XOR5RAX, RETURN, "no_match"),
+    ],
+)
+def test_static_call_without_a_key_leads_where_its_trampoline_does(
+    program: Path, run: bytes, trampoline: bytes, cause: str
+) -> None:
+    """Modules know the keys of exported static calls by their trampolines only."""
+    part = static_call(run)
+    kernel = Memory(
+        symbols=KERNEL.symbols, target_symbols={}, pieces=memory(part, trampoline=trampoline)
+    )
+    (answer,) = match(program, kernel, [tables(part)])
+    assert answer.cause == cause
+    assert cause == "ok" or answer.kind == "static_call"
+
+
+@pytest.mark.parametrize(("sleeps", "cause"), [(4, "ok"), (200, "ok"), (300, "no_match")])
+def test_static_call_is_waited_for_until_its_turn(program: Path, sleeps: int, cause: str) -> None:
+    """__static_call_update() changes the key, and then one site after the other."""
+    part = static_call(branch(0xE8, SITE, OTHER_TEXT), "key")
+    pieces = memory(part, key=OTHER_TEXT)
+    kernel = Memory(symbols=KERNEL.symbols, target_symbols={}, pieces=pieces)
+    (answer,) = match(program, kernel, [tables(part)], poked=ADDRESSES["key"], sleeps=sleeps)
+    assert answer.cause == cause
+    assert cause == "ok" or answer.kind == "static_call"
+
+
+def test_what_a_failed_try_has_learned_is_forgotten(program: Path) -> None:
+    """The first use of a slot changes while it is read, and the second shows it."""
+    slot = Part(b"\x48\xb8" + bytes(8), refs=((2, ABS64, REF_SLOT, "unnamed", 24),))
+    kernel = Memory(symbols=KERNEL.symbols, target_symbols={}, pieces=memory(first=(slot,)))
+    field = next(i for i, part in enumerate(FIRST) if part.refs and part.refs[0][2] == REF_SLOT)
+    poked = ADDRESSES["first"] + end_of(FIRST[:field]) + 2
+    answers = match(program, kernel, [tables(first=(slot,))], poked=poked, sleeps=2)
+    assert [answer.cause for answer in answers] == ["ok"]
 
 
 def test_every_byte_too_few(program: Path) -> None:

@@ -86,10 +86,15 @@ SECOND: Final = (
 )  # fmt: skip
 
 
-def tables(*more: Part) -> bytes:
+def end_of(parts: tuple[Part, ...]) -> int:
+    """Return the offset at which ``more`` begins behind ``FIRST`` or ``SECOND``."""
+    return sum(len(part.code) for part in parts)
+
+
+def tables(*more: Part, first: tuple[Part, ...] = ()) -> bytes:
     """Return the old code, with ``more`` at the end of the second function."""
     writer = _Writer(SymbolMap([]))
-    for name, parts in (("first", FIRST), ("second", SECOND + more)):
+    for name, parts in (("first", FIRST + first), ("second", SECOND + more)):
         first_reloc, offset = len(writer.relocs), 0
         for part in parts:
             _add_relocs(writer, part.refs, offset)
@@ -123,10 +128,17 @@ def _add_relocs(
         writer.relocs.append(_Reloc(start + offset, kind, ref, content, addend, kind_of))
 
 
-def memory(*more: Part) -> list[tuple[int, bytes]]:
-    """Return what runs, as (address, bytes)."""
+def memory(
+    *more: Part, first: tuple[Part, ...] = (), key: int = 0, trampoline: bytes = b""
+) -> list[tuple[int, bytes]]:
+    """Return what runs, as (address, bytes).
+
+    ``key``: where the static call leads by its key; ``trampoline``: its trampoline.
+    """
     text = bytearray(b"\xcc" * 0x10000)
-    for name, parts in (("first", FIRST), ("second", SECOND + more)):
+    at = ADDRESSES["tramp"] - TEXT
+    text[at : at + len(trampoline)] = trampoline
+    for name, parts in (("first", FIRST + first), ("second", SECOND + more)):
         at = ADDRESSES[name] - TEXT
         for part in parts:
             run = bytearray(part.run if part.run is not None else part.code)
@@ -142,4 +154,5 @@ def memory(*more: Part) -> list[tuple[int, bytes]]:
     data = bytearray(0x1000)
     data[: len(CONTENT)] = CONTENT
     data[0x100:0x108] = VALUE
+    data[0x200:0x208] = key.to_bytes(8, "little")
     return [(TEXT, bytes(text)), (DATA, bytes(data))]

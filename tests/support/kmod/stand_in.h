@@ -8,6 +8,7 @@
 #define KSPLICE_TEST_KERNEL_H
 
 #include <elf.h>
+#include <assert.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdbool.h>
