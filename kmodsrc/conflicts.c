@@ -14,6 +14,7 @@
 #include <linux/sched/signal.h>
 #include <linux/stacktrace.h>
 #include <linux/string.h>
+#include <linux/stringify.h>
 #include <linux/sysfs.h>
 #include <linux/workqueue.h>
 #include "compat.h"
@@ -73,10 +74,10 @@ static const struct klp_func *function_in(const unsigned long *stack, unsigned i
 	return NULL;
 }
 
-/* An anchor's name ends in that of what it stands for, see anchors.c. */
+/* An anchor's name ends in that of what it stands for. */
 static const char *name_of(const struct klp_func *func)
 {
-	const char *prefix = "ksplice_anchor_";
+	const char *prefix = __stringify(KSPLICE_ANCHOR_PREFIX);
 
 	if (!func)
 		return "-";
@@ -133,17 +134,14 @@ static DECLARE_DELAYED_WORK(waker, wake_all);
 static void wake_all(struct work_struct *work)
 {
 	struct task_struct *process, *task;
-	bool any = false;
 
 	rcu_read_lock();
-	for_each_process_thread(process, task) {
-		if (!is_conflict(task))
-			continue;
-		wake(task);
-		any = true;
-	}
+	for_each_process_thread(process, task)
+		if (is_conflict(task))
+			wake(task);
 	rcu_read_unlock();
-	if (any && signal_after)
+	/* Who holds it up may be no task yet, or an idle one, which is in no list. */
+	if (READ_ONCE(is_moving) && signal_after)
 		schedule_delayed_work(&waker, (unsigned long)signal_after * HZ);
 }
 

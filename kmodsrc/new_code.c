@@ -258,6 +258,7 @@ static int __init new_init(void)
 		if (ksplice_may_patch(*target))
 			continue;
 		pr_err("%s: not matched, nothing is replaced\n", *target);
+		ksplice_abort(KSPLICE_NO_MATCH);
 		return -EPERM;
 	}
 

@@ -12,6 +12,7 @@
 #include <linux/kallsyms.h>
 #include <linux/module.h>
 #include <linux/printk.h>
+#include <linux/sched.h>
 #include <linux/string.h>
 #include "reloc.h"
 #include "steps.h"
@@ -75,6 +76,7 @@ static bool are_syms_ok(const struct ksplice_matching *m)
 			order = strcmp(ksplice_name(m, s[i - 1].name), ksplice_name(m, s[i].name));
 		if (order > 0 || (!order && s[i - 1].pos >= s[i].pos))
 			return false;
+		cond_resched();
 	}
 	return true;
 }
@@ -206,9 +208,11 @@ static bool are_tables_ok(struct ksplice_matching *m)
 	if (!strcmp(ksplice_name(m, h->target), KSPLICE_VMLINUX) == !!m->walk_modules)
 		return false;
 
-	for (i = 0; i < h->funcs.nr; i++)
+	for (i = 0; i < h->funcs.nr; i++) {
 		if (!is_func_ok(m, &owned, &m->funcs[i]))
 			return false;
+		cond_resched();
+	}
 	if (owned.relocs != h->relocs.nr || owned.sites != h->sites.nr)
 		return false;
 	m->target = ksplice_name(m, h->target);

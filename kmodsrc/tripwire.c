@@ -192,7 +192,7 @@ static struct place *find_place(const char *name)
 	struct place *p;
 
 	for (p = places; p < places + ARRAY_SIZE(places) - 1; p++) {
-		const char *known = cmpxchg(&p->name, NULL, name);
+		const char *known = READ_ONCE(p->name) ?: cmpxchg(&p->name, NULL, name);
 
 		if (!known || known == name)
 			break;
@@ -213,7 +213,9 @@ void ksplice_tripwire_hit(const char *cve, const char *place)
 	struct slot *s;
 
 	for (s = p->slots; s < p->slots + SLOTS; s++) {
-		if (atomic_cmpxchg(&s->state, SLOT_FREE, SLOT_BEING_FILLED) != SLOT_FREE)
+		/* a plain read first: in a flood of hits none is free */
+		if (atomic_read(&s->state) != SLOT_FREE ||
+		    atomic_cmpxchg(&s->state, SLOT_FREE, SLOT_BEING_FILLED) != SLOT_FREE)
 			continue;
 		strscpy(s->cve, cve, sizeof(s->cve));
 		strscpy(s->place, place, sizeof(s->place));
