@@ -5,6 +5,7 @@ The stages are those of ``ksplicd.create.pipeline``.  What all attempts share is
 caller holds the trees' locks.
 """
 
+import contextlib
 import copy
 import hashlib
 import re
@@ -13,7 +14,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -114,8 +114,14 @@ class Workshop:
         if self.with_changes:
             return ""
         old, new = ((root / path).read_bytes() for root in (self.source.root, self.newer))
-        file = ChangedFile(path=Path(path), before=old, after=new)
-        with self.source.patched([with_line_numbers(file)]):
+        file = with_line_numbers(ChangedFile(path=Path(path), before=old, after=new))
+        with self.source.patched([file]):
+            fault = self.kbuild.find_fault(Unit(path))
+        if "No such file" not in fault:
+            return fault
+        with contextlib.suppress(BuildError):
+            self.kbuild.compile_plain([Unit(path)])  # make makes the headers that it needs
+        with self.source.patched([file]):
             return self.kbuild.find_fault(Unit(path))
 
     def try_file(self, path: str) -> FileResults:
@@ -293,7 +299,7 @@ def place_of(e: Exception) -> str:
     return f"{type(e).__name__} in {Path(last.filename).name}: {last.name}"
 
 
-@contextmanager
+@contextlib.contextmanager
 def time_limit(seconds: float) -> "Iterator[None]":
     """Raise ``EndlessError`` in the main thread when the context lasts longer."""
 

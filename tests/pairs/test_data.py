@@ -318,7 +318,7 @@ int f(int x) {{ return hidden(x) + {1}; }}
     assert [r.symbol for r in d.refusals] == ["boot"] * is_refused
     if is_refused:
         names = [{"0": "nothing"}.get(name, name) for name in (before, after)]
-        assert d.refusals[0].reason.endswith(f"at 0x0, {names[0]} → {names[1]}")
+        assert d.refusals[0].reason.endswith(f": {names[0]} → {names[1]} at 0x0")
 
 
 # --- what is refused ----------------------------------------------------------------------------

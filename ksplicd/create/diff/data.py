@@ -139,10 +139,10 @@ def compare_boot_data(comparison: Comparison) -> tuple[list[str], list[Refusal]]
         for at in sorted(before.keys() | after.keys()):
             old, new = before.get(at), after.get(at)
             if old is None or new is None or not comparison.same_target(old, new):
-                why = f"boot code has handed over what it leads to at {at:#x}"
                 names = [r.symbol.name if r and r.symbol else "nothing" for r in (old, new)]
+                why = "boot code has handed over what it leads to"
                 hint = "change the function itself, or what was made of the table from a hook"
-                refusals.append(refuse(s, f"{why}, {' → '.join(names)}", hint))
+                refusals.append(refuse(s, f"{why}: {' → '.join(names)} at {at:#x}", hint))
                 break
         else:
             notes.append(f"{s.name} is used only at boot: its change is left out")
