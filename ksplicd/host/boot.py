@@ -3,7 +3,8 @@
 
 Updates are applied in their former order, and only on the same build of the kernel.  One that has
 to wait is reported with the reason and does not hold up the others.  The transition limit holds as
-it does for the daemon.
+it does for the daemon.  All of it together has a time (``BUDGET``), so that the machine comes up;
+what it did not get to, and a transition that still runs then, is left to the daemon.
 """
 
 import contextlib
@@ -12,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ksplicd.errors import CodeBusyError, KspliceError, UnexpectedError
+from ksplicd.errors import CodeBusyError, InUseError, KspliceError, UnexpectedError
 from ksplicd.host.engine import Engine
 from ksplicd.host.stages import BOOT, Transition
 from ksplicd.model import Stage
 
+BUDGET: Final = 120.0
+"""Seconds."""
 _ARGUMENT: Final = "ksplicd.disable"
 _PAUSE: Final = 0.01
 """Seconds between two polls of a transition; there are few tasks so early."""
@@ -43,17 +46,19 @@ def apply_again(
     report_waiting: Callable[[str, str], None],
     disabled: str = "",
     sleep: Callable[[float], None] = time.sleep,
+    budget: float = BUDGET,
 ) -> list[str]:
     """Apply the updates that were applied before the machine went down; returns those applied now.
 
     ``report_waiting`` is called with (kid, why) for each of the others, but for those that failed
     after they were loaded: the history has them.  ``disabled`` is a reason to apply nothing.
-    Raises ``StoreError``.
+    ``budget``: seconds, after which nothing more is begun or waited for.  Raises ``StoreError``.
     """
+    end = engine.doors.clock.monotonic() + budget
     found = engine.reconcile(BOOT)
     for transition in found.transitions:  # an earlier run in this boot was stopped
         try:
-            _follow(engine, transition, sleep)
+            _follow(engine, transition, sleep, end)
         except KspliceError as e:
             report_waiting(transition.kid, str(e))
     if not engine.doors.settings.apply_at_boot:
@@ -65,18 +70,25 @@ def apply_again(
         if disabled:
             report_waiting(kid, f"{disabled}; `ksplice apply {kid}` applies it by hand")
             continue
+        if engine.doors.clock.monotonic() >= end:
+            report_waiting(kid, f"the boot's {budget:g} s are over; the service applies it")
+            continue
         try:
-            if _follow(engine, engine.start_apply(kid, BOOT), sleep):
+            if _follow(engine, engine.start_apply(kid, BOOT), sleep, end):
                 applied.append(kid)
         except KspliceError as e:
             report_waiting(kid, str(e))
     return applied
 
 
-def _follow(engine: Engine, transition: Transition, sleep: Callable[[float], None]) -> bool:
-    """See a transition through; returns whether its update is applied at the end."""
+def _follow(
+    engine: Engine, transition: Transition, sleep: Callable[[float], None], end: float
+) -> bool:
+    """See a transition through until ``end``; returns whether its update is applied then."""
     engine.tidy(transition)
     while not _is_finished(engine, transition):
+        if engine.doors.clock.monotonic() >= end:
+            raise InUseError(f"{transition.kid}: still in transition; the service sees it through")
         age = engine.doors.clock.monotonic() - transition.started
         if age >= engine.doors.settings.transition_limit and not transition.cancelled:
             transition = engine.cancel(transition, CodeBusyError.abort_cause)

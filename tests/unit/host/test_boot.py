@@ -157,10 +157,40 @@ def test_policy(two: Host) -> None:
 
 
 def test_transition_that_does_not_end_is_turned_around(two: Host) -> None:
+    two.settings = replace(two.settings, transition_limit=5)
     assert boot(two, willing=False) == ([], [])
     assert two.stages().count("failed") == 2
     assert two.last_event().cause == "code_busy"
     assert two.kernel.leftovers() == []
+
+
+def test_boot_has_a_time_for_all_of_it(host: Host) -> None:
+    """Each of many may be held up for the transition limit; the machine must come up."""
+    kids = [f"many{n:04}" for n in range(50)]
+    for kid in kids:
+        host.stage(samples.bundle(kid))
+        host.apply(kid)
+    host.reboot()
+    begun = host.clock.monotonic()
+    told: list[str] = []
+    host.engine = host.new_engine()
+
+    def sleep(_seconds: float) -> None:
+        host.clock.now += 1
+        livepatch = host.kernel.livepatch(f"ksplice_{kids[0]}_new")
+        if livepatch is not None and not livepatch.enabled:  # it is being turned around
+            host.kernel.complete()
+
+    applied = apply_again(host.engine, lambda kid, why: told.append(why), "", sleep)
+    assert host.clock.monotonic() - begun <= 121
+    assert applied == []
+    assert told[0] == f"{kids[1]}: still in transition; the service sees it through"
+    assert {*told[1:]} == {"the boot's 120 s are over; the service applies it"}
+    assert len(host.engine.due()) == 49
+    host.engine = host.new_engine()  # the daemon starts
+    found = host.engine.reconcile()
+    assert [transition.kid for transition in found.transitions] == [kids[1]]
+    assert [kid for kid, _ in host.engine.due()] == [kids[0], *kids[2:]]
 
 
 def test_one_that_was_on_its_way_and_cannot_be_turned_around(two: Host) -> None:
