@@ -8,15 +8,18 @@ what it did not get to, and a transition that still runs then, is left to the da
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ksplicd.errors import CodeBusyError, InUseError, KspliceError, UnexpectedError
+from ksplicd.errors import CodeBusyError, InUseError, KspliceError, StoreError, UnexpectedError
 from ksplicd.host.engine import Engine
 from ksplicd.host.stages import BOOT, Transition
 from ksplicd.model import Stage
+
+_log = logging.getLogger(__name__)
 
 BUDGET: Final = 120.0
 """Seconds."""
@@ -93,7 +96,11 @@ def _follow(
         if age >= engine.doors.settings.transition_limit and not transition.cancelled:
             transition = engine.cancel(transition, CodeBusyError.abort_cause)
         sleep(_PAUSE)
-    return engine.finish(transition).stage is Stage.APPLIED
+    try:
+        return engine.finish(transition).stage is Stage.APPLIED
+    except StoreError as e:  # the work is done
+        _log.error("%s: cannot be written down yet: %s", transition.kid, e)
+        return engine.get_update(transition.kid).stage is Stage.APPLIED
 
 
 def _is_finished(engine: Engine, transition: Transition) -> bool:

@@ -16,7 +16,7 @@ each time what is applied.
 """
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +51,7 @@ from ksplicd.host.stages import (
     Reconciliation,
     Transition,
     UpdateInfo,
+    Via,
     is_moving,
     outcome,
     step,
@@ -81,6 +82,8 @@ class Engine:
         self.staging = Staging(doors, self.records, self.soak, self.order)
         self._left: dict[str, list[str]] = {}
         """Kid → modules that could not be unloaded; the next apply tries again."""
+        self._may_go_unrecorded = False
+        """Whether the update that is being applied may go on when the store cannot be written."""
 
     # --- at a start -----------------------------------------------------------------------------
 
@@ -214,6 +217,7 @@ class Engine:
         stage, bundle = self.check_apply(kid)
         self._unload_leftovers(kid)
         fit.check_modules(bundle.manifest, self.doors.kernel)
+        self._may_go_unrecorded = actor.via is not Via.DBUS and self.soak.is_proven(kid)
         try:
             self._load(bundle, stage, actor)
             self._match(bundle, actor)
@@ -227,8 +231,10 @@ class Engine:
     def _load(self, bundle: Bundle, stage: Stage, actor: Actor) -> None:
         """Load the core."""
         kid = bundle.manifest.kid
-        self.soak.forget(kid)
-        self.records.record(kid, step(stage, Arrow.LOAD), actor)
+        with self._recorded_if_need_be():
+            self.soak.forget(kid)
+        with self._recorded_if_need_be():
+            self.records.record(kid, step(stage, Arrow.LOAD), actor)
         leave = self.doors.settings.late_mismatch is LateMismatch.LEAVE
         load.load_core(self.doors.kernel, bundle, leave_unmatched=leave)
 
@@ -236,7 +242,8 @@ class Engine:
         """Load the old code, and so match it with the running code."""
         kid = bundle.manifest.kid
         detail = describe_match(load.match(self.doors.kernel, bundle))
-        self.records.record(kid, step(Stage.LOADING, Arrow.MATCH), actor, detail=detail)
+        with self._recorded_if_need_be():
+            self.records.record(kid, step(Stage.LOADING, Arrow.MATCH), actor, detail=detail)
 
     def _enable(self, bundle: Bundle) -> float:
         """Load the new code, and so start the transition; returns the time of that."""
@@ -391,6 +398,19 @@ class Engine:
         """Record a stage that the kernel has begun; if that fails, the next start finds it out."""
         with contextlib.suppress(StoreError):
             self.records.record(kid, stage, actor, cause=cause, detail=detail)
+
+    @contextlib.contextmanager
+    def _recorded_if_need_be(self) -> Iterator[None]:
+        """Go on without a record where a full or read-only disk must not cost a fix.
+
+        That is at boot, and only with an update that has run for its soak time once: should another
+        one crash the machine, the next boot has to know.
+        """
+        try:
+            yield
+        except StoreError:
+            if not self._may_go_unrecorded:
+                raise
 
     def _unload_leftovers(self, kid: str) -> None:
         """Unload what an earlier apply of ours left loaded, and nothing that others loaded."""

@@ -23,7 +23,7 @@ from typing import Final
 from ksplicd.errors import StoreError
 from ksplicd.fields import Fields
 from ksplicd.host.stages import Event
-from ksplicd.host.store.store import is_passing, replace_file, store_errors
+from ksplicd.host.store.store import Reserve, is_passing, replace_file, store_errors
 from ksplicd.model import KID_LENGTH, Stage
 
 _log = logging.getLogger(__name__)
@@ -48,9 +48,10 @@ class Known:
 class Guard:
     """The file ``path``, and since when each update has been applied."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reserve: Reserve | None = None) -> None:
         """The first write creates the file."""
         self._path = path
+        self._reserve = reserve
         self._since: dict[str, float] = {}
         """Kid → when it was first seen applied, on the monotonic clock."""
         self._ripe: dict[str, str] = {}
@@ -115,8 +116,11 @@ class Guard:
             self._write(Known(clean=known.clean, soaked=soaked))
 
     def _write(self, known: Known) -> None:
-        with store_errors(self._path):
-            replace_file(self._path, write_known(known))
+        def write() -> None:
+            with store_errors(self._path):
+                replace_file(self._path, write_known(known))
+
+        self._reserve.write(write) if self._reserve is not None else write()
         self._ripe.clear()
 
 

@@ -30,7 +30,13 @@ from typing import Final
 from ksplicd.errors import SignerNotAllowedError, StoreError, cause_of
 from ksplicd.fields import ONE_LINE, Fields
 from ksplicd.host.stages import Actor, Event, Via
-from ksplicd.host.store.store import is_passing, replace_file, store_errors, sync_folder
+from ksplicd.host.store.store import (
+    Reserve,
+    is_passing,
+    replace_file,
+    store_errors,
+    sync_folder,
+)
 from ksplicd.model import Stage
 
 _log = logging.getLogger(__name__)
@@ -71,8 +77,10 @@ class History:
         path: Path,
         max_size: int = MAX_SIZE,
         keep: Callable[[], int] = lambda: sys.maxsize,
+        reserve: Reserve | None = None,
     ) -> None:
         """The first ``append`` creates the file; ``keep`` returns the bytes for full ones."""
+        self._reserve = reserve
         self._path = path
         self._max_size = max_size
         self._keep = keep
@@ -97,7 +105,7 @@ class History:
             return
         self._turn_over(len(self._unwritten))
         try:
-            self._write()
+            self._reserve.write(self._write) if self._reserve is not None else self._write()
         except StoreError as e:
             if not self._is_to_set_aside(e.__cause__):
                 raise
@@ -283,7 +291,8 @@ def _append(fd: int, lines: bytes, path: Path) -> None:
         lines = _NEWLINE + lines  # the last line was cut short
     try:
         if os.write(fd, lines) != len(lines):
-            raise StoreError(f"{path}: the disk is full")
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise StoreError(f"{path}: the disk is full") from full
         os.fsync(fd)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -9,6 +9,7 @@
         history.jsonl          and the full ones, history.jsonl.000001.gz (history)
         guard.json             (crash_guard)
         wanted.json            (wanted)
+        reserve                room for the records on a full disk
         ksplicd.conf.good      the last ksplicd.conf without a mistake (trust.last_good)
         metrics-file           a link to where the metrics went last (report.metrics)
 
@@ -20,7 +21,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,10 @@ from ksplicd.model import is_kid
 STORE_DIR: Final = Path("/var/lib/ksplice")
 SIGNATURE_SUFFIX: Final = ".minisig"
 _GONE: Final = ".gone"
+
+_RESERVE_SIZE: Final = 256 << 10
+"""Bytes: a hundred applies and undos, and the small files beside the history."""
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """errno of failures that may pass and say nothing about the file."""
@@ -45,6 +50,46 @@ class Stored:
     signature: bytes | None
 
 
+class Reserve:
+    """Room on the disk for the records: an undo must be written down also where the disk is full.
+
+    The file ``path`` is deleted when a record does not fit, and made again once there is room.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def keep(self) -> None:
+        """Make the file, if there is none and there is room for it."""
+        if self.path.exists():
+            return
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _RESERVE_SIZE)
+            finally:
+                os.close(fd)
+        except OSError:  # it is only a help
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def write(self, write: Callable[[], None]) -> None:
+        """Call ``write``, and where the disk is full once more with the reserve's room."""
+        try:
+            write()
+        except StoreError as e:
+            if not is_full(e.__cause__) or not self._spend():
+                raise
+            write()
+
+    def _spend(self) -> bool:
+        try:
+            self.path.unlink()
+        except OSError:
+            return False
+        return True
+
+
 class Store:
     """The folder ``root``; every ``OSError`` in it is a ``StoreError``."""
 
@@ -52,6 +97,7 @@ class Store:
         """Nothing is read or created before ``prepare``."""
         self.root = root
         self.updates = root / "updates"
+        self.reserve = Reserve(root / "reserve")
 
     @property
     def history_file(self) -> Path:
@@ -86,6 +132,7 @@ class Store:
         with store_errors(self.root):
             for folder in (self.root, self.updates):
                 folder.mkdir(mode=0o700, exist_ok=True)
+            self.reserve.keep()
             for left in self.updates.iterdir():
                 if left.match(".*.new"):
                     shutil.rmtree(left)
@@ -93,7 +140,13 @@ class Store:
     def sizes(self) -> dict[str, int]:
         """Return the bytes that each part takes: ``updates``, ``rejected``, ``history``, …"""
         sizes = {"updates": 0, "rejected": 0, "history": 0, "dropped": 0}
-        small = self.guard_file, self.wanted_file, self.config_copy, self.metrics_link
+        small = (
+            self.guard_file,
+            self.wanted_file,
+            self.config_copy,
+            self.metrics_link,
+            self.reserve.path,
+        )
         ours = {path.name for path in small}
         with store_errors(self.root):
             for folder, _, files in os.walk(self.root, onerror=_raise_unless_gone):
@@ -214,6 +267,11 @@ def store_errors(path: Path) -> Iterator[None]:
 def is_passing(error: BaseException | None) -> bool:
     """Return whether ``error`` says nothing about the file, and another try may succeed."""
     return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether ``error`` is that the disk is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -21,7 +21,7 @@ from ksplicd.errors import StoreError
 from ksplicd.fields import Fields
 from ksplicd.host.stages import Actor
 from ksplicd.host.store.history import describe_actor, read_actor
-from ksplicd.host.store.store import is_passing, replace_file, store_errors
+from ksplicd.host.store.store import Reserve, is_passing, replace_file, store_errors
 from ksplicd.model import KID_LENGTH, Kernel
 
 _SCHEMA: Final = 1
@@ -47,9 +47,10 @@ class Want:
 class WantedFile:
     """The file ``path``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reserve: Reserve) -> None:
         """The first write creates the file."""
         self.path = path
+        self._reserve = reserve
 
     def read(self) -> list[Want]:
         """Return what is wanted.
@@ -62,8 +63,13 @@ class WantedFile:
 
     def write(self, wants: Iterable[Want]) -> None:
         """Replace the file.  Raises ``StoreError``."""
-        with store_errors(self.path):
-            replace_file(self.path, write_wanted(wants))
+        data = write_wanted(wants)
+
+        def write() -> None:
+            with store_errors(self.path):
+                replace_file(self.path, data)
+
+        self._reserve.write(write)
 
 
 def is_lost(error: StoreError) -> bool:

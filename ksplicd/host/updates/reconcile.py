@@ -52,7 +52,7 @@ def reconcile(
             and (why := why_quarantined(last, known, soak_time))
         ):
             cause = QuarantinedError.abort_cause
-            records.record(kid, Stage.QUARANTINED, actor, cause=cause, detail=why)
+            records.record_if_possible(kid, Stage.QUARANTINED, actor, cause=cause, detail=why)
         else:
             is_enabled = livepatch is not None and livepatch.enabled
             _settle(records, kernel, kid, is_enabled=is_enabled, actor=actor)
@@ -83,7 +83,9 @@ def _find_transition(
         direction = Direction.APPLY if is_way_back else Direction.UNDO
     cancelled = (cause or CancelledError.abort_cause) if is_way_back else ""
     if was is not stage:
-        records.record(kid, stage, DAEMON, cause=cancelled, detail="found in transition")
+        records.record_if_possible(
+            kid, stage, DAEMON, cause=cancelled, detail="found in transition"
+        )
     return Transition(
         kid=kid,
         direction=direction,
@@ -112,7 +114,7 @@ def _settle(
     if _is_news(last, standing.stage, is_this_boot=is_this_boot, is_enabled=is_enabled):
         actor = last.actor if last is not None and is_this_boot else actor
         detail = "; ".join(text for text in (standing.detail, left) if text)
-        records.record(kid, standing.stage, actor, cause=standing.cause, detail=detail)
+        records.record_if_possible(kid, standing.stage, actor, cause=standing.cause, detail=detail)
 
 
 def _is_news(last: Event | None, stage: Stage, *, is_this_boot: bool, is_enabled: bool) -> bool:

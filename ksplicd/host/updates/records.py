@@ -7,6 +7,7 @@ What an update may do next is not decided here.
 """
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -23,6 +24,8 @@ from ksplicd.host.updates.fit import check_kernel
 from ksplicd.host.updates.wants import Wants
 from ksplicd.model import Kernel, Manifest, Stage, is_kid, new_module
 
+_log = logging.getLogger(__name__)
+
 _MAX_DETAIL: Final = 10_000
 """Characters; a thousand tasks may hold a transition up, and a description has no limit."""
 _NEW_MODULE: Final = re.compile(r"ksplice_([a-z0-9]{8})_new")
@@ -35,9 +38,11 @@ class Records:
         """Nothing is read before ``open``."""
         self._doors = doors
         self._history = History(
-            doors.store.history_file, keep=lambda: doors.settings.limits()["history"]
+            doors.store.history_file,
+            keep=lambda: doors.settings.limits()["history"],
+            reserve=doors.store.reserve,
         )
-        self.wants = Wants(WantedFile(doors.store.wanted_file))
+        self.wants = Wants(WantedFile(doors.store.wanted_file, doors.store.reserve))
         self._last: dict[str, Event] = {}
         self.meter = Meter()
         self._trusted: dict[str, Trusted] = {}
@@ -234,6 +239,15 @@ class Records:
             if event.stage is not Stage.REJECTED:
                 self.wants.note(event, self.manifest(kid).kernel)
             self._doors.on_event(event)
+
+    def record_if_possible(
+        self, kid: str, stage: Stage, actor: Actor, *, cause: str = "", detail: str = ""
+    ) -> None:
+        """Write an event, or have it hold until the daemon stops; a failure goes to the log."""
+        try:
+            self.record(kid, stage, actor, cause=cause, detail=detail)
+        except StoreError as e:
+            _log.error("%s: is %s, which cannot be written down yet: %s", kid, stage, e)
 
     def want(self, kid: str, actor: Actor) -> None:
         """Want an update from now on, because of policy, whatever becomes of it."""

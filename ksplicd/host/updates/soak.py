@@ -27,7 +27,7 @@ class Soak:
     def __init__(self, doors: Doors, records: Records) -> None:
         self._doors = doors
         self._records = records
-        self._guard = Guard(doors.store.guard_file)
+        self._guard = Guard(doors.store.guard_file, doors.store.reserve)
         self._complaints: dict[str, Complaint] = {}
         """Kid → the first complaint since the update was loaded."""
 
@@ -52,6 +52,7 @@ class Soak:
         Returns the seconds until the next one has, or infinity.  Raises ``StoreError``.
         """
         self._records.catch_up()
+        self._doors.store.reserve.keep()
         boot_id, now = self._doors.kernel.boot_id(), self._doors.clock.monotonic()
         applied = self._records.applied()
         return self._guard.watch(applied, boot_id, now, self._doors.settings.soak_time)
@@ -59,6 +60,10 @@ class Soak:
     def mark_clean(self) -> None:
         """Note that the machine is being shut down.  Raises ``StoreError``."""
         self._guard.mark_clean(self._doors.kernel.boot_id(), self._records.boots())
+
+    def is_proven(self, kid: str) -> bool:
+        """Return whether an update has run for its soak time in some boot."""
+        return kid in self._guard.read().soaked
 
     # --- the kernel's complaints ----------------------------------------------------------------
 

@@ -187,7 +187,7 @@ def test_drop(host: Host) -> None:
     data = samples.bundle()
     path, sig = drop(host, data, samples.signature(data))
     assert host.engine.stage_file(path, sig, ROOT).stage is Stage.STAGED
-    assert sorted(p.name for p in host.root.iterdir()) == ["history.jsonl", "updates"]
+    assert sorted(p.name for p in host.root.iterdir()) == ["history.jsonl", "reserve", "updates"]
     assert (host.root / "updates" / KID / path.name).read_bytes() == data
 
 
