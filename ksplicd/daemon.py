@@ -36,6 +36,7 @@ from ksplicd.errors import ConfigFileError, HostError, KspliceError
 from ksplicd.host import boot
 from ksplicd.host.clock import SystemClock
 from ksplicd.host.engine import Engine
+from ksplicd.host.kernel.crash_traces import CrashTraces
 from ksplicd.host.kernel.linux import LinuxKernel
 from ksplicd.host.report.journal import (
     Journal,
@@ -328,6 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 keyring=Keyring(args.keys, os.geteuid()),
                 clock=SystemClock(),
                 settings=settings,
+                find_crash=CrashTraces().find,
                 owner=os.geteuid(),
             )
         )

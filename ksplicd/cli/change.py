@@ -6,7 +6,8 @@ can be applied again: its modules are loaded anew.  Ksplice's ``--partial`` (do 
 that are not loaded) is always on, and such a module is patched when it is loaded.
 
 JSON: ``{"schema": 1, "kid": "8c4o6ucj", "result": "done", "job": 3}``; ``result`` is ``done``,
-``already-applied``, ``released`` or ``removed``; ``job`` is null when there was none.  An error is
+``already-applied``, ``released`` or ``removed``; ``job`` is null when there was none.  ``release
+--all`` prints ``{"schema": 1, "kids": [], "result": "released"}``.  An error is
 ``{"schema": 1, "error": {"name", "abort_cause", "message"}}``.
 """
 
@@ -58,7 +59,9 @@ def add_parser(verbs: Verbs) -> None:
     release = verbs.add_parser(
         "release", help="let an update be applied that was new when the machine crashed"
     )
-    release.add_argument("kid", metavar="ID", type=read_kid)
+    which = release.add_mutually_exclusive_group(required=True)
+    which.add_argument("kid", metavar="ID", type=read_kid, nargs="?")
+    which.add_argument("--all", action="store_true", help="all that are quarantined")
     release.set_defaults(run=run_release)
     remove = verbs.add_parser("remove", help="delete the bundle of an update that is not applied")
     remove.add_argument("kid", metavar="ID", type=read_kid)
@@ -115,12 +118,27 @@ def run_undo(args: argparse.Namespace) -> int:
 
 
 def run_release(args: argparse.Namespace) -> int:
-    """Release an update from quarantine."""
+    """Release an update from quarantine, or all of them."""
     from ksplicd.cli.client import connect
 
+    if args.all:
+        return _release_all(args, connect())
     connect().release(args.kid)
     text = f"Update {args.kid} is released. Apply it with: ksplice apply {args.kid}"
     _report(args, args.kid, "released", None, text)
+    return 0
+
+
+def _release_all(args: argparse.Namespace, client: "Client") -> int:
+    found = [str(u["Kid"]) for u in client.objects().updates if u["Stage"] == "quarantined"]
+    for kid in found:
+        client.release(kid)
+    if args.json:
+        output.print_json(kids=found, result="released")
+    elif found:
+        output.print_text(f"Released: {' '.join(found)}. Apply each with: ksplice apply ID")
+    else:
+        output.print_text("Nothing is quarantined.")
     return 0
 
 

@@ -103,7 +103,7 @@ class Engine:
         self.open()
         self.staging.finish_removals(actor)
         self.staging.check_all()
-        return reconcile(self.doors, self.records, self.soak.begin(), actor)
+        return reconcile(self.doors, self.records, self.soak, actor)
 
     # --- questions ------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class Engine:
         """Load the core."""
         kid = bundle.manifest.kid
         with self._recorded_if_need_be():
-            self.soak.forget(kid)
+            self.soak.forget(kid, keep_chance=actor.via is not Via.DBUS)
         with self._recorded_if_need_be():
             self.records.record(kid, step(stage, Arrow.LOAD), actor)
         leave = self.doors.settings.late_mismatch is LateMismatch.LEAVE

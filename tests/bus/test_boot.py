@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Updates that are applied again after the machine went down, and those that are not."""
 
+import json
+
 from tests.support.bundles import samples
 from tests.support.bus.calls import BUNDLE, KID, SIGNATURE
 from tests.support.bus.drops import drop
@@ -156,6 +158,28 @@ def test_new_update_in_a_crash_is_quarantined_until_it_is_released(host: Host) -
     assert event["Detail"].startswith("released; it was quarantined because the machine went down")
     assert host.ksplice("release", KID).returncode == 1
     assert host.ksplice("apply", KID).returncode == 0
+
+
+def test_power_cut_after_a_roll_out_quarantines_nothing(host: Host) -> None:
+    """But the second one in a row does; and all that are can be released at once."""
+    client = host.client()
+    kids = (KID, samples.OTHER_KID)
+    for kid in kids:
+        data = samples.bundle(kid)
+        client.apply(client.stage(data, samples.signature(data)))
+    host.reboot(crash=True, leaves_trace=False)
+    host.start()
+    assert [host.stage_of(kid) for kid in kids] == ["applied", "applied"]
+    host.reboot(crash=True, leaves_trace=False)
+    host.start()
+    assert [host.stage_of(kid) for kid in kids] == ["quarantined", "quarantined"]
+    assert "for the second time in a row" in host.client().history(1)[0]["Detail"]
+    assert host.ksplice("release").returncode == 2
+    assert host.ksplice("release", "--all", KID).returncode == 2
+    released = host.ksplice("release", "--all", "--json")
+    assert json.loads(released.stdout)["kids"] == [*kids]
+    assert [host.stage_of(kid) for kid in kids] == ["staged", "staged"]
+    assert "Nothing is quarantined" in host.ksplice("release", "--all").stdout
 
 
 def test_mistake_in_the_configuration_costs_no_boot_its_updates(bare_host: Host) -> None:

@@ -65,6 +65,7 @@ class Machine:
                 clock=StoppedClock(),
                 settings=Settings(metrics_file=self.folder / "store" / "ksplice.prom"),
                 on_event=self.events.append,
+                find_crash=lambda boot_id, since: "/var/crash/dmesg is from after it was applied",
                 owner=os.getuid(),
             )
         )

@@ -24,5 +24,7 @@ class Doors:
     """Replaced as a whole when ksplicd.conf is read again."""
     on_event: Callable[[Event], None] = lambda event: None
     """Called with every event after it was written, in the thread that uses the engine."""
+    find_crash: Callable[[str, float], str] = lambda boot_id, since: ""
+    """Returns what shows that a boot crashed after a time, or nothing (``CrashTraces.find``)."""
     owner: int = 0
     """The user who may drop bundles."""

@@ -18,23 +18,21 @@ from ksplicd.host.stages import (
     is_at_work,
     settle,
 )
-from ksplicd.host.store.crash_guard import Known, why_quarantined
 from ksplicd.host.updates import load
 from ksplicd.host.updates.doors import Doors
 from ksplicd.host.updates.missing import why_not_now
 from ksplicd.host.updates.records import Records
+from ksplicd.host.updates.soak import Soak
 from ksplicd.model import Stage, new_module
 
 
-def reconcile(
-    doors: Doors, records: Records, known: Known, actor: Actor = DAEMON
-) -> Reconciliation:
+def reconcile(doors: Doors, records: Records, soak: Soak, actor: Actor = DAEMON) -> Reconciliation:
     """Return the transitions to watch and the updates to apply again, or why they cannot be.
 
-    ``known`` says which earlier boots ended cleanly, and ``actor`` who reconciles.  Raises
+    ``soak`` says which update may have crashed the machine, and ``actor`` who reconciles.  Raises
     ``StoreError``.
     """
-    kernel, soak_time = doors.kernel, doors.settings.soak_time
+    kernel, known = doors.kernel, soak.begin()
     boot_id = kernel.boot_id()
     kids = set(records.kids())
     before = {kid: records.last(kid) for kid in records.in_order() if kid in kids}
@@ -49,7 +47,7 @@ def reconcile(
             livepatch is None
             and last is not None
             and is_old
-            and (why := why_quarantined(last, known, soak_time))
+            and (why := soak.why_quarantined(last, known))
         ):
             cause = QuarantinedError.abort_cause
             records.record_if_possible(kid, Stage.QUARANTINED, actor, cause=cause, detail=why)

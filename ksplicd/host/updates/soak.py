@@ -5,16 +5,19 @@ It is only recorded here.  Whether an update is undone because of it is for a po
 decide, through the engine.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import Final
 
-from ksplicd.errors import KernelWarningError
+from ksplicd.errors import KernelWarningError, StoreError
 from ksplicd.host.kernel.kmsg import Complaint
 from ksplicd.host.stages import DAEMON, Event, is_at_work
-from ksplicd.host.store.crash_guard import Guard, Known
+from ksplicd.host.store.crash_guard import Guard, Known, why_quarantined
 from ksplicd.host.updates.doors import Doors
 from ksplicd.host.updates.records import Records
 from ksplicd.model import VMLINUX, Stage
+
+_log = logging.getLogger(__name__)
 
 _COMPLAINT: Final = KernelWarningError.abort_cause
 _PRINTK_CLOCK: Final = 1.0
@@ -31,10 +34,13 @@ class Soak:
         self._complaints: dict[str, Complaint] = {}
         """Kid → the first complaint since the update was loaded."""
 
-    def forget(self, kid: str) -> None:
-        """Start anew with an update that is about to be loaded or was removed.  ``StoreError``."""
+    def forget(self, kid: str, *, keep_chance: bool = False) -> None:
+        """Start anew with an update that is about to be loaded or was removed.
+
+        ``keep_chance`` is as for ``Guard.forget``.  Raises ``StoreError``.
+        """
         self._complaints.pop(kid, None)
-        self._guard.forget(kid)
+        self._guard.forget(kid, keep_chance=keep_chance)
 
     # --- the crash guard ------------------------------------------------------------------------
 
@@ -45,6 +51,28 @@ class Soak:
         """
         self._guard.begin(self._doors.kernel.boot_id())
         return self._guard.read()
+
+    def why_quarantined(self, last: Event, known: Known) -> str:
+        """Return why an update with this last event, of an earlier boot, must wait for a person.
+
+        Where nothing shows that the machine crashed, this boot is allowed as a chance, once: the
+        power may have been cut.
+        """
+        why = why_quarantined(last, known, self._doors.settings.soak_time)
+        if not why:
+            return ""
+        if trace := self._doors.find_crash(last.boot_id, last.time):
+            return f"{why}, and {trace}"
+        if known.chances.get(last.kid) == last.boot_id:
+            return f"{why}, for the second time in a row"
+        try:
+            self._guard.give_chance(last.kid, self._doors.kernel.boot_id())
+        except StoreError as e:
+            return f"{why}, and one more boot with it cannot be counted: {e}"
+        _log.warning(
+            "%s: %s; as nothing shows a crash, one more boot with it is allowed", last.kid, why
+        )
+        return ""
 
     def watch(self) -> float:
         """Note which applied updates have run for their soak time.

@@ -110,15 +110,18 @@ class Host:
             **env,
         )
 
-    def reboot(self, *, crash: bool = False, status: int = 0) -> None:
+    def reboot(self, *, crash: bool = False, leaves_trace: bool = True, status: int = 0) -> None:
         """Stop the daemon, go down and come up to where systemd starts it again."""
-        self.go_down(crash=crash)
+        self.go_down(crash=crash, leaves_trace=leaves_trace)
         assert self.start_boot().wait(PATIENCE) == status
 
-    def go_down(self, *, crash: bool = False) -> None:
-        """Stop the daemon and have the kernel start anew."""
+    def go_down(self, *, crash: bool = False, leaves_trace: bool = True) -> None:
+        """Stop the daemon and have the kernel start anew; a power cut leaves no trace."""
         if crash:
             self.kill()
+            if leaves_trace:
+                (self.folder / "var/crash").mkdir(parents=True, exist_ok=True)
+                (self.folder / "var/crash/dmesg.202311142213").touch()
         else:
             self.stop()
             assert self._start_way("shutdown").wait(PATIENCE) == 0

@@ -30,6 +30,7 @@ from ksplicd.errors import KspliceError, UnexpectedError
 from ksplicd.host.boot import why_disabled
 from ksplicd.host.clock import SystemClock
 from ksplicd.host.engine import Engine
+from ksplicd.host.kernel.crash_traces import CrashTraces
 from ksplicd.host.kernel.door import KernelDoor
 from ksplicd.host.report.journal import Entry
 from ksplicd.host.store.store import Store
@@ -192,6 +193,7 @@ def main(address: str, folder: Path, way: str = "") -> int:
                 keyring=Keyring(folder / "keys", os.geteuid()),
                 clock=SystemClock(),
                 settings=settings,
+                find_crash=CrashTraces(folder, has_journal=False).find,
                 owner=os.geteuid(),
             )
         )

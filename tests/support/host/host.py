@@ -53,6 +53,8 @@ class Host:
         self.clock = StoppedClock()
         self.events: list[Event] = []
         self.settings = Settings()
+        self.crash_trace = "/var/crash/dmesg is from after it was applied"
+        """What a crash leaves; a power cut leaves nothing."""
         self.engine = self.new_engine()
         self.engine.reconcile()
 
@@ -66,6 +68,7 @@ class Host:
                 clock=self.clock,
                 settings=self.settings,
                 on_event=self.events.append,
+                find_crash=lambda boot_id, since: self.crash_trace,
                 owner=os.getuid(),
             )
         )

@@ -21,14 +21,17 @@ from ksplicd.host.store.crash_guard import Guard, Known, read_known, why_quarant
 from ksplicd.model import Stage
 from tests.support.bundles import samples
 from tests.support.bundles.samples import KID, OTHER_KID
-from tests.support.host.host import ALICE, Host
+from tests.support.host.host import ALICE, ROOT, Host
 
 BOOT = Actor(uid=0, via=Via.BOOT)
 
 boot_ids = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 kids = st.from_regex(r"[a-z0-9]{8}", fullmatch=True)
 knowns = st.builds(
-    Known, clean=st.frozensets(boot_ids), soaked=st.dictionaries(kids, boot_ids, max_size=5)
+    Known,
+    clean=st.frozensets(boot_ids),
+    soaked=st.dictionaries(kids, boot_ids, max_size=5),
+    chances=st.dictionaries(kids, boot_ids, max_size=3),
 )
 
 
@@ -101,6 +104,88 @@ def test_others_are_not_held_back(host: Host) -> None:
     host.reboot(clean=False)
     assert start(host) == (OTHER_KID,)
     assert stage_of(host) == "quarantined"
+
+
+# --- without a trace of a crash ------------------------------------------------------------------
+
+
+@pytest.fixture
+def cut(host: Host) -> Host:
+    """A host whose power is cut a minute after an update was applied."""
+    host.crash_trace = ""
+    host.stage()
+    host.apply()
+    host.clock.now += 60
+    host.reboot(clean=False)
+    return host
+
+
+def test_power_cut_quarantines_nothing(cut: Host, caplog: pytest.LogCaptureFixture) -> None:
+    assert start(cut) == (KID,)
+    assert "as nothing shows a crash, one more boot with it is allowed" in caplog.text
+    assert start(cut) == (KID,)  # the daemon's start, in the same boot
+    cut.engine.start_apply(KID, BOOT)
+    cut.kernel.complete()
+    assert start(cut) == ()
+    assert stage_of(cut) == "applied"
+
+
+def test_second_one_in_a_row_does(cut: Host) -> None:
+    start(cut)
+    cut.engine.start_apply(KID, BOOT)
+    cut.kernel.complete()
+    cut.reboot(clean=False)
+    assert start(cut) == ()
+    assert stage_of(cut) == "quarantined"
+    assert cut.last_event().detail.endswith(", for the second time in a row")
+
+
+def test_chance_that_was_not_taken_is_kept(cut: Host) -> None:
+    """The boot was disabled, or its power was cut too."""
+    for _ in range(3):
+        assert start(cut) == (KID,)
+        cut.reboot(clean=False)
+
+
+def test_chance_is_given_again_after_the_soak_time(cut: Host) -> None:
+    start(cut)
+    transition = cut.engine.start_apply(KID, BOOT)
+    cut.kernel.complete()
+    cut.engine.finish(transition)
+    soak(cut)
+    cut.reboot()
+    assert start(cut) == (KID,)
+    transition = cut.engine.start_apply(KID, BOOT)
+    cut.kernel.complete()
+    cut.engine.finish(transition)
+    cut.reboot(clean=False)
+    assert start(cut) == (KID,)
+
+
+def test_power_cut_in_the_middle_of_an_apply(host: Host) -> None:
+    """What was wanted is tried once more."""
+    host.crash_trace = ""
+    host.stage()
+    host.engine.start_apply(KID, ROOT)
+    host.reboot(clean=False)
+    assert start(host) == (KID,)
+    host.engine.start_apply(KID, BOOT)
+    host.reboot(clean=False)
+    assert start(host) == ()
+    assert stage_of(host) == "quarantined"
+
+
+def test_trace_quarantines_at_once(cut: Host) -> None:
+    cut.crash_trace = "/sys/fs/pstore/dmesg-efi-1 is from after it was applied"
+    assert start(cut) == ()
+    assert cut.last_event().detail.endswith(f", and {cut.crash_trace}")
+
+
+def test_chance_that_cannot_be_counted_is_none(cut: Host) -> None:
+    (cut.root / "guard.json").unlink(missing_ok=True)
+    (cut.root / "guard.json").mkdir()
+    assert start(cut) == ()
+    assert "one more boot with it cannot be counted" in cut.last_event().detail
 
 
 def test_killed_daemon_is_no_crash(host: Host) -> None:

@@ -184,7 +184,8 @@ def test_machine_went_down_while_applying(host: Host, call: int) -> None:
     host.kernel.reboot()
     assert restart(host) == Reconciliation()
     assert stage_of(host) == ("quarantined", "quarantined")
-    assert host.last_event().detail == "the machine went down while it was being applied"
+    detail = host.last_event().detail
+    assert detail.startswith("the machine went down while it was being applied, and /var/crash")
 
 
 def test_machine_went_down_while_undoing(host: Host) -> None:
