@@ -51,6 +51,7 @@ class Manager(BusObject, interface=names.MANAGER):
         self._why_disabled = why_disabled
         self._sizes: dict[str, int] = {}
         self._missing: dict[str, str] = {}
+        self._stale: list[str] = []
         jobs.on_new.append(self._on_job_new)
         jobs.on_ended.append(self._on_job_ended)
 
@@ -64,6 +65,7 @@ class Manager(BusObject, interface=names.MANAGER):
         """Ask the store for its sizes, and what is missing.  Raises ``StoreError``."""
         self._sizes = await self._worker.run(self._engine.doors.store.sizes)
         self._missing = await self._worker.run(self._engine.missing)
+        self._stale = await self._worker.run(self._engine.staging.stale)
 
     @readable("s", emits="const")
     def version(self) -> str:
@@ -84,6 +86,11 @@ class Manager(BusObject, interface=names.MANAGER):
     def wanted_missing(self) -> dict[str, str]:
         """Return the updates that are wanted for this kernel and not applied; kid and reason."""
         return self._missing
+
+    @readable("as", emits="false")
+    def stale(self) -> list[str]:
+        """Return the stored updates whose kernels are not installed here any more."""
+        return self._stale
 
     @readable("a{st}", emits="false")
     def store_size(self) -> dict[str, int]:

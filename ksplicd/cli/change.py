@@ -7,7 +7,8 @@ that are not loaded) is always on, and such a module is patched when it is loade
 
 JSON: ``{"schema": 1, "kid": "8c4o6ucj", "result": "done", "job": 3}``; ``result`` is ``done``,
 ``already-applied``, ``released`` or ``removed``; ``job`` is null when there was none.  ``release
---all`` prints ``{"schema": 1, "kids": [], "result": "released"}``.  An error is
+--all`` prints ``{"schema": 1, "kids": [], "result": "released"}``, ``remove --stale`` likewise.  An
+error is
 ``{"schema": 1, "error": {"name", "abort_cause", "message"}}``.
 """
 
@@ -64,7 +65,11 @@ def add_parser(verbs: Verbs) -> None:
     which.add_argument("--all", action="store_true", help="all that are quarantined")
     release.set_defaults(run=run_release)
     remove = verbs.add_parser("remove", help="delete the bundle of an update that is not applied")
-    remove.add_argument("kid", metavar="ID", type=read_kid)
+    what = remove.add_mutually_exclusive_group(required=True)
+    what.add_argument("kid", metavar="ID", type=read_kid, nargs="?")
+    what.add_argument(
+        "--stale", action="store_true", help="all whose kernels are not installed any more"
+    )
     remove.set_defaults(run=run_remove)
     for verb in (apply, undo, release, remove):
         verb.add_argument("--json", action="store_true", help="print the outcome as JSON")
@@ -143,11 +148,24 @@ def _release_all(args: argparse.Namespace, client: "Client") -> int:
 
 
 def run_remove(args: argparse.Namespace) -> int:
-    """Delete an update's stored bundle."""
+    """Delete an update's stored bundle, or those that no kernel here is for."""
     from ksplicd.cli.client import connect
 
+    if args.stale:
+        return _remove_stale(args, connect())
     connect().remove(args.kid)
     _report(args, args.kid, "removed", None, f"Update {args.kid} is removed.")
+    return 0
+
+
+def _remove_stale(args: argparse.Namespace, client: "Client") -> int:
+    found = [str(kid) for kid in client.service().get("Stale", [])]
+    for kid in found:
+        client.remove(kid)
+    if args.json:
+        output.print_json(kids=found, result="removed")
+    else:
+        output.print_text(f"Removed: {' '.join(found)}." if found else "Nothing is stale.")
     return 0
 
 

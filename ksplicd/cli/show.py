@@ -6,7 +6,7 @@ JSON, all with ``"schema": 1``::
     view     {"updates": [UPDATE]}; with --id or --file also {"ledger": [HUNK]}
     status   {"kernel": "6.1.0-50-cloud-amd64", "applied": 1, "cves": [], "updates": [UPDATE],
               "jobs": [JOB], "health": "ok" | "warning" | "critical", "reasons": [],
-              "version": "0.1.0", "disabled": "", "missing": {KID: REASON},
+              "version": "0.1.0", "disabled": "", "missing": {KID: REASON}, "stale": [],
               "store": {PART: {"bytes", "limit"}}}
     history  {"events": [EVENT]}
 
@@ -24,7 +24,8 @@ whether the update's ledger accounts for its whole patch, ``hunks`` how many the
 bundle is from before there were ledgers), ``more`` how many redirects ``by`` does not name; of
 status ``cves`` are those that the applied updates fix; ``reasons`` are sentences, one for each
 update that keeps the health from being ``ok``; ``wanted`` says whether an update is to be applied
-whatever happened to it, ``missing`` which of these are wanted for this kernel and not applied;
+whatever happened to it, ``missing`` which of these are wanted for this kernel and not applied,
+``stale`` which updates are for kernels that are not installed any more;
 ``disabled`` is why nothing is applied automatically, or empty; the parts of the store are updates,
 rejected, history and dropped, and the ``limit`` of a part without one is null.
 
@@ -187,7 +188,8 @@ def _show_status(args: argparse.Namespace) -> int:
         output.print_json(
             kernel=service["Kernel"], applied=applied, cves=cves, updates=updates, jobs=jobs,
             health=health.value, reasons=reasons, version=service["Version"],
-            disabled=service["Disabled"], missing=missing, store=store,
+            disabled=service["Disabled"], missing=missing, stale=service.get("Stale", []),
+            store=store,
         )  # fmt: skip
         return status
     output.print_text(f"Kernel {service['Kernel']}: {applied} of {len(updates)} updates applied")
@@ -208,6 +210,9 @@ def _show_status(args: argparse.Namespace) -> int:
         for conflict in job["conflicts"]:
             task = printable(conflict["command"])
             output.print_text("  held up by {}[{pid}] in {stack}".format(task, **conflict))
+    if stale := service.get("Stale"):
+        hint = "for kernels that are not installed any more; `ksplice remove --stale`"
+        output.print_text(f"Stale: {' '.join(stale)}: {hint}")
     parts = ", ".join(f"{part} {_in_mebibytes(of['bytes'])}" for part, of in store.items())
     output.print_text(f"Store: {parts}")
     return status

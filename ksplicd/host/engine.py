@@ -32,6 +32,7 @@ from ksplicd.errors import (
     QuarantinedError,
     StoreError,
     UnexpectedError,
+    WrongKernelError,
     cause_of,
 )
 from ksplicd.host.report.metrics import Figures, format_metrics, move_metrics, write_metrics
@@ -209,12 +210,19 @@ class Engine:
         """Verify the stored bytes again, load, match, and start the transition.
 
         On any failure, every module that was loaded is unloaded again before the error is raised,
-        and the update is FAILED when the kernel was touched.  Raises ``NoSuchUpdateError``,
-        ``AlreadyAppliedError``, ``QuarantinedError``, ``InUseError`` (this update moves, or another
-        one does), the errors of ``stage``, ``MissingDependencyError``, ``SupersededError``,
-        ``ExcludedError``, and the ``ApplyError`` that fits.
+        and the update is FAILED when the kernel was touched.  An update for a kernel that is
+        installed and does not run is wanted from now on, and the error says so.  Raises
+        ``NoSuchUpdateError``, ``AlreadyAppliedError``, ``QuarantinedError``, ``InUseError`` (this
+        update moves, or another one does), the errors of ``stage``, ``MissingDependencyError``,
+        ``SupersededError``, ``ExcludedError``, and the ``ApplyError`` that fits.
         """
-        stage, bundle = self.check_apply(kid)
+        try:
+            stage, bundle = self.check_apply(kid)
+        except WrongKernelError as e:
+            if not fit.is_for_next(self.records.manifest(kid), self.doors.kernel):
+                raise
+            self.records.want(kid, actor)
+            raise WrongKernelError(f"{e}; it is applied when that kernel boots") from e
         self._unload_leftovers(kid)
         fit.check_modules(bundle.manifest, self.doors.kernel)
         self._may_go_unrecorded = actor.via is not Via.DBUS and self.soak.is_proven(kid)

@@ -3,6 +3,7 @@
 
 import json
 
+from ksplicd.model import Kernel
 from tests.support.bundles import samples
 from tests.support.bus.calls import BUNDLE, KID, SIGNATURE
 from tests.support.bus.drops import drop
@@ -158,6 +159,34 @@ def test_new_update_in_a_crash_is_quarantined_until_it_is_released(host: Host) -
     assert event["Detail"].startswith("released; it was quarantined because the machine went down")
     assert host.ksplice("release", KID).returncode == 1
     assert host.ksplice("apply", KID).returncode == 0
+
+
+def test_drop_for_the_next_kernel_is_applied_when_that_boots(bare_host: Host) -> None:
+    """And those whose kernel is gone are listed, and removed in one go."""
+    after = Kernel(release="6.12.0-1-cloud-amd64", build_id="ab" * 20)
+    bare_host.configure(on_drop="apply")
+    bare_host.start_polkit()
+    with bare_host.kernel.open() as kernel:
+        kernel.installed.add(after.release)
+    bare_host.start()
+    drop(bare_host, samples.bundle(KID, kernel=after))
+    wait_for(lambda: "HELD_BACK" in bare_host.outcomes())
+    assert bare_host.stage_of() == "staged"
+    assert bare_host.ksplice("status", "--check").returncode == 1
+    bare_host.go_down()
+    with bare_host.kernel.open() as kernel:
+        kernel.installed.add(kernel.kernel.release)
+        before, kernel.kernel = kernel.kernel, after
+    assert bare_host.start_boot().wait(PATIENCE) == 0
+    bare_host.start()
+    assert bare_host.stage_of() == "applied"
+    bare_host.go_down()
+    with bare_host.kernel.open() as kernel:
+        kernel.kernel, kernel.installed = before, set()
+    bare_host.start()
+    assert f"Stale: {KID}: " in bare_host.ksplice("status").stdout
+    assert bare_host.ksplice("remove", "--stale").stdout == f"Removed: {KID}.\n"
+    assert bare_host.client().objects().updates == ()
 
 
 def test_power_cut_after_a_roll_out_quarantines_nothing(host: Host) -> None:

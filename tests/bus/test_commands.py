@@ -171,7 +171,7 @@ def test_json_documents(host: Host, tarball: str) -> None:
     status = run_json(host, "status")
     assert status.keys() == {
         *("schema", "kernel", "applied", "cves", "updates", "jobs", "health", "reasons"),
-        *("version", "disabled", "missing", "store"),
+        *("version", "disabled", "missing", "stale", "store"),
     }
     assert (status["version"], status["disabled"]) == (__version__, "")
     assert status["store"]["updates"] == {

@@ -66,6 +66,9 @@ class KernelDoor(Protocol):
     def boot_id(self) -> str:
         """Return the id of this boot, 32 hex digits."""
 
+    def is_installed(self, release: str) -> bool:
+        """Return whether the modules' folder of a kernel is there, running or not."""
+
     def modules(self) -> frozenset[str]:
         """Return the names of the loaded modules."""
 

@@ -96,6 +96,7 @@ class LinuxKernel:
     ) -> None:
         """Use ``root``/sys and ``root``/proc."""
         self._sys = root / "sys"
+        self._kernels = root / "lib/modules"
         self._proc = root / "proc"
         self._calls = calls or SystemCalls()
         self._sleep = sleep
@@ -133,6 +134,10 @@ class LinuxKernel:
                 raise UnexpectedError(f"{path}: is not there: is this kernel's procfs mounted?")
             self._boot_id = text.replace("-", "")
         return self._boot_id
+
+    def is_installed(self, release: str) -> bool:
+        """Look for /lib/modules/RELEASE, which a kernel's package owns."""
+        return "/" not in release and (self._kernels / release / "kernel").is_dir()
 
     def modules(self) -> frozenset[str]:
         """Return the modules in /sys/module that are loaded rather than built in.

@@ -25,6 +25,15 @@ def check_kernel(manifest: Manifest, kernel: KernelDoor) -> None:
         )
 
 
+def is_for_next(manifest: Manifest, kernel: KernelDoor) -> bool:
+    """Return whether the update is for a kernel that is installed here and does not run.
+
+    Of the running release there is one build: an update for another one can never be applied.
+    """
+    release = manifest.kernel.release
+    return release != kernel.release() and kernel.is_installed(release)
+
+
 def update_modules(manifest: Manifest) -> tuple[str, ...]:
     """Return the names of the update's modules in the order in which they are loaded."""
     kid = manifest.kid

@@ -300,7 +300,7 @@ class Records:
             cause, why = distrusted
             detail = f"its bundle no longer verifies: {why}"
             return Standing(stage=standing.stage, cause=cause, detail=detail)
-        if standing.stage is Stage.STAGED and last is not None and last.stage is Stage.APPLIED:
+        if standing.stage is Stage.STAGED:
             texts = (standing.detail, self.why_other_kernel(kid))
             return replace(standing, detail="; ".join(text for text in texts if text))
         return standing

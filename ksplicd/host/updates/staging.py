@@ -89,10 +89,12 @@ class Staging:
         trusted = self._check(stored)
         manifest = trusted.bundle.manifest
         kid = manifest.kid
-        fit.check_kernel(manifest, self._doors.kernel)
+        is_next = fit.is_for_next(manifest, self._doors.kernel)
+        if not is_next:
+            fit.check_kernel(manifest, self._doors.kernel)
         if self._doors.store.has(kid) and not self._takes_place(kid, stored, trusted):
             return self._stage_again(kid, stored, trusted, actor)
-        if not self._records.is_in_kernel(kid):
+        if not self._records.is_in_kernel(kid) and not is_next:
             fit.check_modules(manifest, self._doors.kernel)
         self._make_room(kid, stored)
         self._records.trust(kid, trusted)
@@ -154,7 +156,7 @@ class Staging:
     def _make_room(self, kid: str, stored: Stored) -> None:
         """Remove unused updates, the longest unchanged first, until one more fits.
 
-        Unused is an update that was undone, or is for another kernel.  Raises ``StoreFullError``.
+        Unused is an update that was undone, or whose kernel is gone.  Raises ``StoreFullError``.
         """
         settings, store = self._doors.settings, self._doors.store
         store.prepare()  # half-written bundles take room too
@@ -175,7 +177,16 @@ class Staging:
             return False
         stage = self._records.info(kid).stage
         is_idle = stage in {Stage.STAGED, Stage.FAILED}  # a quarantine must not be forgotten
-        return stage is Stage.REVERSED or (is_idle and bool(self._records.why_other_kernel(kid)))
+        return stage is Stage.REVERSED or (is_idle and self._is_stale(kid))
+
+    def stale(self) -> list[str]:
+        """Return the stored updates whose kernels are not installed here any more, sorted."""
+        return [kid for kid in self._doors.store.kids() if self._is_stale(kid)]
+
+    def _is_stale(self, kid: str) -> bool:
+        """Return whether an update is for a kernel that is gone; not where that is not known."""
+        is_other = bool(self._records.why_other_kernel(kid))
+        return is_other and not fit.is_for_next(self._records.manifest(kid), self._doors.kernel)
 
     # --- what is staged -------------------------------------------------------------------------
 
@@ -209,6 +220,8 @@ class Staging:
             (last.kid, last.actor)
             for last in lasts
             if last is not None and last.stage is Stage.STAGED and last.actor.via is Via.DROP
+            # one for another kernel waits for that one to boot, once it is wanted
+            if last.kid not in self._records.wants or not self._records.why_other_kernel(last.kid)
         ]
 
     def check_not_undone(self, kid: str) -> None:

@@ -81,6 +81,8 @@ class Simulator:
         """Livepatch → what it replaces: (object, function, position)."""
         self.tripwires: set[str] = set()
         """Updates that have some."""
+        self.installed: set[str] = set()
+        """Releases of kernels beside the running one."""
         self.keeps_code = False
         self.build_ids: dict[str, str] = {}
         """Whether modules that were enabled stay loaded."""
@@ -135,6 +137,9 @@ class Simulator:
 
     def boot_id(self) -> str:
         return f"{self._boots:032x}"
+
+    def is_installed(self, release: str) -> bool:
+        return release in {self.kernel.release, *self.installed}
 
     def modules(self) -> frozenset[str]:
         return frozenset(self._modules)
