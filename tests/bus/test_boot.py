@@ -75,7 +75,7 @@ def test_fault_at_one_boot_costs_nobody_the_update(bare_host: Host) -> None:
     bare_host.start_unready(KSPLICE_APPLY_SECONDS="3600")
     bare_host.hear(f"STATUS=0 of 1 updates applied; wanted and not applied: {KID}")
     wait_for(lambda: "MISSING" in bare_host.outcomes())
-    checked = bare_host.ksplice("status", "--check")
+    checked = bare_host.ksplice("status", "--check", "-t", "60")
     assert checked.returncode == 2
     assert f"{KID} is wanted and not applied: unexpected: load_module" in checked.stdout
     missing = bare_host.client().service()["WantedMissing"]
@@ -87,7 +87,7 @@ def test_fault_at_one_boot_costs_nobody_the_update(bare_host: Host) -> None:
     bare_host.kill()
     bare_host.start_unready(KSPLICE_APPLY_SECONDS="0.1")
     wait_for(lambda: bare_host.outcomes()[-1] == "APPLIED")
-    assert bare_host.ksplice("status", "--check").returncode == 0
+    assert bare_host.ksplice("status", "--check", "-t", "60").returncode == 0
     assert bare_host.client().service()["WantedMissing"] == {}
     wait_for(lambda: "ksplice_wanted_missing 0" in metrics.read_text())
 
@@ -172,7 +172,7 @@ def test_drop_for_the_next_kernel_is_applied_when_that_boots(bare_host: Host) ->
     drop(bare_host, samples.bundle(KID, kernel=after))
     wait_for(lambda: "HELD_BACK" in bare_host.outcomes())
     assert bare_host.stage_of() == "staged"
-    assert bare_host.ksplice("status", "--check").returncode == 1
+    assert bare_host.ksplice("status", "--check", "-t", "60").returncode == 1
     bare_host.go_down()
     with bare_host.kernel.open() as kernel:
         kernel.installed.add(kernel.kernel.release)

@@ -96,7 +96,7 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
         ("[DEFAULT]\non-drop = apply", r"^f:1: unknown section \[DEFAULT\]"),
         ("[ksplicd]\nOn-Drop = apply", r"^f:2: unknown key 'On-Drop'; the known"),
         ("[ksplicd]\nretries = 101", r"^f:2: .* whole number from 0 to 100$"),
-        ("[signers]\next4 = XYZ", r"^f:2: ext4 = 'XYZ': must be key ids, as `ksplice keygen`"),
+        ("[signers]\next4 = XYZ", r"^f:2: ext4 = 'XYZ': must be key ids or fingerprints"),
         ("[signers]\next4 =", r"^f:2: ext4 = '': must be key ids"),
         ("[signers]\nCVE-26 = 1", r"^f:2: \[signers\] 'CVE-26' is not vmlinux, a module,"),
         ("[ksplicd]\n\n[signers]\n* = 1\n* = 2", r"^f:5: \* is set twice$"),
