@@ -40,7 +40,7 @@ from ksplicd.host.engine import Engine
 from ksplicd.host.kernel import kmsg, tripwire
 from ksplicd.host.kernel.linux import LinuxKernel, SystemCalls
 from ksplicd.host.report import sentences
-from ksplicd.host.store import crash_guard, history
+from ksplicd.host.store import crash_guard, history, wanted
 from ksplicd.host.store.drop_dir import DropDir
 from ksplicd.host.store.store import Store
 from ksplicd.host.trust.keyring import Keyring
@@ -194,6 +194,10 @@ def _guard(data: bytes, _folder: Path) -> None:
     crash_guard.read_known(data)
 
 
+def _wanted(data: bytes, _folder: Path) -> None:
+    wanted.read_wanted(data)
+
+
 def _conf(data: bytes, _folder: Path) -> None:
     try:
         text = data.decode()
@@ -267,7 +271,7 @@ def _drop(data: bytes, folder: Path) -> None:
             engine.stage_file(drop.bundle, drop.signature, ROOT)
     assert kernel.calls == []
     assert {path.name for path in folder.iterdir()} == {"keys", "store"}
-    known = {"updates", "rejected", "history.jsonl", "guard.json"}
+    known = {"updates", "rejected", "history.jsonl", "guard.json", "wanted.json", "reserve"}
     assert {path.name for path in root.iterdir()} <= known
     for kid in engine.doors.store.kids():
         engine.describe(kid)
@@ -275,6 +279,7 @@ def _drop(data: bytes, folder: Path) -> None:
     shutil.rmtree(root)
 
 
+_WANT: Final = wanted.Want(kid=KID, since=1.5, actor=ALICE, kernel=samples.KERNEL, is_applied=True)
 _JSON: Final = [b'"%s"' % key.encode() for key in json.loads(_FILES["manifest.json"])]
 _TAR: Final = gzip.decompress(_BUNDLE)
 _LINE: Final = history.write_event(EVENT)
@@ -356,6 +361,11 @@ TARGETS: Final[dict[str, Target]] = {
     "full history": Target(
         try_one=_full_history, errors=(StoreError,),
         seeds=[gzip.compress(history.write_event(EVENT) * 2)],
+    ),
+    "wanted": Target(
+        try_one=_wanted, errors=(StoreError,), runs=100_000, is_json=True,
+        seeds=[wanted.write_wanted([_WANT])],
+        tokens=[b'"schema"', b'"wanted"', b'"actor"', b'"is-applied"', b'"build-id"', b"true"],
     ),
     "guard": Target(
         try_one=_guard, errors=(StoreError,), runs=100_000, is_json=True,
