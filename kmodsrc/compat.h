@@ -30,6 +30,16 @@
 #endif
 
 /*
+ * 128ea9f6ccfb ("workqueue: Add system_percpu_wq and system_dfl_wq"), 6.17: the
+ * queue of schedule_delayed_work() has another name.
+ */
+#ifdef KSPLICE_HAS_PERCPU_WQ
+#define KSPLICE_SYSTEM_WQ	system_percpu_wq
+#else
+#define KSPLICE_SYSTEM_WQ	system_wq
+#endif
+
+/*
  * x86_nops[] as one row of bytes: nops of 1, 2, 3 ... bytes.
  * df25edbac31e ("x86/alternatives: Add longer 64-bit NOPs"), 6.5: up to 11.
  */

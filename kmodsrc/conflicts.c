@@ -152,7 +152,7 @@ void ksplice_transition_begins(void)
 {
 	WRITE_ONCE(is_moving, true);
 	if (signal_after)
-		mod_delayed_work(system_wq, &waker, (unsigned long)signal_after * HZ);
+		mod_delayed_work(KSPLICE_SYSTEM_WQ, &waker, (unsigned long)signal_after * HZ);
 }
 
 /**

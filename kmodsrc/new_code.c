@@ -166,6 +166,18 @@ static void switch_redirects(const struct klp_object *obj, bool is_on)
 		keep_code();
 }
 
+static void transition_begins(bool forward)
+{
+	ksplice_transition_begins();
+	ksplice_early_begin(&patch, forward);
+}
+
+static void transition_ends(void)
+{
+	ksplice_early_end();
+	ksplice_transition_ends();
+}
+
 static int pre_patch(struct klp_object *obj)
 {
 	/* An undo clears patch.enabled long before it is over. */
@@ -210,7 +222,7 @@ static void post_patch(struct klp_object *obj)
 		*phase_of(obj) = APPLIED;
 	}
 	if (!obj->name) {
-		ksplice_transition_ends();
+		transition_ends();
 		ksplice_set_stage(KSPLICE_APPLIED);
 	}
 }
@@ -221,7 +233,7 @@ static void pre_unpatch(struct klp_object *obj)
 	if (*phase_of(obj) != APPLIED)
 		return;
 	if (!obj->name)
-		ksplice_transition_begins();
+		transition_begins(false);
 	if (!call_hooks(obj, HOOK_pre_reverse))
 		call_hooks(obj, HOOK_check_reverse);
 	switch_redirects(obj, false);
@@ -244,7 +256,7 @@ static void post_unpatch(struct klp_object *obj)
 	/* vmlinux is the first when all are undone, and stays when only a module goes */
 	ksplice_release_target(obj, phases[0] == IDLE);
 	if (!obj->name) {
-		ksplice_transition_ends();
+		transition_ends();
 		ksplice_set_stage(KSPLICE_REVERSED);
 	}
 }
@@ -265,13 +277,14 @@ static int __init new_init(void)
 	err = ksplice_conflicts_init(&patch);
 	if (err)
 		goto refused;
-	ksplice_transition_begins();
+	transition_begins(true);
 	err = klp_enable_patch(&patch);
 	if (!err) {
 		WRITE_ONCE(was_enabled, true);
 		return 0;
 	}
-	ksplice_transition_ends();
+	transition_ends();
+	ksplice_early_exit();
 	ksplice_conflicts_exit();
 	/* -EBUSY without a cause: another transition runs */
 	if (err == -EBUSY && !was_begun)
@@ -285,6 +298,7 @@ refused:
 
 static void __exit new_exit(void)
 {
+	ksplice_early_exit();
 	ksplice_conflicts_exit();
 }
 

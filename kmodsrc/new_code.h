@@ -7,6 +7,11 @@
 
 #include <linux/livepatch.h>
 
+/* early.c */
+void ksplice_early_begin(const struct klp_patch *patch, bool forward);
+void ksplice_early_end(void);
+void ksplice_early_exit(void);
+
 /* conflicts.c */
 int ksplice_conflicts_init(const struct klp_patch *which);
 void ksplice_conflicts_exit(void);

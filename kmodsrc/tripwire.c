@@ -25,6 +25,7 @@
 #include <linux/workqueue.h>
 #include <net/genetlink.h>
 #include <net/net_namespace.h>
+#include "compat.h"
 #include "core.h"
 #include "ksplice-patch.h"
 #include "tripwire.h"
@@ -181,7 +182,7 @@ static DECLARE_DELAYED_WORK(send_work, send_all);
 
 static void send_now(struct irq_work *unused)
 {
-	mod_delayed_work(system_wq, &send_work, 0);
+	mod_delayed_work(KSPLICE_SYSTEM_WQ, &send_work, 0);
 }
 
 static DEFINE_IRQ_WORK(send_soon, send_now);

@@ -69,6 +69,8 @@ class Settings:  # over 12 fields: one for each key of the file
     """Who may sign what; without a rule, every trusted key may."""
     transition_limit: int = 60
     """Seconds after which a transition that does not end is turned around."""
+    ask_early: bool = True
+    """Whether an update has livepatch look early whether a transition is over."""
     signal_after: int = 0
     """Seconds after which the tasks that hold it up are signalled, and between later signals; 0:
     livepatch alone does it, every 15 seconds."""
@@ -203,6 +205,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "on-drop": _read_on_drop,
     "require-signature": _read_yes_no,
     "transition-limit": _read_limit,
+    "ask-early": _read_yes_no,
     "signal-after": _read_seconds,
     "retries": _read_retries,
     "retry-delay": _read_limit,

@@ -256,7 +256,11 @@ class Engine:
     def _enable(self, bundle: Bundle) -> float:
         """Load the new code, and so start the transition; returns the time of that."""
         started = self.doors.clock.monotonic()
-        load.enable(self.doors.kernel, bundle, self.doors.settings.signal_after)
+        settings = self.doors.settings
+        load.enable(
+            self.doors.kernel, bundle,
+            ask_early=settings.ask_early, signal_after=settings.signal_after,
+        )  # fmt: skip
         return started
 
     def _fail(self, kid: str, error: Exception, actor: Actor) -> None:

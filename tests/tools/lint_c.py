@@ -42,7 +42,7 @@ SCRIPTS: Final = tuple(
 STRUCT: Final = re.compile(r"^(?:static )?struct (\w+) \{", re.MULTILINE)
 KID: Final = "lint0000"
 COMPLAINT: Final = re.compile(r"\b(?:error|warning|note)\b", re.IGNORECASE)
-UNDEFINED: Final = re.compile(r"WARNING: modpost: .* undefined!")
+UNDEFINED: Final = re.compile(r"WARNING: modpost: (?:.* undefined!|suppressed \d+ unresolved)")
 """The sample's functions are nowhere, and livepatch symbols never are."""
 
 

@@ -25,7 +25,7 @@ def test_all_keys() -> None:
         "[ksplicd]\non-drop = apply\nrequire-signature=no\ntransition-limit = 7\napply-at-boot=no\n"
         "late-mismatch = leave\nsoak-time = 0\nmetrics-file = /x/k.prom\n"
         "retries = 0\nretry-delay = 9\nundo-on-warning = yes\nstore-limit = 2\nkeep-rejected = 3\n"
-        "keep-history = 4\nsignal-after = 5\n"
+        "keep-history = 4\nsignal-after = 5\nask-early = no\n"
     )
     assert parse_settings(text) == Settings(
         on_drop=OnDrop.APPLY,
@@ -42,6 +42,7 @@ def test_all_keys() -> None:
         keep_rejected=3,
         keep_history=4,
         signal_after=5,
+        ask_early=False,
     )
 
 

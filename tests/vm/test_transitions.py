@@ -177,6 +177,37 @@ def test_task_in_a_cold_part_holds_an_undo_up(guest: Guest, maker: Maker) -> Non
     update.unload(update.new)
 
 
+def transition_seconds(guest: RunningGuest, direction: str) -> float:
+    """Return how long the last transition took, by the kernel's own clock."""
+    log = guest.run("dmesg").out
+    begins = re.findall(rf"^\[ *([\d.]+)\] .*: starting {direction} transition$", log, re.M)
+    ends = re.findall(rf"^\[ *([\d.]+)\] .*: {direction} complete$", log, re.M)
+    return float(ends[-1]) - float(begins[-1])
+
+
+def test_transitions_end_before_livepatch_looks_again(guest: Guest, file: Path) -> None:
+    """livepatch alone takes three quarters of a second at least when it looks twice."""
+    update = Update(guest, bundle.unpack(file.read_bytes()))
+    enabled = f"/sys/kernel/livepatch/{update.new}/enabled"
+    forth, back, turned = [], [], []
+    for _ in range(3):
+        update.apply()
+        forth.append(transition_seconds(guest, "patching"))
+        update.undo()
+        back.append(transition_seconds(guest, "unpatching"))
+    for _ in range(3):
+        start_sleeper(guest)
+        update.match()
+        update.insmod(update.new)
+        guest.run(f"sleep 1; echo 0 >{enabled}")  # all early looks are over by then
+        update.wait()
+        turned.append(transition_seconds(guest, "unpatching"))
+        update.unload(update.new)
+        update.rmmod(update.core)
+        guest.run("systemctl stop blocker")
+    assert max(map(min, (forth, back, turned))) < 0.6, (forth, back, turned)
+
+
 def test_sleeper_is_woken_when_that_is_wanted(host: Host, file: Path) -> None:
     host.configure("signal-after = 1")
     pid = start_sleeper(host.guest)

@@ -64,16 +64,20 @@ def match(kernel: KernelDoor, bundle: Bundle) -> CoreState:
     return core
 
 
-def enable(kernel: KernelDoor, bundle: Bundle, signal_after: int = 0) -> None:
+def enable(
+    kernel: KernelDoor, bundle: Bundle, *, ask_early: bool = True, signal_after: int = 0
+) -> None:
     """Load the new code, which starts the transition.
 
+    ``ask_early``: whether it has livepatch look early whether the transition is over.
     ``signal_after``: seconds until it signals the tasks that hold the transition up; 0: never.
     Raises as ``match`` does, and ``InUseError`` when another transition runs.
     """
     change = bundle.changes[0]  # the same for every target
     try:
-        parameters = f"signal_after={signal_after}" if signal_after else ""
-        kernel.load_module(bundle.files[change.new_file], change.new_module, parameters)
+        parameters = [] if ask_early else ["ask_early=0"]
+        parameters += [f"signal_after={signal_after}"] if signal_after else []
+        kernel.load_module(bundle.files[change.new_file], change.new_module, " ".join(parameters))
     except KspliceError as e:
         raise _explain(kernel, bundle.manifest.kid, e) from e
 

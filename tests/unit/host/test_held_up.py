@@ -74,10 +74,10 @@ def test_undo_is_held_up_and_cancelled(host: Host) -> None:
 
 
 def test_function_that_is_stayed_in_is_named(host: Host) -> None:
-    host.engine.doors.settings = Settings(signal_after=5)
+    host.engine.doors.settings = Settings(signal_after=5, ask_early=False)
     host.stage()
     host.apply()
-    assert f"load ksplice_{KID}_new signal_after=5" in host.kernel.calls
+    assert f"load ksplice_{KID}_new ask_early=0 signal_after=5" in host.kernel.calls
     host.kernel.functions[f"ksplice_{KID}_new"] = frozenset({("vmlinux", "do_fcntl", 1)})
     stack = "fcntl_setlk < do_fcntl.ksplice < __x64_sys_fcntl"
     host.kernel.holders = [replace(CAT, stack=stack), replace(CAT, pid=813, stack="schedule")]
