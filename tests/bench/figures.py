@@ -9,9 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ksplicd.lab.cache import to_stderr
+
+UPSTREAM: Final = "ask_early=0"
+"""Parameter of the new code: its transition takes as long as livepatch alone lets it take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,15 @@
     drop FILE KID        put a bundle into the drop directory, wait until the kernel has applied it
     undo KID             ask the daemon to undo, wait until the livepatch is gone
     reply KID            ask the daemon to apply, with busctl; what the answer takes but for busctl
-    plain MODULE ...     load modules with insmod, the last one a live patch; wait for the end of
-                         its transition
+    plain [PARAMETER=VALUE] MODULE ...
+                         load modules with insmod, the last one a live patch, with the parameter;
+                         wait for the end of its transition
     take-out MODULE ...  the way back
     waits MODULE ...     plain and take-out; seconds that a real-time task had to wait meanwhile
     idle PID SECONDS     count how often a process wakes meanwhile
     start                restart the daemon; what it takes until it is ready
-    plain-many KID...    plain and take-out of each of /root/boot's updates
+    plain-many [PARAMETER=VALUE] KID...
+                         plain and take-out of each of /root/boot's updates
     boot KID...          ksplicd --boot, which applies them
     imports PROGRAM      start Python with PROGRAM
 
@@ -78,10 +80,12 @@ def reply(kid: str) -> dict[str, float]:
     return {"begin": times[0], "done": times[1]}
 
 
-def plain(*files: str) -> dict[str, float]:
+def plain(*words: str) -> dict[str, float]:
+    parameters = [word for word in words if "=" in word]
+    files = words[len(parameters) :]
     begin = time.monotonic()
     for file in files:
-        subprocess.run(["insmod", file], check=True)
+        subprocess.run(["insmod", file, *(parameters if file == files[-1] else ())], check=True)
     loaded = time.monotonic()
     name = Path(files[-1]).stem
     return {"begin": begin, "loaded": loaded, "done": wait_for(lambda: is_done(name))}
@@ -148,12 +152,14 @@ def imports(program: str) -> dict[str, float]:
     return {"begin": begin, "done": time.monotonic()}
 
 
-def plain_many(*kids: str) -> dict[str, float]:
+def plain_many(*words: str) -> dict[str, float]:
+    parameters = [word for word in words if "=" in word]
+    kids = words[len(parameters) :]
     spent = 0.0
     loaded = []
     for kid in kids:
         core, new = f"/root/boot/ksplice_{kid}.ko", f"/root/boot/ksplice_{kid}_new.ko"
-        answer = plain(core, f"/root/boot/ksplice_{kid}_vmlinux_old.ko", new)
+        answer = plain(*parameters, core, f"/root/boot/ksplice_{kid}_vmlinux_old.ko", new)
         spent += answer["done"] - answer["begin"]
         loaded.append((core, f"/root/boot/ksplice_{kid}_vmlinux_old.ko", new))
     for files in reversed(loaded):
