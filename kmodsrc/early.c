@@ -27,9 +27,6 @@
 /* Nothing tells when a transition is turned around: a flag is read this often. */
 #define TURN_MS		100
 
-extern typeof(struct delayed_work)
-	transition_work KSPLICE_VMLINUX_SYMBOL(klp_transition_work);
-
 static void look_early(struct work_struct *work);
 static DECLARE_DELAYED_WORK(looker, look_early);
 
@@ -59,7 +56,7 @@ static unsigned int next_look_ms(void)
 		return FIRST_MS;
 	if (times == TIMES)
 		return TURN_MS;
-	mod_delayed_work(KSPLICE_SYSTEM_WQ, &transition_work, 0);
+	mod_delayed_work(KSPLICE_SYSTEM_WQ, &klp_work, 0);
 	return FIRST_MS << times++;
 }
 

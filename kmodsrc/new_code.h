@@ -6,8 +6,12 @@
 #define KSPLICE_NEW_CODE_H
 
 #include <linux/livepatch.h>
+#include <linux/workqueue.h>
+#include "compat.h"
 
 /* early.c */
+extern struct delayed_work klp_work KSPLICE_VMLINUX_SYMBOL(klp_transition_work);
+
 void ksplice_early_begin(const struct klp_patch *patch, bool forward);
 void ksplice_early_end(void);
 void ksplice_early_exit(void);
