@@ -182,12 +182,18 @@ static int pre_patch(struct klp_object *obj)
 {
 	/* An undo clears patch.enabled long before it is over. */
 	bool is_late = patch.enabled || READ_ONCE(was_enabled);
-	int err = ksplice_admit_target(obj, is_late) ?: check_compared(obj);
+	int err = ksplice_admit_target(obj, is_late);
 
 	was_begun = true;
 	if (err > 0) {
 		*phase_of(obj) = LEFT_ALONE;
 		return 0;
+	}
+	if (!err) {
+		err = check_compared(obj);
+		/* It was matched, and is not patched all the same. */
+		if (err)
+			ksplice_release_target(obj, !is_late);
 	}
 	if (!err) {
 		err = call_hooks(obj, HOOK_pre_apply) ?: call_hooks(obj, HOOK_check_apply) ?:

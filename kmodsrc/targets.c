@@ -129,16 +129,33 @@ static char *describe(const struct ksplice_matching *m)
 	return NULL;
 }
 
-static void note_result(struct target *t, const struct ksplice_matching *m)
+/* Note the cause.  The kernel's bytes are not for the log, which more people read than root. */
+static void note_failure(const struct ksplice_matching *m)
+{
+	const char *what = m->target ?: "", *bytes;
+
+	abort_cause = m->report.cause;
+	kfree(mismatch);
+	mismatch = describe(m);
+	if (mismatch)
+		what = mismatch;
+	bytes = strstr(what, " expected=");
+	pr_err("%s: %.*s\n", cause_names[abort_cause],
+	       (int)(bytes ? bytes - what : strlen(what)), what);
+}
+
+/* Why the update was refused is known no more once what may refuse it is tried again. */
+static void forget_failure(void)
+{
+	abort_cause = KSPLICE_OK;
+	kfree(mismatch);
+	mismatch = NULL;
+}
+
+static void note_match(struct target *t, const struct ksplice_matching *m)
 {
 	u32 i;
 
-	abort_cause = m->report.cause;
-	if (abort_cause != KSPLICE_OK) {
-		mismatch = describe(m);
-		pr_err("%s: %s\n", cause_names[abort_cause], mismatch ?: m->target ?: "");
-		return;
-	}
 	t->functions = m->head->funcs.nr;
 	t->bytes = 0;
 	for (i = 0; i < m->head->funcs.nr; i++)
@@ -147,7 +164,10 @@ static void note_result(struct target *t, const struct ksplice_matching *m)
 		t->microseconds);
 }
 
-/* Abort cause and mismatch are those of the last call. */
+/*
+ * Abort cause and mismatch are those of the last match that failed; a module
+ * that matches when it is loaded later says nothing of what was refused before.
+ */
 static int match_target(struct target *t, const struct module *mod)
 {
 	struct ksplice_matching m = { .mod = mod, .report = { .cause = KSPLICE_OK } };
@@ -155,8 +175,8 @@ static int match_target(struct target *t, const struct module *mod)
 	int err;
 
 	lockdep_assert_held(&targets_lock);
-	kfree(mismatch);
-	mismatch = NULL;
+	if (!mod)
+		forget_failure();
 	err = ksplice_run_match(&t->old, &m);
 	kvfree(t->starts);
 	t->starts = m.starts;
@@ -166,10 +186,12 @@ static int match_target(struct target *t, const struct module *mod)
 	t->state = err ? KSPLICE_TARGET_WAITING : KSPLICE_TARGET_MATCHED;
 	if (!mod && m.report.cause == KSPLICE_TARGET_NOT_LOADED && t->old.is_late) {
 		pr_info("%s: not loaded yet\n", t->name);
-		abort_cause = KSPLICE_OK;
 		return 0;
 	}
-	note_result(t, &m);
+	if (err)
+		note_failure(&m);
+	else
+		note_match(t, &m);
 	return err;
 }
 

@@ -215,6 +215,8 @@ def test_altered_module_is_refused_later(guest: Guest, update: Update, altered: 
     assert update.state("stage") == "applied"
     assert mount(guest, "romfs") == [NEW], "the module of the package is taken"
     assert update.targets()["romfs"] == "matched"
+    assert update.state("abort_cause") == "no_match", "what was refused before stays known"
+    assert update.mismatch()["function"] == "romfs_statfs"
     update.undo()
     assert is_clean(guest)
 
