@@ -80,11 +80,14 @@ class _Source(GLib.Source):  # type: ignore[misc]
         return timer
 
     def wake(self) -> None:
-        """Set when the loop has to call next; in the loop's thread."""
+        """Set when the loop has to call next; in the loop's thread.
+
+        Another thread queues a call first, and then sets the time: so the queue is looked at last.
+        """
+        if self.timers:
+            self.set_ready_time(round(self.timers[0].due * 1_000_000))
         if self.queue:
             self.set_ready_time(_NOW)
-        elif self.timers:
-            self.set_ready_time(round(self.timers[0].due * 1_000_000))
 
 
 _sources: Final[list[_Source]] = []

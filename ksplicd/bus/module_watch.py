@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The kernel's module events: modules of updates that others load or unload.
 
-``jobs`` knows which modules the daemon itself is loading and unloading.
+``jobs`` knows which modules the daemon itself is loading and unloading.  Events that were lost, or
+could not be read, are made up for by reconciling with the kernel.
 """
 
+import errno
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from gi.repository import GLib
 
 from ksplicd.bus import coroutines
 from ksplicd.bus.engine_worker import EngineWorker
+from ksplicd.bus.loop import call_later
 from ksplicd.bus.reconciler import Reconciler
 from ksplicd.errors import KspliceError
 from ksplicd.host.report.journal import Journal, about_target
@@ -19,6 +22,7 @@ from ksplicd.host.report.journal import Journal, about_target
 _log = logging.getLogger(__name__)
 
 _PREFIX = "ksplice_"
+_RETRY_SECONDS: Final = 1.0
 
 
 class ModuleWatch:
@@ -44,9 +48,30 @@ class ModuleWatch:
             return
         self._monitor = monitor
         fd = monitor.fileno()
-        GLib.io_add_watch(fd, GLib.PRIORITY_DEFAULT, GLib.IOCondition.IN, self._on_uevent)
+        conditions = GLib.IOCondition.IN | GLib.IOCondition.ERR | GLib.IOCondition.HUP
+        GLib.io_add_watch(fd, GLib.PRIORITY_DEFAULT, conditions, self._on_uevent)
+
+    def _watch_again(self) -> None:
+        self.watch()
+        self._reconciler.notice_loss()
 
     def _on_uevent(self, _fd: int, _condition: int) -> bool:
+        try:
+            self._read()
+        except OSError as e:
+            if e.errno == errno.ENOBUFS:
+                _log.warning("module events were lost: more came than the kernel keeps")
+                self._reconciler.notice_loss()
+                return True
+            _log.error("module events cannot be read: %s", e)
+        except Exception:
+            _log.exception("a module event could not be dealt with")
+        else:
+            return True  # more will come
+        call_later(_RETRY_SECONDS, self._watch_again)
+        return False  # a new monitor comes
+
+    def _read(self) -> None:
         while (device := self._monitor.poll(timeout=0)) is not None:
             if not device.sys_name.startswith(_PREFIX):
                 continue
@@ -54,7 +79,6 @@ class ModuleWatch:
                 coroutines.spawn(self._report_target(device.sys_name, device.properties))
             else:
                 self._reconciler.notice_module(device.sys_name)
-        return True  # more will come
 
     async def _report_target(self, core: str, properties: Mapping[str, str]) -> None:
         """Write to the journal what a core reports of a target that was loaded or unloaded."""

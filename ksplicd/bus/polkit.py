@@ -175,16 +175,22 @@ class Polkit:
 
 
 def _read_unit(pid: int) -> str:
-    """Return the systemd unit of a process, such as ``ssh.service``; empty when it has none.
-
-    The last path element of its cgroup that names a unit counts (systemd.unit(5), cgroups(7)).
-    """
+    """Return the systemd unit of a process; empty when it has none, or is not there any more."""
     try:
         group = Path(f"/proc/{pid}/cgroup").read_text().rpartition("::")[2].strip()
     except OSError:
         return ""  # the process has ended
+    return unit_of(group)
+
+
+def unit_of(group: str) -> str:
+    """Return the unit that a cgroup is of, such as ``ssh.service`` or ``session-3.scope``.
+
+    The first element that names a unit is the system's (systemd.unit(5), cgroups(7)).  What is
+    below it belongs to a user, who names it as he likes: ``user@1000.service/ssh.service``.
+    """
     units = [p for p in group.split("/") if p.endswith((".service", ".scope"))]
-    return units[-1] if units else ""
+    return "/".join(units[:1] + units[1:][-1:])
 
 
 async def call_bus(

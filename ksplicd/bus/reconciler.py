@@ -59,7 +59,12 @@ class Reconciler:
 
     def notice_module(self, name: str) -> None:
         """Reconcile once no job runs, if the module was loaded or unloaded by others."""
-        if not self._jobs.is_ours(name) and not self._is_due:
+        if not self._jobs.is_ours(name):
+            self.notice_loss()
+
+    def notice_loss(self) -> None:
+        """Reconcile once no job runs: what has happened to modules is not known."""
+        if not self._is_due:
             self._is_due = True
             coroutines.spawn(self._reconcile_until_done())
 

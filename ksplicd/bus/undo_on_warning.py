@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``undo-on-warning``: have the kernel's complaints recorded, and undo their updates by policy.
 
+A stall is only reported: a user can bring one about, and must not undo a fix by that.
+
 The engine decides whether an update is new enough for a complaint to count.
 """
 
 import logging
+from typing import Final
 
 from ksplicd.bus import coroutines
 from ksplicd.bus.engine_worker import EngineWorker
@@ -16,6 +19,8 @@ from ksplicd.host.kernel.kmsg import Complaint
 from ksplicd.host.stages import DAEMON, Direction
 
 _log = logging.getLogger(__name__)
+
+_STALL_SECONDS: Final = 600.0
 
 
 class UndoOnWarning:
@@ -29,9 +34,14 @@ class UndoOnWarning:
         self._shown = shown
         self._undoing: set[str] = set()
         """Updates that are undone by policy, or will be tried again."""
+        self._next_stall: dict[str, float] = {}
+        """Update → when the next stall is reported."""
 
     async def record(self, kid: str, complaint: Complaint) -> None:
         """Have a complaint recorded, and undo its update by policy."""
+        if complaint.is_stall:
+            self._report_stall(kid, complaint)
+            return
         try:
             if not await self._worker.run(self._engine.soak.record_complaint, kid, complaint):
                 return
@@ -42,6 +52,16 @@ class UndoOnWarning:
             if self._engine.doors.settings.undo_on_warning:
                 await self._turn_around(kid)
         await self._undo(kid, complaint.headline)
+
+    def _report_stall(self, kid: str, complaint: Complaint) -> None:
+        """Write a stall to the journal, of each update once in a while; a user can make many."""
+        now = self._engine.doors.clock.monotonic()
+        if now >= self._next_stall.get(kid, 0):
+            self._next_stall[kid] = now + _STALL_SECONDS
+            _log.warning(
+                "update %s: %s is in the stack of a stall (%s); it is not undone for that",
+                kid, complaint.function, complaint.headline,
+            )  # fmt: skip
 
     async def resume(self) -> None:
         """Undo by policy what the kernel complained of before the daemon was restarted."""

@@ -92,11 +92,17 @@ def test_polkit_knows_exactly_our_actions() -> None:
 
 
 def test_everyone_may_look_and_an_administrator_may_act() -> None:
+    expected = {
+        names.Action.INSPECT: "yes",
+        names.Action.STAGE: "auth_admin_keep",
+        # polkit would keep the answer about one update for all others
+        names.Action.APPLY: "auth_admin",
+        names.Action.UNDO: "auth_admin",
+    }
     policy = ET.parse(UNITS / "org.ksplice.ksplicd1.policy")
     for action in policy.iterfind("action"):
         defaults = {e.text for e in action.iterfind("defaults/*")}
-        expected = "yes" if action.get("id") == names.Action.INSPECT else "auth_admin_keep"
-        assert defaults == {expected}, action.get("id")
+        assert defaults == {expected[names.Action(str(action.get("id")))]}, action.get("id")
 
 
 def test_catalog_explains_exactly_our_messages() -> None:

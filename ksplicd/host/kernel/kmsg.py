@@ -32,6 +32,9 @@ _HEADLINE: Final = re.compile(
     r"|invalid opcode: |stack segment: |watchdog: BUG: soft lockup|watchdog: Watchdog detected hard"
     r"|NMI watchdog: Watchdog detected hard|rcu: INFO: rcu_\w+ .*stall|INFO: task .* blocked for "
 )
+_STALL: Final = re.compile(r"rcu: INFO: rcu_\w+ .*stall|INFO: task .* blocked for ")
+"""Headlines that a user can bring about: a task that waits for a file system of his own, or that
+keeps a processor busy in a guest or at real-time priority."""
 _MORE: Final = re.compile(r"Oops: |invalid opcode: ")
 """Headlines that may follow another headline within one complaint."""
 _END: Final = re.compile(r"---\[ end ")
@@ -53,6 +56,11 @@ class Complaint:
     function: str
     module: str
     """The module that the function is in, or empty for vmlinux."""
+
+    @property
+    def is_stall(self) -> bool:
+        """Whether a user can bring it about, so that no update must be undone for it."""
+        return _STALL.match(self.headline) is not None
 
 
 class Reader:

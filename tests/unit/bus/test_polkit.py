@@ -10,10 +10,28 @@ from gi.repository import Gio, GLib
 from ksplicd.bus import polkit
 from ksplicd.bus.coroutines import Wait, spawn
 from ksplicd.bus.names import Action
-from ksplicd.bus.polkit import Polkit
+from ksplicd.bus.polkit import Polkit, unit_of
 from ksplicd.bus.wrapper import Call
 from ksplicd.errors import PermissionDeniedError
 from tests.support.bus.loop import run
+
+
+@pytest.mark.parametrize(
+    ("group", "unit"),
+    [
+        ("/system.slice/ssh.service", "ssh.service"),
+        ("/user.slice/user-1000.slice/session-3.scope", "session-3.scope"),
+        (
+            "/user.slice/user-1000.slice/user@1000.service/app.slice/ssh.service",
+            "user@1000.service/ssh.service",
+        ),
+        ("/system.slice/ssh.service/a.service/b.scope", "ssh.service/b.scope"),
+        ("/init.scope", "init.scope"),
+        ("/", ""),
+    ],
+)
+def test_unit_is_the_systems(group: str, unit: str) -> None:
+    assert unit_of(group) == unit
 
 
 class Connection:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Consequences of a kernel's complaint, over a simulated kernel and without a bus."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,35 @@ def test_full_disk_keeps_nothing_from_being_undone(tmp_path: Path) -> None:
     run(main())
     parts.worker.stop()
     assert parts.engine.soak.complaint_of(samples.KID) == ""
+
+
+@pytest.mark.parametrize(
+    "headline",
+    [
+        "INFO: task cat:812 blocked for more than 120 seconds.",
+        "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+        "rcu: INFO: rcu_preempt self-detected stall on CPU",
+    ],
+)
+def test_stall_that_a_user_made_undoes_nothing(
+    tmp_path: Path, headline: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = undoing_host(tmp_path)
+    host.apply()
+    parts = make_parts(host, FullEngine)
+    policy = UndoOnWarning(parts.worker, parts.jobs, parts.shown)
+
+    async def main() -> None:
+        await parts.reconciler.reconcile()
+        for _ in range(3):
+            await policy.record(samples.KID, replace(complaint_now(host), headline=headline))
+        assert (await parts.worker.get_update(samples.KID)).stage is Stage.APPLIED
+        assert caplog.text.count("it is not undone for that") == 1
+        await policy.record(samples.KID, complaint_now(host))  # which still counts
+        await parts.wait_for_stage(samples.KID, Stage.REVERSED)
+
+    run(main())
+    parts.worker.stop()
 
 
 def test_applied_before_it_was_turned_around_it_is_undone(tmp_path: Path) -> None:
