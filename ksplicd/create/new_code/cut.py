@@ -11,6 +11,7 @@ from typing import Final
 
 from ksplicd.create.debug import phase
 from ksplicd.create.diff.difference import Difference
+from ksplicd.create.messages import names_of
 from ksplicd.create.new_code.checks import Checks
 from ksplicd.create.new_code.kernel_names import KernelNames
 from ksplicd.create.new_code.model import UnitInKernel
@@ -148,7 +149,7 @@ class Cutter:
                 old = [s.name for s in self.post.symbols_in(section) if s in self.twins.pre_of]
                 self.refusals.add(
                     symbol.name, section,
-                    f"new data in a section shared with old data ({', '.join(old)})",
+                    f"new data in a section shared with old data ({names_of(old)})",
                     "define it without a section attribute",
                 )  # fmt: skip
 
