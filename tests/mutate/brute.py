@@ -120,10 +120,16 @@ def _content(section: Section, names: Names, entry: int) -> object:
 
 
 def _without_line(section: Section, start: int, end: int) -> bytes:
-    """Return the bytes of a thing; of a descriptor of pr_debug() without the line (_ddebug)."""
+    """Return the bytes of a thing, without the line that it has in the source.
+
+    Where a function has moved, that of a descriptor of pr_debug() (struct _ddebug) is another one,
+    and that of a WARN() (struct bug_entry with file and line).
+    """
     data = section.data[start:end]
     if section.name == "__dyndbg":
         data = data[:32] + data[36:]
+    if section.name == "__bug_table" and len(data) == 12:
+        data = data[:8] + data[10:]
     return data.rstrip(b"\0")
 
 
