@@ -70,6 +70,9 @@ def write(linked: Linked, *names: str) -> bytes:
 
 def test_structures_are_those_of_format_h(tmp_path: Path) -> None:
     folder = Path(__file__).parents[4] / "kmodsrc"
+    build_bug = tmp_path / "linux/build_bug.h"
+    build_bug.parent.mkdir()
+    build_bug.write_text("#define static_assert _Static_assert\n")  # of the kernel's own headers
     obj = compile_object(
         tmp_path,
         """
@@ -86,6 +89,7 @@ def test_structures_are_those_of_format_h(tmp_path: Path) -> None:
         };
         """,
         f"-I{folder}",
+        f"-I{tmp_path}",
     )
     sizes = next(s for s in obj.symbols if s.name == "sizes")
     assert sizes.section is not None
