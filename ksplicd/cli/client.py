@@ -3,6 +3,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from ksplicd.errors import KspliceError, NoDaemonError, by_abort_cause
 _NO_TIMEOUT: Final = GLib.MAXINT
 _PAGE: Final = 1000
 """Hunks that are asked for at a time."""
+_REFUSED_SECONDS: Final = 30.0
+"""For how long a call that the bus has no room for is made again."""
+_REFUSED_PAUSE: Final = 0.05
 _INTERACTIVE: Final = Gio.DBusCallFlags.ALLOW_INTERACTIVE_AUTHORIZATION
 
 Properties = dict[str, Any]
@@ -134,13 +138,18 @@ class Client:
         call = self._connection.call_with_unix_fd_list_sync
         where = (names.BUS_NAME, path, interface, method)
         patience = 1000 * self._timeout or _NO_TIMEOUT
-        try:
-            reply, _ = call(*where, args, None, _INTERACTIVE, patience, fds, None)
-        except GLib.Error as e:
-            if e.matches(Gio.io_error_quark(), Gio.IOErrorEnum.TIMED_OUT):
-                raise NoDaemonError(f"ksplicd has not answered for {self._timeout} s") from e
-            raise _translate(e) from e
-        return tuple(reply.unpack())
+        end = time.monotonic() + (self._timeout or _REFUSED_SECONDS)
+        while True:
+            try:
+                reply, _ = call(*where, args, None, _INTERACTIVE, patience, fds, None)
+            except GLib.Error as e:
+                if e.matches(Gio.io_error_quark(), Gio.IOErrorEnum.TIMED_OUT):
+                    raise NoDaemonError(f"ksplicd has not answered for {self._timeout} s") from e
+                if not _is_refused(e) or time.monotonic() >= end:
+                    raise _translate(e) from e
+                time.sleep(_REFUSED_PAUSE)
+            else:
+                return tuple(reply.unpack())
 
     def _run_job(self, method: str, kid: str) -> EndedJob:
         """Start a job and wait for its end; Ctrl-C cancels it, as soon as it has begun.
@@ -224,6 +233,11 @@ def connect(timeout: int = 0) -> Client:
         return Client(Gio.bus_get_sync(Gio.BusType.SYSTEM, None), timeout)
     except GLib.Error as e:
         raise NoDaemonError(f"the system bus cannot be reached: {text_of(e)}") from e
+
+
+def _is_refused(error: GLib.Error) -> bool:
+    """Return whether a call has not reached the daemon, because others fill the bus or its gate."""
+    return bool(error.matches(Gio.dbus_error_quark(), Gio.DBusError.LIMITS_EXCEEDED))
 
 
 def _translate(error: GLib.Error) -> KspliceError:
