@@ -62,9 +62,8 @@ _BEGIN: Final = b"BEGIN\r\n"
 """The last line of the authentication, sent by the client; messages follow."""
 _LIMITS_EXCEEDED: Final = f"{names.DBUS}.Error.LimitsExceeded"
 _INVALID_ARGS: Final = f"{names.DBUS}.Error.InvalidArgs"
-_SIGNALS_OF: Final = {names.DBUS, "org.freedesktop.PolicyKit1.Authority"}
-"""Interfaces; anybody may send any signal to anybody."""
-
+_POLKIT: Final = "org.freedesktop.PolicyKit1.Authority"
+"""The interface of the one signal that does not come from the bus itself."""
 
 _ANSWERS: Final = frozenset({Kind.RETURN, Kind.ERROR})
 """They come from those whom the daemon has asked: the bus and polkit."""
@@ -399,9 +398,7 @@ class Gate:
                 self._take_call(message)
             elif header.kind in _ANSWERS and header.number(Field.REPLY_SERIAL) in self._asked:
                 self._learn(message)
-            elif message.data and (
-                header.kind in _ANSWERS or header.text(Field.INTERFACE) in _SIGNALS_OF
-            ):
+            elif message.data and (header.kind in _ANSWERS or _is_heard(header)):
                 self._to_inner.put(message.data, message.fds)
             else:
                 close(message.fds)
@@ -413,7 +410,7 @@ class Gate:
         fds = header.number(Field.UNIX_FDS)
         if not call.data:
             why = f"a message has at most {MAX_MESSAGE} bytes here, and this one has {call.size}"
-            self._refuse(call, _LIMITS_EXCEEDED, why)
+            self._refuse(call, _INVALID_ARGS, why)
         elif fds > 1 or (fds and header.text(Field.MEMBER) != _TAKES_FD):
             why = f"{fds} descriptors in a message: {_TAKES_FD} takes one, and no other method does"
             self._refuse(call, _INVALID_ARGS, why)
@@ -484,6 +481,13 @@ class Gate:
                 close(call.fds)
             else:
                 self._admit(uid, call)
+
+
+def _is_heard(signal: Header) -> bool:
+    """Return whether a signal is for GDBus: anybody may send any signal to anybody."""
+    if signal.text(Field.INTERFACE) == names.DBUS:
+        return signal.text(Field.SENDER) == names.DBUS  # the bus writes who has sent it
+    return signal.text(Field.INTERFACE) == _POLKIT
 
 
 def close(fds: list[int]) -> None:

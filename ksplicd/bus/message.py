@@ -15,6 +15,8 @@ FIXED_SIZE: Final = 16
 
 _ORDERS: Final = {ord("l"): "<", ord("B"): ">"}
 _VERSION: Final = 1
+_MAX_KEPT: Final = 1024
+"""Bytes of the fields of a header that is remembered."""
 
 
 class Kind(IntEnum):
@@ -99,7 +101,10 @@ def read_header(data: bytes | bytearray, at: int) -> Header:
     order = _ORDERS[data[at]]
     _body, serial, length = struct.unpack_from(order + "III", data, at + 4)
     begin = at + FIXED_SIZE
-    texts, numbers = _read_fields(order, bytes(data[begin : begin + length]))
+    fields = bytes(data[begin : begin + length])
+    # what is kept must not be large: a path has no limit but the message's
+    read = _read_fields if length <= _MAX_KEPT else _read_fields.__wrapped__
+    texts, numbers = read(order, fields)
     size = FIXED_SIZE + (length + 7 & ~7)
     return Header(order, data[at + 1], data[at + 2], serial, size, texts, numbers)
 
