@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What is applied and undone without a caller: dropped bundles, by policy, and what they replace.
 
-What is wanted and not in the kernel (``host.updates.missing``) is applied: at a start, when the
-configuration is read again, and when others have changed the kernel.  A failed apply is tried again
+What is wanted and not in the kernel (``host.updates.missing``) is applied: at a start, and when the
+configuration is read again.  A failed apply is tried again
 for as long as the update is wanted: when the code was busy, after ``retry-delay`` and from the
 ``retries``-th time on hourly; after a fault of the machine, in growing pauses; when an update
 depends on another one, as soon as that is applied.

@@ -289,7 +289,8 @@ class Engine:
         """
         if below and self.get_update(below).stage is not Stage.APPLIED:
             raise AlreadyReversedError(f"{below}: is not applied, so {kid} is not undone")
-        info = self.get_update(kid)
+        # a person may also end the want of an update whose bundle was deleted by hand
+        info = self.records.info(kid) if kid in self.records.wants else self.get_update(kid)
         self._check_nothing_moves()
         if info.stage is not Stage.APPLIED:
             hint = ""

@@ -11,6 +11,7 @@ from ksplicd.host.updates.records import Records
 from ksplicd.model import Stage
 
 NOT_YET = "it has not been applied since the machine came up"
+NOT_HERE = "its bundle is not stored here"
 
 
 def missing(doors: Doors, records: Records) -> dict[str, str]:
@@ -46,7 +47,8 @@ def is_for_here(want: Want, doors: Doors) -> bool:
 def why_not_now(kid: str, records: Records) -> str:
     """Return why a wanted update cannot be applied now; empty when it can be tried."""
     if records.trusted(kid) is None:
-        return records.info(kid).detail or "its bundle is not stored here"
+        detail = records.info(kid).detail if records.has(kid) else ""
+        return detail or NOT_HERE
     if records.damage:
         return (
             f"it may have been undone: part of the history cannot be read ({records.damage}); "

@@ -233,6 +233,8 @@ class Staging:
         last = self._records.last(kid)
         if last is not None and last.stage is Stage.QUARANTINED:
             return  # it has to be released first: ``Engine.check_apply`` says so
+        if kid in self._records.wants:
+            return  # wanted again since: what ended it before ended the want
         word = self._records.last_word(kid)
         if word is not None and word is not Stage.APPLIED:
             what = "undone" if word is Stage.REVERSED else "quarantined"

@@ -68,7 +68,9 @@ class Wants:
         Raises ``StoreError`` when the file cannot be read now.
         """
         try:
-            found, is_new = {want.kid: want for want in self._file.read()}, False
+            # what could not be written yet is newer than the file
+            known = self._file.read() if self._is_written else self._wants.values()
+            found, is_new = {want.kid: want for want in known}, False
         except StoreError as e:
             if not is_lost(e):
                 raise
@@ -79,14 +81,17 @@ class Wants:
         for kid, last in lasts.items():
             if is_new and _is_put_off(last) and was_applied(kid):
                 found[kid] = _begin(last, Kernel(release="", build_id=""), is_applied=True)
-            want = after(found.pop(kid, None), last)
+            old = found.pop(kid, None)
+            # who wants it again after an undo leaves no event before it is applied
+            is_older = old is not None and last.stage in _ENDED and last.time < old.since
+            want = old if is_older else after(old, last)
             if want is not None:
                 found[kid] = want
         # the file has the order in which they were wanted, which the events need not have
         order = dict.fromkeys([*before, *lasts])
         self._wants = {kid: found[kid] for kid in order if kid in found}
         self._before = {}
-        self._is_written = found == before
+        self._is_written = self._is_written and found == before
         self.catch_up()
 
     def __iter__(self) -> Iterator[Want]:

@@ -85,6 +85,18 @@ def test_undo_ends_that_too(host: Host) -> None:
     assert restart(host, NEXT) == ()
 
 
+def test_wanted_again_after_an_undo(host: Host) -> None:
+    stage(host)
+    host.engine.records.want(KID, ALICE)
+    with pytest.raises(AlreadyReversedError, match="not wanted any more"):
+        host.engine.start_undo(KID, ALICE)
+    host.clock.now += 1
+    with pytest.raises(WrongKernelError, match="it is applied when that kernel boots"):
+        host.engine.start_apply(KID, ALICE)
+    host.engine.staging.check_not_undone(KID)
+    assert restart(host, NEXT) == (KID,)
+
+
 def test_dropped_one_is_asked_for_once(host: Host) -> None:
     data = samples.bundle(KID, kernel=NEXT)
     host.engine.stage(data, samples.signature(data), ROOT)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What is wanted outlives faults, boots and kernels, and ends by a verdict or a person's word."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksplicd.errors import KspliceError, StoreError, UnexpectedError
+from ksplicd.errors import AlreadyReversedError, KspliceError, StoreError, UnexpectedError
 from ksplicd.host.stages import BOOT, DAEMON, Actor, Via
 from ksplicd.host.store.wanted import Want, read_wanted, write_wanted
 from ksplicd.host.updates.missing import NOT_YET
@@ -193,6 +194,35 @@ def test_what_cannot_be_applied_is_missing(after_boot: Host, lose: str) -> None:
     assert after_boot.engine.due() == []
 
 
+def test_undo_ends_it_also_without_a_bundle(after_boot: Host) -> None:
+    shutil.rmtree(after_boot.root / "updates" / KID)
+    restart(after_boot)
+    assert after_boot.engine.missing() == {KID: "its bundle is not stored here"}
+    with pytest.raises(AlreadyReversedError, match="it is not wanted any more"):
+        after_boot.engine.start_undo(KID, ALICE)
+    restart(after_boot)
+    assert after_boot.engine.missing() == {}
+
+
+def test_wanted_again_after_an_undo(applied: Host) -> None:
+    """What was undone for a successor that then failed is wanted, and tried, until it is there."""
+    applied.undo()
+    applied.clock.now += 1
+    applied.engine.records.want(KID, DAEMON)
+    fail_next_load(applied)
+    try_to_apply(applied, DAEMON)
+    applied.engine.staging.check_not_undone(KID)
+    assert wanted(applied) == [KID]
+
+
+def test_wanted_again_after_an_undo_and_killed(applied: Host) -> None:
+    applied.undo()
+    applied.clock.now += 1
+    applied.engine.records.want(KID, DAEMON)
+    restart(applied)
+    assert wanted(applied) == [KID]
+
+
 def test_in_the_order_in_which_they_were_wanted(host: Host) -> None:
     host.stage()
     host.stage(samples.bundle(OTHER_KID))
@@ -249,6 +279,18 @@ def test_file_that_cannot_be_written_is_written_later(
     in_the_way.rmdir()
     host.engine.records.catch_up()
     assert [want.kid for want in read_wanted(in_the_way.read_bytes())] == [KID]
+
+
+def test_what_cannot_be_written_outlives_a_reconciliation(host: Host) -> None:
+    (host.root / "wanted.json").mkdir()
+    host.stage()
+    host.engine.records.want(KID, ROOT)
+    host.engine.reconcile()
+    assert wanted(host) == [KID]
+    (host.root / "wanted.json").rmdir()
+    host.engine.records.catch_up()
+    restart(host)
+    assert wanted(host) == [KID]
 
 
 def test_events_win_where_a_kill_came_between(applied: Host) -> None:
