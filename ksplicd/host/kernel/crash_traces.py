@@ -24,6 +24,7 @@ _CRASH: Final = re.compile(
     r"|stack segment: |watchdog: Watchdog detected hard|NMI watchdog: Watchdog detected hard"
 )
 _MOST_FILES: Final = 10_000
+"""Of a folder; what is beyond them is not looked at."""
 _LAST_LINES: Final = 1000
 _SLACK: Final = 60.0
 """Seconds by which two clocks may differ."""
@@ -32,16 +33,18 @@ _SLACK: Final = 60.0
 class CrashTraces:
     """The traces on one machine."""
 
-    def __init__(self, root: Path = Path("/"), *, has_journal: bool = True) -> None:
-        """Nothing is read yet."""
+    def __init__(self, root: Path = Path("/"), *, has_journal: bool = True, owner: int = 0) -> None:
+        """Only files of ``owner`` count: on some systems every user can write into /var/crash."""
         self._root = root
+        self._owner = owner
         self._has_journal = has_journal
 
     def find(self, boot_id: str, since: float) -> str:
         """Return what shows that a boot crashed after ``since``, seconds since 1970; or nothing."""
-        for path in itertools.islice(self._files(), _MOST_FILES):
+        for path in self._files():
             with contextlib.suppress(OSError):
-                if path.lstat().st_mtime >= since - _SLACK:
+                status = path.lstat()
+                if status.st_uid == self._owner and status.st_mtime >= since - _SLACK:
                     return f"/{path.relative_to(self._root)} is from after it was applied"
         line = self._last_words(boot_id, since) if self._has_journal else ""
         return f"the kernel's last log has: {line}" if line else ""
@@ -49,7 +52,7 @@ class CrashTraces:
     def _files(self) -> Iterator[Path]:
         for folder, pattern in _FOLDERS:
             with contextlib.suppress(OSError):
-                for path in (self._root / folder).rglob("*"):
+                for path in itertools.islice((self._root / folder).rglob("*"), _MOST_FILES):
                     if pattern.fullmatch(path.name):
                         yield path
 

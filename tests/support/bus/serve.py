@@ -193,7 +193,7 @@ def main(address: str, folder: Path, way: str = "") -> int:
                 keyring=Keyring(folder / "keys", os.geteuid()),
                 clock=SystemClock(),
                 settings=settings,
-                find_crash=CrashTraces(folder, has_journal=False).find,
+                find_crash=CrashTraces(folder, has_journal=False, owner=os.getuid()).find,
                 owner=os.geteuid(),
             )
         )

@@ -33,7 +33,7 @@ def leave(root: Path, name: str, when: float) -> None:
 )
 def test_trace(tmp_path: Path, name: str) -> None:
     leave(tmp_path, name, NOW + 5)
-    traces = CrashTraces(tmp_path, has_journal=False)
+    traces = CrashTraces(tmp_path, has_journal=False, owner=os.getuid())
     assert traces.find(BOOT_ID, NOW) == f"/{name} is from after it was applied"
     assert traces.find(BOOT_ID, NOW + 3600) == "", "it is of an earlier crash"
 
@@ -44,8 +44,15 @@ def test_trace(tmp_path: Path, name: str) -> None:
 )
 def test_no_trace(tmp_path: Path, name: str) -> None:
     leave(tmp_path, name, NOW + 5)
-    assert CrashTraces(tmp_path, has_journal=False).find(BOOT_ID, NOW) == ""
+    assert CrashTraces(tmp_path, has_journal=False, owner=os.getuid()).find(BOOT_ID, NOW) == ""
 
 
 def test_journal_without_that_boot(tmp_path: Path) -> None:
     assert CrashTraces(tmp_path).find(BOOT_ID, NOW) == ""
+
+
+def test_file_of_a_user(tmp_path: Path) -> None:
+    """Everybody may write into /var/crash on some systems, and must not keep a fix out."""
+    leave(tmp_path, "var/crash/dmesg.202311142213", NOW + 5)
+    traces = CrashTraces(tmp_path, has_journal=False, owner=os.getuid() + 1)
+    assert traces.find(BOOT_ID, NOW) == ""
