@@ -61,9 +61,10 @@ class Reserve:
 
     def keep(self) -> None:
         """Make the file, if there is none and there is room for it."""
-        if self.path.exists():
-            return
         try:
+            if self.path.exists() and self.path.stat().st_size >= _RESERVE_SIZE:
+                return
+            self.path.unlink(missing_ok=True)  # a kill came before it had its size
             fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, _RESERVE_SIZE)

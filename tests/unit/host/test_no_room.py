@@ -102,6 +102,14 @@ def test_what_cannot_be_settled_keeps_no_other_from_coming_back(host: Host) -> N
     assert host.engine.get_update(OTHER_KID).stage is Stage.QUARANTINED
 
 
+def test_reserve_without_its_size_is_made_anew(tmp_path: Path) -> None:
+    """A kill came after the file was made."""
+    reserve = Reserve(tmp_path / "reserve")
+    reserve.path.touch()
+    reserve.keep()
+    assert reserve.path.stat().st_size == 256 << 10
+
+
 def test_reserve_is_spent_on_a_record_and_made_again(tmp_path: Path) -> None:
     reserve = Reserve(tmp_path / "reserve")
     reserve.keep()
