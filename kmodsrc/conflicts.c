@@ -34,7 +34,7 @@ static bool is_moving;
 
 static unsigned int signal_after;
 module_param(signal_after, uint, 0644);
-MODULE_PARM_DESC(signal_after, "seconds after which tasks that hold up a transition are woken; 0: livepatch does that after 15");
+MODULE_PARM_DESC(signal_after, "seconds after which tasks that hold up a transition are woken; 0: livepatch does that each fifteenth time that it looks");
 
 static bool is_conflict(const struct task_struct *task)
 {

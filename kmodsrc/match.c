@@ -39,16 +39,18 @@ static bool may_be_rewritten(const struct ksplice_report *report)
 static int compare_patiently(struct ksplice_matching *m, const struct ksplice_func *f)
 {
 	u32 known = m->nr_learned;
-	int try, err;
+	int tries, others = 0, err;
 
-	for (try = 1;; try++) {
+	for (tries = 1;; tries++) {
 		err = ksplice_compare(m, f);
 		if (!err) {
 			m->report = (struct ksplice_report) { .cause = KSPLICE_OK };
 			return 0;
 		}
 		ksplice_forget_slots(m, known);
-		if (try >= (may_be_rewritten(&m->report) ? TRIES_AT_REWRITTEN : TRIES))
+		/* Those at a site that is rewritten do not count as any other's. */
+		others += !may_be_rewritten(&m->report);
+		if (others >= TRIES || tries >= TRIES_AT_REWRITTEN)
 			return err;
 		usleep_range(TRY_DELAY_US, 2 * TRY_DELAY_US);
 	}

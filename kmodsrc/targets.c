@@ -4,8 +4,9 @@
  *
  * Locks: targets_lock protects everything static in this file; the abort cause
  * and the parameter are single words, which are also read without it.  It is
- * held while a target is matched (tens of milliseconds) and is taken inside
- * livepatch's klp_mutex; nothing is called under it that could take klp_mutex.
+ * held while a target is matched (tens of milliseconds, up to a second when a
+ * site is waited for) and is taken inside livepatch's klp_mutex; nothing is
+ * called under it that could take klp_mutex.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 

@@ -73,7 +73,7 @@ class Settings:  # over 12 fields: one for each key of the file
     """Whether an update has livepatch look early whether a transition is over."""
     signal_after: int = 0
     """Seconds after which the tasks that hold it up are signalled, and between later signals; 0:
-    livepatch alone does it, every 15 seconds."""
+    livepatch alone does it, each fifteenth time that it looks."""
     retries: int = 3
     """How often an apply or undo without a caller is tried again when the code was busy."""
     retry_delay: int = 300

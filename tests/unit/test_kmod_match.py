@@ -78,7 +78,7 @@ def test_int3_of_a_change_that_is_not_over_is_waited_for(
 ) -> None:
     """text_poke_bp() waits for every processor between its int3 and the instruction."""
     first = ADDRESSES["first"]
-    (answer,) = match(program, KERNEL, [tables()], poked=first, sleeps=sleeps)
+    (answer,) = match(program, KERNEL, [tables()], pokes={first: sleeps})
     assert answer == (cause, *(("-", "-+0x0") if cause == "ok" else (answer.kind, "first+0x0")))
 
 
@@ -134,9 +134,24 @@ def test_static_call_is_waited_for_until_its_turn(program: Path, sleeps: int, ca
     part = static_call(branch(0xE8, SITE, OTHER_TEXT), "key")
     pieces = memory(part, key=OTHER_TEXT)
     kernel = Memory(symbols=KERNEL.symbols, target_symbols={}, pieces=pieces)
-    (answer,) = match(program, kernel, [tables(part)], poked=ADDRESSES["key"], sleeps=sleeps)
+    (answer,) = match(program, kernel, [tables(part)], pokes={ADDRESSES["key"]: sleeps})
     assert answer.cause == cause
     assert cause == "ok" or answer.kind == "static_call"
+
+
+@pytest.mark.parametrize(("more", "cause"), [(4, "ok"), (5, "no_match")])
+def test_what_differs_after_a_static_call_has_its_own_tries(
+    program: Path, more: int, cause: str
+) -> None:
+    """Another site is read halfway rewritten when the static call has had its turn at last."""
+    part = static_call(branch(0xE8, SITE, OTHER_TEXT), "key")
+    other = ADDRESSES["second"] + end_of(SECOND[:3]) + 2
+    pieces = memory(part, key=OTHER_TEXT)
+    kernel = Memory(symbols=KERNEL.symbols, target_symbols={}, pieces=pieces)
+    pokes = {ADDRESSES["key"]: 100, other: 100 + more}
+    (answer,) = match(program, kernel, [tables(part)], pokes=pokes)
+    assert answer.cause == cause
+    assert cause == "ok" or answer.kind == "alternative"
 
 
 def test_what_a_failed_try_has_learned_is_forgotten(program: Path) -> None:
@@ -145,7 +160,7 @@ def test_what_a_failed_try_has_learned_is_forgotten(program: Path) -> None:
     kernel = Memory(symbols=KERNEL.symbols, target_symbols={}, pieces=memory(first=(slot,)))
     field = next(i for i, part in enumerate(FIRST) if part.refs and part.refs[0][2] == REF_SLOT)
     poked = ADDRESSES["first"] + end_of(FIRST[:field]) + 2
-    answers = match(program, kernel, [tables(first=(slot,))], poked=poked, sleeps=2)
+    answers = match(program, kernel, [tables(first=(slot,))], pokes={poked: 2})
     assert [answer.cause for answer in answers] == ["ok"]
 
 

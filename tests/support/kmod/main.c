@@ -6,8 +6,8 @@
  *	u32 number of pieces, each: u64 address, u32 size, bytes
  *	u32 size, tables; again and again: u8 target is a module, u32 size, bytes
  *
- * Says the number of the abort cause for each, and what differs where.  With the
- * arguments ADDRESS and SLEEPS there is an int3 there until so often was slept.
+ * Says the number of the abort cause for each, and what differs where.  For each
+ * pair of arguments ADDRESS and SLEEPS there is an int3 until so often was slept.
  */
 #include "stand_in.h"
 #include "compat.h"
@@ -28,8 +28,12 @@ struct piece {
 static struct symbol *symbols;
 static struct piece *pieces;
 static u32 nr_symbols, nr_pieces;
-static u64 poked;
-static unsigned long sleeps_left;
+static struct {
+	u64 addr;
+	unsigned long sleeps;
+} pokes[4];
+static int nr_pokes;
+static unsigned long sleeps;
 
 static bool get(void *to, size_t size)
 {
@@ -80,8 +84,10 @@ long copy_from_kernel_nofault(void *to, const void *from, size_t size)
 
 		if (addr >= p->addr && addr - p->addr <= p->size && size <= p->size - (addr - p->addr)) {
 			memcpy(to, p->data + (addr - p->addr), size);
-			if (sleeps_left && poked >= addr && poked - addr < size)
-				((u8 *)to)[poked - addr] = INT3_INSN_OPCODE;
+			for (int j = 0; j < nr_pokes; j++)
+				if (sleeps < pokes[j].sleeps && pokes[j].addr >= addr &&
+				    pokes[j].addr - addr < size)
+					((u8 *)to)[pokes[j].addr - addr] = INT3_INSN_OPCODE;
 			return 0;
 		}
 	}
@@ -92,8 +98,7 @@ void usleep_range(unsigned long low, unsigned long high)
 {
 	(void)low;
 	(void)high;
-	if (sleeps_left)
-		sleeps_left--;
+	sleeps++;
 }
 
 int main(int argc, char **argv)
@@ -101,9 +106,9 @@ int main(int argc, char **argv)
 	u32 size;
 	u8 flag, length;
 
-	if (argc == 3) {
-		poked = strtoul(argv[1], NULL, 0);
-		sleeps_left = strtoul(argv[2], NULL, 0);
+	for (; nr_pokes < (int)ARRAY_SIZE(pokes) && 2 * nr_pokes + 2 < argc; nr_pokes++) {
+		pokes[nr_pokes].addr = strtoul(argv[2 * nr_pokes + 1], NULL, 0);
+		pokes[nr_pokes].sleeps = strtoul(argv[2 * nr_pokes + 2], NULL, 0);
 	}
 	if (!get(&nr_symbols, sizeof(nr_symbols)))
 		return 1;

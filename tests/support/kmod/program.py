@@ -2,7 +2,7 @@
 """Build the program, and run it on tables."""
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -56,13 +56,12 @@ def match(
     blobs: Iterable[bytes],
     *,
     is_module: bool = False,
-    poked: int = 0,
-    sleeps: int = 0,
+    pokes: Mapping[int, int] | None = None,
 ) -> list[Answer]:
     """Return the abort cause for each of the tables, and what differs where.
 
-    At the address ``poked`` there is an int3 until matching has slept so often.  Raises
-    ``AssertionError`` for a fault.
+    ``pokes``: addresses, four at most, where there is an int3 until matching has slept so often.
+    Raises ``AssertionError`` for a fault.
     """
     symbols = [
         struct.pack("<Q2B", address, in_target, len(name)) + name.encode()
@@ -74,7 +73,10 @@ def match(
     pieces = [struct.pack("<QI", address, len(data)) + data for address, data in memory.pieces]
     said = [struct.pack("<I", len(symbols)), *symbols, struct.pack("<I", len(pieces)), *pieces]
     said += [struct.pack("<BI", is_module, len(blob)) + blob for blob in blobs]
-    status, out, err = run_any([program, hex(poked), str(sleeps)], stdin=b"".join(said))
+    poked = [
+        text for address, sleeps in (pokes or {}).items() for text in (hex(address), str(sleeps))
+    ]
+    status, out, err = run_any([program, *poked], stdin=b"".join(said))
     assert status == 0, err.decode(errors="replace")
     words = (line.split() for line in out.decode(errors="replace").splitlines())
     return [Answer(CAUSES[int(cause)], kind, where) for cause, kind, where in words]
