@@ -4,7 +4,8 @@
 It does not decide which one is (``new_code/redirects.py``).
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ksplicd.create.objects.index import ObjectIndex, code_section_of
@@ -21,6 +22,10 @@ _RESERVED_TEXT: Final = ("_kprobe_blacklist", "__jump_table", ".static_call_site
 """Tables of places where no kprobe may be."""
 _CALL: Final = 0, 0xE8
 """Opcode map and opcode."""
+_EXCEPTION_ENTRY: Final = 12
+"""Size of ``struct exception_table_entry`` (arch/x86/include/asm/extable.h)."""
+_FIXUP: Final = 4
+"""Offset in it of where a task goes on after the fault."""
 
 
 def traceable_functions(index: ObjectIndex) -> frozenset[str]:
@@ -54,8 +59,9 @@ def probeable_functions(obj: Object) -> frozenset[str]:
     Not those in sections that no kprobe may touch, not those that ``NOKPROBE_SYMBOL`` names, and
     not those that begin with what the kernel itself rewrites or traps
     (``check_kprobe_address_safe()``), of which it does not know yet when a module comes.  Nor those
-    that branch to their own beginning, as ``llist_add_batch`` does: there the probe would switch a
-    call that runs already, in the middle, with other registers than those of a call.
+    that branch to their own beginning, as ``llist_add_batch`` does, or come back to it after a
+    fault: there the probe would switch a call that runs already, in the middle, with other
+    registers than those of a call.
     """
     forbidden = {
         (r.symbol.section, r.symbol.value + r.addend)
@@ -63,29 +69,36 @@ def probeable_functions(obj: Object) -> frozenset[str]:
         if section.name in _RESERVED_TEXT
         for r in section.relocations
     }
+    forbidden |= {
+        (r.symbol.section, r.symbol.value + r.addend)
+        for section in obj.sections
+        if section.name == TABLE_BY_SECTION["__ex_table"].section
+        for r in section.relocations
+        if r.offset % _EXCEPTION_ENTRY == _FIXUP
+    }
+    functions, cold_parts = obj.functions(), defaultdict[str, list[Symbol]](list)
+    for s in functions:
+        if is_cold_part(s.name):
+            cold_parts[main_name(s.name)].append(s)
     return frozenset(
         s.name
-        for s in obj.functions()
+        for s in functions
         if s.section is not None
         and not s.section.name.startswith(NO_KPROBES)
         and not is_boot_section(s.section)
         and forbidden.isdisjoint(((s.section, s.value), (s.section, s.value + _endbr64_size(s))))
-        and not _branches_to_entry(obj, s)
+        and not _branches_to_entry(s, cold_parts.get(s.name, []))
     )
 
 
-def _branches_to_entry(obj: Object, s: Symbol) -> bool:
+def _branches_to_entry(s: Symbol, cold_parts: Iterable[Symbol]) -> bool:
     """Tell whether a jump of a function, cold parts included, ends where a kprobe would be.
 
     What cannot be decoded may have such a jump.
     """
     entries = {(s.section, s.value), (s.section, s.value + _endbr64_size(s))}
-    parts = [
-        s,
-        *(p for p in obj.functions() if is_cold_part(p.name) and main_name(p.name) == s.name),
-    ]
     try:
-        return any(not entries.isdisjoint(_jump_targets(part)) for part in parts)
+        return any(not entries.isdisjoint(_jump_targets(part)) for part in (s, *cold_parts))
     except UndecodableError:
         return True
 

@@ -54,6 +54,10 @@ asm(".text\\n.type head,@function\\nhead: {pad} xor %eax,%eax\\n test %rdi,%rdi\
     ".size head.cold,.-head.cold\\n.text");
 """
 
+FAULTS = (
+    '1: mov (%rdi),%rax\\n .pushsection __ex_table,\\"a\\"\\n .long 1b-.,{fixup}-.,3\\n .popsection'
+)
+
 
 @pytest.mark.parametrize(
     ("pad", "jump", "cold"),
@@ -65,6 +69,8 @@ asm(".text\\n.type head,@function\\nhead: {pad} xor %eax,%eax\\n test %rdi,%rdi\
         ("endbr64;", "jne head+4", "ud2"),
         ("", "nop", "jmp head"),
         ("endbr64;", "nop", "jmp head+4"),
+        ("", FAULTS.format(fixup="head"), "ud2"),
+        ("endbr64;", FAULTS.format(fixup="head+4"), "ud2"),
     ],
 )
 def test_no_kprobe_where_a_loop_begins(tmp_path: Path, pad: str, jump: str, cold: str) -> None:
@@ -76,5 +82,9 @@ def test_no_kprobe_where_a_loop_begins(tmp_path: Path, pad: str, jump: str, cold
 def test_a_function_without_a_loop_at_its_head_takes_a_kprobe(tmp_path: Path) -> None:
     obj = compile_object(
         tmp_path, LOOP.format(pad="endbr64;", jump="jne head+6", cold="jmp head+6")
+    )
+    assert "head" in probeable_functions(obj)
+    obj = compile_object(
+        tmp_path, LOOP.format(pad="", jump=FAULTS.format(fixup="head+2"), cold="ud2")
     )
     assert "head" in probeable_functions(obj)
