@@ -156,7 +156,7 @@ class Automatic:
                 return
             await self._worker.run(self._begin, kid, actor)
             old = await self._undo_first(kid, actor)
-            job = await self._jobs.start(Direction.APPLY, kid, actor)
+            job = await self._jobs.start(Direction.APPLY, kid, actor, if_wanted=True)
             if (result := await coroutines.Wait(job.ended)) == DONE:
                 old = []
                 self._tries.pop(kid, None)
@@ -263,7 +263,7 @@ class Automatic:
             failure: KspliceError | None = None
             try:
                 await self._worker.run(self._engine.records.want, kid, actor)
-                job = await self._jobs.start(Direction.APPLY, kid, actor)
+                job = await self._jobs.start(Direction.APPLY, kid, actor, if_wanted=True)
                 if (result := await coroutines.Wait(job.ended)) != DONE:
                     failure = by_abort_cause(result)(f"{kid}: {result}")
             except AlreadyAppliedError:

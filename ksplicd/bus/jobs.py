@@ -97,14 +97,18 @@ class Jobs:
         *,
         why: str = "",
         below: str = "",
+        if_wanted: bool = False,
     ) -> Job:
         """Wait for a turn, and start to apply or undo; the turn ends with the job.
 
-        ``why`` an update is undone, and ``below`` which one, are as for ``Engine.start_undo``.
+        ``why`` an update is undone, and ``below`` which one, are as for ``Engine.start_undo``, and
+        ``if_wanted`` as for ``Engine.start_apply``.
         Raises the engine's errors, and ``CancelledError`` when the caller has left the bus by then.
         """
         engine = self._worker.engine
         begin: Callable[[str, Actor], Transition] = engine.start_apply
+        if if_wanted:
+            begin = partial(engine.start_apply, if_wanted=True)
         if direction is Direction.UNDO:
             begin = partial(engine.start_undo, why=why, below=below)
         has_waited = self.turn.is_taken

@@ -30,6 +30,7 @@ from ksplicd.errors import (
     KspliceError,
     NotQuarantinedError,
     QuarantinedError,
+    ReplayedError,
     StoreError,
     UnexpectedError,
     WrongKernelError,
@@ -206,12 +207,13 @@ class Engine:
         self.order.check_code_below(manifest)
         return info.stage, bundle
 
-    def start_apply(self, kid: str, actor: Actor) -> Transition:
+    def start_apply(self, kid: str, actor: Actor, *, if_wanted: bool = False) -> Transition:
         """Verify the stored bytes again, load, match, and start the transition.
 
         On any failure, every module that was loaded is unloaded again before the error is raised,
         and the update is FAILED when the kernel was touched.  An update for a kernel that is
-        installed and does not run is wanted from now on, and the error says so.  Raises
+        installed and does not run is wanted from now on, and the error says so.  ``if_wanted``:
+        ``ReplayedError`` for one that is not wanted: a person's undo had its turn before.  Raises
         ``NoSuchUpdateError``, ``AlreadyAppliedError``, ``QuarantinedError``, ``InUseError`` (this
         update moves, or another one does), the errors of ``stage``, ``MissingDependencyError``,
         ``SupersededError``, ``ExcludedError``, and the ``ApplyError`` that fits.
@@ -223,6 +225,8 @@ class Engine:
                 raise
             self.records.want(kid, actor)
             raise WrongKernelError(f"{e}; it is applied when that kernel boots") from e
+        if if_wanted and kid not in self.records.wants:
+            raise ReplayedError(f"{kid}: is not wanted any more")
         self._unload_leftovers(kid)
         fit.check_modules(bundle.manifest, self.doors.kernel)
         self._may_go_unrecorded = actor.via is not Via.DBUS and self.soak.is_proven(kid)

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksplicd.errors import AlreadyReversedError, KspliceError, StoreError, UnexpectedError
+from ksplicd.errors import (
+    AlreadyReversedError,
+    KspliceError,
+    ReplayedError,
+    StoreError,
+    UnexpectedError,
+)
 from ksplicd.host.stages import BOOT, DAEMON, Actor, Via
 from ksplicd.host.store.wanted import Want, read_wanted, write_wanted
 from ksplicd.host.updates.missing import NOT_YET
@@ -213,6 +219,15 @@ def test_wanted_again_after_an_undo(applied: Host) -> None:
     try_to_apply(applied, DAEMON)
     applied.engine.staging.check_not_undone(KID)
     assert wanted(applied) == [KID]
+
+
+def test_undo_that_has_its_turn_first_wins(after_boot: Host) -> None:
+    """An automatic apply may have been queued behind it while another update moved."""
+    with pytest.raises(AlreadyReversedError, match="it is not wanted any more"):
+        after_boot.engine.start_undo(KID, ALICE)
+    with pytest.raises(ReplayedError, match="is not wanted any more"):
+        after_boot.engine.start_apply(KID, BOOT, if_wanted=True)
+    assert after_boot.kernel.livepatches() == frozenset()
 
 
 def test_wanted_again_after_an_undo_and_killed(applied: Host) -> None:
