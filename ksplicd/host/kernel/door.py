@@ -99,6 +99,12 @@ class KernelDoor(Protocol):
         tables.
         """
 
+    def modules_disabled(self) -> bool:
+        """Return whether no module can be loaded or unloaded until the next boot.
+
+        ``kernel.modules_disabled``, Documentation/admin-guide/sysctl/kernel.rst.
+        """
+
     def core(self, kid: str) -> CoreState | None:
         """Return what the core module of ``kid`` shows, or None when it is not loaded."""
 

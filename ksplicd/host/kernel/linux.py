@@ -22,7 +22,7 @@ from ksplicd.errors import (
     UnexpectedError,
 )
 from ksplicd.host.kernel.door import CoreState, LivepatchState, MatchedTarget
-from ksplicd.host.kernel.lockdown import why_refused
+from ksplicd.host.kernel.lockdown import modules_disabled, why_refused
 from ksplicd.host.kernel.probes import Probe, read_probes
 from ksplicd.host.kernel.sysfs import (
     NOT_SHOWN,
@@ -193,6 +193,11 @@ class LinuxKernel:
             error = self._calls.delete_module(name.encode(), os.O_NONBLOCK)
             if error in {0, errno.ENOENT}:
                 return
+            if error == errno.EPERM and self.modules_disabled():
+                raise InUseError(
+                    f"{name}: stays loaded until the next boot: kernel.modules_disabled is 1, so"
+                    " that no module can be unloaded"
+                )
             if error not in {errno.EAGAIN, errno.EBUSY}:
                 raise UnexpectedError(f"{name}: cannot be unloaded: {os.strerror(error)}")
             if self.is_kept(name):
@@ -204,6 +209,10 @@ class LinuxKernel:
             f"{name}: cannot be unloaded: it is in use; `lsmod` shows by what; if it shows nothing,"
             " another live patch has replaced this one, and the module stays until the next boot"
         )
+
+    def modules_disabled(self) -> bool:
+        """Read the sysctl."""
+        return modules_disabled(self._proc)
 
     def is_kept(self, name: str) -> bool:
         """Read the parameter that kmodsrc/new_code.c sets, of the module and of its holders."""

@@ -43,12 +43,17 @@ def signer_of(module: bytes) -> str | None:
     return ascii(signature[start : start + length].decode(errors="replace"))[1:-1]
 
 
+def modules_disabled(proc: Path) -> bool:
+    """Tell whether no module can be loaded or unloaded until the next boot."""
+    return _read(proc / "sys/kernel/modules_disabled") == "1"
+
+
 def why_refused(module: bytes, error: int, sys: Path, proc: Path) -> str:
     """Return why finit_module failed with ``error``, and what is missing; empty when unknown.
 
     ``sys`` and ``proc`` are the mount points of sysfs and procfs.
     """
-    if error == errno.EPERM and _read(proc / "sys/kernel/modules_disabled") == "1":
+    if error == errno.EPERM and modules_disabled(proc):
         return "kernel.modules_disabled is 1: no module can be loaded until the machine reboots"
     policy = _read_policy(sys)
     if error not in {errno.EPERM, errno.EKEYREJECTED, errno.ENOKEY} or not policy:

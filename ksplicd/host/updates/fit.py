@@ -51,6 +51,12 @@ def check_modules(manifest: Manifest, kernel: KernelDoor) -> None:
                 " pointers to its functions; apply this update after the next boot, or build it"
                 " again from the same patch"
             )
+        if name in loaded and kernel.modules_disabled():
+            raise ModulePresentError(
+                f"/sys/module/{name}: is loaded already, and can neither be used again nor be"
+                " unloaded, because kernel.modules_disabled is 1; apply this update after the next"
+                " boot"
+            )
         if name in loaded:
             raise ModulePresentError(
                 f"/sys/module/{name}: is loaded, but not by ksplicd; `rmmod {name}` first"

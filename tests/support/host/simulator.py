@@ -84,8 +84,10 @@ class Simulator:
         self.installed: set[str] = set()
         """Releases of kernels beside the running one."""
         self.keeps_code = False
-        self.build_ids: dict[str, str] = {}
         """Whether modules that were enabled stay loaded."""
+        self.are_modules_disabled = False
+        """Whether ``kernel.modules_disabled`` is 1, which only a reboot sets back."""
+        self.build_ids: dict[str, str] = {}
         self.gone_after_check = ""
         """A module that somebody unloads while the update is being loaded."""
         self._boots = 0
@@ -186,6 +188,9 @@ class Simulator:
     def listen(self, family: str) -> Listener:
         raise UnexpectedError(f"{family}: nothing is heard here")
 
+    def modules_disabled(self) -> bool:
+        return self.are_modules_disabled
+
     def is_kept(self, name: str) -> bool:
         new = f"{name.removesuffix('_new')}_new"
         return self.keeps_code and new in self._modules
@@ -251,6 +256,8 @@ class Simulator:
     def _unload(self, name: str) -> None:
         if name not in self._modules:
             return
+        if self.are_modules_disabled:
+            raise InUseError(f"{name}: stays loaded until the next boot")
         if self.is_kept(name):
             raise InUseError(f"{name}: stays loaded until the next boot")
         users = {m for m in self._modules if m.startswith(f"{name}_")}

@@ -104,6 +104,22 @@ def test_code_that_may_be_pointed_to_stays_after_undo(host: Host) -> None:
     assert host.apply().stage is Stage.APPLIED
 
 
+def test_undone_where_no_module_can_be_unloaded(host: Host) -> None:
+    """The fix is out, its modules stay; nothing can be applied before the next boot."""
+    host.stage()
+    host.apply()
+    host.kernel.are_modules_disabled = True
+    info = host.undo()
+    assert info.stage is Stage.REVERSED
+    assert f"{NEW}: stays loaded until the next boot" in info.detail
+    with pytest.raises(ModulePresentError, match="modules_disabled is 1; apply"):
+        host.apply()
+    assert host.engine.get_update(KID).stage is Stage.REVERSED
+    host.kernel.are_modules_disabled = False
+    host.kernel.reboot()
+    assert host.apply().stage is Stage.APPLIED
+
+
 def test_cancel_comes_too_late(host: Host) -> None:
     host.stage()
     transition = host.engine.start_apply(KID, ALICE)

@@ -138,6 +138,13 @@ def test_unload_of_what_is_not_there() -> None:
         LinuxKernel(calls=Calls(errno.EPERM)).unload_module(NEW)
 
 
+def test_unload_where_modules_are_disabled(tmp_path: Path) -> None:
+    write(tmp_path / "proc/sys/kernel/modules_disabled", "1\n")
+    kernel = LinuxKernel(tmp_path, calls=Calls(errno.EPERM))
+    with pytest.raises(InUseError, match="next boot: kernel"):
+        kernel.unload_module(NEW)
+
+
 def test_real_system_calls_answer_an_errno() -> None:
     # Neither can do anything: fd -1 is no file, and the name is not that of a module.
     calls = SystemCalls()
