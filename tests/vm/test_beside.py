@@ -48,8 +48,7 @@ ksplice_first001: reversed
 livepatch: 'ksplice_first001_new': unpatching complete
 """
 REFUSED = """\
-ksplice_first001: no_match: target=vmlinux function=do_fcntl offset=N kind=bytes \
-expected=BYTES found=BYTES
+ksplice_first001: no_match: target=vmlinux function=do_fcntl offset=N kind=bytes
 """
 
 
