@@ -118,6 +118,7 @@ class Daemon:
             if not self._bus.con.is_closed():
                 self._service.objects.clear()
             self._bus.close()
+            coroutines.close_waiting()
         return self._status
 
     # --- start and stop -------------------------------------------------------------------------

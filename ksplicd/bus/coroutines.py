@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from ksplicd.bus.loop import call_later, call_soon
 
@@ -39,8 +39,13 @@ class Wait(Generic[_T]):
             del future, self._future
 
 
+_waiting: Final[set[Coroutine[Any, None, None]]] = set()
+"""Those that the loop has to go on with."""
+
+
 def spawn(coroutine: Coroutine[Any, None, None]) -> None:
     """Run ``coroutine`` until it first waits; the loop runs the rest of it."""
+    _waiting.discard(coroutine)
     try:
         future = coroutine.send(None)
     except StopIteration:
@@ -48,7 +53,18 @@ def spawn(coroutine: Coroutine[Any, None, None]) -> None:
     except Exception:
         _log.exception("a coroutine ended in an error that it should have handled")
         return
+    _waiting.add(coroutine)
     future.add_done_callback(lambda _: call_soon(spawn, coroutine))
+
+
+def close_waiting() -> None:
+    """End what still waits when the loop has ended.
+
+    A coroutine that is only dropped closes itself, and while it does so drops the future whose
+    callback has it, and so itself again.
+    """
+    while _waiting:
+        _waiting.pop().close()
 
 
 async def sleep(seconds: float) -> None:

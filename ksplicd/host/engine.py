@@ -299,6 +299,7 @@ class Engine:
         if info.stage is not Stage.APPLIED:
             hint = ""
             if info.is_wanted:
+                self._note_leftovers(kid)
                 detail = f"was {info.stage}, and is not wanted any more"
                 self.records.record(kid, Stage.REVERSED, actor, detail=detail)
                 hint = "; it is not wanted any more, and is not applied again"
@@ -431,13 +432,15 @@ class Engine:
 
     def _unload_leftovers(self, kid: str) -> None:
         """Unload what an earlier apply of ours left loaded, and nothing that others loaded."""
-        kernel = self.doors.kernel
-        last = self.records.last(kid)
-        left = self._left.pop(kid, [])
-        if last is not None and last.stage is Stage.APPLIED:  # somebody else undid it
+        self._note_leftovers(kid)
+        load.unload(self.doors.kernel, self._left.pop(kid, []))
+
+    def _note_leftovers(self, kid: str) -> None:
+        """Note the modules of ours that stay loaded where somebody else has undone an update."""
+        kernel, last = self.doors.kernel, self.records.last(kid)
+        if last is not None and last.stage is Stage.APPLIED:
             is_ours = last.boot_id == kernel.boot_id()
-            left = load.modules_of(kernel, kid) if is_ours else []
-        load.unload(kernel, left)
+            self._left[kid] = load.modules_of(kernel, kid) if is_ours else []
 
     def _unload_all(self, kid: str) -> str:
         """Unload an update's modules; returns which stay loaded and why, or empty text."""

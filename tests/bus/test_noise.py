@@ -119,6 +119,7 @@ def test_noise(host: Host) -> None:
     assert {path.name for path in host.store.iterdir()} <= {
         "updates",
         "rejected",
+        "reserve",
         "ksplicd.conf.good",
     }
     assert "Traceback" not in host.log()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 from gi.repository import GLib
@@ -121,3 +122,23 @@ def test_an_error_that_nobody_handles_is_told(caplog: pytest.LogCaptureFixture) 
 
     coroutines.spawn(task())
     assert "unforeseen" in caplog.text
+
+
+def test_what_waits_at_the_end_is_closed() -> None:
+    """In whatever order the futures and the coroutines that wait for them go."""
+    ended: list[str] = []
+
+    async def inner(future: "Future[None]") -> None:
+        try:
+            await coroutines.Wait(future)
+        finally:
+            ended.append("inner")
+
+    async def outer(future: "Future[None]") -> None:
+        await inner(future)
+        ended.append("never")
+
+    coroutines.spawn(outer(Future()))
+    assert ended == []
+    coroutines.close_waiting()
+    assert ended == ["inner"]

@@ -7,6 +7,7 @@ import pytest
 
 from ksplicd.config import Settings
 from ksplicd.errors import (
+    AlreadyReversedError,
     InUseError,
     ModulePresentError,
 )
@@ -117,6 +118,17 @@ def test_undone_where_no_module_can_be_unloaded(host: Host) -> None:
     assert host.engine.get_update(KID).stage is Stage.REVERSED
     host.kernel.are_modules_disabled = False
     host.kernel.reboot()
+    assert host.apply().stage is Stage.APPLIED
+
+
+def test_applied_again_after_somebody_else_undid_it(host: Host) -> None:
+    """Undo says that it is not applied, and ends the want; its modules are still ours."""
+    host.stage()
+    host.apply()
+    host.kernel.set_enabled(NEW, enabled=False)
+    host.kernel.complete()
+    with pytest.raises(AlreadyReversedError, match="not wanted any more"):
+        host.engine.start_undo(KID, ALICE)
     assert host.apply().stage is Stage.APPLIED
 
 
