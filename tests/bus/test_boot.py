@@ -92,13 +92,17 @@ def test_fault_at_one_boot_costs_nobody_the_update(bare_host: Host) -> None:
     wait_for(lambda: "ksplice_wanted_missing 0" in metrics.read_text())
 
 
-def test_what_fails_again_is_tried_again_and_again(bare_host: Host) -> None:
-    bare_host.start_polkit()
-    bare_host.start()
-    client = bare_host.client()
+def apply_and_fail_at_the_next_boot(host: Host) -> None:
+    host.start_polkit()
+    host.start()
+    client = host.client()
     client.apply(client.stage(BUNDLE, SIGNATURE))
-    bare_host.kernel.fail("load_module")
-    bare_host.reboot(status=1)
+    host.kernel.fail("load_module")
+    host.reboot(status=1)
+
+
+def test_what_fails_again_is_tried_again_and_again(bare_host: Host) -> None:
+    apply_and_fail_at_the_next_boot(bare_host)
     bare_host.kernel.fail("load_module")
     bare_host.start(KSPLICE_APPLY_SECONDS="0.1")
     wait_for(lambda: bare_host.outcomes().count("MISSING") == 2)
@@ -107,12 +111,7 @@ def test_what_fails_again_is_tried_again_and_again(bare_host: Host) -> None:
 
 
 def test_what_a_person_takes_out_is_not_tried_again(bare_host: Host) -> None:
-    bare_host.start_polkit()
-    bare_host.start()
-    client = bare_host.client()
-    client.apply(client.stage(BUNDLE, SIGNATURE))
-    bare_host.kernel.fail("load_module")
-    bare_host.reboot(status=1)
+    apply_and_fail_at_the_next_boot(bare_host)
     bare_host.start(KSPLICE_APPLY_SECONDS="3600")
     wait_for(lambda: "MISSING" in bare_host.outcomes())
     told = bare_host.ksplice("undo", KID)

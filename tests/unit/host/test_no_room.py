@@ -48,9 +48,7 @@ class FullHistory(History):
         super()._write()
 
 
-@pytest.fixture
-def read_only(host: Host) -> Host:
-    """A host that comes up with a store that it cannot write; only ``KID`` has soaked."""
+def apply_one_that_soaks_and_one_that_does_not(host: Host) -> None:
     host.stage()
     host.stage(samples.bundle(OTHER_KID))
     host.apply(KID)
@@ -58,6 +56,12 @@ def read_only(host: Host) -> Host:
     host.clock.now += 700
     host.engine.soak.watch()
     host.apply(OTHER_KID)
+
+
+@pytest.fixture
+def read_only(host: Host) -> Host:
+    """A host that comes up with a store that it cannot write; only ``KID`` has soaked."""
+    apply_one_that_soaks_and_one_that_does_not(host)
     host.reboot()
     host.engine = host.new_engine()
     host.engine.records._history = ReadOnlyHistory(host.engine.doors.store.history_file)
@@ -87,13 +91,7 @@ def test_who_asks_for_it_is_told(read_only: Host) -> None:
 
 def test_what_cannot_be_settled_keeps_no_other_from_coming_back(host: Host) -> None:
     """A quarantine that cannot be written down holds for this boot all the same."""
-    host.stage()
-    host.stage(samples.bundle(OTHER_KID))
-    host.apply(KID)
-    host.engine.soak.watch()
-    host.clock.now += 700
-    host.engine.soak.watch()
-    host.apply(OTHER_KID)
+    apply_one_that_soaks_and_one_that_does_not(host)
     host.reboot(clean=False)
     host.engine = host.new_engine()
     host.engine.records._history = ReadOnlyHistory(host.engine.doors.store.history_file)
