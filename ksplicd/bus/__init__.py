@@ -6,6 +6,11 @@
     names            bus name, object paths, interfaces, polkit actions
     message          headers of D-Bus messages
     gate             keeps what is too large or too much away from the daemon
+    incoming         what comes from the bus, cut into messages
+    outgoing         what goes to the bus, the gate's own messages among it
+    outbox           what is to be sent to one side
+    callers          whose the connections to the bus are
+    calls_under_way  how many calls a user has under way
     connection       the connection to the bus, with the gate in it
     interface        a class body is an interface; its XML comes from it
     wrapper          pydbus's object wrapper with deferred replies, descriptors and error names

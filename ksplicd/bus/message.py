@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Headers of D-Bus messages, read and written as bytes (D-Bus specification, "Message Format").
 
-Only what ``gate`` needs: it decides by the header, so that nothing else of a message is read.
+Only what the gate needs: it decides by the header, so that nothing else of a message is read.
 """
 
 import struct
@@ -26,6 +26,10 @@ class Kind(IntEnum):
     RETURN = 2
     ERROR = 3
     SIGNAL = 4
+
+
+ANSWERS: Final = frozenset({Kind.RETURN, Kind.ERROR})
+"""To the daemon they come from those whom it has asked: the bus and polkit."""
 
 
 class Flag(IntFlag):

@@ -12,7 +12,7 @@ import pytest
 from gi.repository import Gio, GLib
 
 from ksplicd.bus import names
-from ksplicd.bus.gate import CALLS_PER_USER
+from ksplicd.bus.calls_under_way import CALLS_PER_USER
 from ksplicd.host.stages import Event
 from ksplicd.host.store.history import write_event
 from ksplicd.model import Stage
