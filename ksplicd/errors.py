@@ -306,6 +306,13 @@ class CancelledError(ApplyError):
     abort_cause = "cancelled"
 
 
+# --- the distribution ---------------------------------------------------------------------------
+
+
+class DistroError(KspliceError):
+    """A kernel's parts cannot be had from the distribution."""
+
+
 # --- the lab ------------------------------------------------------------------------------------
 
 

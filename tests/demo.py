@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd import bundle, minisign
+from ksplicd.cache import Cache, to_stderr
 from ksplicd.cli import main as cli
 from ksplicd.errors import KspliceError
-from ksplicd.lab.cache import Cache, to_stderr
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator

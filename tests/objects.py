@@ -18,6 +18,7 @@ from os import cpu_count
 from pathlib import Path
 from typing import Final
 
+from ksplicd.cache import Cache, to_stderr
 from ksplicd.create.build.compiler import SPLIT, Kbuild
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import Unit
@@ -30,7 +31,6 @@ from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.elf.read import read_object
 from ksplicd.elf.write import write_object
 from ksplicd.errors import KspliceError
-from ksplicd.lab.cache import Cache, to_stderr
 from tests.support.kernels import slice as sample
 from tests.support.kernels.stock import stock_kernel
 

@@ -12,13 +12,13 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from ksplicd.cache import Cache, silent, to_stderr
 from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.create.stock.from_machine import RunningHost, fill_from_machine, find_symbols
 from ksplicd.create.stock.system_map import write_system_map
+from ksplicd.distro import apt
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.errors import ConfigDirError
-from ksplicd.lab import apt
-from ksplicd.lab.cache import Cache, silent, to_stderr
-from ksplicd.lab.debian import KernelPackages
 
 EPILOG: Final = """\
 Needs root (or sudo) where the headers package is not installed yet.

@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from ksplicd.cache import Cache, silent, to_stderr
 from ksplicd.cli import output
 from ksplicd.cli.bundle_files import read_bundle
 from ksplicd.errors import LabError
-from ksplicd.lab.cache import Cache, silent, to_stderr
 from ksplicd.lab.trial import Trial, try_updates
 
 _WHEN: Final = ("before", "with the update", "after undo")

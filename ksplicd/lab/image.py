@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ksplicd.cache import Cache, digest_of, digest_of_file
+from ksplicd.distro import apt
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.errors import LabError
-from ksplicd.lab import agent, apt
-from ksplicd.lab.cache import Cache, digest_of, digest_of_file
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.lab import agent
 from ksplicd.run import run
 
 PACKAGES: Final = (

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ksplicd.cache import Cache, digest_of
 from ksplicd.errors import LabError, ToolError
 from ksplicd.lab import agent
-from ksplicd.lab.cache import Cache, digest_of
 from ksplicd.lab.image import BARE_INIT, Image
 from ksplicd.lab.qmp import Qmp
 from ksplicd.run import Process, run, run_any, spawn, wait

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.lab.cache import Cache, digest_of, digest_of_tree
+from ksplicd.cache import Cache, digest_of, digest_of_tree
 from ksplicd.lab.qemu import Machine, Qemu, make_overlay
 from ksplicd.lab.running_guest import RunningGuest
 from ksplicd.run import run

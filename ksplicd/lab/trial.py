@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.bundle import Bundle
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.errors import GuestPanicError, LabError
-from ksplicd.lab.cache import Cache
 from ksplicd.lab.copy_watch import CopyWatch, When, tables_of
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.linked_data import LinkedData

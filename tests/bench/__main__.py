@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from ksplicd.cache import Cache, to_stderr
 from ksplicd.errors import KspliceError
-from ksplicd.lab.cache import Cache, to_stderr
 from tests.bench import against, create, daemon, host, match, plain, reach
 from tests.bench.figures import write_json, write_table
 from tests.support.kernels.stock import stock_kernel

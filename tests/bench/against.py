@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ksplicd.lab.cache import to_stderr
+from ksplicd.cache import to_stderr
 from ksplicd.run import run
 
 _ROOT: Final = Path(__file__).parents[2]

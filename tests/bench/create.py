@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd import errors
+from ksplicd.cache import Cache, to_stderr
 from ksplicd.create.affected.to_compile import find_changed, find_half, find_reachable
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.pre_state import PreState
@@ -39,9 +40,8 @@ from ksplicd.create.unit_objects import (
     plain_units,
 )
 from ksplicd.create.work_folder import work_folder
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.elf.read import read_object
-from ksplicd.lab.cache import Cache, to_stderr
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.model import new_kid
 from ksplicd.run import run
 from tests.bench.figures import Cost, Figure, cost, median

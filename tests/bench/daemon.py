@@ -20,8 +20,8 @@ from gi.repository import Gio, GLib
 
 from ksplicd import minisign
 from ksplicd.bus import names
-from ksplicd.lab.cache import Cache, to_stderr
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache, to_stderr
+from ksplicd.distro.packages import KernelPackages
 from tests.bench.figures import Figure, median
 from tests.support.bundles import samples
 

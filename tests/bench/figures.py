@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ksplicd.lab.cache import to_stderr
+from ksplicd.cache import to_stderr
 
 UPSTREAM: Final = "ask_early=0"
 """Parameter of the new code: its transition takes as long as livepatch alone lets it take."""

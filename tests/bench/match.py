@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from ksplicd.cache import Cache, to_stderr
 from ksplicd.create.modules.build import build_modules
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.lab.cache import Cache, to_stderr
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator

@@ -15,15 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from ksplicd.cache import Cache, to_stderr
 from ksplicd.create.request import Request
+from ksplicd.distro.packages import KernelPackages
+from ksplicd.distro.source import KernelSource
 from ksplicd.errors import LabError
-from ksplicd.lab.cache import Cache, to_stderr
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.run import run_any
 from tests.bench.figures import Cost, Figure, cost
 from tests.support.guest.hand import Edit, write_patch
 from tests.support.kernels.slice import FCNTL, cut_patch, request_for
-from tests.support.kernels.source import KernelSource
 
 _COMMAND: Final = """\
 import resource, sys

@@ -18,13 +18,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Final, NoReturn
 
+from ksplicd.cache import Cache, digest_of_tree, to_stderr
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.build.units import Unit
 from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.kernel import StockKernel
+from ksplicd.distro.packages import KernelPackages
+from ksplicd.distro.source import KernelSource, series, stock_kernels
 from ksplicd.errors import BuildError, KspliceError, LabError
-from ksplicd.lab.cache import Cache, digest_of_tree, to_stderr
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.run import run
 from tests.coverage import table
 from tests.coverage.attempt import Workshop, included_sources
@@ -33,7 +34,6 @@ from tests.coverage.guest import Trial, choose, modules_of
 from tests.coverage.objects import RememberingKbuild, SharedTree
 from tests.coverage.outcome import Book, FileResults, Outcome, Result
 from tests.support.kernels.slice import config_folder
-from tests.support.kernels.source import KernelSource, series, stock_kernels
 
 _CHUNK: Final = 40
 """Files whose unpatched objects one make compiles together."""

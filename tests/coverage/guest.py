@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final, Self
 
 from ksplicd import bundle, minisign
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.errors import GuestPanicError, KspliceError, LabError
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator

@@ -9,8 +9,8 @@ import itertools
 import sys
 import time
 
+from ksplicd.cache import Cache, to_stderr
 from ksplicd.errors import KspliceError
-from ksplicd.lab.cache import Cache, to_stderr
 from tests.matrix.check import Kernel, Outcome
 from tests.matrix.machines import Place, all_places, enough_places, select
 

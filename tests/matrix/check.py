@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from ksplicd.cache import Cache, digest_of, digest_of_file
 from ksplicd.errors import LabError
-from ksplicd.lab.cache import Cache, digest_of, digest_of_file
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
 from ksplicd.lab.running_guest import RunningGuest

@@ -7,11 +7,11 @@ What was tried stays in the cache, so a run goes on where another one ended.
 import argparse
 import sys
 
+from ksplicd.cache import Cache, to_stderr
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.patch.source_tree import SourceTree
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.lab.cache import Cache, to_stderr
 from tests.mutate.run import Book, run_headers, run_sources, summary
 from tests.mutate.source import MOST_USERS, Mutator, Outcome
 from tests.support.kernels.slice import config_folder, source_tree

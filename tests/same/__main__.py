@@ -13,14 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ksplicd.cache import Cache, digest_of_tree, to_stderr
+from ksplicd.distro.source import KernelSource
 from ksplicd.errors import KspliceError
-from ksplicd.lab.cache import Cache, digest_of_tree, to_stderr
 from tests.coverage.__main__ import find_kernel
 from tests.same.compare import differences, has_other_words
 from tests.same.inputs import find_fixes, make_pairs
 from tests.same.states import Result, Workplace
 from tests.support.kernels.slice import config_folder
-from tests.support.kernels.source import KernelSource
 
 FOLDERS = (
     "net/ipv4", "fs", "kernel", "net/core", "mm", "fs/ext4", "kernel/bpf", "net/sched",

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ksplicd.cache import digest_of
 from ksplicd.errors import LabError
-from ksplicd.lab.cache import digest_of
 from ksplicd.run import run
 from tests.coverage.changes import diff_file, independent_changes
 

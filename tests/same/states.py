@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.lab.cache import Cache, digest_of, digest_of_tree
+from ksplicd.cache import Cache, digest_of, digest_of_tree
 from ksplicd.run import run, run_any
 from tests.same.inputs import ROOT, Fix
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd import bundle
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.running_guest import RunningGuest
 from tests.support.guest.hand import Edit, Update, has_complaint, is_clean, make_bundle, write_patch
 from tests.support.kernels import slice as sample

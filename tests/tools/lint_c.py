@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from ksplicd.cache import Cache, to_stderr
 from ksplicd.create.diff.values import SIZES
 from ksplicd.create.modules.build import make_command, write_sources
 from ksplicd.create.new_code.model import (
@@ -24,14 +25,13 @@ from ksplicd.create.new_code.model import (
 )
 from ksplicd.create.new_code.tripwires import name_in_core
 from ksplicd.create.stock.config_dir import read_config_dir
+from ksplicd.distro.packages import KernelPackages
+from ksplicd.distro.source import KernelSource
 from ksplicd.elf.model import SHF_ALLOC, SHF_WRITE, STB_GLOBAL, Object, Relocation, Section, Symbol
 from ksplicd.elf.x86_64 import R_X86_64_64
 from ksplicd.errors import KspliceError
-from ksplicd.lab.cache import Cache, to_stderr
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.run import run_any
 from tests.support.kernels.slice import config_folder
-from tests.support.kernels.source import KernelSource
 from tests.support.kernels.stock import VERSION, next_kernel, stock_kernel
 
 ROOT: Final = Path(__file__).parent.parent.parent

@@ -42,6 +42,7 @@ ROOMS: Final = {
     "bundle": "FILES NOUNS",
     "config": "errors",
     "run": "errors",
+    "cache": "",
     "elf": "errors notes",
     # create: from a patch to a bundle
     "create": "",
@@ -90,10 +91,12 @@ ROOMS: Final = {
     "host/boot": "host/engine host/stages NOUNS",
     # those who use it; the daemon puts host and bus together
     "bus": "HOST config bundle NOUNS",
-    "lab": "create/stock elf run bundle NOUNS",
+    # where a kernel's parts come from
+    "distro": "cache run NOUNS",
+    "lab": "create/stock distro cache elf run bundle NOUNS",
     "cli": "create/build create/modules create/objdiff create/pipeline create/request"
     " create/prebuild create/stock create/patch create/debug create/work_folder create/ledger"
-    " HOST bus lab elf run config FILES NOUNS",
+    " HOST bus lab distro cache elf run config FILES NOUNS",
     "daemon": "bus HOST config FILES NOUNS",
     "__main__": "cli",
 }

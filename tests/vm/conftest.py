@@ -18,8 +18,8 @@ from typing import Final
 import pytest
 
 from ksplicd import bundle
-from ksplicd.lab.cache import Cache, to_stderr
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache, to_stderr
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator

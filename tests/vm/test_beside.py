@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from ksplicd import bundle
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.golden import told
 from tests.support.guest.hand import (

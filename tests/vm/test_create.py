@@ -16,11 +16,13 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
+from ksplicd.cache import Cache
 from ksplicd.create.build.units import TargetFilter, Unit
 from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.patch.source_tree import PRESRC, SourceTree
 from ksplicd.create.pipeline import create, make_prebuilt
 from ksplicd.create.request import Created, Request
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.elf.read import read_object
 from ksplicd.errors import (
     BuildError,
@@ -29,8 +31,6 @@ from ksplicd.errors import (
     PatchError,
     UnsupportedChangeError,
 )
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.run import run
 from tests.support.guest.hand import Edit, write_patch
 from tests.support.kernels import slice as sample

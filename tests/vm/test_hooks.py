@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
+from ksplicd.cache import Cache
 from ksplicd.create.diff.hooks import KINDS
+from ksplicd.distro.packages import KernelPackages
+from ksplicd.distro.source import KernelSource
 from ksplicd.errors import UnsupportedChangeError
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import (
     Edit,
@@ -26,7 +27,6 @@ from tests.support.guest.maker import Maker
 from tests.support.guest.modules import ROMFS, mount, prepare_mounts
 from tests.support.guest.shadows import count_shadows
 from tests.support.kernels import slice as sample
-from tests.support.kernels.source import KernelSource
 from tests.support.waiting import wait_in_guest
 
 pytestmark = pytest.mark.usefixtures("golden_log")

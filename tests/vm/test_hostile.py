@@ -17,7 +17,7 @@ import pytest
 
 from ksplicd import bundle
 from ksplicd.create.stock.module import find_stock_module
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.model import new_module, old_module
 from tests.support.guest.hand import has_complaint, is_clean

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.blocker import BLOCKER
 from tests.support.guest.foreign import FOREIGN, REMOVE_FOREIGN, build_module

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
+from ksplicd.cache import Cache, digest_of
 from ksplicd.create.modules.signature import ModuleKey, sign_module
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.lab.cache import Cache, digest_of
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.qemu import Machine
 from ksplicd.lab.snapshot import Snapshot, take_snapshot

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.cache import Cache
 from ksplicd.create.old_code.sites import SiteKind
 from ksplicd.create.old_code.tables import REF_BYTES, REF_SYM, SYM
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.qemu import Machine
 from tests.support.guest.hand import booted

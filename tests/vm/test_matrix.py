@@ -6,7 +6,7 @@
 
 import pytest
 
-from ksplicd.lab.cache import Cache
+from ksplicd.cache import Cache
 from tests.matrix.check import Kernel
 from tests.matrix.machines import Place, enough_places
 

@@ -17,9 +17,9 @@ from typing import Final
 import pytest
 
 from ksplicd import bundle
+from ksplicd.cache import Cache
 from ksplicd.create.stock.module import find_stock_module
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.model import new_module, old_module
 from tests.support.guest.foreign import build_module

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.commands import run_ksplice
 from tests.support.guest.foreign import build_module

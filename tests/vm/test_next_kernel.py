@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
+from ksplicd.cache import Cache
 from ksplicd.create.old_code.sites import SiteKind
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.qemu import Machine
 from tests.support.guest.hand import Update, booted, is_clean, make_bundle

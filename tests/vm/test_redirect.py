@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.errors import LabError
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.model import Account, old_module
 from tests.support.guest.blocker import BLOCKER

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import Edit, Update, is_clean, make_bundle, write_patch
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.coverage.changes import split_hunks
 from tests.support.guest.hand import Edit, Update, is_clean, make_bundle, write_patch

@@ -4,8 +4,8 @@
 import sys
 from pathlib import Path
 
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.soak.run import Soak, make
 

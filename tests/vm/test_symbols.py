@@ -7,7 +7,7 @@ from ksplicd.create.stock.from_machine import unslide
 from ksplicd.create.stock.image import read_image
 from ksplicd.create.stock.kallsyms import read_kallsyms
 from ksplicd.create.stock.system_map import read_system_map
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 
 

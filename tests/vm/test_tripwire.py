@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 
 from ksplicd import bundle
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import Edit, Update, is_clean, make_bundle, write_patch
 from tests.support.guest.tmpfile import CVE, INCLUDE, KID, PLACE, exploit, prepare, tmpfile_edits

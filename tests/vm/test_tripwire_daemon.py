@@ -9,9 +9,9 @@ from typing import Final
 
 import pytest
 
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.host.report.journal import Outcome
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import has_complaint, write_patch
 from tests.support.guest.host import Host

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ksplicd import bundle
+from ksplicd.cache import Cache
 from ksplicd.cli.main import main
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.distro.packages import KernelPackages
 from tests.support.guest.foreign import COPIER, build_module
 from tests.support.guest.hand import Edit, make_bundle, write_patch
 from tests.support.guest.installed import KID

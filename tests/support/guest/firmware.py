@@ -13,8 +13,8 @@ import uuid
 from pathlib import Path
 from typing import Final
 
+from ksplicd.cache import Cache, digest_of, digest_of_file
 from ksplicd.errors import LabError
-from ksplicd.lab.cache import Cache, digest_of, digest_of_file
 from ksplicd.lab.qemu import Firmware
 
 CODE: Final = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")

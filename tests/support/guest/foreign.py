@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from ksplicd.cache import digest_of
 from ksplicd.create.stock.config_dir import read_config_dir
-from ksplicd.lab.cache import digest_of
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.run import run
 from tests.support.kernels.slice import config_folder
 from tests.support.kernels.store import tools

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ksplicd import bundle
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.loading import Update as Update
 from ksplicd.lab.loading import has_complaint as has_complaint
 from ksplicd.lab.loading import is_clean as is_clean

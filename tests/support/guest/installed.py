@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd import bundle
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from tests.support.kernels import slice as sample
 
 KID: Final = "8c4o6ucj"

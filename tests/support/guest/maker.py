@@ -4,8 +4,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 from tests.support.guest.hand import Edit, write_patch
 from tests.support.kernels import slice as sample
 

@@ -5,10 +5,10 @@ import struct
 from pathlib import Path
 
 from ksplicd import bundle
+from ksplicd.cache import Cache
 from ksplicd.create.stock.module import find_stock_module
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.elf.read import read_object
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import (
     Edit,

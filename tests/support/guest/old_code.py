@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ksplicd.cache import Cache, digest_of, digest_of_file
 from ksplicd.create.build.compiler import Kbuild
 from ksplicd.create.build.kmodsrc import kmodsrc
 from ksplicd.create.build.tree import BuildTree
@@ -20,9 +21,8 @@ from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.image import read_image
 from ksplicd.create.stock.match import match_unit
 from ksplicd.create.stock.system_map import SymbolMap, read_system_map
+from ksplicd.distro.packages import KernelPackages
 from ksplicd.elf.read import read_object
-from ksplicd.lab.cache import Cache, digest_of, digest_of_file
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.run import run
 from tests.support.kernels.slice import config_folder, source_tree
 from tests.support.kernels.store import digest_of_code, digests_of_config, tools

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 import ksplicd
-from ksplicd.lab.cache import Cache
+from ksplicd.cache import Cache
+from ksplicd.distro.source import KernelSource
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import Edit
 from tests.support.kernels import slice as sample
-from tests.support.kernels.source import KernelSource
 
 KID: Final = "tmpfile1"
 CVE: Final = "CVE-2026-72379"

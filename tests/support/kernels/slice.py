@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ksplicd import bundle, minisign
+from ksplicd.cache import Cache, Progress, digest_of, silent
 from ksplicd.cli import config
 from ksplicd.create.patch.source_tree import PRESRC, SourceTree
 from ksplicd.create.pipeline import create
 from ksplicd.create.request import Created, Request
+from ksplicd.distro.packages import KernelPackages
+from ksplicd.distro.source import ChangelogEntry, KernelSource
 from ksplicd.errors import LabError
-from ksplicd.lab.cache import Cache, Progress, digest_of, silent
-from ksplicd.lab.debian import KernelPackages
 from ksplicd.model import new_kid
-from tests.support.kernels.source import ChangelogEntry, KernelSource
 from tests.support.kernels.stock import NEXT_NEWER, NEXT_VERSION, VERSION
 from tests.support.kernels.store import made_once
 

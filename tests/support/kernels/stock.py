@@ -4,8 +4,8 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
 
 RELEASE: Final = "6.1.0-50-cloud-amd64"
 VERSION: Final = "6.1.176-1"

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 import ksplicd
+from ksplicd.cache import Cache, digest_of, digest_of_file, digest_of_tree
 from ksplicd.create.build.kmodsrc import kmodsrc
 from ksplicd.create.request import Request
 from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
-from ksplicd.lab.cache import Cache, digest_of, digest_of_file, digest_of_tree
 from ksplicd.run import run
 from tests.support.imports import reachable, read_graph
 

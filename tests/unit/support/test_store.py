@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ksplicd.cache import Cache
 from ksplicd.create.build.units import TargetFilter
 from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.request import Request
 from ksplicd.errors import NoChangesError
-from ksplicd.lab.cache import Cache
 from tests.support.kernels.store import KEPT, KIND, made_once
 
 HEADER = "build/include/generated/utsrelease.h"

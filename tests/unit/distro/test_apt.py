@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.errors import LabError
-from ksplicd.lab.apt import debian_sources, parse_deb822, parse_one_line
+from ksplicd.distro.apt import debian_sources, parse_deb822, parse_one_line
+from ksplicd.errors import DistroError
 
 DEB822 = """\
 Types: deb deb-src
@@ -83,5 +83,5 @@ def test_other_vendors_and_suites_are_left_out(tmp_path: Path, line: str) -> Non
 
 def test_disabled_stanza_is_left_out_and_nothing_left_is_an_error(tmp_path: Path) -> None:
     stanza = "Enabled: no\nTypes: deb\nURIs: http://x/\nSuites: bookworm\nComponents: main\n"
-    with pytest.raises(LabError, match="no source of Debian's bookworm suite"):
+    with pytest.raises(DistroError, match="no source of Debian's bookworm suite"):
         debian_sources(write_sources(tmp_path, debian_sources=stanza))

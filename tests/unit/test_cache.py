@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ksplicd.lab.cache import Cache, default_root, digest_of, digest_of_tree
+from ksplicd.cache import Cache, default_root, digest_of, digest_of_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable

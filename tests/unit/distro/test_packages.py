@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from ksplicd.errors import LabError
-from ksplicd.lab.cache import Cache
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache
+from ksplicd.distro.packages import KernelPackages
+from ksplicd.errors import DistroError
 from ksplicd.run import run
 
 
@@ -28,5 +28,5 @@ def test_package_of_another_layout(tmp_path: Path, part: str, missing: str) -> N
     deb = dl / "linux-image-9_9.1-1_amd64.deb"
     run(["dpkg-deb", "--root-owner-group", "-b", content, deb])
     packages = KernelPackages(cache=Cache(tmp_path / "cache"), release="9", version="9.1-1")
-    with pytest.raises(LabError, match=rf"linux-image-9 9\.1-1: has no {missing}.* layout"):
+    with pytest.raises(DistroError, match=rf"linux-image-9 9\.1-1: has no {missing}.* layout"):
         getattr(packages, part)()

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.errors import LabError
-from ksplicd.lab import apt
-from ksplicd.lab.cache import Cache, digest_of
-from ksplicd.lab.debian import KernelPackages
+from ksplicd.cache import Cache, digest_of
+from ksplicd.distro import apt
+from ksplicd.distro.packages import KernelPackages
+from ksplicd.errors import DistroError
 from ksplicd.run import run
 
 # The source package holds one .tar.xz, and that one top folder linux-source-X.Y.  bash for
@@ -83,7 +83,7 @@ class KernelSource:
     def files(self, names: Sequence[str]) -> dict[str, bytes]:
         """Return the contents of single files, without unpacking the tree.
 
-        Raises ``LabError`` when one is not in the source.
+        Raises ``DistroError`` when one is not in the source.
         """
         whole = self.cache.root / "source" / self.version
         if whole.is_dir():
@@ -110,14 +110,16 @@ class KernelSource:
             return {name: (root / name).read_bytes() for name in names}
         except FileNotFoundError as e:
             missing = Path(e.filename).relative_to(root)
-            raise LabError(f"{self.package} {self.version} has no file {missing}") from e
+            raise DistroError(f"{self.package} {self.version} has no file {missing}") from e
 
 
 def series(version: str) -> str:
     """Return the kernel series of a Debian version: ``6.1`` for ``6.1.176-1``."""
     match = re.match(r"(\d+\.\d+)\.", version)
     if match is None:
-        raise LabError(f"{version!r} is no version of a Debian kernel package, such as 6.1.176-1")
+        raise DistroError(
+            f"{version!r} is no version of a Debian kernel package, such as 6.1.176-1"
+        )
     return match[1]
 
 

@@ -8,9 +8,9 @@ lay an overlay over it, before changing a file.
 from dataclasses import dataclass
 from pathlib import Path
 
-from ksplicd.errors import LabError
-from ksplicd.lab import apt
-from ksplicd.lab.cache import Cache, digest_of
+from ksplicd.cache import Cache, digest_of
+from ksplicd.distro import apt
+from ksplicd.errors import DistroError
 from ksplicd.run import run
 
 
@@ -44,18 +44,18 @@ class KernelPackages:
         return self.cache.entry("kernel", digest_of(deb.name), unpack)
 
     def vmlinuz(self) -> Path:
-        """Return the bootable image.  Raises ``LabError`` when it is not where Debian 12 has it."""
+        """Return the bootable image.  Raises ``DistroError`` where the layout is another."""
         return self._part(f"boot/vmlinuz-{self.release}")
 
     def modules(self) -> Path:
-        """Return the folder of the kernel's modules.  Raises ``LabError`` as ``vmlinuz``."""
+        """Return the folder of the kernel's modules.  Raises ``DistroError`` as ``vmlinuz``."""
         return self._part(f"lib/modules/{self.release}")
 
     def _part(self, path: str) -> Path:
         """Return a part of the unpacked image package."""
         root = self.image_root()
         if not (root / path).exists():
-            raise LabError(
+            raise DistroError(
                 f"linux-image-{self.release} {self.version}: has no {path}; its layout is not that"
                 " of Debian 12's packages. Install the kernel, and use `ksplice config --running`"
                 " on that machine, or fill the folder by hand (ksplice(1))"
@@ -66,7 +66,7 @@ class KernelPackages:
         """Install the headers on this host, because their Makefile holds absolute paths."""
         apt.install(self.cache, f"linux-headers-{self.release}", self.version)
         if not (self.headers / ".config").is_file():
-            raise LabError(
+            raise DistroError(
                 f"linux-headers-{self.release} {self.version}: has no {self.headers}/.config; its"
                 " layout is not that of Debian's packages"
             )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import pytest
 
-from ksplicd.errors import LabError
-from tests.support.kernels.source import ChangelogEntry, parse_changelog, series
+from ksplicd.distro.source import ChangelogEntry, parse_changelog, series
+from ksplicd.errors import DistroError
 
 CHANGELOG = """\
 linux (6.1.192-2) bookworm-security; urgency=high
@@ -47,5 +47,5 @@ def test_changelog_lines_are_unfolded() -> None:
 def test_series_is_read_from_the_version() -> None:
     assert series("6.1.176-1") == "6.1"
     assert series("6.12.107-1+deb12u1") == "6.12"
-    with pytest.raises(LabError, match="'bookworm' is no version"):
+    with pytest.raises(DistroError, match="'bookworm' is no version"):
         series("bookworm")

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from ksplicd.errors import LabError, ToolError
-from ksplicd.lab.cache import Cache
+from ksplicd.cache import Cache
+from ksplicd.errors import DistroError, ToolError
 from ksplicd.run import run, run_any
 
 SUITE: Final = "bookworm"
@@ -30,7 +30,7 @@ _ONE_LINE: Final = re.compile(r"deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)
 def debian_sources(etc: Path = _ETC) -> str:
     """Return the host's sources of Debian 12 in deb822 style, other vendors' left out.
 
-    Reads both styles of sources.list(5).  Raises ``LabError`` when none is left.
+    Reads both styles of sources.list(5).  Raises ``DistroError`` when none is left.
     """
     stanzas: list[dict[str, str]] = []
     for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*.list"))]:
@@ -40,7 +40,7 @@ def debian_sources(etc: Path = _ETC) -> str:
         stanzas += parse_deb822(path.read_text())
     kept = [s for s in map(_restrict_to_debian, stanzas) if s is not None]
     if not any(SUITE in s["Suites"].split() for s in kept):
-        raise LabError(
+        raise DistroError(
             f"{etc}: no source of Debian's {SUITE} suite; add one to sources.list.d to build guests"
         )
     return "\n".join("".join(f"{k}: {v}\n" for k, v in s.items()) for s in kept)
@@ -139,7 +139,7 @@ def versions_of(packages: Sequence[str]) -> dict[str, list[str]]:
 def download(cache: Cache, package: str, version: str) -> Path:
     """Return the .deb of exactly this version, from the cache or from the host's sources.
 
-    Raises ``LabError`` when the sources do not have it.
+    Raises ``DistroError`` when the sources do not have it.
     """
     folder = cache.root / "dl"
     with cache.lock(f"dl-{package}-{version}"):
@@ -154,7 +154,7 @@ def download(cache: Cache, package: str, version: str) -> Path:
             _retry_after_update(cache, argv, cwd=Path(new), why=lambda: _why(package, version))
             for path in _matching(Path(new), package, version):
                 return path.rename(folder / path.name)
-    raise LabError(f"apt-get download left no file for {package} {version}")
+    raise DistroError(f"apt-get download left no file for {package} {version}")
 
 
 def _matching(folder: Path, package: str, version: str) -> Iterator[Path]:
@@ -174,7 +174,7 @@ def _retry_after_update(
         try:
             run(argv, cwd=cwd)
         except ToolError as e:
-            raise LabError(f"{why()}: {str(e).splitlines()[-1]}") from e
+            raise DistroError(f"{why()}: {str(e).splitlines()[-1]}") from e
 
 
 def _why(package: str, version: str) -> str:
@@ -201,7 +201,7 @@ def installed_version(package: str) -> str | None:
 def install(cache: Cache, package: str, version: str) -> None:
     """Install exactly this version on the host, as root or through sudo.
 
-    Raises ``LabError`` when that fails.
+    Raises ``DistroError`` when that fails.
     """
     if installed_version(package) == version:
         return
