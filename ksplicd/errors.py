@@ -313,6 +313,26 @@ class DistroError(KspliceError):
     """A kernel's parts cannot be had from the distribution."""
 
 
+class NoSuchKernelError(DistroError):
+    """The distribution has no kernel of this release, or not all of its parts."""
+
+
+class NoSuchSuiteError(DistroError):
+    """The mirror has no such suite."""
+
+
+class UnreachableError(DistroError):
+    """The mirror does not answer, and the cache has not what is needed."""
+
+
+class UntrustedError(DistroError):
+    """The archive is not signed by the distribution's keys, or a file is not the signed one."""
+
+
+class NoSpaceError(DistroError):
+    """The disk of the cache is full."""
+
+
 # --- the lab ------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ _CHANGE, _SHOW, _KEYS = "ksplicd.cli.change", "ksplicd.cli.show", "ksplicd.cli.k
 _MODULES: Final = {
     "create": "ksplicd.cli.create",
     "config": "ksplicd.cli.config",
+    "kernels": "ksplicd.cli.kernels",
     "objdiff": "ksplicd.cli.objdiff",
     "try": "ksplicd.cli.try_",
     "apply": _CHANGE,
@@ -40,6 +41,7 @@ _MODULES: Final = {
 _HELP: Final = {
     "create": "build an update from a kernel's source and a patch",
     "config": "fill the folder that create needs for --config",
+    "kernels": "list the kernels that can be patched here",
     "objdiff": "compare two objects and cut out the new code",
     "try": "apply an update in a throwaway guest, check it, and undo it",
 }

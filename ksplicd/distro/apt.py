@@ -7,8 +7,7 @@ It knows no mirror: it uses what the machine is configured with.
 import contextlib
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,18 +31,23 @@ def debian_sources(etc: Path = _ETC) -> str:
 
     Reads both styles of sources.list(5).  Raises ``DistroError`` when none is left.
     """
+    kept = [s for s in map(_restrict_to_debian, read_stanzas(etc)) if s is not None]
+    if not any(SUITE in s["Suites"].split() for s in kept):
+        raise DistroError(
+            f"{etc}: no source of Debian's {SUITE} suite; add one to sources.list.d to build guests"
+        )
+    return "\n".join("".join(f"{k}: {v}\n" for k, v in s.items()) for s in kept)
+
+
+def read_stanzas(etc: Path) -> list[dict[str, str]]:
+    """Return all sources below ``etc``, of both styles of sources.list(5), as deb822 fields."""
     stanzas: list[dict[str, str]] = []
     for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*.list"))]:
         if path.is_file():
             stanzas += parse_one_line(path.read_text())
     for path in sorted((etc / "sources.list.d").glob("*.sources")):
         stanzas += parse_deb822(path.read_text())
-    kept = [s for s in map(_restrict_to_debian, stanzas) if s is not None]
-    if not any(SUITE in s["Suites"].split() for s in kept):
-        raise DistroError(
-            f"{etc}: no source of Debian's {SUITE} suite; add one to sources.list.d to build guests"
-        )
-    return "\n".join("".join(f"{k}: {v}\n" for k, v in s.items()) for s in kept)
+    return stanzas
 
 
 def parse_one_line(text: str) -> list[dict[str, str]]:
@@ -92,15 +96,19 @@ def parse_deb822(text: str) -> list[dict[str, str]]:
 def _restrict_to_debian(stanza: dict[str, str]) -> dict[str, str] | None:
     """Return the stanza with binary packages of Debian 12's suites only, None if none are in it."""
     suites = [s for s in stanza.get("Suites", "").split() if s in _SUITES]
-    if (
-        not suites
-        or "deb" not in stanza.get("Types", "").split()
-        or stanza.get("Enabled", "yes").lower() in {"no", "false", "without", "off", "disable"}
-        or not _AREAS.issuperset(stanza.get("Components", "").split())
-        or not _is_debian_key(stanza.get("Signed-By", ""))
-    ):
+    if not suites or not is_from_debian(stanza):
         return None
     return {**stanza, "Types": "deb", "Suites": " ".join(suites)}
+
+
+def is_from_debian(stanza: Mapping[str, str]) -> bool:
+    """Tell whether an enabled source of binary packages is Debian's, not another vendor's."""
+    return (
+        "deb" in stanza.get("Types", "").split()
+        and stanza.get("Enabled", "yes").lower() not in {"no", "false", "without", "off", "disable"}
+        and _AREAS.issuperset(stanza.get("Components", "").split())
+        and _is_debian_key(stanza.get("Signed-By", ""))
+    )
 
 
 def _is_debian_key(signed_by: str) -> bool:
@@ -136,43 +144,16 @@ def versions_of(packages: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def download(cache: Cache, package: str, version: str) -> Path:
-    """Return the .deb of exactly this version, from the cache or from the host's sources.
-
-    Raises ``DistroError`` when the sources do not have it.
-    """
-    folder = cache.root / "dl"
-    with cache.lock(f"dl-{package}-{version}"):
-        for path in _matching(folder, package, version):
-            return path
-        cache.progress(f"downloading {package} {version}")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as new:
-            # apt's sandbox user cannot enter the cache of another user
-            sandbox = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-            argv = ["apt-get", *sandbox, "-qq", "download", f"{package}={version}"]
-            _retry_after_update(cache, argv, cwd=Path(new), why=lambda: _why(package, version))
-            for path in _matching(Path(new), package, version):
-                return path.rename(folder / path.name)
-    raise DistroError(f"apt-get download left no file for {package} {version}")
-
-
-def _matching(folder: Path, package: str, version: str) -> Iterator[Path]:
-    yield from sorted(folder.glob(f"{package}_{version.replace(':', '%3a')}_*.deb"))
-
-
-def _retry_after_update(
-    cache: Cache, argv: list[str], *, cwd: Path | None = None, why: Callable[[], str]
-) -> None:
+def _retry_after_update(cache: Cache, argv: list[str], *, why: Callable[[], str]) -> None:
     """Run apt; when that fails, because its lists are old or missing, update them and try again."""
     try:
-        run(argv, cwd=cwd)
+        run(argv)
     except ToolError:
         cache.progress("updating apt's lists")
         with contextlib.suppress(ToolError):
             run([*sudo(), "apt-get", "update", "-qq", "-o", "DPkg::Lock::Timeout=300"])
         try:
-            run(argv, cwd=cwd)
+            run(argv)
         except ToolError as e:
             raise DistroError(f"{why()}: {str(e).splitlines()[-1]}") from e
 

@@ -8,13 +8,16 @@ overlay over it, before changing a file.
 import gzip
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from ksplicd.cache import Cache, digest_of
 from ksplicd.distro import apt
+from ksplicd.distro.archive import Archive
+from ksplicd.distro.model import ChangelogEntry
 from ksplicd.distro.packages import KernelPackages
+from ksplicd.distro.unpack import with_cause
 from ksplicd.errors import DistroError
 from ksplicd.run import run
 
@@ -44,22 +47,14 @@ dpkg-deb --fsys-tarfile "$1" 2>&- |
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChangelogEntry:
-    """One version's part of the changelog."""
-
-    version: str
-    """Such as ``6.1.192-2``."""
-    changes: tuple[str, ...]
-    """One line each, unfolded: ``fcntl: fix … (CVE-…)``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelSource:
     """One version of a kernel source package."""
 
     cache: Cache
     version: str
     """Debian's version, such as ``6.1.192-2``."""
+    where: Archive | None = field(default=None, compare=False, repr=False)
+    """Where the package comes from; by default the machine's mirror."""
 
     @property
     def package(self) -> str:
@@ -68,7 +63,7 @@ class KernelSource:
 
     def deb(self) -> Path:
         """Return the package's file."""
-        return apt.download(self.cache, self.package, self.version)
+        return (self.where or Archive(self.cache)).download(self.package, self.version)
 
     def tree(self) -> Path:
         """Return the unpacked source tree, 1.3 GB; not to be changed."""
@@ -76,7 +71,7 @@ class KernelSource:
 
         def unpack(new: Path) -> None:
             self.cache.progress(f"unpacking the kernel source {self.version}")
-            run(["bash", "-c", _UNPACK_TREE, "unpack", deb, new])
+            with_cause(deb, lambda: run(["bash", "-c", _UNPACK_TREE, "unpack", deb, new]))
 
         return self.cache.entry("source", self.version, unpack)
 

@@ -18,8 +18,9 @@ from ksplicd.cli import config
 from ksplicd.create.patch.source_tree import PRESRC, SourceTree
 from ksplicd.create.pipeline import create
 from ksplicd.create.request import Created, Request
+from ksplicd.distro.model import ChangelogEntry
 from ksplicd.distro.packages import KernelPackages
-from ksplicd.distro.source import ChangelogEntry, KernelSource
+from ksplicd.distro.source import KernelSource
 from ksplicd.errors import LabError
 from ksplicd.model import new_kid
 from tests.support.kernels.stock import NEXT_NEWER, NEXT_VERSION, VERSION

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ksplicd.cache import Cache
-from ksplicd.distro.packages import KernelPackages
-from ksplicd.errors import DistroError
-from ksplicd.run import run
+from ksplicd.distro.packages import KernelPackages, names_in
+from ksplicd.errors import NoSuchKernelError
+from tests.support.distro.archive import MadeUpArchive
+from tests.support.distro.kernels import add_bookworm, add_seven, add_trixie
+from tests.support.needs import needs
+
+pytestmark = [needs("gpg"), needs("apt-get"), needs("dpkg-deb")]
 
 
 def test_headers_are_where_debian_puts_them() -> None:
@@ -14,19 +19,48 @@ def test_headers_are_where_debian_puts_them() -> None:
     assert str(packages.headers) == "/usr/src/linux-headers-6.1.0-50-cloud-amd64"
 
 
-@pytest.mark.parametrize(("part", "missing"), [("vmlinuz", "boot/vmlinuz-9"), ("modules", "lib/")])
-def test_package_of_another_layout(tmp_path: Path, part: str, missing: str) -> None:
-    """As Debian's from 7.0 on, where linux-image is an empty one that depends on others."""
-    content = tmp_path / "content"
-    (content / "DEBIAN").mkdir(parents=True)
-    (content / "DEBIAN/control").write_text(
-        "Package: linux-image-9\nVersion: 9.1-1\nArchitecture: amd64\nMaintainer: x\n"
-        "Description: x\n"
-    )
-    dl = tmp_path / "cache/dl"
-    dl.mkdir(parents=True)
-    deb = dl / "linux-image-9_9.1-1_amd64.deb"
-    run(["dpkg-deb", "--root-owner-group", "-b", content, deb])
-    packages = KernelPackages(cache=Cache(tmp_path / "cache"), release="9", version="9.1-1")
-    with pytest.raises(DistroError, match=rf"linux-image-9 9\.1-1: has no {missing}.* layout"):
-        getattr(packages, part)()
+@pytest.mark.parametrize(
+    ("add", "layout"), [(add_bookworm, "bookworm"), (add_trixie, "trixie"), (add_seven, "7.0")]
+)
+def test_each_layout_is_known(
+    archive: MadeUpArchive,
+    tmp_path: Path,
+    add: Callable[[MadeUpArchive], tuple[str, str]],
+    layout: str,
+) -> None:
+    release, version = add(archive)
+    archive.publish()
+    opened = archive.open(tmp_path / "cache")
+    packages = KernelPackages(cache=opened.cache, release=release, version=version, where=opened)
+    assert packages.layout().name == layout
+    assert packages.vmlinuz().read_bytes() == b"image"
+    assert (packages.modules() / "kernel/fs/ext4.ko").read_bytes() == b"module"
+    headers = packages.headers_in_cache()
+    assert (headers / ".config").read_bytes() == b"CONFIG_X86=y\n"
+    assert (headers / "scripts/fixdep").read_bytes() == b"program"
+    common = (headers / "Makefile").read_text().split()[-1]
+    assert Path(common).read_bytes() == b"all:\n"
+    assert Path(common).is_relative_to(tmp_path / "cache")
+
+
+def test_package_of_another_layout(archive: MadeUpArchive, tmp_path: Path) -> None:
+    archive.add("sid", "linux-image-9", "9.1-1", "linux-binary-9", {"boot/other": b""})
+    archive.publish()
+    opened = archive.open(tmp_path / "cache")
+    packages = KernelPackages(cache=opened.cache, release="9", version="9.1-1", where=opened)
+    with pytest.raises(NoSuchKernelError, match=r"linux-image-9 9\.1-1: its layout is none of"):
+        packages.vmlinuz()
+
+
+def test_headers_without_programs(archive: MadeUpArchive, tmp_path: Path) -> None:
+    archive.add("sid", "linux-headers-9", "9.1-1", "linux-headers-9.1-common")
+    archive.publish()
+    opened = archive.open(tmp_path / "cache")
+    packages = KernelPackages(cache=opened.cache, release="9", version="9.1-1", where=opened)
+    with pytest.raises(NoSuchKernelError, match="depends on no linux-kbuild"):
+        packages.headers_in_cache()
+
+
+def test_names_in_dependencies() -> None:
+    depends = "linux-base (>= 4.12~), a+b-1 (= 1) | c, gcc-14-for-host"
+    assert names_in(depends) == ["linux-base", "a+b-1", "c", "gcc-14-for-host"]

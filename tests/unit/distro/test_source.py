@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import pytest
 
-from ksplicd.distro.source import ChangelogEntry, parse_changelog, series
+from ksplicd.distro.model import ChangelogEntry
+from ksplicd.distro.source import parse_changelog, series
 from ksplicd.errors import DistroError
 
 CHANGELOG = """\
