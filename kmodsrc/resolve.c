@@ -27,13 +27,15 @@ static const char *const own_names[KSPLICE_NR_OWN_SYMS] = {
 	[KSPLICE_STEXT] = "_stext",
 	[KSPLICE_NOP_FUNC] = "nop_func",
 	[KSPLICE_RETURN_THUNK] = "x86_return_thunk",
+	[KSPLICE_FTRACE_CALLER] = "ftrace_caller",
+	[KSPLICE_FTRACE_REGS_CALLER] = "ftrace_regs_caller",
 };
 
 static void note_own(struct ksplice_matching *m, const char *name, u64 addr)
 {
 	u32 i;
 
-	if (*name != '_' && *name != 'x' && *name != 'n')
+	if (!strchr("_fnx", *name))
 		return;
 	for (i = 0; i < KSPLICE_NR_OWN_SYMS; i++)
 		if (!strcmp(own_names[i], name))

@@ -8,6 +8,7 @@
  * site looks illegal while it is rewritten, and match.c compares it again.
  */
 #include <linux/kernel.h>
+#include <linux/pgtable.h>
 #include <linux/static_call.h>
 #include <linux/string.h>
 #include <asm/nops.h>
@@ -39,12 +40,28 @@ static u64 symbol_value(const struct ksplice_place *p)
 	return p->m->addr[p->site->sym] + p->site->add;
 }
 
+/*
+ * ftrace_get_addr_new(): the callers of ftrace are in the kernel's image.  Its other
+ * trampolines and those of BPF are in memory for modules, where only their owners know them.
+ */
+static bool is_tracer(const struct ksplice_matching *m, u64 target)
+{
+	return target == m->own[KSPLICE_FTRACE_CALLER] ||
+	       target == m->own[KSPLICE_FTRACE_REGS_CALLER] ||
+	       (target >= MODULES_VADDR && target < MODULES_END);
+}
+
 /* ftrace: a nop, or a call when a tracer, kprobe or live patch sits here. */
 static int check_fentry(const struct ksplice_place *p)
 {
-	if (!is_nop_or(p->pre, p->site->len, CALL_INSN_OPCODE))
+	u32 len = p->site->len;
+
+	if (!is_nop_or(p->pre, len, CALL_INSN_OPCODE))
 		return ILLEGAL;
-	return is_nop_or(p->run, p->site->len, CALL_INSN_OPCODE) ? p->site->len : ILLEGAL;
+	if (ksplice_is_single_nop(p->run, len) || ksplice_is_as_compiled(p))
+		return len;
+	return p->run[0] == CALL_INSN_OPCODE && is_tracer(p->m, ksplice_branch_target(p, len)) ?
+	       len : ILLEGAL;
 }
 
 /* __jump_label_patch() */

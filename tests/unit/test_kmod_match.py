@@ -16,6 +16,7 @@ from tests.support.kmod.made_up import (
     ABS64,
     ADDRESSES,
     FIRST,
+    NOP5,
     SECOND,
     Part,
     call,
@@ -126,6 +127,36 @@ def test_static_call_without_a_key_leads_where_its_trampoline_does(
     (answer,) = match(program, kernel, [tables(part)])
     assert answer.cause == cause
     assert cause == "ok" or answer.kind == "static_call"
+
+
+@pytest.mark.parametrize(
+    ("run", "cause"),
+    [
+        (NOP5, "ok"),
+        (branch(0xE8, SITE, ADDRESSES["ftrace_caller"]), "ok"),
+        (branch(0xE8, SITE, ADDRESSES["ftrace_regs_caller"]), "ok"),
+        (branch(0xE8, SITE, MODULE_TEXT), "ok"),
+        (branch(0xE8, SITE, MODULE_TEXT + 0x2000), "ok"),
+        (branch(0xE8, SITE, MODULE_TEXT - 1), "no_match"),
+        (branch(0xE8, SITE, ADDRESSES["ftrace_caller"] + 1), "no_match"),
+        (branch(0xE8, SITE, ADDRESSES["callee"]), "no_match"),
+        (branch(0xE9, SITE, ADDRESSES["ftrace_caller"]), "no_match"),
+    ],
+)
+def test_fentry_leads_to_a_tracer(program: Path, run: bytes, cause: str) -> None:
+    """Of the kernel's image only ftrace's own callers are tracers."""
+    part = Part(NOP5, run=run, site=SiteKind.FENTRY)
+    kernel = Memory(symbols=KERNEL.symbols, target_symbols={}, pieces=memory(part))
+    (answer,) = match(program, kernel, [tables(part)])
+    assert answer.cause == cause
+    assert cause == "ok" or answer.kind == "fentry"
+
+
+def test_fentry_as_compiled_calls_what_the_compiler_says(program: Path) -> None:
+    code, refs = call("thunk")
+    kept = Part(code, refs=refs, site=SiteKind.FENTRY)
+    kernel = Memory(symbols=KERNEL.symbols, target_symbols={}, pieces=memory(kept))
+    assert [answer.cause for answer in match(program, kernel, [tables(kept)])] == ["ok"]
 
 
 @pytest.mark.parametrize(("sleeps", "cause"), [(4, "ok"), (200, "ok"), (300, "no_match")])

@@ -27,7 +27,7 @@ ADDRESSES: Final = {
     "callee": TEXT + 0x300, "tramp": TEXT + 0x400, "thunk": TEXT + 0x500,
     "__x86_return_thunk": TEXT + 0x500, "__x86_indirect_thunk_array": TEXT + 0x600,
     "content": DATA, "variable": DATA + 0x100, "key": DATA + 0x200, "pv_ops": DATA + 0x300,
-    "unnamed": DATA + 0x400,
+    "unnamed": DATA + 0x400, "ftrace_caller": TEXT + 0x700, "ftrace_regs_caller": TEXT + 0x800,
 }  # fmt: skip
 VALUE: Final = struct.pack("<Q", 0x1122334455667788)
 
@@ -65,7 +65,7 @@ FIRST: Final = (
     Part(b"\xe9" + bytes(4), refs=call("thunk")[1], site=SiteKind.RETURN),
 )
 SECOND: Final = (
-    Part(NOP5, run=b"\xe8\x10\x00\x00\x00", site=SiteKind.FENTRY),
+    Part(NOP5, run=b"\xe8\xfb\x04\x00\x00", site=SiteKind.FENTRY),  # ftrace_caller
     Part(b"\xff\x15" + bytes(4) + b"\x90", run=NOP7, refs=((2, PC32, REF_SYM, "pv_ops", 12),),
          site=SiteKind.PARAVIRT),
     Part(call("callee")[0] + b"\x90\x90", run=b"\x90\x48\x31\xc0" + b"\x0f\x1f\x00",

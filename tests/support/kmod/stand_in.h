@@ -61,6 +61,7 @@ int module_kallsyms_on_each_symbol(int (*fn)(void *, const char *, struct module
 				   void *data);
 
 #define __START_KERNEL_map 0xffffffff80000000UL
+#define MODULES_VADDR 0xffffffffc0000000UL
 #define MODULES_END 0xffffffffff000000UL
 long copy_from_kernel_nofault(void *to, const void *from, size_t size);
 
