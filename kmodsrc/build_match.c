@@ -12,5 +12,6 @@
 #include "compare.c"
 #include "sites.c"
 #include "alternatives.c"
+#include "rows.c"
 #include "insn.c"
 #include "field.c"

@@ -33,7 +33,7 @@ static const char *kind_at(const struct ksplice_matching *m, const struct ksplic
 	u32 i;
 
 	for (i = 0; i < f->nr_sites; i++, s++)
-		if (s->off <= off && off < s->off + s->len)
+		if (s->kind < KSPLICE_SITE_KEY && s->off <= off && off < s->off + s->len)
 			return ksplice_site_name(s->kind);
 	return otherwise;
 }
@@ -80,6 +80,11 @@ static int compare_sites(struct ksplice_matching *m, const struct ksplice_func *
 		};
 		int used;
 
+		if (s->kind >= KSPLICE_SITE_KEY) {
+			if (ksplice_has_row(&p))
+				continue;
+			return differ(m, f, s->off, 0, ksplice_site_name(s->kind));
+		}
 		/* Inside a replacement that was found in place. */
 		if (m->cover[s->off] == KSPLICE_DONE)
 			continue;

@@ -36,6 +36,12 @@ static inline s32 ksplice_displacement(const u8 *end)
 	return value;
 }
 
+/* What the tables say of a site: an address. */
+static inline u64 ksplice_symbol_value(const struct ksplice_place *p)
+{
+	return p->m->addr[p->site->sym] + p->site->add;
+}
+
 bool ksplice_read(void *to, u64 addr, size_t len);
 void ksplice_forget_slots(struct ksplice_matching *m, u32 known);
 bool ksplice_is_reloc_ok(struct ksplice_matching *m, const struct ksplice_reloc *r,

@@ -11,8 +11,9 @@
  * part trusts nothing in it: each offset, count and index is checked against
  * the blob's size before use.
  *
- * Changing anything here changes KSPLICE_OLD_VERSION and a bundle's
- * api-version.
+ * Changing anything that is here changes KSPLICE_OLD_VERSION and a bundle's
+ * api-version; what is added changes neither, since a bundle has the core that
+ * reads its tables.
  */
 #ifndef KSPLICE_FORMAT_H
 #define KSPLICE_FORMAT_H
@@ -161,6 +162,12 @@ static_assert(sizeof(struct ksplice_reloc) == 24);
  * @KSPLICE_SITE_RUNTIME_PTR:	runtime_ptr_*, the value of syms[sym]
  * @KSPLICE_SITE_RUNTIME_SHIFT:	runtime_shift_*, the low byte of syms[sym]
  * @KSPLICE_SITE_CALL:		.call_sites
+ * @KSPLICE_SITE_KEY:		__jump_table of vmlinux: the key is syms[sym] + add, whose
+ *				lowest bit says that the branch is compiled as taken
+ * @KSPLICE_SITE_FIXUP:		__ex_table of vmlinux: a fault leads to syms[sym] + add
+ *
+ * Those from KSPLICE_SITE_KEY on say what tables of the kernel have about a
+ * place, whose bytes are compared all the same.
  */
 enum ksplice_site_kind {
 	KSPLICE_SITE_FENTRY = 0,
@@ -175,6 +182,8 @@ enum ksplice_site_kind {
 	KSPLICE_SITE_RUNTIME_PTR = 9,
 	KSPLICE_SITE_RUNTIME_SHIFT = 10,
 	KSPLICE_SITE_CALL = 11,
+	KSPLICE_SITE_KEY = 12,
+	KSPLICE_SITE_FIXUP = 13,
 };
 
 /* In @feature of an alternative: ALT_FLAG_DIRECT_CALL, of 6.8 and later. */
@@ -184,18 +193,18 @@ enum ksplice_site_kind {
  * struct ksplice_site - a place that the kernel rewrites at run time
  * @off:	offset in the function
  * @kind:	enum ksplice_site_kind
- * @len:	bytes that may differ
+ * @len:	bytes that may differ; of a row of a table, those it is about
  * @alt_len:	ALT: length of the replacement, may be 0
  * @nr_relocs:	ALT: relocations of the replacement
  * @alt:	ALT: offset of the replacement's bytes
  * @reloc:	ALT: index of its first relocation (offsets count from the
  *		replacement's first byte)
- * @sym:	JUMP_LABEL, STATIC_CALL, RUNTIME_*: index into syms, or
+ * @sym:	JUMP_LABEL, STATIC_CALL, RUNTIME_*, KEY, FIXUP: index into syms, or
  *		KSPLICE_NO_SYM for a static call whose key has no symbol
  * @feature:	ALT: the entry's CPU feature word with its flags, of which only
  *		KSPLICE_ALT_DIRECT_CALL counts: every replacement is legal on every
- *		CPU
- * @add:	JUMP_LABEL, STATIC_CALL: added to the symbol
+ *		CPU.  FIXUP: what is done there, the entry's third word
+ * @add:	JUMP_LABEL, STATIC_CALL, KEY, FIXUP: added to the symbol
  */
 struct ksplice_site {
 	__u32 off;

@@ -29,6 +29,10 @@ static const char *const own_names[KSPLICE_NR_OWN_SYMS] = {
 	[KSPLICE_RETURN_THUNK] = "x86_return_thunk",
 	[KSPLICE_FTRACE_CALLER] = "ftrace_caller",
 	[KSPLICE_FTRACE_REGS_CALLER] = "ftrace_regs_caller",
+	[KSPLICE_JUMP_TABLE] = "__start___jump_table",
+	[KSPLICE_JUMP_TABLE_END] = "__stop___jump_table",
+	[KSPLICE_EX_TABLE] = "__start___ex_table",
+	[KSPLICE_EX_TABLE_END] = "__stop___ex_table",
 };
 
 static void note_own(struct ksplice_matching *m, const char *name, u64 addr)

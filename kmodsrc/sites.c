@@ -35,11 +35,6 @@ static bool is_nop_or(const u8 *bytes, u32 len, u8 opcode)
 	return bytes[0] == opcode || ksplice_is_single_nop(bytes, len);
 }
 
-static u64 symbol_value(const struct ksplice_place *p)
-{
-	return p->m->addr[p->site->sym] + p->site->add;
-}
-
 /*
  * ftrace_get_addr_new(): the callers of ftrace are in the kernel's image.  Its other
  * trampolines and those of BPF are in memory for modules, where only their owners know them.
@@ -74,10 +69,10 @@ static int check_jump_label(const struct ksplice_place *p)
 	if (ksplice_is_single_nop(p->run, len))
 		return len;
 	if (len == JMP8_INSN_SIZE && p->run[0] == JMP8_INSN_OPCODE &&
-	    ksplice_short_branch_target(p) == symbol_value(p))
+	    ksplice_short_branch_target(p) == ksplice_symbol_value(p))
 		return len;
 	if (len == JMP32_INSN_SIZE && p->run[0] == JMP32_INSN_OPCODE &&
-	    ksplice_branch_target(p, len) == symbol_value(p))
+	    ksplice_branch_target(p, len) == ksplice_symbol_value(p))
 		return len;
 	return ILLEGAL;
 }
@@ -182,7 +177,7 @@ static bool is_static_callee(const struct ksplice_place *p, u64 target)
 	if (p->site->sym == KSPLICE_NO_SYM) {
 		if (!read_trampoline(&func, p, ksplice_compiled_target(p, p->site->len)))
 			return false;
-	} else if (!ksplice_read(&func, symbol_value(p), sizeof(func))) {
+	} else if (!ksplice_read(&func, ksplice_symbol_value(p), sizeof(func))) {
 		/* struct static_call_key begins with its function */
 		return false;
 	}
@@ -258,7 +253,7 @@ static int check_runtime(const struct ksplice_place *p)
 {
 	u8 value[8];
 
-	if (!ksplice_read(value, symbol_value(p), p->site->len))
+	if (!ksplice_read(value, ksplice_symbol_value(p), p->site->len))
 		return ILLEGAL;
 	return !memcmp(p->run, value, p->site->len) ? p->site->len : ILLEGAL;
 }
@@ -294,6 +289,8 @@ static const struct {
 	[KSPLICE_SITE_RUNTIME_PTR] = { "runtime_const", check_runtime },
 	[KSPLICE_SITE_RUNTIME_SHIFT] = { "runtime_const", check_runtime },
 	[KSPLICE_SITE_CALL] = { "call", check_call },
+	[KSPLICE_SITE_KEY] = { "jump_label_key", NULL },
+	[KSPLICE_SITE_FIXUP] = { "fixup", NULL },
 };
 
 const char *ksplice_site_name(u8 kind)
@@ -302,7 +299,7 @@ const char *ksplice_site_name(u8 kind)
 }
 
 /**
- * ksplice_check_site - check a site that is not an alternative
+ * ksplice_check_site - check a site that is neither an alternative nor a row of a table
  * @p: the site
  *
  * Return: the number of bytes that its instruction takes; nops must follow up

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The legal run-time forms of patch sites.
+ * The legal run-time forms of patch sites, and what tables of the kernel have.
  */
 #ifndef KSPLICE_SITES_H
 #define KSPLICE_SITES_H
@@ -14,5 +14,8 @@ const char *ksplice_site_name(u8 kind);
 
 /* alternatives.c */
 bool ksplice_is_replaced(const struct ksplice_place *p);
+
+/* rows.c */
+bool ksplice_has_row(const struct ksplice_place *p);
 
 #endif /* KSPLICE_SITES_H */

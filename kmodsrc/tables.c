@@ -151,6 +151,9 @@ static bool is_site_ok(const struct ksplice_matching *m, struct owned *owned,
 		return s->len == 8 && s->sym < m->head->syms.nr;
 	case KSPLICE_SITE_RUNTIME_SHIFT:
 		return s->len == 1 && s->sym < m->head->syms.nr;
+	case KSPLICE_SITE_KEY:
+	case KSPLICE_SITE_FIXUP:
+		return !m->walk_modules && s->len == 1 && s->sym < m->head->syms.nr;
 	case KSPLICE_SITE_LOCK:
 		return s->len == 1;
 	case KSPLICE_SITE_PARAVIRT:

@@ -17,11 +17,15 @@ from tests.support.kmod.made_up import (
     ADDRESSES,
     FIRST,
     NOP5,
+    ORDER,
     SECOND,
     Part,
     call,
     end_of,
+    ex_entry,
+    jump_entry,
     memory,
+    place_of,
     tables,
 )
 from tests.support.kmod.program import build, match
@@ -216,3 +220,48 @@ def test_damage_is_judged_as_the_oracle_does(program: Path) -> None:
             wrong.append(f"{SEED}-{i} ({mutation.kind}): should {verdict}, is {answer}")
     assert not wrong, "\n".join(wrong)
     assert set(verdicts) == set(CAUSES), "vmlinux cannot be absent"
+
+
+FAULT: Final = place_of("first", FIRST, SiteKind.FIXUP)
+KEYED: Final = place_of("first", FIRST, SiteKind.KEY)
+IN_JUMP_TABLE: Final = ADDRESSES["__start___jump_table"] + 16
+IN_EX_TABLE: Final = ADDRESSES["__start___ex_table"] + 24
+
+
+@pytest.mark.parametrize(
+    ("at", "row", "kind"),
+    [
+        (IN_JUMP_TABLE, jump_entry(IN_JUMP_TABLE, KEYED, ADDRESSES["variable"] | 1), None),
+        (IN_JUMP_TABLE, jump_entry(IN_JUMP_TABLE, KEYED, ADDRESSES["variable"]), "jump_label_key"),
+        (
+            IN_JUMP_TABLE,
+            jump_entry(IN_JUMP_TABLE, KEYED, ADDRESSES["variable"] + 16 | 1),
+            "jump_label_key",
+        ),
+        (IN_EX_TABLE, ex_entry(IN_EX_TABLE, FAULT, ADDRESSES["first"] + 4, ORDER), "fixup"),
+        (IN_EX_TABLE, ex_entry(IN_EX_TABLE, FAULT, ADDRESSES["first"] + 3, ORDER + 1), "fixup"),
+        (IN_EX_TABLE, ex_entry(IN_EX_TABLE, FAULT + 1, ADDRESSES["first"] + 3, ORDER), "fixup"),
+    ],
+)
+def test_tables_about_code_are_compared(
+    program: Path, at: int, row: bytes, kind: str | None
+) -> None:
+    """Which key, compiled as taken or not; where a fault leads, and what is done there."""
+    text, (start, data) = memory()
+    data = data[: at - start] + row + data[at - start + len(row) :]
+    kernel = Memory(symbols=KERNEL.symbols, target_symbols={}, pieces=[text, (start, data)])
+    (answer,) = match(program, kernel, [tables()])
+    assert answer.kind == (kind or "-")
+
+
+def test_tables_that_kallsyms_do_not_name_are_not_compared(program: Path) -> None:
+    """A kernel without symbols of data (CONFIG_KALLSYMS_ALL)."""
+    absent = "__start___jump_table", "__stop___ex_table"
+    symbols = {key: value for key, value in KERNEL.symbols.items() if key not in absent}
+    text, (start, data) = memory()
+    kernel = Memory(
+        symbols=symbols,
+        target_symbols={},
+        pieces=[text, (start, data[:0x500].ljust(0x1000, b"\0"))],
+    )
+    assert [answer.cause for answer in match(program, kernel, [tables()])] == ["ok"]

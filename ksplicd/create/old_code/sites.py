@@ -37,6 +37,8 @@ class SiteKind(IntEnum):
     RUNTIME_PTR = 9
     RUNTIME_SHIFT = 10
     CALL = 11
+    KEY = 12
+    FIXUP = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,10 @@ class Site:
     alternative: AlternativeCode | None = None
     """ALT: None when it is nothing but nops."""
     feature: int = 0
-    """ALT: the CPU feature word with its flags."""
+    """ALT: the CPU feature word with its flags.  FIXUP: the third word of the entry."""
     reference: Reference | None = None
-    """JUMP_LABEL: where it jumps to.  STATIC_CALL: its key."""
+    """JUMP_LABEL: where it jumps to.  STATIC_CALL: its key.  KEY: the key, with the lowest bit set
+    when the branch is compiled as taken.  FIXUP: where a fault leads."""
     variable: str = ""
     """RUNTIME_*: the kernel's variable whose value at boot is the constant."""
 
@@ -142,6 +145,26 @@ _READERS: Final = {
     ".call_sites": _fixed(SiteKind.CALL, 5),
 }
 
+
+def _key(entry: Entry) -> tuple[Reference | None, int]:
+    # objtool's mark, 2, is cleared by the kernel.
+    key = _reference(entry, 8)
+    return (Reference(key.symbol, key.addend & ~2) if key else None), 0
+
+
+def _fixup(entry: Entry) -> tuple[Reference | None, int]:
+    # Before 5.16 the third field was a handler's address.
+    is_known = entry.size == 12 and _reference(entry, 8) is None
+    return (_reference(entry, 4) if is_known else None), int.from_bytes(entry.data[8:12], "little")
+
+
+_ROW_READERS: Final = {
+    "__jump_table": (SiteKind.KEY, _key),
+    "__ex_table": (SiteKind.FIXUP, _fixup),
+}
+ROWS: Final = frozenset(kind for kind, _ in _ROW_READERS.values())
+"""Not places that the kernel rewrites, but what its tables have about one."""
+
 _RUNTIME: Final = {
     "runtime_ptr_": (SiteKind.RUNTIME_PTR, 8),
     "runtime_shift_": (SiteKind.RUNTIME_SHIFT, 1),
@@ -172,7 +195,7 @@ def read_sites(index: ObjectIndex) -> dict[Section, list[Site]]:
                 raise ElfError(f"{obj.name}: {table.name}: entry {entry.index} is outside its code")
             sites[section].append(site)
     for table in obj.sections:
-        for section, site in _runtime_constants(table):
+        for section, site in (*_runtime_constants(table), *_rows(index, table)):
             sites[section].append(site)
     for f in obj.functions():
         if f.section is not None and f.section.data.startswith(ENDBR64, f.value):
@@ -191,6 +214,21 @@ def _runtime_constants(table: Section) -> Iterator[tuple[Section, Site]]:
                 assert section is not None
                 variable = table.name.removeprefix(prefix)
                 yield section, Site(kind=kind, offset=offset, size=size, variable=variable)
+
+
+def _rows(index: ObjectIndex, table: Section) -> Iterator[tuple[Section, Site]]:
+    if table.name not in _ROW_READERS:
+        return
+    kind, read = _ROW_READERS[table.name]
+    for entry in index.entries_in(table):
+        code = _reference(entry, 0)
+        reference, word = read(entry)
+        if reference is not None and code is not None and (section := code.symbol.section):
+            offset = code.symbol.value + code.addend
+            yield (
+                section,
+                Site(kind=kind, offset=offset, size=1, reference=reference, feature=word),
+            )
 
 
 def _settle(sites: list[Site]) -> list[Site]:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ksplicd.create.objects.names import is_prefix
-from ksplicd.create.old_code.sites import Site, SiteKind, read_sites
+from ksplicd.create.old_code.sites import ROWS, Site, SiteKind, read_sites
 from ksplicd.create.stock.match import UnitMatch, is_merged_reference, merged_content
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.create.stock.unit import StockUnit
 from ksplicd.elf.model import STB_GLOBAL, STT_SECTION, Relocation, Section, Symbol
 from ksplicd.elf.x86_64 import RELOCATION_TYPES
 from ksplicd.errors import ImageMismatchError
+from ksplicd.model import VMLINUX
 
 # The structures and constants of kmodsrc/format.h, in its order.
 MAGIC: Final = 0x444C4F4B
@@ -83,8 +84,9 @@ class _Writer:
     Symbols are numbered as they are met; ``blob`` sorts them and renumbers.
     """
 
-    def __init__(self, symbols: SymbolMap) -> None:
+    def __init__(self, symbols: SymbolMap, *, has_rows: bool) -> None:
         self.symbols = symbols
+        self.has_rows = has_rows
         self.syms: dict[tuple[bytes, int], int] = {}
         self.slots: dict[tuple[str, Symbol | Section], int] = {}
         self.funcs: list[_Func] = []
@@ -186,6 +188,9 @@ class _Writer:
             raise ImageMismatchError(
                 f"{match.obj.name}: a jump label's target is in code that the image does not have"
             )
+        # Of modules, and where kallsyms cannot tell, rows are not compared: docs/not-compared.md.
+        if site.kind in ROWS and (where is None or not self.has_rows):
+            return
         sym, addend = where or (None, 0)
         self.sites.append(
             _Site(offset, site.kind, site.size, code, *relocs, sym, addend, site.feature)
@@ -284,7 +289,7 @@ def write_old_code(target: str, units: Sequence[OldUnit], symbols: SymbolMap) ->
     Raises ``ImageMismatchError`` when the units have no such function, or kallsyms does not name
     one of them.
     """
-    writer = _Writer(symbols)
+    writer = _Writer(symbols, has_rows=target == VMLINUX)
     for unit in units:
         for f, address in compared_functions(unit.match, symbols):
             writer.add_function(unit, f, address)

@@ -69,6 +69,17 @@ def move_static_call_keys(blob: Blob) -> None:
         blob.set_addend(s, s.addend + 8)
 
 
+def move_jump_label_keys(blob: Blob) -> None:
+    """One of them, to the key's neighbour."""
+    _, site = next(of_kind(blob, SiteKind.KEY))
+    blob.set_addend(site, site.addend + 16)
+
+
+def move_fixups(blob: Blob) -> None:
+    _, site = next(of_kind(blob, SiteKind.FIXUP))
+    blob.set_addend(site, site.addend + 1)
+
+
 def change_site(kind: SiteKind) -> Damage:
     def damage(blob: Blob) -> None:
         for f, s in of_kind(blob, kind):

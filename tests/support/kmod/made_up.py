@@ -28,7 +28,11 @@ ADDRESSES: Final = {
     "__x86_return_thunk": TEXT + 0x500, "__x86_indirect_thunk_array": TEXT + 0x600,
     "content": DATA, "variable": DATA + 0x100, "key": DATA + 0x200, "pv_ops": DATA + 0x300,
     "unnamed": DATA + 0x400, "ftrace_caller": TEXT + 0x700, "ftrace_regs_caller": TEXT + 0x800,
+    "__start___jump_table": DATA + 0x500, "__stop___jump_table": DATA + 0x540,
+    "__start___ex_table": DATA + 0x600, "__stop___ex_table": DATA + 0x630,
 }  # fmt: skip
+ORDER: Final = 0x30007
+"""What is done after a fault, of asm/extable_fixup_types.h."""
 VALUE: Final = struct.pack("<Q", 0x1122334455667788)
 
 
@@ -43,6 +47,8 @@ class Part(NamedTuple):
     site: SiteKind | None = None
     sym: str = ""
     addend: int = 0
+    rows: tuple[tuple[SiteKind, int, str, int, int], ...] = ()
+    """Of tables about the part's first bytes, each: kind, offset, name, addend, third word."""
     replacement: bytes = b""
     replacement_refs: tuple[tuple[int, int, int, str, int], ...] = ()
 
@@ -56,9 +62,15 @@ FIRST: Final = (
     Part(NOP5, site=SiteKind.FENTRY),
     Part(*call("callee")[:1], refs=call("callee")[1]),
     Part(b"\x48\xc7\xc7" + bytes(4), refs=((3, ABS32S, REF_BYTES, "content", 0),)),
-    Part(b"\x66\x90", site=SiteKind.JUMP_LABEL, sym="first", addend=0x40),
+    Part(
+        b"\x66\x90",
+        site=SiteKind.JUMP_LABEL,
+        sym="first",
+        addend=0x40,
+        rows=((SiteKind.KEY, 0, "variable", 1, 0),),
+    ),
     Part(b"\xf0", site=SiteKind.LOCK),
-    Part(b"\x48\xff\x00"),
+    Part(b"\x48\xff\x00", rows=((SiteKind.FIXUP, 0, "first", 0x3, ORDER),)),
     Part(*call("tramp")[:1], refs=call("tramp")[1], site=SiteKind.STATIC_CALL, sym="key"),
     Part(call("callee")[0], refs=call("callee")[1], site=SiteKind.CALL),
     Part(b"\x48\xb8" + bytes(8), refs=((2, ABS64, REF_SLOT, "unnamed", 8),)),
@@ -79,7 +91,8 @@ SECOND: Final = (
     Part(bytes(8), run=VALUE, site=SiteKind.RUNTIME_PTR, sym="variable"),
     Part(b"\xc1\xe8"),
     Part(b"\x00", run=VALUE[:1], site=SiteKind.RUNTIME_SHIFT, sym="variable"),
-    Part(NOP5, run=b"\xe9\x10\x00\x00\x00", site=SiteKind.JUMP_LABEL, sym="second", addend=0x42),
+    Part(NOP5, run=b"\xe9\x10\x00\x00\x00", site=SiteKind.JUMP_LABEL, sym="second", addend=0x42,
+         rows=((SiteKind.KEY, 0, "variable", 0, 0),)),
     Part(b"\x48\xb8" + bytes(8), refs=((2, ABS64, REF_SLOT, "unnamed", 16),)),
     Part(b"\xe9" + bytes(4), refs=call("thunk")[1], run=b"\xc3\xcc\xcc\xcc\xcc",
          site=SiteKind.RETURN),
@@ -93,7 +106,7 @@ def end_of(parts: tuple[Part, ...]) -> int:
 
 def tables(*more: Part, first: tuple[Part, ...] = ()) -> bytes:
     """Return the old code, with ``more`` at the end of the second function."""
-    writer = _Writer(SymbolMap([]))
+    writer = _Writer(SymbolMap([]), has_rows=True)
     for name, parts in (("first", FIRST + first), ("second", SECOND + more)):
         first_reloc, offset = len(writer.relocs), 0
         for part in parts:
@@ -109,6 +122,10 @@ def tables(*more: Part, first: tuple[Part, ...] = ()) -> bytes:
                     _Site(offset, part.site, len(part.code), part.replacement, reloc,
                           len(part.replacement_refs), sym, part.addend, 0)
                 )  # fmt: skip
+            writer.sites += [
+                _Site(offset + at, kind, 1, b"", 0, 0, writer.sym(name, 0), addend, word)
+                for kind, at, name, addend, word in part.rows
+            ]
             offset += len(part.code)
         code = b"".join(part.code for part in parts)
         nr_sites = len(writer.sites) - first_site
@@ -126,6 +143,40 @@ def _add_relocs(
         ref = writer.sym(name, 0) if kind == REF_SYM else 0
         content = CONTENT if kind == REF_BYTES else b""
         writer.relocs.append(_Reloc(start + offset, kind, ref, content, addend, kind_of))
+
+
+def place_of(which: str, parts: tuple[Part, ...], kind: SiteKind) -> int:
+    """Return where the first part runs about which a table has a row."""
+    number = next(i for i, part in enumerate(parts) if part.rows and part.rows[0][0] == kind)
+    return ADDRESSES[which] + end_of(parts[:number])
+
+
+def jump_entry(at: int, code: int, key: int) -> bytes:
+    """Return a ``struct jump_entry`` that lies at ``at``; ``key``: with its flags."""
+    return struct.pack("<2iq", code - at, 0, key - at - 8)
+
+
+def ex_entry(at: int, code: int, fixup: int, word: int) -> bytes:
+    return struct.pack("<3i", code - at, fixup - at - 4, word)
+
+
+def _write_rows(data: bytearray) -> None:
+    """Write the tables, in the kernel's order: by key and code, and by code."""
+    entries = [
+        (place_of("first", FIRST, SiteKind.KEY) - 1, ADDRESSES["variable"]),
+        (place_of("first", FIRST, SiteKind.KEY), ADDRESSES["variable"] | 3),
+        (place_of("second", SECOND, SiteKind.KEY), ADDRESSES["variable"]),
+        (place_of("first", FIRST, SiteKind.KEY), ADDRESSES["key"]),
+    ]
+    for i, (code, key) in enumerate(entries):
+        at = ADDRESSES["__start___jump_table"] + 16 * i
+        data[at - DATA : at - DATA + 16] = jump_entry(at, code, key)
+    fault = place_of("first", FIRST, SiteKind.FIXUP)
+    for i, (code, word) in enumerate(
+        ((fault - 2, 1), (fault - 1, 1), (fault, ORDER), (fault + 1, 1))
+    ):
+        at = ADDRESSES["__start___ex_table"] + 12 * i
+        data[at - DATA : at - DATA + 12] = ex_entry(at, code, ADDRESSES["first"] + 3, word)
 
 
 def memory(
@@ -152,6 +203,7 @@ def memory(
             text[at : at + len(run)] = run
             at += len(run)
     data = bytearray(0x1000)
+    _write_rows(data)
     data[: len(CONTENT)] = CONTENT
     data[0x100:0x108] = VALUE
     data[0x200:0x208] = key.to_bytes(8, "little")

@@ -12,11 +12,12 @@ from tests.support.old_code.oracle import Memory
 HERE: Final = Path(__file__).parent
 KMODSRC: Final = HERE.parents[2] / "kmodsrc"
 HEADERS: Final = (
-    "linux/build_bug", "linux/cache", "linux/ctype", "linux/delay", "linux/elf", "linux/kallsyms",
+    "linux/build_bug", "linux/cache", "linux/ctype", "linux/delay", "linux/elf", "linux/jump_label",
+    "linux/kallsyms",
     "linux/kernel", "linux/mm", "linux/module", "linux/pgtable", "linux/printk", "linux/sched",
     "linux/slab", "linux/static_call", "linux/string", "linux/stringify", "linux/types",
     "linux/uaccess",
-    "asm/nops", "asm/nospec-branch", "asm/text-patching", "asm/unaligned",
+    "asm/extable", "asm/nops", "asm/nospec-branch", "asm/text-patching", "asm/unaligned",
 )  # fmt: skip
 CAUSES: Final = (
     "ok", "no_match", "failed_to_find", "bad_system_map", "target_not_loaded", "out_of_memory",

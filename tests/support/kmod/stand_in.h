@@ -127,4 +127,15 @@ static inline void put_unaligned_le64(u64 value, void *p)
 
 long __static_call_return0(void);
 
+/* linux/jump_label.h, asm/extable.h */
+struct jump_entry {
+	s32 code;
+	s32 target;
+	long key;
+};
+
+struct exception_table_entry {
+	int insn, fixup, data;
+};
+
 #endif

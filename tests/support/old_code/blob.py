@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ksplicd.create.old_code.sites import SiteKind
+from ksplicd.create.old_code.sites import ROWS, SiteKind
 from ksplicd.create.old_code.tables import FUNC, HEADER, RELOC, SITE, SYM
 
 
@@ -51,7 +51,7 @@ class Function:
     def is_plain(self, offset: int) -> bool:
         """Tell whether no relocation and no site covers the byte."""
         return not any(r.offset <= offset < r.offset + 8 for r in self.relocs) and not any(
-            s.offset <= offset < s.offset + s.size for s in self.sites
+            s.offset <= offset < s.offset + s.size for s in self.sites if s.kind not in ROWS
         )
 
 

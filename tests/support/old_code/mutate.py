@@ -159,7 +159,7 @@ def _sites_overlap(blob: Blob, choose: random.Random) -> None:
 
 def _site_kind(blob: Blob, choose: random.Random) -> None:
     site = blob.site(choose.randrange(blob.nr_sites))
-    blob.data[site.at + 4] = choose.randrange(14)
+    blob.data[site.at + 4] = choose.randrange(16)
 
 
 def _slot(blob: Blob, choose: random.Random) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from ksplicd.create.old_code.sites import SiteKind
+from ksplicd.create.old_code.sites import ROWS, SiteKind
 from ksplicd.create.old_code.tables import FUNC, HEADER, MAGIC, NO_SYM, RELOC, SITE, SYM, VERSION
 
 IN_TARGET: Final = 1 << 31
@@ -29,8 +29,9 @@ _SIZES: Final[Mapping[SiteKind, tuple[int, ...]]] = {
     SiteKind.RETURN: (5,), SiteKind.RETPOLINE: (5, 6), SiteKind.STATIC_CALL: (5, 6),
     SiteKind.PARAVIRT: tuple(range(5, 256)), SiteKind.ENDBR: (4,), SiteKind.RUNTIME_PTR: (8,),
     SiteKind.RUNTIME_SHIFT: (1,), SiteKind.CALL: (5,), SiteKind.ALT: tuple(range(1, 256)),
+    SiteKind.KEY: (1,), SiteKind.FIXUP: (1,),
 }  # fmt: skip
-_NEEDS_SYM: Final = (SiteKind.JUMP_LABEL, SiteKind.RUNTIME_PTR, SiteKind.RUNTIME_SHIFT)
+_NEEDS_SYM: Final = (SiteKind.JUMP_LABEL, SiteKind.RUNTIME_PTR, SiteKind.RUNTIME_SHIFT, *ROWS)
 
 
 class Verdict(StrEnum):
@@ -68,6 +69,7 @@ class Place(NamedTuple):
     replacement: bytes
     refs: tuple[Ref, ...]
     key: tuple[tuple[str, int] | None, int]
+    word: int
     is_direct_call: bool
 
 
@@ -82,7 +84,9 @@ class Claim:
 
     def in_place(self, offset: int) -> bool:
         """Tell whether a patch site covers the byte."""
-        return any(p.offset <= offset < p.offset + p.size for p in self.places)
+        return any(
+            p.offset <= offset < p.offset + p.size for p in self.places if p.kind not in ROWS
+        )
 
     def at_places(self) -> tuple[object, ...]:
         """Return all that the legality of the patch sites depends on."""
@@ -264,6 +268,7 @@ class _Reader:
         self.check(number in list(SiteKind))
         kind = SiteKind(number)
         self.check(length in _SIZES[kind] and offset <= size - length)
+        self.check(kind not in ROWS or self.target == "vmlinux")
         replacement, key = b"", None
         refs: tuple[Ref, ...] = ()
         is_direct_call = bool(feature >> 16 & 2)
@@ -278,7 +283,8 @@ class _Reader:
         if kind not in {*_NEEDS_SYM, SiteKind.STATIC_CALL}:
             addend = 0
         where = key, addend if key is not None else 0
-        return Place(offset, length, kind, replacement, refs, where, is_direct_call)
+        word = feature if kind == SiteKind.FIXUP else 0
+        return Place(offset, length, kind, replacement, refs, where, word, is_direct_call)
 
     def claims(self) -> list[Claim]:
         found = []

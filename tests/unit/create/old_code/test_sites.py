@@ -92,8 +92,9 @@ def test_jump_label_knows_size_and_target(tmp_path: Path, code: str, size: int) 
         "2: ret",
         table("__jump_table", ".long 1b - .", ".long 2b - .", ".quad key - ."),
     )
-    (site,) = sites_of(obj)
+    site, key = sites_of(obj)
     assert (site.kind, site.size) == (SiteKind.JUMP_LABEL, size)
+    assert (key.kind, key.offset, key.size) == (SiteKind.KEY, 0, 1)
     assert site.reference is not None
     assert site.reference.symbol.value + site.reference.addend == size + 1
 

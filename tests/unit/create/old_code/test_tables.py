@@ -8,7 +8,7 @@ import pytest
 
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.old_code import tables
-from ksplicd.create.old_code.sites import SiteKind, read_sites
+from ksplicd.create.old_code.sites import ROWS, SiteKind, read_sites
 from ksplicd.create.old_code.tables import OldUnit, compared_functions, write_old_code
 from ksplicd.create.stock.match import match_unit
 from ksplicd.elf.x86_64 import R_X86_64_PC32, R_X86_64_PLT32, RELOCATION_TYPES
@@ -18,10 +18,11 @@ from tests.support.objects.link import Linked, link
 from tests.support.old_code.blob import Blob
 
 SOURCE = r"""
+asm(".text\nbegin: .skip 16\n");
 extern int printk(const char *, ...);
 static int count;
 static int limits[4] = { 1, 2, 3, 4 };
-static __attribute__((noinline)) int helper(int x) { return printk("helper %d", x + count); }
+static __attribute__((noipa)) int helper(int x) { return printk("helper %d", x + count); }
 int user(int x) { count += limits[x]; return helper(x + 1); }
 int same_a(int x) { return x * 3; }
 int same_b(int x) { return x * 3; }
@@ -37,8 +38,11 @@ int site(void)
         ".pushsection .altinstr_replacement, \"ax\"\n2: call helper\n.popsection\n"
         "3: .byte 0x0f,0x1f,0x44,0,0\n"
         ".pushsection __jump_table, \"aw\"\n"
-        ".long 3b - ., 4f - .\n.quad count - .\n"
-        ".popsection\n4:");
+        ".long 3b - ., 4f - .\n.quad count + 3 - .\n"
+        ".popsection\n4:"
+        ".pushsection __ex_table, \"a\"\n"
+        ".long 4b - ., 3b - .\n.long 0x30007\n"
+        ".popsection");
     return 0;
 }
 """
@@ -49,7 +53,7 @@ int other(int x) { return helper(x); }
 int overridden(void) { return 2; }
 int printk(const char *format, ...) { return *format; }
 """
-SIZES = {".altinstructions": 12, "__jump_table": 16}
+SIZES = {".altinstructions": 12, "__jump_table": 16, "__ex_table": 12}
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def test_structures_are_those_of_format_h(tmp_path: Path) -> None:
             KSPLICE_SITE_FENTRY, KSPLICE_SITE_ALT, KSPLICE_SITE_JUMP_LABEL, KSPLICE_SITE_LOCK,
             KSPLICE_SITE_RETURN, KSPLICE_SITE_RETPOLINE, KSPLICE_SITE_STATIC_CALL,
             KSPLICE_SITE_PARAVIRT, KSPLICE_SITE_ENDBR, KSPLICE_SITE_RUNTIME_PTR,
-            KSPLICE_SITE_RUNTIME_SHIFT, KSPLICE_SITE_CALL,
+            KSPLICE_SITE_RUNTIME_SHIFT, KSPLICE_SITE_CALL, KSPLICE_SITE_KEY, KSPLICE_SITE_FIXUP,
         };
         """,
         f"-I{folder}",
@@ -173,7 +177,7 @@ def test_alternative_carries_its_replacement(linked: Linked) -> None:
     assert (site.size, site.alt_size, site.feature, site.nr_relocs) == (5, 5, 0x8042, 1)
     assert blob.data[site.alt] == 0xE8
     call = blob.reloc(site.reloc)
-    assert call.offset == 1
+    assert (call.offset, call.kind) == (1, tables.REF_SYM)
     assert call.type in (R_X86_64_PC32, R_X86_64_PLT32)
     name, position = blob.sym(call.ref)
     target = linked.map.addresses(name)[max(position, 1) - 1] + call.addend + 4
@@ -186,6 +190,27 @@ def test_jump_label_carries_its_target(linked: Linked) -> None:
     name, position = blob.sym(site.sym)
     target = linked.map.addresses(name)[max(position, 1) - 1] + site.addend
     assert target == linked.address("site") + site.offset + site.size
+
+
+def test_rows_of_tables_carry_what_they_lead_to(linked: Linked) -> None:
+    """objtool's mark at a key is not the kernel's."""
+    blob = Blob(write(linked, "unit"))
+    key, fixup = (s for s in blob.function("site").sites if s.kind in ROWS)
+    name, position = blob.sym(key.sym)
+    count = linked.map.addresses(name)[max(position, 1) - 1] + key.addend
+    assert (key.kind, key.offset, key.size) == (SiteKind.KEY, 5, 1)
+    assert count in {address | 1 for address in linked.map.addresses("count")}
+    name, position = blob.sym(fixup.sym)
+    target = linked.map.addresses(name)[max(position, 1) - 1] + fixup.addend
+    assert (fixup.kind, fixup.offset, fixup.feature) == (SiteKind.FIXUP, 10, 0x30007)
+    assert target == linked.address("site") + 5
+
+
+def test_rows_of_modules_are_left_out(linked: Linked) -> None:
+    match = match_unit(linked.objects["unit"], linked.image, linked.map)
+    sites = read_sites(ObjectIndex(linked.objects["unit"], SIZES))
+    blob = Blob(write_old_code("romfs", [OldUnit(match=match, sites=sites)], linked.map))
+    assert {s.kind for s in blob.function("site").sites} == {SiteKind.ALT, SiteKind.JUMP_LABEL}
 
 
 def test_refuses_units_without_running_code(linked: Linked) -> None:
