@@ -67,8 +67,11 @@ class ModuleSymbols(SymbolMap):
         imports: dict[str, int],
         sections: list[range],
         vmlinux: SymbolMap,
+        initial: Collection[MapSymbol] = (),
     ) -> None:
+        """``initial``: what kallsyms have while the module is being loaded, in the file's order."""
         super().__init__(own)
+        self._initial = SymbolMap(initial)
         self._imports = imports
         self._sections = sections
         self._vmlinux = vmlinux
@@ -91,8 +94,16 @@ class ModuleSymbols(SymbolMap):
         return name in self._imports and not self.is_own(name)
 
     def own_position(self, name: str, address: int) -> int | None:
-        """Return livepatch's sympos of one of the module's own symbols."""
-        return super().position(name, address)
+        """Return livepatch's sympos of one of the module's own symbols.
+
+        livepatch looks for it in a module that runs, and in one that is being loaded, which still
+        has its init symbols.  None when no position means this symbol at both times.
+        """
+        now, later = self._initial.addresses(name), super().addresses(name)
+        if len(now) <= len(later):
+            return super().position(name, address)
+        position = now.index(address) + 1 if address in later else 0
+        return position if position and later[position - 1 : position] == [address] else None
 
     def position(self, name: str, address: int) -> int | None:
         """Return the position of ``name`` at ``address`` as the old code's tables want it."""
@@ -140,12 +151,13 @@ def read_stock_module(data: bytes, name: str, vmlinux: SymbolMap) -> StockModule
         else imports.get(s.name, s.value)
         for s in symbols
     ]  # fmt: skip
-    own = [
-        MapSymbol(places[s.section] + s.value, _LETTERS.get(s.bind, "t"), s.name)
-        for s in symbols
-        if s.section in places and s.name and s.type not in (STT_SECTION, STT_FILE)
-        and not file.sections[s.section].name.startswith(".init")
-    ]  # fmt: skip
+    initial, own = [], []
+    for s in symbols:
+        if s.section in places and s.name and s.type not in (STT_SECTION, STT_FILE):
+            at = places[s.section] + s.value
+            initial.append(MapSymbol(at, _LETTERS.get(s.bind, "t"), s.name))
+            if not file.sections[s.section].name.startswith(".init"):
+                own.append(initial[-1])
     ranges = [range(at, at + file.sections[i].size + 1) for i, at in places.items()]
     return StockModule(
         name=name,
@@ -158,7 +170,7 @@ def read_stock_module(data: bytes, name: str, vmlinux: SymbolMap) -> StockModule
             ),
             file.build_id,
         ),
-        symbols=ModuleSymbols(own, imports, ranges, vmlinux),
+        symbols=ModuleSymbols(own, imports, ranges, vmlinux, initial),
         depends=_depends(file),
         freed=tuple(
             range(at, at + file.sections[i].size)

@@ -119,7 +119,7 @@ class StockUnit:
             address = self.address_of(name)
             if address is None and len(addresses) == 1:
                 address = addresses[0]
-            position = None if address is None else self.module.symbols.own_position(name, address)
+            position = None if address is None else self._own_position(self.module, name, address)
         else:
             position = self._vmlinux_position(name, is_local=True)
         if position is None:
@@ -136,12 +136,23 @@ class StockUnit:
         if is_local:
             return None
         if (address := symbols.global_address(name)) is not None:
-            return f".klp.sym.{module.name}.{name},{symbols.own_position(name, address)}"
+            return f".klp.sym.{module.name}.{name},{self._own_position(module, name, address)}"
         owner = self.vmlinux.exports.modules.get(name)
         if owner is not None and (symbols.is_import(name) or owner in module.depends):
             # Of a module that ours depends on: found when ours is patched, so it goes with ours.
             return f".klp.sym@{module.name}@{owner}.{name},0"
         return None
+
+    def _own_position(self, module: StockModule, name: str, address: int) -> int | None:
+        """Return the position in a module of what it has at ``address``."""
+        position = module.symbols.own_position(name, address)
+        if position is None and address in module.symbols.addresses(name):
+            raise ImageMismatchError(
+                f"{self.source}: {name}: {module.name} also has an init symbol of this name, which"
+                " livepatch would take for it in a module that is being loaded; leave what uses it"
+                " as it is, or fix this at the next boot"
+            )
+        return position
 
     def _vmlinux_position(self, name: str, *, is_local: bool) -> int | None:
         """Return the position in vmlinux of a symbol of the unit, or of a global one."""

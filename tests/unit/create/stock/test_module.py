@@ -17,7 +17,7 @@ from ksplicd.create.stock.module import (
     stock_modules,
 )
 from ksplicd.create.stock.system_map import MapSymbol, SymbolMap
-from ksplicd.elf.model import Object
+from ksplicd.elf.model import SHF_ALLOC, SHF_EXECINSTR, STT_FUNC, Object, Section, Symbol
 from ksplicd.elf.write import write_object
 from ksplicd.errors import ConfigDirError
 from tests.support.needs import require
@@ -54,6 +54,24 @@ def test_tables_tell_own_symbols_from_those_of_vmlinux(obj: Object, module: Stoc
         "table": IN_TARGET, "user": IN_TARGET,
     }  # fmt: skip
     assert {r.kind for f in blob.functions() for r in f.relocs} == {REF_SYM}
+
+
+@pytest.mark.parametrize(("is_first", "position"), [(True, None), (False, 1)])
+def test_position_is_that_of_a_module_being_loaded_too(
+    obj: Object, *, is_first: bool, position: int | None
+) -> None:
+    """There an init symbol of the same name is counted, and gone a moment later."""
+    init = Section(".init.text", flags=SHF_ALLOC | SHF_EXECINSTR, data=b"\xc3", align=1)
+    obj.sections.append(init)
+    at = next(i for i, s in enumerate(obj.symbols) if s.name == "next") + (not is_first)
+    obj.symbols.insert(at, Symbol("next", section=init, type=STT_FUNC, size=1))
+    module = read_stock_module(write_object(obj), "unit", SymbolMap([]))
+    (address,) = module.symbols.addresses("next")
+    assert module.symbols.own_position("next", address) == position
+    assert module.symbols.position("next", address) == IN_TARGET, "the core counts no init symbols"
+    (other,) = module.symbols.addresses("user")
+    assert module.symbols.own_position("user", other) == 0
+    assert module.symbols.own_position("next", other) is None
 
 
 def test_symbol_near_an_address_is_of_its_section(module: StockModule) -> None:

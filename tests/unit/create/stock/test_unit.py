@@ -9,7 +9,9 @@ from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.create.stock.kernel import StockKernel
 from ksplicd.create.stock.system_map import write_system_map
+from ksplicd.elf.model import SHF_ALLOC, SHF_EXECINSTR, STT_FUNC, Section, Symbol
 from ksplicd.elf.write import write_object
+from ksplicd.errors import ImageMismatchError
 from tests.support.objects.compile import compile_object
 from tests.support.objects.link import Linked, link
 from tests.support.objects.pair import SIZES
@@ -87,3 +89,23 @@ def test_the_same_in_a_module(kernel: StockKernel, tmp_path: Path) -> None:
     assert not kernel.has_global("mod", "own")
     assert kernel.has_global("vmlinux", "own")
     assert not kernel.has_global("vmlinux", "one")
+
+
+def test_what_a_module_being_loaded_has_twice(kernel: StockKernel, tmp_path: Path) -> None:
+    """``one`` stands behind an init symbol of its name, ``both`` before one."""
+    (tmp_path / "modules/kernel").mkdir(parents=True)
+    obj = compile_object(tmp_path, SOURCES["other"], name="other")
+    plain = ObjectIndex(compile_object(tmp_path, SOURCES["other"], name="other"), SIZES)
+    init = Section(".init.text", flags=SHF_ALLOC | SHF_EXECINSTR, data=b"\xc3", align=1)
+    obj.sections.append(init)
+    for name, behind in (("one", 0), ("both", 1)):
+        at = next(i for i, s in enumerate(obj.symbols) if s.name == name) + behind
+        bind = obj.symbols[at - behind].bind
+        obj.symbols.insert(at, Symbol(name, bind=bind, section=init, type=STT_FUNC, size=1))
+    (tmp_path / "modules/kernel/mod.ko").write_bytes(write_object(obj))
+    unit = kernel.add_unit("mod.c", plain, "mod")
+    assert unit.livepatch_symbol("both", is_local=False) == ".klp.sym.mod.both,1"
+    with pytest.raises(ImageMismatchError, match="mod also has an init symbol of this name"):
+        unit.livepatch_symbol("one", is_local=True)
+    with pytest.raises(ImageMismatchError, match="leave what uses it as it is"):
+        unit.sympos("one")
