@@ -107,6 +107,21 @@ def test_alternatives(
     assert table.size == 12
 
 
+def test_code_of_other_alternatives_is_overwritten(tmp_path: Path) -> None:
+    """objtool, which reads it all, gives up new code with a call that leads nowhere."""
+    other = 'ALT("call hidden", "7");'
+    d = compare(
+        tmp_path,
+        ALTERNATIVE.format("call exported; nop", "3", other),
+        ALTERNATIVE.format("call exported; pause", "3", other),
+    )
+    assert changed(d) == ["f"]
+    code = cut(d).obj.find_section(".altinstr_replacement")
+    assert code is not None
+    assert code.data == b"\xcc" * 5 + b"\xe8\0\0\0\0" + b"\xf3\x90"
+    assert [r.symbol.name for r in code.relocations] == ["exported"]
+
+
 FRAGMENT = """
 #define HAS(bit) asm goto("1: jmp 6f\\n2:\\n" \\
     ".pushsection .altinstr_aux,\\"ax\\"\\n6: testb $" #bit ", features(%%rip)\\n" \\

@@ -6,18 +6,22 @@ functions are data.  Here make is run; what a livepatch needs of the finished .k
 ``livepatch.py``.
 """
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ksplicd.create.build.kmodsrc import kmodsrc
 from ksplicd.create.messages import compiler_words
 from ksplicd.create.modules.c_tables import headers_of
 from ksplicd.create.modules.livepatch import write_livepatch_module
+from ksplicd.create.modules.unwind import check_unwind_data
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.tripwires import count_calls
 from ksplicd.create.stock.config_dir import ConfigDir
+from ksplicd.elf.read import read_object
 from ksplicd.elf.write import write_object
 from ksplicd.errors import BuildError
 from ksplicd.model import (
@@ -28,6 +32,7 @@ from ksplicd.model import (
 )
 from ksplicd.run import run_any
 
+_ORC: Final = re.compile(r"^CONFIG_UNWINDER_ORC=y$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modules:
@@ -57,14 +62,15 @@ def build_modules(
         raise BuildError(compiler_words("the update's modules", out + err))
     core, new = f"{core_module(kid)}.ko", f"{new_module(kid)}.ko"
     old = {target: f"{old_module(kid, target)}.ko" for target in old_code}
+    files = {name: (build / name).read_bytes() for name in (core, new, *old.values())}
+    if _ORC.search(config.text):
+        for name, ko in files.items():
+            check_unwind_data(read_object(ko, name), (out + err).decode(errors="replace"))
     return Modules(
         core=core,
         new=new,
         old=old,
-        files={
-            name: write_livepatch_module((build / name).read_bytes(), name)
-            for name in (core, new, *old.values())
-        },
+        files={name: write_livepatch_module(ko, name) for name, ko in files.items()},
     )
 
 

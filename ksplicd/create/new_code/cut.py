@@ -56,6 +56,8 @@ ONE_UPDATE: Final = (
 _NOT_KEPT: Final = (".orc_unwind", "__patchable_function_entries")
 """Special sections that come with their companion, and what nothing on x86 reads."""
 
+_INT3: Final = b"\xcc"
+
 _NOTES: Final = (
     ".discard.reachable", ".discard.unreachable", ".discard.retpoline_safe", ".discard.noendbr",
     ".discard.instr_begin", ".discard.instr_end", ".discard.intra_function_calls",
@@ -249,15 +251,19 @@ class Cutter:
         ]
 
     def copy_replacements(self, used: Iterable[tuple[Section, int, int]]) -> None:
-        """Copy the replacement code whole, but only the relocations of what is used."""
+        """Copy the replacement code that is used; what is between is overwritten.
+
+        Else objtool, which reads the whole section of linked new code, meets calls that have lost
+        their relocations, and gives up the object without an error.
+        """
         for section, offset, length in used:
             assert section.name == REPLACEMENTS
             if section not in self.copies:
-                self.copies[section] = self.copy(section)
-                self.copies[section].relocations = []
-            self.copies[section].relocations += [
-                r for r in section.relocations if offset <= r.offset < offset + length
-            ]
+                new = self.copies[section] = self.copy(section)
+                new.data, new.relocations = _INT3 * section.size, []
+            new, end = self.copies[section], offset + length
+            new.data = new.data[:offset] + section.data[offset:end] + new.data[end:]
+            new.relocations += [r for r in section.relocations if offset <= r.offset < end]
 
     # --- symbols --------------------------------------------------------------------------------
 
