@@ -12,7 +12,6 @@ it loses nothing: a transition goes on in the kernel and is found again at the n
 """
 
 import argparse
-import contextlib
 import logging
 import os
 import signal
@@ -181,11 +180,12 @@ class Daemon:
             coroutines.spawn(self._write_metrics())
 
     async def _notify_status(self, text: str) -> None:
-        missing: dict[str, str] = {}
-        with contextlib.suppress(KspliceError):  # logged where somebody waits for it
+        try:
             missing = await self._service.worker.run(self._engine.missing)
-        if missing:
-            text += f"; wanted and not applied: {' '.join(missing)}"
+        except KspliceError as e:
+            text += f"; what is wanted and not applied is not known: {e}"
+        else:
+            text += f"; wanted and not applied: {' '.join(missing)}" if missing else ""
         self._notify(f"STATUS={text}")
 
     async def _write_metrics(self) -> None:

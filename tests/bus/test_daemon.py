@@ -259,12 +259,29 @@ def test_job_that_went_wrong_is_looked_into(host: Host) -> None:
         "call", names.BUS_NAME, names.ROOT_PATH, names.MANAGER, "Apply", "st", samples.KID, "0"
     )
     assert job.stdout == 'to 1 "/org/ksplice/Ksplicd1/job/1"\n'
-    host.kernel.fail("livepatch")
-    wait_for(lambda: "livepatch: Too many open files" in host.log())
+
+    def has_gone_wrong() -> bool:
+        if not host.kernel.will_fail():  # whoever shows the status asks the kernel, too
+            host.kernel.fail("livepatch")
+        return f"update {KID}: livepatch: Too many open files" in host.log()
+
+    wait_for(has_gone_wrong)
+    host.kernel.heal()
     host.kernel.hold(on=False)
     wait_for(lambda: host.outcomes()[-1:] == ["APPLIED"])
     assert host.stage_of() == "applied"
     host.client().undo(samples.KID)
+
+
+def test_status_says_that_it_is_not_known_what_is_missing(host: Host) -> None:
+    host.client().stage(BUNDLE, SIGNATURE)
+    host.kernel.fail("build_id", new_module(KID))  # only the status asks for it then
+    assert host.client().apply(KID).result == "done"
+    host.hear(
+        "STATUS=0 of 1 updates applied; what is wanted and not applied is not known:"
+        " build_id: Too many open files"
+    )
+    assert host.client().undo(KID).result == "done"
 
 
 def test_job_goes_on_when_the_updates_cannot_be_shown(host: Host) -> None:

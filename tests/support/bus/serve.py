@@ -73,6 +73,14 @@ class KernelFile:
         """
         self._fault.write_text(f"{name} {module}")
 
+    def will_fail(self) -> bool:
+        """Tell whether the call that is to fail has not come yet."""
+        return self._fault.exists()
+
+    def heal(self) -> None:
+        """Let no call fail any more."""
+        self._fault.unlink(missing_ok=True)
+
     def _is_to_fail(self, name: str) -> bool:
         if not self._fault.exists():
             return False
