@@ -34,6 +34,7 @@ from ksplicd.run import run_any
 
 _ORC: Final = re.compile(r"^CONFIG_UNWINDER_ORC=y$", re.MULTILINE)
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modules:
     """The finished modules of an update, by file name."""

@@ -169,7 +169,8 @@ def _find(
     members: dict[str, bool] = {}
     for path, text in sources:
         if path.endswith(".h"):
-            members |= declared_members(text, field.type)
+            for name, is_pointer in declared_members(text, field.type).items():
+                members[name] = is_pointer and members.get(name, True)
     for path, text in sources:
         table = datum.name if path == unit or datum.bind != STB_LOCAL else None
         for copy in find(text, field, table, members):

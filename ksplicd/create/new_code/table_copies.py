@@ -85,6 +85,12 @@ class _Name:
     def is_pointer(self) -> bool:
         return self.stars > 0
 
+    def or_else(self, other: "_Name | None") -> "_Name":
+        """Return what a name that has both meanings can be at the most: a table, not a pointer."""
+        if other is None:
+            return self
+        return _Name(min(self.stars, other.stars), is_array=self.is_array and other.is_array)
+
 
 def find_copies(
     source: str, field: Field, table: str | None, members: dict[str, bool] | None = None
@@ -145,7 +151,7 @@ def _blanked(source: str) -> str:
 
 
 def declared_members(header: str, type_name: str) -> dict[str, bool]:
-    """Return the members that a header declares of a type; whether each is a pointer."""
+    """Return the members that a header declares of a type; whether each can only be a pointer."""
     text = _BLANKED.sub(" ", header)
     return {
         name: found.is_pointer
@@ -162,6 +168,12 @@ def _declared(
     A file's own variables are left out: each is one table, and another one.
     """
     found: dict[str, tuple[_Name, bool]] = {}
+
+    def note(name: str, what: _Name, *, is_shared: bool) -> None:
+        before = found.get(name)
+        is_same = before is not None and before[1] == is_shared
+        found[name] = (what.or_else(before[0] if before and is_same else None), is_shared)
+
     if type_name.split()[-1] not in text:
         return found
     words = r"\s+".join(map(re.escape, type_name.split()))
@@ -178,11 +190,11 @@ def _declared(
             continue
         is_shared = not is_local and (at_file_level or _is_in_record(text, m.start()))
         name = _Name(stars, is_array=m["index"] is not None)
-        found[m["name"]] = (name, is_shared)
+        note(m["name"], name, is_shared=is_shared)
         end = m.end()
         while not is_parameter and (more := _NEXT_DECLARED.match(text, end - 1)):
             name = _Name(len(more["star"]), is_array=more["index"] is not None)
-            found[more["name"]] = (name, is_shared)
+            note(more["name"], name, is_shared=is_shared)
             end = more.end()
     return found
 
@@ -317,12 +329,23 @@ def _is_copied(left: str, right: str, field: Field, names: dict[str, _Name]) -> 
     if name is not None:
         if m["star"]:
             return len(m["star"]) == name.stars
+        if _is_pointer(left, field, names):
+            return False
         if name.is_pointer:
             return m["index"] is not None and not name.is_array
         return m["index"] is not None or not name.is_array
     base = re.search(rf"({_IDENTIFIER})(?:\s*\[[^\[\]]*\])?\s*(?:->|\.)\s*{_IDENTIFIER}$", right)
     is_kept = _LASTING.search(left) is not None
     return bool(base and m["name"] == field.member and base[1] in names and is_kept)
+
+
+def _is_pointer(left: str, field: Field, names: dict[str, _Name]) -> bool:
+    """Tell whether what is set is a pointer to a table: a variable so declared, here or before."""
+    words = r"\s+".join(map(re.escape, field.type.split()))
+    if re.match(rf"\s*(?:(?:const|static|register)\s+)*{words}\b[\s\w]*\*[\s\w*]*$", left):
+        return True
+    variable = names.get(left.strip())
+    return variable is not None and variable.is_pointer
 
 
 def _arguments(text: str, at: int) -> list[str]:

@@ -110,6 +110,20 @@ def test_members_that_a_header_declares() -> None:
     assert [c.line for c in found] == [3, 3]
 
 
+@pytest.mark.parametrize(
+    "records",
+    ["struct a {\n\tstruct door_ops *ops;\n};\nstruct b {\n\tstruct door_ops ops;\n};\n",
+     "struct b {\n\tstruct door_ops ops;\n};\nstruct a {\n\tstruct door_ops *ops;\n};\n"],
+)  # fmt: skip
+def test_one_name_of_two_members(records: str) -> None:
+    """What is set tells a pointer from a table, where the name does not."""
+    assert declared_members(records, "struct door_ops") == {"ops": False}
+    assert lines(records + function("x->mine = y->ops;", "void"), table=None) == [9]
+    pointers = "struct door_ops *p = y->ops, q = y->ops; const struct door_ops *const c = y->ops;"
+    assert lines(records + function(pointers, "void"), table=None) == [9]  # q
+    assert lines(records + function("int n; p = y->ops;", "struct door_ops *p"), table=None) == []
+
+
 def test_typedef() -> None:
     field = Field(type="door_t", member="handler", is_pointer=True)
     assert lines(function("h->mine = *d;", "door_t *d"), field, None) == [3]
