@@ -34,6 +34,6 @@ def test_one_entry_of_a_section_will_do(tmp_path: Path) -> None:
 
 def test_no_table_at_all(tmp_path: Path) -> None:
     ko = read_object(compile_c(tmp_path, "int f(int x) { return x; }"), "m.ko")
-    with pytest.raises(BuildError, match="no unwind data for f, .*report this with the patch$"):
+    with pytest.raises(BuildError, match=r"no unwind data for f, .*report this with the patch$"):
         check_unwind_data(ko, "")
     check_unwind_data(read_object(compile_c(tmp_path, "int data = 1;"), "m.ko"), "")
