@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from ksplicd import bundle, minisign
-from ksplicd.cli import debug, output
+from ksplicd.cache import Cache, default_root
+from ksplicd.cli import debug, kernel, output
 from ksplicd.cli.arguments import read_kid
 from ksplicd.cli.format import format_hunk, to_hunks
+from ksplicd.cli.kernel import Inputs
 from ksplicd.cli.keys import ask_password
 from ksplicd.create.build.units import TargetFilter
 from ksplicd.create.ledger.accepted import read_accepted
@@ -28,9 +30,10 @@ from ksplicd.errors import CreateError, KeyFileError, PasswordNeededError
 from ksplicd.model import KID_LENGTH, is_kid, new_kid
 
 DESCRIPTION: Final = """\
-Build an update for a running kernel from its source and a change of it.  Only the files that the
-change touches are compiled, and those that a changed header changes.  The source tree is left as it
-was found.
+Build an update for a running kernel from its source and a change of it.  The kernel is named by
+its release, and its parts are fetched (--kernel), or it lies in folders (--config DIR SOURCE).
+Only the files that the change touches are compiled, and those that a changed header changes.  The
+source tree is left as it was found.
 """
 
 _OTHERS: Final = {
@@ -44,8 +47,9 @@ exit status: 0 the bundle was written; 66 the patch changes nothing that a runni
 70 the update contradicts the patch, a fault of ours; 1 refused or failed, with the reason on
 standard error.
 
-example: ksplice-create --patch fix.patch --config ./config --sign-key updates.key \\
-                        linux-source-6.1
+examples: ksplice create --kernel 6.1.0-50-cloud-amd64 --patch fix.patch --sign-key updates.key
+          ksplice-create --patch fix.patch --config ./config --sign-key updates.key \\
+                         linux-source-6.1
 """
 
 
@@ -53,12 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="the kernel's source tree")
+    kernel.add_arguments(parser)
     _add_input(parser.add_argument_group("the change, exactly one of"))
-    parser.add_argument(
-        "--config", metavar="DIR", type=Path, required=True,
-        help="folder with System.map, .config and build, optionally vmlinuz and flags",
-    )  # fmt: skip
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, default=Path(),
         help="where to put the bundle and its signature (default: here)",
@@ -165,6 +165,7 @@ def _add_input(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the bundle; return the exit status.  Raises ``KspliceError``."""
+    kernel.check_arguments(args)
     check_input(args)
     kid = args.id or new_kid()
     if not is_kid(kid):
@@ -183,7 +184,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.quiet:
             print(f"ksplice: [{time.monotonic() - started:5.1f} s] {line}", file=sys.stderr)
 
-    request = read_request(args, kid, module_key)
+    inputs = kernel.inputs_of(args, Cache(default_root(), progress=progress))
+    request = read_request(args, inputs, kid, module_key)
     if args.prebuild:
         return report_prebuilt(make_prebuilt(request, progress), args)
     with debug.shown(args.debug), naming_kept(args):
@@ -200,7 +202,7 @@ def run(args: argparse.Namespace) -> int:
         progress("note: the update is incomplete: hosts show what is missing from it")
     for note in created.notes:
         progress(f"note: {note}")
-    report(created, path, signed=key is not None, as_json=args.json, quiet=args.quiet)
+    report(created, path, args, inputs)
     return 0
 
 
@@ -214,12 +216,14 @@ def naming_kept(args: argparse.Namespace) -> Iterator[None]:
             output.print_error(f"ksplice: the temporary objects are in {args.keep}")
 
 
-def read_request(args: argparse.Namespace, kid: str, module_key: ModuleKey | None) -> Request:
+def read_request(
+    args: argparse.Namespace, inputs: Inputs, kid: str, module_key: ModuleKey | None
+) -> Request:
     """Return what was asked for."""
     return Request(
-        source=args.source,
-        config=args.config,
-        cache=cache_root(),
+        source=inputs.source,
+        config=inputs.config,
+        cache=default_root(),
         patches=tuple(args.patch),
         patch_options=tuple(args.patch_opt),
         extension=args.diffext,
@@ -294,11 +298,6 @@ def _stop(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def cache_root() -> Path:
-    """Return the folder for prepared trees."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ksplice"
-
-
 def read_key(path: Path) -> minisign.SecretKey:
     """Read the signing key, asking for its password where it has one."""
     try:
@@ -341,10 +340,11 @@ def write(created: Created, folder: Path, key: minisign.SecretKey | None) -> Pat
     return path
 
 
-def report(created: Created, path: Path, *, signed: bool, as_json: bool, quiet: bool) -> None:
+def report(created: Created, path: Path, args: argparse.Namespace, inputs: Inputs) -> None:
     """Print what came out."""
     m = created.manifest
-    if as_json:
+    signed = args.sign_key is not None
+    if args.json:
         out = {
             "schema": 1,
             "kid": m.kid,
@@ -358,6 +358,7 @@ def report(created: Created, path: Path, *, signed: bool, as_json: bool, quiet: 
             "replaces": list(m.replaces),
             "excludes": list(m.excludes),
             "kernel": {"release": m.kernel.release, "build_id": m.kernel.build_id},
+            "parts": dict(inputs.origins),
             "targets": [
                 {
                     "name": t.name,
@@ -376,6 +377,6 @@ def report(created: Created, path: Path, *, signed: bool, as_json: bool, quiet: 
             ],
         }
         print(json.dumps(out, indent=2))
-    elif not quiet:
+    elif not args.quiet:
         names = ", ".join(dict.fromkeys(f.name for t in m.targets for f in t.functions))
         print(f"{path}: {names} for {m.kernel.release}{'' if signed else ' (not signed)'}")

@@ -260,11 +260,14 @@ class Archive:
         try:
             for folder in ("lists/partial", "archives/partial", "sources.list.d", "none.d"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
-            (self.root / "status").touch()
             text = _SETTINGS.format(root=self.root) + (_AS_ROOT if os.geteuid() == 0 else "")
-            (self.root / "apt.conf").write_text(text)
-            sources = self.root / "sources.list.d/debian.sources"
-            sources.write_text("\n".join(map(self.mirror.stanza, self.mirror.suites())))
+            sources = "\n".join(map(self.mirror.stanza, self.mirror.suites()))
+            for name, wanted in (
+                ("status", ""), ("apt.conf", text), ("sources.list.d/debian.sources", sources),
+            ):  # fmt: skip
+                path = self.root / name
+                if not path.exists() or path.read_text() != wanted:
+                    path.write_text(wanted)  # apt reads all lists again after each change
         except OSError as e:
             raise space_or(e, self.root) from e
 

@@ -14,6 +14,7 @@ from ksplicd.cli.create import (
     read_key,
     read_module_key,
 )
+from ksplicd.cli.kernel import check_arguments
 from ksplicd.cli.main import main
 from ksplicd.errors import CreateError, KeyFileError
 from tests.support.needs import have_no_root
@@ -23,6 +24,30 @@ def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return parser.parse_args([*words, "--config", "c", "source"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no kernel given: give exactly one of --kernel RELEASE, --config DIR SOURCE"),
+        (["--kernel", "6", "--config", "c", "tree"], "--kernel and --config: give exactly one of"),
+        (["--config", "c"], "--config DIR: goes with SOURCE"),
+        (["--kernel", "6", "--git", "HEAD"], "--git: goes with SOURCE"),
+        (["--kernel", "6", "--diffext", ".new"], "--diffext: goes with SOURCE"),
+    ],
+)
+def test_exactly_one_kernel(words: list[str], message: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(CreateError, match=f"^{message}"):
+        check_arguments(parser.parse_args(words))
+
+
+def test_kernel_by_its_release_needs_no_source_and_takes_one() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for words in (["--patch", "p"], ["--git", "HEAD", "tree"], ["--prebuild"]):
+        check_arguments(parser.parse_args(["--kernel", "running", *words]))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``--kernel RELEASE``: the kernel's parts from its distribution, as ``ksplice create`` wants them.
+
+::
+
+    release ─▸ kernel ─▸ image, modules, headers, source ─▸ symbols ─▸ the folder of --config
+"""
+
+import argparse
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ksplicd.cache import Cache, Progress, digest_of
+from ksplicd.create.stock.config_dir import read_config_dir
+from ksplicd.create.stock.from_machine import RunningHost, find_symbols
+from ksplicd.create.stock.system_map import write_system_map
+from ksplicd.distro.debian import Debian
+from ksplicd.distro.model import Distribution, Kernel, Parts
+from ksplicd.errors import CreateError, NoSuchKernelError
+from ksplicd.run import has
+
+RUNNING: Final = "running"
+
+_DEBIANS: Final = re.compile(r"\bDebian (\d\S+)")
+"""In the second field of ``uname -v``, the version of the packages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What ``create`` is given of a kernel."""
+
+    source: Path
+    config: Path
+    """The folder that ``--config`` takes."""
+    origins: Mapping[str, str]
+    """Where each part came from, by its name."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which kernel the update is for."""
+    parser.add_argument(
+        "source", metavar="SOURCE", type=Path, nargs="?",
+        help="the kernel's source tree (with --kernel: default that of its distribution)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--kernel", metavar="RELEASE",
+        help="the kernel's `uname -r`, or `running`: image, headers, modules, symbols and source"
+        " are taken from Debian's archive; `ksplice kernels` lists what there is",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", metavar="DIR", type=Path,
+        help="folder with System.map, .config and build, optionally vmlinuz and flags; in place of"
+        " --kernel",
+    )  # fmt: skip
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ``CreateError`` unless one kernel is named, with a source where that is needed."""
+    if (args.kernel is None) == (args.config is None):
+        given = "--kernel and --config" if args.kernel else "no kernel given"
+        raise CreateError(f"{given}: give exactly one of --kernel RELEASE, --config DIR SOURCE")
+    if args.source is None and args.config is not None:
+        raise CreateError("--config DIR: goes with SOURCE, the kernel's source tree")
+    if args.source is None and (args.git is not None or args.diffext is not None):
+        option = "--git" if args.git is not None else "--diffext"
+        raise CreateError(f"{option}: goes with SOURCE, the tree that has the change")
+
+
+def inputs_of(args: argparse.Namespace, cache: Cache) -> Inputs:
+    """Return the parts of the kernel that the arguments name.  Raises ``KspliceError``."""
+    if args.kernel is None:
+        return Inputs(source=args.source, config=args.config, origins={})
+    return fetch(Debian(cache), args.kernel, cache, source=args.source)
+
+
+def fetch(
+    distribution: Distribution, release: str, cache: Cache, *, source: Path | None = None
+) -> Inputs:
+    """Return the parts of a kernel, fetched where they are not in the cache.
+
+    ``source``: a tree to take in place of the distribution's.  Raises ``DistroError`` and its
+    leaves, ``CreateError``.
+    """
+    kernel = find(distribution, release)
+    cache.progress(
+        f"{kernel.release} {kernel.version} of {distribution.name}, suite {kernel.suite}"
+    )
+    check_compiler(kernel)
+    parts = distribution.parts(kernel)
+    config, symbols = config_of(cache, parts)
+    origins = {
+        "image": parts.image.origin,
+        "modules": parts.modules.origin,
+        "headers": parts.headers.origin,
+        "symbols": symbols,
+        "source": parts.source.origin if source is None else str(source),
+        "compiler": read_config_dir(config).compiler_text,
+    }
+    show_origins(origins, cache.progress)
+    return Inputs(source=source or parts.source.path, config=config, origins=origins)
+
+
+def show_origins(origins: Mapping[str, str], progress: Progress) -> None:
+    """Say where each part came from."""
+    for name, origin in origins.items():
+        progress(f"{name}: {origin}")
+
+
+def find(distribution: Distribution, release: str) -> Kernel:
+    """Return a kernel by its release, or the one that runs.  Raises ``NoSuchKernelError``."""
+    if release != RUNNING:
+        return distribution.kernel(release)
+    name = os.uname()
+    match = _DEBIANS.search(name.version)
+    if match is None:
+        raise NoSuchKernelError(
+            f"{name.release}: the running kernel was not built by Debian (uname -v says"
+            f" {name.version}); name another one, or fill a folder for --config with"
+            " `ksplice config --running`"
+        )
+    return distribution.kernel(name.release, match[1])
+
+
+def check_compiler(kernel: Kernel) -> None:
+    """Raise ``NoSuchKernelError`` when this machine does not have the kernel's compiler.
+
+    Whether it is of the same revision is seen when the configuration is there.
+    """
+    if kernel.compiler and not has(kernel.compiler):
+        raise NoSuchKernelError(
+            f"{kernel.release} was built with {kernel.compiler}, which this machine does not have;"
+            f" install the package {kernel.compiler}, or make the update on a machine with the"
+            f" release of Debian that the kernel is of ({kernel.suite})"
+        )
+
+
+def config_of(cache: Cache, parts: Parts) -> tuple[Path, str]:
+    """Return the folder that ``--config`` takes, made of a kernel's parts, and whence the symbols.
+
+    The parts must have been asked for in this run: the folder has links to them.
+    """
+    release = parts.kernel.release
+    made_from = [parts.image, parts.modules, parts.headers]
+
+    def make(folder: Path) -> None:
+        cache.progress("reading the kernel's symbols")
+        vmlinuz = parts.image.path.read_bytes()
+        maps = RunningHost(release=release).maps if parts.symbols is None else (parts.symbols.path,)
+        symbols, origin = find_symbols(vmlinuz, maps)
+        (folder / "System.map").write_text(write_system_map(symbols))
+        (folder / "symbols").write_text(origin)
+        shutil.copyfile(parts.headers.path / ".config", folder / ".config")
+        for name, part in (
+            ("vmlinuz", parts.image),
+            ("build", parts.headers),
+            ("modules", parts.modules),
+        ):
+            (folder / name).symlink_to(part.path)
+        read_config_dir(folder)
+
+    digest = digest_of("1", release, [str(part.path) for part in made_from])
+    folder = cache.entry("kernel-config", digest, make)
+    return folder, (folder / "symbols").read_text()
