@@ -104,7 +104,7 @@ class Daemon:
         ]
         closed = self._bus.con.connect("closed", lambda *_: self._stop(1))
         if seconds := watchdog_seconds(os.environ, os.getpid()):
-            sources.append(GLib.timeout_add_seconds(seconds, self._on_watchdog))
+            sources.append(GLib.timeout_add_seconds(seconds, self._on_watchdog, seconds))
         coroutines.spawn(self._start())
         try:
             self._loop.run()
@@ -213,9 +213,22 @@ class Daemon:
     async def _reconcile(self) -> None:
         await self._service.reconciler.try_reconcile()
 
-    def _on_watchdog(self) -> bool:
+    def _on_watchdog(self, seconds: int) -> bool:
+        if why := self._service.worker.why_stuck(seconds):
+            self._give_up(why)
         self._notify("WATCHDOG=1")
         return True  # again
+
+    def _give_up(self, why: str) -> None:
+        """End, and be started again: the worker's thread is stuck, and nobody could end it.
+
+        The kernel may keep the process until what the thread waits for comes.  So the name is given
+        back first, and the watchdog, which hears no more, has systemd start another one.
+        """
+        _log.critical("the engine is stuck: %s; the service ends, and is started again", why)
+        self._bus.close()
+        logging.shutdown()
+        os._exit(1)
 
 
 def watchdog_seconds(environment: Mapping[str, str], pid: int) -> int:

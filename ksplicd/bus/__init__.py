@@ -5,6 +5,7 @@
 
     names            bus name, object paths, interfaces, polkit actions
     message          headers of D-Bus messages
+    descriptors      which descriptors may be read, and how they are closed
     gate             keeps what is too large or too much away from the daemon
     incoming         what comes from the bus, cut into messages
     outgoing         what goes to the bus, the gate's own messages among it
@@ -26,6 +27,7 @@
     job              a transition as an object
 
     engine_worker    the engine, and the one thread that it is used from
+    stuck_watch      whether that thread still gets on
     jobs             apply and undo, one at a time
     running_job      one transition, followed to its end
     stage_watch      the kernel's notice that a transition may have ended

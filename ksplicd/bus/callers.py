@@ -17,6 +17,8 @@ class Callers:
 
     def __init__(self) -> None:
         self.uids: dict[str, int] = {}
+        self.polkit = ""
+        """The connection that is polkit's, set by the loop's thread; empty: none."""
         self._held: dict[str, list[Message]] = {}
         self._size = 0
 

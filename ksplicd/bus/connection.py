@@ -19,7 +19,7 @@ class GatedBus(Bus):  # type: ignore[misc]
     def __init__(self, connection: Gio.DBusConnection, gate: Gate) -> None:
         super().__init__(connection)
         self._gate = gate
-        self.uid_of = gate.uid_of
+        self.uid_of, self.hear_polkit = gate.uid_of, gate.hear_polkit
 
     def close(self) -> None:
         """Send what is still to be sent, and hang up."""

@@ -10,9 +10,11 @@ GLib 2.74's Python binding has no asyncio loop, and asyncio beside GLib would be
 """
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from ksplicd.bus.loop import call_later, call_soon
@@ -74,15 +76,33 @@ async def sleep(seconds: float) -> None:
     await Wait(future)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """A call that a worker makes now; no two are equal."""
+
+    function: Callable[..., Any]
+    thread: int
+    """As of ``threading.get_ident()``."""
+
+
 class Worker:
     """One thread; calls are made in the order in which they were given."""
 
     def __init__(self) -> None:
+        self.work: Work | None = None
+        """What is done now; for other threads to look at."""
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ksplicd-worker")
 
     async def run(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
         """Call ``function`` on the thread and return what it returns, or raise what it raises."""
-        return await Wait(self._pool.submit(function, *args, **kwargs))
+        return await Wait(self._pool.submit(self._do, function, *args, **kwargs))
+
+    def _do(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        self.work = Work(function, threading.get_ident())
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.work = None
 
     def stop(self) -> None:
         """Finish the call that runs now, drop those that wait, and end the thread."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ksplicd.bus.coroutines import Worker
+from ksplicd.bus.stuck_watch import IDLE_SECONDS, StuckWatch
 from ksplicd.host.engine import Engine
 from ksplicd.host.stages import UpdateInfo
 
@@ -18,9 +19,11 @@ _T = TypeVar("_T")
 class EngineWorker:
     """Runs the engine's methods one after the other, beside the loop."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, idle_seconds: float = IDLE_SECONDS) -> None:
+        """A call that does nothing for ``idle_seconds`` is stuck."""
         self.engine = engine
         self._worker = Worker()
+        self._watch = StuckWatch(self._worker, idle_seconds)
 
     async def run(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
         """Call ``function`` on the thread and return what it returns, or raise what it raises."""
@@ -33,6 +36,10 @@ class EngineWorker:
     async def list_updates(self) -> list[UpdateInfo]:
         """Return every update as the kernel shows it now."""
         return await self.run(self.engine.list_updates)
+
+    def why_stuck(self, seconds: float) -> str:
+        """Return why the thread is stuck, or empty text; asked last ``seconds`` ago."""
+        return self._watch.look(seconds)
 
     def stop(self) -> None:
         """Finish the call that runs now, drop those that wait, and end the thread."""

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from ksplicd.bus.descriptors import Closer
 from ksplicd.bus.message import ANSWERS, FIXED_SIZE, Header, read_header, sizes
-from ksplicd.bus.outbox import close
 
 MAX_MESSAGE: Final = 64 << 10
 """Bytes of a call or signal.  The longest legal one carries a signature (``MAX_SIGNATURE_SIZE``);
@@ -39,7 +39,9 @@ class Message(NamedTuple):
 class FromBus:
     """What has come from the bus, cut into messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, closer: Closer) -> None:
+        """``closer`` closes the descriptors of what is not kept."""
+        self._closer = closer
         self._buffer = bytearray()
         self._skip = 0
         """Bytes to come of a message that nobody needs."""
@@ -49,8 +51,12 @@ class FromBus:
         """With the end of the bytes that they came with."""
 
     def read(self, bus: socket.socket) -> bytes:
-        """Return what has come, and keep the descriptors.  Raises ``ClosedError``."""
-        data, notes, _, _ = bus.recvmsg(CHUNK, _FDS, socket.MSG_CMSG_CLOEXEC)
+        """Return what has come, and keep the descriptors.  Raises ``ClosedError``.
+
+        Without room for them the kernel drops them, which waits for nobody.
+        """
+        room = _FDS if self._closer.has_room else 0
+        data, notes, _, _ = bus.recvmsg(CHUNK, room, socket.MSG_CMSG_CLOEXEC)
         self._received += len(data)
         for level, kind, packed in notes:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -80,7 +86,7 @@ class FromBus:
                     header = read_header(self._buffer, at)
             is_answer = header is not None and header.kind in ANSWERS
             if header is None or (size > MAX_MESSAGE and not is_answer):
-                close(self._take_fds(at, size))
+                self._closer.close(self._take_fds(at, size))
                 self._skip = max(0, size - left)
                 if header is not None:
                     yield Message(header, bytearray(), [], size)
@@ -107,4 +113,4 @@ class FromBus:
     def close(self) -> None:
         """Close the descriptors that are left."""
         for _, fds in self._fds:
-            close(fds)
+            self._closer.close(fds)

@@ -5,8 +5,9 @@ The details of a question show up in the password dialog and in polkit's rules, 
 allow one update and refuse another.  Without polkit on the bus everyone may look and only root may
 do more.  Root is not asked about: it is obeyed though polkit be ill.
 
-Who may look is asked once for each connection, whatever the update, until polkit sends ``Changed``:
-everybody looks often.
+Who may look is asked once for each connection, whatever the update, until polkit sends ``Changed``
+or another polkit comes: everybody looks often.  Anybody may send a signal that looks like polkit's;
+heard are those of the connection that has polkit's name.
 
 The bus lets a connection wait for 128 answers at a time (``max_replies_per_connection`` of
 dbus-daemon(1)), so questions take turns.  A password dialog may stay open for as long as its user
@@ -14,7 +15,9 @@ likes: polkit is asked without a dialog first, and only a caller who needs one t
 places, so that no other caller waits for it.  One user has a few of these at most.
 """
 
+import contextlib
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
@@ -22,7 +25,7 @@ from typing import Final
 from gi.repository import Gio, GLib
 
 from ksplicd.bus import names
-from ksplicd.bus.coroutines import Turn, Wait
+from ksplicd.bus.coroutines import Turn, Wait, spawn
 from ksplicd.bus.errors import text_of
 from ksplicd.bus.names import Action
 from ksplicd.bus.wrapper import Call
@@ -54,8 +57,10 @@ _ABSENT: Final = (
 class Polkit:
     """polkit as seen over one bus connection."""
 
-    def __init__(self, connection: Gio.DBusConnection) -> None:
+    def __init__(self, connection: Gio.DBusConnection, hear: Callable[[str], None]) -> None:
+        """``hear`` is told which connection's signals are polkit's; empty: nobody's."""
         self._connection = connection
+        self._hear = hear
         self._questions = Turn(_QUESTIONS)
         self._bus_questions = Turn(_BUS_QUESTIONS)
         self._dialogs: Counter[int | None] = Counter()
@@ -64,10 +69,27 @@ class Polkit:
         self._changes = 0
         connection.signal_subscribe(
             _POLKIT, f"{_POLKIT}.Authority", "Changed", None, None, Gio.DBusSignalFlags.NONE,
-            self._on_changed,
+            lambda *_: self._forget(),
         )  # fmt: skip
+        connection.signal_subscribe(
+            names.DBUS, names.DBUS, "NameOwnerChanged", None, _POLKIT, Gio.DBusSignalFlags.NONE,
+            lambda *signal: self._on_owner(signal[5].unpack()[2]),
+        )  # fmt: skip
+        spawn(self._find_owner())
 
-    def _on_changed(self, *_: object) -> None:
+    async def _find_owner(self) -> None:
+        """Ask who is polkit; when nobody is, the bus tells as soon as somebody is."""
+        with contextlib.suppress(GLib.Error):
+            reply = await call_bus(
+                self._connection, DBUS, "GetNameOwner", GLib.Variant("(s)", (_POLKIT,))
+            )
+            self._on_owner(reply.unpack()[0])
+
+    def _on_owner(self, connection: str) -> None:
+        self._hear(connection)
+        self._forget()
+
+    def _forget(self) -> None:
         """Forget what may be otherwise now."""
         self._changes += 1
         self._lookers.clear()

@@ -30,6 +30,7 @@ from ksplicd.bus.polkit import Polkit
 from ksplicd.bus.reconciler import Reconciler
 from ksplicd.bus.shown import Shown
 from ksplicd.bus.soak_watch import SoakWatch
+from ksplicd.bus.stuck_watch import IDLE_SECONDS
 from ksplicd.bus.tripwire_watch import TripwireWatch
 from ksplicd.bus.undo_on_warning import UndoOnWarning
 from ksplicd.host.engine import Engine
@@ -47,6 +48,8 @@ class Surroundings:
     drop_retry_seconds: float = RETRY_SECONDS
     apply_retry_seconds: float = FIRST_SECONDS
     """Before the first further try of an apply that a fault of the machine ended."""
+    idle_seconds: float = IDLE_SECONDS
+    """For which the worker may wait for the machine, and do nothing, before it counts as stuck."""
 
 
 class Service:
@@ -56,8 +59,8 @@ class Service:
         self, engine: Engine, bus: Any, journal: Journal, surroundings: Surroundings
     ) -> None:
         """``bus`` is a pydbus bus."""
-        self.worker = worker = EngineWorker(engine)
-        polkit = Polkit(bus.con)
+        self.worker = worker = EngineWorker(engine, surroundings.idle_seconds)
+        polkit = Polkit(bus.con, bus.hear_polkit)
         self.objects = Objects(bus, polkit.check_inspect)
         jobs = Jobs(worker, polkit, journal, surroundings.modules)
         self.shown = shown = Shown(worker, self.objects, jobs, polkit.check_inspect)

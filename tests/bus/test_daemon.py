@@ -17,7 +17,7 @@ from ksplicd.errors import AlreadyAppliedError, NoDaemonError, UnexpectedError
 from ksplicd.model import core_module, new_module
 from tests.support.bundles import samples
 from tests.support.bus.calls import BUNDLE, KID, MANAGER, SIGNATURE
-from tests.support.bus.forks import ROOT
+from tests.support.bus.forks import ROOT, Fork
 from tests.support.bus.host import Host
 from tests.support.waiting import PATIENCE, wait_for
 
@@ -30,6 +30,33 @@ def test_sigterm_is_a_clean_end(host: Host) -> None:
 
 def test_watchdog_hears_of_us(bare_host: Host) -> None:
     bare_host.start(WATCHDOG_USEC="2000000")
+    bare_host.hear("WATCHDOG=1")
+
+
+def test_a_stuck_engine_ends_the_daemon(bare_host: Host, polkit: Fork) -> None:
+    """And the next one knows how far the kernel is."""
+    bare_host.start(WATCHDOG_USEC="2000000", KSPLICE_IDLE_SECONDS="2")
+    bare_host.client().stage(BUNDLE, SIGNATURE)
+    bare_host.kernel.stick()
+    with pytest.raises((GLib.Error, NoDaemonError, UnexpectedError)):
+        bare_host.client().apply(KID)
+    assert bare_host.daemon.wait(PATIENCE) == 1
+    assert "Engine.start_apply has got nowhere for 2 s" in bare_host.log()
+    bare_host.kernel.stick(on=False)
+    bare_host.start()
+    assert bare_host.stage_of() == "failed"
+    with bare_host.kernel.open() as kernel:
+        assert core_module(KID) not in kernel.modules()
+    bare_host.client().apply(KID)
+    assert bare_host.stage_of() == "applied"
+
+
+def test_an_engine_with_much_to_do_is_not_stuck(bare_host: Host, polkit: Fork) -> None:
+    bare_host.start(WATCHDOG_USEC="2000000", KSPLICE_IDLE_SECONDS="2")
+    bare_host.client().stage(BUNDLE, SIGNATURE)
+    bare_host.kernel.busy(1.5)
+    bare_host.client().apply(KID)
+    assert bare_host.stage_of() == "applied"
     bare_host.hear("WATCHDOG=1")
 
 

@@ -19,6 +19,7 @@ from ksplicd.model import Kernel
 from tests.support.bundles import samples
 from tests.support.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, UPDATE, call, error_of
 from tests.support.bus.forks import ROOT
+from tests.support.bus.fuse import unreadable_file
 from tests.support.bus.host import Host
 from tests.support.waiting import wait_for
 
@@ -117,6 +118,19 @@ def test_a_pipe_is_no_bundle(host: Host) -> None:
     finally:
         os.close(r)
         os.close(w)
+
+
+def test_a_file_of_fuse_is_refused_unread(host: Host) -> None:
+    """Whose server would have the only thread wait; also where it is closed."""
+    host.client().stage(BUNDLE, SIGNATURE)
+    with unreadable_file(host.daemon.pid) as fd:
+        for _ in range(3):
+            with pytest.raises(GLib.Error, match="local file system") as caught:
+                stage_fd(host, fd)
+            assert Gio.DBusError.get_remote_error(caught.value) == ERROR + "BadBundle"
+        host.client().apply(KID)
+        host.client().undo(KID)
+        assert host.stage_of() == "reversed"
 
 
 def test_a_file_without_end_is_no_bundle(host: Host, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from systemd.daemon import notify
 
 from ksplicd.bus.connection import connect
 from ksplicd.bus.service import Surroundings
+from ksplicd.bus.stuck_watch import IDLE_SECONDS
 from ksplicd.daemon import Daemon, run_boot, run_shutdown
 from ksplicd.errors import KspliceError, UnexpectedError
 from ksplicd.host.boot import why_disabled
@@ -52,6 +53,8 @@ class KernelFile:
         self._hold = path.with_suffix(".hold")
         self._slow = path.with_suffix(".slow")
         self._fault = path.with_suffix(".fault")
+        self._stuck = path.with_suffix(".stuck")
+        self._busy = path.with_suffix(".busy")
         self._read = b""
         self._simulator: Simulator
 
@@ -65,6 +68,14 @@ class KernelFile:
     def slow(self, *, on: bool = True) -> None:
         """Let every load and unload take half a second, the first half of it before the deed."""
         self._slow.touch() if on else self._slow.unlink()
+
+    def stick(self, *, on: bool = True) -> None:
+        """Let every load wait for ever, after the deed."""
+        os.mkfifo(self._stuck) if on else self._stuck.unlink()
+
+    def busy(self, seconds: float) -> None:
+        """Let every load work for so long."""
+        self._busy.write_text(str(seconds))
 
     def fail(self, name: str, module: str = "") -> None:
         """Have the next call of ``name`` fail, as when there is no free descriptor.
@@ -131,6 +142,12 @@ class KernelFile:
                     simulator.complete()
             if is_slow:
                 time.sleep(0.25)
+            if name == "load_module" and self._stuck.exists():
+                os.close(os.open(self._stuck, os.O_RDONLY))  # nobody opens it for writing
+            if name == "load_module" and self._busy.exists():
+                end = time.monotonic() + float(self._busy.read_text())
+                while time.monotonic() < end:
+                    pass
             return answer
 
         return call
@@ -227,6 +244,7 @@ def main(address: str, folder: Path, way: str = "") -> int:
         modules=folder / "modules",
         kmsg=folder / "kmsg",
         apply_retry_seconds=float(os.environ.get("KSPLICE_APPLY_SECONDS", "5")),
+        idle_seconds=float(os.environ.get("KSPLICE_IDLE_SECONDS", IDLE_SECONDS)),
         drop_retry_seconds=float(os.environ.get("KSPLICE_RETRY_SECONDS", "60")),
     )
     daemon = Daemon(

@@ -46,14 +46,16 @@ def call_of(uid: int) -> Call:
 def test_one_user_does_not_hold_all_dialogs(monkeypatch: pytest.MonkeyPatch) -> None:
     dialogs: list[Future[None]] = []
 
-    async def ask(_connection: object, _where: object, _method: str, args: Any, **_: Any) -> Any:
+    async def ask(_connection: object, _where: object, method: str, args: Any, **_: Any) -> Any:
+        if method == "GetNameOwner":
+            return GLib.Variant("(s)", (":1.1",))
         if is_dialog := bool(args.unpack()[3]):
             dialogs.append(Future())
             await Wait(dialogs[-1])
         return GLib.Variant("((bba{ss}))", ((is_dialog, not is_dialog, {}),))
 
     monkeypatch.setattr(polkit, "call_bus", ask)
-    asked = Polkit(cast(Gio.DBusConnection, Connection()))
+    asked = Polkit(cast(Gio.DBusConnection, Connection()), lambda _: None)
 
     async def hold() -> None:
         await asked.check(call_of(1), Action.APPLY)
