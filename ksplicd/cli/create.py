@@ -16,6 +16,7 @@ from ksplicd import bundle, minisign
 from ksplicd.cache import Cache, default_root
 from ksplicd.cli import debug, kernel, output
 from ksplicd.cli.arguments import read_kid
+from ksplicd.cli.cache import keep_bounded, read_default
 from ksplicd.cli.format import format_hunk, to_hunks
 from ksplicd.cli.kernel import Inputs
 from ksplicd.cli.keys import ask_password
@@ -28,6 +29,7 @@ from ksplicd.create.request import Created, Request
 from ksplicd.create.work_folder import make_empty
 from ksplicd.errors import CreateError, KeyFileError, PasswordNeededError
 from ksplicd.model import KID_LENGTH, is_kid, new_kid
+from ksplicd.pruning import using
 
 DESCRIPTION: Final = """\
 Build an update for a running kernel from its source and a change of it.  The kernel is named by
@@ -184,12 +186,15 @@ def run(args: argparse.Namespace) -> int:
         if not args.quiet:
             print(f"ksplice: [{time.monotonic() - started:5.1f} s] {line}", file=sys.stderr)
 
-    inputs = kernel.inputs_of(args, Cache(default_root(), progress=progress))
-    request = read_request(args, inputs, kid, module_key)
-    if args.prebuild:
-        return report_prebuilt(make_prebuilt(request, progress), args)
-    with debug.shown(args.debug), naming_kept(args):
-        created = create(request, progress)
+    cache = Cache(default_root(), progress=progress)
+    read_default()  # raises before an hour is spent on compiling
+    with using(cache):
+        inputs = kernel.inputs_of(args, cache)
+        request = read_request(args, inputs, kid, module_key)
+        if args.prebuild:
+            return report_prebuilt(make_prebuilt(request, progress), args)
+        with debug.shown(args.debug), naming_kept(args):
+            created = create(request, progress)
     path = write(created, args.output, key)
     if args.verbose:
         for name, why in created.files.items():
@@ -203,6 +208,7 @@ def run(args: argparse.Namespace) -> int:
     for note in created.notes:
         progress(f"note: {note}")
     report(created, path, args, inputs)
+    keep_bounded(cache)
     return 0
 
 

@@ -24,6 +24,7 @@ _MODULES: Final = {
     "create": "ksplicd.cli.create",
     "config": "ksplicd.cli.config",
     "kernels": "ksplicd.cli.kernels",
+    "cache": "ksplicd.cli.cache",
     "objdiff": "ksplicd.cli.objdiff",
     "try": "ksplicd.cli.try_",
     "apply": _CHANGE,
@@ -41,6 +42,7 @@ _MODULES: Final = {
 _HELP: Final = {
     "create": "build an update from a kernel's source and a patch",
     "config": "fill the folder that create needs for --config",
+    "cache": "show what the cache holds, and prune it",
     "kernels": "list the kernels that can be patched here",
     "objdiff": "compare two objects and cut out the new code",
     "try": "apply an update in a throwaway guest, check it, and undo it",

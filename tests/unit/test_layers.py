@@ -43,6 +43,7 @@ ROOMS: Final = {
     "config": "errors",
     "run": "errors",
     "cache": "",
+    "pruning": "cache",
     "elf": "errors notes",
     # create: from a patch to a bundle
     "create": "",
@@ -96,7 +97,7 @@ ROOMS: Final = {
     "lab": "create/stock distro cache elf run bundle NOUNS",
     "cli": "create/build create/modules create/objdiff create/pipeline create/request"
     " create/prebuild create/stock create/patch create/debug create/work_folder create/ledger"
-    " HOST bus lab distro cache elf run config FILES NOUNS",
+    " HOST bus lab distro cache pruning elf run config FILES NOUNS",
     "daemon": "bus HOST config FILES NOUNS",
     "__main__": "cli",
 }

@@ -123,6 +123,7 @@ class BuildTree:
         fd = os.open(self.output, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+            os.utime(self.output)  # the cache deletes first what was used longest ago
             self._forget()
             if not (self.output / _READY).exists():
                 self._prepare()
