@@ -21,6 +21,7 @@ from ksplicd.create.stock.from_machine import RunningHost, find_symbols
 from ksplicd.create.stock.system_map import write_system_map
 from ksplicd.distro.debian import Debian
 from ksplicd.distro.model import Distribution, Kernel, Parts
+from ksplicd.distro.plain import Plain
 from ksplicd.errors import CreateError, NoSuchKernelError
 from ksplicd.run import has
 
@@ -50,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernel", metavar="RELEASE",
         help="the kernel's `uname -r`, or `running`: image, headers, modules, symbols and source"
-        " are taken from Debian's archive; `ksplice kernels` lists what there is",
+        " are taken from Debian's archive; `ksplice kernels` lists what there is. A path, such as"
+        " ./: a folder in which a kernel was built",
     )  # fmt: skip
     parser.add_argument(
         "--config", metavar="DIR", type=Path,
@@ -75,6 +77,9 @@ def inputs_of(args: argparse.Namespace, cache: Cache) -> Inputs:
     """Return the parts of the kernel that the arguments name.  Raises ``KspliceError``."""
     if args.kernel is None:
         return Inputs(source=args.source, config=args.config, origins={})
+    if "/" in args.kernel:
+        plain = Plain(Path(args.kernel))
+        return fetch(plain, plain.kernels()[0].release, cache, source=args.source)
     return fetch(Debian(cache), args.kernel, cache, source=args.source)
 
 
@@ -87,9 +92,8 @@ def fetch(
     leaves, ``CreateError``.
     """
     kernel = find(distribution, release)
-    cache.progress(
-        f"{kernel.release} {kernel.version} of {distribution.name}, suite {kernel.suite}"
-    )
+    suite = f", suite {kernel.suite}" if kernel.suite else ""
+    cache.progress(f"{kernel.release} {kernel.version} of {distribution.name}{suite}")
     check_compiler(kernel)
     parts = distribution.parts(kernel)
     config, symbols = config_of(cache, parts)
@@ -135,7 +139,7 @@ def check_compiler(kernel: Kernel) -> None:
         raise NoSuchKernelError(
             f"{kernel.release} was built with {kernel.compiler}, which this machine does not have;"
             f" install the package {kernel.compiler}, or make the update on a machine with the"
-            f" release of Debian that the kernel is of ({kernel.suite})"
+            f" release that the kernel is of ({kernel.suite or kernel.version})"
         )
 
 
@@ -145,7 +149,7 @@ def config_of(cache: Cache, parts: Parts) -> tuple[Path, str]:
     The parts must have been asked for in this run: the folder has links to them.
     """
     release = parts.kernel.release
-    made_from = [parts.image, parts.modules, parts.headers]
+    given = [parts.image, parts.modules, parts.headers, parts.symbols, parts.flags]
 
     def make(folder: Path) -> None:
         cache.progress("reading the kernel's symbols")
@@ -156,13 +160,17 @@ def config_of(cache: Cache, parts: Parts) -> tuple[Path, str]:
         (folder / "symbols").write_text(origin)
         shutil.copyfile(parts.headers.path / ".config", folder / ".config")
         for name, part in (
-            ("vmlinuz", parts.image),
-            ("build", parts.headers),
-            ("modules", parts.modules),
-        ):
-            (folder / name).symlink_to(part.path)
+            ("vmlinuz", parts.image), ("build", parts.headers), ("modules", parts.modules),
+            ("flags", parts.flags),
+        ):  # fmt: skip
+            if part is not None and part.path.exists():
+                (folder / name).symlink_to(part.path)
         read_config_dir(folder)
 
-    digest = digest_of("1", release, [str(part.path) for part in made_from])
+    # a folder of one's own is built in again and again
+    files = [parts.headers.path / ".config", *(p.path for p in given if p is not None)]
+    stats = [(p, p.stat()) for p in files if p.exists()]
+    made_from = [(str(p), s.st_ino, s.st_mtime_ns * p.is_file(), s.st_size) for p, s in stats]
+    digest = digest_of("2", release, made_from)
     folder = cache.entry("kernel-config", digest, make)
     return folder, (folder / "symbols").read_text()

@@ -46,13 +46,15 @@ class Parts:
     image: Part
     """The bootable image."""
     modules: Part
-    """The folder of the kernel's modules."""
+    """The folder of the kernel's modules; it may be missing, and then no module is changed."""
     headers: Part
     """The folder against which modules are built; with ``.config``."""
     source: Part
     """The source tree."""
     symbols: Part | None
     """A map of the symbols; None: only the tables inside the image."""
+    flags: Part | None = None
+    """Further arguments for make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,6 +108,17 @@ def test_source_of_ones_own_is_taken(tmp_path: Path, folders: Folders) -> None:
     assert inputs.origins["source"] == str(own)
 
 
+def test_folder_that_was_built_in_again_is_read_again(tmp_path: Path, folders: Folders) -> None:
+    cache = Cache(tmp_path / "cache")
+    first, _ = config_of(cache, folders.parts(KERNEL))
+    assert config_of(cache, folders.parts(KERNEL))[0] == first
+    map_ = folders.root / "System.map"
+    map_.write_text(map_.read_text() + "ffffffff81000001 T more\n")
+    again, _ = config_of(cache, folders.parts(KERNEL))
+    assert again != first
+    assert "more" in (again / "System.map").read_text()
+
+
 def test_nothing_is_kept_of_parts_that_do_not_belong_together(
     tmp_path: Path, folders: Folders
 ) -> None:
