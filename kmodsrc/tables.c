@@ -117,6 +117,7 @@ static bool are_relocs_ok(const struct ksplice_matching *m, struct owned *owned,
 		    !is_reloc_ok(m, &r[i]))
 			return false;
 		end = r[i].off + width;
+		cond_resched();
 	}
 	return true;
 }
@@ -183,6 +184,7 @@ static bool is_func_ok(struct ksplice_matching *m, struct owned *owned,
 		if (i && (s[i - 1].off > s[i].off ||
 			  (s[i - 1].off == s[i].off && s[i - 1].kind > s[i].kind)))
 			return false;
+		cond_resched();
 	}
 	return true;
 }
