@@ -4,11 +4,11 @@
  * would not look for on the stacks of tasks: cold parts, what is reached by a
  * jump, by a pointer or by a kprobe.  To livepatch, such a part is the new form
  * of its anchor; so the new code is not unloaded while a task is in it.  An
- * anchor's name ends in the function's, which conflicts.c shows.
+ * anchor's name is KSPLICE_ANCHOR_PREFIX from the command line, a number, "_"
+ * and the function's name, which conflicts.c shows.
  */
 #include <linux/compiler.h>
 #include <linux/compiler_types.h>
-#include "types.h"
 
 #define KSPLICE_ANCHOR_NAME(n, name)	__PASTE(__PASTE(KSPLICE_ANCHOR_PREFIX, n), _##name)
 

@@ -58,12 +58,6 @@ enum ksplice_target_state {
 	KSPLICE_TARGET_UNPATCHED,
 };
 
-/*
- * What the names of anchors begin with, see anchors.c.  A number, "_" and the
- * name of the function that one stands for follow.  Also in ksplicd/model.py.
- */
-#define KSPLICE_ANCHOR_PREFIX	ksplice_anchor_
-
 /* Call @visit with the symbols of the module @target, or of all modules. */
 typedef int ksplice_walk_fn(const char *target, void *visit, void *data);
 

@@ -25,6 +25,7 @@ from ksplicd.elf.read import read_object
 from ksplicd.elf.write import write_object
 from ksplicd.errors import BuildError
 from ksplicd.model import (
+    ANCHOR_PREFIX,
     core_module,
     flat_target,
     new_module,
@@ -109,6 +110,7 @@ def make_command(
         f"KSPLICE_NEW={' '.join(_objects(new_code))}",
         f"KSPLICE_REDIRECTS={'y' if any(unit.redirects for unit in new_code) else ''}",
         f"KSPLICE_ANCHORS={'y' if any(unit.anchors for unit in new_code) else ''}",
+        f"KSPLICE_ANCHOR_PREFIX={ANCHOR_PREFIX}",
         f"KSPLICE_KEEPS_CODE={'y' if any(unit.keeps_code for unit in new_code) else ''}",
         f"KSPLICE_TRIPWIRES={tripwires or ''}", "modules",
     ]  # fmt: skip
