@@ -6,6 +6,7 @@
  * Part of the new-code module, because the patch is.  No locks: tasks are
  * walked under RCU, and what is read of them may be outdated when it is shown.
  */
+#include <linux/cpumask.h>
 #include <linux/jiffies.h>
 #include <linux/kobject.h>
 #include <linux/livepatch.h>
@@ -86,28 +87,36 @@ static const char *name_of(const struct klp_func *func)
 	return strchr(func->old_name + strlen(prefix), '_') + 1;
 }
 
-static ssize_t conflicts_show(struct kobject *unused, struct kobj_attribute *attr, char *buf)
+/* Add a task that holds the transition up.  There is only a page: half of it is for stacks. */
+static ssize_t emit_task(char *buf, ssize_t len, struct task_struct *task)
 {
-	struct task_struct *process, *task;
 	char comm[TASK_COMM_LEN];
 	unsigned long stack[STACK_DEPTH];
 	unsigned int i, nr;
+
+	if (!is_conflict(task) || len > PAGE_SIZE - LINE)
+		return len;
+	nr = save_stack(task, stack, STACK_DEPTH, 0);
+	get_task_comm(comm, task);
+	len += sysfs_emit_at(buf, len, "%d %s %*pE\n", task_pid_nr(task),
+			     name_of(function_in(stack, nr)), (int)strlen(comm), comm);
+	for (i = 0; i < nr && len < PAGE_SIZE / 2; i++)
+		len += sysfs_emit_at(buf, len, "\t%pS\n", (void *)stack[i]);
+	return len;
+}
+
+static ssize_t conflicts_show(struct kobject *unused, struct kobj_attribute *attr, char *buf)
+{
+	struct task_struct *process, *task;
 	ssize_t len = 0;
+	int cpu;
 
 	rcu_read_lock();
-	for_each_process_thread(process, task) {
-		if (!is_conflict(task))
-			continue;
-		/* There is only a page: half of it is for stacks. */
-		if (len > PAGE_SIZE - LINE)
-			break;
-		nr = save_stack(task, stack, STACK_DEPTH, 0);
-		get_task_comm(comm, task);
-		len += sysfs_emit_at(buf, len, "%d %s %*pE\n", task_pid_nr(task),
-				     name_of(function_in(stack, nr)), (int)strlen(comm), comm);
-		for (i = 0; i < nr && len < PAGE_SIZE / 2; i++)
-			len += sysfs_emit_at(buf, len, "\t%pS\n", (void *)stack[i]);
-	}
+	for_each_process_thread(process, task)
+		len = emit_task(buf, len, task);
+	/* In no list, and not shown in /proc: their processors have something better to do. */
+	for_each_online_cpu(cpu)
+		len = emit_task(buf, len, idle_task_of(cpu));
 	rcu_read_unlock();
 	return len;
 }
@@ -140,13 +149,16 @@ static void wake_all(struct work_struct *work)
 		if (is_conflict(task))
 			wake(task);
 	rcu_read_unlock();
-	/* Who holds it up may be no task yet, or an idle one, which is in no list. */
+	/* Who holds it up may be no task yet, or an idle one, which livepatch wakes. */
 	if (READ_ONCE(is_moving) && signal_after)
 		schedule_delayed_work(&waker, (unsigned long)signal_after * HZ);
 }
 
 /**
  * ksplice_transition_begins - livepatch is about to move all tasks
+ *
+ * Called by its callbacks, before which it has refused when another transition
+ * runs: that one's tasks are not ours to show and to wake.
  */
 void ksplice_transition_begins(void)
 {

@@ -57,9 +57,9 @@ EXPORT_SYMBOL_GPL(ksplice_kobject);
  *				load) or unpatched (loaded, but does not match)
  *		conflicts	a line per task that holds up a transition:
  *				PID FUNCTION COMMAND, and below it, after a tab
- *				each, its stack, as far as a page has room; only
- *				there while the new code is loaded (conflicts.c,
- *				root only)
+ *				each, its stack, as far as a page has room; idle
+ *				tasks have pid 0; only there while the new code
+ *				is loaded (conflicts.c, root only)
  *		tripwire_family	generic netlink family of the tripwires; only there
  *				when the update has some (tripwire.c)
  *		mismatch	empty, or key=value ... of what differs (root only:

@@ -205,6 +205,8 @@ static int pre_patch(struct klp_object *obj)
 				__module_get(THIS_MODULE);
 			call_hooks(obj, HOOK_apply);
 			*phase_of(obj) = APPLYING;
+			if (!obj->name)
+				transition_begins(true);
 			return 0;
 		}
 		call_hooks(obj, HOOK_fail_apply);
@@ -283,7 +285,6 @@ static int __init new_init(void)
 	err = ksplice_conflicts_init(&patch);
 	if (err)
 		goto refused;
-	transition_begins(true);
 	err = klp_enable_patch(&patch);
 	if (!err) {
 		WRITE_ONCE(was_enabled, true);

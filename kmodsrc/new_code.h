@@ -6,6 +6,7 @@
 #define KSPLICE_NEW_CODE_H
 
 #include <linux/livepatch.h>
+#include <linux/sched.h>
 #include <linux/workqueue.h>
 #include "compat.h"
 
@@ -17,6 +18,8 @@ void ksplice_early_end(void);
 void ksplice_early_exit(void);
 
 /* conflicts.c */
+extern typeof(idle_task) idle_task_of KSPLICE_VMLINUX_SYMBOL(idle_task);
+
 int ksplice_conflicts_init(const struct klp_patch *which);
 void ksplice_conflicts_exit(void);
 void ksplice_transition_begins(void);

@@ -66,7 +66,7 @@ from ksplicd.host.updates.reconcile import reconcile
 from ksplicd.host.updates.records import Records
 from ksplicd.host.updates.soak import Soak
 from ksplicd.host.updates.staging import Staging
-from ksplicd.model import Kernel, Stage, anchored, new_module
+from ksplicd.model import Kernel, Stage, anchored, core_module, new_module
 
 
 class Engine:
@@ -333,7 +333,7 @@ class Engine:
         if livepatch is None or not livepatch.transition:
             return []
         functions = {anchored(function) for _, function, _ in kernel.replaced().get(name, ())}
-        blockers = kernel.blockers(patched=not livepatch.enabled)
+        blockers = kernel.blockers(core_module(transition.kid), patched=not livepatch.enabled)
         return [replace(b, function=find_function(b.stack, functions)) for b in blockers]
 
     # --- transitioning ─cancel▸ reversing, reversing ─cancel▸ transitioning -----------------------

@@ -70,6 +70,22 @@ static noinline __cold long peeked(long found)
 The guest's processor has no SMAP, and an ``asm`` would keep gcc from making the part.  Stacks name
 the instruction before, so the page is not read by the first one.
 """
+IDLE_KID = "idle0001"
+IDLE = Edit(
+    "kernel/sched/idle.c",
+    "\twhile (1)\n\t\tdo_idle();\n",
+    "\twhile (1) {\n\t\tREAD_ONCE(current->flags);\n\t\tdo_idle();\n\t}\n",
+)
+"""In what every idle task runs in, for good."""
+HOGS = """\
+import os
+for cpu in range(os.cpu_count()):
+    if os.fork() == 0:
+        os.sched_setaffinity(0, {cpu})
+        while True:
+            pass
+os.wait()
+"""
 FAULT = """\
 import ctypes, fcntl, os, struct, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -158,6 +174,24 @@ def test_sleeper_is_shown_in_both_directions(guest: Guest, file: Path) -> None:
     update.wait()
     assert update.state("stage") == "reversed"
     assert conflicts(guest, KID) == []
+
+
+def test_idle_tasks_are_named(guest: Guest, maker: Maker) -> None:
+    """Their processors are busy, so that they do not come to the place where they would move."""
+    update = Update(guest, bundle.unpack(maker.make(IDLE_KID, IDLE).read_bytes()))
+    start(guest, "hogs", HOGS)
+    update.match()
+    update.insmod(update.new)
+    guest.run(["sleep", "2"])
+    shown = guest.read(f"/sys/module/{update.core}/ksplice/conflicts").splitlines()
+    assert [line for line in shown if not line.startswith("\t")] == [
+        f"0 cpu_startup_entry swapper/{cpu}" for cpu in range(2)
+    ]
+    assert any(line.startswith("\tcpu_startup_entry+0x") for line in shown)
+    guest.run("systemctl stop hogs")
+    update.wait()
+    assert update.state("stage") == "applied"
+    update.undo()
 
 
 def test_task_in_a_cold_part_holds_an_undo_up(guest: Guest, maker: Maker) -> None:

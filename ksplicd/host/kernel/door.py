@@ -123,10 +123,11 @@ class KernelDoor(Protocol):
         Raises ``InUseError`` when another transition runs, ``UnexpectedError``.
         """
 
-    def blockers(self, *, patched: bool) -> tuple[Conflict, ...]:
-        """Return at most a thousand tasks whose patch state is ``patched``.
+    def blockers(self, core: str, *, patched: bool) -> tuple[Conflict, ...]:
+        """Return at most a thousand tasks whose patch state is ``patched``, and idle ones.
 
         They hold up the transition to the opposite state.  Outside a transition no task has one.
+        ``core``: the core module of the update in transition, which alone shows idle tasks.
         """
 
     def probes(self) -> tuple[Probe, ...]:

@@ -275,8 +275,8 @@ class LinuxKernel:
                 raise InUseError(f"{path}: {meaning}") from e
             raise UnexpectedError(f"{path}: writing {enabled:d}: {e.strerror}") from e
 
-    def blockers(self, *, patched: bool) -> tuple[Conflict, ...]:
-        """Read /proc/PID/task/TID/{patch_state,comm,stack}."""
+    def blockers(self, core: str, *, patched: bool) -> tuple[Conflict, ...]:
+        """Read /proc/PID/task/TID/{patch_state,comm,stack}, and of idle tasks what the core has."""
         wanted = "1" if patched else "0"
         tasks = (
             task
@@ -293,7 +293,9 @@ class LinuxKernel:
             )
             for task in islice(tasks, MAX_BLOCKERS)
         )
-        return tuple(sorted(found, key=lambda conflict: conflict.pid))
+        shown = read_attribute(self._sys / "module" / core / "ksplice/conflicts", NOT_SHOWN) or ""
+        idle = read_idle_tasks(shown)
+        return (*idle, *sorted(found, key=lambda conflict: conflict.pid))
 
     def probes(self) -> tuple[Probe, ...]:
         """Read debugfs and tracefs."""
@@ -324,3 +326,22 @@ def _read_targets(path: Path) -> Iterator[tuple[str, str]]:
         if not state:
             raise UnexpectedError(f"{path}: unexpected line: {line!r}")
         yield target, state
+
+
+def read_idle_tasks(conflicts: str) -> list[Conflict]:
+    """Return the idle tasks among what a core shows of those that hold its transition up.
+
+    A line each, ``PID FUNCTION COMMAND``, and below it, after a tab, its stack (kmodsrc/core.c).
+    All idle tasks have the process id 0, and none is in /proc.
+    """
+    found, stack = [], list[str]()
+    for line in reversed(conflicts.splitlines()):
+        if line.startswith("\t"):
+            stack.insert(0, line.strip())
+            continue
+        pid, _, rest = line.partition(" ")
+        if pid == "0":
+            command = rest.partition(" ")[2]
+            found.append(Conflict(pid=0, command=command, stack=read_stack("\n".join(stack))))
+        stack.clear()
+    return found[::-1]

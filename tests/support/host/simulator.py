@@ -176,7 +176,7 @@ class Simulator:
     def replaced(self) -> dict[str, frozenset[tuple[str, str, int]]]:
         return {name: self.functions.get(name, frozenset()) for name in self._livepatches}
 
-    def blockers(self, *, patched: bool) -> tuple[Conflict, ...]:
+    def blockers(self, core: str, *, patched: bool) -> tuple[Conflict, ...]:
         running = [p for p in self._livepatches.values() if p.transition]
         return tuple(self.holders) if any(p.enabled is not patched for p in running) else ()
 

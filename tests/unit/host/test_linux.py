@@ -27,6 +27,7 @@ from tests.support.host.host import Host
 
 KID = "8c4o6ucj"
 NEW = f"ksplice_{KID}_new"
+CORE = f"ksplice_{KID}"
 
 
 class Calls(SystemCalls):
@@ -238,17 +239,31 @@ def test_blockers(tmp_path: Path) -> None:
         "[<0>] do_fcntl+0x1/0x2\n[<0>] __x64_sys_fcntl+0x9/0xa0 [mod]\n",
     )
     kernel = LinuxKernel(tmp_path)
-    assert kernel.blockers(patched=False) == (
+    assert kernel.blockers(CORE, patched=False) == (
         Conflict(pid=813, command="cat", stack="do_fcntl < __x64_sys_fcntl"),
     )
-    assert kernel.blockers(patched=True) == (Conflict(pid=7, command="init", stack=""),)
+    assert kernel.blockers(CORE, patched=True) == (Conflict(pid=7, command="init", stack=""),)
+
+
+def test_idle_tasks_are_those_that_the_core_shows(tmp_path: Path) -> None:
+    """They are not in /proc; whose stacks had no room has none."""
+    write(
+        tmp_path / f"sys/module/{CORE}/ksplice/conflicts",
+        "812 do_fcntl cat\n\tdo_fcntl+0x1/0x2\n"
+        "0 cpu_startup_entry swapper/0\n\tschedule_idle+0x20/0x30\n\tcpu_startup_entry+0x1/0x2\n"
+        "0 - swapper/11\n",
+    )
+    assert LinuxKernel(tmp_path).blockers(CORE, patched=False) == (
+        Conflict(pid=0, command="swapper/0", stack="schedule_idle < cpu_startup_entry"),
+        Conflict(pid=0, command="swapper/11", stack=""),
+    )
 
 
 def test_thousands_of_blockers_are_told_by_a_thousand(tmp_path: Path) -> None:
     """With all their stacks, they would exceed the size of a bus message."""
     for tid in range(1, MAX_BLOCKERS + 100):
         write(tmp_path / f"proc/1/task/{tid}/patch_state", "0\n")
-    found = LinuxKernel(tmp_path).blockers(patched=False)
+    found = LinuxKernel(tmp_path).blockers(CORE, patched=False)
     assert len({conflict.pid for conflict in found}) == MAX_BLOCKERS == 1000
 
 
