@@ -59,18 +59,23 @@ void ksplice_clear_relocations(const struct klp_object *obj)
 	}
 }
 
-/* Livepatch patches the functions in the list: none. */
-static void hide_functions(struct klp_object *obj)
-{
-	INIT_LIST_HEAD(&obj->func_list);
-}
-
-/* As klp_init_patch_early() does; without "replace" there are no others. */
-static void show_functions(struct klp_object *obj)
+/*
+ * Have livepatch find all functions of a target in its list, or none.
+ *
+ * The list is livepatch's own.  But a callback can only refuse the module that
+ * is being loaded, and an administrator may rather have it without the update
+ * than not at all (leave_unmatched).  klp_patch_object() patches what is in the
+ * list, so an empty one makes it patch nothing, under the klp_mutex that is held
+ * around every callback.  Nobody else looks into it before the functions are
+ * back, in the order of klp_init_patch_early(): either post_patch or
+ * post_unpatch follows.  Without "replace" there are no other functions.
+ */
+static void list_functions(struct klp_object *obj, bool is_shown)
 {
 	struct klp_func *func;
 
-	if (!list_empty(&obj->func_list))
+	INIT_LIST_HEAD(&obj->func_list);
+	if (!is_shown)
 		return;
 	klp_for_each_func_static(obj, func)
 		list_add_tail(&func->node, &obj->func_list);
@@ -106,7 +111,7 @@ int ksplice_admit_target(struct klp_object *obj, bool may_leave)
 		return check_others(obj);
 	left = ksplice_match_late(obj->name, obj->mod, ksplice_walk, may_leave);
 	if (left > 0)
-		hide_functions(obj);
+		list_functions(obj, false);
 	return left;
 }
 
@@ -125,13 +130,14 @@ void ksplice_note_patched(const struct klp_object *obj)
  * @obj: the target
  *
  * ftrace has none of its functions: livepatch must not look for them there, but
- * needs them all to free them.
+ * needs them all to free them.  So this takes back what klp_patch_object() has
+ * noted, which believes that it has patched the object.
  */
 void ksplice_settle_unpatched(struct klp_object *obj)
 {
 	struct klp_func *func;
 
-	show_functions(obj);
+	list_functions(obj, true);
 	klp_for_each_func(obj, func)
 		func->transition = false;
 	obj->patched = false;
@@ -151,7 +157,7 @@ void ksplice_release_target(struct klp_object *obj, bool is_undone)
 
 	if (!obj->name)
 		return;
-	show_functions(obj);
+	list_functions(obj, true);
 	if (is_undone)
 		return;
 	/* The module was being loaded: livepatch leaves the references of a refused one. */

@@ -9,9 +9,6 @@
 #include <linux/string.h>
 #include "compat.h"
 
-typedef int ksplice_visit_mod_fn(void *data, const char *name, struct module *mod,
-				 unsigned long addr);
-
 /*
  * 3703bd54cd37 ("kallsyms: Delete an unused parameter related to
  * {module_}kallsyms_on_each_symbol()"), 6.4: the callback loses @mod.  By then
@@ -26,29 +23,25 @@ typedef int ksplice_visit_mod_fn(void *data, const char *name, struct module *mo
 #define KSPLICE_IS_VISIT_OF(target)	true
 #endif
 
-/*
- * 07cc2c931e8e ("livepatch: Improve the search performance of
- * module_kallsyms_on_each_symbol()"), 6.3: walks one module by name.
- */
-#define KSPLICE_WALK_IS_BY_NAME							\
-	(!__builtin_types_compatible_p(typeof(module_kallsyms_on_each_symbol),	\
-				       int(ksplice_visit_mod_fn *, void *)))
-
-int ksplice_walk_all(void *visit, void *data)
-	KSPLICE_VMLINUX_SYMBOL(module_kallsyms_on_each_symbol);
-int ksplice_walk_named(const char *target, void *visit, void *data)
-	KSPLICE_VMLINUX_SYMBOL(module_kallsyms_on_each_symbol);
+extern typeof(module_kallsyms_on_each_symbol)
+	ksplice_walk_symbols KSPLICE_VMLINUX_SYMBOL(module_kallsyms_on_each_symbol);
 
 /*
  * Calls module_kallsyms_on_each_symbol(), in the module that it is used in:
  * since ed53a0d97192 ("x86/alternative: Use .ibt_endbr_seal to seal indirect
  * calls"), 5.18, a function of the kernel whose address nobody takes loses its
  * landing pad, and a call through a pointer to it ends in a fault.
+ *
+ * 07cc2c931e8e ("livepatch: Improve the search performance of
+ * module_kallsyms_on_each_symbol()"), 6.3: walks one module by name.
  */
 static inline int ksplice_walk(const char *target, void *visit, void *data)
 {
-	return KSPLICE_WALK_IS_BY_NAME ? ksplice_walk_named(target, visit, data) :
-					 ksplice_walk_all(visit, data);
+#ifdef KSPLICE_WALK_IS_BY_NAME
+	return ksplice_walk_symbols(target, visit, data);
+#else
+	return ksplice_walk_symbols(visit, data);
+#endif
 }
 
 #endif /* KSPLICE_MODULE_WALK_H */

@@ -121,7 +121,16 @@ static int prepare_probe(struct redirect *r, const struct klp_object *obj)
 	return -EPERM;
 }
 
-/* The table may be read-only: map it writable for as long as it takes to write. */
+/*
+ * Map the field writable for as long as it takes to write.
+ *
+ * The table may be read-only, and is not made writable: a second mapping of its
+ * page leaves the first as it is for everybody, needs no page of 2 MiB to be
+ * split, and is gone again after one store of a few bytes, which nobody sees the
+ * half of.  text_poke() does the same for text; of data it knows nothing, and
+ * set_memory_rw() would open the whole page to whoever writes by mistake.  That
+ * the field holds what the old code has there was checked before.
+ */
 static int map_field(struct redirect *r)
 {
 	struct page *page = virt_addr_valid(r->place) ? virt_to_page(r->place) :
