@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Final
 
-from ksplicd.create.affected.c_text import KEPT_ATTRIBUTES, Piece, guard_of, identifiers, split
+from ksplicd.create.affected.c_text import Piece, guard_of, identifiers, split
+from ksplicd.create.affected.declarations import KEPT_ATTRIBUTES
 from ksplicd.create.affected.pasting import Definition, Pasting, read_definitions
 from ksplicd.errors import ToolError
 from ksplicd.run import run
