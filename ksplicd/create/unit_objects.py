@@ -256,6 +256,7 @@ def plain_units(
                 pre=obj,
                 post=obj,
                 unsplit=_read(u, unsplit[u]) if u in unsplit else None,
+                split_pre=_read(u, unsplit[u]) if u in unsplit else None,
                 kernel=InStock(kernel, stock),
             )
         )
@@ -272,5 +273,6 @@ def _plain_unit(o: UnitObjects, kernel: StockKernel | None) -> PlainUnit:
         pre=o.plain_before or o.plain.obj,
         post=o.plain_post,
         unsplit=o.unsplit_post,
+        split_pre=o.pre.obj if o.unsplit_post is not None else None,
         kernel=None if kernel is None or stock is None else InStock(kernel, stock),
     )

@@ -109,7 +109,7 @@ class TwoModules:
         self.plain = [
             PlainUnit(
                 source="unit.c", target=o.target, sizes=SIZES, running=o.plain.obj,
-                pre=o.plain.obj, post=o.plain_post, unsplit=None,
+                pre=o.plain.obj, post=o.plain_post, unsplit=None, split_pre=None,
                 kernel=InStock(kernel, kernel.units[o.key]),
             )
             for o in objects

@@ -11,8 +11,8 @@ from ksplicd.elf.model import Section, Symbol
 Leads = Callable[[Reference, Reference], str | None]
 """Says why the second of two references does not lead where the first one does."""
 
-_STATIC_CALLS: Final = ".static_call_sites"
-_KEYED: Final = frozenset({"__jump_table", _STATIC_CALLS})
+STATIC_CALLS: Final = ".static_call_sites"
+_KEYED: Final = frozenset({"__jump_table", STATIC_CALLS})
 
 
 class BodyComparison:
@@ -118,7 +118,7 @@ class BodyComparison:
         if [o for o, _ in x.references] != [o for o, _ in y.references]:
             return False
         for (_, p), (_, q) in zip(x.references, y.references, strict=True):
-            if x.table == _STATIC_CALLS and is_key_by_trampoline(p, q):
+            if x.table == STATIC_CALLS and is_key_by_trampoline(p, q):
                 continue
             ra, rb = Reference(Role.MEMORY, p), Reference(Role.MEMORY, q)
             if self.why_leads_elsewhere(a, b, ra, rb):

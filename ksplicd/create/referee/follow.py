@@ -8,7 +8,7 @@ that runs is seen, and nothing is found by a decision of those who made it.
 
 from collections.abc import Collection, Sequence
 
-from ksplicd.create.referee.bodies import BodyComparison
+from ksplicd.create.referee.bodies import STATIC_CALLS, BodyComparison
 from ksplicd.create.referee.leads import Leads
 from ksplicd.create.referee.meaning import (
     describe,
@@ -263,7 +263,9 @@ class Follower:
             return self.leads.why_elsewhere(unit, mine, other)
 
         def may_lack(entry: TableEntry) -> bool:
-            return unit.target != VMLINUX
+            # A static call without an entry goes by way of its trampoline, which is patched, too:
+            # objtool makes no entry where it does not know the trampoline by its name.
+            return unit.target != VMLINUX or entry.table == STATIC_CALLS
 
         bodies = BodyComparison(unit.new, self.module.view, leads, may_lack)
         mine, other = unit.new.bodies(b), self.module.view.bodies(n)
@@ -272,8 +274,8 @@ class Follower:
             why = why or bodies.why_differs(x, y)
         if why:
             self.found.append(f"{unit.source}: the new code of {b.name} {why}")
-        in_post = unit.loosely.pairs.pre_of.get(b) if unit.loosely else None
-        if unit.loosely and in_post and (why := unit.loosely.why_differs(in_post, b)):
+        if more := unit.made_otherwise(b):
+            why = "; ".join(map(str, more))
             self.found.append(f"{unit.source}: the new code of {b.name} {why}, unlike plain post")
 
     def meet(self, unit: JudgedUnit, b: Symbol, n: Symbol) -> None:

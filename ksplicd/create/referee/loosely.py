@@ -8,6 +8,7 @@ function refers to that the other side has inlined, everywhere or in one place o
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from ksplicd.create.referee.meaning import is_constant, is_private, things_at
@@ -18,12 +19,34 @@ from ksplicd.elf.model import Symbol
 
 _COMPILERS: Final = ("__x86_indirect_", "__x86_return_", "__stack_chk_", "__fentry__", "__SCT__")
 """Beginnings of the names of what the compiler, not the source, refers to."""
+_TEXT: Final = "text"
 _FUNCTIONS: Final = ("function", "other function")
 _KEYS: Final = ("__jump_table", ".static_call_sites")
 
 _Token = tuple[str, object]
 """A kind (name, text, function, datum, other function, other datum) and what it is.  The last two
 are the second object's own, of which the first one has nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What one function refers to and the other does not."""
+
+    is_missing: bool
+    """Whether the second one does not."""
+    kind: str
+    what: object
+    """A symbol, a name, or a text."""
+
+    def __str__(self) -> str:
+        name = self.what.name if isinstance(self.what, Symbol) else self.what
+        verb = "lacks" if self.is_missing else "also has"
+        return f"{verb} a reference to the {self.kind} {name}"
+
+    @property
+    def is_text(self) -> bool:
+        """Tell whether a text is referred to."""
+        return self.kind == _TEXT
 
 
 class LooseComparison:
@@ -33,8 +56,8 @@ class LooseComparison:
         """``pairs``: which symbol of ``b`` is which of ``a``."""
         self.a, self.b, self.pairs = a, b, pairs
 
-    def why_differs(self, a: Symbol, b: Symbol) -> str | None:
-        """Return what one refers to and the other does not, None when there is nothing."""
+    def differences(self, a: Symbol, b: Symbol) -> list[Difference]:
+        """Return what one refers to and the other does not."""
         mine, optional = set(self.tokens(self.a, a)), set(self.keys(a))
         other = set(self.tokens(self.b, b))
         done: set[object] = {a, b}
@@ -54,12 +77,7 @@ class LooseComparison:
                 other |= more if token not in missing else set()
                 optional |= set(self.keys(s)) if kind == "function" else set()
         left = [t for t in missing | extra if t not in optional and t[0] not in _FUNCTIONS]
-        found = []
-        for kind, what in sorted(left, key=str):
-            name = what.name if isinstance(what, Symbol) else what
-            where = "lacks" if (kind, what) in missing else "also has"
-            found.append(f"{where} a reference to the {kind} {name}")
-        return "; ".join(found) or None
+        return [Difference((kind, x) in missing, kind, x) for kind, x in sorted(left, key=str)]
 
     def tokens(self, view: View, s: Symbol) -> Iterator[_Token]:
         """Yield what a function and its cold part refer to, as things of ``a``."""
@@ -82,7 +100,7 @@ class LooseComparison:
             if r.place.symbol and not r.place.symbol.name.startswith(_COMPILERS):
                 yield "name", r.place.symbol.name
         elif section.is_strings:
-            yield "text", view.text_at(section, r.place.offset)
+            yield _TEXT, view.text_at(section, r.place.offset)
         elif section.is_text:
             s = view.symbol_at(section, r.place.offset)
             if s is not None and not is_cold(s):

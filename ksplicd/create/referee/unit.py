@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from ksplicd.create.referee.loosely import LooseComparison
+from ksplicd.create.referee.loosely import Difference, LooseComparison
 from ksplicd.create.referee.new_module import KernelName
 from ksplicd.create.referee.pairs import pair
 from ksplicd.create.referee.stays import Standing
@@ -111,6 +111,8 @@ class PlainUnit:
     unsplit: Object | None
     """The post object as the split one is made, but for its sections: where new code reads what the
     kernel patches into its own (static keys of modules, runtime constants); None elsewhere."""
+    split_pre: Object | None
+    """Where ``unsplit`` is not None: the object before the change, likewise made."""
     kernel: RunningUnit | None
     """None where nothing of it is replaced."""
 
@@ -135,6 +137,7 @@ class JudgedUnit:
             self.new = View(unit.unsplit, sizes)
             self.pairs = pair(self.pre, self.new)
             self.loosely = LooseComparison(self.post, self.new, pair(self.post, self.new))
+        self._split_pre, self._sizes = unit.split_pre, sizes
         self._stock_of = (
             None if unit.running is unit.pre
             else pair(View(unit.running, sizes), self.pre).pre_of
@@ -153,6 +156,34 @@ class JudgedUnit:
     def post(self) -> View:
         """The plain object after the change."""
         return self.standing.post
+
+    def made_otherwise(self, b: Symbol) -> list[Difference]:
+        """Return what a function of ``new`` refers to otherwise than that of plain post.
+
+        Texts are left out of which the same is so before the change: the compiler has followed the
+        ways through the function further in one of the objects, and saw that some are never taken.
+        """
+        if self.loosely is None or (in_post := self.loosely.pairs.pre_of.get(b)) is None:
+            return []
+        found = self.loosely.differences(in_post, b)
+        if not any(d.is_text for d in found):
+            return found
+        known = self._made_otherwise_before(in_post)
+        return [d for d in found if not d.is_text or d not in known]
+
+    def _made_otherwise_before(self, in_post: Symbol) -> list[Difference]:
+        in_pre = self.standing.pairs.pre_of.get(in_post)
+        if in_pre is None or self._before is None:
+            return []
+        twin = self._before.pairs.post_of.get(in_pre)
+        return self._before.differences(in_pre, twin) if twin is not None else []
+
+    @cached_property
+    def _before(self) -> LooseComparison | None:
+        if self._split_pre is None:
+            return None
+        split = View(self._split_pre, self._sizes)
+        return LooseComparison(self.pre, split, pair(self.pre, split))
 
     @cached_property
     def globals(self) -> dict[str, Symbol]:

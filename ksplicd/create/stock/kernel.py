@@ -4,6 +4,9 @@
 What one unit can name is known to ``unit.py``.
 """
 
+from collections import defaultdict
+from functools import cached_property
+
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.objects.patchable import probeable_functions, traceable_functions
 from ksplicd.create.stock.config_dir import ConfigDir
@@ -77,11 +80,21 @@ class StockKernel:
         return symbols.is_global(name)
 
     def importers(self, name: str) -> list[str]:
-        """Return the stock modules that use an exported symbol; compressed ones are unpacked."""
-        if name not in self.vmlinux.exports.vmlinux:
-            return []
-        word = b"\0" + name.encode() + b"\0"
-        return sorted(m for m, data in stock_modules(self._config.modules) if word in data)
+        """Return the stock modules that use an exported symbol."""
+        return self._importers[name] if name in self.vmlinux.exports.vmlinux else []
+
+    @cached_property
+    def _importers(self) -> dict[str, list[str]]:
+        """The modules that name each exported symbol of vmlinux.
+
+        All modules are read once: most kernels have them compressed.
+        """
+        exported = {name.encode() for name in self.vmlinux.exports.vmlinux}
+        found = defaultdict[str, list[str]](list)
+        for module, data in sorted(stock_modules(self._config.modules)):
+            for word in exported.intersection(data.split(b"\0")):
+                found[word.decode()].append(module)
+        return found
 
     def _module(self, name: str) -> StockModule:
         if name not in self._modules:

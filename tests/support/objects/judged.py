@@ -159,7 +159,8 @@ def make_update(
     code = extract(unit, change, Aliases())
     plain_unit = PlainUnit(
         source="unit.c", target="vmlinux", sizes=SIZES, running=plain["pre"], pre=plain["pre"],
-        post=plain["post"], unsplit=unsplit, kernel=kernel,
+        post=plain["post"], unsplit=unsplit,
+        split_pre=split[0].obj if has_unsplit else None, kernel=kernel,
     )  # fmt: skip
     return Update([plain_unit], link_module(tmp_path, [code]), [code])
 

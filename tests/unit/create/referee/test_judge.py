@@ -375,8 +375,50 @@ def test_a_module_names_a_static_calls_key_by_its_trampoline(
     pre, post = STATIC_CALL % key, STATIC_CALL.replace("x + 1", "x + 2") % key
     unit = FakeUnit(exports=frozenset({"__SCT__op", "__SCT__other"}))
     update = make_update(tmp_path, pre, post, split_flags=("-DIN_MODULE",), unit=unit)
-    why = "unit.c: the new code of f has another entry of .static_call_sites at instruction "
+    why = "unit.c: the new code of f has one more entry of .static_call_sites at instruction "
     assert [line.rstrip("0123456789") for line in update.judge()] == [why] * found
+
+
+def test_static_call_by_way_of_its_trampoline(tmp_path: Path) -> None:
+    """objtool does not know the trampoline of vmlinux by its livepatch name."""
+    pre = """
+    int f(int x)
+    {
+        asm("1: call __SCT__op\\n"
+    #ifndef IN_MODULE
+            ".pushsection .static_call_sites,\\"aw\\"\\n.long 1b - ., __SCK__op - .\\n.popsection"
+    #endif
+        );
+        return x + 1;
+    }
+    """
+    post = pre.replace("+ 1", "+ 2")
+    assert make_update(tmp_path, pre, post, split_flags=("-DIN_MODULE",)).judge() == []
+
+
+@pytest.mark.parametrize(
+    ("before", "found"),
+    [
+        ('printk("never taken");', []),
+        ("", ["also has a reference to the text b'never taken\\x00', unlike plain post"]),
+    ],
+)
+def test_texts_of_ways_that_are_never_taken(tmp_path: Path, before: str, found: list[str]) -> None:
+    """The compiler sees so in one of two objects, after the change as before; or it is new."""
+    source = """
+    int f(int x)
+    {{
+        printk("always");
+    #ifdef READS_KEYS
+        {0}
+    #endif
+        return exported(x) + {1};
+    }}
+    """
+    pre, post = source.format(before, 1), source.format('printk("never taken");', 2)
+    flags = ("-DREADS_KEYS",)
+    update = make_update(tmp_path, pre, post, split_flags=flags, has_unsplit=True)
+    assert update.judge() == [f"unit.c: the new code of f {text}" for text in found]
 
 
 def test_the_descriptor_of_a_message_stays_with_its_function_gone(tmp_path: Path) -> None:
