@@ -24,7 +24,7 @@ from tests.support.guest.hand import (
     write_patch,
 )
 from tests.support.guest.maker import FIRST
-from tests.support.guest.redirected import BOOL, EXIT, POINTER, SYSCTLS, VALUE
+from tests.support.guest.redirected import BOOL, CONNTRACK, EXIT, NO_SIZE, POINTER, SYSCTLS, VALUE
 from tests.support.kernels import slice as sample
 from tests.support.waiting import wait_in_guest
 
@@ -74,7 +74,7 @@ def pointers(builder: Builder) -> bundle.Bundle:
 @pytest.fixture(scope="module")
 def tables(builder: Builder) -> bundle.Bundle:
     """Return an update of tables, one of which is copied."""
-    return builder.make("redir006", *SYSCTLS, VALUE)
+    return builder.make("redir006", *SYSCTLS, VALUE, CONNTRACK, NO_SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +118,12 @@ def test_what_the_bundle_says(functions: bundle.Bundle, pointers: bundle.Bundle)
 
 def test_what_the_bundle_says_of_tables(tables: bundle.Bundle) -> None:
     manifest = tables.manifest
-    assert manifest.redirects[:2] == [
+    *functions, value = sorted(manifest.redirects, key=lambda r: r.endswith("by value"))
+    assert functions == [
         "vmlinux:ipv4_ping_group_range by livepatch",
         "vmlinux:proc_tcp_available_congestion_control by livepatch",
+        "nf_conntrack:nf_conntrack_hash_sysctl by livepatch",
     ]
-    (value,) = manifest.redirects[2:]
     assert re.fullmatch(r"vmlinux:shmem_fs_parameters\+0x\w+ by value", value)
     assert manifest.is_complete
     assert manifest.ledger is not None
@@ -143,11 +144,15 @@ def test_tables_in_every_namespace(guest: Guest, tables: bundle.Bundle) -> None:
         pid = guest.run(f"systemctl show -p MainPID --value {name}").out.strip()
         entries[name] = f"nsenter -t {pid} -n "
 
-    def shown() -> dict[str, tuple[str, int]]:
+    def fails(enter: str, path: str) -> bool:
+        return guest.run(f"{enter}cat {path}", check=False).status != 0
+
+    def shown() -> dict[str, tuple[str, bool, bool]]:
         return {
             name: (
                 guest.run(f"{enter}cat {folder}/tcp_available_congestion_control").out.strip(),
-                guest.run(f"{enter}cat {folder}/ping_group_range", check=False).status,
+                fails(enter, f"{folder}/ping_group_range"),
+                fails(enter, "/proc/sys/net/netfilter/nf_conntrack_buckets"),
             )
             for name, enter in entries.items()
         }
@@ -156,16 +161,17 @@ def test_tables_in_every_namespace(guest: Guest, tables: bundle.Bundle) -> None:
         options = "mount -t tmpfs -o noinode64 none /mnt && umount /mnt"
         return guest.run(options, check=False).status == 0
 
+    guest.run("modprobe nf_conntrack")
     make_namespace("before")
-    assert shown() == dict.fromkeys(["first", "before"], (algorithms, 0))
+    assert shown() == dict.fromkeys(["first", "before"], (algorithms, False, False))
     assert not takes_option()
     update.apply()
     make_namespace("meanwhile")
-    assert shown() == dict.fromkeys(["first", "before", "meanwhile"], (protocols, 1))
+    assert shown() == dict.fromkeys(["first", "before", "meanwhile"], (protocols, True, True))
     assert takes_option()
     update.undo()
     make_namespace("after")
-    assert set(shown().values()) == {(algorithms, 0)}
+    assert set(shown().values()) == {(algorithms, False, False)}
     assert not takes_option()
     assert not update.keeps_code()
     assert is_clean(guest)

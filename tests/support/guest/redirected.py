@@ -38,3 +38,15 @@ SYSCTLS = (
 )
 # tmpfs takes the option noinode64, too.
 VALUE = Edit("mm/shmem.c", 'fsparam_flag  ("inode64"', 'fsparam_flag_no("inode64"')
+# The same in a module; reading has the sizes there, and here nothing.
+CONNTRACK = Edit(
+    "net/netfilter/nf_conntrack_standalone.c",
+    "= nf_conntrack_hash_sysctl,\n",
+    "= (void *)no_size,\n",
+)
+NO_SIZE = Edit(
+    "net/netfilter/nf_conntrack_standalone.c",
+    "static struct ctl_table nf_ct_sysctl_table[] = {\n",
+    "static int no_size(void *table, int write, void *buffer, size_t *lenp, loff_t *ppos)\n"
+    "{\n\treturn -EUCLEAN;\n}\n\nstatic struct ctl_table nf_ct_sysctl_table[] = {\n",
+)
