@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A transition that runs, as an object on the bus."""
+"""A transition that runs, as an object on the bus.
+
+Everybody may see that it runs; who holds it up are other users' tasks and the kernel's functions
+that they are in, and is told to administrators.
+"""
 
 from concurrent.futures import Future
 from enum import StrEnum, auto
 from typing import Protocol
 
 from ksplicd.bus import names
+from ksplicd.bus.errors import refuse_unknown_flags
 from ksplicd.bus.interface import BusObject, method, readable
 from ksplicd.bus.names import Action
 from ksplicd.bus.polkit import Polkit
@@ -44,7 +49,6 @@ class Job(BusObject, interface=names.JOB):
         self._polkit = polkit
         self.number = number
         self.transition = transition
-        self.blockers: list[Conflict] = []
         self.ended: Future[str] = Future()
         """Completed with the result."""
         self._progress = Progress.TRANSITIONING
@@ -60,16 +64,23 @@ class Job(BusObject, interface=names.JOB):
             self._progress = value
             self.send_changes(["Progress"])
 
-    async def refresh(self) -> None:
-        """Ask the kernel which tasks hold the transition up now."""
-        self.blockers = await self._control.find_conflicts()
-
     @method()
     async def cancel(self, call: Call) -> None:
         """Turn the transition around; the job ends with the result ``cancelled``."""
         kid = self.transition.kid
         await self._polkit.check(call, ACTIONS[self.transition.direction], kid=kid)
         self._control.cancel()
+
+    @method("t flags", "a(usss) conflicts")
+    async def list_conflicts(self, call: Call, flags: int) -> list[tuple[int, str, str, str]]:
+        """Return each task that holds the transition up now: pid, command, stack, function.
+
+        The function is the one of its stack that the update replaces; empty where none is seen.
+        """
+        refuse_unknown_flags(flags)
+        await self._polkit.check(call, Action.CONFLICTS, kid=self.transition.kid)
+        found = await self._control.find_conflicts()
+        return [(c.pid, c.command, c.stack, c.function) for c in found]
 
     @readable("t", emits="const")
     def id(self) -> int:
@@ -90,13 +101,3 @@ class Job(BusObject, interface=names.JOB):
     def progress(self) -> str:
         """Return a ``Progress``."""
         return self._progress.value
-
-    @readable("a(uss)", emits="false")
-    def conflicts(self) -> list[tuple[int, str, str]]:
-        """Return (pid, command, stack) of each task that holds the transition up."""
-        return [(c.pid, c.command, c.stack) for c in self.blockers]
-
-    @readable("as", emits="false")
-    def conflict_functions(self) -> list[str]:
-        """Return the patched function that each of those tasks is in; empty where none is seen."""
-        return [c.function for c in self.blockers]

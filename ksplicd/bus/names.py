@@ -29,6 +29,7 @@ class Action(StrEnum):
     STAGE = "org.ksplice.ksplicd1.stage"
     APPLY = "org.ksplice.ksplicd1.apply"
     UNDO = "org.ksplice.ksplicd1.undo"
+    CONFLICTS = "org.ksplice.ksplicd1.conflicts"
 
 
 def update_path(kid: str) -> str:

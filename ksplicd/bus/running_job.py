@@ -84,9 +84,8 @@ class RunningJob:
         cause = self._cancel_cause
         if not cause and self._seconds_left() <= 0:
             cause = CodeBusyError.abort_cause
-            await job.refresh()
-            stage = _MOVING[job.transition.direction]
-            self._journal.write(about_conflicts(job.transition.kid, stage, job.blockers))
+            stage, blockers = _MOVING[job.transition.direction], await self.find_conflicts()
+            self._journal.write(about_conflicts(job.transition.kid, stage, blockers))
         if not cause:
             return
         job.transition = await self._worker.run(self._engine.cancel, job.transition, cause)

@@ -14,7 +14,7 @@ from gi.repository import Gio, GLib
 from ksplicd.bus import names
 from ksplicd.bus.errors import class_of, text_of
 from ksplicd.cli import output
-from ksplicd.errors import KspliceError, NoDaemonError, by_abort_cause
+from ksplicd.errors import KspliceError, NoDaemonError, PermissionDeniedError, by_abort_cause
 
 _NO_TIMEOUT: Final = GLib.MAXINT
 _PAGE: Final = 1000
@@ -107,6 +107,21 @@ class Client:
             found += page
         return found
 
+    def conflicts(self, job: int) -> list[tuple[int, str, str, str]] | None:
+        """Return who holds a job up: pid, command, stack, function; None: it is not told to us.
+
+        No password is asked for.
+        """
+        where = {"path": names.job_path(job), "interface": names.JOB}
+        try:
+            args = GLib.Variant("(t)", (0,))
+            (found,) = self._call("ListConflicts", args, flags=Gio.DBusCallFlags.NONE, **where)
+        except PermissionDeniedError:
+            return None
+        except KspliceError:
+            return []  # it has ended meanwhile
+        return [*found]
+
     def service(self) -> Properties:
         """Return the service's own properties."""
         args = GLib.Variant("(s)", (names.MANAGER,))
@@ -133,6 +148,7 @@ class Client:
         path: str = names.ROOT_PATH,
         interface: str = names.MANAGER,
         fds: Gio.UnixFDList | None = None,
+        flags: Gio.DBusCallFlags = _INTERACTIVE,
     ) -> tuple[Any, ...]:
         """Call the daemon; raises the ``KspliceError`` that it raised, or ``NoDaemonError``."""
         call = self._connection.call_with_unix_fd_list_sync
@@ -141,7 +157,7 @@ class Client:
         end = time.monotonic() + (self._timeout or _REFUSED_SECONDS)
         while True:
             try:
-                reply, _ = call(*where, args, None, _INTERACTIVE, patience, fds, None)
+                reply, _ = call(*where, args, None, flags, patience, fds, None)
             except GLib.Error as e:
                 if e.matches(Gio.io_error_quark(), Gio.IOErrorEnum.TIMED_OUT):
                     raise NoDaemonError(f"ksplicd has not answered for {self._timeout} s") from e

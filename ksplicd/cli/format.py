@@ -57,18 +57,17 @@ def to_update(properties: Document) -> Document:
     return {key: known[name] for key, name in _UPDATE_KEYS.items()}
 
 
-def to_job(properties: Document) -> Document:
-    """Return a Job object's properties under the keys of our JSON."""
+def to_job(properties: Document, conflicts: Sequence[tuple[int, str, str, str]] | None) -> Document:
+    """Return a Job object's properties, and who holds it up, under the keys of our JSON."""
     return {
         "id": properties["Id"],
         "type": properties["Type"],
         "kid": str(properties["Update"]).rpartition("/")[2],
         "progress": properties["Progress"],
-        "conflicts": [
+        "conflicts": conflicts
+        and [
             {"pid": pid, "command": command, "stack": stack, "function": function}
-            for (pid, command, stack), function in zip(
-                properties["Conflicts"], properties["ConflictFunctions"], strict=True
-            )
+            for pid, command, stack, function in conflicts
         ],
     }
 

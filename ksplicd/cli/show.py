@@ -15,7 +15,7 @@ JSON, all with ``"schema": 1``::
     HUNK     {"file", "before": [LINE, LINES], "after": [LINE, LINES], "account", "by": [],
               "more": 0, "note", "accepted": false}
     JOB      {"id", "type": "apply" | "undo", "kid", "progress",
-              "conflicts": [{"pid", "command", "stack", "function"}]}
+              "conflicts": [{"pid", "command", "stack", "function"}] | null}
     EVENT    {"time": "2026-01-31T12:00:00.000+00:00", "boot_id", "kid", "stage", "cause",
               "detail", "uid", "pid", "unit", "via"}
 
@@ -26,6 +26,7 @@ status ``cves`` are those that the applied updates fix; ``reasons`` are sentence
 update that keeps the health from being ``ok``; ``wanted`` says whether an update is to be applied
 whatever happened to it, ``missing`` which of these are wanted for this kernel and not applied,
 ``stale`` which updates are for kernels that are not installed any more;
+``conflicts`` is null for who may not see them (polkit's org.ksplice.ksplicd1.conflicts);
 ``disabled`` is why nothing is applied automatically, or empty; the parts of the store are updates,
 rejected, history and dropped, and the ``limit`` of a part without one is null.
 
@@ -174,7 +175,7 @@ def _show_status(args: argparse.Namespace) -> int:
 
     client = connect(args.timeout or (_CHECK_SECONDS if args.check else 0))
     service, now = client.service(), client.objects()
-    updates, jobs = [to_update(u) for u in now.updates], [to_job(j) for j in now.jobs]
+    updates, jobs = [to_update(u) for u in now.updates], _jobs(client, now.jobs)
     in_use = [update for update in updates if update["stage"] == "applied"]
     applied, cves = len(in_use), sorted({cve for update in in_use for cve in update["cves"]})
     store = {
@@ -207,7 +208,9 @@ def _show_status(args: argparse.Namespace) -> int:
                 output.print_text(f"  {redirect}, not by livepatch")
     for job in jobs:
         output.print_text(f"Job {job['id']}: {job['type']} of {job['kid']}: {job['progress']}")
-        for conflict in job["conflicts"]:
+        if job["conflicts"] is None:
+            output.print_text("  administrators see which tasks hold it up: sudo ksplice status")
+        for conflict in job["conflicts"] or ():
             task = printable(conflict["command"])
             output.print_text("  held up by {}[{pid}] in {stack}".format(task, **conflict))
     if stale := service.get("Stale"):
@@ -216,6 +219,10 @@ def _show_status(args: argparse.Namespace) -> int:
     parts = ", ".join(f"{part} {_in_mebibytes(of['bytes'])}" for part, of in store.items())
     output.print_text(f"Store: {parts}")
     return status
+
+
+def _jobs(client: "Client", jobs: Sequence[Document]) -> list[Document]:
+    return [to_job(job, client.conflicts(job["Id"])) for job in jobs]
 
 
 def _redirects(client: "Client", kid: str) -> list[str]:

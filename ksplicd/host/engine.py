@@ -25,6 +25,7 @@ from ksplicd.config import LateMismatch
 from ksplicd.errors import (
     AlreadyAppliedError,
     AlreadyReversedError,
+    CodeBusyError,
     InUseError,
     KernelWarningError,
     KspliceError,
@@ -348,6 +349,8 @@ class Engine:
             return transition
         kid, is_undo = transition.kid, transition.direction is Direction.UNDO
         detail = describe_conflicts(self.conflicts(transition))
+        if detail and cause == CodeBusyError.abort_cause:
+            detail += ", which the journal names"
         try:
             self.doors.kernel.set_enabled(new_module(kid), enabled=is_undo)
         except UnexpectedError:

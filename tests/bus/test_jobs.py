@@ -33,10 +33,36 @@ def test_job_shows_who_holds_it_up(host: Host) -> None:
         "Type": "apply",
         "Update": names.update_path(KID),
         "Progress": "transitioning",
-        "Conflicts": [(17, "sleeper", "schedule < do_fcntl")],
-        "ConflictFunctions": ["do_fcntl"],
     }
+    assert host.client().conflicts(job) == [(17, "sleeper", "schedule < do_fcntl", "do_fcntl")]
     assert path == names.job_path(job)
+
+
+def test_who_holds_it_up_is_told_to_administrators(host: Host) -> None:
+    """Whoever may look sees that, and the history says in which function, but not who it is."""
+    job, path = begin(host)
+    with host.kernel.open() as kernel:
+        kernel.functions[f"ksplice_{KID}_new"] = frozenset({("vmlinux", "do_fcntl", 1)})
+        kernel.holders.append(Conflict(pid=17, command="sleeper", stack="schedule < do_fcntl"))
+    host.answer(conflicts="challenge")
+    assert host.user().conflicts(job) is None
+    question = host.asked()[-1]
+    assert question["details"] == {"kid": KID}
+    assert not question["interactive"], "nobody is asked for a password to look"
+    (shown,) = host.user().objects().jobs
+    assert "sleeper" not in str(shown)
+    name, _ = error_of(
+        host, (names.BUS_NAME, path, names.JOB), "ListConflicts", GLib.Variant("(t)", (1,))
+    )
+    assert name == ERROR + "UnknownFlags"
+    call(host, (names.BUS_NAME, path, names.JOB), "Cancel")
+    wait_for(lambda: host.client().objects().jobs[0]["Progress"] == "turning-back")
+    host.kernel.hold(on=False)
+    wait_for(lambda: host.stage_of() == "failed")
+    told = str(host.user().history()) + str(host.user().objects())
+    assert "held up by 1 task in do_fcntl" in told
+    assert "sleeper" not in told
+    assert "schedule" not in told
 
 
 def test_cancelled_job_leaves_the_kernel_as_it_was(host: Host) -> None:

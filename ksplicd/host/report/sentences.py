@@ -5,7 +5,7 @@ The core (kmodsrc/targets.c, ``describe()``) writes a mismatch as a line of key=
 ``target=vmlinux function=do_fcntl offset=0x1c kind=bytes expected=0f1f found=9090``.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from ksplicd.host.kernel.door import CoreState
@@ -133,14 +133,25 @@ def describe_probe(probe: Probe) -> str:
     return f"{probe.user} is at {place}: remove it and apply again"
 
 
-def describe_conflicts(conflicts: Iterable[Conflict]) -> str:
-    """Return the tasks in a sentence, such as ``held up by cat[812] in do_fcntl (…)``."""
-    tasks = "; ".join(map(describe_conflict, conflicts))
-    return f"held up by {tasks}" if tasks else ""
+def describe_conflicts(conflicts: Collection[Conflict]) -> str:
+    """Return how many tasks hold an update up, such as ``held up by 2 tasks in do_fcntl``.
+
+    Everybody may read the history, so that it does not say which: neither their names nor what else
+    is in their stacks.  The functions are those that the update replaces.
+    """
+    if not conflicts:
+        return ""
+    functions = sorted({c.function for c in conflicts if c.function})
+    more = f" and {len(functions) - _SHOWN} more" if functions[_SHOWN:] else ""
+    place = f" in {', '.join(functions[:_SHOWN])}{more}" if functions else ""
+    return f"held up by {len(conflicts)} {'task' if len(conflicts) == 1 else 'tasks'}{place}"
 
 
 def describe_conflict(conflict: Conflict) -> str:
-    """Return a task and its place: ``cat[812] in do_fcntl (fcntl_setlk < do_fcntl < …)``."""
+    """Return a task and its place, for administrators.
+
+    Such as ``cat[812] in do_fcntl (fcntl_setlk < do_fcntl < …)``.
+    """
     task = f"{conflict.command}[{conflict.pid}]"
     if conflict.function:
         return f"{task} in {conflict.function} ({conflict.stack})"

@@ -72,9 +72,8 @@ def test_job_document() -> None:
             "Type": "undo",
             "Update": "/org/ksplice/Ksplicd1/update/8c4o6ucj",
             "Progress": "transitioning",
-            "Conflicts": [(17, "nginx", "do_fcntl < ksys_fcntl")],
-            "ConflictFunctions": ["do_fcntl"],
-        }
+        },
+        [(17, "nginx", "do_fcntl < ksys_fcntl", "do_fcntl")],
     )
     assert job == {
         "id": 3,
