@@ -127,6 +127,7 @@ def run_sign(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Check the signature; raises ``BadSignatureError``."""
+    from ksplicd.host.clock import built
     from ksplicd.host.trust.keyring import check_not_expired
     from ksplicd.minisign import verify
 
@@ -137,7 +138,7 @@ def run_verify(args: argparse.Namespace) -> int:
     except (OSError, UnicodeDecodeError) as e:
         raise BadSignatureError(f"{args.file}: cannot be verified: {e}") from e
     verified = verify(data, text, keys)
-    check_not_expired(verified.key, time.time())
+    check_not_expired(verified.key, max(time.time(), built()))
     if args.json:
         output.print_json(
             key_id=verified.key.name, fingerprint=verified.key.fingerprint,

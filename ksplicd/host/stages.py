@@ -82,7 +82,7 @@ class Event:
     """A stage that an update reached: one line of the history, one entry of the journal."""
 
     time: float
-    """Seconds since 1970, UTC."""
+    """Seconds since 1970, UTC, as the clock said; it may have been wrong."""
     boot_id: str
     kid: str
     """Empty when a rejected file is not named like a bundle; its contents were not parsed."""
@@ -94,6 +94,8 @@ class Event:
     actor: Actor = DAEMON
     mismatch: Mapping[str, str] = field(default_factory=dict)
     """The core's mismatch: target, function, offset, kind, expected, found, …"""
+    up: float | None = None
+    """Seconds that this boot had lasted, on the monotonic clock; None in a history of before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

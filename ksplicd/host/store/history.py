@@ -347,6 +347,7 @@ def write_event(event: Event) -> bytes:
         "detail": _one_line(event.detail),
         "actor": describe_actor(event.actor),
         "mismatch": {key: _one_line(value) for key, value in event.mismatch.items()},
+        **({} if event.up is None else {"up": event.up}),
     }
     return json.dumps(value, separators=(",", ":")).encode() + _NEWLINE
 
@@ -367,6 +368,7 @@ def read_event(line: bytes) -> Event:
         mismatch={
             key: mismatch.text(key) for key in mismatch.names() if _MISMATCH_KEY.fullmatch(key)
         },
+        up=top.seconds("up") if top.has("up") else None,
     )
     for fields in (actor, mismatch, top):
         fields.close()

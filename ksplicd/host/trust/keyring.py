@@ -152,8 +152,10 @@ def expiry_of(key: PublicKey, name: str = "public key") -> date | None:
 def check_not_expired(key: PublicKey, now: float) -> None:
     """Raise ``BadSignatureError`` when ``key`` has expired at ``now``, in seconds since 1970."""
     expires = expiry_of(key)
-    if expires is not None and datetime.fromtimestamp(now, UTC).date() > expires:
+    today = datetime.fromtimestamp(now, UTC).date()
+    if expires is not None and today > expires:
         raise BadSignatureError(
-            f"signature: made by key {key.name}, which has expired on {expires}; "
+            f"signature: made by key {key.name}, which has expired on {expires}, and now it is "
+            f"{today}; "
             "sign it with a newer key, and put that one's .pub file into /etc/ksplicd/keys.d"
         )

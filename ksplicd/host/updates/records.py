@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 _MAX_DETAIL: Final = 10_000
 """Characters; a thousand tasks may hold a transition up, and a description has no limit."""
+_LATER: Final = 0.001
+"""Seconds."""
 _NEW_MODULE: Final = re.compile(r"ksplice_([a-z0-9]{8})_new")
 
 
@@ -44,6 +46,8 @@ class Records:
         )
         self.wants = Wants(WantedFile(doors.store.wanted_file, doors.store.reserve))
         self._last: dict[str, Event] = {}
+        self._newest = 0.0
+        """The latest time of an event."""
         self.meter = Meter()
         self._trusted: dict[str, Trusted] = {}
         self._distrusted: dict[str, tuple[str, str]] = {}
@@ -157,6 +161,15 @@ class Records:
             description="(its bundle is not stored here, or does not verify)",
         )
 
+    def now(self) -> float:
+        """Return the time for what ends at a time, such as a key: seconds since 1970.
+
+        A clock without a battery begins anew at each boot.  It is never before the last event that
+        is known, and not before this package was built.
+        """
+        clock = self._doors.clock
+        return max(clock.time(), clock.earliest(), self._newest)
+
     def events(self) -> Iterator[Event]:
         """Yield the whole history, newest event first, reading one file at a time."""
         self.catch_up()
@@ -231,6 +244,7 @@ class Records:
             detail=detail,
             actor=actor,
             mismatch=mismatch or {},
+            up=self._doors.clock.monotonic(),
         )
         self._note(event)
         try:
@@ -251,8 +265,10 @@ class Records:
 
     def want(self, kid: str, actor: Actor) -> None:
         """Want an update from now on, because of policy, whatever becomes of it."""
+        last = self._last.get(kid)
         event = Event(
-            time=self._doors.clock.time(),
+            # later than an undo, though the clock was put back meanwhile
+            time=max(self._doors.clock.time(), last.time + _LATER if last is not None else 0),
             boot_id=self._doors.kernel.boot_id(),
             kid=kid,
             stage=self.info(kid).stage,
@@ -275,6 +291,7 @@ class Records:
     def _note(self, event: Event) -> None:
         """Keep an event as the last one of its update, and the last one of all."""
         self.meter.note(event)
+        self._newest = max(self._newest, event.time)
         if event.stage is not Stage.REJECTED:
             self._last.pop(event.kid, None)
             self._last[event.kid] = event

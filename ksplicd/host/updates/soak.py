@@ -163,11 +163,18 @@ class Soak:
         boot_id = self._doors.kernel.boot_id()
         if not self._doors.settings.soak_time or self._guard.read().soaked.get(kid) == boot_id:
             return False
-        booted = self._doors.clock.time() - self._doors.clock.monotonic()
         for event in self._since_loaded(kid):
             if event.stage is Stage.LOADING:
-                return when >= event.time - booted - _PRINTK_CLOCK
+                return when >= self._since_boot(event) - _PRINTK_CLOCK
         return True
+
+    def _since_boot(self, event: Event) -> float:
+        """Return how long this boot had lasted at an event of it.
+
+        The clock may have been put forward or back since; an older version wrote its time only.
+        """
+        clock = self._doors.clock
+        return event.up if event.up is not None else event.time - (clock.time() - clock.monotonic())
 
     def _since_loaded(self, kid: str) -> Iterator[Event]:
         """Yield the events of an update in this boot, newest first, back to its load."""

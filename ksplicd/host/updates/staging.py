@@ -211,7 +211,7 @@ class Staging:
 
     def _check(self, stored: Stored) -> Trusted:
         doors = self._doors
-        return check_bundle(stored, doors.keyring, doors.settings, doors.clock.time())
+        return check_bundle(stored, doors.keyring, doors.settings, self._records.now())
 
     def dropped(self) -> list[tuple[str, Actor]]:
         """Return the updates that were dropped and have only been staged since; with the actor."""

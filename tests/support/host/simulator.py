@@ -283,9 +283,15 @@ class StoppedClock:
     def __init__(self) -> None:
         """Begin at some time."""
         self.now = 1700000000.0
+        self.wrong = 0.0
+        """By how much the time is wrong; the monotonic clock is right."""
+        self.built = 0.0
 
     def time(self) -> float:
-        return self.now
+        return self.now + self.wrong
+
+    def earliest(self) -> float:
+        return self.built
 
     def monotonic(self) -> float:
         return self.now - 1600000000.0

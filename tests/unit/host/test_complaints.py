@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The engine's records of the kernel's complaints."""
 
+import json
+
 import pytest
 
 from ksplicd.config import Settings
@@ -61,6 +63,28 @@ def test_applied_anew_it_is_heard_anew(applied: Host) -> None:
     assert not applied.engine.soak.record_complaint(
         KID, complaint(applied, age=50)
     )  # of the time before
+    assert applied.engine.soak.record_complaint(KID, complaint(applied))
+
+
+@pytest.mark.parametrize("by", [-3600, 3600])
+def test_a_clock_that_is_set_changes_nothing(applied: Host, by: float) -> None:
+    """Back by an hour, as by a time server: what the kernel says from now on is about it."""
+    applied.clock.wrong = by
+    early = complaint(applied, age=50)
+    assert not applied.engine.soak.record_complaint(KID, early)
+    assert applied.engine.soak.record_complaint(KID, complaint(applied))
+
+
+def test_history_without_the_time_since_the_boot(applied: Host) -> None:
+    """As an older version wrote it in this boot, before the package was updated."""
+    path = applied.engine.doors.store.history_file
+    lines = [{**json.loads(line), "up": None} for line in path.read_text().splitlines()]
+    for line in lines:
+        del line["up"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    applied.engine = applied.new_engine()
+    applied.engine.reconcile()
+    assert not applied.engine.soak.record_complaint(KID, complaint(applied, age=50))
     assert applied.engine.soak.record_complaint(KID, complaint(applied))
 
 

@@ -29,6 +29,7 @@ events = st.builds(
         Actor, uid=st.integers(0, 2**32), pid=st.integers(0, 2**22), unit=lines, via=...
     ),
     mismatch=st.dictionaries(st.sampled_from(["function", "offset"]), lines),
+    up=st.none() | st.floats(0, 2**39),
 )
 
 

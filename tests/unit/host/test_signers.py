@@ -136,7 +136,7 @@ def test_key_expires_while_we_run(host: Host) -> None:
     write_key(host, f"minisign public key {MINE} expires {TODAY}")
     host.stage()
     host.clock.now += DAY
-    why = f"made by key {MINE}, which has expired on {TODAY}; sign it with a newer key"
+    why = f"made by key {MINE}, which has expired on {TODAY}, and now it is 2023-11-15; "
     with pytest.raises(BadSignatureError, match=why):
         host.apply()
     with pytest.raises(BadSignatureError, match=why):
@@ -146,6 +146,26 @@ def test_key_expires_while_we_run(host: Host) -> None:
     assert host.engine.get_update(samples.KID).stage is Stage.REJECTED
     write_key(host, f"minisign public key {MINE} expires 2099-12-31")
     host.apply()
+
+
+@pytest.mark.parametrize("knows", ["history", "package"])
+def test_key_stays_expired_where_the_clock_is_dead(host: Host, knows: str) -> None:
+    """It begins anew at each boot; the history and the package know that it is later."""
+    write_key(host, f"minisign public key {MINE} expires {TODAY}")
+    host.stage()
+    if knows == "history":
+        host.clock.now += DAY
+        host.engine.records.record(samples.OTHER_KID, Stage.REMOVED, ALICE)
+    else:
+        host.clock.built = host.clock.now + DAY
+    host.kernel.reboot()
+    host.clock.wrong = -host.clock.now
+    assert host.clock.time() == 0
+    host.engine = host.new_engine()
+    host.engine.reconcile()
+    assert host.engine.get_update(samples.KID).stage is Stage.REJECTED
+    with pytest.raises(BadSignatureError, match="expired on 2023-11-14, and now it is 2023-11-15"):
+        host.apply()
 
 
 def test_what_is_applied_outlives_its_key(host: Host) -> None:

@@ -221,6 +221,15 @@ def test_wanted_again_after_an_undo(applied: Host) -> None:
     assert wanted(applied) == [KID]
 
 
+def test_wanted_again_after_an_undo_with_a_clock_that_was_put_back(applied: Host) -> None:
+    applied.undo()
+    applied.clock.wrong = -3600
+    applied.engine.records.want(KID, ALICE)
+    applied.engine = applied.new_engine()
+    applied.engine.reconcile()
+    assert KID in applied.engine.records.wants
+
+
 def test_undo_that_has_its_turn_first_wins(after_boot: Host) -> None:
     """An automatic apply may have been queued behind it while another update moved."""
     with pytest.raises(AlreadyReversedError, match="it is not wanted any more"):
