@@ -9,8 +9,19 @@ import contextlib
 import ctypes
 import functools
 from collections.abc import Iterator
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_void_p, create_string_buffer
+from ctypes import (
+    POINTER,
+    byref,
+    c_char_p,
+    c_int,
+    c_size_t,
+    c_ulong,
+    c_void_p,
+    create_string_buffer,
+)
 from typing import Final
+
+from ksplicd.errors import KeyFileError
 
 KEY_SIZE: Final = 32
 SIGNATURE_SIZE: Final = 64
@@ -30,7 +41,11 @@ _PROTOTYPES: Final = {
     "EVP_DigestVerifyInit": (c_int, [c_void_p] * 5),
     "EVP_DigestVerify": (c_int, [c_void_p, c_char_p, c_size_t, c_char_p, c_size_t]),
     "ERR_clear_error": (None, []),
+    "ERR_peek_last_error": (c_ulong, []),
+    "ERR_error_string_n": (None, [c_ulong, c_char_p, c_size_t]),
 }
+_REASON: Final = 0x7FFFFF  # ERR_REASON_MASK, <openssl/err.h>
+_NO_MEMORY: Final = frozenset({0, 0xC0100, 65})  # none; ERR_R_MALLOC_FAILURE of 3.0 and of 1.1.1
 
 
 def public_key(seed: bytes) -> bytes:
@@ -103,6 +118,21 @@ def _context() -> Iterator[c_void_p]:
 
 
 def _check(answer: int) -> None:
-    """Raise ``MemoryError``: any 32 bytes are a key, so nothing else can fail."""
-    if answer != 1:
+    """Raise ``MemoryError``, or ``KeyFileError`` where libcrypto is kept from doing Ed25519.
+
+    Any 32 bytes are a key, so nothing else can fail.
+    """
+    if answer == 1:
+        return
+    crypto = _libcrypto()
+    error = crypto.ERR_peek_last_error()
+    text = create_string_buffer(256)
+    crypto.ERR_error_string_n(error, text, len(text))
+    crypto.ERR_clear_error()  # as below
+    if error & _REASON in _NO_MEMORY:
         raise MemoryError("libcrypto")
+    raise KeyFileError(
+        f"libcrypto has no Ed25519 here ({text.value.decode(errors='replace')}): FIPS mode, or its"
+        " openssl.cnf, leaves it out; signatures can neither be made nor checked before its"
+        " provider offers it"
+    )

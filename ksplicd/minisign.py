@@ -297,4 +297,10 @@ def _derive(password: str, salt: bytes, ops: int, mem: int, name: str) -> bytes:
     if n * r * p > 1 << 26:  # SENSITIVE is 2^23; do not compute for hours on a forged file
         raise KeyFileError(f"{name}: scrypt limits out of range (ops {ops}, memory {mem})")
     room = 128 * r * (n + p + 2) + (1 << 20)
-    return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=room, dklen=104)
+    try:
+        return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=room, dklen=104)
+    except ValueError as e:
+        raise KeyFileError(
+            f"{name}: its password cannot be used: libcrypto has no scrypt here ({e}): FIPS mode,"
+            " or its openssl.cnf, leaves it out"
+        ) from None

@@ -15,6 +15,7 @@ from ksplicd.bus import names
 from ksplicd.bus.errors import class_of, text_of
 from ksplicd.cli import output
 from ksplicd.errors import KspliceError, NoDaemonError, PermissionDeniedError, by_abort_cause
+from ksplicd.memory_file import open_memory_file
 
 _NO_TIMEOUT: Final = GLib.MAXINT
 _PAGE: Final = 1000
@@ -60,7 +61,7 @@ class Client:
     def stage(self, bundle: bytes, signature: bytes | None) -> str:
         """Hand the daemon a bundle; returns its kid."""
         options = {} if signature is None else {"signature": GLib.Variant("ay", signature)}
-        fd = os.memfd_create("ksplice-bundle", os.MFD_CLOEXEC)
+        fd = open_memory_file("ksplice-bundle")
         with os.fdopen(fd, "w+b") as f:
             f.write(bundle)
             f.flush()

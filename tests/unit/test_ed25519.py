@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Ed25519 against the test vectors of RFC 8032, section 7.1."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,3 +63,41 @@ def test_no_flipped_bit_passes(seed: bytes, message: bytes, bit: int) -> None:
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=64, max_size=64))
 def test_any_key_and_signature_are_taken(public: bytes, signature: bytes) -> None:
     assert ed25519.is_signature(public, signature, b"message") in {True, False}
+
+
+FIPS = """openssl_conf = init
+[init]
+alg_section = algorithms
+[algorithms]
+default_properties = fips=yes
+"""
+USES = (
+    "ed25519.public_key(bytes(32))",
+    "ed25519.sign(bytes(32), b'')",
+    "ed25519.is_signature(bytes(32), bytes(64), b'')",
+    "minisign._derive('p', bytes(32), 32768, 1 << 24, 'libcrypto')",
+)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_libcrypto_without_it_is_told(tmp_path: Path, use: str) -> None:
+    """As in FIPS mode; it is not for want of memory, and no signature is bad because of it."""
+    (tmp_path / "openssl.cnf").write_text(FIPS)
+    program = f"""
+from ksplicd import ed25519, minisign
+from ksplicd.errors import KeyFileError
+try:
+    {use}
+except KeyFileError as e:
+    print(e)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "OPENSSL_CONF": str(tmp_path / "openssl.cnf")},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.startswith("libcrypto")
+    assert "FIPS mode, or its openssl.cnf, leaves it out" in said

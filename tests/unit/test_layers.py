@@ -18,7 +18,7 @@ ROOT: Final = Path(ksplicd.__file__).parent
 TESTS: Final = ROOT.parent / "tests"
 
 GROUPS: Final = {
-    "NOUNS": "ksplicd errors model text notes",
+    "NOUNS": "ksplicd errors model text notes memory_file",
     "FILES": "bundle manifest ledger fields modinfo minisign",
     "HOST": "host/stages host/clock host/kernel host/store host/trust host/report host/updates"
     " host/engine host/boot",
@@ -31,6 +31,7 @@ ROOMS: Final = {
     "errors": "",
     "model": "",
     "text": "",
+    "memory_file": "",
     "notes": "",
     # files, and what is in them
     "fields": "errors",

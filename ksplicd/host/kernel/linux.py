@@ -33,6 +33,7 @@ from ksplicd.host.kernel.sysfs import (
 )
 from ksplicd.host.kernel.tripwire import Listener, open_listener
 from ksplicd.host.stages import Conflict
+from ksplicd.memory_file import open_memory_file
 from ksplicd.model import core_module
 from ksplicd.notes import BUILD_ID_SECTION, find_build_id
 
@@ -50,6 +51,7 @@ _MEANINGS: Final[dict[int, tuple[type[KspliceError], str]]] = {
     errno.EBUSY: (InUseError, "another transition runs; try again when it has ended"),
     errno.ENOMEM: (OutOfMemoryError, "the kernel has no memory for it"),
     errno.EPERM: (ModuleRefusedError, "not permitted: kernel.modules_disabled, or lockdown"),
+    errno.EACCES: (ModuleRefusedError, "a security module of this kernel refuses it; see dmesg"),
     errno.EKEYREJECTED: (ModuleRefusedError, "this kernel loads signed modules only"),
     errno.ENOKEY: (ModuleRefusedError, "its signature is by a key that this kernel does not have"),
     errno.ENOEXEC: (ModuleRefusedError, "not a module for this kernel; see dmesg"),
@@ -171,7 +173,7 @@ class LinuxKernel:
 
     def _load(self, data: bytes, name: str, parameters: str) -> int:
         """Return 0 or the errno of finit_module; an ``OSError`` is from the memfd."""
-        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = open_memory_file(name)
         try:
             with open(fd, "wb", closefd=False) as f:
                 f.write(data)

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Why a locked-down kernel refuses a module, and what is missing.
+"""Why a kernel with a policy refuses a module, and what is missing.
 
 Under lockdown (security/lockdown) every refusal is EPERM, whether the module has no signature or
 one by an unknown key (kernel/module/signing.c, module_sig_check), and dmesg says no more.  The
 reason is derived from the module and from the policy that the kernel shows.
+
+Other policies are about the file that a module comes from, and a live patch comes from memory: that
+is on no file system of LoadPin's (EPERM; security/loadpin/loadpin.c, loadpin_check()), has no
+security.ima for IMA to appraise (EACCES; security/integrity/ima/ima_appraise.c), and has a label of
+SELinux's that may load no modules (EACCES; security/selinux/hooks.c,
+selinux_kernel_module_from_file()).
 """
 
 import errno
@@ -21,6 +27,20 @@ _SIGN_IT: Final = "build the update with --module-sign-key"
 _ENROL_IT: Final = (
     "enrol that key's certificate where this kernel looks for keys (`mokutil --import`, or the "
     "firmware's db), and reboot"
+)
+_PINNED: Final = (
+    "LoadPin is in force: this kernel loads modules from one file system only, and those of a live "
+    "patch come from memory; `sysctl kernel.loadpin.enforced=0` where the kernel lets one, or boot "
+    "with loadpin.enforce=0"
+)
+_IMA: Final = (
+    "IMA appraises modules (a rule with func=MODULE_CHECK), and those of a live patch come from "
+    "memory, where no security.ima can be: the rule has to say appraise_type=imasig|modsig, and "
+    "the key of the signature in the module has to be in the keyring .ima"
+)
+_SELINUX: Final = (
+    "SELinux does not let ksplicd load modules from memory files (module_load; `ausearch -m avc`): "
+    "allow that in its policy"
 )
 
 
@@ -55,7 +75,11 @@ def why_refused(module: bytes, error: int, sys: Path, proc: Path) -> str:
     """
     if error == errno.EPERM and modules_disabled(proc):
         return "kernel.modules_disabled is 1: no module can be loaded until the machine reboots"
+    if error == errno.EACCES:
+        return _why_denied(module, sys)
     policy = _read_policy(sys)
+    if error == errno.EPERM and not policy and _is_pinned(sys, proc):
+        return _PINNED
     if error not in {errno.EPERM, errno.EKEYREJECTED, errno.ENOKEY} or not policy:
         return ""
     signer = signer_of(module)
@@ -66,6 +90,22 @@ def why_refused(module: bytes, error: int, sys: Path, proc: Path) -> str:
         )
     by = f"by “{signer}”" if signer else "by a key without a name"
     return f"{policy}, and the module is signed {by}, which it does not trust: {_ENROL_IT}"
+
+
+def _is_pinned(sys: Path, proc: Path) -> bool:
+    """Tell whether LoadPin is in force; it shows its switch only where that can be turned."""
+    is_there = "loadpin" in _read(sys / "kernel/security/lsm").split(",")
+    return is_there and _read(proc / "sys/kernel/loadpin/enforced") != "0"
+
+
+def _why_denied(module: bytes, sys: Path) -> str:
+    """Return what may have refused a module from memory; empty when nothing of the kind is on."""
+    found = []
+    if _read(sys / "fs/selinux/enforce") == "1":
+        found.append(_SELINUX)
+    if (sys / "kernel/security/ima").is_dir():
+        found.append(_IMA if signer_of(module) is not None else f"{_IMA}; {_SIGN_IT}")
+    return ", or ".join(found)
 
 
 def _read_policy(sys: Path) -> str:

@@ -73,6 +73,38 @@ def test_enforced_signatures(root: Path) -> None:
     )
 
 
+def test_loadpin(root: Path) -> None:
+    """It shows its switch only where that can be turned; a locked-down kernel comes first."""
+    (root / "sys/kernel/security/lsm").write_text("capability,loadpin,apparmor\n")
+    assert why(root, SIGNED).startswith("this kernel is locked down")
+    (root / "sys/kernel/security/lockdown").unlink()
+    assert why(root, SIGNED).startswith("LoadPin is in force: this kernel loads modules from one")
+    switch = root / "proc/sys/kernel/loadpin/enforced"
+    switch.parent.mkdir()
+    switch.write_text("0\n")
+    assert why(root, SIGNED) == ""
+    switch.write_text("1\n")
+    assert why(root, SIGNED).startswith("LoadPin is in force")
+    assert why(root, SIGNED, errno.EACCES) == ""
+
+
+def test_ima_appraises_modules(root: Path) -> None:
+    (root / "sys/kernel/security/ima").mkdir()
+    said = why(root, UNSIGNED, errno.EACCES)
+    assert said.startswith("IMA appraises modules (a rule with func=MODULE_CHECK)")
+    assert "imasig|modsig" in said
+    assert said.endswith("build the update with --module-sign-key")
+    assert "--module-sign-key" not in why(root, SIGNED, errno.EACCES)
+
+
+def test_selinux_lets_no_module_be_loaded(root: Path) -> None:
+    (root / "sys/fs/selinux").mkdir(parents=True)
+    (root / "sys/fs/selinux/enforce").write_text("1")
+    assert why(root, SIGNED, errno.EACCES).startswith("SELinux does not let ksplicd load modules")
+    (root / "sys/fs/selinux/enforce").write_text("0")
+    assert why(root, SIGNED, errno.EACCES) == ""
+
+
 def test_no_modules_any_more(root: Path) -> None:
     (root / "proc/sys/kernel/modules_disabled").write_text("1\n")
     assert why(root, SIGNED).startswith("kernel.modules_disabled is 1")
