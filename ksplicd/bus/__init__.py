@@ -41,6 +41,7 @@
     soak_watch       updates in their soak time
     kernel_log       /dev/kmsg on the loop
     patient_undo     undoes what no caller waits for, until it is done
+    catch_up         writes down what could not be written before
     pauses           how long until what failed is tried again
     undo_on_warning  records the kernel's complaints, and undoes their updates by policy
     tripwire_watch   hits of tripwires

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ksplicd.bus.automatic import Automatic
+from ksplicd.bus.catch_up import CatchUp
 from ksplicd.bus.drop_watch import RETRY_SECONDS, DropWatch
 from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.events import Events
@@ -47,7 +48,7 @@ class Surroundings:
     kmsg: Path = KMSG
     drop_retry_seconds: float = RETRY_SECONDS
     apply_retry_seconds: float = FIRST_SECONDS
-    """Before the first further try of an apply that a fault of the machine ended."""
+    """Before the first further try of what a fault of the machine ended: an apply, a record."""
     idle_seconds: float = IDLE_SECONDS
     """For which the worker may wait for the machine, and do nothing, before it counts as stuck."""
 
@@ -75,7 +76,9 @@ class Service:
         self.modules = ModuleWatch(worker, self.reconciler, journal)
         self._tripwires = TripwireWatch(worker, journal, manager.TripwireHit)
         self._soak = SoakWatch(worker, UndoOnWarning(worker, jobs, shown), surroundings.kmsg)
+        catch_up = CatchUp(worker, surroundings.apply_retry_seconds)
         shown.on_shown += [self._tripwires.show, self._soak.show, self.automatic.show]
+        shown.on_shown.append(catch_up.show)
 
     def stop(self) -> None:
         """Stop watching, and end the worker's thread."""

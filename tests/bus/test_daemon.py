@@ -318,3 +318,17 @@ def test_job_goes_on_when_the_updates_cannot_be_shown(host: Host) -> None:
     assert host.client().apply(KID).result == "done"
     assert "the updates cannot be shown: livepatches: Too many open files" in host.log()
     assert host.client().undo(KID).result == "done"
+
+
+def test_what_could_not_be_written_is_written_when_it_can_be(bare_host: Host, polkit: Fork) -> None:
+    """Nothing else happens meanwhile that would write it."""
+    bare_host.start(KSPLICE_APPLY_SECONDS="2")
+    bare_host.client().stage(BUNDLE, SIGNATURE)
+    wanted = bare_host.store / "wanted.json"
+    wanted.mkdir()
+    bare_host.client().apply(KID)
+    assert "what is wanted cannot be written down yet" in bare_host.log()
+    time.sleep(1)  # until the job's end has been shown to everybody
+    wanted.rmdir()
+    wait_for(wanted.is_file)
+    assert KID in wanted.read_text()

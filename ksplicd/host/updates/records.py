@@ -189,11 +189,16 @@ class Records:
                     return None if event.stage is Stage.REMOVED else event.stage
         return None
 
-    def catch_up(self) -> None:
-        """Write the events that could not be written before, if that is possible now."""
+    def catch_up(self) -> bool:
+        """Write what could not be written before, if that is possible now.
+
+        Returns whether all is written.
+        """
+        is_written = False
         with contextlib.suppress(StoreError):  # raised when the event happened
             self._history.catch_up()
-        self.wants.catch_up()
+            is_written = True
+        return self.wants.catch_up() and is_written
 
     # --- entries --------------------------------------------------------------------------------
 

@@ -125,15 +125,18 @@ class Wants:
         """Want an update no longer, without an event that says so: another one is in its place."""
         self._set(kid, None)
 
-    def catch_up(self) -> None:
-        """Write what could not be written before; a failure goes to the log, for a later try."""
-        if self._is_written:
-            return
-        try:
-            self._file.write(self._wants.values())
-            self._is_written = True
-        except StoreError as e:
-            _log.error("what is wanted cannot be written down yet: %s", e)
+    def catch_up(self) -> bool:
+        """Write what could not be written before; a failure goes to the log, for a later try.
+
+        Returns whether all is written.
+        """
+        if not self._is_written:
+            try:
+                self._file.write(self._wants.values())
+                self._is_written = True
+            except StoreError as e:
+                _log.error("what is wanted cannot be written down yet: %s", e)
+        return self._is_written
 
     def _set(self, kid: str, want: Want | None) -> None:
         if self._wants.get(kid) == want:
