@@ -329,6 +329,10 @@ class UntrustedError(DistroError):
     """The archive is not signed by the distribution's keys, or a file is not the signed one."""
 
 
+class ToolchainError(DistroError):
+    """The kernel's compiler cannot be had or run here."""
+
+
 class NoSpaceError(DistroError):
     """The disk of the cache is full."""
 

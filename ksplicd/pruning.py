@@ -23,6 +23,7 @@ KINDS: Final[Mapping[str, str]] = {
     "dl": "packages as downloaded",
     "kernel": "images and modules, unpacked",
     "headers": "headers, unpacked",
+    "toolchain": "compilers of other suites",
     "source": "source trees, unpacked",
     "source-files": "single files of source packages",
     "kernel-config": "symbols and configurations",

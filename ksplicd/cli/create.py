@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     kernel.add_arguments(parser)
+    kernel.add_toolchain(parser)
     _add_input(parser.add_argument_group("the change, exactly one of"))
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, default=Path(),
@@ -229,6 +230,7 @@ def read_request(
     return Request(
         source=inputs.source,
         config=inputs.config,
+        toolchain=inputs.toolchain,
         cache=default_root(),
         patches=tuple(args.patch),
         patch_options=tuple(args.patch_opt),

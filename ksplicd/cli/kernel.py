@@ -10,20 +10,33 @@ import argparse
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from ksplicd.cache import Cache, Progress, digest_of
-from ksplicd.create.stock.config_dir import read_config_dir
+from ksplicd.create.build.kmodsrc import kmodsrc
+from ksplicd.create.stock.config_dir import ConfigDir, read_config_dir
 from ksplicd.create.stock.from_machine import RunningHost, find_symbols
 from ksplicd.create.stock.system_map import write_system_map
 from ksplicd.distro.debian import Debian
 from ksplicd.distro.model import Distribution, Kernel, Parts
 from ksplicd.distro.plain import Plain
+from ksplicd.distro.root import toolchain_root
 from ksplicd.errors import CreateError, NoSuchKernelError
-from ksplicd.run import has
+from ksplicd.run import has, run_any
+from ksplicd.toolchain import HOST, Toolchain
+
+
+class Choice(StrEnum):
+    """Which compiler is run."""
+
+    AUTO = "auto"
+    HOST = "host"
+    ROOT = "root"
+
 
 RUNNING: Final = "running"
 
@@ -40,6 +53,7 @@ class Inputs:
     """The folder that ``--config`` takes."""
     origins: Mapping[str, str]
     """Where each part came from, by its name."""
+    toolchain: Toolchain = HOST
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,11 +75,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_toolchain(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that says where the compiler is."""
+    parser.add_argument(
+        "--toolchain", choices=[str(choice) for choice in Choice], default=Choice.AUTO,
+        help="run the compiler of this machine (host), or that of the kernel's suite in a root"
+        " that is made once (root); auto: of this machine where it is the kernel's",
+    )  # fmt: skip
+
+
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise ``CreateError`` unless one kernel is named, with a source where that is needed."""
     if (args.kernel is None) == (args.config is None):
         given = "--kernel and --config" if args.kernel else "no kernel given"
         raise CreateError(f"{given}: give exactly one of --kernel RELEASE, --config DIR SOURCE")
+    if args.toolchain == Choice.ROOT and (args.config or "/" in args.kernel):
+        raise CreateError(
+            "--toolchain root: goes with --kernel RELEASE; of a kernel in a folder nobody knows the"
+            " suite, and its compiler has to be installed"
+        )
     if args.source is None and args.config is not None:
         raise CreateError("--config DIR: goes with SOURCE, the kernel's source tree")
     if args.source is None and (args.git is not None or args.diffext is not None):
@@ -80,33 +108,57 @@ def inputs_of(args: argparse.Namespace, cache: Cache) -> Inputs:
     if "/" in args.kernel:
         plain = Plain(Path(args.kernel))
         return fetch(plain, plain.kernels()[0].release, cache, source=args.source)
-    return fetch(Debian(cache), args.kernel, cache, source=args.source)
+    debian, choice = Debian(cache), Choice(args.toolchain)
+
+    def root_for(kernel: Kernel) -> Toolchain:
+        return toolchain_root(
+            debian.archive, debian.toolchain(kernel), [kmodsrc(), Path("/usr/src")]
+        )
+
+    return fetch(debian, args.kernel, cache, source=args.source, choice=choice, root_for=root_for)
 
 
 def fetch(
-    distribution: Distribution, release: str, cache: Cache, *, source: Path | None = None
+    distribution: Distribution,
+    release: str,
+    cache: Cache,
+    *,
+    source: Path | None = None,
+    choice: Choice = Choice.HOST,
+    root_for: Callable[[Kernel], Toolchain] | None = None,
 ) -> Inputs:
     """Return the parts of a kernel, fetched where they are not in the cache.
 
-    ``source``: a tree to take in place of the distribution's.  Raises ``DistroError`` and its
+    ``source``: a tree to take in place of the distribution's.  ``root_for``: makes the toolchain
+    of a kernel's suite.  Raises ``DistroError`` and its
     leaves, ``CreateError``.
     """
     kernel = find(distribution, release)
     suite = f", suite {kernel.suite}" if kernel.suite else ""
     cache.progress(f"{kernel.release} {kernel.version} of {distribution.name}{suite}")
-    check_compiler(kernel)
+    if root_for is None or choice is Choice.HOST:
+        check_compiler(kernel)
     parts = distribution.parts(kernel)
     config, symbols = config_of(cache, parts)
+    known = read_config_dir(config)
+    toolchain = HOST
+    if root_for and (
+        choice is Choice.ROOT or (choice is Choice.AUTO and not is_compiler_here(known))
+    ):
+        toolchain = root_for(kernel)
+    where = "this machine" if toolchain.root is None else f"a root: {toolchain.root}"
     origins = {
         "image": parts.image.origin,
         "modules": parts.modules.origin,
         "headers": parts.headers.origin,
         "symbols": symbols,
         "source": parts.source.origin if source is None else str(source),
-        "compiler": read_config_dir(config).compiler_text,
+        "compiler": f"{known.compiler_text} ({where})",
     }
     show_origins(origins, cache.progress)
-    return Inputs(source=source or parts.source.path, config=config, origins=origins)
+    return Inputs(
+        source=source or parts.source.path, config=config, origins=origins, toolchain=toolchain
+    )
 
 
 def show_origins(origins: Mapping[str, str], progress: Progress) -> None:
@@ -130,6 +182,14 @@ def find(distribution: Distribution, release: str) -> Kernel:
     return distribution.kernel(name.release, match[1])
 
 
+def is_compiler_here(config: ConfigDir) -> bool:
+    """Tell whether this machine has the very compiler that a kernel was built with."""
+    if not has(config.compiler):
+        return False
+    lines = run_any([config.compiler, "--version"])[1].decode(errors="replace").splitlines()
+    return lines[:1] == [config.compiler_text]
+
+
 def check_compiler(kernel: Kernel) -> None:
     """Raise ``NoSuchKernelError`` when this machine does not have the kernel's compiler.
 
@@ -138,8 +198,7 @@ def check_compiler(kernel: Kernel) -> None:
     if kernel.compiler and not has(kernel.compiler):
         raise NoSuchKernelError(
             f"{kernel.release} was built with {kernel.compiler}, which this machine does not have;"
-            f" install the package {kernel.compiler}, or make the update on a machine with the"
-            f" release that the kernel is of ({kernel.suite or kernel.version})"
+            f" install the package {kernel.compiler}, or take --toolchain root"
         )
 
 

@@ -11,6 +11,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ksplicd.create.affected.to_compile import (
     check_any,
@@ -52,7 +53,7 @@ def create(request: Request, progress: Progress = lambda _: None) -> Created:
 
 def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created:
     """Make an update, and all that it is made from in a folder."""
-    config = read_config_dir(request.config)
+    config = read_config_dir(request.config, request.toolchain)
     config.stock_image()  # raises before an hour is spent on compiling
     with opened(request, config, progress) as tree:
         changed = read_changed_tree(request, tree.source, progress)
@@ -78,7 +79,8 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         with accounts.of_nothing(objects):
             changes = compare_units(objects, kernel.has_global, request.allowed_layouts)
         progress("checking against the stock kernel")
-        match_units(kernel, objects, changes)
+        with tree.naming_compiler():
+            match_units(kernel, objects, changes)
         new_code = cut_new_code(request.kid, changes, pre_state, kernel)
         write_new_code(work, pre_state, new_code)
         entries = accounts.take(objects, changes, new_code)
@@ -92,12 +94,14 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
     progress("packing")
     made = Made(changed=changed, compiled=compiled, changes=changes, new_code=new_code,
                 entries=entries, modules=modules, whole=whole)  # fmt: skip
-    return pack(request, config, kernel.identity, made)
+    created = pack(request, config, kernel.identity, made)
+    return replace(created, notes=(*tree.notes, *created.notes))
 
 
 def make_prebuilt(request: Request, progress: Progress = lambda _: None) -> PrebuiltObjects:
     """Make the objects before any change, of all units of ``request.targets``, in the cache."""
-    with opened(request, read_config_dir(request.config), progress) as tree:
+    config = read_config_dir(request.config, request.toolchain)
+    with opened(request, config, progress) as tree:
         tree.source.revert()
         return prebuild(Kbuild(tree), request.targets)
 

@@ -15,6 +15,7 @@ from ksplicd.create.patch.series import Series, read_series
 from ksplicd.create.patch.source_tree import PatchedFile, Progress, SourceTree
 from ksplicd.create.patch.states import TreeStates, read_states
 from ksplicd.model import Ledger, Manifest, new_kid
+from ksplicd.toolchain import HOST, Toolchain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,8 @@ class Request:
     replaces: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
     jobs: int = 1
+    toolchain: Toolchain = HOST
+    """Where the kernel's compiler is run."""
     keep: Path | None = None
     """Where the temporary objects are left."""
 

@@ -29,6 +29,10 @@ _PROGRAMS: Final = (
 )
 """What the build of every kernel runs, as names of packages; dwarves has pahole in Debian 12."""
 
+_RUST: Final = ("rustc", "rust-src", "bindgen")
+_RUST_SINCE: Final = "7.0"
+"""From here on Debian's configuration has CONFIG_RUST, which goes without these programs."""
+
 
 class Debian:
     """The distribution Debian, by its archive."""
@@ -172,10 +176,11 @@ class Debian:
 
     def toolchain(self, kernel: Kernel) -> ToolchainNeeds:
         """Return what the kernel's units are compiled with."""
+        rust = _RUST if compare(kernel.version, _RUST_SINCE) >= 0 else ()
         return ToolchainNeeds(
             compiler=kernel.compiler,
             suite=kernel.suite.partition("-")[0],
-            packages=(kernel.compiler, *_PROGRAMS),
+            packages=(kernel.compiler, *_PROGRAMS, *rust),
         )
 
 

@@ -147,7 +147,7 @@ class Mutator:
     def _header(self, file: ChangedFile) -> tuple[tuple[str, ...], Outcome]:
         graph = read_include_graph(self.tree)
         compiler = self.tree.config.compiler
-        affected = find_affected(graph, [file], self.tree.listing, compiler, few=0)
+        affected = find_affected(graph, [file], self.tree.listing, [compiler], few=0)
         units = [Unit(source) for source in sorted(affected.dependants)]
         reached = [unit for unit in units if unit.source in affected.units]
         pre = self.kbuild.compile_split_cached(units)

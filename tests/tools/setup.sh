@@ -12,6 +12,8 @@ trap 'rm -f "$log"' EXIT
 packages=(
     # the archive
     apt gpgv gnupg debian-archive-keyring
+    # compilers of other suites
+    bubblewrap
     # kernel modules, and units of the kernel's source
     gcc-12 make flex bison bc libelf-dev libssl-dev dwarves dpkg-dev patch perl rsync
     lz4 xz-utils zstd kmod cpio

@@ -43,6 +43,7 @@ ROOMS: Final = {
     "bundle": "FILES NOUNS",
     "config": "errors",
     "run": "errors",
+    "toolchain": "run errors",
     "cache": "",
     "pruning": "cache",
     "elf": "errors notes",
@@ -55,7 +56,7 @@ ROOMS: Final = {
     "create/patch": "bundle elf run NOUNS",
     "create/objects": "elf NOUNS",
     "create/diff": "create/objects create/messages create/refusal create/debug elf NOUNS",
-    "create/stock": "create/objects elf run NOUNS",
+    "create/stock": "create/objects elf run toolchain NOUNS",
     "create/old_code": "create/stock create/objects elf NOUNS",
     "create/build": "create/patch create/stock create/objects create/messages elf run NOUNS",
     "create/affected": "create/build create/patch create/stock create/objects create/messages"
@@ -70,7 +71,7 @@ ROOMS: Final = {
     "create/prebuild": "create/affected create/build create/patch create/stock NOUNS",
     "create/objdiff": "create/new_code create/diff create/stock create/objects create/messages"
     " create/refusal elf run NOUNS",
-    "create/request": "create/ledger create/patch create/build create/modules NOUNS",
+    "create/request": "create/ledger create/patch create/build create/modules toolchain NOUNS",
     "create/unit_objects": "create/objects create/patch create/diff create/stock create/build"
     " create/affected create/new_code create/referee create/refusal create/work_folder elf NOUNS",
     "create/bundle_parts": "create/request create/patch create/diff create/stock create/build"
@@ -94,11 +95,11 @@ ROOMS: Final = {
     # those who use it; the daemon puts host and bus together
     "bus": "HOST config bundle NOUNS",
     # where a kernel's parts come from
-    "distro": "cache run NOUNS",
+    "distro": "cache run toolchain NOUNS",
     "lab": "create/stock distro cache elf run bundle NOUNS",
     "cli": "create/build create/modules create/objdiff create/pipeline create/request"
     " create/prebuild create/stock create/patch create/debug create/work_folder create/ledger"
-    " HOST bus lab distro cache pruning elf run config FILES NOUNS",
+    " HOST bus lab distro cache pruning elf run toolchain config FILES NOUNS",
     "daemon": "bus HOST config FILES NOUNS",
     "__main__": "cli",
 }

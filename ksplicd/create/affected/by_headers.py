@@ -78,7 +78,7 @@ def find_candidates(
     The source tree must be in the state before the change.
     """
     every = {*tree.listing, *(unit.source for unit in tree.foreign)}
-    affected = find_affected(graph, headers, every, tree.config.compiler)
+    affected = find_affected(graph, headers, every, tree.config.compiler_command)
     units = [Unit(source) for source in sorted(affected.units) if source in tree.listing]
     reached, names = affected.units | {str(h.path) for h in headers}, frozenset(named)
     return Candidates(

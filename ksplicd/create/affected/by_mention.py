@@ -24,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 from ksplicd.create.affected.c_text import Piece, identifiers, own_text
@@ -69,7 +70,7 @@ def find_affected(
     graph: IncludeGraph,
     headers: Sequence[ChangedFile],
     units: Iterable[str],
-    compiler: str = "gcc",
+    compiler: Sequence[str | Path] = ("gcc",),
     few: int = FEW,
 ) -> Affected:
     """Return which of ``units`` (sources, also assembly) changed headers can reach.
@@ -145,7 +146,7 @@ class _Narrower:
         graph: IncludeGraph,
         headers: Sequence[ChangedFile],
         units: frozenset[str],
-        compiler: str,
+        compiler: Sequence[str | Path],
         few: int,
     ) -> None:
         self.graph, self.compiler, self.few = graph, compiler, few

@@ -9,8 +9,9 @@ headers and in no unit, so that every unit gets what the preprocessor made of it
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 from ksplicd.create.affected.c_text import Piece, guard_of, identifiers, split
@@ -31,8 +32,8 @@ _MOST: Final = 200
 class Macros:
     """The macros of some files."""
 
-    def __init__(self, texts: Mapping[str, str], compiler: str) -> None:
-        """Read files, by path; of a changed one, both versions under one path."""
+    def __init__(self, texts: Mapping[str, str], compiler: Sequence[str | Path]) -> None:
+        """Read files, by path; of a changed one, both versions.  ``compiler``: the command."""
         self._texts, self._compiler = texts, compiler
         self.definitions = [d for text in texts.values() for d in read_definitions(text)]
         self._by_name: dict[str, set[Definition]] = defaultdict(set)
@@ -163,7 +164,7 @@ class Macros:
         lines = [f"#define {line}" for line in needed.values()]
         source = "\n".join([*lines, piece.text, ""]).encode(errors="replace")
         try:
-            out = run([self._compiler, "-E", "-P", "-x", "c", "-"], stdin=source)
+            out = run([*self._compiler, "-E", "-P", "-x", "c", "-"], stdin=source)
         except ToolError:
             return None
         pieces = split(out.decode(errors="replace"))

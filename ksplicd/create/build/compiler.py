@@ -23,7 +23,6 @@ from ksplicd.create.objects.entry_sizes import probe_source, read_probe
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.elf.read import read_object
 from ksplicd.errors import BuildError, UnsupportedChangeError
-from ksplicd.run import run_any
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -261,7 +260,7 @@ class Kbuild:
 
     def run(self, unit: Unit, words: Sequence[str]) -> None:
         """Run one program that makes a unit.  Raises ``BuildError`` with the program's words."""
-        status, printed, err = run_any(words, cwd=self.tree.output)
+        status, printed, err = self.tree.config.toolchain.run_any(words, cwd=self.tree.output)
         if status:
             raise BuildError(compiler_words(unit.source, printed + err))
 
@@ -276,7 +275,8 @@ class Kbuild:
         if not probe.exists() or source.read_text() != text:
             source.write_text(text)
             words = [w for w in self.recorded.compiler(unit, probe) if "-MMD" not in w]
-            status, out, err = run_any([*words[:-1], str(source)], cwd=self.tree.output)
+            toolchain = self.tree.config.toolchain
+            status, out, err = toolchain.run_any([*words[:-1], source], cwd=self.tree.output)
             if status:
                 probe.unlink(missing_ok=True)
                 raise BuildError(compiler_words("sizes of the special sections", out + err))

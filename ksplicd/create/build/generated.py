@@ -15,7 +15,6 @@ from pathlib import Path
 from ksplicd.create.build.foreign import Recipe
 from ksplicd.create.build.tree import BuildTree
 from ksplicd.create.patch.states import TreeStates
-from ksplicd.run import run_any
 
 
 def find_other_generated(
@@ -38,14 +37,16 @@ def find_other_generated(
 
 def _generate(tree: BuildTree, recipe: Recipe) -> bytes | None:
     """Return what a recipe makes of the source tree as it is now, None when it fails."""
+    toolchain = tree.config.toolchain
     with tempfile.TemporaryDirectory(prefix="ksplice-made-") as folder:
         places = {recipe.target: f"{folder}/made"}
         for i, (program, command) in enumerate(recipe.programs):
             places[program] = f"{folder}/program{i}"
             line = re.sub(r"-Wp,-MMD,\S+", "", _moved(command, places))
-            if run_any(["sh", "-c", line], cwd=tree.output)[0]:
+            if toolchain.run_any(["sh", "-c", line], cwd=tree.output)[0]:
                 return None
-        status, *_ = run_any(["sh", "-c", _moved(recipe.command, places)], cwd=tree.output)
+        last = _moved(recipe.command, places)
+        status, *_ = toolchain.run_any(["sh", "-c", last], cwd=tree.output)
         made = Path(folder, "made")
         return made.read_bytes() if status == 0 and made.exists() else None
 

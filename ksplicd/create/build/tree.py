@@ -35,7 +35,7 @@ from ksplicd.create.build.units import (
 from ksplicd.create.messages import compiler_words, names_of
 from ksplicd.create.patch.source_tree import Progress, SourceTree
 from ksplicd.create.stock.config_dir import ConfigDir
-from ksplicd.errors import BuildError, ConfigDirError, ToolError
+from ksplicd.errors import BuildError, ConfigDirError, ImageMismatchError, ToolError
 from ksplicd.model import VMLINUX
 from ksplicd.run import run, run_any
 
@@ -47,6 +47,7 @@ _NOT_KERNEL: Final = frozenset(
     {"Documentation", "LICENSES", "arch", "rust", "samples", "scripts", "tools", "usr"}
 )
 _PASSING: Final = "ksplice-passing"
+_COMPILER_OPTION: Final = "CONFIG_CC_VERSION_TEXT"
 
 
 class BuildTree:
@@ -62,6 +63,8 @@ class BuildTree:
         progress: Progress = lambda _: None,
     ) -> None:
         self.source, self.config, self.jobs, self.progress = source, config, jobs, progress
+        self.notes: tuple[str, ...] = ()
+        """What is to be known of the compiler."""
         self.output = cache / "kbuild" / self._key()
         self._naming: dict[str, list[str]] = {}
 
@@ -77,24 +80,48 @@ class BuildTree:
             *self.config.flags,
             self.compiler(),
         ]
+        if self.config.toolchain.root is not None:  # make's own programs are of that root
+            made_from.append(str(self.config.toolchain.root))
         return hashlib.sha256("\0".join(made_from).encode()).hexdigest()[:16]
 
     def compiler(self) -> str:
-        """Return the first line of the compiler's version.  Raises ``ConfigDirError``."""
+        """Return the first line of the compiler's version.
+
+        Another revision of the same version is taken, with a note: whether it makes the same code
+        is seen when the objects are compared with the image.  Raises ``ConfigDirError``.
+        """
+        wanted, program = self.config.compiler_text, self.config.compiler
         try:
-            out = run([self.config.compiler, "--version"])
+            out = self.config.toolchain.run([program, "--version"])
         except ToolError as e:
             raise ConfigDirError(
-                f"{self.config.compiler} is needed, because the kernel was built with it"
-                f" ({self.config.compiler_text}); install the package {self.config.compiler}"
+                f"{program} is needed, because the kernel was built with it ({wanted}); install"
+                f" the package {program}"
             ) from e
         line = out.decode(errors="replace").splitlines()[0]
-        if line != self.config.compiler_text:
+        if without_revision(line) != without_revision(wanted):
             raise ConfigDirError(
-                f"{self.config.compiler} is “{line}”, but the kernel was built with"
-                f" “{self.config.compiler_text}”; install that version"
+                f"{program} is “{line}”, but the kernel was built with “{wanted}”; install that"
+                " version"
             )
+        if line != wanted:
+            words = f"the compiler is “{line}”, that of the kernel was “{wanted}”"
+            self.notes = (f"{words}; both make the same code of the compiled files, byte for byte",)
         return line
+
+    @contextmanager
+    def naming_compiler(self) -> Iterator[None]:
+        """Name the compiler where objects are not those of the image, and it is another one."""
+        try:
+            yield
+        except ImageMismatchError as e:
+            if not self.notes:
+                raise
+            raise ImageMismatchError(
+                f"{e}\nthe compiler is “{self.compiler()}”, but the kernel was built with"
+                f" “{self.config.compiler_text}”, and they do not make the same code; install that"
+                " revision, or use --toolchain root"
+            ) from e
 
     def _command(self, *arguments: str) -> list[str]:
         argv = [
@@ -108,7 +135,8 @@ class BuildTree:
 
     def make(self, *targets: str) -> None:
         """Run the kernel's own build for some targets.  Raises ``BuildError``."""
-        status, out, err = run_any(self._command(f"-j{self.jobs}", *targets))
+        argv = self._command(f"-j{self.jobs}", *targets)
+        status, out, err = self.config.toolchain.run_any(argv, cwd=self.output)
         if status:
             raise BuildError(compiler_words(names_of(targets), out + err))
 
@@ -170,6 +198,8 @@ class BuildTree:
     def _check_config(self, made: str) -> None:
         """Refuse any difference: a lost option changes code (dwarves missing drops BTF)."""
         before, after = _options(self.config.text), _options(made)
+        if self.notes:  # another revision of the compiler
+            after[_COMPILER_OPTION] = before.get(_COMPILER_OPTION, "")
         lost = sorted(before.items() - after.items())
         added = sorted(after.items() - before.items())
         if lost or added:
@@ -233,7 +263,9 @@ class BuildTree:
         self.progress("listing the units that the configuration enables")
         argv = self._command("-k", "-n", "KBUILD_VERBOSE=1", f"KCFLAGS={LISTING_FLAG}",
                              f"KAFLAGS={LISTING_FLAG}", "vmlinux", "modules")  # fmt: skip
-        _, out, err = run_any(argv)  # parts fail: the distribution's signing key is not public
+        _, out, err = self.config.toolchain.run_any(
+            argv, cwd=self.output
+        )  # parts fail: the distribution's signing key is not public
         text, root = out.decode(errors="replace"), self.source.root
         units = parse_dry_run(text, root)
         if not any(VMLINUX in u.targets for u in units):
@@ -250,6 +282,14 @@ class BuildTree:
             temporary = (self.output / name).with_suffix(".new")
             temporary.write_text(listing)
             temporary.replace(self.output / name)
+
+
+def without_revision(version: str) -> str:
+    """Return the first line of a compiler's version without the distribution's: its brackets.
+
+    ``gcc-12 12.2.0`` for ``gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0``.
+    """
+    return " ".join(re.sub(r"\([^()]*\)", " ", version).split())
 
 
 def _options(config: str) -> dict[str, str]:

@@ -31,7 +31,6 @@ from ksplicd.model import (
     new_module,
     old_module,
 )
-from ksplicd.run import run_any
 
 _ORC: Final = re.compile(r"^CONFIG_UNWINDER_ORC=y$", re.MULTILINE)
 
@@ -59,7 +58,8 @@ def build_modules(
     The result does not depend on where the folder is.  Raises ``BuildError``.
     """
     write_sources(build, old_code, new_code)
-    status, out, err = run_any(make_command(build, kid, config, old_code, new_code))
+    command = make_command(build, kid, config, old_code, new_code)
+    status, out, err = config.toolchain.run_any(command, cwd=build)
     if status:
         raise BuildError(compiler_words("the update's modules", out + err))
     core, new = f"{core_module(kid)}.ko", f"{new_module(kid)}.ko"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.errors import CreateError, ToolError
-from ksplicd.run import run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +50,7 @@ def sign_module(ko: bytes, key: ModuleKey, config: ConfigDir) -> bytes:
         path = Path(folder) / "module.ko"
         path.write_bytes(ko)
         try:
-            run([program, m[1] if m else "sha256", key.key, key.certificate, path])
+            config.toolchain.run([program, m[1] if m else "sha256", key.key, key.certificate, path])
         except ToolError as e:
             raise CreateError(f"--module-sign-key {key.key}: {e}") from e
         return path.read_bytes()

@@ -18,7 +18,6 @@ from ksplicd.create.messages import compiler_words
 from ksplicd.create.patch.source_tree import PatchedFile
 from ksplicd.create.stock.config_dir import ConfigDir
 from ksplicd.errors import BuildError, UnsupportedChangeError
-from ksplicd.run import run, run_any
 
 
 def build_whole_modules(
@@ -44,11 +43,11 @@ def build_whole_modules(
         "make", "-C", str(config.build.resolve()), f"M={build}", f"CC={config.compiler}",
         f"KCFLAGS=-g0 -fmacro-prefix-map={build}/=", "modules",
     ]  # fmt: skip
-    status, out, err = run_any(argv)
+    status, out, err = config.toolchain.run_any(argv, cwd=build)
     if status:
         raise BuildError(compiler_words(", ".join(targets), out + err))
     made = {t: build / obj.with_suffix(".ko").name for t, obj in objects.items()}
-    run(["strip", "--strip-debug", *made.values()])  # it has paths of this machine
+    config.toolchain.run(["strip", "--strip-debug", *made.values()])  # it has paths of this machine
     return {target: path.read_bytes() for target, path in made.items()}
 
 

@@ -7,11 +7,13 @@ or a link to it) against the stock modules; ``flags`` holds further arguments fo
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ksplicd.errors import ConfigDirError
+from ksplicd.toolchain import HOST, Toolchain
 
 _COMPILER_TEXT: Final = re.compile(r'^CONFIG_CC_VERSION_TEXT="(.*)"$', re.MULTILINE)
 
@@ -30,6 +32,13 @@ class ConfigDir:
     compiler_text: str
     """First line of its ``--version`` when the kernel was built."""
     flags: tuple[str, ...]
+    toolchain: Toolchain = HOST
+    """Where the compiler and the kernel's build run."""
+
+    @property
+    def compiler_command(self) -> Sequence[str | Path]:
+        """The command that is the compiler, without arguments."""
+        return self.toolchain.command([self.compiler])
 
     @property
     def system_map(self) -> Path:
@@ -66,7 +75,7 @@ class ConfigDir:
         return self.vmlinuz
 
 
-def read_config_dir(path: Path) -> ConfigDir:
+def read_config_dir(path: Path, toolchain: Toolchain = HOST) -> ConfigDir:
     """Check a configuration directory and return it.
 
     Raises ``ConfigDirError`` naming the part that is missing or does not belong to the others.
@@ -108,6 +117,7 @@ def read_config_dir(path: Path) -> ConfigDir:
         compiler=m[1].split()[0],
         compiler_text=m[1],
         flags=tuple(_read(flags).split()),
+        toolchain=toolchain,
     )
 
 

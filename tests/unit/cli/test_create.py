@@ -34,6 +34,8 @@ def parse(*words: str) -> argparse.Namespace:
         (["--config", "c"], "--config DIR: goes with SOURCE"),
         (["--kernel", "6", "--git", "HEAD"], "--git: goes with SOURCE"),
         (["--kernel", "6", "--diffext", ".new"], "--diffext: goes with SOURCE"),
+        (["--kernel", "./6", "--toolchain", "root"], "--toolchain root: goes with --kernel REL"),
+        (["--config", "c", "tree", "--toolchain", "root"], "--toolchain root: goes with --kernel"),
     ],
 )
 def test_exactly_one_kernel(words: list[str], message: str) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from ksplicd.cache import Cache
-from ksplicd.cli.kernel import RUNNING, config_of, fetch, find
+from ksplicd.cli.kernel import RUNNING, Choice, config_of, fetch, find
 from ksplicd.create.stock.config_dir import read_config_dir
 from ksplicd.distro.model import ChangelogEntry, Kernel, Part, Parts, ToolchainNeeds
 from ksplicd.errors import ConfigDirError, NoSuchKernelError
+from ksplicd.toolchain import HOST, Toolchain
 from tests.support.objects.link import Linked, link
 
 RELEASE = "6.1.0-50-cloud-amd64"
@@ -95,10 +96,43 @@ def test_parts_become_a_folder_for_create(tmp_path: Path, folders: Folders) -> N
         "headers": "the package headers",
         "symbols": str(folders.root / "System.map"),
         "source": "the package source",
-        "compiler": "gcc-12 (Debian) 12.2.0",
+        "compiler": "gcc-12 (Debian) 12.2.0 (this machine)",
     }
     assert [f"{name}: {origin}" for name, origin in inputs.origins.items()] == lines[-6:]
     assert fetch(folders, RELEASE, cache).config == inputs.config
+
+
+ROOT = Toolchain(root=Path("/nowhere/root"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "program", "expected"),
+    [
+        (Choice.AUTO, "x", ROOT),  # none here
+        (Choice.AUTO, "gcc-12 (Debian) 12.2.0", HOST),
+        (Choice.AUTO, "gcc-12 (Debian 2) 12.2.0", ROOT),  # another revision
+        (Choice.ROOT, "gcc-12 (Debian) 12.2.0", ROOT),
+        (Choice.HOST, "gcc-12 (Debian 2) 12.2.0", HOST),
+    ],
+)
+def test_whose_compiler_is_run(
+    tmp_path: Path, folders: Folders, choice: Choice, program: str, expected: Toolchain,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if program != "x":
+        compiler = tmp_path / "bin/gcc-12"
+        compiler.parent.mkdir()
+        compiler.write_text(f"#!/bin/sh\necho '{program}'\n")
+        compiler.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{compiler.parent}:/usr/bin:/bin")
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    inputs = fetch(
+        folders, RELEASE, Cache(tmp_path / "cache"), choice=choice, root_for=lambda _: ROOT
+    )
+    assert inputs.toolchain == expected
+    where = "a root: /nowhere/root" if expected is ROOT else "this machine"
+    assert inputs.origins["compiler"] == f"gcc-12 (Debian) 12.2.0 ({where})"
 
 
 def test_source_of_ones_own_is_taken(tmp_path: Path, folders: Folders) -> None:
