@@ -62,6 +62,28 @@ SLOW = (
     ),
 )
 """A mount waits as long as kernel.overflowgid is 7777."""
+READS = tuple(
+    Edit("fs/romfs/super.c", call, f'{call}\tasm volatile("nop");\n')
+    for call in (
+        "\t\tret = romfs_dev_read(inode->i_sb, pos, buf, fillsize);\n",
+        "\t\tret = romfs_dev_read(i->i_sb, offset, &ri, ROMFH_SIZE);\n",
+        "\tret = romfs_dev_read(dir->i_sb, offset, &ri, ROMFH_SIZE);\n",
+        "\t\tret = romfs_dev_read(sb, pos, &ri, sizeof(ri));\n",
+    )
+)
+"""In four functions more, each of which calls another one of the module."""
+COUNT = """\
+cd /sys/kernel/tracing
+echo 'p:stop text_poke_sync' >kprobe_events
+echo 'hist:keys=stacktrace' >events/kprobes/stop/trigger
+modprobe romfs
+awk '/apply_relocate_add/ { found = 1 } /hitcount/ { if (found) n += $NF; found = 0 }
+    END { print n }' events/kprobes/stop/hist
+cat events/kprobes/stop/hist >&2
+echo '!hist:keys=stacktrace' >events/kprobes/stop/trigger
+echo >kprobe_events
+"""
+"""Loads romfs; how often all processors had to stop for references."""
 
 
 @pytest.fixture
@@ -201,6 +223,17 @@ def test_only_modules_and_none_is_loaded(
     guest.run(["rmmod", "romfs"])
     only.undo()
     assert mount(guest, "romfs") == [OLD]
+
+
+def test_processors_stop_once_for_a_module_s_references(
+    guest: Guest, lab_cache: Cache, kernel: KernelPackages, tree: Path, tmp_path: Path
+) -> None:
+    patch = write_patch(tree, tmp_path / "reads.patch", ROMFS, *READS)
+    update = Update(guest, make_bundle(lab_cache, kernel, "stopped1", [patch]))
+    update.apply(late=True)
+    said = guest.run(COUNT)
+    assert update.targets() == {"romfs": "matched"}
+    assert said.out == "1\n", said.err
 
 
 @BOTH

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from typing import Final
 
+from ksplicd.create.modules.one_text import join_text
 from ksplicd.create.new_code.aliases import is_function_alias
 from ksplicd.elf.model import (
     SHN_LIVEPATCH,
@@ -34,9 +35,10 @@ def write_livepatch_module(ko: bytes, name: str) -> bytes:
     """Turn the undefined ``.klp.sym.*`` symbols of a .ko into livepatch symbols.
 
     Their relocations move to ``.klp.rela.OBJECT.SECTION`` sections
-    (Documentation/livepatch/module-elf-format.rst).
+    (Documentation/livepatch/module-elf-format.rst).  The functions' sections become one.
     """
     obj = read_object(ko, name)
+    join_text(obj)
     _rename_new_functions(obj)
     owners: dict[Symbol, str] = {}
     for s in obj.symbols:

@@ -19,14 +19,14 @@ def test_livepatch_symbols_move_to_their_own_sections(tmp_path: Path) -> None:
     ko = compile_c(tmp_path, SOURCE, *SPLIT)
     obj = read_object(write_livepatch_module(ko, "m.ko"))
     assert {k.name: len(k.relocations) for k in obj.livepatch} == {
-        ".klp.rela.vmlinux..text.f": 1,
-        ".klp.rela.ext4..text.f": 1,
+        ".klp.rela.vmlinux..text": 1,
+        ".klp.rela.ext4..text": 1,
         ".klp.rela.vmlinux..data.pointer": 1,
     }
     shndx = {s.name: s.shndx for s in obj.symbols}
     assert shndx[".klp.sym.vmlinux.hidden,2"] == SHN_LIVEPATCH
     assert shndx["exported"] == 0
-    text = obj.find_section(".text.f")
+    text = obj.find_section(".text")
     assert text is not None
     assert {r.symbol.name for r in text.relocations} == {"exported"}
 
