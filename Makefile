@@ -15,6 +15,8 @@
 #                  try all changes between two source packages, and write coverage.json
 #   make fuzz-kernel [MUTATIONS=1000] [SEED=...]
 #                  damage the modules of an update, and have the kernel part find out
+#   make rewriting [MATCHES=1000]
+#                  match while a live patch comes and goes and tracepoints are switched
 #   make fuzz      a million malformed inputs; a fault at each system call of the host half
 #   make fault-steps
 #                  kill the daemon, and fill its disk, at every step of apply and undo
@@ -48,7 +50,8 @@ etcdir = $(DESTDIR)$(sysconfdir)/ksplicd
 run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR) $(PYTHON)
 
 .PHONY: all setup demo test bench coverage test-objects test-matrix check lint lint-c unit vm \
-	vm-next fuzz fuzz-kernel fault-steps mutate-source soak install
+	vm-next fuzz fuzz-kernel fault-steps mutate-source rewriting soak \
+	install
 all:
 	@sed -n '3,/^$$/s/^#//p' Makefile
 
@@ -77,6 +80,10 @@ fuzz: setup
 fuzz-kernel: setup
 	KSPLICE_MUTATIONS=$(or $(MUTATIONS),1000) $(if $(SEED),KSPLICE_SEED=$(SEED)) \
 		$(run) -m pytest -q -s tests/vm/test_hostile.py tests/vm/test_memory.py
+
+# Hours: one to several seconds a match under TCG, on both kernels.
+rewriting: setup
+	KSPLICE_MATCHES=$(or $(MATCHES),1000) $(run) -m pytest -q -s tests/vm/test_rewriting.py
 
 # Half an hour.
 fault-steps: setup
