@@ -25,7 +25,7 @@ from ksplicd.create.ledger.accepted import read_accepted
 from ksplicd.create.modules.signature import ModuleKey
 from ksplicd.create.pipeline import create, make_prebuilt
 from ksplicd.create.prebuild import PrebuiltObjects
-from ksplicd.create.request import Created, Request
+from ksplicd.create.request import MAX_FUNCTIONS, Created, Request
 from ksplicd.create.work_folder import make_empty
 from ksplicd.errors import CreateError, KeyFileError, PasswordNeededError
 from ksplicd.model import KID_LENGTH, is_kid, new_kid
@@ -110,6 +110,11 @@ def _add_update(parser: argparse.ArgumentParser) -> None:
         "--accept", metavar="FILE[:LINE]", action="append", default=[],
         help="accept that the change at this line of the new file, or a whole file that an update"
         " cannot change, is missing from the running kernel; the update is incomplete then",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-functions", metavar="N", type=int, default=MAX_FUNCTIONS,
+        help="how many functions livepatch may have to look for on the stack of each task"
+        f" (default: {MAX_FUNCTIONS})",
     )  # fmt: skip
     parser.add_argument("--id", metavar="KID", help=f"the update's id, {KID_LENGTH} of a-z0-9")
     parser.add_argument("--description", metavar="TEXT", default="", help="what the update is for")
@@ -242,6 +247,7 @@ def read_request(
         module_key=module_key,
         allowed_layouts=tuple(args.allow_layout),
         accepted=read_accepted(args.accept),
+        max_functions=args.max_functions,
         kid=kid,
         description=args.description,
         cves=tuple(args.cve),

@@ -15,6 +15,7 @@ from ksplicd.create.ledger.patch_ledger import Entry, ledger_of
 from ksplicd.create.modules.build import Modules
 from ksplicd.create.modules.signature import sign_modules
 from ksplicd.create.modules.whole import file_names
+from ksplicd.create.new_code.listed import number_note
 from ksplicd.create.new_code.model import NewCode
 from ksplicd.create.new_code.tripwires import count_calls
 from ksplicd.create.patch.change import Change
@@ -122,6 +123,7 @@ def notes_of(changes: Sequence[UnitChange], new_code: Sequence[NewCode]) -> list
     unseen = list(dict.fromkeys(c.unit for c in changes if c.has_unseen_layouts))
     notes = [note for c in changes for note in c.difference.notes]
     notes += [note for code in new_code for note in code.notes]
+    notes += number_note(new_code)
     # of an object that several modules have, once
     return [*([unseen_layouts(unseen)] if unseen else []), *dict.fromkeys(notes)]
 

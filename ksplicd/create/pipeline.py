@@ -26,6 +26,7 @@ from ksplicd.create.bundle_parts import Made, pack, whole_modules_of
 from ksplicd.create.ledger.patch_evidence import Accounts
 from ksplicd.create.modules.build import build_modules
 from ksplicd.create.modules.whole import build_whole_modules
+from ksplicd.create.new_code.listed import refuse_too_many
 from ksplicd.create.new_code.units import cut_new_code
 from ksplicd.create.old_code.tables import old_code_of
 from ksplicd.create.patch.source_tree import Progress, SourceTree
@@ -82,6 +83,7 @@ def create_in(work: WorkFolder, request: Request, progress: Progress) -> Created
         with tree.naming_compiler():
             match_units(kernel, objects, changes)
         new_code = cut_new_code(request.kid, changes, pre_state, kernel)
+        refuse_too_many(new_code, request.max_functions)
         write_new_code(work, pre_state, new_code)
         entries = accounts.take(objects, changes, new_code)
         plain = plain_units(pre_state, kernel, objects)

@@ -6,6 +6,7 @@ How the one becomes the other is in ``pipeline.py``.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from ksplicd.create.build.units import ANY_TARGET, TargetFilter
 from ksplicd.create.ledger.accepted import Accepted, whole_files
@@ -16,6 +17,9 @@ from ksplicd.create.patch.source_tree import PatchedFile, Progress, SourceTree
 from ksplicd.create.patch.states import TreeStates, read_states
 from ksplicd.model import Ledger, Manifest, new_kid
 from ksplicd.toolchain import HOST, Toolchain
+
+MAX_FUNCTIONS: Final = 200
+"""Functions of an update, and anchors, unless another number is asked for; decision 0082."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +46,8 @@ class Request:
     """Structures whose layout may change."""
     accepted: tuple[Accepted, ...] = ()
     """Parts of the patch that may be missing from the running kernel, on the author's word."""
+    max_functions: int = MAX_FUNCTIONS
+    """How many functions livepatch may have to look for on stacks."""
     kid: str = field(default_factory=new_kid)
     description: str = ""
     cves: tuple[str, ...] = ()
