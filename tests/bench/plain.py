@@ -16,6 +16,7 @@ from ksplicd.distro.packages import KernelPackages
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
+from ksplicd.lab.running_guest import RunningGuest
 from ksplicd.lab.snapshot import take_snapshot
 from ksplicd.model import new_kid
 from ksplicd.run import run
@@ -160,7 +161,7 @@ def call_ns(guest: Guest, *written: str) -> float:
     return float(guest.run(["/root/calls", *written]).out)
 
 
-def put_program(guest: Guest, folder: Path, name: str, text: str) -> None:
+def put_program(guest: RunningGuest, folder: Path, name: str, text: str) -> None:
     """Compile a program in C, and put it into the guest."""
     (folder / f"{name}.c").write_text(text)
     run(["gcc-12", "-O2", "-static", "-o", folder / name, folder / f"{name}.c"])
