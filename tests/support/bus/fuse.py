@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A file of FUSE that nobody can read: ``python -m tests.support.bus.fuse FD VICTIM``.
+"""A file of FUSE that nobody can read: ``python -m tests.support.bus.fuse FD VICTIM DIR``.
 
 It serves one file (include/uapi/linux/fuse.h, version 7.31) in mounts of its own, and sends an open
 descriptor of it over the socket FD.  READ and STATFS are never answered, and nothing else that the
@@ -95,8 +95,8 @@ def unreadable_file(victim: int) -> Iterator[int]:
     Skips the test where FUSE cannot be mounted.
     """
     ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, other:
-        argv = [sys.executable, "-m", __name__, str(other.fileno()), str(victim)]
+    with ours, other, tempfile.TemporaryDirectory() as folder:
+        argv = [sys.executable, "-m", __name__, str(other.fileno()), str(victim), folder]
         server = subprocess.Popen(argv, cwd=ROOT, pass_fds=[other.fileno()])
         other.close()
         fds: list[int] = []
@@ -114,8 +114,8 @@ def unreadable_file(victim: int) -> Iterator[int]:
                     os.close(fd)
 
 
-def main(number: str, victim: str) -> None:
-    with socket.socket(fileno=int(number)) as end, tempfile.TemporaryDirectory() as folder:
+def main(number: str, victim: str, folder: str) -> None:
+    with socket.socket(fileno=int(number)) as end:
         try:
             fd = _mount(folder, int(victim))
         except OSError as e:
