@@ -20,7 +20,17 @@ from ksplicd.errors import (
 from ksplicd.host.stages import Event
 from ksplicd.host.store.history import write_event
 from ksplicd.model import Stage
-from tests.support.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, UPDATE, call, error_of
+from tests.support.bus.calls import (
+    BUNDLE,
+    ERROR,
+    KID,
+    MANAGER,
+    SIGNATURE,
+    UPDATE,
+    begin,
+    call,
+    error_of,
+)
 from tests.support.bus.host import Host
 from tests.support.host.simulator import NO_MATCH
 from tests.support.waiting import wait_for
@@ -145,6 +155,7 @@ def test_mismatch_is_an_error_of_the_call_and_precise_in_the_journal(host: Host)
         assert kernel.leftovers() == []
 
 
+JOB = names.BUS_NAME, names.job_path(1), names.JOB
 WITH_FLAGS = (
     (MANAGER, "ListUpdates", GLib.Variant("(t)", (1,))),
     (MANAGER, "Apply", GLib.Variant("(st)", (KID, 2))),
@@ -155,6 +166,7 @@ WITH_FLAGS = (
     (UPDATE, "Apply", GLib.Variant("(t)", (1,))),
     (UPDATE, "Undo", GLib.Variant("(t)", (1,))),
     (UPDATE, "ListHunks", GLib.Variant("(tuu)", (1, 0, 0))),
+    (JOB, "ListConflicts", GLib.Variant("(t)", (1,))),
 )
 
 
@@ -162,7 +174,7 @@ WITH_FLAGS = (
 def test_unknown_flags_are_refused(
     host: Host, where: tuple[str, str, str], method: str, args: GLib.Variant
 ) -> None:
-    host.client().stage(BUNDLE, SIGNATURE)
+    begin(host)
     assert error_of(host, where, method, args)[0] == ERROR + "UnknownFlags"
 
 
