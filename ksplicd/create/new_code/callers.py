@@ -10,10 +10,13 @@ With earlier updates (``--series``), callers are taken in as these have left the
 that call the function only since then: as far as the source files that they change name it.
 """
 
+import contextlib
 import re
 import struct
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from ksplicd.create.build.pre_state import PreState
@@ -26,6 +29,7 @@ from ksplicd.create.diff.unit import diff
 from ksplicd.create.new_code.aliases import Aliases
 from ksplicd.create.new_code.redirects import find_called_only
 from ksplicd.create.objects.index import ObjectIndex, code_section_of, relocations_in
+from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.stock.image import KernelImage
@@ -44,6 +48,8 @@ MAX_UNITS: Final = 24
 
 _BRANCH: Final = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]", re.DOTALL)
 """call, jmp and jcc with a 32-bit displacement."""
+_DISPLACEMENT: Final = struct.Struct("<i")
+_MASK: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +62,28 @@ class TakenIn:
     """By function that cannot be redirected."""
 
 
-def branches_to(image: KernelImage, symbols: SymbolMap, address: int) -> list[int]:
-    """Return the addresses in the image's text from which code branches to ``address``."""
-    (low,), (high,) = symbols.addresses("_stext"), symbols.addresses("_etext")
-    text = image.read(low, high - low)
-    assert text is not None
-    found = []
-    for m in _BRANCH.finditer(text):
-        end = m.end() + 4
-        if end <= len(text) and low + end + struct.unpack_from("<i", text, m.end())[0] == address:
-            found.append(low + m.start())
-    return found
+class Branches:
+    """Every branch in the image's text, read once."""
+
+    def __init__(self, image: KernelImage, symbols: SymbolMap) -> None:
+        (low,), (high,) = symbols.addresses("_stext"), symbols.addresses("_etext")
+        text = image.read(low, high - low)
+        assert text is not None
+        self._at, self._to = array("Q"), array("Q")
+        for m in _BRANCH.finditer(text, 0, len(text) - 4):
+            end = m.end() + 4
+            if end <= len(text):
+                self._at.append(low + m.start())
+                self._to.append((low + end + _DISPLACEMENT.unpack_from(text, m.end())[0]) & _MASK)
+
+    def to(self, address: int) -> list[int]:
+        """Return the addresses from which code branches to ``address``."""
+        found, start = [], 0
+        with contextlib.suppress(ValueError):
+            while True:
+                start = self._to.index(address, start) + 1
+                found.append(self._at[start - 1])
+        return found
 
 
 def is_address_kept(image: KernelImage, address: int) -> bool:
@@ -89,7 +106,7 @@ class _Search:
             raise refused(unit.source, s, "its address is kept in data")
         if importers := self.kernel.importers(s.name):
             raise refused(unit.source, s, f"modules call it ({', '.join(importers[:3])})")
-        left = set(branches_to(vmlinux.image, vmlinux.symbols, address))
+        left = set(self._branches.to(address))
         left -= addresses_in(unit)
         found = []
         for other in self.candidates(unit.source, s.name) if left or self.pre_state.before else ():
@@ -104,6 +121,10 @@ class _Search:
             raise refused(unit.source, s, f"it is called from {', '.join(names[:4])}, whose source"
                                           " files were not found")  # fmt: skip
         return found
+
+    @cached_property
+    def _branches(self) -> Branches:
+        return Branches(self.kernel.vmlinux.image, self.kernel.vmlinux.symbols)
 
     def candidates(self, source: str, name: str) -> list[Unit]:
         """Return the built-in units whose source names a function, which ``source`` defines."""
@@ -137,11 +158,15 @@ class _Search:
         callers = {}
         for f in same.post.obj.functions():
             section = code_section_of(f)
+            if is_boot_section(section):  # it has run, and is gone
+                continue
             for r in relocations_in(f):
                 if r.symbol.is_undefined and r.symbol.name == name:
                     if not same.post.is_branch(section, r):
                         raise refused(unit.source, f, f"it takes the address of {name}")
                     callers[f] = f"calls {name}, which livepatch cannot redirect"
+        if not callers and not is_changed:
+            return None
         return UnitChange.of(unit.source, same).with_changed(callers)
 
     def unchanged(self, unit: Unit, sizes: EntrySizes) -> Difference:

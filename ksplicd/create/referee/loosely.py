@@ -7,19 +7,22 @@ may have inlined otherwise.  What is referred to must be the same: each side is 
 function refers to that the other side has inlined, everywhere or in one place of several.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from ksplicd.create.referee.meaning import is_constant, is_private, things_at
 from ksplicd.create.referee.pairs import Pairs
 from ksplicd.create.referee.view import Reference, View, is_cold
 from ksplicd.elf.instructions import Role
-from ksplicd.elf.model import Symbol
+from ksplicd.elf.model import Section, Symbol
 
 _COMPILERS: Final = ("__x86_indirect_", "__x86_return_", "__stack_chk_", "__fentry__", "__SCT__")
 """Beginnings of the names of what the compiler, not the source, refers to."""
 _TEXT: Final = "text"
+_RUNTIME_CONSTANT: Final = re.compile(r"runtime_(?:ptr|shift)_(\w+)")
 _FUNCTIONS: Final = ("function", "other function")
 _KEYS: Final = ("__jump_table", ".static_call_sites")
 
@@ -87,11 +90,30 @@ class LooseComparison:
                     yield from self.token(view, r)
 
     def keys(self, a: Symbol) -> Iterator[_Token]:
-        """Yield the static keys of a function of ``a``, which its code itself does not name."""
+        """Yield what the kernel patches into a function of ``a``, which its code does not name.
+
+        Static keys, and runtime constants (include/asm-generic/vmlinux.lds.h, ``RUNTIME_CONST``).
+        """
         for body in self.a.bodies(a):
+            for section, name in self._constants:
+                if any(self.a.place(r) in body for r in section.relocations):
+                    yield from self.names_of(name)
             for entry in self.a.entries_of(body):
                 for _, place in entry.references if entry.table in _KEYS else ():
                     yield from self.token(self.a, Reference(Role.MEMORY, place))
+
+    @cached_property
+    def _constants(self) -> list[tuple[Section, str]]:
+        """The sections of ``a`` that say where a runtime constant is, and its name."""
+        found = ((s, _RUNTIME_CONSTANT.fullmatch(s.name)) for s in self.a.obj.sections)
+        return [(s, m[1]) for s, m in found if m is not None]
+
+    def names_of(self, name: str) -> Iterator[_Token]:
+        """Yield how the second object may refer to a variable by its name."""
+        yield "name", name
+        for s in self.a.symbols():
+            if s.name == name:
+                yield "datum", s
 
     def token(self, view: View, r: Reference) -> Iterator[_Token]:
         """Yield what a reference means; nothing for constants, which may be in the code."""

@@ -39,3 +39,25 @@ def test_what_no_called_function_refers_to(tmp_path: Path) -> None:
     why = why_differs(tmp_path, CALLS, other)
     assert why is not None
     assert "also has a reference to the name printk" in why
+
+
+CONSTANT = """
+int f(int x)
+{
+    long limit;
+    asm("mov $0x123456789abcdef, %0\\n1:\\n"
+        ".pushsection runtime_ptr_LIMIT, \\"a\\"\\n.long 1b - 8 - .\\n.popsection" : "=r" (limit));
+    return x < limit;
+}
+"""
+VARIABLE = "extern long LIMIT, OTHER; int f(int x) { return x < %s; }"
+
+
+def test_runtime_constants(tmp_path: Path) -> None:
+    """The kernel writes them into its own code; new code reads the variables."""
+    assert why_differs(tmp_path, CONSTANT, VARIABLE % "LIMIT") is None
+    why = why_differs(tmp_path, CONSTANT, VARIABLE % "OTHER")
+    assert why == "also has a reference to the name OTHER"
+    other = CONSTANT.replace("int f(", "int g(") + "int f(int x) { return x < 3; }"
+    why = why_differs(tmp_path, other, "int g(int x) { return x; }" + VARIABLE % "LIMIT")
+    assert why == "also has a reference to the name LIMIT"
