@@ -14,7 +14,7 @@ import contextlib
 import re
 import struct
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -33,7 +33,7 @@ from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.objects.separate import index_separated
 from ksplicd.create.objects.special import EntrySizes
 from ksplicd.create.stock.image import KernelImage
-from ksplicd.create.stock.kernel import StockKernel
+from ksplicd.create.stock.kernel import StockKernel, UnitKey
 from ksplicd.create.stock.system_map import SymbolMap
 from ksplicd.create.stock.unit import StockUnit
 from ksplicd.elf.model import Symbol
@@ -96,9 +96,16 @@ class _Search:
 
     def __init__(self, pre_state: PreState, kernel: StockKernel) -> None:
         self.pre_state, self.kbuild, self.kernel = pre_state, pre_state.kbuild, kernel
+        self._known: dict[tuple[str, str], list[UnitChange]] = {}
 
     def find(self, unit: StockUnit, s: Symbol) -> list[UnitChange]:
         """Return the units that call ``s``, which ``unit`` defines, with their callers."""
+        key = unit.source, s.name
+        if key not in self._known:
+            self._known[key] = self._find(unit, s)
+        return self._known[key]
+
+    def _find(self, unit: StockUnit, s: Symbol) -> list[UnitChange]:
         address, vmlinux = unit.address_of(s.name), self.kernel.vmlinux
         if address is None:  # ftrace_free_init_mem, of whose section nothing else was matched
             raise refused(unit.source, s, "the stock image does not tell where it is")
@@ -208,29 +215,55 @@ def take_in_callers(
     many, is left to a kprobe where one may be; otherwise raises ``UnsupportedChangeError`` naming
     the function.
     """
-    named: dict[str, str] = {}
     search = _Search(pre_state, kernel)
+    left: set[str] = set()
+    while (found := closure(changes, kernel.units, search.find, left)) is None:
+        pass
+    taken, named = found
+    return TakenIn(
+        changes=tuple(taken.values()), aliases={name: aliases.for_function() for name in named}
+    )
+
+
+def closure(
+    changes: Sequence[UnitChange],
+    units: Mapping[UnitKey, StockUnit],
+    find: Callable[[StockUnit, Symbol], Sequence[UnitChange]],
+    left: set[str],
+) -> tuple[dict[UnitKey, UnitChange], list[str]] | None:
+    """Return all units, by key, and the functions that are called by another name.
+
+    ``find`` returns the units that call a function, or raises ``UnsupportedChangeError``.
+    ``left``: the functions that are left to a kprobe.  Returns None when there is one more: what
+    else would be called by another name because of it need not be.
+    """
+    named: list[str] = []
     found = {c.key: c for c in changes}
     todo = dict.fromkeys(found)
+    refusal: UnsupportedChangeError | None = None
     while todo:
         key, _ = todo.popitem()
-        difference, unit = found[key].difference, kernel.units[key]
-        for s in find_called_only(difference, unit.traceable):
+        difference, unit = found[key].difference, units[key]
+        for s in find_called_only(difference, unit.traceable, unit.probeable, left):
             if s.name in named:
                 continue
             try:
-                callers = search.find(unit, s)
-            except UnsupportedChangeError:
+                callers = find(unit, s)
+            except UnsupportedChangeError as e:
                 if difference.twins.pre_of[s].name in unit.probeable:
-                    continue
-                raise
-            named[s.name] = aliases.for_function()
+                    left.add(s.name)
+                    return None
+                refusal = refusal or e  # unless another one's kprobe makes it needless
+                continue
+            named.append(s.name)
             for taken in callers:
                 LOG.debug("%s: takes in callers of %s in %s", unit.source, s.name, taken.unit)
                 known = found.get(taken.key)
                 found[taken.key] = taken if known is None else _joined(known, taken)
                 todo[taken.key] = None
-    return TakenIn(changes=tuple(found.values()), aliases=named)
+    if refusal is not None:
+        raise refusal
+    return found, named
 
 
 def _joined(known: UnitChange, taken: UnitChange) -> UnitChange:

@@ -7,7 +7,7 @@ unchanged as they are, and call the new one.  Where that cannot be done, because
 or too many call it, a kprobe redirects it (kmodsrc/redirect.c).
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
 
 from ksplicd.create.diff.difference import Difference
@@ -94,17 +94,28 @@ def plan_redirects(
     )  # fmt: skip
 
 
-def find_called_only(difference: Difference, traceable: frozenset[str]) -> list[Symbol]:
-    """Return the changed global functions that cannot be redirected."""
-    plan = plan_redirects(difference, traceable, _Everything())
+def find_called_only(
+    difference: Difference,
+    traceable: frozenset[str],
+    probeable: frozenset[str],
+    left: Collection[str],
+) -> list[Symbol]:
+    """Return the changed global functions that cannot be redirected.
+
+    ``left``: those of which not all callers are found, so that only a kprobe may do it.
+    """
+    plan = plan_redirects(difference, traceable, _AllBut(left), probeable)
     return [s for s in plan.called_only if s.bind != STB_LOCAL]
 
 
-class _Everything:
-    """A container of all there is."""
+@dataclass(frozen=True, slots=True)
+class _AllBut:
+    """A container of all there is but for a few names."""
 
-    def __contains__(self, _: object) -> bool:
-        return True
+    left: Collection[str]
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self.left
 
 
 def _callers(
