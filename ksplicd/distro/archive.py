@@ -39,6 +39,9 @@ _AGAIN: Final = 600.0
 _OLD: Final = "is as it was when the mirror last answered"
 
 _SCHEMA: Final = 1
+_ROOM: Final = 256 << 20
+"""Bytes that an update of the lists takes."""
+
 KBUILD: Final = "linux-kbuild-"
 """Programs of the kernel's build; the headers depend on theirs or, in Debian 12, a newer one."""
 
@@ -202,6 +205,7 @@ class Archive:
         """Ask the mirror for its lists, and keep what matters of them."""
         self.cache.progress("asking the mirror for its lists of packages")
         self._write_settings()
+        check_room(self.root, _ROOM)
         argv = [*self._apt("apt-get"), "-q", "--error-on=any", "update"]
         status, out, err = run_any(argv)
         words = (out + err).decode(errors="replace")
@@ -350,6 +354,15 @@ class Archive:
 def deb_files(folder: Path, package: str, version: str) -> list[Path]:
     """Return the files of this version of a package in a folder; at most one, in practice."""
     return sorted(folder.glob(f"{package}_{version.replace(':', '%3a')}_*.deb"))
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise ``NoSpaceError`` unless a folder's disk has so many bytes: apt hangs on a full one."""
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise NoSpaceError(
+            f"{folder}: {free >> 20} MB are free, and {needed >> 20} MB are needed; see"
+            " `ksplice cache`"
+        )
 
 
 def space_or(e: OSError, where: Path) -> DistroError:

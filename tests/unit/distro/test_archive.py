@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from ksplicd.cache import Cache
-from ksplicd.distro.archive import FRESH, Archive, Index, Package, parse_packages, space_or
+from ksplicd.distro.archive import (
+    FRESH,
+    Archive,
+    Index,
+    Package,
+    check_room,
+    parse_packages,
+    space_or,
+)
 from ksplicd.distro.mirror import Mirror
 from ksplicd.distro.unpack import unpack_debs, with_cause
 from ksplicd.errors import (
@@ -225,6 +233,12 @@ def test_full_disk_is_named(tmp_path: Path) -> None:
     with pytest.raises(NoSpaceError, match="ksplice cache"):
         with_cause(deb, fail)
     assert deb.exists()
+
+
+def test_lists_are_not_asked_for_on_a_full_disk(tmp_path: Path) -> None:
+    check_room(tmp_path, 0)
+    with pytest.raises(NoSpaceError, match=r"MB are free, and \d+ MB are needed; see `ksplice ca"):
+        check_room(tmp_path, 1 << 60)
 
 
 def test_damaged_package_is_deleted(tmp_path: Path) -> None:
