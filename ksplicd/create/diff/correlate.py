@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable
 
 from ksplicd.create.diff.one_place import part_functions
 from ksplicd.create.diff.twins import Pairing, Twins, can_be_twins, is_numbered, is_paired_by_use
+from ksplicd.create.diff.twins_by_content import pair_by_content
 from ksplicd.create.diff.twins_by_function import pair_by_function
 from ksplicd.create.diff.twins_by_use import is_alike, pair_by_use, pair_leftovers
 from ksplicd.create.objects.index import ObjectIndex, code_section_of, relocations_in
@@ -35,6 +36,7 @@ def correlate(pre: ObjectIndex, post: ObjectIndex) -> Twins:
     pairing = Pairing(pre, post)
     _pair_by_name(pairing)
     pair_by_function(pairing)
+    pair_by_content(pairing)
     pair_by_use(pairing)
     pair_leftovers(pairing)
     _pair_moved(pairing)

@@ -121,8 +121,11 @@ def fields_at(index: ObjectIndex, datum: Symbol, offset: int) -> list[Field]:
     return []
 
 
-def _path(info: DebugInfo, key: int, offset: int) -> Iterator[Field]:
-    """Yield the fields that lead to an offset in a type.  Of a union all members are followed."""
+def _path(info: DebugInfo, key: int, offset: int, outer: str = "") -> Iterator[Field]:
+    """Yield the fields that lead to an offset in a type.  Of a union all members are followed.
+
+    ``outer``: the structure that has the fields of one without a name.
+    """
     t = info.stripped(key)
     if t is None:
         return
@@ -135,7 +138,7 @@ def _path(info: DebugInfo, key: int, offset: int) -> Iterator[Field]:
         return
     type_name = t.name and f"struct {t.name}"
     if not type_name:
-        type_name = info.record_name(key)
+        type_name = info.record_name(key) or outer
     for m in t.members:
         size = info.size_of(m.type) or 0
         begin = m.offset // _BITS
@@ -144,7 +147,7 @@ def _path(info: DebugInfo, key: int, offset: int) -> Iterator[Field]:
             if type_name and m.name:
                 is_pointer = inner is not None and inner.is_pointer
                 yield Field(type=type_name, member=m.name, is_pointer=is_pointer)
-            yield from _path(info, m.type, offset - begin)
+            yield from _path(info, m.type, offset - begin, "" if m.name else type_name)
 
 
 def _sources(tree: BuildTree, unit: str, type_name: str) -> Iterator[tuple[str, str]]:

@@ -55,6 +55,20 @@ def test_type_and_member_of_a_field(tmp_path: Path) -> None:
     ]
 
 
+def test_fields_of_a_union_without_a_name(tmp_path: Path) -> None:
+    """They are the structure's, as in ``struct nla_policy``."""
+    source = """
+    struct rule {{ short len; union {{ int (*check)(int); struct {{ short min, max; }}; }}; }};
+    static noinline int one(int x) {{ return hidden(x); }}
+    struct rule rules[2] = {{ {{ .len = 1 }}, {{ {0} .check = one }} }};
+    int f(int x) {{ return rules[x].len + rules[1].check(x); }}
+    """
+    d = compare(tmp_path, source.format(""), source.format(".len = 3,"), "-g")
+    (rules,) = (s for s in d.post.obj.symbols if s.name == "rules")
+    found = [(f.type, f.member) for f in fields_at(d.post, rules, 24)]
+    assert found == [("struct rule", "check"), ("struct rule", "min")]
+
+
 COPY = "void f(const struct door_ops *d) { h->mine = *d; }\n"
 KEEP = "void f(const struct door_ops *d) { h->b = d->b; }\n"
 
