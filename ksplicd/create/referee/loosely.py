@@ -21,6 +21,7 @@ from ksplicd.elf.model import Section, Symbol
 
 _COMPILERS: Final = ("__x86_indirect_", "__x86_return_", "__stack_chk_", "__fentry__", "__SCT__")
 """Beginnings of the names of what the compiler, not the source, refers to."""
+_NAME: Final = "name"
 _TEXT: Final = "text"
 _RUNTIME_CONSTANT: Final = re.compile(r"runtime_(?:ptr|shift)_(\w+)")
 _FUNCTIONS: Final = ("function", "other function")
@@ -47,9 +48,9 @@ class Difference:
         return f"{verb} a reference to the {self.kind} {name}"
 
     @property
-    def is_text(self) -> bool:
-        """Tell whether a text is referred to."""
-        return self.kind == _TEXT
+    def is_of_source(self) -> bool:
+        """Tell whether it is no symbol of one object, but a name or a text of the source."""
+        return self.kind in (_NAME, _TEXT)
 
 
 class LooseComparison:
@@ -110,7 +111,7 @@ class LooseComparison:
 
     def names_of(self, name: str) -> Iterator[_Token]:
         """Yield how the second object may refer to a variable by its name."""
-        yield "name", name
+        yield _NAME, name
         for s in self.a.symbols():
             if s.name == name:
                 yield "datum", s
@@ -120,7 +121,7 @@ class LooseComparison:
         section = r.place.section
         if section is None:
             if r.place.symbol and not r.place.symbol.name.startswith(_COMPILERS):
-                yield "name", r.place.symbol.name
+                yield _NAME, r.place.symbol.name
         elif section.is_strings:
             yield _TEXT, view.text_at(section, r.place.offset)
         elif section.is_text:

@@ -160,16 +160,17 @@ class JudgedUnit:
     def made_otherwise(self, b: Symbol) -> list[Difference]:
         """Return what a function of ``new`` refers to otherwise than that of plain post.
 
-        Texts are left out of which the same is so before the change: the compiler has followed the
-        ways through the function further in one of the objects, and saw that some are never taken.
+        Texts and names of other files are left out of which the same is so before the change: the
+        compiler has followed the ways through the function further in one of the objects, and saw
+        that some are never taken, or has inlined otherwise.
         """
         if self.loosely is None or (in_post := self.loosely.pairs.pre_of.get(b)) is None:
             return []
         found = self.loosely.differences(in_post, b)
-        if not any(d.is_text for d in found):
+        if not any(d.is_of_source for d in found):
             return found
         known = self._made_otherwise_before(in_post)
-        return [d for d in found if not d.is_text or d not in known]
+        return [d for d in found if not d.is_of_source or d not in known]
 
     def _made_otherwise_before(self, in_post: Symbol) -> list[Difference]:
         in_pre = self.standing.pairs.pre_of.get(in_post)

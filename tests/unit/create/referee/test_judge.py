@@ -396,14 +396,22 @@ def test_static_call_by_way_of_its_trampoline(tmp_path: Path) -> None:
     assert make_update(tmp_path, pre, post, split_flags=("-DIN_MODULE",)).judge() == []
 
 
+NEVER = "also has a reference to the text b'never taken\\x00', unlike plain post"
+HIDDEN = "also has a reference to the name hidden, unlike plain post"
+
+
 @pytest.mark.parametrize(
-    ("before", "found"),
+    ("before", "after", "found"),
     [
-        ('printk("never taken");', []),
-        ("", ["also has a reference to the text b'never taken\\x00', unlike plain post"]),
+        ('printk("never taken");', 'printk("never taken");', []),
+        ("", 'printk("never taken");', [NEVER]),
+        ("x = hidden(x);", "x = hidden(x);", []),
+        ("", "x = hidden(x);", [HIDDEN]),
     ],
 )
-def test_texts_of_ways_that_are_never_taken(tmp_path: Path, before: str, found: list[str]) -> None:
+def test_ways_that_are_never_taken(
+    tmp_path: Path, before: str, after: str, found: list[str]
+) -> None:
     """The compiler sees so in one of two objects, after the change as before; or it is new."""
     source = """
     int f(int x)
@@ -415,7 +423,7 @@ def test_texts_of_ways_that_are_never_taken(tmp_path: Path, before: str, found: 
         return exported(x) + {1};
     }}
     """
-    pre, post = source.format(before, 1), source.format('printk("never taken");', 2)
+    pre, post = source.format(before, 1), source.format(after, 2)
     flags = ("-DREADS_KEYS",)
     update = make_update(tmp_path, pre, post, split_flags=flags, has_unsplit=True)
     assert update.judge() == [f"unit.c: the new code of f {text}" for text in found]
