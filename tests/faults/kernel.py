@@ -132,7 +132,7 @@ class SysfsKernel:
         place = str(Path(f"/proc/self/fd/{fd}").readlink())
         name = place.removeprefix("/memfd:").removesuffix(" (deleted)")
         with open(fd, "rb") as f:
-            assert fcntl.fcntl(f, fcntl.F_GET_SEALS) == _SEALS
+            assert fcntl.fcntl(f, fcntl.F_GET_SEALS) & _SEALS == _SEALS  # and F_SEAL_EXEC
             f.seek(0)
             data = f.read()
         self.simulator.load_module(data, name, parameters)
