@@ -21,6 +21,7 @@ from ksplicd.errors import GuestPanicError, LabError
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.snapshot import Snapshot
 from tests.support.kernels.stock import RELEASE
+from tests.support.waiting import wait_for
 
 T = TypeVar("T")
 
@@ -171,10 +172,7 @@ def test_nothing_is_left_when_we_are_killed(snapshot: Snapshot, tmp_path: Path) 
         assert process.stdout.readline() == b"up\n"
         assert running_in(tmp_path)
         process.kill()
-    deadline = time.monotonic() + 10
-    while running_in(tmp_path):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: not running_in(tmp_path), pause=0.05)
 
 
 def running_in(folder: Path) -> list[str]:
