@@ -19,6 +19,7 @@ from ksplicd.create.stock.module import (
 )
 from ksplicd.create.stock.unit import StockUnit
 from ksplicd.create.stock.vmlinux import read_vmlinux
+from ksplicd.elf.imports import read_imports
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX, Kernel
 
@@ -89,11 +90,11 @@ class StockKernel:
 
         All modules are read once: most kernels have them compressed.
         """
-        exported = {name.encode() for name in self.vmlinux.exports.vmlinux}
+        exported = self.vmlinux.exports.vmlinux
         found = defaultdict[str, list[str]](list)
         for module, data in sorted(stock_modules(self._config.modules)):
-            for word in exported.intersection(data.split(b"\0")):
-                found[word.decode()].append(module)
+            for name in read_imports(data, module).intersection(exported):
+                found[name].append(module)
         return found
 
     def _module(self, name: str) -> StockModule:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ksplicd.elf.imports import read_imports
+from ksplicd.elf.model import STB_GLOBAL, STT_FUNC, Object, Section, Symbol
+from ksplicd.elf.read import EHDR
+from ksplicd.elf.write import write_object
+from ksplicd.errors import ElfError
+from tests.support.objects.compile import SPLIT, compile_c
+
+SOURCE = """
+int taken(void);
+extern int data;
+static int own(void) { return data; }
+const char *text(void) { return "text_only"; }
+int (*kept)(void) = own;
+int user(void) { return taken() + own(); }
+"""
+
+
+@pytest.mark.parametrize("flags", [(), SPLIT, ("-g",)])
+def test_what_an_object_takes_from_others(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """A text or a local function of such a name is no use of it."""
+    assert read_imports(compile_c(tmp_path, SOURCE, *flags), "x") == {"taken", "data"}
+
+
+def test_an_object_without_symbols() -> None:
+    assert read_imports(write_object(Object("x", [], [])), "x") == set()
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "unpack_from"),
+        (b"\x7fELF\x01\x01".ljust(EHDR.size, b"\0"), "not a 64-bit little-endian"),
+        (b"\x7fELF\x02\x01".ljust(EHDR.size, b"\0"), "section headers of 0 bytes"),
+    ],
+)
+def test_what_is_no_object(data: bytes, why: str) -> None:
+    with pytest.raises(ElfError, match=f"^m: damaged ELF object: .*{why}"):
+        read_imports(data, "m")
+
+
+@given(st.data())
+def test_damaged_objects(data: st.DataObject) -> None:
+    text = Section(".text", flags=6, data=b"\xc3", align=1)
+    symbols = [Symbol("taken", bind=STB_GLOBAL), Symbol("f", type=STT_FUNC, section=text)]
+    content = bytearray(write_object(Object("x", [text], symbols)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ElfError):
+        read_imports(bytes(content), "x")
