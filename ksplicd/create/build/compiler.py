@@ -21,6 +21,7 @@ from ksplicd.create.build.units import Unit
 from ksplicd.create.messages import compiler_words, names_of
 from ksplicd.create.objects.entry_sizes import probe_source, read_probe
 from ksplicd.create.objects.special import EntrySizes
+from ksplicd.elf.at_a_glance import read_section_names
 from ksplicd.elf.read import read_object
 from ksplicd.errors import BuildError, UnsupportedChangeError
 
@@ -189,10 +190,11 @@ class Kbuild:
         """Tell whether the new code of a unit reads what the kernel patches into its own code.
 
         Static keys in modules (kmodsrc/static_keys.h), runtime constants in vmlinux
-        (runtime_const.h).  ``plain``: its plain object.
+        (runtime_const.h).  ``plain``: its plain object.  Raises ``ElfError``.
         """
-        word = b"__jump_table" if self.recorded.modules_of(unit) else b"runtime_"
-        return word in plain.read_bytes()
+        start = "__jump_table" if self.recorded.modules_of(unit) else "runtime_"
+        names = read_section_names(plain.read_bytes(), unit.object)
+        return any(name.startswith(start) for name in names)
 
     def compile_plain_to(self, units: Sequence[Unit], folder: Path) -> dict[Unit, Path]:
         """Compile units of the tree as it is now, as the kernel's build would, into ``folder``."""

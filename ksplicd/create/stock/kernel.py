@@ -19,7 +19,7 @@ from ksplicd.create.stock.module import (
 )
 from ksplicd.create.stock.unit import StockUnit
 from ksplicd.create.stock.vmlinux import read_vmlinux
-from ksplicd.elf.imports import read_imports
+from ksplicd.elf.at_a_glance import read_imports
 from ksplicd.errors import UnsupportedChangeError
 from ksplicd.model import VMLINUX, Kernel
 

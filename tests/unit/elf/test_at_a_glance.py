@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksplicd.elf.imports import read_imports
+from ksplicd.elf.at_a_glance import read_imports, read_section_names
 from ksplicd.elf.model import STB_GLOBAL, STT_FUNC, Object, Section, Symbol
 from ksplicd.elf.read import EHDR
 from ksplicd.elf.write import write_object
@@ -30,9 +31,22 @@ def test_what_an_object_takes_from_others(tmp_path: Path, flags: tuple[str, ...]
 
 
 def test_an_object_without_symbols() -> None:
-    assert read_imports(write_object(Object("x", [], [])), "x") == set()
+    empty = write_object(Object("x", [], []))
+    assert read_imports(empty, "x") == set()
+    assert not any(name.startswith(".text") for name in read_section_names(empty, "x"))
 
 
+def test_the_sections_of_an_object(tmp_path: Path) -> None:
+    """A name that only debug information or a text has is none."""
+    data = compile_c(tmp_path, SOURCE + 'const char *named = "runtime_ptr_x";', "-g")
+    names = read_section_names(data, "x")
+    assert {".text", ".rela.text", ".debug_info"} <= names
+    assert not any(name.startswith("runtime_") for name in names)
+    table = '__asm__(".pushsection runtime_ptr_x, \\"a\\"\\n.long 0\\n.popsection");'
+    assert "runtime_ptr_x" in read_section_names(compile_c(tmp_path, SOURCE + table), "x")
+
+
+@pytest.mark.parametrize("read", [read_imports, read_section_names])
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -41,9 +55,9 @@ def test_an_object_without_symbols() -> None:
         (b"\x7fELF\x02\x01".ljust(EHDR.size, b"\0"), "section headers of 0 bytes"),
     ],
 )
-def test_what_is_no_object(data: bytes, why: str) -> None:
+def test_what_is_no_object(read: Callable[[bytes, str], set[str]], data: bytes, why: str) -> None:
     with pytest.raises(ElfError, match=f"^m: damaged ELF object: .*{why}"):
-        read_imports(data, "m")
+        read(data, "m")
 
 
 @given(st.data())
@@ -53,5 +67,6 @@ def test_damaged_objects(data: st.DataObject) -> None:
     content = bytearray(write_object(Object("x", [text], symbols)))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(ElfError):
-        read_imports(bytes(content), "x")
+    for read in (read_imports, read_section_names):
+        with contextlib.suppress(ElfError):
+            read(bytes(content), "x")
