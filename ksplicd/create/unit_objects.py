@@ -8,6 +8,7 @@ the split ones have one section a symbol.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,13 +212,40 @@ def try_few(
     Compiling all would take an hour at ``struct sock``, to be refused then.  Raises
     ``UnsupportedChangeError``.
     """
-    if not candidates.few:
+    few = candidates.few
+    if not few:
         return
-    pre_state.kbuild.tree.progress(f"{candidates.names}: trying {len(candidates.few)} units first")
-    for o in compile_units(work, pre_state, after, candidates.few):
+    pre_state.kbuild.tree.progress(f"{candidates.names}: trying {len(few)} units first")
+    suspect = _first_with_other_layout(work, pre_state, after, few, allowed_layouts)
+    if suspect is None:
+        return
+    for o in compile_units(work, pre_state, after, [suspect]):
         refusals = compare_layouts(o.compare(), allowed_layouts).refusals
         if refusals:
             raise UnsupportedChangeError(refusals_text(o.unit.source, refusals), refusals)
+
+
+def _first_with_other_layout(
+    work: WorkFolder,
+    pre_state: PreState,
+    after: Sequence[PatchedFile],
+    units: Sequence[Unit],
+    allowed_layouts: Collection[str],
+) -> Unit | None:
+    """Return the first unit of which the split objects alone say that it changes a structure."""
+    kbuild = pre_state.kbuild
+    kbuild.compile_plain(units)  # make makes what the units include
+    pre = pre_state.compile_split(units)
+    sizes = kbuild.entry_sizes(units[0])
+    with (
+        kbuild.tree.source.patched(after),
+        closing(kbuild.each_split(units, work.folder("few"))) as each,
+    ):
+        for unit, post in each:
+            old, new = (index_separated(_read(unit, path), sizes) for path in (pre[unit], post))
+            if compare_layouts(diff(old, new), allowed_layouts).refusals:
+                return unit
+    return None
 
 
 def match_units(

@@ -8,7 +8,7 @@ built.
 
 import hashlib
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +146,12 @@ class Kbuild:
 
         Raises ``BuildError`` with the compiler's words.
         """
+        return dict(self.each_split(units, folder))
+
+    def each_split(
+        self, units: Sequence[Unit], folder: Path
+    ) -> Generator[tuple[Unit, Path], None, None]:
+        """Yield what ``compile_split`` returns, in order; who stops early has no more compiled."""
         folder.mkdir(parents=True, exist_ok=True)
 
         def compile_one(unit: Unit) -> tuple[Unit, Path]:
@@ -153,7 +159,7 @@ class Kbuild:
             self._run_recorded(unit, out, self.split_flags(unit))
             return unit, out
 
-        return dict(self.in_parallel(compile_one, units))
+        yield from self.in_parallel(compile_one, units)
 
     def compile_post(
         self, units: Sequence[Unit], rewritten: Collection[Unit], folder: Callable[[str], Path]
