@@ -59,33 +59,36 @@ class Keyring:
         Raises ``KeyFileError`` when the folder cannot be read or somebody else could write into it,
         and when a file cannot be read for a reason that may pass.
         """
-        found: dict[str, PublicKey] = {}
-        ignored: dict[str, str] = {}
         try:
             folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                found, ignored = self._read_files(folder)
+            finally:
+                os.close(folder)
         except FileNotFoundError:
             return Keys()
         except OSError as e:
             raise KeyFileError(f"{self._folder}: {e.strerror}") from e
-        try:
-            self._check_owner(folder, self._folder)
-            for name in sorted(os.listdir(folder)):  # noqa: PTH208 (of the folder that was checked)
-                if not name.endswith(".pub") or name.startswith("."):
-                    continue
-                try:
-                    found[name] = self._read_key(folder, name)
-                except KeyFileError as e:
-                    if is_passing(e.__cause__):
-                        raise
-                    ignored[name] = str(e)
-        except OSError as e:
-            raise KeyFileError(f"{self._folder}: {e.strerror}") from e
-        finally:
-            os.close(folder)
         ignored.update(self._find_same_ids(found))
         self._report(ignored)
         trusted = tuple(key for name, key in found.items() if name not in ignored)
         return Keys(trusted=trusted, ignored=ignored)
+
+    def _read_files(self, folder: int) -> tuple[dict[str, PublicKey], dict[str, str]]:
+        """Return the keys of an open folder, and why a file is ignored, both by file name."""
+        found: dict[str, PublicKey] = {}
+        ignored: dict[str, str] = {}
+        self._check_owner(folder, self._folder)
+        for name in sorted(os.listdir(folder)):
+            if not name.endswith(".pub") or name.startswith("."):
+                continue
+            try:
+                found[name] = self._read_key(folder, name)
+            except KeyFileError as e:
+                if is_passing(e.__cause__):
+                    raise
+                ignored[name] = str(e)
+        return found, ignored
 
     def _find_same_ids(self, keys: Mapping[str, PublicKey]) -> Iterator[tuple[str, str]]:
         """Yield (file, why) of different keys with one id.
