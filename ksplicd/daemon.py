@@ -142,6 +142,7 @@ class Daemon:
         self._notify("READY=1")
         coroutines.spawn(self._write_metrics())  # or delete the file of an earlier configuration
         await self._resume(found)
+        self._service.heartbeat.start()
         # only now, or what is dropped meanwhile would be found by both
         self._service.drops.watch()
         await self._service.drops.scan()

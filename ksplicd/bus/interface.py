@@ -52,6 +52,11 @@ def method(ins: str = "", outs: str = "") -> Callable[[_F], _F]:
     return mark
 
 
+def to_microseconds(seconds: float) -> int:
+    """Return a time as D-Bus has it; one before 1970 is none."""
+    return max(0, round(seconds * 1_000_000))
+
+
 def readable(signature: str, *, emits: str = "true") -> Callable[[_F], _F]:
     """Mark a method without arguments as the getter of a D-Bus property.
 

@@ -14,7 +14,7 @@ from ksplicd.bundle import MAX_BUNDLE_SIZE
 from ksplicd.bus import names
 from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.errors import refuse_unknown_flags, refuse_unknown_options
-from ksplicd.bus.interface import BusObject, Signal, method, readable
+from ksplicd.bus.interface import BusObject, Signal, method, readable, to_microseconds
 from ksplicd.bus.job import Job
 from ksplicd.bus.jobs import Ended, Jobs
 from ksplicd.bus.names import Action
@@ -91,6 +91,16 @@ class Manager(BusObject, interface=names.MANAGER):
     def stale(self) -> list[str]:
         """Return the stored updates whose kernels are not installed here any more."""
         return self._stale
+
+    @readable("t", emits="false")
+    def last_check(self) -> int:
+        """Return when the service last compared its records with the kernel: µs since 1970."""
+        return to_microseconds(self._engine.last_check.time)
+
+    @readable("t", emits="false")
+    def last_check_monotonic(self) -> int:
+        """Return the same on CLOCK_MONOTONIC."""
+        return to_microseconds(self._engine.last_check.up)
 
     @readable("a{st}", emits="false")
     def store_size(self) -> dict[str, int]:
@@ -186,7 +196,7 @@ class Manager(BusObject, interface=names.MANAGER):
 def _describe_event(event: Event) -> dict[str, GLib.Variant]:
     """Return an event as the bus shows it; ``Time`` is in microseconds since 1970, UTC."""
     return {
-        "Time": GLib.Variant("t", round(event.time * 1_000_000)),
+        "Time": GLib.Variant("t", to_microseconds(event.time)),
         "BootId": GLib.Variant("s", event.boot_id),
         "Kid": GLib.Variant("s", event.kid),
         "Stage": GLib.Variant("s", event.stage.value),

@@ -21,6 +21,7 @@ from ksplicd.bus.catch_up import CatchUp
 from ksplicd.bus.drop_watch import RETRY_SECONDS, DropWatch
 from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.events import Events
+from ksplicd.bus.heartbeat import BEAT_SECONDS, Heartbeat
 from ksplicd.bus.jobs import SYSFS_MODULES, Jobs
 from ksplicd.bus.kernel_log import KMSG
 from ksplicd.bus.manager import Manager
@@ -49,6 +50,8 @@ class Surroundings:
     drop_retry_seconds: float = RETRY_SECONDS
     apply_retry_seconds: float = FIRST_SECONDS
     """Before the first further try of what a fault of the machine ended: an apply, a record."""
+    beat_seconds: float = BEAT_SECONDS
+    """Between two checks of all updates."""
     idle_seconds: float = IDLE_SECONDS
     """For which the worker may wait for the machine, and do nothing, before it counts as stuck."""
 
@@ -76,6 +79,7 @@ class Service:
         self.modules = ModuleWatch(worker, self.reconciler, journal)
         self._tripwires = TripwireWatch(worker, journal, manager.TripwireHit)
         self._soak = SoakWatch(worker, UndoOnWarning(worker, jobs, shown), surroundings.kmsg)
+        self.heartbeat = Heartbeat(worker, shown, surroundings.beat_seconds)
         catch_up = CatchUp(worker, surroundings.apply_retry_seconds)
         shown.on_shown += [self._tripwires.show, self._soak.show, self.automatic.show]
         shown.on_shown.append(catch_up.show)

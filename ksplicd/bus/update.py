@@ -12,7 +12,7 @@ from gi.repository import GLib
 from ksplicd.bus import names
 from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.errors import refuse_unknown_flags
-from ksplicd.bus.interface import BusObject, method, readable
+from ksplicd.bus.interface import BusObject, method, readable, to_microseconds
 from ksplicd.bus.wrapper import MAX_ANSWER, Call, Guard
 from ksplicd.host.stages import Direction, UpdateInfo
 from ksplicd.model import Hunk, Ledger, Manifest, Stage
@@ -127,6 +127,21 @@ class Update(BusObject, interface=names.UPDATE):
     def wanted(self) -> bool:
         """Return whether it is to be applied, whatever happened to it."""
         return self._info.is_wanted
+
+    @readable("t")
+    def since(self) -> int:
+        """Return when it came to its stage, in microseconds since 1970; 0: it is not known."""
+        return to_microseconds(self._info.since)
+
+    @readable("t")
+    def since_monotonic(self) -> int:
+        """Return the same on CLOCK_MONOTONIC; 0: in another boot, or it is not known."""
+        return to_microseconds(self._info.since_up)
+
+    @readable("b")
+    def soaked(self) -> bool:
+        """Return whether it has run for its soak time in this boot."""
+        return self._info.is_soaked
 
     @readable("b")
     def complete(self) -> bool:

@@ -9,11 +9,16 @@
     config        config               fill the folder that create needs
     try_          try                  apply and undo an update in a guest
     change        apply, undo, release, remove
-    show          view, status, history
+    show          view, history
+    status        status, and ksplice alone
     keys          keygen, sign, verify
     client        the daemon, as the verbs call it
     arguments     arguments that several verbs take
     bundle_files  bundles as files and folders
+    glance        the host at one glance, made from the document of status
+    health        how well a host is, and the lines of a monitoring plugin
+    terminal      width, colours and columns
+    times         times for people
     format        the service's answers as JSON documents and as lines
     output        what is printed, and files that are written whole
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from ksplicd.cli.times import to_local
 from ksplicd.model import Account, Ledger, Manifest
 
 Document = dict[str, Any]
@@ -25,8 +26,16 @@ _UPDATE_KEYS: Final = {
     "wanted": "Wanted",
     "complete": "Complete",
     "hunks": "Hunks",
+    "soaked": "Soaked",
 }
-_BEFORE: Final = {"Complete": False, "Hunks": 0, "Wanted": False}
+_BEFORE: Final = {
+    "Complete": False,
+    "Hunks": 0,
+    "Wanted": False,
+    "Soaked": False,
+    "Since": 0,
+    "SinceMonotonic": 0,
+}
 """What a service has not, that has run since before it was updated."""
 _EVENT_KEYS: Final = {
     "time": "Time",
@@ -54,7 +63,24 @@ _NOT_STAGED: Final = ""
 def to_update(properties: Document) -> Document:
     """Return an Update object's properties under the keys of our JSON."""
     known = {**_BEFORE, **properties}
-    return {key: known[name] for key, name in _UPDATE_KEYS.items()}
+    return {
+        **{key: known[name] for key, name in _UPDATE_KEYS.items()},
+        "since": to_time(known["Since"]),
+        "since_monotonic": to_seconds(known["SinceMonotonic"]),
+    }
+
+
+def to_time(microseconds: int) -> str | None:
+    """Return a time of the bus in ISO 8601; None: it is not known."""
+    if not microseconds:
+        return None
+    when = datetime.fromtimestamp(microseconds / 1_000_000, UTC)
+    return when.isoformat(timespec="milliseconds")
+
+
+def to_seconds(microseconds: int) -> float | None:
+    """Return a monotonic time of the bus in seconds; None: it is not known."""
+    return microseconds / 1_000_000 if microseconds else None
 
 
 def to_job(properties: Document, conflicts: Sequence[tuple[int, str, str, str]] | None) -> Document:
@@ -94,6 +120,9 @@ def from_manifest(manifest: Manifest) -> Document:
         "wanted": False,
         "complete": manifest.is_complete,
         "hunks": len((manifest.ledger or Ledger()).hunks),
+        "soaked": False,
+        "since": None,
+        "since_monotonic": None,
     }
 
 
@@ -195,8 +224,8 @@ def _words_of(account: str) -> str:
 
 
 def format_event(event: Document) -> str:
-    """Return one line for an event of the history."""
+    """Return one line for an event of the history, its time in local time."""
     who = event["unit"] or event["via"]
     reason = ": ".join(text for text in (event["cause"], event["detail"]) if text)
-    parts = [event["time"], event["kid"] or "-", event["stage"]]
+    parts = [to_local(event["time"]), event["kid"] or "-", event["stage"]]
     return "  ".join([*parts, f"uid {event['uid']} ({who})", *([reason] if reason else [])])

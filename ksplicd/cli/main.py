@@ -32,7 +32,7 @@ _MODULES: Final = {
     "release": _CHANGE,
     "remove": _CHANGE,
     "view": _SHOW,
-    "status": _SHOW,
+    "status": "ksplicd.cli.status",
     "history": _SHOW,
     "keygen": _KEYS,
     "sign": _KEYS,
@@ -45,6 +45,7 @@ _HELP: Final = {
     "cache": "show what the cache holds, and prune it",
     "kernels": "list the kernels that can be patched here",
     "objdiff": "compare two objects and cut out the new code",
+    "status": "show the host at one glance, and what a person must do",
     "try": "apply an update in a throwaway guest, check it, and undo it",
 }
 """For modules of one verb, which have ``add_arguments(parser)`` and ``run(args)``; the modules of
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "ksplice") -> int:
         if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] == "--json":
+        words = ["status", *words]
     args = build_parser(words, prog).parse_args(words)
     try:
         return int(args.run(args))

@@ -23,6 +23,11 @@ def print_text(text: str) -> None:
     sys.stdout.write(_lines(text))
 
 
+def print_painted(line: str) -> None:
+    """Print a line that ``terminal`` has made: escaped, perhaps with colours."""
+    sys.stdout.write(f"{line}\n")
+
+
 def print_json(**document: Any) -> None:
     """Print a JSON document."""
     text = json.dumps({"schema": SCHEMA, **document}, indent=2, ensure_ascii=False)

@@ -3,6 +3,7 @@
 
 import contextlib
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,6 +22,19 @@ class Clock(Protocol):
 
     def earliest(self) -> float:
         """Return seconds since 1970 that have passed, whatever ``time`` says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A time on both clocks; 0: it has not come yet."""
+
+    time: float = 0.0
+    up: float = 0.0
+
+    @classmethod
+    def now(cls, clock: Clock) -> "Moment":
+        """Return the present."""
+        return cls(time=clock.time(), up=clock.monotonic())
 
 
 class SystemClock:

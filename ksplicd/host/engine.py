@@ -37,6 +37,7 @@ from ksplicd.errors import (
     WrongKernelError,
     cause_of,
 )
+from ksplicd.host.clock import Moment
 from ksplicd.host.report.metrics import Figures, format_metrics, move_metrics, write_metrics
 from ksplicd.host.report.sentences import (
     Value,
@@ -87,6 +88,8 @@ class Engine:
         """Kid → modules that could not be unloaded; the next apply tries again."""
         self._may_go_unrecorded = False
         """Whether the update that is being applied may go on when the store cannot be written."""
+        self.last_check = Moment()
+        """When records, wants and kernel were last compared."""
 
     # --- at a start -----------------------------------------------------------------------------
 
@@ -106,17 +109,26 @@ class Engine:
         self.open()
         self.staging.finish_removals(actor)
         self.staging.check_all()
-        return reconcile(self.doors, self.records, self.soak, actor)
+        found = reconcile(self.doors, self.records, self.soak, actor)
+        self.last_check = Moment.now(self.doors.clock)
+        return found
+
+    def check(self) -> None:
+        """Ask the kernel about every update and what is missing, and note that this was done."""
+        self.list_updates()
+        self.missing()
+        self.last_check = Moment.now(self.doors.clock)
 
     # --- questions ------------------------------------------------------------------------------
 
     def list_updates(self) -> list[UpdateInfo]:
         """Return every update of the store and every one found in the kernel, by kid."""
-        return self.records.infos()
+        soaked = self.soak.soaked()
+        return [replace(info, is_soaked=info.kid in soaked) for info in self.records.infos()]
 
     def get_update(self, kid: str) -> UpdateInfo:
         """Return one update, its stage as the kernel shows it.  Raises ``NoSuchUpdateError``."""
-        return self.records.get(kid)
+        return replace(self.records.get(kid), is_soaked=kid in self.soak.soaked())
 
     def describe(self, kid: str) -> dict[str, Value]:
         """Return an update in full, keys as on the bus.  Raises ``NoSuchUpdateError``."""
@@ -152,6 +164,7 @@ class Engine:
             last_error=self.records.meter.last_error,
             sizes=store.sizes(),
             limits=settings.limits(),
+            last_check=self.last_check.time,
         )
         write_metrics(path, format_metrics(figures))
 

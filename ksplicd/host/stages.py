@@ -120,6 +120,12 @@ class UpdateInfo:
     manifest: Manifest
     is_wanted: bool = False
     """Whether it is to be applied, whatever happened to it (``updates.wants``)."""
+    since: float = 0.0
+    """When it came to its stage, in seconds since 1970 as the clock said; 0: it is not known."""
+    since_up: float = 0.0
+    """The same on the monotonic clock; 0: in another boot, or it is not known."""
+    is_soaked: bool = False
+    """Whether it has run for its soak time in this boot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

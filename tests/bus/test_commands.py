@@ -3,6 +3,7 @@
 
 import io
 import json
+import re
 import signal
 import tarfile
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_apply_view_undo(host: Host, tarball: str) -> None:
     undone = host.ksplice("undo", f"ksplice_{KID}")
     assert (undone.returncode, undone.stdout) == (0, f"Update {KID} is undone.\n")
     assert host.ksplice("view").stdout == ""
-    assert "0 of 1 updates applied" in host.ksplice("status").stdout
+    assert "Fixed live: nothing" in host.ksplice("status").stdout
 
 
 def test_status_names_what_is_redirected_without_livepatch(host: Host, tmp_path: Path) -> None:
@@ -167,11 +168,13 @@ def test_json_documents(host: Host, tarball: str) -> None:
         "wanted": True,
         "complete": False,
         "hunks": 0,
+        "soaked": False,
     }
     status = run_json(host, "status")
     assert status.keys() == {
         *("schema", "kernel", "applied", "cves", "updates", "jobs", "health", "reasons"),
         *("version", "disabled", "missing", "stale", "store"),
+        *("last_check", "last_check_monotonic"),
     }
     assert (status["version"], status["disabled"]) == (__version__, "")
     assert status["store"]["updates"] == {
@@ -181,10 +184,15 @@ def test_json_documents(host: Host, tarball: str) -> None:
     assert status["store"]["dropped"] == {"bytes": 0, "limit": None}
     assert (status["cves"], status["health"], status["reasons"]) == (["CVE-2026-12345"], "ok", [])
     assert (status["schema"], status["applied"], status["jobs"]) == (1, 1, [])
-    assert status["updates"] == [{**update, "detail": status["updates"][0]["detail"]}]
+    (shown,) = status["updates"]
+    assert shown["since"].endswith("+00:00")
+    assert 0 < shown["since_monotonic"] <= status["last_check_monotonic"] + 600
+    update |= {key: shown[key] for key in ("detail", "since", "since_monotonic")}
+    assert shown == update
     assert run_json(host, "view")["updates"] == status["updates"]
     assert run_json(host, "view", f"--id={KID}")["updates"] == status["updates"]
-    file = {**update, "stage": "", "wanted": False}
+    file = {**update, "stage": "", "wanted": False, "detail": ""}
+    file |= {"since": None, "since_monotonic": None}
     assert run_json(host, "view", f"--file={tarball}")["updates"] == [file]
     events = run_json(host, "history", "-n", "2")["events"]
     assert [event["stage"] for event in events] == ["applied", "transitioning"]
@@ -200,7 +208,7 @@ def test_incomplete_update_is_shown_as_such(host: Host, tmp_path: Path) -> None:
     assert applied.endswith("\nIt is incomplete: include/vdso/math64.h:8: not in effect, on the"
                             " author's word\n")  # fmt: skip
     status = host.ksplice("status").stdout
-    assert f"{KID}  applied (incomplete)  vmlinux" in status
+    assert f"  applied (incomplete)  {KID}  fcntl: " in status
     (update,) = run_json(host, "status")["updates"]
     assert (update["complete"], update["hunks"]) == (False, 3)
     shown = host.ksplice("view", f"--id={KID}").stdout
@@ -227,6 +235,64 @@ def test_status_checks_the_host(host: Host, tarball: str) -> None:
     assert document["reasons"][0].startswith(f"{KID} is quarantined: the machine went down")
     host.ksplice("release", KID)
     assert host.ksplice("status", "--check").returncode == 1
+
+
+def test_check_is_a_monitoring_plugin(host: Host, tarball: str) -> None:
+    """Its first line is what monitoring shows."""
+
+    def check(*options: str) -> tuple[int, str]:
+        done = host.ksplice("status", *options)
+        return done.returncode, done.stdout.partition("\n")[0]
+
+    host.ksplice("apply", tarball)
+    status, first = check("--check")
+    ok = (
+        r"OK - 1 update applied, 1 CVE fixed \| "
+        r"applied=1;;;0 cves=1;;;0 missing=0;;0;0 check_age=\d+s;;;0"
+    )
+    assert status == 0
+    assert re.fullmatch(ok, first)
+    assert check("--require=CVE-2026-12345", "--max-age=1d")[0] == 0
+    status, first = check("--require=cve-2026-54321")
+    assert (status, first.partition(" | ")[0]) == (
+        2, "CRITICAL - CVE-2026-54321 is not fixed live: no update here names it",
+    )  # fmt: skip
+    document = json.loads(host.ksplice("status", "--require=CVE-2026-54321", "--json").stdout)
+    assert document["health"] == "critical"
+    host.stop()
+    status, first = check("--check")
+    assert (status, first) == (
+        3, "UNKNOWN - ksplicd is not running; start it with: systemctl start ksplicd",
+    )  # fmt: skip
+
+
+def test_ksplice_alone_is_the_glance(host: Host, tarball: str) -> None:
+    host.ksplice("apply", tarball)
+    shown = host.ksplice()
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "Fixed live: 1 update, 1 CVE\n" in shown.stdout
+    assert re.search(
+        rf"^  applied  {KID}  fcntl: .*, 1 function  CVE-2026-12345  just now, soaking$",
+        shown.stdout, re.MULTILINE,
+    )  # fmt: skip
+    assert "\nTo do: nothing\nLast check: just now\n" in shown.stdout
+    assert run_json(host)["applied"] == 1
+
+
+def test_service_looks_though_nothing_happens(bare_host: Host, tarball: str) -> None:
+    bare_host.configure(metrics_file=str(bare_host.folder / "ksplice.prom"))
+    bare_host.start_polkit()
+    bare_host.start(KSPLICE_BEAT_SECONDS="0.2")
+    first = run_json(bare_host, "status")["last_check_monotonic"]
+    wait_for(lambda: run_json(bare_host, "status")["last_check_monotonic"] > first)
+
+    def beat() -> float:
+        text = (bare_host.folder / "ksplice.prom").read_text()
+        return float(text.partition("\nksplice_heartbeat_timestamp_seconds ")[2].split()[0])
+
+    wait_for(lambda: (bare_host.folder / "ksplice.prom").exists())
+    seen = beat()
+    wait_for(lambda: beat() > seen)
 
 
 def test_status_names_what_a_deleted_key_had_signed(host: Host, tarball: str) -> None:

@@ -180,7 +180,7 @@ def test_live_patch_of_somebody_else(host: Host, maker: Maker, tmp_path: Path) -
     # one that replaces all others takes ours out
     assert host.apply(file) == ("", "")
     host.guest.run(ADD_FOREIGN.replace(";", " replace=1;", 1))
-    host.wait_for(lambda: "0 of 1 updates applied" in host.ksplice("status").out)
+    host.wait_for(lambda: "Fixed live: nothing" in host.ksplice("status").out)
     assert "undone by somebody else" in host.ksplice("status").out
     assert host.undo("auxv0001")[0] == "already_reversed"
     host.guest.run(REMOVE_FOREIGN)

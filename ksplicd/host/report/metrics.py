@@ -8,12 +8,12 @@ All metrics are gauges.
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.host.stages import Event, UpdateInfo
+from ksplicd.host.stages import Event, UpdateInfo, is_at_work
 from ksplicd.host.store.store import store_errors, sync_folder
 from ksplicd.model import Kernel, Stage
 
@@ -26,11 +26,15 @@ _HELP: Final = {
     "ksplice_kernel_info": "The running kernel, the updates applied to it, and what they fix.",
     "ksplice_updates": "Updates by stage.",
     "ksplice_update_info": "Each update on this host, with its stage; whether it is complete.",
+    "ksplice_cve_fixed": "CVEs that an applied update fixes in the running kernel.",
+    "ksplice_update_wanted": "Whether an update is wanted for the running kernel.",
+    "ksplice_update_applied": "Whether an update is applied.",
     "ksplice_wanted_missing": "Updates that are wanted for the running kernel and not applied.",
     "ksplice_wanted_missing_info": "Each of them.",
     "ksplice_incomplete_updates": "Applied updates of which a part is known not to be in effect.",
     "ksplice_transition_seconds": "Duration of the last transition, by update and direction.",
     "ksplice_last_error_timestamp_seconds": "Time of the last failure, and its cause; 0: none.",
+    "ksplice_heartbeat_timestamp_seconds": "When the updates were last checked; 0: never.",
     "ksplice_store_bytes": "Disk space under /var/lib/ksplice.",
     "ksplice_store_limit_bytes": "Limits of that space, by part.",
 }
@@ -73,6 +77,8 @@ class Figures:
     last_error: Event | None
     sizes: Mapping[str, int]
     """Bytes by part of the store (``Store.sizes``)."""
+    last_check: float = 0.0
+    """When records and kernel were last compared, in seconds since 1970."""
     limits: Mapping[str, int]
     """Bytes that a part may have (``Settings.limits``)."""
 
@@ -81,12 +87,13 @@ def format_metrics(figures: Figures) -> str:
     """Return the text of the file."""
     infos = figures.updates
     applied = [info for info in infos if info.stage is Stage.APPLIED]
+    cves = sorted({cve for info in applied for cve in info.manifest.cves})
     about = {
         "release": figures.kernel.release,
         "version": figures.kernel.version,
         "build_id": figures.kernel.build_id,
         "applied": " ".join(info.kid for info in applied),
-        "cves": " ".join(sorted({cve for info in applied for cve in info.manifest.cves})),
+        "cves": " ".join(cves),
     }
     counts = {stage: sum(info.stage is stage for info in infos) for stage in Stage}
     updates = [
@@ -107,6 +114,8 @@ def format_metrics(figures: Figures) -> str:
             _family("ksplice_kernel_info", [(about, 1)]),
             _family("ksplice_updates", [({"stage": s}, n) for s, n in counts.items()]),
             _family("ksplice_update_info", [(labels, 1) for labels in updates]),
+            _family("ksplice_cve_fixed", [({"cve": cve}, 1) for cve in cves]),
+            *_wanted_and_applied(figures),
             _family("ksplice_wanted_missing", [({}, len(figures.missing))]),
             _family(
                 "ksplice_wanted_missing_info",
@@ -122,6 +131,7 @@ def format_metrics(figures: Figures) -> str:
                 ],
             ),
             _family("ksplice_last_error_timestamp_seconds", [(failed, error.time if error else 0)]),
+            _family("ksplice_heartbeat_timestamp_seconds", [({}, round(figures.last_check, 3))]),
             _family("ksplice_store_bytes", [({"part": p}, n) for p, n in figures.sizes.items()]),
             _family(
                 "ksplice_store_limit_bytes",
@@ -129,6 +139,17 @@ def format_metrics(figures: Figures) -> str:
             ),
         ]
     )
+
+
+def _wanted_and_applied(figures: Figures) -> Iterator[str]:
+    """Yield both families, each with a series for every update, so that they can be compared."""
+    infos = {info.kid: info for info in figures.updates}
+    wanted = {kid for kid, info in infos.items() if info.is_wanted and is_at_work(info.stage)}
+    wanted |= figures.missing.keys()
+    applied = {kid for kid, info in infos.items() if info.stage is Stage.APPLIED}
+    kids = sorted(infos.keys() | wanted)
+    for name, those in ("ksplice_update_wanted", wanted), ("ksplice_update_applied", applied):
+        yield _family(name, [({"kid": kid}, int(kid in those)) for kid in kids])
 
 
 def _completeness(info: UpdateInfo) -> str:

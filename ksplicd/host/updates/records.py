@@ -15,7 +15,15 @@ from typing import Final
 
 from ksplicd.errors import NoSuchUpdateError, StoreError, WrongKernelError
 from ksplicd.host.report.metrics import Meter
-from ksplicd.host.stages import Actor, Event, Standing, UpdateInfo, is_moving, settle
+from ksplicd.host.stages import (
+    Actor,
+    Event,
+    Standing,
+    UpdateInfo,
+    is_at_work,
+    is_moving,
+    settle,
+)
 from ksplicd.host.store.history import History, is_lasting
 from ksplicd.host.store.wanted import WantedFile
 from ksplicd.host.trust.verify import Trusted
@@ -46,6 +54,8 @@ class Records:
         )
         self.wants = Wants(WantedFile(doors.store.wanted_file, doors.store.reserve))
         self._last: dict[str, Event] = {}
+        self._arrived: dict[str, Event] = {}
+        """Kid → the first of its last events that have one stage."""
         self._newest = 0.0
         """The latest time of an event."""
         self.meter = Meter()
@@ -59,6 +69,7 @@ class Records:
         And read what is wanted.  Raises ``StoreError``.
         """
         self._last, self.meter, self._history.damage = {}, Meter(), ""
+        self._arrived = {}
         unknown = {*self._doors.store.kids(), *self._in_kernel()}
         files: list[list[Event]] = []
         for events in self._history.read_back():
@@ -116,6 +127,7 @@ class Records:
 
     def _info(self, kid: str, is_in_kernel: bool) -> UpdateInfo:  # noqa: FBT001
         standing = self._standing(kid, is_in_kernel)
+        since, since_up = self._since(kid, standing.stage)
         return UpdateInfo(
             kid=kid,
             stage=standing.stage,
@@ -123,7 +135,19 @@ class Records:
             detail=standing.detail,
             manifest=self.manifest(kid),
             is_wanted=kid in self.wants,
+            since=since,
+            since_up=since_up,
         )
+
+    def _since(self, kid: str, stage: Stage) -> tuple[float, float]:
+        """Return when an update came to its stage, on both clocks; 0: not in this boot, unknown."""
+        event = self._arrived.get(kid)
+        if event is None or event.stage is not stage:
+            return 0.0, 0.0
+        is_of_here = event.boot_id == self._doors.kernel.boot_id()
+        if not is_of_here and is_at_work(stage):
+            return 0.0, 0.0
+        return event.time, (event.up or 0.0) if is_of_here else 0.0
 
     def applied(self) -> list[str]:
         """Return the updates that are applied, sorted."""
@@ -298,7 +322,9 @@ class Records:
         self.meter.note(event)
         self._newest = max(self._newest, event.time)
         if event.stage is not Stage.REJECTED:
-            self._last.pop(event.kid, None)
+            last = self._last.pop(event.kid, None)
+            if last is None or (last.stage, last.boot_id) != (event.stage, event.boot_id):
+                self._arrived[event.kid] = event
             self._last[event.kid] = event
 
     def _is_moving(self, last: Event) -> bool:

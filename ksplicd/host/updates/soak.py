@@ -5,6 +5,7 @@ It is only recorded here.  Whether an update is undone because of it is for a po
 decide, through the engine.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from typing import Final
@@ -92,6 +93,14 @@ class Soak:
     def is_proven(self, kid: str) -> bool:
         """Return whether an update has run for its soak time in some boot."""
         return kid in self._guard.read().soaked
+
+    def soaked(self) -> frozenset[str]:
+        """Return the updates that have run for their soak time in this boot, as far as is known."""
+        boot_id = self._doors.kernel.boot_id()
+        with contextlib.suppress(StoreError):  # whoever records it reports that
+            known = self._guard.read().soaked
+            return frozenset(kid for kid, boot in known.items() if boot == boot_id)
+        return frozenset()
 
     # --- the kernel's complaints ----------------------------------------------------------------
 

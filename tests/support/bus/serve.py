@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 from systemd.daemon import notify
 
 from ksplicd.bus.connection import connect
+from ksplicd.bus.heartbeat import BEAT_SECONDS
 from ksplicd.bus.service import Surroundings
 from ksplicd.bus.stuck_watch import IDLE_SECONDS
 from ksplicd.daemon import Daemon, run_boot, run_shutdown
@@ -245,6 +246,7 @@ def main(address: str, folder: Path, way: str = "") -> int:
         kmsg=folder / "kmsg",
         apply_retry_seconds=float(os.environ.get("KSPLICE_APPLY_SECONDS", "5")),
         idle_seconds=float(os.environ.get("KSPLICE_IDLE_SECONDS", IDLE_SECONDS)),
+        beat_seconds=float(os.environ.get("KSPLICE_BEAT_SECONDS", BEAT_SECONDS)),
         drop_retry_seconds=float(os.environ.get("KSPLICE_RETRY_SECONDS", "60")),
     )
     daemon = Daemon(

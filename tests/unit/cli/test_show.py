@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -6,7 +8,6 @@ import pytest
 
 from ksplicd.bus.update import pack_hunks
 from ksplicd.bus.wrapper import MAX_ANSWER
-from ksplicd.cli import show
 from ksplicd.cli.format import (
     format_event,
     format_hunk,
@@ -20,7 +21,7 @@ from ksplicd.cli.format import (
     to_job,
     to_update,
 )
-from ksplicd.model import Kernel, Ledger, Manifest, PatchedFunction, Stage, Target
+from ksplicd.model import Kernel, Ledger, Manifest, PatchedFunction, Target
 from tests.support.bundles import samples
 
 UPDATE: dict[str, Any] = {
@@ -62,6 +63,9 @@ def test_update_document() -> None:
         "wanted": False,
         "complete": True,
         "hunks": 2,
+        "soaked": False,
+        "since": None,
+        "since_monotonic": None,
     }
 
 
@@ -135,9 +139,29 @@ def test_event_document() -> None:
     }
 
 
-def test_event_line() -> None:
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Set the local time zone."""
+
+    def set_zone(name: str) -> None:
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield set_zone
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_event_is_in_local_time(zone: Callable[[str], None]) -> None:
+    zone("CET-1")
+    assert format_event(to_event(EVENT)).startswith("2026-01-01 01:00:00.001+01:00  8c4o6ucj  ")
+    assert to_event(EVENT)["time"] == "2026-01-01T00:00:00.001+00:00"
+
+
+def test_event_line(zone: Callable[[str], None]) -> None:
+    zone("UTC")
     assert format_event(to_event(EVENT)) == (
-        "2026-01-01T00:00:00.001+00:00  8c4o6ucj  failed  uid 0 (ssh.service)  "
+        "2026-01-01 00:00:00.001+00:00  8c4o6ucj  failed  uid 0 (ssh.service)  "
         "no_match: do_fcntl+0x1c"
     )
 
@@ -152,41 +176,6 @@ def test_event_of_no_update_and_no_unit() -> None:
         "detail": "",
     }
     assert format_event(event).endswith("  -  failed  uid 0 (drop)")
-
-
-def host_of(*stages: str) -> list[dict[str, Any]]:
-    return [
-        {"kid": f"aaaaaaa{i}", "stage": s, "abort_cause": "", "detail": "why"}
-        for i, s in enumerate(stages)
-    ]
-
-
-def test_health() -> None:
-    assert show.judge([]) == (show.Health.OK, [])
-    assert show.judge(host_of("applied", "reversed")) == (show.Health.OK, [])
-    assert show.judge(host_of("applied", "staged")) == (
-        show.Health.WARNING,
-        ["aaaaaaa1 is staged: why"],
-    )
-    assert show.judge(host_of("staged", "applied", "failed")) == (
-        show.Health.CRITICAL,
-        ["aaaaaaa2 is failed: why", "aaaaaaa0 is staged: why"],
-    )
-
-
-@pytest.mark.parametrize(
-    ("cause", "health"),
-    [("kernel_warning", show.Health.CRITICAL), ("code_busy", show.Health.WARNING)],
-)
-def test_health_of_an_applied_update_with_a_fault(cause: str, health: show.Health) -> None:
-    (update,) = host_of("applied")
-    reasons = ["aaaaaaa0 is applied: why"]
-    assert show.judge([{**update, "abort_cause": cause}]) == (health, reasons)
-
-
-def test_every_stage_has_a_health() -> None:
-    well = set(Stage) - {Stage(stage) for stage in show.HEALTH_BY_STAGE}
-    assert well == {Stage.APPLIED, Stage.REVERSED, Stage.DROPPED, Stage.REMOVED}
 
 
 # --- ledgers ------------------------------------------------------------------------------------

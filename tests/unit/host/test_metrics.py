@@ -69,6 +69,34 @@ def test_applied(measured: Host) -> None:
     assert sizes["history"] == (measured.root / "history.jsonl").stat().st_size
 
 
+def test_series_to_compare(measured: Host) -> None:
+    """One a CVE, and what is wanted against what is applied."""
+    found = metrics_of(measured)
+    assert found["ksplice_cve_fixed"] == []
+    measured.stage()
+    measured.apply()
+    found = metrics_of(measured)
+    assert found["ksplice_cve_fixed"] == [({"cve": "CVE-2026-12345"}, 1)]
+    both = [({"kid": KID}, 1)]
+    assert found["ksplice_update_wanted"] == found["ksplice_update_applied"] == both
+    measured.engine.soak.mark_clean()
+    measured.kernel.reboot()
+    measured.engine.reconcile()
+    found = metrics_of(measured)
+    assert found["ksplice_cve_fixed"] == []
+    assert found["ksplice_update_wanted"] == [({"kid": KID}, 1)]
+    assert found["ksplice_update_applied"] == [({"kid": KID}, 0)]
+
+
+def test_heartbeat(measured: Host) -> None:
+    measured.engine.check()
+    first = measured.clock.time()
+    measured.clock.now += 300
+    assert metrics_of(measured)["ksplice_heartbeat_timestamp_seconds"] == [({}, first)]
+    measured.engine.check()
+    assert metrics_of(measured)["ksplice_heartbeat_timestamp_seconds"] == [({}, first + 300)]
+
+
 @pytest.mark.parametrize(
     ("ledger", "complete"), [(None, "unknown"), (samples.LEDGER, "yes"), (samples.INCOMPLETE, "no")]
 )
