@@ -15,6 +15,7 @@ from ksplicd.create.referee.meaning import (
     is_private,
     things_at,
 )
+from ksplicd.create.referee.nameless import Nameless, is_same_nameless, is_same_text
 from ksplicd.create.referee.new_module import KernelName, NewModule
 from ksplicd.create.referee.pairs import base_name
 from ksplicd.create.referee.unit import JudgedUnit
@@ -24,8 +25,6 @@ from ksplicd.elf.model import Symbol
 from ksplicd.model import VMLINUX
 
 TRIPWIRE = "ksplice_tripwire_hit"
-_NAMELESS = 64
-"""Bytes of data without a name that are compared."""
 
 
 class Leads:
@@ -39,6 +38,7 @@ class Leads:
     ) -> None:
         """``meet``: is told of each function of a unit, and of the module, to which both lead."""
         self.units, self.module, self._meet = units, module, meet
+        self._nameless = Nameless(module.view)
         self._storage: dict[tuple[JudgedUnit, Symbol], Symbol] = {}
         """By post variable, that of the module."""
         self._owners: dict[Symbol, tuple[JudgedUnit, Symbol]] = {}
@@ -242,14 +242,11 @@ class Leads:
                 if faults is None:
                     return None
                 why = faults
+        mine, other = unit.nameless, self._nameless
         if ours:
-            return why
-        assert b.place.section is not None
-        assert q.section is not None
-        size = min(b.place.section.size - b.place.offset, q.section.size - q.offset, _NAMELESS)
-        mine = unit.new.bytes_of(b.place.section, b.place.offset, b.place.offset + size)[0]
-        other = view.bytes_of(q.section, q.offset, q.offset + size)[0]
-        return None if mine == other else "it has another content"
+            return None if is_same_text(mine, b.place, other, q) else why
+        is_same = is_same_nameless(mine, b.place, other, q)
+        return None if is_same else "it has another content"
 
     def why_not_storage(self, unit: JudgedUnit, s: Symbol, n: Symbol) -> str | None:
         """Return why a variable of the module is not the storage of a post variable."""

@@ -21,6 +21,7 @@ from ksplicd.create.referee.meaning import (
     is_private,
     things_at,
 )
+from ksplicd.create.referee.nameless import Nameless, is_same_nameless, is_same_text
 from ksplicd.create.referee.pairs import Pairs, base_name, pair
 from ksplicd.create.referee.view import Place, Reference, View
 from ksplicd.elf.instructions import Role
@@ -33,8 +34,8 @@ _UNREAD: Final = (
     ".exitcall", "__mcount_loc", ".con_initcall",
 )  # fmt: skip
 """Beginnings of the names of sections whose references nobody follows while the kernel runs."""
-_NAME_COMPARED: Final = 64
-"""Bytes of data without a name that are compared."""
+_IGNORED: Final = ".ksplice_ignore_function"
+"""The section of KPATCH_IGNORE_FUNCTION() (kmodsrc/kpatch-macros.h)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class Standing:
         self.succeeded: set[tuple[str, str]] = set()
         """Names of functions that are led to others, with those of the latter."""
         self._comparing: set[tuple[Symbol, Symbol]] = set()
+        self._nameless = Nameless(pre), Nameless(post)
         self._bodies = BodyComparison(pre, post, self.why_leads_elsewhere)
 
     @cached_property
@@ -64,7 +66,7 @@ class Standing:
         """The pre functions and data that the post object has otherwise or not at all, and why."""
         found = {}
         for s in self.pre.symbols():
-            if s.section is None or not s.section.is_alloc or not s.size:
+            if s.section is None or not s.section.is_alloc or not s.size or s in self.ignored:
                 continue
             twin = self.pairs.post_of.get(s)
             if twin is None:
@@ -72,6 +74,22 @@ class Standing:
             elif why := self.why_differs(s, twin):
                 found[s] = why
         return found
+
+    @cached_property
+    def ignored(self) -> frozenset[Symbol]:
+        """The pre functions that the patch says to leave as they are, with their cold parts."""
+        places = (
+            self.post.place(r)
+            for section in self.post.obj.sections if section.name == _IGNORED
+            for r in self.post.relocations.get(section, [])
+        )  # fmt: skip
+        found = {
+            s for p in places if p.section is not None
+            if (s := self.post.symbol_at(p.section, p.offset)) is not None
+        }  # fmt: skip
+        names = {f"{s.name}.cold" for s in found}
+        old = {self.pairs.pre_of[s] for s in found if s in self.pairs.pre_of}
+        return frozenset({*old, *(s for s in self.pre.symbols() if s.name in names)})
 
     def why_differs(self, a: Symbol, b: Symbol) -> str | None:
         """Return why a post symbol is not the same as its twin, None when it is."""
@@ -174,7 +192,10 @@ class Standing:
             for y, to in theirs:
                 if at == to and (self.are_twins(x, y) or self.is_alike(x, y)):
                     return True
-        return not ours and not theirs and self.is_same_nameless(a.place, b.place)
+        mine, other = self._nameless
+        if ours or theirs:
+            return is_same_text(mine, a.place, other, b.place)
+        return is_same_nameless(mine, a.place, other, b.place)
 
     def is_alike(self, x: Symbol, y: Symbol) -> bool:
         """Tell whether it does not matter which of two data is meant: of constants the content."""
@@ -193,14 +214,6 @@ class Standing:
             return not self.why_data_differ(x, y)
         finally:
             self._comparing.remove((x, y))
-
-    def is_same_nameless(self, p: Place, q: Place) -> bool:
-        """Compare data without a name, whose end is not known."""
-        assert p.section is not None
-        assert q.section is not None
-        n = min(p.section.size - p.offset, q.section.size - q.offset, _NAME_COMPARED)
-        ours = self.pre.bytes_of(p.section, p.offset, p.offset + n)[0]
-        return ours == self.post.bytes_of(q.section, q.offset, q.offset + n)[0]
 
     # --- who leads there ------------------------------------------------------------------------
 

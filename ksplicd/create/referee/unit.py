@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Protocol
 
 from ksplicd.create.referee.loosely import Difference, LooseComparison
+from ksplicd.create.referee.nameless import Nameless
 from ksplicd.create.referee.new_module import KernelName
 from ksplicd.create.referee.pairs import pair
 from ksplicd.create.referee.stays import Standing
@@ -146,6 +147,11 @@ class JudgedUnit:
         """The pre functions that lead to new code, and how."""
         self.exchanged: dict[Symbol, set[int]] = {}
         """By pre table, the offsets of pointers, and of bytes of values, that are exchanged."""
+
+    @cached_property
+    def nameless(self) -> Nameless:
+        """What ``new`` has without a name."""
+        return Nameless(self.new)
 
     @property
     def pre(self) -> View:

@@ -60,6 +60,11 @@ int g(int x) { return f(x); }
 CONSTANT = "noinline int f(int x) { return x + 1; } int g(int x) { return f(x) * 2; }"
 OLD_NAME = "static int old(int x) { return x; } int (*const t[])(int) = { old };"
 TABLE = "static const int t[] = { 1, 2, 3, 4 }; int f(int x) { return t[x]; }"
+NUL = """
+static const char t[] = { 1, 2, 3, 4 };
+int f(int x) { return printk("i686\\0") + t[x] + 1; }
+"""
+"""A text with a NUL has no name, and lies beside what has one."""
 TEXT = 'int f(void) { return printk("one %s", __func__); }'
 
 RIGHT = {
@@ -67,6 +72,7 @@ RIGHT = {
     "state": (STATE.format("x"), STATE.format("x + 1")),
     "a new function, a new variable": ("int f(int x) { return hidden(x); }", NEW_FUNCTION),
     "a text": (TEXT, TEXT.replace("one", "two")),
+    "a text with a NUL": (NUL, NUL.replace("+ 1", "+ 2")),
     "a warning": (WARNING.replace("AT", "1"), WARNING.replace("AT", "2")),
     "a constant table": (TABLE, TABLE.replace("3", "5")),
     "the address of a function": (ADDRESS, ADDRESS.replace("+ 1", "+ 2")),
@@ -80,6 +86,13 @@ RIGHT = {
 @pytest.mark.parametrize("pair", RIGHT.values(), ids=RIGHT)
 def test_no_false_contradiction(tmp_path: Path, pair: tuple[str, str]) -> None:
     assert make_update(tmp_path, *pair).judge() == []
+
+
+def test_a_text_with_a_nul_is_compared(tmp_path: Path) -> None:
+    update = make_update(tmp_path, *RIGHT["a text with a NUL"])
+    assert update.ko.count(b"i686\0") == 1
+    [found] = update.judge(update.ko.replace(b"i686\0", b"i586\0"))
+    assert "the new code of f leads to .rodata" in found
 
 
 IN_PLACE_OF = """
