@@ -165,6 +165,7 @@ install:
 	$(call entry,ksplicd.cli.main,main_undo,$(bindir)/ksplice-undo)
 	$(call entry,ksplicd.cli.main,main_view,$(bindir)/ksplice-view)
 	$(call data,$(wildcard kmodsrc/*.[ch] kmodsrc/Kbuild),$(datadir)/ksplice/kmodsrc)
+	$(call data,$(wildcard kmodsrc/linux/*.h),$(datadir)/ksplice/kmodsrc/linux)
 	$(call data,$(filter-out units/org.%,$(wildcard units/*.service)),$(libdir)/systemd/system)
 	$(call data,$(wildcard units/*.catalog),$(libdir)/systemd/catalog)
 	$(call data,$(wildcard units/org.*.service),$(datadir)/dbus-1/system-services)

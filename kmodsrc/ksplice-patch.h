@@ -39,6 +39,15 @@
 	static void (*const __used __section(".ksplice_call_" #kind)		\
 		     KSPLICE_NO_REORDER __ksplice_##kind##_##fn)(void) = fn
 
+#define KSPLICE_CHECK_OBJ(kind, fn)						\
+	static int (*const __used __section(".ksplice_call_" #kind)		\
+		    KSPLICE_NO_REORDER __ksplice_##kind##_##fn)			\
+		   (struct klp_object *obj) = fn
+#define KSPLICE_ACT_OBJ(kind, fn)						\
+	static void (*const __used __section(".ksplice_call_" #kind)		\
+		     KSPLICE_NO_REORDER __ksplice_##kind##_##fn)		\
+		    (struct klp_object *obj) = fn
+
 /*
  * Before anybody runs new code: pre_apply, then check_apply, either of which
  * may refuse with an error, then apply.
@@ -63,6 +72,16 @@
 
 /* When the undo was turned around and new code stays. */
 #define ksplice_fail_reverse(fn)	KSPLICE_ACT(fail_reverse, fn)
+
+/*
+ * Livepatch's own callbacks, which are handed their target
+ * (Documentation/livepatch/callbacks.rst); one of a kind for each target.
+ * pre_patch may refuse, and post_unpatch is called only if it has not.
+ */
+#define ksplice_pre_patch(fn)		KSPLICE_CHECK_OBJ(pre_patch, fn)
+#define ksplice_post_patch(fn)		KSPLICE_ACT_OBJ(post_patch, fn)
+#define ksplice_pre_unpatch(fn)		KSPLICE_ACT_OBJ(pre_unpatch, fn)
+#define ksplice_post_unpatch(fn)	KSPLICE_ACT_OBJ(post_unpatch, fn)
 
 /**
  * ksplice_shadow_id() - number of a kind of shadow variable of this update

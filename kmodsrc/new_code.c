@@ -37,18 +37,26 @@ enum hook_kind {
 	HOOK_reverse,
 	HOOK_post_reverse,
 	HOOK_fail_reverse,
+	HOOK_pre_patch,
+	HOOK_post_patch,
+	HOOK_pre_unpatch,
+	HOOK_post_unpatch,
 };
 
 /**
- * struct hook - a function of the patch
+ * struct hook - a function of the patch; one of the pointers is set
  * @kind: when it is called
  * @check: the function, if it may refuse
  * @act: the function, if not
+ * @check_obj: the same, for a function that is handed its target
+ * @act_obj: the same
  */
 struct hook {
 	enum hook_kind kind;
 	int (*check)(void);
 	void (*act)(void);
+	int (*check_obj)(struct klp_object *obj);
+	void (*act_obj)(struct klp_object *obj);
 };
 
 #define KSPLICE_CORE	"ksplice_" __stringify(KSPLICE_KID)
@@ -97,8 +105,21 @@ static enum phase *phase_of(const struct klp_object *obj)
 	return &phases[number_of(obj)];
 }
 
+static int call_hook(const struct hook *hook, struct klp_object *obj)
+{
+	if (hook->check)
+		return hook->check();
+	if (hook->check_obj)
+		return hook->check_obj(obj);
+	if (hook->act)
+		hook->act();
+	else
+		hook->act_obj(obj);
+	return 0;
+}
+
 /* Stops at the first error. */
-static int call_hooks(const struct klp_object *obj, enum hook_kind kind)
+static int call_hooks(struct klp_object *obj, enum hook_kind kind)
 {
 	const struct hook *hook;
 	int err;
@@ -106,13 +127,9 @@ static int call_hooks(const struct klp_object *obj, enum hook_kind kind)
 	for (hook = hooks[number_of(obj)]; hook->kind != NO_HOOK; hook++) {
 		if (hook->kind != kind)
 			continue;
-		if (hook->act) {
-			hook->act();
-			continue;
-		}
-		err = hook->check();
+		err = call_hook(hook, obj);
 		if (err) {
-			pr_err("%pS: error %d\n", hook->check, err);
+			pr_err("%pS: error %d\n", hook->check ?: (void *)hook->check_obj, err);
 			return err < 0 ? err : -EINVAL;
 		}
 	}
@@ -196,8 +213,14 @@ static int pre_patch(struct klp_object *obj)
 			ksplice_release_target(obj, !is_late);
 	}
 	if (!err) {
+		/* post_unpatch follows if pre_patch has not refused: it is the last that may */
 		err = call_hooks(obj, HOOK_pre_apply) ?: call_hooks(obj, HOOK_check_apply) ?:
 		      ksplice_prepare_redirects(obj, number_of(obj));
+		if (!err) {
+			err = call_hooks(obj, HOOK_pre_patch);
+			if (err)
+				ksplice_release_redirects(number_of(obj));
+		}
 		if (!err) {
 			if (KSPLICE_KEEPS_CODE)
 				keep_code();
@@ -226,6 +249,7 @@ static void post_patch(struct klp_object *obj)
 		if (*phase_of(obj) == APPLYING)
 			ksplice_note_patched(obj);
 		switch_redirects(obj, true);
+		call_hooks(obj, HOOK_post_patch);
 		call_hooks(obj, *phase_of(obj) == REVERSING ? HOOK_fail_reverse : HOOK_post_apply);
 		*phase_of(obj) = APPLIED;
 	}
@@ -242,6 +266,7 @@ static void pre_unpatch(struct klp_object *obj)
 		return;
 	if (!obj->name)
 		transition_begins(false);
+	call_hooks(obj, HOOK_pre_unpatch);
 	if (!call_hooks(obj, HOOK_pre_reverse))
 		call_hooks(obj, HOOK_check_reverse);
 	switch_redirects(obj, false);
@@ -255,6 +280,7 @@ static void post_unpatch(struct klp_object *obj)
 	if (phase != LEFT_ALONE) {
 		ksplice_release_redirects(number_of(obj));
 		call_hooks(obj, HOOK_reverse);
+		call_hooks(obj, HOOK_post_unpatch);
 		call_hooks(obj, phase == APPLYING ? HOOK_fail_apply : HOOK_post_reverse);
 		/* never the last reference: livepatch drops its own later */
 		if (must_be_called(obj))

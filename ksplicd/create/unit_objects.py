@@ -70,7 +70,7 @@ class UnitObjects:
             difference = changed_as_built(difference, *self.apart)
         if self.stock is not None:
             difference = with_stale(difference, self.stock, self.redirected)
-        return difference
+        return difference.without_ignored()
 
     @property
     def target(self) -> str:

@@ -48,7 +48,7 @@ UNDEFINED: Final = re.compile(r"WARNING: modpost: (?:.* undefined!|suppressed \d
 
 def check_files(cache: Cache) -> str:
     """Return what checkpatch and kernel-doc have to say, and what has no kernel-doc."""
-    sources = sorted([*ROOT.glob("kmodsrc/*.c"), *ROOT.glob("kmodsrc/*.h")])
+    sources = sorted([*ROOT.glob("kmodsrc/*.c"), *ROOT.glob("kmodsrc/**/*.h")])
     scripts = KernelSource(cache=cache, version=VERSION).files(SCRIPTS)
     with tempfile.TemporaryDirectory() as scratch:
         for name, content in scripts.items():

@@ -9,7 +9,7 @@ import pytest
 
 from ksplicd import bundle
 from ksplicd.cache import Cache
-from ksplicd.create.diff.hooks import KINDS
+from ksplicd.create.diff.hooks import CALLBACKS, CHECKS, KINDS
 from ksplicd.distro.packages import KernelPackages
 from ksplicd.distro.source import KernelSource
 from ksplicd.errors import UnsupportedChangeError
@@ -35,7 +35,13 @@ KID = "hooks001"
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/tcp-sysctls.c"
 SYSCTLS = "net/ipv4/sysctl_net_ipv4.c"
 
-MAY_FAIL = ("pre_apply", "check_apply", "pre_reverse", "check_reverse")
+APPLIED = ["pre_apply", "check_apply", "pre_patch", "apply", "post_patch", "post_apply"]
+REVERSED = [
+    "pre_unpatch", "pre_reverse", "check_reverse", "reverse", "post_unpatch", "post_reverse"
+]  # fmt: skip
+TURNED_AROUND = [
+    "pre_apply", "check_apply", "pre_patch", "apply", "reverse", "post_unpatch", "fail_apply"
+]  # fmt: skip
 FAIL = {"fs": 4000, "romfs": 5000}
 """kernel.overflowgid of this plus the number of a kind makes that hook fail."""
 POSITIVE = 100
@@ -44,18 +50,23 @@ POSITIVE = 100
 
 def hooks(name: str) -> str:
     """Return C with a hook of each kind that says so."""
-    lines = ["#include <linux/highuid.h>\n#include <ksplice-patch.h>"]
+    lines = ["#include <linux/highuid.h>\n#include <linux/module.h>\n#include <ksplice-patch.h>"]
+    module = f"obj->mod && !strcmp(obj->mod->name, {name!r})".replace("'", '"')
+    is_target = "!obj->name && !obj->mod" if name == "fs" else module
     for number, kind in enumerate(KINDS):
         says = f'printk("hook {name} {kind}\\n")'
-        if kind in MAY_FAIL:
+        handed = "struct klp_object *obj" if kind in CALLBACKS else "void"
+        if kind in CALLBACKS:
+            says = f'printk(({is_target}) ? "hook {name} {kind}\\n" : "hook {name} misled\\n")'
+        if kind in CHECKS:
             fails = FAIL[name] + number
             positive = f"overflowgid == {fails + POSITIVE}"
             body = f"{says}; return overflowgid == {fails} ? -EBUSY : {positive};"
-            lines.append(f"static int {name}_{kind}(void) {{ {body} }}")
+            lines.append(f"static int {name}_{kind}({handed}) {{ {body} }}")
         else:
             body = f"{says}; klp_shadow_free_all(ksplice_shadow_id(1), NULL);"
             body = body if kind == "reverse" else f"{says};"
-            lines.append(f"static void {name}_{kind}(void) {{ {body} }}")
+            lines.append(f"static void {name}_{kind}({handed}) {{ {body} }}")
         lines.append(f"ksplice_{kind}({name}_{kind});")
     return "\n".join(lines) + "\n"
 
@@ -152,16 +163,12 @@ def test_forwards_and_back(guest: Guest, update: Update) -> None:
     assert counted(guest) == PLAIN
     update.apply()
     for name in ("fs", "romfs"):
-        assert re.findall(rf"hook {name} (\w+)", guest.kernel_log()) == [
-            "pre_apply", "check_apply", "apply", "post_apply"
-        ]  # fmt: skip
+        assert re.findall(rf"hook {name} (\w+)", guest.kernel_log()) == APPLIED
     assert counted(guest) == COUNTS
     guest.run("dmesg --clear")
     update.undo()
     for name in ("fs", "romfs"):
-        assert re.findall(rf"hook {name} (\w+)", guest.kernel_log()) == [
-            "pre_reverse", "check_reverse", "reverse", "post_reverse"
-        ]  # fmt: skip
+        assert re.findall(rf"hook {name} (\w+)", guest.kernel_log()) == REVERSED
     assert counted(guest) == PLAIN
     assert is_clean(guest)
 
@@ -199,9 +206,9 @@ def test_hooks_of_a_module_that_comes_and_goes(guest: Guest, update: Update) -> 
     assert called(guest, "romfs") == []
     for _ in range(2):
         mount(guest, "romfs")
-        assert called(guest, "romfs") == ["pre_apply", "check_apply", "apply", "post_apply"]
+        assert called(guest, "romfs") == APPLIED
         guest.run(["rmmod", "romfs"])
-        assert called(guest, "romfs") == ["pre_reverse", "check_reverse", "reverse", "post_reverse"]
+        assert called(guest, "romfs") == REVERSED
     number = FAIL["romfs"] + KINDS.index("check_apply")
     guest.run(f"sysctl -qw kernel.overflowgid={number}")
     assert guest.run("insmod $(modinfo -n romfs)", check=False).status != 0
@@ -212,10 +219,10 @@ def test_hooks_of_a_module_that_comes_and_goes(guest: Guest, update: Update) -> 
     guest.run("sysctl -qw kernel.overflowgid=65534")
     mount(guest, "romfs")
     assert update.targets()["romfs"] == "matched"
-    assert called(guest, "romfs") == ["pre_apply", "check_apply", "apply", "post_apply"]
+    assert called(guest, "romfs") == APPLIED
 
 
-@pytest.mark.parametrize("kind", ["pre_apply", "check_apply"])
+@pytest.mark.parametrize("kind", ["pre_apply", "check_apply", "pre_patch"])
 @pytest.mark.parametrize("name", ["fs", "romfs"])
 def test_hook_that_fails(guest: Guest, update: Update, name: str, kind: str) -> None:
     mount(guest, "romfs")
@@ -225,13 +232,13 @@ def test_hook_that_fails(guest: Guest, update: Update, name: str, kind: str) -> 
     assert update.state("abort_cause") == "call_failed"
     assert update.targets()["romfs"] == "matched", "it is still there"
     assert f"{name}_{kind}+0x0" in guest.kernel_log(), "the hook is named"
-    row = ["pre_apply", "check_apply"]
+    row = APPLIED[:3]
     failed = [*row[: row.index(kind) + 1], "fail_apply"]
     log = guest.kernel_log()
     seen = {who: re.findall(rf"hook {who} (\w+)", log) for who in ("fs", "romfs")}
     assert seen[name] == failed
     if name == "romfs":
-        assert seen["fs"] == ["pre_apply", "check_apply", "apply", "reverse", "fail_apply"]
+        assert seen["fs"] == TURNED_AROUND
     else:
         assert seen["romfs"] == []
     assert counted(guest) == PLAIN
@@ -289,9 +296,7 @@ def test_apply_that_is_turned_around(guest: Guest, update: Update) -> None:
     update.wait()
     assert count_shadows(guest) == 0
     for name in ("fs", "romfs"):
-        assert re.findall(rf"hook {name} (\w+)", guest.kernel_log()) == [
-            "pre_apply", "check_apply", "apply", "reverse", "fail_apply"
-        ]  # fmt: skip
+        assert re.findall(rf"hook {name} (\w+)", guest.kernel_log()) == TURNED_AROUND
     update.unload(update.new)
     update.rmmod(update.core)
     assert is_clean(guest)
@@ -307,14 +312,15 @@ def test_undo_that_is_turned_around(guest: Guest, update: Update) -> None:
     assert is_moving(update)
     enable(update, 1)
     update.wait()
-    assert called(guest, "fs") == ["pre_reverse", "check_reverse", "fail_reverse"]
+    assert called(guest, "fs") == [*REVERSED[:3], "post_patch", "fail_reverse"]
     assert update.state("stage") == "applied"
     assert counted(guest) == COUNTS
     guest.run("touch /root/wake")
     number = FAIL["fs"] + KINDS.index("pre_reverse")
     guest.run(f"sysctl -qw kernel.overflowgid={number}")
     update.undo()
-    assert called(guest, "fs") == ["pre_reverse", "reverse", "post_reverse"], "it is only told"
+    rest = [kind for kind in REVERSED if kind != "check_reverse"]
+    assert called(guest, "fs") == rest, "it is only told"
     assert counted(guest) == PLAIN
 
 

@@ -15,6 +15,7 @@ from ksplicd.create.diff.correlate import correlate
 from ksplicd.create.diff.data import find_uses, is_compared
 from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.exports import read_exports
+from ksplicd.create.diff.hooks import CALLBACKS
 from ksplicd.create.diff.layout import compare_layouts
 from ksplicd.create.diff.unit import refuse_new_data
 from ksplicd.create.objects.names import is_boot_section
@@ -39,7 +40,7 @@ def compare_across(
 
     Raises ``NoChangesError``, and ``UnsupportedChangeError`` when only boot code differs.
     """
-    changes = find_shared(refuse_taken(changes, has_global), has_global)
+    changes = find_shared(refuse_taken(refuse_more_callbacks(changes), has_global), has_global)
     found = [c for c in changes if not c.is_empty]
     notes = dict.fromkeys(note for c in changes if c.is_empty for note in c.difference.notes)
     if not found:
@@ -52,6 +53,24 @@ def compare_across(
         raise UnsupportedChangeError(refusals_text(names, refusals), refusals)
     found[0] = found[0].with_notes(notes)
     return [refuse_layouts(c, allowed_layouts) for c in found]
+
+
+def refuse_more_callbacks(changes: Sequence[UnitChange]) -> list[UnitChange]:
+    """Refuse what livepatch has no place for: a second callback of a kind for a target."""
+    first: dict[tuple[str, str], tuple[str, Symbol]] = {}
+    found = []
+    for c in changes:
+        refusals = []
+        for hook in c.difference.hooks:
+            if hook.kind not in CALLBACKS:
+                continue
+            unit, function = first.setdefault((c.target, hook.kind), (c.unit, hook.function))
+            if function is not hook.function:
+                why = f"{c.target} has a {hook.kind} callback already, {function.name} of {unit}"
+                hint = "call both from one, or make the second a hook of ksplice (docs/hooks.md)"
+                refusals.append(refuse(hook.function, why, hint))
+        found.append(c.refuse(refusals))
+    return found
 
 
 def refuse_layouts(change: UnitChange, allowed: Collection[str] = ()) -> UnitChange:

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from ksplicd.create.diff import hooks
 from ksplicd.create.diff.compare import Comparison
 from ksplicd.create.diff.pointers import FieldChanges, field_changes
 from ksplicd.create.diff.twins import place_of
@@ -45,7 +44,7 @@ _NOT_DATA = (
     "__ksymtab", "___ksymtab", "__kcrctab", "___kcrctab", ".export_symbol", ".discard", ".modinfo",
     ".altinstr", "__dyndbg", "__verbose", ".printk_index", "__tracepoints_ptrs",
     "__bpf_raw_tp_map", "__syscalls_metadata", "_ftrace_events", ".orc_header",
-    ".static_call_tramp", hooks.SECTION,
+    ".static_call_tramp", ".ksplice_",
 )  # fmt: skip
 """Beginnings of the names of sections that only the build, the boot or a loader reads."""
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 
 from ksplicd.create.diff.data import is_compared
 from ksplicd.create.diff.hooks import Hook
+from ksplicd.create.diff.peers import read_ignored
 from ksplicd.create.diff.pointers import FieldChanges, PointerChange
 from ksplicd.create.diff.twins import Twins
 from ksplicd.create.diff.values import ValueChange
+from ksplicd.create.messages import names_of
 from ksplicd.create.objects.index import ObjectIndex
 from ksplicd.create.refusal import Refusal, refuse
 from ksplicd.elf.model import STB_LOCAL, Symbol
@@ -58,6 +60,11 @@ class Difference:
         return self.twins.post
 
     @property
+    def ignored(self) -> frozenset[Symbol]:
+        """Post functions that stay as they are, as the patch says."""
+        return read_ignored(self.twins)[0]
+
+    @property
     def pointers(self) -> tuple[PointerChange, ...]:
         """Function pointers that the running kernel's tables get."""
         return self.fields.pointers
@@ -98,6 +105,17 @@ class Difference:
         for s, why in more.items():
             changed.setdefault(s, why)
         return replace(self, changed=changed)
+
+    def without_ignored(self) -> "Difference":
+        """Return the difference without what the patch says to leave as it is, with a note."""
+        ignored = self.ignored
+        left = [s for s in self.changed if s in ignored]
+        if not left:
+            return self
+        changed = {s: why for s, why in self.changed.items() if s not in ignored}
+        names = names_of(sorted({s.name for s in left}))
+        note = f"{names} changes, and stays as it is: KPATCH_IGNORE_FUNCTION()"
+        return replace(self, changed=changed, notes=(*self.notes, note))
 
     def refuse_boot_code(self) -> list[Refusal]:
         """Return why a patch that changes nothing else than boot code here is of no use."""

@@ -14,20 +14,24 @@ from ksplicd.create.diff.twins import Twins
 from ksplicd.create.objects.index import code_section_of, relocations_in
 from ksplicd.create.objects.names import is_boot_section
 from ksplicd.create.refusal import Refusal, refuse
-from ksplicd.elf.model import Symbol
+from ksplicd.elf.model import Section, Symbol
 
 KINDS: Final = (
     "pre_apply", "check_apply", "apply", "post_apply", "fail_apply",
     "pre_reverse", "check_reverse", "reverse", "post_reverse", "fail_reverse",
+    "pre_patch", "post_patch", "pre_unpatch", "post_unpatch",
 )  # fmt: skip
 """As enum hook_kind of kmodsrc/new_code.c has them."""
 
-CHECKS: Final = ("pre_apply", "check_apply", "pre_reverse", "check_reverse")
+CHECKS: Final = ("pre_apply", "check_apply", "pre_reverse", "check_reverse", "pre_patch")
 """Those that return an error or 0."""
 
+CALLBACKS: Final = ("pre_patch", "post_patch", "pre_unpatch", "post_unpatch")
+"""Livepatch's own: they are handed their target, which has one of a kind."""
+
 _AROUND: Final = (
-    (("pre_apply", "check_apply", "apply"), ("post_apply",)),
-    (("pre_reverse", "check_reverse"), ("reverse", "post_reverse")),
+    (("pre_apply", "check_apply", "pre_patch", "apply"), ("post_apply", "post_patch")),
+    (("pre_reverse", "check_reverse", "pre_unpatch"), ("reverse", "post_reverse", "post_unpatch")),
 )
 """What is called before the first task switches, and what when every one has."""
 
@@ -40,6 +44,9 @@ _OPPOSITES: Final = (
 
 SECTION: Final = ".ksplice_call_"
 """Beginning of the names of the sections; the kind follows."""
+_KLP_SECTION: Final = ".discard.klp_callback_ptrs"
+_KLP_POINTER: Final = re.compile(r"__klp_(\w+?)_callback_")
+"""What linux/livepatch_helpers.h has in their place (include/linux/livepatch_external.h, 6.19)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +66,17 @@ def read_hooks(twins: Twins) -> tuple[tuple[Hook, ...], list[Refusal]]:
     refusals: list[Refusal] = []
     post = twins.post
     for section in post.obj.sections:
-        kind = section.name.removeprefix(SECTION)
-        if not section.name.startswith(SECTION) or kind not in KINDS:
+        if not section.name.startswith((SECTION, _KLP_SECTION)):
             continue
         for r in sorted(section.relocations, key=lambda r: r.offset):
             pointer, function = post.symbol_at(section, r.offset), post.locate(section, r).symbol
             if pointer is None or pointer in twins.pre_of:
                 continue
+            kind = _kind_of(section, pointer)
+            if kind not in KINDS:
+                continue
             if function is None or function.section is None or function in twins.pre_of:
-                why = f"ksplice_{kind}() names a function that the patch does not bring"
+                why = f"the hook {kind} is a function that the patch does not bring"
                 refusals.append(refuse(pointer, why, "write a new function that calls it"))
             elif is_boot_section(function.section):
                 why = "the hook is boot code"
@@ -75,6 +84,14 @@ def read_hooks(twins: Twins) -> tuple[tuple[Hook, ...], list[Refusal]]:
             else:
                 hooks.append(Hook(kind, function))
     return tuple(hooks), refusals
+
+
+def _kind_of(section: Section, pointer: Symbol) -> str:
+    """Return when the function is called to which a pointer leads; a kind, or another word."""
+    if section.name != _KLP_SECTION:
+        return section.name.removeprefix(SECTION)
+    found = _KLP_POINTER.match(pointer.name)
+    return found[1] if found else ""
 
 
 def note_pauses(twins: Twins, hooks: Iterable[Hook]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from ksplicd.create.diff.functions import (
 from ksplicd.create.diff.hooks import note_pauses, read_hooks
 from ksplicd.create.diff.lists import compare_lists, refuse_btf_ids
 from ksplicd.create.diff.one_place import refuse_other_storage
+from ksplicd.create.diff.peers import note_sections, read_ignored, refuse_forced
 from ksplicd.create.diff.placement import Placement, refuse_moved_code
 from ksplicd.create.objects.index import ObjectIndex, relocations_in
 from ksplicd.create.objects.names import is_exit_section, is_per_cpu
@@ -60,11 +61,14 @@ def diff(pre: ObjectIndex, post: ObjectIndex) -> Difference:
             *compare_lists(comparison),
             *placement.notes(),
             *note_pauses(twins, hooks),
+            *note_sections(twins),
         ),
         refusals=(
             *data.refusals,
             *functions.refusals,
             *wrong_hooks,
+            *read_ignored(twins)[1],
+            *refuse_forced(twins),
             *refuse_parted_names(twins, functions.changed),
             *refuse_nameless_code(comparison),
             *refuse_other_storage(twins),
@@ -73,7 +77,7 @@ def diff(pre: ObjectIndex, post: ObjectIndex) -> Difference:
         ),
     )
     users = {s: why for s, why in data.users.items() if s in twins.pre_of}
-    difference = difference.with_changed(users)
+    difference = difference.with_changed(users).without_ignored()
     if not difference.is_needed:
         return difference
     return replace(difference, refusals=(*difference.refusals, *refuse_new_data(difference)))

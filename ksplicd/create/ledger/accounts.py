@@ -30,6 +30,8 @@ _RANK: Final = (
 )  # fmt: skip
 """Of several verdicts on a hunk the first of these is the hunk's account."""
 
+IGNORED: Final = "KPATCH_IGNORE_FUNCTION()"
+"""In the note of a function that stays as it is, as the patch says."""
 _NOTES: Final = 3
 """Verdicts whose notes a hunk has."""
 
@@ -227,6 +229,9 @@ def judge_functions(users: Iterable[str], evidence: UnitEvidence) -> Verdict:
     changed = by_fate.get(Fate.CHANGED, [])
     if problem := unreached(changed, evidence):
         return problem
+    if Fate.LEFT in by_fate:
+        why = f"{names_of(by_fate[Fate.LEFT])} stays as it is: {IGNORED}"
+        return Verdict(Account.LEFT_OUT, why, matters=True)
     led = (*changed, *by_fate.get(Fate.NEW, ()), *by_fate.get(Fate.BOOT, ()))  # also at unload
     by = _by_all(led, evidence)
     if by:

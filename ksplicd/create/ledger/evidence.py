@@ -167,6 +167,7 @@ def fates_of_functions(
         (Fate.BOOT, d.boot),
         (Fate.CHANGED, d.changed),
         (Fate.CHANGED, [d.unload] if d.unload is not None else []),
+        (Fate.LEFT, d.ignored),
     )
     for fate, symbols in groups:
         is_post = fate is not Fate.REMOVED

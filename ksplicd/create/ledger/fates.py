@@ -25,7 +25,7 @@ class Fate(Enum):
     NEW = auto()
     REMOVED = auto()
     LEFT = auto()
-    """A datum that differs, of which the running kernel's stays as it is."""
+    """It differs, and the running kernel's stays as it is: a datum, or an ignored function."""
     BOOT = auto()
     """It is used only at boot or at unload, and differs or is new."""
     SAME = auto()

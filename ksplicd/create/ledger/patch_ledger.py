@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ksplicd.create.ledger.accepted import Accepted
-from ksplicd.create.ledger.accounts import UnitView, Verdict, account_for, sum_up
+from ksplicd.create.ledger.accounts import IGNORED, UnitView, Verdict, account_for, sum_up
 from ksplicd.create.ledger.c_items import CFile
 from ksplicd.create.ledger.evidence import HOOK, UnitEvidence
 from ksplicd.create.ledger.texts import ChangedText
@@ -167,10 +167,8 @@ def _takes(accepted: Accepted, entry: Entry) -> bool:
 
 
 def _accept(entry: Entry, accepted: Sequence[Accepted]) -> Entry:
-    is_by_option = "--only-targets" in entry.verdict.note  # the author has said so
-    is_accepted = entry.verdict.is_missing and (
-        is_by_option or any(_takes(a, entry) for a in accepted)
-    )
+    is_said = any(w in entry.verdict.note for w in ("--only-targets", IGNORED))  # by the author
+    is_accepted = entry.verdict.is_missing and (is_said or any(_takes(a, entry) for a in accepted))
     return replace(entry, is_accepted=is_accepted)
 
 

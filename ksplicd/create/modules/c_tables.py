@@ -7,7 +7,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ksplicd.create.diff.hooks import CHECKS
+from ksplicd.create.diff.hooks import CALLBACKS, CHECKS
 from ksplicd.create.new_code.aliases import is_function_alias
 from ksplicd.create.new_code.model import Anchored, NewCode, Redirect, RedirectKind
 from ksplicd.model import ANCHOR_PREFIX, VMLINUX
@@ -40,17 +40,14 @@ def _update_header(new_code: Sequence[NewCode]) -> str:
         tables += _function_table(f"funcs_{i}", replaced)
         tables += [
             f"static const struct hook hooks_{i}[] = {{",
-            *(
-                f"\t{{ HOOK_{h.kind}, .{'check' if h.kind in CHECKS else 'act'} = {h.alias} }},"
-                for h in hooks
-            ),
+            *(f"\t{{ HOOK_{h.kind}, .{_member_of(h.kind)} = {h.alias} }}," for h in hooks),
             "\t{ }\n};",
         ]
         declared += [_as_symbol(name, alias) for alias, name in link_names.items()]
         declared += [
             f"void {r.alias}(void);" for r in redirected if is_function_alias(r.alias)
         ]  # fmt: skip
-        declared += [f"{'int' if h.kind in CHECKS else 'void'} {h.alias}(void);" for h in hooks]
+        declared += [_prototype(h.kind, h.alias) for h in hooks]
         name = f'.name = "{target}", ' if target != VMLINUX else ""
         objects.append(f"\t{{ {name}.funcs = funcs_{i}, .callbacks = KSPLICE_CALLBACKS }},")
     if anchors := _anchors(new_code):
@@ -73,6 +70,18 @@ def _update_header(new_code: Sequence[NewCode]) -> str:
             "",
         ]
     )
+
+
+def _member_of(kind: str) -> str:
+    """Return which pointer of ``struct hook`` leads to a hook."""
+    name = "check" if kind in CHECKS else "act"
+    return f"{name}_obj" if kind in CALLBACKS else name
+
+
+def _prototype(kind: str, function: str) -> str:
+    returned = "int" if kind in CHECKS else "void"
+    handed = "struct klp_object *obj" if kind in CALLBACKS else "void"
+    return f"{returned} {function}({handed});"
 
 
 def _function_table(name: str, rows: Sequence[tuple[str, int, str]]) -> list[str]:

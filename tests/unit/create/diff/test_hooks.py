@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ksplicd.create.diff import hooks
+from ksplicd.create.diff.across_units import refuse_more_callbacks
 from ksplicd.create.diff.correlate import correlate
+from ksplicd.create.diff.difference import UnitChange
 from ksplicd.create.diff.hooks import KINDS, Hook, note_pauses, read_hooks
 from ksplicd.create.diff.unit import diff
 from ksplicd.create.objects.index import ObjectIndex
@@ -61,6 +63,43 @@ def test_a_patch_may_be_nothing_but_hooks(tmp_path: Path) -> None:
     assert (difference.changed, difference.refusals) == ({}, ())
 
 
+def test_callbacks_by_the_kernels_own_header(tmp_path: Path) -> None:
+    """What include/linux/livepatch_helpers.h leaves (Linux 6.19)."""
+    pointer = """
+    int (*__attribute__((used, section(".discard.klp_callback_ptrs")))
+         __klp_pre_patch_callback_vmlinux)(void *) = before;
+    void (*__attribute__((used, section(".discard.klp_callback_ptrs")))
+          __klp_post_unpatch_callback_vmlinux)(void *) = after;
+    void *__attribute__((used, section(".discard.klp_callback_ptrs"))) other = after;
+    """
+    code = "static int before(void *o) { return !o; } static void after(void *o) { limit = !o; }"
+    found, refusals = read(tmp_path, PRE + code + pointer)
+    calls = {(h.kind, h.function.name) for h in found}
+    assert calls == {("pre_patch", "before"), ("post_unpatch", "after")}
+    assert refusals == []
+
+
+def test_one_callback_of_a_kind_for_each_target(tmp_path: Path) -> None:
+    """Livepatch has one place for each."""
+    code = MACRO + "static void {0}(void *o) {{ limit = !o; }} HOOK(post_patch, {0});"
+    changes = [
+        UnitChange.of(
+            unit,
+            diff(
+                index_separated(compile_object(tmp_path, PRE, *SPLIT, name="pre"), {}),
+                index_separated(
+                    compile_object(tmp_path, PRE + code.format(name), *SPLIT, name=name), {}
+                ),
+            ),
+            target,
+        )
+        for unit, target, name in (("a.c", "m", "a"), ("b.c", "vmlinux", "b"), ("c.c", "m", "c"))
+    ]
+    found = refuse_more_callbacks(changes)
+    reasons = [[r.reason for r in c.refusals] for c in found]
+    assert reasons == [[], [], ["m has a post_patch callback already, a of a.c"]]
+
+
 def test_hooks_of_an_earlier_update_are_not_called_again(tmp_path: Path) -> None:
     code = MACRO + "static void a(void) { limit = 3; } HOOK(apply, a);"
     more = "static void b(void) { limit = 4; } HOOK(apply, b);"
@@ -71,8 +110,8 @@ def test_hooks_of_an_earlier_update_are_not_called_again(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
-        ("HOOK(apply, user);", "names a function that the patch does not bring"),
-        ("extern void other(void); HOOK(apply, other);", "names a function that the patch"),
+        ("HOOK(apply, user);", "apply is a function that the patch does not bring"),
+        ("extern void other(void); HOOK(apply, other);", "is a function that the patch"),
         (
             '__attribute__((section(".init.text"))) static void a(void) {} HOOK(apply, a);',
             "the hook is boot code",
