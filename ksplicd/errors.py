@@ -25,6 +25,12 @@ class KspliceError(Exception):
         return ERROR_PREFIX + cls.__name__.removesuffix("Error")
 
 
+class UsageError(KspliceError):
+    """The command was given wrong arguments; the message has the right form (sysexits.h)."""
+
+    exit_status = 64
+
+
 class ToolError(KspliceError):
     """A program failed; the message has the end of its output."""
 

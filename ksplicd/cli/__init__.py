@@ -9,10 +9,13 @@
     config        config               fill the folder that create needs
     try_          try                  apply and undo an update in a guest
     change        apply, undo, release, remove
-    show          view, history
+    several       apply --all, undo --all
+    show          list, view, history
     status        status, and ksplice alone
     keys          keygen, sign, verify
     client        the daemon, as the verbs call it
+    verbs         the table of verbs, for help and messages
+    parser        the parser, and what it says about wrong usage
     arguments     arguments that several verbs take
     bundle_files  bundles as files and folders
     glance        the host at one glance, made from the document of status

@@ -14,7 +14,7 @@ from typing import Final
 from ksplicd import pruning
 from ksplicd.cache import Cache
 from ksplicd.cli import output
-from ksplicd.errors import KspliceError
+from ksplicd.errors import KspliceError, UsageError
 from ksplicd.pruning import GRACE, KINDS, Entry, Pruned
 
 EPILOG: Final = f"""\
@@ -53,7 +53,7 @@ def read_limit(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Show the cache, or prune it; return the exit status.  Raises ``KspliceError``."""
     if args.limit is not None and not args.prune:
-        raise KspliceError("--limit: goes with --prune")
+        raise UsageError("--limit: goes with --prune")
     cache = Cache()
     limit = args.limit if args.limit is not None else read_default()
     pruned = Pruned(deleted=(), busy=(), left=0)

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 from ksplicd.cli import output
 from ksplicd.cli.arguments import Verbs, read_kid, strip_prefix
 from ksplicd.cli.format import format_event, to_event
+from ksplicd.cli.several import apply_all, undo_all
+from ksplicd.cli.verbs import VERBS
 from ksplicd.errors import AlreadyAppliedError, KspliceError
 from ksplicd.model import is_kid
 
@@ -29,12 +31,17 @@ if TYPE_CHECKING:
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verbs of this module."""
-    apply = verbs.add_parser("apply", help="apply an update to the running kernel")
-    apply.add_argument(
+    apply = verbs.add_parser("apply", description=VERBS["apply"].help)
+    first = apply.add_mutually_exclusive_group(required=True)
+    first.add_argument(
         "bundle",
+        nargs="?",
         metavar="TARBALL|TREE|ID",
         help="a bundle (with its signature beside it, in TARBALL.minisig), an unpacked bundle "
         "(which has no signature: needs require-signature = no), or the id of a staged update",
+    )
+    first.add_argument(
+        "--all", action="store_true", help="all that wait for the running kernel, in their order"
     )
     apply.add_argument(
         "--partial",
@@ -42,8 +49,12 @@ def add_parser(verbs: Verbs) -> None:
         help="modules that are not loaded are no error, but patched when they load; always on",
     )
     apply.set_defaults(run=run_apply)
-    undo = verbs.add_parser("undo", help="take an update out of the running kernel")
-    undo.add_argument("kid", metavar="ID", type=read_kid, help="8c4o6ucj or ksplice_8c4o6ucj")
+    undo = verbs.add_parser("undo", description=VERBS["undo"].help)
+    whose = undo.add_mutually_exclusive_group(required=True)
+    whose.add_argument(
+        "kid", metavar="ID", type=read_kid, nargs="?", help="8c4o6ucj or ksplice_8c4o6ucj"
+    )
+    whose.add_argument("--all", action="store_true", help="all that are applied, newest first")
     undo.set_defaults(run=run_undo)
     for verb in (apply, undo):
         verb.add_argument(
@@ -57,14 +68,12 @@ def add_parser(verbs: Verbs) -> None:
             action="store_true",
             help="begin standard error with a line that is the abort cause, or OTHER",
         )
-    release = verbs.add_parser(
-        "release", help="let an update be applied that was new when the machine crashed"
-    )
+    release = verbs.add_parser("release", description=VERBS["release"].help)
     which = release.add_mutually_exclusive_group(required=True)
     which.add_argument("kid", metavar="ID", type=read_kid, nargs="?")
     which.add_argument("--all", action="store_true", help="all that are quarantined")
     release.set_defaults(run=run_release)
-    remove = verbs.add_parser("remove", help="delete the bundle of an update that is not applied")
+    remove = verbs.add_parser("remove", description=VERBS["remove"].help)
     what = remove.add_mutually_exclusive_group(required=True)
     what.add_argument("kid", metavar="ID", type=read_kid, nargs="?")
     what.add_argument(
@@ -79,6 +88,8 @@ def run_apply(args: argparse.Namespace) -> int:
     """Stage the bundle, if it is one, and apply the update."""
     from ksplicd.cli.client import connect
 
+    if args.all:
+        return apply_all(args, connect())
     path = Path(args.bundle)
     named = strip_prefix(args.bundle)
     if path.exists() or not is_kid(named):
@@ -114,6 +125,8 @@ def run_undo(args: argparse.Namespace) -> int:
     from ksplicd.cli.client import connect
 
     client = connect()
+    if args.all:
+        return undo_all(args, client)
     try:
         job = client.undo(args.kid).job
     finally:

@@ -18,7 +18,7 @@ from ksplicd.create.stock.from_machine import RunningHost, fill_from_machine, fi
 from ksplicd.create.stock.system_map import write_system_map
 from ksplicd.distro import apt
 from ksplicd.distro.packages import KernelPackages
-from ksplicd.errors import ConfigDirError
+from ksplicd.errors import ConfigDirError, UsageError
 
 EPILOG: Final = """\
 Needs root (or sudo) where the headers package is not installed yet.
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fill the folder; return the exit status.  Raises ``KspliceError``."""
     if args.running == (args.release is not None):
-        raise ConfigDirError("give either the kernel's RELEASE or --running")
+        raise UsageError("give either the kernel's RELEASE or --running")
     if args.running:
         release = os.uname().release
         origin = fill_from_machine(args.folder, RunningHost(release=release))

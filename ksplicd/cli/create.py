@@ -27,7 +27,7 @@ from ksplicd.create.pipeline import create, make_prebuilt
 from ksplicd.create.prebuild import PrebuiltObjects
 from ksplicd.create.request import MAX_FUNCTIONS, Created, Request
 from ksplicd.create.work_folder import make_empty
-from ksplicd.errors import CreateError, KeyFileError, PasswordNeededError
+from ksplicd.errors import CreateError, KeyFileError, PasswordNeededError, UsageError
 from ksplicd.model import KID_LENGTH, is_kid, new_kid
 from ksplicd.pruning import using
 
@@ -260,7 +260,7 @@ def read_request(
 
 
 def check_input(args: argparse.Namespace) -> None:
-    """Raise ``CreateError`` unless exactly one kind of change is given."""
+    """Raise ``UsageError`` unless exactly one kind of change is given."""
     given = {
         "--patch": bool(args.patch),
         "--diffext": args.diffext is not None,
@@ -269,24 +269,24 @@ def check_input(args: argparse.Namespace) -> None:
     }
     named = [option for option, is_given in given.items() if is_given]
     if len(named) != 1:
-        raise CreateError(
+        raise UsageError(
             f"{' and '.join(named) or 'no change given'}: give exactly one of {', '.join(given)}"
         )
     if args.patch_opt and not args.patch:
-        raise CreateError(f"--patch-opt: goes with --patch, not with {named[0]}")
+        raise UsageError(f"--patch-opt: goes with --patch, not with {named[0]}")
     if args.prebuild and (args.keep is not None or args.debug):
         option = "--debug" if args.keep is None else "--keep"
-        raise CreateError(f"{option}: goes with a change, not with --prebuild")
+        raise UsageError(f"{option}: goes with a change, not with --prebuild")
     for patch in args.patch:
         if not patch.is_file():
             raise CreateError(f"--patch {patch}: no such file")
 
 
 def read_module_key(key: Path | None, certificate: Path | None) -> ModuleKey | None:
-    """Return the key for the modules, None when none is given.  Raises ``CreateError``."""
+    """Return the key for the modules, None without one.  Raises ``UsageError``, ``CreateError``."""
     if key is None:
         if certificate is not None:
-            raise CreateError("--module-sign-cert: goes with --module-sign-key")
+            raise UsageError("--module-sign-cert: goes with --module-sign-key")
         return None
     module_key = ModuleKey(key=key.absolute(), certificate=(certificate or key).absolute())
     module_key.check()

@@ -25,7 +25,7 @@ from ksplicd.distro.debian import Debian
 from ksplicd.distro.model import Distribution, Kernel, Parts
 from ksplicd.distro.plain import Plain
 from ksplicd.distro.root import toolchain_root
-from ksplicd.errors import CreateError, NoSuchKernelError
+from ksplicd.errors import NoSuchKernelError, UsageError
 from ksplicd.run import has, run_any
 from ksplicd.toolchain import HOST, Toolchain
 
@@ -85,20 +85,20 @@ def add_toolchain(parser: argparse.ArgumentParser) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise ``CreateError`` unless one kernel is named, with a source where that is needed."""
+    """Raise ``UsageError`` unless one kernel is named, with a source where that is needed."""
     if (args.kernel is None) == (args.config is None):
         given = "--kernel and --config" if args.kernel else "no kernel given"
-        raise CreateError(f"{given}: give exactly one of --kernel RELEASE, --config DIR SOURCE")
+        raise UsageError(f"{given}: give exactly one of --kernel RELEASE, --config DIR SOURCE")
     if args.toolchain == Choice.ROOT and (args.config or "/" in args.kernel):
-        raise CreateError(
+        raise UsageError(
             "--toolchain root: goes with --kernel RELEASE; of a kernel in a folder nobody knows the"
             " suite, and its compiler has to be installed"
         )
     if args.source is None and args.config is not None:
-        raise CreateError("--config DIR: goes with SOURCE, the kernel's source tree")
+        raise UsageError("--config DIR: goes with SOURCE, the kernel's source tree")
     if args.source is None and (args.git is not None or args.diffext is not None):
         option = "--git" if args.git is not None else "--diffext"
-        raise CreateError(f"{option}: goes with SOURCE, the tree that has the change")
+        raise UsageError(f"{option}: goes with SOURCE, the tree that has the change")
 
 
 def inputs_of(args: argparse.Namespace, cache: Cache) -> Inputs:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ksplicd.cli import output
 from ksplicd.cli.arguments import Verbs
+from ksplicd.cli.verbs import VERBS
 from ksplicd.config import KEYS_DIR
 from ksplicd.errors import BadSignatureError, KeyFileError
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verbs of this module."""
-    keygen = verbs.add_parser("keygen", help="make a key pair for signing updates")
+    keygen = verbs.add_parser("keygen", description=VERBS["keygen"].help)
     keygen.add_argument(
         "name", metavar="NAME", type=Path, help="writes NAME.key (secret) and NAME.pub"
     )
@@ -39,12 +40,12 @@ def add_parser(verbs: Verbs) -> None:
         help="the last day on which hosts trust the key, like 2027-01-31",
     )
     keygen.set_defaults(run=run_keygen)
-    sign = verbs.add_parser("sign", help="sign a bundle: writes FILE.minisig")
+    sign = verbs.add_parser("sign", description=VERBS["sign"].help)
     sign.add_argument("file", metavar="FILE", type=Path)
     sign.add_argument("--key", metavar="FILE", type=Path, required=True, help="the secret key")
     sign.add_argument("--comment", default="", help="one line that is signed too")
     sign.set_defaults(run=run_sign)
-    verify = verbs.add_parser("verify", help="check FILE against FILE.minisig")
+    verify = verbs.add_parser("verify", description=VERBS["verify"].help)
     verify.add_argument("file", metavar="FILE", type=Path)
     verify.add_argument(
         "--key",

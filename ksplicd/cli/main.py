@@ -7,7 +7,6 @@ status here, and nowhere else.
 
 import argparse
 import importlib
-import importlib.util
 import io
 import os
 import sys
@@ -17,39 +16,18 @@ from typing import Final
 from ksplicd import __version__
 from ksplicd.cli import output
 from ksplicd.cli.arguments import Verbs
-from ksplicd.errors import KspliceError
+from ksplicd.cli.health import UNKNOWN, format_first
+from ksplicd.cli.parser import Parser, why_no_verb
+from ksplicd.cli.verbs import VERBS, Verb, format_groups
+from ksplicd.errors import KspliceError, UsageError
 
-_CHANGE, _SHOW, _KEYS = "ksplicd.cli.change", "ksplicd.cli.show", "ksplicd.cli.keys"
-_MODULES: Final = {
-    "create": "ksplicd.cli.create",
-    "config": "ksplicd.cli.config",
-    "kernels": "ksplicd.cli.kernels",
-    "cache": "ksplicd.cli.cache",
-    "objdiff": "ksplicd.cli.objdiff",
-    "try": "ksplicd.cli.try_",
-    "apply": _CHANGE,
-    "undo": _CHANGE,
-    "release": _CHANGE,
-    "remove": _CHANGE,
-    "view": _SHOW,
-    "status": "ksplicd.cli.status",
-    "history": _SHOW,
-    "keygen": _KEYS,
-    "sign": _KEYS,
-    "verify": _KEYS,
-}
-"""Verb → the module that has it; one that is not installed is left out (create, on a host)."""
-_HELP: Final = {
-    "create": "build an update from a kernel's source and a patch",
-    "config": "fill the folder that create needs for --config",
-    "cache": "show what the cache holds, and prune it",
-    "kernels": "list the kernels that can be patched here",
-    "objdiff": "compare two objects and cut out the new code",
-    "status": "show the host at one glance, and what a person must do",
-    "try": "apply an update in a throwaway guest, check it, and undo it",
-}
-"""For modules of one verb, which have ``add_arguments(parser)`` and ``run(args)``; the modules of
-several have ``add_parser(verbs)``."""
+_PLUGIN: Final = {"--check", "--require", "--max-age"}
+"""Options of ``status`` that make it a monitoring plugin."""
+EPILOG: Final = """\
+Exit status: 0 done, 1 failed, 2 bad bundle, 3 bad signature, 4 other kernel, 5 refused by the
+kernel, 6 code busy, 7 cancelled, 8 quarantined, 64 wrong usage, 66 nothing to build, 70 a fault of
+ours. `ksplice help VERB` says more about a verb.
+"""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "ksplice") -> int:
@@ -58,11 +36,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "ksplice") -> int:
         if isinstance(stream, io.TextIOWrapper):  # a file's name may be no text
             stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] == "--json":
-        words = ["status", *words]
-    args = build_parser(words, prog).parse_args(words)
+    args = argparse.Namespace(json="--json" in words, raw_errors="--raw-errors" in words)
     try:
-        return int(args.run(args))
+        args = read_arguments(words, prog)
+        return _run(args)
+    except UsageError as e:
+        return _report_usage(e, args, words)
     except KspliceError as e:
         _report_error(e, args)
         return e.exit_status
@@ -100,33 +79,76 @@ def main_view() -> int:
 
 def build_parser(words: Sequence[str], prog: str) -> argparse.ArgumentParser:
     """Return a parser that knows the verb in ``words``, or all verbs when there is none."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog=prog,
-        description="Build, apply and undo updates of the running Linux kernel.",
-        epilog="Exit status: 0 done, 1 failed, 2 bad bundle, 3 bad signature, 4 other kernel, "
-        "5 refused by the kernel, 6 code busy, 7 cancelled, 8 quarantined, 66 nothing to build, "
-        "70 a fault of ours.",
+        usage=f"{prog} [VERB [ARGUMENT]...]",
+        description="Build, apply and undo updates of the running Linux kernel.\n\n"
+        + format_groups(),
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ksplice {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    verb = next((word for word in words if word in _MODULES), "")
-    for name in [verb] if verb else _MODULES:
-        _add_verb(verbs, name)
+    verbs = parser.add_subparsers(prog=prog, metavar="VERB", required=True, help=argparse.SUPPRESS)
+    verb = next((word for word in words if word in VERBS), "")
+    for name in [verb] if verb else VERBS:
+        _add_verb(verbs, VERBS[name])
+    for added in verbs.choices.values():
+        added.set_defaults(parser=added)
     return parser
 
 
-def _add_verb(verbs: Verbs, verb: str) -> None:
+def _add_verb(verbs: Verbs, verb: Verb) -> None:
     """Add ``verb``, and the verbs that share its module, unless it is there or not installed."""
-    name = _MODULES[verb]
-    if verb in verbs.choices or importlib.util.find_spec(name) is None:
+    if verb.name in verbs.choices or not verb.is_installed():
         return
-    module = importlib.import_module(name)
-    if verb in _HELP:
-        parser = verbs.add_parser(verb, help=_HELP[verb])
+    module = importlib.import_module(verb.path)
+    if hasattr(module, "add_parser"):
+        module.add_parser(verbs)
+    else:
+        parser = verbs.add_parser(verb.name, description=verb.help)
         module.add_arguments(parser)
         parser.set_defaults(run=module.run)
-    else:
-        module.add_parser(verbs)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run the verb; what it says about its arguments is told with the right form."""
+    try:
+        return int(args.run(args))
+    except UsageError as e:
+        parser: Parser = args.parser
+        parser.error(str(e))
+
+
+def read_arguments(words: Sequence[str], prog: str = "ksplice") -> argparse.Namespace:
+    """Return the arguments; ``run`` is the function of the verb.  Raises ``UsageError``."""
+    words = _read_words(words, prog)
+    args, unknown = build_parser(words, prog).parse_known_args(words)
+    if unknown:
+        args.parser.error(f"unknown: {' '.join(unknown)}")
+    return args
+
+
+def _read_words(words: Sequence[str], prog: str) -> list[str]:
+    """Return the words as the parser takes them. Raises ``UsageError``."""
+    if not words or words[0] == "--json":
+        return ["status", *words]
+    if words[0] == "help":
+        words = [*words[1:2], "--help"]
+    if not words[0].startswith("-") and words[0] not in VERBS:
+        Parser(prog=prog).error(why_no_verb(words[0]))
+    return [*words]
+
+
+def _report_usage(error: UsageError, args: argparse.Namespace, words: Sequence[str]) -> int:
+    """Print what is wrong with the words; return the exit status, for monitoring that of a plugin.
+
+    monitoring-plugins.org, "Plugin Return Codes": invalid arguments are UNKNOWN.
+    """
+    _report_error(error, args)
+    is_plugin = words[:1] == ["status"] and any(word.partition("=")[0] in _PLUGIN for word in words)
+    if is_plugin and not args.json:
+        output.print_text(format_first("unknown", str(error).partition("\n")[0]))
+    return UNKNOWN if is_plugin else error.exit_status
 
 
 def _report_error(error: KspliceError, args: argparse.Namespace) -> None:

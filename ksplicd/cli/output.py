@@ -36,8 +36,13 @@ def print_json(**document: Any) -> None:
 
 def print_json_error(error: KspliceError) -> None:
     """Print the JSON document of an error."""
+    print_json(error=to_error(error))
+
+
+def to_error(error: KspliceError) -> dict[str, str | None]:
+    """Return an error as the documents have it."""
     cause = error.abort_cause or None
-    print_json(error={"name": error.dbus_name(), "abort_cause": cause, "message": str(error)})
+    return {"name": error.dbus_name(), "abort_cause": cause, "message": str(error)}
 
 
 def print_error(text: str) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``ksplice view`` and ``history``: the updates of this host, and their documents.
+"""``ksplice list``, ``view`` and ``history``: the updates of this host, and their documents.
 
 JSON, all with ``"schema": 1``::
 
+    list     {"updates": [UPDATE]}
     view     {"updates": [UPDATE]}; with --id or --file also {"ledger": [HUNK]}
     status   {"kernel": "6.1.0-50-cloud-amd64", "applied": 1, "cves": [], "updates": [UPDATE],
               "jobs": [JOB], "health": "ok" | "warning" | "critical", "reasons": [],
@@ -55,6 +56,7 @@ from ksplicd.cli.format import (
     to_hunks,
     to_update,
 )
+from ksplicd.cli.verbs import VERBS
 from ksplicd.errors import NoSuchUpdateError
 
 _IN_KERNEL: Final = ("applied", "transitioning", "reversing")
@@ -62,21 +64,37 @@ _IN_KERNEL: Final = ("applied", "transitioning", "reversing")
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verbs of this module."""
-    view = verbs.add_parser("view", help="list the updates in the running kernel")
+    every = verbs.add_parser("list", description=VERBS["list"].help)
+    every.add_argument("-q", "--quiet", action="store_true", help="print ids only")
+    every.set_defaults(run=run_list)
+    view = verbs.add_parser("view", description=VERBS["view"].help)
     which = view.add_mutually_exclusive_group()
     which.add_argument("--id", metavar="ID", type=read_kid, help="show one update, in full")
     which.add_argument("--file", metavar="TARBALL", type=Path, help="show a bundle, in full")
     view.add_argument("-q", "--quiet", action="store_true", help="print ids only")
     view.set_defaults(run=run_view)
-    history = verbs.add_parser("history", help="show what happened, newest first")
+    history = verbs.add_parser("history", description=VERBS["history"].help)
     history.add_argument(
         "-n", "--lines", metavar="N", type=read_count, default=0,
         help="at most N events (0: as many as the service gives at once)",
     )  # fmt: skip
     history.add_argument("--id", metavar="ID", type=read_kid, help="of one update")
     history.set_defaults(run=run_history)
-    for verb in (view, history):
+    for verb in (every, view, history):
         verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """List every update."""
+    from ksplicd.cli.client import connect
+
+    updates = [to_update(properties) for properties in connect().objects().updates]
+    if args.json:
+        output.print_json(updates=updates)
+        return 0
+    for update in updates:
+        output.print_text(update["kid"] if args.quiet else format_line(update))
+    return 0
 
 
 def run_view(args: argparse.Namespace) -> int:

@@ -51,10 +51,9 @@ def test_it_is_pruned(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bad_limits(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cache", "--limit", "1G"]) == 1
+    assert main(["cache", "--limit", "1G"]) == 64
     assert "--limit: goes with --prune" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        main(["cache", "--prune", "--limit", "big"])
+    assert main(["cache", "--prune", "--limit", "big"]) == 64
     assert "big: not a size, such as 500M" in capsys.readouterr().err
 
 

@@ -78,8 +78,7 @@ def test_key_that_expires(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_day_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["keygen", "--expires", "tomorrow", str(tmp_path / "k")])
+    assert main(["keygen", "--expires", "tomorrow", str(tmp_path / "k")]) == 64
     assert "tomorrow: not a day; write it like 2027-01-31" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

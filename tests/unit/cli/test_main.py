@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ksplicd import __version__, daemon
-from ksplicd.cli.main import main
+from ksplicd.cli.main import main, read_arguments
+from ksplicd.cli.verbs import VERBS, Verb
 
 
 def test_without_a_verb_the_verbs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,22 +29,67 @@ def test_version(
     assert capsys.readouterr().out == f"{name} {__version__}\n"
 
 
-def test_an_unknown_verb_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["frobnicate"])
-    assert "frobnicate" in capsys.readouterr().err
+@pytest.mark.parametrize("words", [["aply", "x"], ["help", "aply"]])
+def test_an_unknown_verb_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 64
+    said = "ksplice: no verb 'aply'; is `ksplice apply` meant?\n`ksplice help` lists the verbs\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_wrong_usage_has_the_right_form(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--frobnicate"]) == 64
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"ksplice: {verb}: ")
+    assert lines[1].startswith(f"usage: ksplice {verb} [-h]")
+    assert lines[2:] == [f"such as: {VERBS[verb].example}", f"`ksplice help {verb}` says more"]
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_examples_are_right(verb: Verb) -> None:
+    words = verb.example.split()[1:]
+    assert words[0] == verb.name
+    assert callable(read_arguments(words).run)
+
+
+@pytest.mark.parametrize("verb", ["apply", "undo", "release", "remove", "sign", "create", "config"])
+def test_a_verb_alone(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb]) == 64
+    assert f"\nusage: ksplice {verb} " in capsys.readouterr().err
+
+
+def test_wrong_usage_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["undo", "--json"]) == 64
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["name"] == "org.ksplice.Ksplicd1.Error.Usage"
+
+
+@pytest.mark.parametrize(
+    "words", [["--check", "--frob"], ["--require", "CVE-1"], ["--max-age=soon"], ["--max-age=0"]]
+)
+def test_wrong_usage_as_a_plugin(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """monitoring-plugins.org: UNKNOWN."""
+    assert main(["status", *words]) == 3
+    assert capsys.readouterr().out.startswith("UNKNOWN - status: ")
+
+
+def test_help_of_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["help", "undo"])
+    assert capsys.readouterr().out.startswith("usage: ksplice undo [-h]")
+    with pytest.raises(SystemExit, match="0"):
+        main(["help"])
+    assert "\nChange this host:\n    apply " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["8c4o6uc", "8C4O6UCJ", "ksplice_8c4o6ucj_new", "../../etc"])
 def test_undo_refuses_what_is_no_id(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["undo", text])
+    assert main(["undo", text]) == 64
     assert "eight of a-z and 0-9" in capsys.readouterr().err
 
 
 def test_view_takes_an_id_or_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["view", "--id=8c4o6ucj", "--file=x"])
+    assert main(["view", "--id=8c4o6ucj", "--file=x"]) == 64
     assert "not allowed with" in capsys.readouterr().err
 
 
