@@ -14,10 +14,20 @@
 /*
  * Reach an unexported symbol of vmlinux: the name makes the reference a
  * livepatch relocation once the bundle's builder has marked it.  Since 6.1
- * walks all of kallsyms for each relocation entry, every such symbol has one
- * reference only.
+ * walks all of kallsyms for each relocation entry, every such symbol of the
+ * core, which nobody fills in, has one reference only.
  */
 #define KSPLICE_VMLINUX_SYMBOL(name)	asm("\".klp.sym.vmlinux." #name ",0\"")
+
+/*
+ * livepatch compares each function that it redirects, and each symbol that a
+ * module refers to, with all names of kallsyms: see the Kbuild file.
+ */
+#ifdef KSPLICE_HAS_SLOW_LOOKUP
+#define KSPLICE_LOOKUP_IS_SLOW	true
+#else
+#define KSPLICE_LOOKUP_IS_SLOW	false
+#endif
 
 /*
  * 0c05e7bd2d01 ("livepatch,x86: Clear relocation targets on a module removal"),

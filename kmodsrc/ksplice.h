@@ -22,6 +22,7 @@
 #define ksplice_was_compared	KSPLICE_PASTE(KSPLICE_KID, was_compared)
 #define ksplice_set_stage	KSPLICE_PASTE(KSPLICE_KID, set_stage)
 #define ksplice_abort		KSPLICE_PASTE(KSPLICE_KID, abort)
+#define ksplice_fill		KSPLICE_PASTE(KSPLICE_KID, fill)
 #define ksplice_kobject		KSPLICE_PASTE(KSPLICE_KID, kobject)
 #define ksplice_tripwire_hit	KSPLICE_PASTE(KSPLICE_KID, tripwire_hit)
 
@@ -37,5 +38,14 @@ bool ksplice_was_compared(const char *target, unsigned long addr);
 void ksplice_set_stage(enum ksplice_stage stage);
 struct kobject *ksplice_kobject(void);
 void ksplice_abort(enum ksplice_cause cause);
+
+#ifdef KSPLICE_HAS_SLOW_LOOKUP
+int ksplice_fill(struct module *mod);
+#else
+static inline int ksplice_fill(struct module *mod)
+{
+	return 0;
+}
+#endif
 
 #endif /* KSPLICE_H */

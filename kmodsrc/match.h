@@ -6,7 +6,14 @@
 #define KSPLICE_MATCH_H
 
 #include "matching.h"
+#include "module_walk.h"
 
+/* match.c */
 int ksplice_run_match(const struct ksplice_old *old, struct ksplice_matching *m);
+
+/* resolve.c */
+typedef int ksplice_visit_fn(KSPLICE_VISIT_PARAMETERS);
+
+int ksplice_walk_vmlinux(ksplice_visit_fn *visit, void *data);
 
 #endif /* KSPLICE_MATCH_H */

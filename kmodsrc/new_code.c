@@ -295,11 +295,30 @@ static void post_unpatch(struct klp_object *obj)
 	}
 }
 
+/*
+ * That a function is the only one of its name was seen by the match.  livepatch
+ * would look for a second one up to the end of kallsyms; the first it takes.
+ */
+static void __init look_up_first(void)
+{
+	struct klp_object *obj;
+	struct klp_func *func;
+
+	for (obj = objects; obj->funcs; obj++)
+		klp_for_each_func_static(obj, func)
+			func->old_sympos = func->old_sympos ?: 1;
+}
+
 static int __init new_init(void)
 {
 	const char *const *target;
 	int err;
 
+	err = ksplice_fill(THIS_MODULE);
+	if (err)
+		return err;
+	if (KSPLICE_LOOKUP_IS_SLOW)
+		look_up_first();
 	for (target = must_match; *target; target++) {
 		if (ksplice_may_patch(*target))
 			continue;

@@ -11,6 +11,7 @@
 #include <linux/string.h>
 #include "compat.h"
 #include "field.h"
+#include "match.h"
 #include "module_walk.h"
 #include "steps.h"
 
@@ -115,6 +116,18 @@ static int check_found(struct ksplice_matching *m)
 }
 
 /**
+ * ksplice_walk_vmlinux - call a function for each symbol of vmlinux, in kallsyms order
+ * @visit: the function, with KSPLICE_VISIT_PARAMETERS; another result than 0 ends the walk
+ * @data: its first argument
+ *
+ * Return: the last result.
+ */
+int ksplice_walk_vmlinux(ksplice_visit_fn *visit, void *data)
+{
+	return walk_vmlinux(visit, data);
+}
+
+/**
  * ksplice_resolve - find the address of every symbol of the tables
  * @m: a run with checked tables and zeroed @addr and @seen
  *
@@ -124,7 +137,7 @@ int ksplice_resolve(struct ksplice_matching *m)
 {
 	int err;
 
-	err = walk_vmlinux(visit_vmlinux, m);
+	err = ksplice_walk_vmlinux(visit_vmlinux, m);
 	if (!err && m->walk_modules)
 		err = m->walk_modules(m->target, visit_target, m);
 	if (err) {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ksplicd.cache import Cache, to_stderr
 from ksplicd.errors import KspliceError
-from tests.bench import against, create, daemon, host, many, match, plain, reach
+from tests.bench import against, create, daemon, host, load, many, match, plain, reach
 from tests.bench.figures import write_json, write_table
 from tests.support.kernels.stock import stock_kernel
 
@@ -22,6 +22,7 @@ _PARTS = {
     "host": host.measure,
     "many": many.measure,
     "match": match.measure,
+    "load": load.measure,
     "plain": plain.measure,
 }
 

@@ -3,13 +3,16 @@
 
 Symbols that the kernel does not export are undefined ``.klp.sym.*`` symbols until the very end:
 then the finished .ko gets its livepatch relocations, because a later ``ld -r`` would destroy them
-(Documentation/livepatch/module-elf-format.rst).
+(Documentation/livepatch/module-elf-format.rst).  Up to Linux 6.1 livepatch walks all of kallsyms
+for each: there a new-code module has those to vmlinux that can wait filled in by its core, and they
+are in sections that livepatch passes over (``filled.py``).
 """
 
 import re
 from collections import defaultdict
 from typing import Final
 
+from ksplicd.create.modules.filled import OBJECT, Filled, has_filled
 from ksplicd.create.modules.one_text import join_text
 from ksplicd.create.new_code.aliases import is_function_alias
 from ksplicd.elf.model import (
@@ -24,7 +27,7 @@ from ksplicd.elf.model import (
 )
 from ksplicd.elf.read import read_object
 from ksplicd.elf.write import write_object
-from ksplicd.model import NEW_SUFFIX
+from ksplicd.model import NEW_SUFFIX, VMLINUX
 
 _KLP_SYMBOL: Final = re.compile(r"\.klp\.sym(?:@(?P<target>[^@]+)@|\.)(?P<object>[^.]+)\.")
 """``.klp.sym.OBJECT.NAME,POS``.  With ``@TARGET@`` for the second ``.`` its relocations go with
@@ -36,9 +39,12 @@ def write_livepatch_module(ko: bytes, name: str) -> bytes:
 
     Their relocations move to ``.klp.rela.OBJECT.SECTION`` sections
     (Documentation/livepatch/module-elf-format.rst).  The functions' sections become one.
+
+    Raises ``ElfError``.
     """
     obj = read_object(ko, name)
     join_text(obj)
+    filled = Filled(obj) if has_filled(obj) else ()
     _rename_new_functions(obj)
     owners: dict[Symbol, str] = {}
     for s in obj.symbols:
@@ -52,7 +58,9 @@ def write_livepatch_module(ko: bytes, name: str) -> bytes:
         kept = []
         for r in section.relocations:
             if r.symbol.shndx == SHN_LIVEPATCH:
-                moved[owners[r.symbol]].append(r)
+                owner = owners[r.symbol]
+                waits = owner == VMLINUX and (section, r) in filled
+                moved[OBJECT if waits else owner].append(r)
             else:
                 kept.append(r)
         if not section.is_alloc:
