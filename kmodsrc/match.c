@@ -58,20 +58,24 @@ static int compare_patiently(struct ksplice_matching *m, const struct ksplice_fu
 
 static bool get_memory(struct ksplice_matching *m)
 {
-	m->addr = kvcalloc(m->head->syms.nr, sizeof(*m->addr), GFP_KERNEL);
-	m->seen = kvcalloc(m->head->syms.nr, sizeof(*m->seen), GFP_KERNEL);
+	struct ksplice_found *found = m->found;
+
+	if (!found->addr)
+		found->addr = kvcalloc(m->head->syms.nr, sizeof(*found->addr), GFP_KERNEL);
+	if (!found->seen)
+		found->seen = kvcalloc(m->head->syms.nr, sizeof(*found->seen), GFP_KERNEL);
+	m->addr = found->addr;
 	m->slots = kvcalloc(m->head->nr_slots, sizeof(*m->slots), GFP_KERNEL);
 	m->learned = kvmalloc_array(m->head->nr_slots, sizeof(*m->learned), GFP_KERNEL);
 	m->run = kvmalloc(m->largest, GFP_KERNEL);
 	m->cover = kvmalloc(m->largest, GFP_KERNEL);
 	m->starts = kvmalloc_array(m->head->funcs.nr, sizeof(*m->starts), GFP_KERNEL);
-	return m->addr && m->seen && m->slots && m->learned && m->run && m->cover && m->starts;
+	return found->addr && found->seen && m->slots && m->learned && m->run && m->cover &&
+	       m->starts;
 }
 
 static void put_memory(struct ksplice_matching *m)
 {
-	kvfree(m->addr);
-	kvfree(m->seen);
 	kvfree(m->slots);
 	kvfree(m->learned);
 	kvfree(m->run);
@@ -79,15 +83,29 @@ static void put_memory(struct ksplice_matching *m)
 }
 
 /**
+ * ksplice_forget_found - free what was found of a target
+ * @found: may be empty
+ */
+void ksplice_forget_found(struct ksplice_found *found)
+{
+	kvfree(found->addr);
+	kvfree(found->seen);
+	*found = (struct ksplice_found) { };
+}
+
+/**
  * ksplice_run_match - match the old code of one target
  * @old: the old code
+ * @found: zeroed, or as the last match of the same old code has left it; the
+ *     caller's to free
  * @m: zeroed; filled in.  After a failure @m->report says why; its strings,
  *     like @m->target, point into the blob.  Free @m->starts with kvfree().
  *
  * Context: process context, sleeps.
  * Return: 0 or a negative error.
  */
-int ksplice_run_match(const struct ksplice_old *old, struct ksplice_matching *m)
+int ksplice_run_match(const struct ksplice_old *old, struct ksplice_found *found,
+		      struct ksplice_matching *m)
 {
 	int err;
 	u32 i;
@@ -95,6 +113,8 @@ int ksplice_run_match(const struct ksplice_old *old, struct ksplice_matching *m)
 	m->blob = old->blob;
 	m->size = old->size;
 	m->walk_modules = old->walk_modules;
+	m->found = found;
+	m->own = found->own;
 
 	err = ksplice_check_tables(m);
 	if (err)

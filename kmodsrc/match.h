@@ -9,7 +9,9 @@
 #include "module_walk.h"
 
 /* match.c */
-int ksplice_run_match(const struct ksplice_old *old, struct ksplice_matching *m);
+int ksplice_run_match(const struct ksplice_old *old, struct ksplice_found *found,
+		      struct ksplice_matching *m);
+void ksplice_forget_found(struct ksplice_found *found);
 
 /* resolve.c */
 typedef int ksplice_visit_fn(KSPLICE_VISIT_PARAMETERS);

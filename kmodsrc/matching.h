@@ -56,6 +56,20 @@ enum ksplice_own_sym {
 };
 
 /**
+ * struct ksplice_found - where the symbols of the tables are, kept for the next match of a target
+ * @addr: address of each
+ * @seen: how often each name was found
+ * @own: addresses of enum ksplice_own_sym, 0 when this kernel lacks it
+ * @has_vmlinux: those of vmlinux were found; they stay where they are
+ */
+struct ksplice_found {
+	u64 *addr;
+	u32 *seen;
+	u64 own[KSPLICE_NR_OWN_SYMS];
+	bool has_vmlinux;
+};
+
+/**
  * struct ksplice_matching - one run of matching
  * @blob:	the tables
  * @size:	their size
@@ -69,9 +83,9 @@ enum ksplice_own_sym {
  * @mod:	the target while it is being loaded, or NULL
  * @largest:	size of the largest of @funcs
  * @starts: address of each of @funcs once all match; the caller's to free
- * @addr:	address of each of @syms
- * @seen:	how often each name was found
- * @own:	addresses of enum ksplice_own_sym, 0 when this kernel lacks it
+ * @found:	see struct ksplice_found
+ * @addr:	address of each of @syms, of @found
+ * @own:	likewise
  * @return_thunk: where returns jump to in this boot, or 0
  * @slots:	learned bases, 0 until one is learned
  * @learned:	which of @slots were learned, in that order
@@ -94,9 +108,9 @@ struct ksplice_matching {
 	u32 largest;
 	u64 *starts;
 	/* working memory, zeroed by the caller */
-	u64 *addr;
-	u32 *seen;
-	u64 own[KSPLICE_NR_OWN_SYMS];
+	struct ksplice_found *found;
+	const u64 *addr;
+	const u64 *own;
 	u64 return_thunk;
 	u64 *slots;
 	u32 *learned;

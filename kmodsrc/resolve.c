@@ -44,7 +44,7 @@ static void note_own(struct ksplice_matching *m, const char *name, u64 addr)
 		return;
 	for (i = 0; i < KSPLICE_NR_OWN_SYMS; i++)
 		if (!strcmp(own_names[i], name))
-			m->own[i] = addr;
+			m->found->own[i] = addr;
 }
 
 static void note_symbol(struct ksplice_matching *m, const char *name, u64 addr, u32 in_target)
@@ -65,9 +65,9 @@ static void note_symbol(struct ksplice_matching *m, const char *name, u64 addr, 
 		if ((pos & KSPLICE_SYM_IN_TARGET) != in_target)
 			continue;
 		pos &= ~KSPLICE_SYM_IN_TARGET;
-		m->seen[low]++;
-		if (m->seen[low] == max(pos, 1U))
-			m->addr[low] = addr;
+		m->found->seen[low]++;
+		if (m->found->seen[low] == max(pos, 1U))
+			m->found->addr[low] = addr;
 	}
 }
 
@@ -92,10 +92,11 @@ static int visit_target(KSPLICE_VISIT_PARAMETERS)
 static int check_found(struct ksplice_matching *m)
 {
 	bool is_target_there = !m->walk_modules;
+	const u32 *seen = m->found->seen;
 	u32 i;
 
 	for (i = 0; i < m->head->syms.nr; i++)
-		if (m->seen[i] && m->syms[i].pos & KSPLICE_SYM_IN_TARGET)
+		if (seen[i] && m->syms[i].pos & KSPLICE_SYM_IN_TARGET)
 			is_target_there = true;
 	if (!is_target_there) {
 		m->report.cause = KSPLICE_TARGET_NOT_LOADED;
@@ -105,14 +106,27 @@ static int check_found(struct ksplice_matching *m)
 	for (i = 0; i < m->head->syms.nr; i++) {
 		u32 pos = m->syms[i].pos & ~KSPLICE_SYM_IN_TARGET;
 
-		if (pos ? m->seen[i] >= pos : m->seen[i] == 1)
+		if (pos ? seen[i] >= pos : seen[i] == 1)
 			continue;
 		m->report.symbol = ksplice_name(m, m->syms[i].name);
-		m->report.kind = m->seen[i] > pos ? "ambiguous" : "missing";
-		m->report.cause = m->seen[i] ? KSPLICE_BAD_SYSTEM_MAP : KSPLICE_FAILED_TO_FIND;
+		m->report.kind = seen[i] > pos ? "ambiguous" : "missing";
+		m->report.cause = seen[i] ? KSPLICE_BAD_SYSTEM_MAP : KSPLICE_FAILED_TO_FIND;
 		return -ENOENT;
 	}
 	return 0;
+}
+
+/* A module that was there at the last match may be another one now. */
+static void forget_target_symbols(struct ksplice_matching *m)
+{
+	u32 i;
+
+	for (i = 0; i < m->head->syms.nr; i++) {
+		if (!(m->syms[i].pos & KSPLICE_SYM_IN_TARGET))
+			continue;
+		m->found->addr[i] = 0;
+		m->found->seen[i] = 0;
+	}
 }
 
 /**
@@ -129,15 +143,19 @@ int ksplice_walk_vmlinux(ksplice_visit_fn *visit, void *data)
 
 /**
  * ksplice_resolve - find the address of every symbol of the tables
- * @m: a run with checked tables and zeroed @addr and @seen
+ * @m: a run with checked tables
  *
  * Return: 0, or a negative error with the report filled in.
  */
 int ksplice_resolve(struct ksplice_matching *m)
 {
-	int err;
+	struct ksplice_found *found = m->found;
+	int err = 0;
 
-	err = ksplice_walk_vmlinux(visit_vmlinux, m);
+	if (!found->has_vmlinux)
+		err = ksplice_walk_vmlinux(visit_vmlinux, m);
+	found->has_vmlinux = !err;
+	forget_target_symbols(m);
 	if (!err && m->walk_modules)
 		err = m->walk_modules(m->target, visit_target, m);
 	if (err) {

@@ -34,6 +34,7 @@ static const char *const state_names[] = {
  * @old: the old code; of a module in @copy
  * @state: what became of it
  * @name: the target
+ * @found: of a module, where the symbols are that its old code refers to
  * @starts: where the functions begin that were compared
  * @functions: their number
  * @bytes: their size, all together
@@ -45,6 +46,7 @@ struct target {
 	struct ksplice_old old;
 	enum ksplice_target_state state;
 	char name[MODULE_NAME_LEN];
+	struct ksplice_found found;
 	u64 *starts;
 	u32 functions;
 	u64 bytes;
@@ -86,8 +88,10 @@ static struct target *find_target(const char *name)
 
 static void free_target(struct target *t)
 {
-	if (t)
+	if (t) {
+		ksplice_forget_found(&t->found);
 		kvfree(t->starts);
+	}
 	kvfree(t);
 }
 
@@ -178,7 +182,9 @@ static int match_target(struct target *t, const struct module *mod)
 	lockdep_assert_held(&targets_lock);
 	if (!mod)
 		forget_failure();
-	err = ksplice_run_match(&t->old, &m);
+	err = ksplice_run_match(&t->old, &t->found, &m);
+	if (!t->old.walk_modules)
+		ksplice_forget_found(&t->found);
 	kvfree(t->starts);
 	t->starts = m.starts;
 	t->microseconds = ktime_us_delta(ktime_get(), begin);

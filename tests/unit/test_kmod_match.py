@@ -5,13 +5,14 @@ A byte read too far has no visible effect in a guest; here it ends the program.
 """
 
 import os
+import struct
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from ksplicd.create.old_code.sites import SiteKind
-from ksplicd.create.old_code.tables import REF_SLOT
+from ksplicd.create.old_code.tables import REF_SLOT, SYM
 from tests.support.kmod.made_up import (
     ABS64,
     ADDRESSES,
@@ -29,8 +30,9 @@ from tests.support.kmod.made_up import (
     tables,
 )
 from tests.support.kmod.program import build, match
+from tests.support.old_code.blob import Blob
 from tests.support.old_code.mutate import mutate_tables
-from tests.support.old_code.oracle import Memory, Verdict, judge
+from tests.support.old_code.oracle import IN_TARGET, Memory, Verdict, judge
 
 MUTATIONS: Final = int(os.environ.get("KSPLICE_MUTATIONS", "2000"))
 SEED: Final = os.environ.get("KSPLICE_SEED", "kmod")
@@ -56,6 +58,19 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_made_up_kernel_matches(program: Path) -> None:
     assert match(program, KERNEL, [tables()]) == [("ok", "-", "-+0x0")]
     assert judge(tables(), tables(), KERNEL, is_module=False) == Verdict.SAME
+
+
+def test_module_is_found_anew_each_time(program: Path) -> None:
+    """The program matches twice, the second time with where the kernel's symbols were found."""
+    blob = Blob(tables(of_module=True))
+    name = blob.data.index(b"vmlinux\0")
+    blob.data[name : name + 6] = b"romfs\0"
+    places = {blob.sym(i)[0]: blob.syms_at + i * SYM.size for i in range(blob.nr_syms)}
+    struct.pack_into("<I", blob.data, places["second"] + 4, IN_TARGET)
+    symbols = {name: found for name, found in KERNEL.symbols.items() if name != "second"}
+    module = {"second": KERNEL.symbols["second"]}
+    kernel = Memory(symbols=symbols, target_symbols=module, pieces=memory())
+    assert match(program, kernel, [bytes(blob.data)], is_module=True) == [("ok", "-", "-+0x0")]
 
 
 @pytest.mark.parametrize(

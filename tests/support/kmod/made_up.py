@@ -104,10 +104,16 @@ def end_of(parts: tuple[Part, ...]) -> int:
     return sum(len(part.code) for part in parts)
 
 
-def tables(*more: Part, first: tuple[Part, ...] = ()) -> bytes:
-    """Return the old code, with ``more`` at the end of the second function."""
+def tables(*more: Part, first: tuple[Part, ...] = (), of_module: bool = False) -> bytes:
+    """Return the old code, with ``more`` at the end of the second function.
+
+    ``of_module``: without what the tables of a module never have.
+    """
     writer = _Writer(SymbolMap([]), has_rows=True)
-    for name, parts in (("first", FIRST + first), ("second", SECOND + more)):
+    for name, parts in (
+        ("first", FIRST + first),
+        ("second", SECOND[:1] if of_module else SECOND + more),
+    ):
         first_reloc, offset = len(writer.relocs), 0
         for part in parts:
             _add_relocs(writer, part.refs, offset)
@@ -124,7 +130,7 @@ def tables(*more: Part, first: tuple[Part, ...] = ()) -> bytes:
                 )  # fmt: skip
             writer.sites += [
                 _Site(offset + at, kind, 1, b"", 0, 0, writer.sym(name, 0), addend, word)
-                for kind, at, name, addend, word in part.rows
+                for kind, at, name, addend, word in (() if of_module else part.rows)
             ]
             offset += len(part.code)
         code = b"".join(part.code for part in parts)
