@@ -282,6 +282,28 @@ def test_abort_cause(
     assert host.bits() == 16
 
 
+@pytest.mark.kernels("6.1")
+def test_new_code_that_needs_what_the_kernel_lacks(
+    host: Host, maker: Maker, first: Path, tmp_path: Path
+) -> None:
+    """The core fills it in there, and says what it did not find."""
+    content = bundle.unpack(first.read_bytes())
+    files = {n: d for n, d in content.files.items() if n.endswith(".ko") or n == "patch"}
+    name = content.manifest.targets[0].new_file
+    for new, cause in (
+        ("set_close_on_exek,0", "failed_to_find"), ("set_close_on_exec,7", "bad_system_map"),
+    ):  # fmt: skip
+        obj = read_object(files[name], name)
+        symbol = next(s for s in obj.symbols if s.name.endswith(".set_close_on_exec,0"))
+        symbol.name = f".klp.sym.vmlinux.{new}"
+        altered = bundle.pack(content.manifest, {**files, name: write_object(obj)})
+        assert host.apply(maker.sign("first001", altered, tmp_path))[0] == cause
+        assert is_clean(host.guest)
+        host.ksplice("remove first001")
+    assert host.apply(first) == ("", "")
+    assert host.bits() == 16
+
+
 def test_target_that_must_be_loaded(host: Host, maker: Maker) -> None:
     content = bundle.unpack(maker.make(ROMFS_KID, ROMFS).read_bytes())
     files = {n: d for n, d in content.files.items() if n.endswith(".ko") or n == "patch"}
