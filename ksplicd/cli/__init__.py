@@ -9,6 +9,7 @@
     config        config               fill the folder that create needs
     try_          try                  apply and undo an update in a guest
     change        apply, undo, release, remove
+    doctor        doctor, by doctor_kernel and doctor_host, which make a list of finding
     several       apply --all, undo --all
     show          list, view, history
     status        status, and ksplice alone

@@ -54,6 +54,8 @@ VERBS: Final = {
               "view --id 8c4o6ucj"),
         _verb(_LOOK, "show", "history", "show what happened, newest first",
               "history --id 8c4o6ucj"),
+        _verb(_LOOK, "doctor", "doctor", "whether this machine can be patched, and what to do",
+              "doctor"),
         _verb(_CHANGE, "change", "apply", "apply an update to the running kernel",
               "apply ksplice-8c4o6ucj.tar.gz"),
         _verb(_CHANGE, "change", "undo", "take an update out of the running kernel",

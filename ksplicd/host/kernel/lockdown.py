@@ -77,8 +77,8 @@ def why_refused(module: bytes, error: int, sys: Path, proc: Path) -> str:
         return "kernel.modules_disabled is 1: no module can be loaded until the machine reboots"
     if error == errno.EACCES:
         return _why_denied(module, sys)
-    policy = _read_policy(sys)
-    if error == errno.EPERM and not policy and _is_pinned(sys, proc):
+    policy = read_policy(sys)
+    if error == errno.EPERM and not policy and is_pinned(sys, proc):
         return _PINNED
     if error not in {errno.EPERM, errno.EKEYREJECTED, errno.ENOKEY} or not policy:
         return ""
@@ -92,7 +92,7 @@ def why_refused(module: bytes, error: int, sys: Path, proc: Path) -> str:
     return f"{policy}, and the module is signed {by}, which it does not trust: {_ENROL_IT}"
 
 
-def _is_pinned(sys: Path, proc: Path) -> bool:
+def is_pinned(sys: Path, proc: Path) -> bool:
     """Tell whether LoadPin is in force; it shows its switch only where that can be turned."""
     is_there = "loadpin" in _read(sys / "kernel/security/lsm").split(",")
     return is_there and _read(proc / "sys/kernel/loadpin/enforced") != "0"
@@ -108,7 +108,7 @@ def _why_denied(module: bytes, sys: Path) -> str:
     return ", or ".join(found)
 
 
-def _read_policy(sys: Path) -> str:
+def read_policy(sys: Path) -> str:
     """Return the policy of this kernel that requires signatures; empty when there is none."""
     words = _read(sys / "kernel/security/lockdown").split()
     mode = next((word.strip("[]") for word in words if word.startswith("[")), "none")
