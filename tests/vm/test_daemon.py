@@ -27,6 +27,20 @@ with open("/sys/module/ksplice_{KID}/ksplice/stage") as f:
     print("heard" if poll.poll(30000) else "nothing", flush=True)
 """
 
+STAGE: Final = f"""\
+import os, sys
+from gi.repository import Gio, GLib
+fds = Gio.UnixFDList.new()
+fd = os.open(sys.argv[1], os.O_RDONLY)
+signature = open(sys.argv[1] + ".minisig", "rb").read()
+args = GLib.Variant("(ha{{sv}})", (fds.append(fd), {{"signature": GLib.Variant("ay", signature)}}))
+answer, _ = Gio.bus_get_sync(Gio.BusType.SYSTEM).call_with_unix_fd_list_sync(
+    "{BUS}", "/org/ksplice/Ksplicd1", "{BUS}.Manager", "Stage", args, None, 0, -1, fds)
+print(answer[0])
+"""
+THREADS: Final = 7
+"""As units/ksplicd.service has it."""
+
 
 @pytest.fixture
 def host(installed_guest: Guest, signed: Signed) -> Iterator[Host]:
@@ -120,6 +134,21 @@ def test_idle_daemon_sleeps_and_is_small(applied: Host) -> None:
     assert read("voluntary_ctxt_switches") - before <= 2  # a watchdog ping may fall in between
     status = applied.out(f"cat /proc/{applied.pid()}/status")
     assert int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) < 36 << 10
+    assert int(re.findall(r"Threads:\s+(\d+)", status)[0]) <= THREADS
+
+
+def test_a_file_of_the_hosts_disk_is_staged(applied: Host) -> None:
+    """The service sees which file system a descriptor is on, out of its own mounts."""
+    applied.guest.put("/root/stage.py", STAGE.encode())
+    assert applied.out(f"python3 /root/stage.py /root/{NAME}").strip() == KID
+    applied.run("mkdir -p /root/low /root/up /root/work /root/over")
+    options = "lowerdir=/root/low,upperdir=/root/up,workdir=/root/work"
+    applied.run(f"modprobe overlay && mount -t overlay -o {options} overlay /root/over")
+    applied.run(f"cp /root/{NAME} /root/{NAME}.minisig /root/over/")
+    refused = applied.run(f"python3 /root/stage.py /root/over/{NAME}", check=False)
+    applied.run("umount /root/over")
+    assert "is no regular file of a local file system" in refused.err
+    assert "it is on overlay" in refused.err
 
 
 def test_anyone_may_look_and_root_alone_may_act(applied: Host) -> None:
