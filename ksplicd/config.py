@@ -240,8 +240,9 @@ def _read_sections(text: str, name: str) -> dict[str, dict[str, str]]:
     except configparser.MissingSectionHeaderError as e:
         raise ConfigFileError(f"{name}:{e.lineno}: begin with the line [{SECTION}]") from None
     except configparser.ParsingError as e:
-        line, what = e.errors[0]
-        raise ConfigFileError(f"{name}:{line}: {what} is not a line `key = value`") from None
+        line, _ = e.errors[0]  # the line itself is quoted by some versions of Python only
+        what = text.split("\n")[line - 1].strip()
+        raise ConfigFileError(f"{name}:{line}: {what!r} is not a line `key = value`") from None
     for section in parser.sections():
         if section not in {SECTION, _SIGNERS}:
             line = _find_line(text, rf"\[{re.escape(section)}\]")

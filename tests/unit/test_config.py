@@ -104,6 +104,7 @@ def test_the_file_that_we_ship_says_the_defaults() -> None:
         ("[signers]\nnf-tables = 1\nnf_tables = 2", r"^f:3: .* is the same module as nf-tables"),
         ("[ksplicd]\nretries = 1\n[signers]\nretries = x", r"^f:4: retries = 'x': must be key ids"),
         ("[ksplicd]\nsign", r"^f:2: 'sign' is not a line `key = value`$"),
+        ("[ksplicd]\n\x0c\nsign it \n\n", r"^f:3: 'sign it' is not a line `key = value`$"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:
