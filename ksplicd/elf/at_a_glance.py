@@ -34,7 +34,7 @@ def read_section_names(data: bytes, name: str) -> set[str]:
 def _ask(question: Callable[[memoryview], _Answer], data: bytes, name: str) -> _Answer:
     try:
         return question(memoryview(data))
-    except (struct.error, IndexError, UnicodeDecodeError, ValueError) as e:
+    except (struct.error, IndexError, OverflowError, UnicodeDecodeError, ValueError) as e:
         raise ElfError(f"{name}: damaged ELF object: {e}") from e
 
 

@@ -2,6 +2,7 @@
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,10 @@ def test_the_sections_of_an_object(tmp_path: Path) -> None:
     assert "runtime_ptr_x" in read_section_names(compile_c(tmp_path, SOURCE + table), "x")
 
 
+FAR: Final = EHDR.pack(b"\x7fELF\x02\x01", 1, 62, 1, 0, 0, 1 << 63, 0, 64, 0, 0, 64, 1, 0)
+"""Its section headers would be where no file reaches."""
+
+
 @pytest.mark.parametrize("read", [read_imports, read_section_names])
 @pytest.mark.parametrize(
     ("data", "why"),
@@ -53,6 +58,7 @@ def test_the_sections_of_an_object(tmp_path: Path) -> None:
         (b"", "unpack_from"),
         (b"\x7fELF\x01\x01".ljust(EHDR.size, b"\0"), "not a 64-bit little-endian"),
         (b"\x7fELF\x02\x01".ljust(EHDR.size, b"\0"), "section headers of 0 bytes"),
+        (FAR, "too large"),
     ],
 )
 def test_what_is_no_object(read: Callable[[bytes, str], set[str]], data: bytes, why: str) -> None:
