@@ -159,6 +159,8 @@ class Layout:
     shstrtab: bytes
     name_offsets: dict[Symbol | Section | tuple[str, Section | None], int]
     symtab_align: int
+    offset_align: int
+    """What a section's offset in the file is aligned to at most: 8 by newer assemblers."""
     linked_to_symtab: frozenset[Section]
     """Sections other than groups whose sh_link is the symbol table (``.llvm_addrsig``)."""
 

@@ -42,6 +42,8 @@ MAX_ALIGN: Final = 1 << 21
 """A large page's size; no section of a kernel has more."""
 MAX_SIZE: Final = 1 << 30
 """Bytes; more than the area of the kernel's image (KERNEL_IMAGE_SIZE in page_64_types.h)."""
+_FILE_ALIGN: Final = 8
+"""Of sections in a file, by assemblers since binutils 2.43, whatever their addresses have."""
 
 
 _Kind = tuple[str, Section | None]
@@ -63,6 +65,11 @@ class _Header:
     align: int
     entsize: int
     data: bytes
+
+    @property
+    def is_off(self) -> bool:
+        """Whether its offset is not aligned like its address."""
+        return bool(self.align and self.offset % self.align)
 
 
 def read_object(data: bytes, name: str = "object") -> Object:
@@ -168,6 +175,7 @@ class _Reader:
             shstrtab=headers[self.shstrndx].data,
             name_offsets=self.name_offsets,
             symtab_align=symtab.align,
+            offset_align=_FILE_ALIGN if any(h.is_off for h in headers) else MAX_ALIGN,
             linked_to_symtab=frozenset(
                 s
                 for h, s in zip(headers, self.content, strict=True)

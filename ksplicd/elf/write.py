@@ -132,7 +132,8 @@ class _Writer:
         layout = self.obj.layout
         for slot in self.order(layout.file_order if layout else []):
             out = outs[slot]
-            body += b"\0" * (-len(body) % max(out.align, 1))
+            align = min(out.align, layout.offset_align) if layout else out.align
+            body += b"\0" * (-len(body) % max(align, 1))
             out.offset = len(body)
             body += out.data
         body += b"\0" * (-len(body) % 8)

@@ -33,6 +33,19 @@ def test_write_of_read_is_the_same_file(tmp_path: Path, flags: tuple[str, ...]) 
     assert write_object(read_object(data)) == data
 
 
+def test_offsets_that_are_aligned_to_8_stay(tmp_path: Path) -> None:
+    """As assemblers write them since binutils 2.43, in sections of any alignment."""
+    source = f"char text[3] = {{1}};\n__attribute__((aligned(32))) int wide = 1;\n{SOURCE}"
+    obj = read_object(compile_c(tmp_path, source, *SPLIT))
+    assert obj.layout is not None
+    obj.layout.offset_align = 8
+    data = write_object(obj)
+    again = read_object(data)
+    assert again.layout is not None
+    assert again.layout.offset_align == 8
+    assert write_object(again) == data
+
+
 def test_section_groups_keep_their_members(tmp_path: Path) -> None:
     asm = tmp_path / "g.s"
     asm.write_text(
