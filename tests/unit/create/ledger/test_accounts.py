@@ -147,7 +147,9 @@ def test_new_function_does_not_take_the_lines_of_the_next_one(tmp_path: Path) ->
     lines = "".join(f"\tseen ^= x + {i};\n" for i in range(20))
     new = f"__attribute__((noinline)) int fresh(int x)\n{{\n{lines}\treturn seen * x;\n}}\n\n"
     after = UNIT.replace("int second(int x)", f"{new}int second(int x)")
-    after = after.replace("clamp_it(x) + steps", "clamp_it(x) + fresh(2) + steps")
+    after = after.replace(
+        "clamp_it(x) + steps", "clamp_it(x) + ({ extern int fresh(int); fresh(2); }) + steps"
+    )
     after = after.replace('"%d", r.high', '"%u", r.high')
     entries = accounts(tmp_path, BEFORE, {**BEFORE, "fs/unit.c": after}, "fs/unit.c")
     assert [by for _, _, by in summary(entries)] == [("first",), ("third",)]

@@ -13,7 +13,7 @@ FIRST = """
 extern int printk(const char *, ...);
 extern void hook(int);
 static int count;
-static __attribute__((noinline)) int helper(int x) { count += x; return printk("first %d", x); }
+static __attribute__((noipa)) int helper(int x) { count += x; return printk("first %d", x); }
 int first(int x) { hook(x); return helper(x + 1) + helper(x + 7); }
 __attribute__((weak)) void hook(int x) { printk("weak"); }
 int before(void) { return printk("before"); }
@@ -21,7 +21,7 @@ int before(void) { return printk("before"); }
 SECOND = """
 extern int printk(const char *, ...);
 static int count = 3;
-static __attribute__((noinline)) int helper(int x) { count -= x; return printk("second %d", x); }
+static __attribute__((noipa)) int helper(int x) { count -= x; return printk("second %d", x); }
 int second(int x) { return helper(x + 2) * helper(x); }
 void hook(int x) { printk("strong %d", x); }
 int printk(const char *format, ...) { return *format; }
