@@ -10,6 +10,7 @@
 #include <linux/kobject.h>
 #include <linux/module.h>
 #include <linux/sysfs.h>
+#include "comings.h"
 #include "core.h"
 
 static const char *const stage_names[] = {
@@ -81,15 +82,22 @@ static int __init core_init(void)
 		return -ENOMEM;
 	err = sysfs_create_file(kobj, &stage_attr.attr) ?:
 	      sysfs_create_files(kobj, ksplice_target_attrs) ?:
-	      ksplice_tripwires_init(kobj);
+	      ksplice_comings_init();
 	if (err)
-		kobject_put(kobj);
+		goto no_files;
+	err = ksplice_tripwires_init(kobj);
+	if (!err)
+		return 0;
+	ksplice_comings_exit();
+no_files:
+	kobject_put(kobj);
 	return err;
 }
 
 static void __exit core_exit(void)
 {
 	ksplice_tripwires_exit();
+	ksplice_comings_exit();
 	kobject_put(kobj);
 	ksplice_targets_exit();
 }

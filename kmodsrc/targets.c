@@ -18,6 +18,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
+#include "comings.h"
 #include "core.h"
 #include "match.h"
 
@@ -39,6 +40,7 @@ static const char *const state_names[] = {
  * @functions: their number
  * @bytes: their size, all together
  * @microseconds: how long it took
+ * @comings: how many modules had come and gone when it began
  * @copy: the old code of a module, because it may be loaded again
  */
 struct target {
@@ -51,6 +53,7 @@ struct target {
 	u32 functions;
 	u64 bytes;
 	s64 microseconds;
+	int comings;
 	u8 copy[] __aligned(8);
 };
 
@@ -182,6 +185,7 @@ static int match_target(struct target *t, const struct module *mod)
 	lockdep_assert_held(&targets_lock);
 	if (!mod)
 		forget_failure();
+	t->comings = ksplice_comings();
 	err = ksplice_run_match(&t->old, &t->found, &m);
 	if (!t->old.walk_modules)
 		ksplice_forget_found(&t->found);
@@ -242,6 +246,17 @@ static void send_uevent(const char *target, enum ksplice_target_state state)
 	kobject_uevent_env(&THIS_MODULE->mkobj.kobj, KOBJ_CHANGE, env);
 }
 
+/*
+ * A module that is live was counted when it came, so its state is read first:
+ * neither the compiler nor the processor changes the order.
+ */
+static bool is_still_matched(const struct target *t, const struct module *mod)
+{
+	bool is_live = READ_ONCE(mod->state) == MODULE_STATE_LIVE;
+
+	return is_live && t->state == KSPLICE_TARGET_MATCHED && t->comings == ksplice_comings();
+}
+
 /**
  * ksplice_match_late - match a loaded module just before it is patched
  * @target: its name
@@ -249,8 +264,9 @@ static void send_uevent(const char *target, enum ksplice_target_state state)
  * @walk_modules: replaces that of the old-code module, which may be unloaded by now
  * @may_leave: it may be left unpatched, if the administrator allows that
  *
- * Livepatch holds klp_mutex.  Whether a target that matches is patched
- * is not known yet, see ksplice_note_target().
+ * Livepatch holds klp_mutex, for which all loads of modules wait: what was matched
+ * is not matched again as long as no module has come or gone.  Whether a target
+ * that matches is patched is not known yet, see ksplice_note_target().
  *
  * Return: 0 to patch it, 1 to leave it unpatched, a negative error to refuse
  * it.
@@ -266,7 +282,7 @@ int ksplice_match_late(const char *target, const struct module *mod, ksplice_wal
 	t = find_target(target);
 	if (t) {
 		t->old.walk_modules = walk_modules;
-		err = match_target(t, mod);
+		err = is_still_matched(t, mod) ? 0 : match_target(t, mod);
 		if (!err)
 			state = KSPLICE_TARGET_MATCHED;
 		else if (may_leave && leave_unmatched && err != -ENOMEM)
