@@ -7,6 +7,8 @@
 #                  the tests that need no guest and no bus; T= chooses: files, tests, -k WORDS
 #   make vm [T=tests/vm/test_match.py] [KEEP=1] [JOBS=N]
 #                  those that do; KEEP=1: a guest whose test failed stays, to log in to
+#   make test-suite [SUITE=trixie] [T=tests/unit/host]
+#                  the tests of the daemon on another suite's system, unit tests in a root of it
 #   make test-matrix [ALL=1] [ONLY=WORDS]
 #                  apply, check and undo on many machines, and print a table
 #   make bench [AGAINST=REVISION]
@@ -49,8 +51,8 @@ etcdir = $(DESTDIR)$(sysconfdir)/ksplicd
 # believe to be part of this one.
 run = env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS LC_ALL=C.UTF-8 PYTHONPATH=$(CURDIR) $(PYTHON)
 
-.PHONY: all setup demo test bench coverage test-objects test-matrix check lint lint-c unit vm \
-	vm-next fuzz fuzz-kernel fault-steps mutate-source rewriting soak \
+.PHONY: all setup demo test bench coverage test-objects test-matrix test-suite check lint lint-c \
+	unit vm vm-next fuzz fuzz-kernel fault-steps mutate-source rewriting soak \
 	install
 all:
 	@sed -n '3,/^$$/s/^#//p' Makefile
@@ -137,6 +139,18 @@ vm: setup
 	$(if $(KEEP),KSPLICE_KEEP=1) $(run) -m pytest -q --durations=10 \
 		$(if $(KEEP),-x -s,$(if $(T),,-n $(JOBS) --dist loadfile --no-loadscope-reorder)) \
 		$(if $(T),$(T) $(if $(findstring tests/,$(T)),,$(guests)),$(guests))
+
+# Forty minutes: unit tests and the bus with the suite's Python and tools, the daemon in guests of
+# it.  T= chooses among them.  sid moves: what fails there may be sid's.
+SUITE ?= trixie
+suite_tests := $(patsubst %,tests/vm/test_%.py,daemon boot faults warning tripwire_daemon hooks guest)
+in_root = $(if $(T),$(filter-out tests/vm%,$(T)),tests --ignore=tests/vm)
+in_guests = $(if $(T),$(filter tests/vm%,$(T)),$(suite_tests))
+test-suite: setup
+	$(if $(in_root),$(run) -m tests.tools.in_suite $(SUITE) -q -n $(JOBS) --dist loadfile \
+		--durations=10 $(in_root))
+	$(if $(in_guests),KSPLICE_SUITE=$(SUITE) $(run) -m pytest -q -n $(JOBS) --dist loadfile \
+		--durations=10 $(in_guests))
 
 # The guests' tests that do not need a bug of the older kernel, on the newer one.  A busy processor
 # makes livepatch slow there under TCG (docs/decisions/0014): this takes twice as long as on 6.1.

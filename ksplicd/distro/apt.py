@@ -15,28 +15,10 @@ from ksplicd.cache import Cache
 from ksplicd.errors import DistroError, ToolError
 from ksplicd.run import run, run_any
 
-SUITE: Final = "bookworm"
-"""The guest is Debian 12, whatever the host is."""
-
-_SUITES: Final = frozenset({SUITE, f"{SUITE}-updates", f"{SUITE}-security"})
 _AREAS: Final = frozenset({"main", "contrib", "non-free", "non-free-firmware"})
-_ETC: Final = Path("/etc/apt")
 
 # sources.list(5), one-line style: deb [ option=value … ] uri suite component …
 _ONE_LINE: Final = re.compile(r"deb\s+(?:\[(?P<options>[^]]*)\]\s+)?(?P<uri>\S+)\s+(?P<rest>\S.*)")
-
-
-def debian_sources(etc: Path = _ETC) -> str:
-    """Return the host's sources of Debian 12 in deb822 style, other vendors' left out.
-
-    Reads both styles of sources.list(5).  Raises ``DistroError`` when none is left.
-    """
-    kept = [s for s in map(_restrict_to_debian, read_stanzas(etc)) if s is not None]
-    if not any(SUITE in s["Suites"].split() for s in kept):
-        raise DistroError(
-            f"{etc}: no source of Debian's {SUITE} suite; add one to sources.list.d to build guests"
-        )
-    return "\n".join("".join(f"{k}: {v}\n" for k, v in s.items()) for s in kept)
 
 
 def read_stanzas(etc: Path) -> list[dict[str, str]]:
@@ -91,14 +73,6 @@ def parse_deb822(text: str) -> list[dict[str, str]]:
             last = name.strip()
             fields[last] = value.strip()
     return stanzas
-
-
-def _restrict_to_debian(stanza: dict[str, str]) -> dict[str, str] | None:
-    """Return the stanza with binary packages of Debian 12's suites only, None if none are in it."""
-    suites = [s for s in stanza.get("Suites", "").split() if s in _SUITES]
-    if not suites or not is_from_debian(stanza):
-        return None
-    return {**stanza, "Types": "deb", "Suites": " ".join(suites)}
 
 
 def is_from_debian(stanza: Mapping[str, str]) -> bool:

@@ -88,12 +88,17 @@ def suites_of(mirror: Mirror, suite: str) -> list[str]:
     return [suite, *(f"{suite}{also}" for also in _ALSO if f"{suite}{also}" in mirror.suites())]
 
 
+def sources_of(mirror: Mirror, suites: Sequence[str]) -> str:
+    """Return the sources of suites for mmdebstrap, in deb822 style."""
+    # it takes no packages from outside of its folder but copies
+    return "\n".join(map(mirror.stanza, suites)).replace("URIs: file:", "URIs: copy:")
+
+
 def make_root(
     mirror: Mirror, root: Path, suite: str, suites: Sequence[str], packages: Sequence[str]
 ) -> None:
     """Extract packages of a suite, and what they depend on, into a new folder."""
-    # mmdebstrap takes no packages from outside of its folder but copies
-    sources = "\n".join(map(mirror.stanza, suites)).replace("URIs: file:", "URIs: copy:")
+    sources = sources_of(mirror, suites)
     options = ['Acquire::Languages "none";', *transport_options()]
     argv: list[str | Path] = [
         *("mmdebstrap", "--mode=chrootless", "--variant=extract", "--format=directory"),

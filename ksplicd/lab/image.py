@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest's disk, initrd and kernel: Debian 12 with systemd and ksplicd's dependencies.
+"""The guest's disk, initrd and kernel: a Debian with systemd and ksplicd's dependencies.
 
 ```
-host's apt sources ─mmdebstrap▸ root.tar ─┐
+a suite's packages ─mmdebstrap▸ root.tar ─┐
 kernel package     ─dpkg-deb▸ modules  ───┼─▸ tree ─mkfs.ext4▸ root.ext4
 agent, units masked ──────────────────────┘    busybox + virtio modules ─cpio▸ initrd
 ```
 
-The root archive does not depend on the kernel and the image not on ksplicd: that is laid over a
-booted guest (``snapshot.py``).  The root archive needs root, or sudo.
+The root archive does not depend on the kernel (``root_archive.py``), and the image not on ksplicd:
+that is laid over a booted guest (``snapshot.py``).
 """
 
 import lzma
@@ -16,25 +16,18 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ksplicd.cache import Cache, digest_of, digest_of_file
-from ksplicd.distro import apt
+from ksplicd.cache import digest_of, digest_of_file
+from ksplicd.distro.mirror import read_mirror
 from ksplicd.distro.packages import KernelPackages
 from ksplicd.errors import LabError
 from ksplicd.lab import agent
+from ksplicd.lab.root_archive import PACKAGES, SUITE, RootArchive
 from ksplicd.run import run
 
-PACKAGES: Final = (
-    *("systemd-sysv", "systemd", "udev", "dbus", "polkitd", "kmod", "procps", "less", "busybox"),
-    *("python3", "python3-gi", "python3-pydbus", "python3-systemd", "python3-pyudev"),
-    *("python3-pyroute2", "python3-pyelftools", "gir1.2-glib-2.0"),
-)
-
-_ROOT_VERSION: Final = 1
 _IMAGE_VERSION: Final = 2
 """Raised when this module makes something else of the same parts."""
 
@@ -50,7 +43,6 @@ depmod -b "$tree" "$release"
 mkfs.ext4 -q -F -O ^has_journal,^metadata_csum -E lazy_itable_init=0,root_owner=0:0 -m 0 \\
     -d "$tree" "$disk" 1200M
 """
-_NO_DOCS: Final = ("doc", "man", "locale", "info")
 
 # What a guest without network, screen and long life has no use for; it boots in half the time.
 _MASKED_UNITS: Final = (
@@ -199,42 +191,20 @@ class Image:
         return self.folder / "initrd"
 
 
-def build_root(cache: Cache, packages: Sequence[str] = PACKAGES) -> Path:
-    """Return the archive of a Debian 12 root without kernel, made on first use (30-45 s)."""
-    sources = apt.debian_sources()
-
-    def make(new: Path) -> None:
-        cache.progress("building the guest's Debian 12 root with mmdebstrap (about a minute)")
-        options = ['Acquire::Languages "none";', *apt.transport_options()]
-        run(
-            [
-                *(*apt.sudo(), "mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar"),
-                *(f"--aptopt={option}" for option in options),
-                *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _NO_DOCS),
-                f"--include={','.join(packages)}",
-                *(apt.SUITE, new / "root.tar", "-"),
-            ],
-            stdin=sources.encode(),
-        )
-        run([*apt.sudo(), "chown", f"{os.geteuid()}:{os.getegid()}", new / "root.tar"])
-
-    return cache.entry("root", digest_of(_ROOT_VERSION, packages, sources), make) / "root.tar"
-
-
-def build_image(kernel: KernelPackages, *more: str) -> Image:
+def build_image(kernel: KernelPackages, *more: str, suite: str = SUITE) -> Image:
     """Return the image that boots ``kernel``, made on first use (4 s, and the root).
 
-    ``more`` are Debian packages that only this image has.
+    All but the kernel is of ``suite``.  ``more`` are Debian packages that only this image has.
     """
     cache = kernel.cache
-    packages = (*PACKAGES, *more)
-    parts = [_IMAGE_VERSION, packages, apt.debian_sources(), kernel.release, kernel.version]
+    root = RootArchive(suite=suite, packages=(*PACKAGES, *more), mirror=read_mirror())
+    parts = [_IMAGE_VERSION, root.digest(), kernel.release, kernel.version]
     parts += [_MASKED_UNITS, _MASKED_GENERATORS, _DISK_MODULES, _INIT, _BARE_INIT, _FILES]
     parts += [_MAKE_DISK, digest_of_file(Path(agent.__file__))]
 
     def make(new: Path) -> None:
-        archive, modules = build_root(cache, packages), kernel.modules()
-        cache.progress(f"making the guest's disk with kernel {kernel.release}")
+        archive, modules = root.made(cache), kernel.modules()
+        cache.progress(f"making the guest's disk: {suite}, kernel {kernel.release}")
         (new / "identity").write_text(secrets.token_hex())
         shutil.copyfile(kernel.vmlinuz(), new / "vmlinuz")
         (new / "initrd").write_bytes(_make_initrd(modules))

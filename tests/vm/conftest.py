@@ -6,7 +6,8 @@ tests of a file that do not disturb each other.  A file may say which of them ``
 is a fresh one otherwise.  Tests of ksplicd on a host take ``installed_guest`` or
 ``shared_installed_guest``, where ksplicd is installed as by its package.  All run ``kernel``,
 which is 6.1, or 6.12 with ``KSPLICE_KERNEL=next``; a test with the mark ``kernels("6.1", "6.12")``
-is run on each of these.
+is run on each of these.  All else in the guest is of ``suite``, which is Debian 12; a test with the
+mark ``suites("bookworm", "trixie")`` is run on each of these.  ``KSPLICE_SUITE`` overrides both.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import pytest
 from ksplicd import bundle
 from ksplicd.cache import Cache, to_stderr
 from ksplicd.distro.packages import KernelPackages
+from ksplicd.lab import root_archive
 from ksplicd.lab.guest import Guest
 from ksplicd.lab.image import build_image
 from ksplicd.lab.qemu import Machine, probe_accelerator
@@ -38,6 +40,9 @@ from tests.support.kernels import slice as sample
 from tests.support.kernels.stock import KERNELS
 
 UNDER_TEST: Final = "6.12" if os.environ.get("KSPLICE_KERNEL") == "next" else "6.1"
+
+
+SUITE: Final = os.environ.get("KSPLICE_SUITE") or root_archive.SUITE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,12 +64,16 @@ def pytest_runtest_makereport(
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test on the kernel under test, or on each of those that ``kernels(...)`` names."""
-    if "kernel" in metafunc.fixturenames:
-        mark = metafunc.definition.get_closest_marker("kernels")
-        names = mark.args if mark else (UNDER_TEST,)
-        ids = names if len(names) > 1 else (pytest.HIDDEN_PARAM,)
-        metafunc.parametrize("kernel", names, ids=ids, indirect=True, scope="session")
+    """Run a test on the kernel and suite under test, or on each of those that its marks name."""
+    marks = {"kernel": ("kernels", UNDER_TEST), "suite": ("suites", SUITE)}
+    for fixture, (name, usual) in marks.items():
+        if fixture in metafunc.fixturenames:
+            mark = metafunc.definition.get_closest_marker(name)
+            # whoever asks for a suite wants that one
+            asked = fixture == "suite" and "KSPLICE_SUITE" in os.environ
+            names = mark.args if mark and not asked else (usual,)
+            ids = names if len(names) > 1 else (pytest.HIDDEN_PARAM,)
+            metafunc.parametrize(fixture, names, ids=ids, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +84,13 @@ def lab_cache() -> Cache:
 @pytest.fixture(scope="session")
 def kernel(request: pytest.FixtureRequest, lab_cache: Cache) -> KernelPackages:
     return KERNELS[request.param](lab_cache)
+
+
+@pytest.fixture(scope="session")
+def suite(request: pytest.FixtureRequest) -> str:
+    """The suite of all that is in the guest but the kernel."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="session")
@@ -89,8 +105,8 @@ def tree(lab_cache: Cache, kernel: KernelPackages) -> Path:
 
 
 @pytest.fixture(scope="session")
-def machine(lab_cache: Cache, kernel: KernelPackages) -> Machine:
-    image = build_image(kernel)
+def machine(lab_cache: Cache, kernel: KernelPackages, suite: str) -> Machine:
+    image = build_image(kernel, suite=suite)
     return Machine(image=image, accelerator=probe_accelerator(lab_cache, image.kernel))
 
 
