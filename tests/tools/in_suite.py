@@ -84,7 +84,7 @@ def run_in_suite(cache: Cache, suite: str, argv: Sequence[str]) -> int:
         libraries = install_libraries(cache, (root / "usr/bin/python3").readlink().name)
         unshare = [*sudo(), "unshare", "--mount", "--propagation", "private"]
         user = f"{os.geteuid()}:{os.getegid()}"
-        script = ["bash", "-c", _RUN, "in_suite", root, ROOT, libraries, user]
+        script: list[str | Path] = ["bash", "-c", _RUN, "x", root, ROOT, libraries, user]
         return subprocess.call([*unshare, *script, *argv])
     finally:
         run([*sudo(), "rm", "-rf", "--one-file-system", root])

@@ -47,6 +47,7 @@ def drop(host: Host, file: str) -> None:
     host.run(f"cp {file}.minisig {file} /var/lib/ksplice/")
 
 
+@pytest.mark.suites("bookworm", "trixie")
 def test_panic_in_a_transition_and_off_by_file(host: Host, new: str) -> None:
     """What was under way is applied neither in the boot after the panic nor in the next one."""
     start_blocker(host.guest)

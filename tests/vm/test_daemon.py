@@ -49,6 +49,7 @@ def host(installed_guest: Guest, signed: Signed) -> Iterator[Host]:
     assert "WARNING:" not in host.guest.kernel_log()
 
 
+@pytest.mark.suites("bookworm", "trixie")
 def test_drop_apply_die_undo(host: Host) -> None:
     host.configure("on-drop = apply")
     host.run(f"cp /root/{NAME}.minisig /root/{NAME} /var/lib/ksplice/")
@@ -123,7 +124,7 @@ def applied(module_host: Host, request: pytest.FixtureRequest) -> Iterator[Host]
     assert "WARNING:" not in host.guest.kernel_log()
 
 
-def test_idle_daemon_sleeps_and_is_small(applied: Host) -> None:
+def test_idle_daemon_sleeps_and_is_small(applied: Host, suite: str) -> None:
     def read(key: str) -> int:
         files = f"/proc/{applied.pid()}/task/*/status"
         return sum(int(n) for n in re.findall(rf"{key}:\s+(\d+)", applied.out(f"cat {files}")))
@@ -133,7 +134,9 @@ def test_idle_daemon_sleeps_and_is_small(applied: Host) -> None:
     time.sleep(15)
     assert read("voluntary_ctxt_switches") - before <= 2  # a watchdog ping may fall in between
     status = applied.out(f"cat /proc/{applied.pid()}/status")
-    assert int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) < 36 << 10
+    # since 3.50 (Debian 13), PyGObject imports all of asyncio
+    most = 36 if suite == "bookworm" else 40
+    assert int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) < most << 10
     assert int(re.findall(r"Threads:\s+(\d+)", status)[0]) <= THREADS
 
 
@@ -151,6 +154,7 @@ def test_a_file_of_the_hosts_disk_is_staged(applied: Host) -> None:
     assert "it is on overlay" in refused.err
 
 
+@pytest.mark.suites("bookworm", "trixie")
 def test_anyone_may_look_and_root_alone_may_act(applied: Host) -> None:
     as_nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups"
     assert KID in applied.out(f"{as_nobody} busctl call {MANAGER} ListUpdates t 0")

@@ -6,6 +6,8 @@ import re
 import signal
 import time
 
+import pytest
+
 from ksplicd.host.report.journal import Outcome
 from ksplicd.lab.guest import Guest
 from tests.support.guest.hand import Edit, is_clean
@@ -32,6 +34,7 @@ HANG = WARN.replace("4711", "4712")
 OOPS = WARN.replace("4711", "4713")
 
 
+@pytest.mark.suites("bookworm", "trixie")
 def test_warning_of_a_new_update(installed_guest: Guest, maker: Maker) -> None:
     guest, host = installed_guest, Host(installed_guest, maker.key.public)
     assert host.apply(maker.make(KID, *EDITS)) == ("", "")
