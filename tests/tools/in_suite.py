@@ -34,6 +34,7 @@ _RUN: Final = f"""
 set -eu
 root=$1 tree=$2 libraries=$3 user=$4
 shift 4
+mount --bind "$root" "$root"  # so that files in it are on a mount that it knows
 for folder in dev sys; do mount --rbind /$folder "$root/$folder"; done
 mount -t proc proc "$root/proc"
 mkdir -p "$root$tree" "$root{_ELSEWHERE}" "$root/home/tests"
