@@ -43,7 +43,7 @@ apt() {
 }
 
 [ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m); ksplicd patches x86_64 kernels only"
-command -v apt-get > /dev/null || fail 'apt-get: not found; the lab needs Debian 12'
+command -v apt-get > /dev/null || fail 'apt-get: not found; the lab needs Debian 12 or 13'
 
 installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2> /dev/null || :)
 missing=()
