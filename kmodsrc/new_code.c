@@ -59,7 +59,6 @@ struct hook {
 	void (*act_obj)(struct klp_object *obj);
 };
 
-#define KSPLICE_CORE	"ksplice_" __stringify(KSPLICE_KID)
 #define KSPLICE_CALLBACKS							\
 	{ .pre_patch = pre_patch, .post_patch = post_patch,			\
 	  .pre_unpatch = pre_unpatch, .post_unpatch = post_unpatch }
@@ -255,6 +254,7 @@ static void post_patch(struct klp_object *obj)
 	}
 	if (!obj->name) {
 		transition_ends();
+		ksplice_take_out_nops();
 		ksplice_set_stage(KSPLICE_APPLIED);
 	}
 }
@@ -264,8 +264,10 @@ static void pre_unpatch(struct klp_object *obj)
 {
 	if (*phase_of(obj) != APPLIED)
 		return;
-	if (!obj->name)
+	if (!obj->name) {
 		transition_begins(false);
+		ksplice_put_nops(&patch);
+	}
 	call_hooks(obj, HOOK_pre_unpatch);
 	if (!call_hooks(obj, HOOK_pre_reverse))
 		call_hooks(obj, HOOK_check_reverse);
@@ -291,6 +293,7 @@ static void post_unpatch(struct klp_object *obj)
 	ksplice_release_target(obj, phases[0] == IDLE);
 	if (!obj->name) {
 		transition_ends();
+		ksplice_take_out_nops();
 		ksplice_set_stage(KSPLICE_REVERSED);
 	}
 }
@@ -351,6 +354,7 @@ refused:
 static void __exit new_exit(void)
 {
 	ksplice_early_exit();
+	ksplice_nops_exit();
 	ksplice_conflicts_exit();
 }
 

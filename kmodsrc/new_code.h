@@ -6,9 +6,13 @@
 #define KSPLICE_NEW_CODE_H
 
 #include <linux/livepatch.h>
+#include <linux/mutex.h>
 #include <linux/sched.h>
+#include <linux/stringify.h>
 #include <linux/workqueue.h>
 #include "compat.h"
+
+#define KSPLICE_CORE	"ksplice_" __stringify(KSPLICE_KID)
 
 /* early.c */
 extern struct delayed_work klp_work KSPLICE_VMLINUX_SYMBOL(klp_transition_work);
@@ -16,6 +20,15 @@ extern struct delayed_work klp_work KSPLICE_VMLINUX_SYMBOL(klp_transition_work);
 void ksplice_early_begin(const struct klp_patch *patch, bool forward);
 void ksplice_early_end(void);
 void ksplice_early_exit(void);
+
+/* nops.c */
+extern struct mutex klp_mutex KSPLICE_VMLINUX_SYMBOL(klp_mutex);
+/* Takes the functions in the object's list out of ftrace. */
+void klp_unpatch_object(struct klp_object *obj) KSPLICE_VMLINUX_SYMBOL(klp_unpatch_object);
+
+void ksplice_put_nops(struct klp_patch *patch);
+void ksplice_take_out_nops(void);
+void ksplice_nops_exit(void);
 
 /* conflicts.c */
 extern typeof(idle_task) idle_task_of KSPLICE_VMLINUX_SYMBOL(idle_task);

@@ -8,6 +8,7 @@ around when it is cancelled or reaches its limit.  ``jobs`` decides which update
 from pathlib import Path
 from typing import Final
 
+from ksplicd.bus.coroutines import sleep
 from ksplicd.bus.engine_worker import EngineWorker
 from ksplicd.bus.job import Job, Progress
 from ksplicd.bus.names import DONE
@@ -21,6 +22,8 @@ from ksplicd.model import Stage
 UNKNOWN: Final = UnexpectedError.abort_cause
 """The result of a job whose end is not known."""
 
+_LET_GO_PAUSE: Final = 0.2
+"""Seconds; about what ftrace needs for a function."""
 _GOALS: Final = {Direction.APPLY: Stage.APPLIED, Direction.UNDO: Stage.REVERSED}
 _MOVING: Final = {Direction.APPLY: Stage.TRANSITIONING, Direction.UNDO: Stage.REVERSING}
 
@@ -73,6 +76,8 @@ class RunningJob:
             self._watch.close()
             self._watch = None
         job.set_progress(Progress.FINISHING)
+        while await self._worker.run(self._engine.lets_go, job.transition):
+            await sleep(_LET_GO_PAUSE)
         info = await self._worker.run(self._engine.finish, job.transition)
         return DONE if info.stage is _GOALS[direction] else info.abort_cause or UNKNOWN
 

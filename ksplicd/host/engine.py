@@ -340,6 +340,13 @@ class Engine:
         livepatch = self.doors.kernel.livepatch(new_module(transition.kid))
         return livepatch is None or not livepatch.transition
 
+    def lets_go(self, transition: Transition) -> bool:
+        """Return whether ``finish`` has to wait: ftrace has functions of an undo that is over.
+
+        Their module cannot be unloaded yet.  Poll it, once ``is_finished``.
+        """
+        return self.doors.kernel.lets_go(new_module(transition.kid))
+
     def conflicts(self, transition: Transition) -> list[Conflict]:
         """Return the tasks that hold the transition up, by pid."""
         kernel, name = self.doors.kernel, new_module(transition.kid)

@@ -42,6 +42,15 @@ OOM_REAPER = Edit(
     "\t\tif (tsk) {\n\t\t\toom_reap_task(tsk);\n\t\t\tcond_resched();\n\t\t}\n",
 )
 """In a kernel thread that never leaves the function."""
+MANY_KID = "many0001"
+SHOWS = tuple(
+    Edit(f"fs/proc/{name}.c", shown, f'\tseq_puts(m, "many: ");\n{shown}')
+    for name, shown in (
+        ("cmdline", "\tseq_puts(m, saved_command_line);\n"),
+        ("loadavg", '\tseq_printf(m, "%lu.%02lu'),
+        ("version", "\tseq_printf(m, linux_proc_banner,\n"),
+    )
+)
 COLD_KID = "cold0001"
 PERSONALITY = "SYSCALL_DEFINE1(personality, unsigned int, personality)\n{\n"
 PEEK = Edit(
@@ -209,6 +218,33 @@ def test_task_in_a_cold_part_holds_an_undo_up(guest: Guest, maker: Maker) -> Non
     assert update.state("stage") == "reversed"
     wait_in_guest(lambda: guest.read("/root/found", if_there=True).strip() == "78")
     update.unload(update.new)
+
+
+def test_undo_is_over_before_ftrace_lets_go(guest: Guest, maker: Maker) -> None:
+    """Of each function by itself, under livepatch's lock, it would let go first."""
+    update = Update(guest, bundle.unpack(maker.make(MANY_KID, FIRST, *SHOWS).read_bytes()))
+    patch = f"/sys/kernel/livepatch/{update.new}"
+    read = "cat /proc/cmdline /proc/loadavg /proc/version"
+    traced = "grep -E '^(do_fcntl|(cmdline|loadavg|version)_proc_show) '"
+    traced += " /sys/kernel/tracing/enabled_functions"
+    update.apply()
+    assert guest.run(read).out.count("many: ") == 3
+    guest.run(f"echo 0 >{patch}/enabled; while [ -e {patch} ]; do :; done; {traced} >/root/traced")
+    assert len(guest.read("/root/traced").splitlines()) > 1
+    assert "many" not in guest.run(read).out
+    update.unload(update.new)
+    assert guest.run(traced, check=False).out == ""
+    update.rmmod(update.core)
+
+    update.apply()
+    start_sleeper(guest)
+    guest.run(f"echo 0 >{patch}/enabled; sleep 1; echo 1 >{patch}/enabled")
+    guest.run("systemctl stop blocker")
+    update.wait()
+    assert update.state("stage") == "applied"
+    assert guest.run(read).out.count("many: ") == 3
+    update.undo()
+    assert guest.run(traced, check=False).out == ""
 
 
 def transition_seconds(guest: RunningGuest, direction: str) -> float:

@@ -99,6 +99,12 @@ class KernelDoor(Protocol):
         tables.
         """
 
+    def lets_go(self, name: str) -> bool:
+        """Return whether ftrace still lets go of an undone module's functions, one by one.
+
+        The module cannot be unloaded before.  kmodsrc/nops.c does it after livepatch is done.
+        """
+
     def modules_disabled(self) -> bool:
         """Return whether no module can be loaded or unloaded until the next boot.
 

@@ -225,6 +225,10 @@ class LinuxKernel:
             for module in (name, *holders)
         )
 
+    def lets_go(self, name: str) -> bool:
+        """Read the parameter that kmodsrc/nops.c sets."""
+        return read_attribute(self._sys / "module" / name / "parameters/lets_go") == "Y"
+
     def core(self, kid: str) -> CoreState | None:
         """Read /sys/module/ksplice_KID/ksplice/."""
         folder = self._sys / "module" / core_module(kid) / "ksplice"

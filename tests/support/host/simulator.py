@@ -85,6 +85,8 @@ class Simulator:
         """Releases of kernels beside the running one."""
         self.keeps_code = False
         """Whether modules that were enabled stay loaded."""
+        self.letting_go: set[str] = set()
+        """Undone modules whose functions ftrace still has."""
         self.are_modules_disabled = False
         """Whether ``kernel.modules_disabled`` is 1, which only a reboot sets back."""
         self.build_ids: dict[str, str] = {}
@@ -195,6 +197,9 @@ class Simulator:
         new = f"{name.removesuffix('_new')}_new"
         return self.keeps_code and new in self._modules
 
+    def lets_go(self, name: str) -> bool:
+        return name in self.letting_go
+
     def load_module(self, data: bytes, name: str, parameters: str = "") -> None:
         assert set(read_module_names(data, name).values()) == {name}
         self._step(f"load {name} {parameters}".rstrip(), lambda: self._load(name, parameters))
@@ -261,7 +266,8 @@ class Simulator:
         if self.is_kept(name):
             raise InUseError(f"{name}: stays loaded until the next boot")
         users = {m for m in self._modules if m.startswith(f"{name}_")}
-        if name in self._livepatches or (name in self._cores and users):
+        is_used = name in self._livepatches or name in self.letting_go
+        if is_used or (name in self._cores and users):
             raise InUseError(f"{name}: cannot be unloaded: it is in use")
         self._modules.discard(name)
         self._cores.pop(name, None)

@@ -67,6 +67,30 @@ def test_module_that_somebody_unloads_while_we_are_busy(tmp_path: Path) -> None:
     assert parts.engine.reconciled == 3
 
 
+def test_undone_module_stays_until_ftrace_has_let_go(tmp_path: Path) -> None:
+    """Unloading it would fail for longer than it is tried."""
+    host = Host(tmp_path)
+    host.stage()
+    host.apply()
+    parts = make_parts(host)
+    seen: list[list[str]] = []
+
+    async def main() -> None:
+        await parts.reconciler.reconcile()
+        job = await parts.jobs.start(Direction.UNDO, samples.KID, ROOT)
+        host.kernel.letting_go.add(NEW)
+        host.kernel.complete()
+        await sleep(0.3)
+        seen.append(host.kernel.leftovers())
+        host.kernel.letting_go.clear()
+        assert await Wait(job.ended) == DONE
+        seen.append(host.kernel.leftovers())
+
+    run(main())
+    parts.worker.stop()
+    assert seen == [[CORE, NEW], []]
+
+
 def test_our_own_modules_are_no_news(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.stage()

@@ -134,6 +134,14 @@ def test_unload_of_what_is_kept_is_not_waited_for(tmp_path: Path, name: str) -> 
     assert not kernel.is_kept(name)
 
 
+def test_what_ftrace_has_not_let_go_of_yet(tmp_path: Path) -> None:
+    kernel = LinuxKernel(tmp_path)
+    assert not kernel.lets_go(NEW)
+    for value in ("N", "Y"):
+        write(tmp_path / f"sys/module/{NEW}/parameters/lets_go", f"{value}\n")
+        assert kernel.lets_go(NEW) == (value == "Y")
+
+
 def test_unload_of_what_is_not_there() -> None:
     LinuxKernel(calls=Calls(errno.ENOENT)).unload_module(NEW)
     with pytest.raises(UnexpectedError, match="cannot be unloaded: Operation not permitted"):
