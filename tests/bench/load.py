@@ -110,6 +110,8 @@ def make_update(cache: Cache, kernel: KernelPackages) -> LargeUpdate:
         folder = Path(scratch)
         (folder / "large.s").write_text(write_assembly(functions, others))
         run(["gcc", "-c", "-o", folder / "large.o", folder / "large.s"])
+        objtool = kernel.install_headers() / "tools/objtool/objtool"
+        run([objtool, "--orc", "--module", folder / "large.o"])  # as kbuild does with what it makes
         new = NewCode(
             unit="large",
             target=VMLINUX,
@@ -156,7 +158,8 @@ class Loader:
         self.guest.run(f"until [ $(cat {sys}/transition) = 0 ]; do sleep 0.1; done")
         self.guest.run(f"echo 0 >{sys}/enabled", timeout=10 * LIMIT)
         self.guest.run(f"while [ -e {sys} ]; do sleep 0.1; done", timeout=10 * LIMIT)
-        self.guest.run(f"until rmmod {self.new} {self.old} {self.core}; do sleep 0.1; done")
+        unload = f"until rmmod {self.new} {self.old} {self.core}; do sleep 1; done"
+        self.guest.run(unload, timeout=10 * LIMIT)  # ftrace lets go of each function by itself
         return {"loaded": end - begin, **phases(log, begin)}
 
 
