@@ -4,7 +4,7 @@
     in_suite trixie -q tests/unit/elf      what follows the suite is for pytest
 
 Warnings are errors, also of the programs that tests start; but getpass tells people by a
-``UserWarning``.
+``UserWarning``, and PyGObject calls what GLib 2.84 deprecates (``register_object()``) by itself.
 A root of the suite has what ``setup.sh`` installs; its archive is kept in the cache, and extracted
 for the run, whose changes are dropped with it.  Of this machine it has this tree, /dev and /sys, in
 a mount namespace of its own.  The kernel is this machine's: guests are not run there.
@@ -45,7 +45,7 @@ mount --bind "$tree" "$root$tree"
 mount --bind "$libraries" "$root{_ELSEWHERE}"
 exec chroot --userspec="$user" "$root" /usr/bin/env -i HOME=/home/tests LC_ALL=C.UTF-8 \\
     PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONDONTWRITEBYTECODE=1 \\
-    PYTHONWARNINGS=error,default::UserWarning \\
+    PYTHONWARNINGS=error,default::UserWarning,ignore::DeprecationWarning:gi.overrides.Gio \\
     PYTHONPATH="$tree:{_ELSEWHERE}" \\
     sh -c 'cd "$0" && exec python3 -m pytest -p no:cacheprovider "$@"' "$tree" "$@"
 """
