@@ -2,6 +2,7 @@
 """Bundles that are handed over on the bus, and what calls leave behind."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.support.bus.calls import BUNDLE, ERROR, KID, MANAGER, SIGNATURE, UPDA
 from tests.support.bus.forks import ROOT
 from tests.support.bus.fuse import unreadable_file
 from tests.support.bus.host import Host
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 KEPT = Path(__file__).parents[1] / "unit/data/schema-1.tar.gz"
 
@@ -41,7 +42,11 @@ def test_what_is_staged_is_described(host: Host) -> None:
         "Wanted": False,
         "Complete": False,
         "Hunks": 0,
+        "Since": update["Since"],
+        "SinceMonotonic": update["SinceMonotonic"],
+        "Soaked": False,
     }
+    assert abs(update["Since"] / 1e6 - time.time()) < PATIENCE
     described = host.client().describe(KID)
     assert (described["Kid"], described["Functions"]) == (KID, ["vmlinux:do_fcntl (fs/fcntl.c)"])
 
