@@ -407,7 +407,7 @@ class Engine:
         complaint = self.soak.describe_pending(kid) if end.stage is Stage.FAILED else ""
         if complaint and self.doors.settings.undo_on_warning:
             cause = KernelWarningError.abort_cause  # in place of any other, so there is no retry
-        claims = self.order.void_claims(kid) if end.stage is Stage.APPLIED else []
+        claims = self._void_claims(kid) if end.stage is Stage.APPLIED else []
         texts = (complaint, detail, f"after {seconds:.1f} s", left, *claims)
         detail = "; ".join(text for text in texts if text)
         self.records.record(kid, end.stage, transition.actor, cause=cause, detail=detail)
@@ -432,6 +432,13 @@ class Engine:
         return self.records.info(kid)
 
     # --- detail ---------------------------------------------------------------------------------
+
+    def _void_claims(self, kid: str) -> list[str]:
+        """Return what an update claims without a right; what cannot be read costs no record."""
+        try:
+            return self.order.void_claims(kid)
+        except KspliceError as e:
+            return [f"not known whether it may replace what it names: {e}"]
 
     def _record_move(
         self, kid: str, stage: Stage, actor: Actor, *, cause: str = "", detail: str = ""

@@ -15,15 +15,18 @@ from ksplicd.errors import (
     AlreadyStagedError,
     ExcludedError,
     InUseError,
+    KeyFileError,
+    KspliceError,
     ReplayedError,
     SignerNotAllowedError,
+    StoreError,
     SupersededError,
 )
 from ksplicd.host.stages import UpdateInfo
 from ksplicd.model import Stage
 from tests.support.bundles import samples
 from tests.support.bundles.samples import KID, OTHER_KID
-from tests.support.host.host import ROOT, Host
+from tests.support.host.host import ALICE, ROOT, Host
 
 A, B = samples.KEY, samples.STRANGER
 RULES = tuple(
@@ -222,3 +225,22 @@ def test_two_who_may_have_it_keep_what_they_have(host: Host) -> None:
     stage(host, FIX)
     with pytest.raises(AlreadyStagedError, match="another bundle of this id"):
         stage(host, samples.bundle(KID, description="another"))
+
+
+@pytest.mark.parametrize("error", [StoreError("updates: EIO"), KeyFileError("keys.d: EIO")])
+def test_claims_that_cannot_be_checked_cost_no_record(
+    host: Host, monkeypatch: pytest.MonkeyPatch, error: KspliceError
+) -> None:
+    """The kernel has the update: that is what the next start must find written down."""
+    host.stage()
+    transition = host.engine.start_apply(KID, ALICE)
+    host.kernel.complete()
+
+    def fail(_kid: str) -> list[str]:
+        raise error
+
+    monkeypatch.setattr(host.engine.order, "void_claims", fail)
+    info = host.engine.finish(transition)
+    assert info.stage is Stage.APPLIED
+    assert f"not known whether it may replace what it names: {error}" in info.detail
+    assert host.engine.get_update(KID).stage is Stage.APPLIED
