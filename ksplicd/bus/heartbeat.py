@@ -36,7 +36,6 @@ class Heartbeat:
             await coroutines.sleep(self._seconds)
             try:
                 await self._worker.run(self._worker.engine.check)
+                await self._shown.show()
             except KspliceError as e:
                 _log.error("the updates cannot be checked: %s", e)
-            else:
-                await self._shown.show()
